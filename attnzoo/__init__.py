@@ -1,0 +1,24 @@
+"""attnzoo: efficient-attention variants for JAX behind one interface.
+
+    out = attnzoo.attend(query, key, value, kernel=attnzoo.SlidingWindow(left=255, right=0), is_causal=True)
+
+The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every kernel obeys in `attnzoo.testing`.
+"""
+
+from attnzoo.catalogue import KERNELS as KERNELS
+from attnzoo.catalogue import parse as parse
+from attnzoo.door import attend as attend
+from attnzoo.door import attention_weights as attention_weights
+from attnzoo.interface import Cost as Cost
+from attnzoo.interface import Dims as Dims
+from attnzoo.interface import Kernel as Kernel
+from attnzoo.interface import Positions as Positions
+from attnzoo.interface import Support as Support
+from attnzoo.kernels import Additive as Additive
+from attnzoo.kernels import BigBird as BigBird
+from attnzoo.kernels import NadarayaWatson as NadarayaWatson
+from attnzoo.kernels import SlidingWindow as SlidingWindow
+from attnzoo.kernels import Softmax as Softmax
+from attnzoo.masking import Mask as Mask
+from attnzoo.positions import ALiBi as ALiBi
+from attnzoo.positions import PositionBias as PositionBias

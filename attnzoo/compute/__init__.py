@@ -1,0 +1,1 @@
+"""The few ways in which the arithmetic of attention is done. Nothing here knows a kernel by name."""

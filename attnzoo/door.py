@@ -1,0 +1,335 @@
+"""`attend`: the one door through which every kernel is called.
+
+The door validates, refuses what the kernel does not support, and silences what nobody may see: hidden keys and
+values become zero, and so do hidden queries and their outputs, gradients with them. Every kernel gets this for free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import refusal, validation
+from attnzoo.dropout import Dropout
+from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.kernels.softmax import Softmax
+from attnzoo.masking import Band, Mask
+from attnzoo.positions import Bias, PositionBias
+
+IMPLEMENTATIONS = ("xla", "reference")
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | PositionBias | None = None,
+    mask: jax.Array | None = None,
+    *,
+    kernel: Kernel = Softmax(),
+    params: Tree = (),
+    draws: Tree | None = None,
+    is_causal: bool = False,
+    query_offset: int = 0,
+    query_seq_lengths: jax.Array | None = None,
+    key_value_seq_lengths: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    query_segment_ids: jax.Array | None = None,
+    key_value_segment_ids: jax.Array | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    scale: float | jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    rng: jax.Array | None = None,
+    precision: str | jax.lax.Precision | None = None,
+    implementation: str | None = None,
+    return_residual: bool = False,
+):
+    """Attention by any kernel: a superset of `jax.nn.dot_product_attention`, with the same names and meanings.
+
+    It differs from it on purpose in two points. A query that may see nothing gives exactly 0, with zero gradients,
+    and not the mean of the values; and what stands in hidden positions, NaN included, touches nothing.
+
+    Args:
+      query: [B, T, N, H]. The batch axis may be missing here and in all other arguments.
+      key: [B, S, K, H], where K divides N: query head n attends with key head n // (N / K).
+      value: [B, S, K, Hv].
+      bias: added to the scores: an array that broadcasts to [B, N, T, S], or a `PositionBias`.
+      mask: bool, broadcasts to [B, N, T, S], True where a query may attend.
+      kernel: which attention, a value such as `SlidingWindow(left=255)`.
+      params: what the kernel learned, from `kernel.init(rng, dims)`.
+      draws: what is random in the kernel, from `kernel.draw(rng, dims)`; None draws from `kernel.seed`.
+      is_causal: query i sees no key after position i + query_offset.
+      query_offset: the key position of query 0; causality, windows, block patterns and position biases count from it.
+      query_seq_lengths: int [B]; queries from there on are padding and give 0.
+      key_value_seq_lengths: int [B]; keys from there on are hidden.
+      key_mask: bool [B, S], False for hidden keys.
+      query_segment_ids: int [B, T], non-decreasing (checked where concrete, trusted where traced); queries see keys
+        of their own segment alone.
+      key_value_segment_ids: int [B, S], likewise.
+      local_window_size: w or (left, right): key positions further from the query's are hidden.
+      scale: of the scores, 1 / sqrt(H) where None.
+      dropout_rate: fraction of attention weights dropped, in [0, 1).
+      rng: a key for dropout, and for nothing else.
+      precision: of matrix products, forward and backward, as in `jax.default_matmul_precision`.
+      implementation: "xla" is the kernel's fast route, "reference" its equation (`head`), slower, and differentiable
+        in forward mode too; None takes the fastest that is right here.
+      return_residual: also return the log-sum-exp of the scores, float32 [B, T, N], -inf where nothing is visible.
+
+    Returns:
+      [B, T, N, Hv] in the dtype of query, or a pair of it and the residual.
+
+    Raises:
+      ValueError: an argument has the wrong type, shape or value.
+      NotImplementedError: `kernel` cannot honour an argument; the message names kernels that can.
+
+    Example:
+      >>> q = k = v = jnp.ones((2, 16, 4, 8))
+      >>> attend(q, k, v, kernel=SlidingWindow(left=3, right=0), is_causal=True).shape
+      (2, 16, 4, 8)
+    """
+    validation.kernel(kernel)
+    validation.switches(is_causal=is_causal, return_residual=return_residual)
+    validation.query_offset(query_offset)
+    validation.dropout(dropout_rate, rng)
+    validation.implementation(implementation, IMPLEMENTATIONS)
+    query, key, value = (jnp.asarray(x) for x in (query, key, value))
+    validation.operands(query, key, value)
+    unbatched = query.ndim == 3
+    if unbatched:
+        query, key, value, query_seq_lengths, key_value_seq_lengths, key_mask = (
+            None if x is None else jnp.asarray(x)[None]
+            for x in (query, key, value, query_seq_lengths, key_value_seq_lengths, key_mask)
+        )
+        query_segment_ids, key_value_segment_ids = (
+            None if ids is None else jnp.asarray(ids)[None] for ids in (query_segment_ids, key_value_segment_ids)
+        )
+    dims = dims_of(query, key, value)
+    bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
+    structure = Mask(dims.query_length, dims.key_length, bool(is_causal), int(query_offset), bands)
+    visibility = _visibility(
+        structure, dims, mask, key_mask, query_seq_lengths, key_value_seq_lengths, query_segment_ids, key_value_segment_ids
+    )
+    asked = {
+        "is_causal": ("causal", is_causal),
+        "key_mask": ("key_mask", key_mask is not None),
+        "key_value_seq_lengths": ("key_mask", key_value_seq_lengths is not None),
+        "mask": ("mask" if visibility.dense is not None else "key_mask", mask is not None),
+        "local_window_size": ("mask", bool(bands)),
+        "query_segment_ids": ("segments", query_segment_ids is not None),
+        "bias": ("bias", bias is not None),
+        "scale": ("scale", scale is not None),
+        "dropout_rate": ("dropout", dropout_rate > 0),
+        "return_residual": ("residual", return_residual),
+        "key of another length than query": ("cross", dims.query_length != dims.key_length),
+    }
+    refusal.refuse(kernel, [(argument, field) for argument, (field, used) in asked.items() if used])
+    out, residual = _attend(
+        query,
+        key,
+        value,
+        _bias(bias, dims, int(query_offset)),
+        visibility,
+        _tree("params", params, kernel, dims),
+        _tree("draws", _drawn(kernel, dims) if draws is None else draws, kernel, dims),
+        None if scale is None else validation.scale(scale),
+        rng if dropout_rate > 0 else None,
+        kernel=kernel,
+        dropout_rate=float(dropout_rate),
+        precision=validation.precision_name(precision),
+        implementation=implementation or IMPLEMENTATIONS[0],
+    )
+    if unbatched:
+        out, residual = jax.tree.map(lambda x: x[0], (out, residual))
+    return (out, residual) if return_residual else out
+
+
+def attention_weights(
+    query: jax.Array,
+    key: jax.Array,
+    bias: jax.Array | PositionBias | None = None,
+    mask: jax.Array | None = None,
+    *,
+    kernel: Kernel = Softmax(),
+    params: Tree = (),
+    draws: Tree | None = None,
+    is_causal: bool = False,
+    query_offset: int = 0,
+    query_seq_lengths: jax.Array | None = None,
+    key_value_seq_lengths: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    query_segment_ids: jax.Array | None = None,
+    key_value_segment_ids: jax.Array | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    scale: float | jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    rng: jax.Array | None = None,
+    precision: str | jax.lax.Precision | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """The matrix that `attend` with the same arguments multiplies the values by: [B, N, T, S].
+
+    Every kernel here is linear in the values, so the identity as value yields its effective weights. For Nystrom
+    they may be negative; for the others they are weights in the usual sense.
+
+    Example:
+      >>> q = k = jnp.ones((2, 16, 4, 8))
+      >>> attention_weights(q, k, is_causal=True).shape
+      (2, 4, 16, 16)
+    """
+    key = jnp.asarray(key)
+    identity = jnp.eye(key.shape[-3], dtype=key.dtype)[:, None, :]
+    weights = attend(
+        query,
+        key,
+        jnp.broadcast_to(identity, (*key.shape[:-1], key.shape[-3])),
+        bias,
+        mask,
+        kernel=kernel,
+        params=params,
+        draws=draws,
+        is_causal=is_causal,
+        query_offset=query_offset,
+        query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths,
+        key_mask=key_mask,
+        query_segment_ids=query_segment_ids,
+        key_value_segment_ids=key_value_segment_ids,
+        local_window_size=local_window_size,
+        scale=scale,
+        dropout_rate=dropout_rate,
+        rng=rng,
+        precision=precision,
+        implementation=implementation,
+    )
+    return jnp.swapaxes(weights, -3, -2)
+
+
+def dims_of(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
+    """The sizes of query [B, T, N, H], key [B, S, K, H] and value [B, S, K, Hv]."""
+    batch, query_length, num_heads, head_dim = query.shape
+    return Dims(batch, query_length, key.shape[1], num_heads, key.shape[2], head_dim, value.shape[3])
+
+
+def _visibility(structure, dims, mask, key_mask, query_lengths, key_lengths, query_segments, key_segments) -> Mask:
+    """Everything that hides, as one `Mask` whose arrays lead with [B or 1, N or 1]."""
+    dense, keys = None, []
+    if mask is not None:
+        dense = jnp.asarray(mask)
+        validation.mask_array(dense, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))
+        dense = dense.reshape((1,) * (4 - dense.ndim) + dense.shape)
+        if dense.shape[1:3] == (1, 1):
+            keys.append(jnp.broadcast_to(dense[:, 0, 0], (dense.shape[0], dims.key_length)))
+            dense = None
+    if key_mask is not None:
+        keys.append(jnp.asarray(key_mask))
+        validation.key_mask(keys[-1], dims.batch, dims.key_length)
+    if key_lengths is not None:
+        keys.append(_within("key_value_seq_lengths", key_lengths, dims.batch, dims.key_length))
+    queries = None
+    if query_lengths is not None:
+        queries = _within("query_seq_lengths", query_lengths, dims.batch, dims.query_length)[:, None]
+    if query_segments is not None or key_segments is not None:
+        query_segments, key_segments = validation.segments(
+            query_segments, key_segments, dims.batch, dims.query_length, dims.key_length
+        )
+        query_segments, key_segments = query_segments[:, None], key_segments[:, None]
+    return dataclasses.replace(
+        structure,
+        dense=dense,
+        keys=functools.reduce(jnp.logical_and, keys)[:, None] if keys else None,
+        queries=queries,
+        query_segments=query_segments,
+        key_segments=key_segments,
+    )
+
+
+def _within(name, lengths, batch, longest):
+    """[B] lengths -> bool [B, longest], True before each length."""
+    lengths = jnp.asarray(lengths)
+    validation.lengths(name, lengths, batch, longest)
+    return jnp.arange(longest) < lengths[:, None]
+
+
+def _bias(bias, dims, query_offset) -> Bias | None:
+    if bias is None:
+        return None
+    if isinstance(bias, PositionBias):
+        return Bias(rule=jax.tree.map(lambda x: x[None], bias), query_offset=query_offset)
+    array = jnp.asarray(bias)
+    validation.bias_array(array, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))
+    return Bias(array=array.reshape((1,) * (4 - array.ndim) + array.shape))
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn(kernel: Kernel, dims: Dims) -> Tree:
+    with jax.ensure_compile_time_eval():
+        return kernel.draw(jax.random.key(kernel.seed), dims)
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(kernel: Kernel, dims: Dims) -> dict[str, Tree]:
+    rng = jax.random.key(0)
+    return {
+        "params": jax.eval_shape(lambda: kernel.init(rng, dims)),
+        "draws": jax.eval_shape(lambda: kernel.draw(rng, dims)),
+    }
+
+
+def _tree(name, given, kernel, dims):
+    given = jax.tree.map(jnp.asarray, given)
+    validation.tree(name, given, _shapes(kernel, dims)[name], kernel, dims.num_heads)
+    return given
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "dropout_rate", "precision", "implementation"))
+def _attend(
+    query, key, value, bias, mask, params, draws, scale, rng, *, kernel, dropout_rate, precision, implementation
+):
+    """Silence what is hidden, run the route, and zero what it wrote for hidden queries: (out, residual or None)."""
+    batch, length, num_heads, _ = query.shape
+    if 0 in (batch, length, key.shape[1]):
+        return _nothing(query, value)
+    shown_keys, shown_queries = _shown(mask, key.shape[2])
+    query, key, value = _only(shown_queries, query), _only(shown_keys, key), _only(shown_keys, value)
+    declared = {
+        "bias": bias,
+        "scale": scale,
+        "dropout": Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
+    }
+    declared = {name: given for name, given in declared.items() if getattr(kernel.supports, name)}
+    route = kernel.batched if implementation == "xla" else functools.partial(Kernel.batched, kernel)
+    with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
+        out = route(params, draws, query, key, value, mask, **declared)
+    out, residual = out if kernel.supports.residual else (out, None)
+    validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
+    if residual is not None and shown_queries is not None:
+        residual = jnp.where(shown_queries, residual, -jnp.inf)
+    return _only(shown_queries, out).astype(query.dtype), residual
+
+
+def _nothing(query, value):
+    """The answer where there are no queries, no keys or no examples."""
+    residual = jnp.full(query.shape[:3], -jnp.inf, jnp.promote_types(query.dtype, jnp.float32))
+    return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype), residual
+
+
+def _shown(mask: Mask, kv_heads: int):
+    """Which keys, bool [B or 1, S, K or 1], and queries, bool [B or 1, T, N or 1], are not hidden; None where all are."""
+    keys = [] if mask.keys is None else [jnp.moveaxis(mask.keys, 1, 2)]
+    queries = [] if mask.queries is None else [jnp.moveaxis(mask.queries, 1, 2)]
+    if mask.dense is not None:
+        columns = mask.dense.any(axis=2)
+        if columns.shape[1] > 1:
+            columns = columns.reshape(columns.shape[0], kv_heads, -1, columns.shape[-1]).any(axis=2)
+        keys.append(jnp.moveaxis(columns, 1, 2))
+        queries.append(jnp.moveaxis(mask.dense.any(axis=3), 1, 2))
+    return tuple(functools.reduce(jnp.logical_and, shown) if shown else None for shown in (keys, queries))
+
+
+def _only(shown, x):
+    """x [B, T, N, H] where shown, else 0, also for gradients."""
+    return x if shown is None else jnp.where(shown[..., None], x, 0)

@@ -1,0 +1,73 @@
+"""Additive attention: a small network scores each pair of query and key.
+
+    e_ij = w . tanh(W_q q_i + W_k k_j + b),    y_i = sum_j softmax_j(e_ij) v_j
+
+Cost O(T S U) tangents for `units` U, memory O(T + S) a tile at a time. Bahdanau, Cho and Bengio 2014,
+arXiv:1409.0473, appendix A.1.2, where the decoder's state is the query, the annotations are keys and values, and
+w is called v_a. Learned: W_q, W_k [N, H, U], b and w [N, U].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import fields
+from attnzoo.compute import dense, heads, streaming
+from attnzoo.interface import Kernel
+from attnzoo.kernels.softmax import EXACT
+
+# 128 x 128 pairs of 64 units are 4 MB, as large as a tile of scores elsewhere.
+TILE = (128, 128)
+
+
+@dataclasses.dataclass(frozen=True)
+class Additive(Kernel):
+    """Bahdanau's attention. `units` is the width of the hidden layer, the head dimension where None."""
+
+    units: int | None = None
+
+    supports = dataclasses.replace(EXACT, scale=False, why="its scores are a learned network's, not scaled products")
+
+    def __post_init__(self):
+        if self.units is not None:
+            fields.positive_integer(self, "units")
+
+    def init(self, rng, dims):
+        units = dims.head_dim if self.units is None else self.units
+        keys = jax.random.split(rng, 3)
+        project = jax.nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=0)
+        return {
+            "query": project(keys[0], (dims.num_heads, dims.head_dim, units)),
+            "key": project(keys[1], (dims.num_heads, dims.head_dim, units)),
+            "bias": jnp.zeros((dims.num_heads, units)),
+            "score": jax.random.normal(keys[2], (dims.num_heads, units)) * units**-0.5,
+        }
+
+    def head(self, params, draws, q, k, v, visible, *, bias, dropout):
+        q, k, score = _project(params, q, k)
+        return dense.attend(jnp.tanh(q[:, None] + k[None, :]) @ score, v, visible, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
+        layout = streaming.natural_layout(mask, TILE)
+
+        def one_head(q, k, v, params, mask, bias, dropout):
+            q, k, score = _project(params, q, k)
+            return streaming.attend(additive_score, score, q, k, v, mask, bias, dropout, layout)
+
+        params = jax.tree.map(lambda x: x[None], params)
+        return heads.over_heads(one_head, q, k, v, (params, mask, bias, dropout))
+
+
+def additive_score(score, q, k):
+    """Scores score . tanh(q_i + k_j) of projected queries and keys."""
+    return jnp.tanh(q[:, None] + k[None, :]) @ score
+
+
+def _project(params, q, k):
+    """W_q q + b, W_k k and w, in float32 at least."""
+    precise = jnp.promote_types(q.dtype, jnp.float32)
+    query, key, bias, score = (params[name].astype(precise) for name in ("query", "key", "bias", "score"))
+    return q.astype(precise) @ query + bias, k.astype(precise) @ key, score

@@ -1,0 +1,160 @@
+"""BigBird: global, window and random blocks of keys for every block of queries.
+
+    y_i = sum_{j in P(i)} softmax_j(scale q_i . k_j + b_ij) v_j
+
+P(i) is a set of key blocks, chosen by the block that query i stands in: the first and the last `num_global`
+blocks, `num_window` blocks around its own, and `num_random` of the rest; a key is counted once. Queries of global
+blocks see everything. Cost O(T (2 num_global + num_window + num_random) block_size H), memory O(T + S). Zaheer et
+al. 2020, arXiv:2007.14062 (the ITC form).
+
+The paper has no causal form. Ours: the first `num_global` blocks, the `num_window` blocks that end with the query's
+own, and `num_random` of the blocks between. The blocks of a row depend on seed, head and row alone, never on the
+length, so that decoding can equal the whole. Two-sided, the last blocks are those of the sequence without padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo import fields
+from attnzoo.compute import dense, heads, schedule, streaming
+from attnzoo.compute.schedule import Layout, Schedule
+from attnzoo.interface import Kernel
+from attnzoo.kernels.softmax import EXACT
+
+
+@dataclasses.dataclass(frozen=True)
+class BigBird(Kernel):
+    """Block-sparse attention with random blocks, drawn from `seed`, the same in training and evaluation."""
+
+    block_size: int = 64
+    num_random: int = 3
+    num_window: int = 3
+    num_global: int = 1
+    seed: int = 0
+
+    supports = dataclasses.replace(
+        EXACT, positions=True, cross=False, work=1.0, why="its blocks join the queries and keys of one sequence"
+    )
+
+    def __post_init__(self):
+        for name in ("block_size", "num_window"):
+            fields.positive_integer(self, name)
+        for name in ("num_random", "num_global", "seed"):
+            fields.natural_number(self, name)
+        if self.num_window % 2 == 0:
+            raise ValueError(
+                f"BigBird(num_window={self.num_window}): num_window counts the blocks around a query's own and that "
+                f"block itself, and must be odd; use {self.num_window - 1} or {self.num_window + 1}"
+            )
+
+    def draw(self, rng, dims):
+        """A key of two words for each head, from which the random blocks of any row follow: uint32 [N, 2]."""
+        fold = jax.vmap(lambda head: jax.random.key_data(jax.random.fold_in(rng, head)))
+        return fold(jnp.arange(dims.num_heads))
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+        last_block = self._block_of(len(k) - 1)
+        rows = self._block_of(jnp.arange(len(q)) + positions.query_offset)
+        used = self._block_of(positions.key_length - 1) + 1
+        listed = self.listed_blocks(draws, rows, used, positions.is_causal)  # [T, L]
+        joined = jax.nn.one_hot(listed, last_block + 1, dtype=bool).any(axis=1)
+        joined |= self._is_global(rows, used, positions.is_causal)[:, None]
+        visible &= joined[:, self._block_of(np.arange(len(k)))]
+        return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        first = self._block_of(mask.query_offset)
+        last = self._block_of(mask.query_offset + mask.query_length - 1)
+        row_blocks = np.arange(first, last + 1)
+        index = row_blocks[:, None] * self.block_size + np.arange(self.block_size) - mask.query_offset
+        rows = np.where((index >= 0) & (index < mask.query_length), index, -1).astype(np.int32)
+        columns = schedule.natural(mask.key_length, self.block_size)
+
+        def one_head(q, k, v, draws, scale, mask, bias, dropout):
+            visited = self._schedule(draws, row_blocks, len(columns), mask)
+            layout = Layout(rows, columns, visited)
+            return streaming.attend(streaming.dot_product, scale, q, k, v, mask, bias, dropout, layout)
+
+        scale = streaming.scale_of(scale, q.shape[-1])
+        return heads.over_heads(one_head, q, k, v, (draws[None], scale, mask, bias, dropout))
+
+    def listed_blocks(self, draws, rows, used, is_causal: bool):
+        """Key blocks of query blocks `rows` [R], global rows apart: int [R, L], -1 for none, none twice.
+
+        Args:
+          draws: the key of one head.
+          rows: block numbers, counted from the start of the keys.
+          used: number of blocks that hold keys, padding left out.
+        """
+        rows = rows[:, None]
+        ends = jnp.broadcast_to(jnp.arange(self.num_global), (len(rows), self.num_global))
+        reach = self.num_window - 1 if is_causal else self.num_window // 2
+        window = rows + jnp.arange(-reach, 1 if is_causal else reach + 1)
+        middle = rows + 1 if is_causal else used - self.num_global
+        parts = [
+            jnp.where(ends <= rows, ends, -1) if is_causal else ends,
+            jnp.where((window >= self.num_global) & (window < middle), window, -1),
+            self._random_blocks(draws, rows, reach, used, is_causal),
+        ]
+        if not is_causal:
+            parts.append(jnp.where(used - 1 - ends >= self.num_global, used - 1 - ends, -1))
+        blocks = jnp.concatenate(parts, axis=1)
+        return jnp.where(blocks < used, blocks, -1)
+
+    def _random_blocks(self, draws, rows, reach, used, is_causal):
+        """`num_random` blocks of each row that are neither global nor in its window: int [R, num_random], -1 for none.
+
+        Floyd's sampling: without replacement, in `num_random` steps whatever the number of candidates.
+        """
+        start = self.num_global
+        if is_causal:
+            end = rows - reach
+            hole, width = end, 0
+        else:
+            end = jnp.broadcast_to(used - self.num_global, rows.shape)
+            hole = jnp.clip(rows - reach, start, jnp.maximum(end, start))
+            width = jnp.clip(rows + reach + 1, start, jnp.maximum(end, start)) - hole
+        candidates = jnp.maximum(end - start, 0) - width
+        key = jax.random.wrap_key_data(draws)
+        bits = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (self.num_random,)))(rows[:, 0])
+        chosen = jnp.zeros((len(rows), 0), int)
+        for step in range(self.num_random):
+            largest = candidates - self.num_random + step
+            pick = (bits[:, step : step + 1] % jnp.maximum(largest + 1, 1).astype(jnp.uint32)).astype(int)
+            pick = jnp.where((chosen == pick).any(axis=1, keepdims=True), largest, pick)
+            chosen = jnp.concatenate([chosen, jnp.where(largest >= 0, pick, -1)], axis=1)
+        block = start + chosen
+        return jnp.where(chosen < 0, -1, jnp.where(block >= hole, block + width, block))
+
+    def _is_global(self, rows, used, is_causal: bool):
+        """Whether the queries of blocks `rows` see everything: the first and last blocks, unless causal."""
+        if is_causal:
+            return jnp.zeros(jnp.shape(rows), bool)
+        return ((rows >= 0) & (rows < self.num_global)) | ((rows >= used - self.num_global) & (rows < used))
+
+    def _schedule(self, draws, row_blocks: np.ndarray, key_blocks: int, mask) -> Schedule:
+        """The listed blocks of each row in one step, then the global rows, which take all blocks in several."""
+        used = self._block_of(mask.used_length() - 1) + 1
+        listed = self.listed_blocks(draws, row_blocks, used, mask.is_causal)
+        is_global = self._is_global(row_blocks, used, mask.is_causal)
+        blocks = jnp.where(is_global[:, None], -1, listed)
+        rows = jnp.arange(len(row_blocks))
+        if mask.is_causal or self.num_global == 0:
+            return Schedule(rows, blocks)
+        ends = jnp.arange(self.num_global)
+        row = jnp.concatenate([ends, used - 1 - ends]) - row_blocks[0]
+        exists = jnp.concatenate([ends < used, used - 1 - ends >= self.num_global])
+        exists &= (row >= 0) & (row < len(row_blocks))
+        width = blocks.shape[1]
+        everything = np.pad(np.arange(key_blocks), (0, -key_blocks % width), constant_values=-1).reshape(-1, width)
+        rows = jnp.concatenate([rows, jnp.repeat(jnp.where(exists, row, 0), len(everything))])
+        global_blocks = jnp.where(exists[:, None, None], everything, -1).reshape(-1, width)
+        return Schedule(rows, jnp.concatenate([blocks, global_blocks]))
+
+    def _block_of(self, position):
+        return position // self.block_size

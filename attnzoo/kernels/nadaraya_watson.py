@@ -1,0 +1,49 @@
+"""Attention as kernel regression: an average of values, weighted by how near their keys are.
+
+    y_i = sum_j K(q_i, k_j) v_j / sum_j K(q_i, k_j),    K(q, k) = exp(-|q - k|^2 / 2 bandwidth^2)
+
+Cost O(T S H), memory O(T + S). Nadaraya 1964, doi:10.1137/1109020; Watson 1964, Sankhya A 26, 359-372. A small
+bandwidth copies the nearest value, a large one averages all; where all keys have one norm it is dot-product
+attention of scale 1 / bandwidth^2. A bias adds to the exponent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from attnzoo import fields
+from attnzoo.compute import dense, streaming
+from attnzoo.interface import Kernel
+from attnzoo.kernels.softmax import EXACT
+
+
+@dataclasses.dataclass(frozen=True)
+class NadarayaWatson(Kernel):
+    """Gaussian kernel regression. `bandwidth` is in the units of queries and keys."""
+
+    bandwidth: float = 1.0
+
+    supports = dataclasses.replace(EXACT, scale=False, why="its one scale is the field `bandwidth`")
+
+    def __post_init__(self):
+        fields.positive_number(self, "bandwidth")
+
+    def head(self, params, draws, q, k, v, visible, *, bias, dropout):
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        distance = jnp.sum((q[:, None].astype(precise) - k[None, :].astype(precise)) ** 2, axis=-1)
+        return dense.attend(-distance / (2 * self.bandwidth**2), v, visible, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
+        precision = jnp.full((1, 1), self.bandwidth**-2, jnp.promote_types(q.dtype, jnp.float32))
+        return streaming.over_heads(negative_distance, precision, q, k, v, mask, bias, dropout)
+
+
+def negative_distance(precision, q, k):
+    """Scores -precision |q - k|^2 / 2, the square multiplied out so that a matrix product does the work."""
+
+    def half_square(x):
+        return jnp.sum(x.astype(precision.dtype) ** 2, axis=-1) / 2
+
+    return precision * (streaming.dot_product(1, q, k) - half_square(q)[:, None] - half_square(k)[None, :])

@@ -1,0 +1,42 @@
+"""Exact attention, what the others approximate.
+
+    y_i = sum_j softmax_j(scale q_i . k_j + b_ij) v_j
+
+Cost O(T S H), memory O(T + S) by running maximum and sum (`compute/streaming.py`). Vaswani et al. 2017,
+arXiv:1706.03762, eq. 1. `scale` is 1 / sqrt(H) unless given; `scale=1` is Luong's plain dot product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+from attnzoo.compute import dense, streaming
+from attnzoo.interface import Kernel, Support
+
+EXACT = Support(
+    causal=True,
+    key_mask=True,
+    segments=True,
+    mask=True,
+    bias=True,
+    scale=True,
+    dropout=True,
+    residual=True,
+    cross=True,
+    memory=1.0,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax(Kernel):
+    """Scaled dot-product attention over every visible key."""
+
+    supports = EXACT
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        scale = streaming.scale_of(scale, q.shape[-1])
+        return streaming.over_heads(streaming.dot_product, scale, q, k, v, mask, bias, dropout)

@@ -1,0 +1,119 @@
+"""Who may see whom, as structure rather than as a [T, S] array.
+
+A mask is asked about tiles: `mask.at(rows, columns)`. Causality and bands are arithmetic on positions;
+padding and segments are vectors; a dense array is kept only where the caller brought one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Band(NamedTuple):
+    """Query position p sees keys p - left * dilation .. p + right * dilation in steps of `dilation`.
+
+    The first `global_tokens` positions see every key and are seen by every query. A side of None has no end.
+    """
+
+    left: int | None
+    right: int | None
+    dilation: int = 1
+    global_tokens: int = 0
+
+    def at(self, i, j):
+        """Which of query positions i [t, 1] and key positions j [1, s] the band joins."""
+        inside = (i - j) % self.dilation == 0 if self.dilation > 1 else True
+        if self.left is not None:
+            inside &= i - j <= self.left * self.dilation
+        if self.right is not None:
+            inside &= j - i <= self.right * self.dilation
+        if self.global_tokens:
+            inside |= (j < self.global_tokens) | ((i >= 0) & (i < self.global_tokens))
+        return inside
+
+    def span(self, first: int, last: int) -> tuple[float, float]:
+        """The interval of key positions that query positions first..last see, global tokens apart."""
+        low = -math.inf if self.left is None else first - self.left * self.dilation
+        high = math.inf if self.right is None else last + self.right * self.dilation
+        return low, high
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Visibility of S keys to T queries. Arrays lead with [B or 1, N or 1]; those of a single head lead with nothing.
+
+    Attributes:
+      query_length: T.
+      key_length: S.
+      is_causal: query i sees no key after position i + query_offset.
+      query_offset: the key position of query 0.
+      bands: every one of them must join a query and a key.
+      dense: bool [..., T or 1, S or 1], or None.
+      keys: bool [..., S], False for keys hidden from every query (padding), or None.
+      queries: bool [..., T], False for queries that are padding, or None.
+      query_segments: int [..., T], or None.
+      key_segments: int [..., S], or None.
+    """
+
+    query_length: int = dataclasses.field(metadata={"static": True})
+    key_length: int = dataclasses.field(metadata={"static": True})
+    is_causal: bool = dataclasses.field(default=False, metadata={"static": True})
+    query_offset: int = dataclasses.field(default=0, metadata={"static": True})
+    bands: tuple[Band, ...] = dataclasses.field(default=(), metadata={"static": True})
+    dense: jax.Array | None = None
+    keys: jax.Array | None = None
+    queries: jax.Array | None = None
+    query_segments: jax.Array | None = None
+    key_segments: jax.Array | None = None
+
+    def within(self, band: Band) -> Mask:
+        """This mask, and the band."""
+        return dataclasses.replace(self, bands=(*self.bands, band))
+
+    def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. A negative column is hidden."""
+        i, j = (rows + self.query_offset)[:, None], columns[None, :]
+        visible = jnp.broadcast_to(j >= 0, (len(rows), len(columns)))
+        if self.is_causal:
+            visible &= j <= i
+        for band in self.bands:
+            visible &= band.at(i, j)
+        if self.dense is not None:
+            visible &= pick(pick(self.dense, rows, -2), columns, -1)
+        if self.keys is not None:
+            visible &= pick(self.keys, columns)[..., None, :]
+        if self.queries is not None:
+            visible &= pick(self.queries, rows)[..., :, None]
+        if self.key_segments is not None:
+            visible &= pick(self.query_segments, rows)[..., :, None] == pick(self.key_segments, columns)[..., None, :]
+        return visible
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """The keys that queries first..last may see, as far as causality and bands tell: (low, high), inclusive."""
+        first, last = first + self.query_offset, last + self.query_offset
+        low, high = 0, self.key_length - 1
+        if self.is_causal:
+            high = min(high, last)
+        for band in self.bands:
+            band_low, band_high = band.span(first, last)
+            low, high = max(low, band_low), min(high, band_high)
+        return int(low), int(high)
+
+    def used_length(self) -> int | jax.Array:
+        """Keys up to and with the last one that is not padding: a scalar for each leading axis."""
+        if self.keys is None:
+            return self.key_length
+        return jnp.max(jnp.where(self.keys, jnp.arange(1, self.key_length + 1), 0), axis=-1, initial=0)
+
+
+def pick(array: jax.Array, index: jax.Array, axis: int = -1) -> jax.Array:
+    """Entries of one axis; an axis of 1 is shared. Indices out of range give some entry, for the caller to hide."""
+    if array.shape[axis] == 1:
+        return array
+    return jnp.take(array, index, axis=axis, mode="clip")

@@ -1,0 +1,28 @@
+"""Refusals: what a kernel cannot honour is said by name, with the reason and the kernels that can."""
+
+from __future__ import annotations
+
+from attnzoo.interface import Kernel
+
+
+def refuse(kernel: Kernel, asked: list[tuple[str, str]]) -> None:
+    """Raise for the first argument whose field of `Support` the kernel lacks.
+
+    Args:
+      asked: the arguments in use, each with the field of `Support` that it needs.
+
+    Raises:
+      NotImplementedError: names kernel, argument, reason, and the catalogue's kernels that honour it.
+    """
+    for argument, field in asked:
+        if not getattr(kernel.supports, field):
+            able = ", ".join(_able(field)) or "none in the catalogue"
+            raise NotImplementedError(
+                f"{type(kernel).__name__} cannot honour `{argument}`: {kernel.supports.why}. Kernels that can: {able}"
+            )
+
+
+def _able(field: str) -> list[str]:
+    from attnzoo.catalogue import KERNELS  # the catalogue imports the kernels, and they this package's contract
+
+    return [name for name, kernel in KERNELS.items() if getattr(kernel.supports, field)]

@@ -1,0 +1,254 @@
+"""Checks of arguments. Every message names the argument, what came, what was expected, and what to do.
+
+Values are checked where they are concrete; under `jit` they are traced and trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo.fields import is_integer, is_number
+from attnzoo.interface import Kernel
+
+def is_traced(*values) -> bool:
+    """Whether any value is only known when the compiled program runs."""
+    return any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def kernel(value) -> None:
+    """Refuse what is not a hashable instance of `Kernel`."""
+    if isinstance(value, type) and issubclass(value, Kernel):
+        raise ValueError(f"kernel={value.__name__} is a class: expected an instance, such as {value.__name__}()")
+    if isinstance(value, str):
+        raise ValueError(f"kernel={value!r} is a string: expected an instance; make it with attnzoo.parse")
+    if not isinstance(value, Kernel):
+        raise ValueError(f"kernel={value!r}: expected an instance of attnzoo.Kernel, such as attnzoo.Softmax()")
+    try:
+        hash(value)
+    except TypeError as error:
+        raise ValueError(
+            f"kernel={value!r} cannot be hashed ({error}): expected a frozen dataclass whose fields are numbers, "
+            "strings or tuples; arrays belong in `init` or `draw`"
+        ) from None
+
+
+def implementation(value, choices: tuple[str, ...]) -> None:
+    """Refuse an implementation that does not exist."""
+    if value is not None and value not in choices:
+        raise ValueError(
+            f"implementation={value!r}: expected None, which takes the fastest that is right here, or one of "
+            f"{', '.join(map(repr, choices))}; there is no other route yet"
+        )
+
+
+def output(out, kernel: Kernel, shape: tuple[int, ...]) -> None:
+    """Refuse what a kernel returned in another shape than [B, T, N, Hv]."""
+    if out.shape != shape:
+        raise ValueError(
+            f"{kernel!r} returned shape {out.shape}: expected [batch, queries, heads, value_dim] = {list(shape)}; its "
+            "`head` must map [T, H], [S, H], [S, Hv] to [T, Hv]"
+        )
+
+
+def operands(query, key, value) -> None:
+    """Refuse query, key and value whose types or shapes do not fit [B, T, N, H], [B, S, K, H], [B, S, K, Hv]."""
+    for name, array in (("query", query), ("key", key), ("value", value)):
+        if array.ndim not in (3, 4):
+            raise ValueError(
+                f"{name} has shape {array.shape}: expected [batch, length, heads, head_dim], or without the batch; "
+                "reshape it, the length before the heads"
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} has dtype {array.dtype}: expected a floating-point dtype; cast it with .astype")
+    if not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            f"query, key and value have dtypes {query.dtype}, {key.dtype}, {value.dtype}: expected one dtype; "
+            "cast them with .astype"
+        )
+    if not query.ndim == key.ndim == value.ndim:
+        raise ValueError(
+            f"query, key and value have {query.ndim}, {key.ndim} and {value.ndim} axes: expected a batch axis on "
+            "all three or on none"
+        )
+    _operand_sizes(query, key, value)
+
+
+def _operand_sizes(query, key, value):
+    if not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
+        raise ValueError(
+            f"query, key and value have batch sizes {query.shape[0]}, {key.shape[0]} and {value.shape[0]}: expected "
+            "one; repeat the smaller with jnp.broadcast_to"
+        )
+    if key.shape[-3] != value.shape[-3]:
+        raise ValueError(f"key and value have lengths {key.shape[-3]} and {value.shape[-3]}: expected one length")
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"key and value have {key.shape[-2]} and {value.shape[-2]} heads: expected as many")
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query and key have head dims {query.shape[-1]} and {key.shape[-1]}: expected one head dim")
+    if min(query.shape[-1], query.shape[-2], key.shape[-2]) == 0:
+        raise ValueError(f"query has shape {query.shape}, key {key.shape}: heads and head_dim must not be empty")
+    if query.shape[-2] % key.shape[-2]:
+        raise ValueError(
+            f"query has {query.shape[-2]} heads, key {key.shape[-2]}: the heads of query must be a multiple of those "
+            "of key (GQA)"
+        )
+    length, num_heads = query.shape[-3:-1]
+    if 1 < length < num_heads and key.shape[-3] < key.shape[-2]:
+        warnings.warn(
+            f"query has shape {query.shape}: more heads ({num_heads}) than tokens ({length}). The layout is [batch, "
+            "length, heads, head_dim]; if yours is [batch, heads, length, head_dim], swap axes 1 and 2",
+            stacklevel=5,
+        )
+
+
+def mask_array(mask, shape) -> None:
+    """Refuse a mask that is not bool or does not broadcast to [B, N, T, S]."""
+    if mask.dtype != bool:
+        raise ValueError(
+            f"mask has dtype {mask.dtype}: expected bool, True where a query may attend; use `mask.astype(bool)`, or "
+            "pass numbers to be added to the scores as `bias`"
+        )
+    _broadcastable("mask", mask, shape)
+
+
+def bias_array(bias, shape) -> None:
+    """Refuse a bias that is not floating-point or does not broadcast to [B, N, T, S]."""
+    if not jnp.issubdtype(bias.dtype, jnp.floating):
+        hint = "pass it as `mask`" if bias.dtype == bool else "cast it with .astype"
+        raise ValueError(f"bias has dtype {bias.dtype}: expected a floating-point dtype; {hint}")
+    _broadcastable("bias", bias, shape)
+
+
+def _broadcastable(name, array, shape):
+    fits = array.ndim <= 4 and all(
+        size in (1, whole) for size, whole in zip(array.shape[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} has shape {array.shape}: expected one that broadcasts to [batch, heads, queries, keys] = "
+            f"{list(shape)}"
+        )
+
+
+def lengths(name: str, value, batch: int, longest: int) -> None:
+    """Refuse sequence lengths that are not int [B], or not within 0..longest."""
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise ValueError(f"{name} has dtype {value.dtype}: expected an integer dtype")
+    if value.shape != (batch,):
+        raise ValueError(f"{name} has shape {value.shape}: expected one length for each example, [{batch}]")
+    if not is_traced(value) and batch and (np.min(value) < 0 or np.max(value) > longest):
+        raise ValueError(
+            f"{name} ranges from {np.min(value)} to {np.max(value)}: expected lengths within 0..{longest}, the length "
+            "of the array"
+        )
+
+
+def key_mask(value, batch: int, length: int) -> None:
+    """Refuse a key_mask that is not bool [B, S]."""
+    if value.dtype != bool:
+        raise ValueError(f"key_mask has dtype {value.dtype}: expected bool, True for keys that may be seen")
+    if value.shape != (batch, length):
+        raise ValueError(f"key_mask has shape {value.shape}: expected [batch, keys] = {[batch, length]}")
+
+
+def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int) -> tuple[jax.Array, jax.Array]:
+    """Segment ids as arrays; refuse those that come alone, are not int [B, T] and [B, S], or decrease along the sequence."""
+    names = ("query_segment_ids", "key_value_segment_ids")
+    given = [ids is not None for ids in (query_ids, key_ids)]
+    if given[0] != given[1]:
+        raise ValueError(f"{names[given.index(True)]} came without {names[given.index(False)]}: pass both or neither")
+    query_ids, key_ids = jnp.asarray(query_ids), jnp.asarray(key_ids)
+    for name, ids, length in zip(names, (query_ids, key_ids), (query_length, key_length), strict=True):
+        if not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(f"{name} has dtype {ids.dtype}: expected an integer dtype")
+        if ids.shape != (batch, length):
+            raise ValueError(f"{name} has shape {ids.shape}: expected [batch, length] = {[batch, length]}")
+        if not is_traced(ids) and (np.diff(np.asarray(ids), axis=1) < 0).any():
+            raise ValueError(
+                f"{name} decreases along the sequence: expected non-decreasing ids, as packing makes them; number the "
+                "segments in their order and give padding the largest id, or hide it with `key_mask`"
+            )
+    return query_ids, key_ids
+
+
+def scale(value) -> jax.Array:
+    """`scale` as an array; refuse what is not one finite number."""
+    if is_traced(value) and value.shape == ():
+        return value
+    if not (is_number(value) or (hasattr(value, "shape") and value.shape == ())) or not math.isfinite(value):
+        raise ValueError(f"scale={value!r}: expected one finite number, or None for 1 / sqrt(head_dim)")
+    return jnp.asarray(value, float)
+
+
+def window(value) -> tuple[int, int] | None:
+    """`local_window_size` as (left, right); refuse all but an integer >= 0 or a pair of them."""
+    pair = (value, value) if is_integer(value) else value
+    if not isinstance(pair, tuple) or len(pair) != 2 or not all(is_integer(side) and side >= 0 for side in pair):
+        raise ValueError(
+            f"local_window_size={value!r}: expected an integer >= 0 or a pair (left, right) of them, the keys seen on "
+            "either side of a query's own"
+        )
+    return pair
+
+
+def switches(**flags) -> None:
+    """Refuse flags that are not Python bools."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name}={value!r}: expected True or False, known before tracing")
+
+
+def query_offset(value) -> None:
+    """Refuse an offset that is not a Python integer."""
+    if not is_integer(value):
+        raise ValueError(
+            f"query_offset={value!r}: expected a Python integer, known before tracing: query i stands at key position "
+            "i + query_offset"
+        )
+
+
+def dropout(rate, rng) -> None:
+    """Refuse a rate outside [0, 1), and a rate above 0 without randomness."""
+    if is_traced(rate) or not is_number(rate) or not 0 <= rate < 1:
+        raise ValueError(f"dropout_rate={rate!r}: expected a Python number in [0, 1)")
+    if rate > 0 and rng is None:
+        raise ValueError(f"dropout_rate={rate} came without rng: pass `rng=jax.random.key(...)`, or dropout_rate=0.0")
+    if rng is not None and not (
+        jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or (rng.dtype == jnp.uint32 and rng.shape == (2,))
+    ):
+        raise ValueError(f"rng has dtype {rng.dtype} and shape {rng.shape}: expected one key from jax.random.key")
+
+
+def precision_name(value) -> str | None:
+    """The name by which jax knows a precision; refuse what it does not know."""
+    name = value.name.lower() if isinstance(value, jax.lax.Precision) else value
+    try:
+        with jax.default_matmul_precision(name):
+            return name
+    except ValueError:
+        raise ValueError(
+            f"precision={value!r}: expected None, a jax.lax.Precision, or one of its names such as 'highest'; a pair "
+            "of precisions has no meaning for two products"
+        ) from None
+
+
+def tree(name: str, given, expected, kernel, num_heads: int) -> None:
+    """Refuse parameters or draws of another structure than the kernel's own, or without the axis of heads."""
+    given_def, expected_def = jax.tree.structure(given), jax.tree.structure(expected)
+    made_by = {"params": "init", "draws": "draw"}[name]
+    if given_def != expected_def:
+        raise ValueError(
+            f"{name} has structure {given_def}: {kernel!r} expects {expected_def}; make it with "
+            f"`kernel.{made_by}(rng, dims)`"
+        )
+    for leaf in jax.tree.leaves(given):
+        if leaf.ndim == 0 or leaf.shape[0] not in (1, num_heads):
+            raise ValueError(
+                f"{name} has a leaf of shape {leaf.shape}: expected a leading axis of {num_heads}, the heads of query, "
+                f"or of 1; make it with `kernel.{made_by}(rng, dims)` and the dims of this call"
+            )

@@ -1,0 +1,1 @@
+"""Experiments that compare attention kernels: one folder a question."""
