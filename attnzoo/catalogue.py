@@ -39,7 +39,9 @@ def parse(text: str) -> list[Kernel]:
     try:
         listed = ast.parse(f"[{text}\\n]", mode="eval").body
     except SyntaxError:
-        raise ValueError(f"{text!r} is no list of kernels: expected such as 'softmax, performer(features=64)'") from None
+        raise ValueError(
+            f"{text!r} is no list of kernels: expected such as 'softmax, performer(features=64)'"
+        ) from None
     if not isinstance(listed, ast.List) or not listed.elts:
         raise ValueError(f"{text!r} names no kernel: expected such as 'softmax, performer(features=64)', or 'all'")
     return [_kernel(node) for node in listed.elts]
@@ -83,7 +85,9 @@ def _field(cls: type[Kernel], keyword: ast.keyword):
         return ast.literal_eval(keyword.value)
     except ValueError:
         written = f"{keyword.arg}={ast.unparse(keyword.value)}"
-        raise ValueError(f"{cls.__name__}({written}): expected a number, a string, a tuple, True, False or None") from None
+        raise ValueError(
+            f"{cls.__name__}({written}): expected a number, a string, a tuple, True, False or None"
+        ) from None
 
 
 def _nearest(name: str, known) -> str:

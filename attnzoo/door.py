@@ -7,13 +7,12 @@ values become zero, and so do hidden queries and their outputs, gradients with t
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from attnzoo import refusal, validation
+from attnzoo import refusal, validation, visibility
 from attnzoo.dropout import Dropout
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
@@ -100,24 +99,20 @@ def attend(
     validation.operands(query, key, value)
     unbatched = query.ndim == 3
     if unbatched:
-        query, key, value, query_seq_lengths, key_value_seq_lengths, key_mask = (
-            None if x is None else jnp.asarray(x)[None]
-            for x in (query, key, value, query_seq_lengths, key_value_seq_lengths, key_mask)
-        )
-        query_segment_ids, key_value_segment_ids = (
-            None if ids is None else jnp.asarray(ids)[None] for ids in (query_segment_ids, key_value_segment_ids)
-        )
+        query, key, value = query[None], key[None], value[None]
     dims = dims_of(query, key, value)
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
     structure = Mask(dims.query_length, dims.key_length, bool(is_causal), int(query_offset), bands)
-    visibility = _visibility(
-        structure, dims, mask, key_mask, query_seq_lengths, key_value_seq_lengths, query_segment_ids, key_value_segment_ids
+    hidden = visibility.Arguments(
+        mask, key_mask, query_seq_lengths, key_value_seq_lengths, query_segment_ids, key_value_segment_ids
     )
+    masking = visibility.apply(structure, hidden, dims, unbatched)
     asked = {
         "is_causal": ("causal", is_causal),
+        "is_causal=False": ("bidirectional", not is_causal),
         "key_mask": ("key_mask", key_mask is not None),
         "key_value_seq_lengths": ("key_mask", key_value_seq_lengths is not None),
-        "mask": ("mask" if visibility.dense is not None else "key_mask", mask is not None),
+        "mask": ("mask" if masking.dense is not None else "key_mask", mask is not None),
         "local_window_size": ("mask", bool(bands)),
         "query_segment_ids": ("segments", query_segment_ids is not None),
         "bias": ("bias", bias is not None),
@@ -132,7 +127,7 @@ def attend(
         key,
         value,
         _bias(bias, dims, int(query_offset)),
-        visibility,
+        masking,
         _tree("params", params, kernel, dims),
         _tree("draws", _drawn(kernel, dims) if draws is None else draws, kernel, dims),
         None if scale is None else validation.scale(scale),
@@ -214,46 +209,6 @@ def dims_of(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
     return Dims(batch, query_length, key.shape[1], num_heads, key.shape[2], head_dim, value.shape[3])
 
 
-def _visibility(structure, dims, mask, key_mask, query_lengths, key_lengths, query_segments, key_segments) -> Mask:
-    """Everything that hides, as one `Mask` whose arrays lead with [B or 1, N or 1]."""
-    dense, keys = None, []
-    if mask is not None:
-        dense = jnp.asarray(mask)
-        validation.mask_array(dense, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))
-        dense = dense.reshape((1,) * (4 - dense.ndim) + dense.shape)
-        if dense.shape[1:3] == (1, 1):
-            keys.append(jnp.broadcast_to(dense[:, 0, 0], (dense.shape[0], dims.key_length)))
-            dense = None
-    if key_mask is not None:
-        keys.append(jnp.asarray(key_mask))
-        validation.key_mask(keys[-1], dims.batch, dims.key_length)
-    if key_lengths is not None:
-        keys.append(_within("key_value_seq_lengths", key_lengths, dims.batch, dims.key_length))
-    queries = None
-    if query_lengths is not None:
-        queries = _within("query_seq_lengths", query_lengths, dims.batch, dims.query_length)[:, None]
-    if query_segments is not None or key_segments is not None:
-        query_segments, key_segments = validation.segments(
-            query_segments, key_segments, dims.batch, dims.query_length, dims.key_length
-        )
-        query_segments, key_segments = query_segments[:, None], key_segments[:, None]
-    return dataclasses.replace(
-        structure,
-        dense=dense,
-        keys=functools.reduce(jnp.logical_and, keys)[:, None] if keys else None,
-        queries=queries,
-        query_segments=query_segments,
-        key_segments=key_segments,
-    )
-
-
-def _within(name, lengths, batch, longest):
-    """[B] lengths -> bool [B, longest], True before each length."""
-    lengths = jnp.asarray(lengths)
-    validation.lengths(name, lengths, batch, longest)
-    return jnp.arange(longest) < lengths[:, None]
-
-
 def _bias(bias, dims, query_offset) -> Bias | None:
     if bias is None:
         return None
@@ -293,7 +248,7 @@ def _attend(
     batch, length, num_heads, _ = query.shape
     if 0 in (batch, length, key.shape[1]):
         return _nothing(query, value)
-    shown_keys, shown_queries = _shown(mask, key.shape[2])
+    shown_keys, shown_queries = visibility.shown(mask, key.shape[2])
     query, key, value = _only(shown_queries, query), _only(shown_keys, key), _only(shown_keys, value)
     declared = {
         "bias": bias,
@@ -315,19 +270,6 @@ def _nothing(query, value):
     """The answer where there are no queries, no keys or no examples."""
     residual = jnp.full(query.shape[:3], -jnp.inf, jnp.promote_types(query.dtype, jnp.float32))
     return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype), residual
-
-
-def _shown(mask: Mask, kv_heads: int):
-    """Which keys, bool [B or 1, S, K or 1], and queries, bool [B or 1, T, N or 1], are not hidden; None where all are."""
-    keys = [] if mask.keys is None else [jnp.moveaxis(mask.keys, 1, 2)]
-    queries = [] if mask.queries is None else [jnp.moveaxis(mask.queries, 1, 2)]
-    if mask.dense is not None:
-        columns = mask.dense.any(axis=2)
-        if columns.shape[1] > 1:
-            columns = columns.reshape(columns.shape[0], kv_heads, -1, columns.shape[-1]).any(axis=2)
-        keys.append(jnp.moveaxis(columns, 1, 2))
-        queries.append(jnp.moveaxis(mask.dense.any(axis=3), 1, 2))
-    return tuple(functools.reduce(jnp.logical_and, shown) if shown else None for shown in (keys, queries))
 
 
 def _only(shown, x):

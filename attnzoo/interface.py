@@ -30,7 +30,8 @@ class Support:
     GQA, `query_seq_lengths` and `precision` need no declaration: the door provides them to every kernel.
 
     Attributes:
-      causal: `is_causal=True`.
+      causal: `is_causal=True`, at any `query_offset`.
+      bidirectional: `is_causal=False`; a recurrence that only runs forward in time has no such form.
       key_mask: `key_mask`, `key_value_seq_lengths`, and a `mask` that is one for all heads and queries.
       segments: `query_segment_ids` and `key_value_segment_ids`.
       mask: a dense `mask`, and `local_window_size`.
@@ -46,6 +47,7 @@ class Support:
     """
 
     causal: bool = False
+    bidirectional: bool = True
     key_mask: bool = False
     segments: bool = False
     mask: bool = False

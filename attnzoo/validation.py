@@ -15,6 +15,7 @@ import numpy as np
 from attnzoo.fields import is_integer, is_number
 from attnzoo.interface import Kernel
 
+
 def is_traced(*values) -> bool:
     """Whether any value is only known when the compiled program runs."""
     return any(isinstance(value, jax.core.Tracer) for value in values)
@@ -156,13 +157,12 @@ def key_mask(value, batch: int, length: int) -> None:
         raise ValueError(f"key_mask has shape {value.shape}: expected [batch, keys] = {[batch, length]}")
 
 
-def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int) -> tuple[jax.Array, jax.Array]:
-    """Segment ids as arrays; refuse those that come alone, are not int [B, T] and [B, S], or decrease along the sequence."""
+def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int) -> None:
+    """Refuse segment ids that come alone, are not int [B, T] and [B, S], or decrease along the sequence."""
     names = ("query_segment_ids", "key_value_segment_ids")
     given = [ids is not None for ids in (query_ids, key_ids)]
     if given[0] != given[1]:
         raise ValueError(f"{names[given.index(True)]} came without {names[given.index(False)]}: pass both or neither")
-    query_ids, key_ids = jnp.asarray(query_ids), jnp.asarray(key_ids)
     for name, ids, length in zip(names, (query_ids, key_ids), (query_length, key_length), strict=True):
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ValueError(f"{name} has dtype {ids.dtype}: expected an integer dtype")
@@ -173,7 +173,6 @@ def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int)
                 f"{name} decreases along the sequence: expected non-decreasing ids, as packing makes them; number the "
                 "segments in their order and give padding the largest id, or hide it with `key_mask`"
             )
-    return query_ids, key_ids
 
 
 def scale(value) -> jax.Array:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 def scores(q: jax.Array, k: jax.Array, scale: float | jax.Array | None = None) -> jax.Array:
     """scale q k^T, [T, S], accumulated in float32 at least; `scale` is 1 / sqrt(head dim) unless given."""
     accumulate = jnp.promote_types(q.dtype, jnp.float32)
-    return jnp.matmul(q, k.T, preferred_element_type=accumulate) * default_scale(scale, q.shape[-1])
+    return jnp.matmul(q, k.T, preferred_element_type=accumulate) * scale_of(scale, q)
 
 
-def default_scale(scale: float | jax.Array | None, head_dim: int) -> float | jax.Array:
-    """`scale`, or 1 / sqrt(head_dim) where None."""
-    return head_dim**-0.5 if scale is None else scale
+def scale_of(scale: float | jax.Array | None, q: jax.Array) -> jax.Array:
+    """`scale`, or 1 / sqrt(head dim) where None, in the dtype that scores of `q` accumulate in."""
+    return jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, jnp.promote_types(q.dtype, jnp.float32))
 
 
 def softmax(scores: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -6,7 +6,8 @@ On an accelerator a loop over heads would leave it idle. The choice is made wher
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.compute import dense, heads, schedule
+from attnzoo.compute import heads, schedule
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.dropout import Dropout
 from attnzoo.masking import Mask, pick
@@ -282,8 +283,3 @@ def _join(tiles: jax.Array, rows: np.ndarray, length: int, fill: float) -> jax.A
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     """einsum, accumulated in float32 at least."""
     return jnp.einsum(equation, x, y, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
-
-
-def scale_of(scale: float | jax.Array | None, head_dim: int) -> jax.Array:
-    """The scale of dot products as a parameter of all heads, [1, 1]: 1 / sqrt(head_dim) where None."""
-    return jnp.asarray(dense.default_scale(scale, head_dim), float).reshape(1, 1)

@@ -80,7 +80,7 @@ class BigBird(Kernel):
             layout = Layout(rows, columns, visited)
             return streaming.attend(streaming.dot_product, scale, q, k, v, mask, bias, dropout, layout)
 
-        scale = streaming.scale_of(scale, q.shape[-1])
+        scale = dense.scale_of(scale, q)[None, None]
         return heads.over_heads(one_head, q, k, v, (draws[None], scale, mask, bias, dropout))
 
     def listed_blocks(self, draws, rows, used, is_causal: bool):

@@ -67,7 +67,7 @@ class SlidingWindow(Kernel):
             global_out, global_lse = attend(globals_)
             return out.at[rows].set(global_out[rows]), lse.at[rows].set(global_lse[rows])
 
-        return heads.over_heads(one_head, q, k, v, (streaming.scale_of(scale, q.shape[-1]), mask, bias, dropout))
+        return heads.over_heads(one_head, q, k, v, (dense.scale_of(scale, q)[None, None], mask, bias, dropout))
 
     def _local_layout(self, mask: Mask) -> Layout:
         """Tiles of queries beside the tiles of their windows and of the global keys.
@@ -78,9 +78,7 @@ class SlidingWindow(Kernel):
         size = schedule.tile_size(max(mask.query_length // self.dilation, 1), largest)
         rows = schedule.interleaved(mask.query_length, size, self.dilation, mask.query_offset)
         columns = schedule.interleaved(mask.key_length, size, self.dilation)
-        visited = schedule.visible_tiles(
-            mask, rows, columns, dilation=self.dilation, global_tokens=self.global_tokens
-        )
+        visited = schedule.visible_tiles(mask, rows, columns, dilation=self.dilation, global_tokens=self.global_tokens)
         return Layout(rows, columns, visited)
 
     def _global_layout(self, mask: Mask) -> Layout | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 
-
 from attnzoo.compute import dense, streaming
 from attnzoo.interface import Kernel, Support
 
@@ -38,5 +37,5 @@ class Softmax(Kernel):
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        scale = streaming.scale_of(scale, q.shape[-1])
+        scale = dense.scale_of(scale, q)[None, None]
         return streaming.over_heads(streaming.dot_product, scale, q, k, v, mask, bias, dropout)

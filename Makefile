@@ -1,0 +1,53 @@
+# Two commands: `make compare` runs the main job, `make test` the checks. Both make the environment they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= full
+OUT ?= runs/compare
+BIN := $(VENV)/bin
+
+# The part of the suite that tells whether another Python and another jax work, too.
+QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/test_layers.py tests/test_export.py \
+	tests/test_linear_family.py tests/test_command_line.py tests/test_records.py
+
+.PHONY: compare test test-quick test-slow mutants parity lint format wheel clean
+
+compare: $(VENV)/experiments
+	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -q -m "not slow and not peers"
+
+test-quick: $(VENV)/test
+	$(BIN)/python -m pytest -n 2 -q -m "not slow and not peers" $(QUICK)
+
+test-slow: $(VENV)/test
+	$(BIN)/python -m pytest -n 2 -q -m slow
+
+mutants: $(VENV)/test
+	$(BIN)/python -m tests.mutants
+
+parity: $(VENV)/peers
+	$(BIN)/python -m pytest -q -m peers
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/test
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# One stamp for each extra that is installed.
+$(VENV)/%: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+.SECONDARY:

@@ -1,0 +1,87 @@
+"""From a caller's arguments to the one `Mask` that says who may see whom, and to what nobody may see."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import validation
+from attnzoo.interface import Dims
+from attnzoo.masking import Mask
+
+
+class Arguments(NamedTuple):
+    """The arguments of `attend` that hide by array, as they came."""
+
+    mask: jax.Array | None
+    key_mask: jax.Array | None
+    query_seq_lengths: jax.Array | None
+    key_value_seq_lengths: jax.Array | None
+    query_segment_ids: jax.Array | None
+    key_value_segment_ids: jax.Array | None
+
+
+AXES = (2, 1, 1, 2, 2)  # of the arguments after `mask`, batch included
+
+
+def apply(structure: Mask, arguments: Arguments, dims: Dims, unbatched: bool) -> Mask:
+    """`structure` and everything that `arguments` hide; arrays lead with [B or 1, N or 1].
+
+    A mask that is one for all heads and queries hides keys, and every kernel that takes a key mask can honour it.
+    """
+    dense, *others = (None if x is None else jnp.asarray(x) for x in arguments)
+    if unbatched:
+        others = [x if x is None or x.ndim == axes else x[None] for x, axes in zip(others, AXES, strict=True)]
+    key_mask, query_lengths, key_lengths, query_segments, key_segments = others
+    keys = []
+    if dense is not None:
+        validation.mask_array(dense, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))
+        dense = dense.reshape((1,) * (4 - dense.ndim) + dense.shape)
+        if dense.shape[1:3] == (1, 1):
+            keys.append(jnp.broadcast_to(dense[:, 0, 0], (dense.shape[0], dims.key_length)))
+            dense = None
+    if key_mask is not None:
+        validation.key_mask(key_mask, dims.batch, dims.key_length)
+        keys.append(key_mask)
+    if key_lengths is not None:
+        validation.lengths("key_value_seq_lengths", key_lengths, dims.batch, dims.key_length)
+        keys.append(jnp.arange(dims.key_length) < key_lengths[:, None])
+    queries = None
+    if query_lengths is not None:
+        validation.lengths("query_seq_lengths", query_lengths, dims.batch, dims.query_length)
+        queries = (jnp.arange(dims.query_length) < query_lengths[:, None])[:, None]
+    if query_segments is not None or key_segments is not None:
+        validation.segments(query_segments, key_segments, dims.batch, dims.query_length, dims.key_length)
+        query_segments, key_segments = query_segments[:, None], key_segments[:, None]
+    return dataclasses.replace(
+        structure,
+        dense=dense,
+        keys=_all(keys)[:, None] if keys else None,
+        queries=queries,
+        query_segments=query_segments,
+        key_segments=key_segments,
+    )
+
+
+def shown(mask: Mask, kv_heads: int) -> tuple[jax.Array | None, jax.Array | None]:
+    """The keys, bool [B or 1, S, K or 1], and queries, bool [B or 1, T, N or 1], not hidden; None where all are shown.
+
+    Hidden is what padding hides, and the empty columns and rows of a dense mask.
+    """
+    keys = [] if mask.keys is None else [jnp.moveaxis(mask.keys, 1, 2)]
+    queries = [] if mask.queries is None else [jnp.moveaxis(mask.queries, 1, 2)]
+    if mask.dense is not None:
+        columns = mask.dense.any(axis=2)
+        if columns.shape[1] > 1:
+            columns = columns.reshape(columns.shape[0], kv_heads, -1, columns.shape[-1]).any(axis=2)
+        keys.append(jnp.moveaxis(columns, 1, 2))
+        queries.append(jnp.moveaxis(mask.dense.any(axis=3), 1, 2))
+    return _all(keys), _all(queries)
+
+
+def _all(conditions):
+    return functools.reduce(jnp.logical_and, conditions) if conditions else None

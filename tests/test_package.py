@@ -1,0 +1,47 @@
+"""What an installed attnzoo is: light to import, free of flags, and nothing but itself."""
+
+import configparser
+import pathlib
+import subprocess
+import sys
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def output_of(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_import_brings_no_flax_and_defines_no_flag():
+    code = """
+import sys
+from absl import flags
+before = set(flags.FLAGS)
+import attnzoo
+print(sorted(name for name in ("flax", "optax", "matplotlib", "rich", "experiments") if name in sys.modules))
+print(sorted(set(flags.FLAGS) - before))
+"""
+    assert output_of(code).split("\n")[:2] == ["[]", "[]"]
+
+
+def test_the_wheel_holds_attnzoo_alone():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    include = config["options.packages.find"]["include"]
+    packages = setuptools.find_packages(str(ROOT), include=[include])
+    assert packages
+    assert all(name == "attnzoo" or name.startswith("attnzoo.") for name in packages)
+    folders = {path.parent for path in (ROOT / "attnzoo").rglob("*.py")}
+    assert {".".join(folder.relative_to(ROOT).parts) for folder in folders} == set(packages)
+
+
+def test_public_names_are_documented():
+    code = """
+import attnzoo
+names = [name for name in dir(attnzoo) if not name.startswith("_")]
+public = [getattr(attnzoo, name) for name in names]
+print([n for n, x in zip(names, public) if callable(x) and not (x.__doc__ or "").strip()])
+"""
+    assert output_of(code).strip() == "[]"
