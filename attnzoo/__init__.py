@@ -16,7 +16,11 @@ from attnzoo.interface import Positions as Positions
 from attnzoo.interface import Support as Support
 from attnzoo.kernels import Additive as Additive
 from attnzoo.kernels import BigBird as BigBird
+from attnzoo.kernels import Linear as Linear
+from attnzoo.kernels import Linformer as Linformer
 from attnzoo.kernels import NadarayaWatson as NadarayaWatson
+from attnzoo.kernels import Nystrom as Nystrom
+from attnzoo.kernels import Performer as Performer
 from attnzoo.kernels import SlidingWindow as SlidingWindow
 from attnzoo.kernels import Softmax as Softmax
 from attnzoo.masking import Mask as Mask

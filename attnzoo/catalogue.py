@@ -8,7 +8,17 @@ import difflib
 import importlib
 
 from attnzoo.interface import Kernel
-from attnzoo.kernels import Additive, BigBird, NadarayaWatson, SlidingWindow, Softmax
+from attnzoo.kernels import (
+    Additive,
+    BigBird,
+    Linear,
+    Linformer,
+    NadarayaWatson,
+    Nystrom,
+    Performer,
+    SlidingWindow,
+    Softmax,
+)
 
 KERNELS: dict[str, type[Kernel]] = {
     "softmax": Softmax,
@@ -16,6 +26,10 @@ KERNELS: dict[str, type[Kernel]] = {
     "additive": Additive,
     "sliding_window": SlidingWindow,
     "bigbird": BigBird,
+    "linear": Linear,
+    "performer": Performer,
+    "linformer": Linformer,
+    "nystrom": Nystrom,
 }
 
 

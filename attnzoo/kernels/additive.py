@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import dense, heads, streaming
+from attnzoo.compute import costs, dense, heads, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
+from attnzoo.masking import Mask
 
 # 128 x 128 pairs of 64 units are 4 MB, as large as a tile of scores elsewhere.
 TILE = (128, 128)
@@ -59,6 +60,16 @@ class Additive(Kernel):
 
         params = jax.tree.map(lambda x: x[None], params)
         return heads.over_heads(one_head, q, k, v, (params, mask, bias, dropout))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        units = dims.head_dim if self.units is None else self.units
+        layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal), TILE)
+        projections = 2 * (dims.query_length + dims.key_length) * dims.head_dim * units
+        flops = costs.softmax_over_tiles(dims, layout, 4 * units) + dims.batch * dims.num_heads * projections
+        weights = dims.num_heads * 2 * units * (dims.head_dim + 1)
+        # The cache holds W_k k, which each query head has of its own.
+        cache = dims.batch * dims.key_length * (dims.num_heads * units + dims.num_key_value_heads * dims.value_dim)
+        return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=cache)
 
 
 def additive_score(score, q, k):

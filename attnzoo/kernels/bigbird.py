@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import fields
-from attnzoo.compute import dense, heads, schedule, streaming
+from attnzoo.compute import costs, dense, heads, schedule, streaming
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -82,6 +82,16 @@ class BigBird(Kernel):
 
         scale = dense.scale_of(scale, q)[None, None]
         return heads.over_heads(one_head, q, k, v, (draws[None], scale, mask, bias, dropout))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        blocks = -(-dims.query_length // self.block_size)
+        listed = self.num_global * (1 if is_causal else 2) + self.num_window + self.num_random
+        global_steps = 0 if is_causal else 2 * self.num_global * -(-blocks // listed)
+        size = self.block_size
+        head = costs.tiles(dims, blocks + global_steps, size, listed * size, 2 * dims.head_dim + 1)
+        flops, cache = dims.batch * dims.num_heads * head, costs.key_value_cache(dims)
+        gathered = dims.batch * dims.num_heads * blocks * listed * size * (dims.head_dim + dims.value_dim)
+        return costs.of(dims, flops, dtype, extra_elements=gathered, state_elements=cache)
 
     def listed_blocks(self, draws, rows, used, is_causal: bool):
         """Key blocks of query blocks `rows` [R], global rows apart: int [R, L], -1 for none, none twice.

@@ -14,9 +14,10 @@ import dataclasses
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import dense, streaming
+from attnzoo.compute import costs, dense, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
+from attnzoo.masking import Mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,11 @@ class NadarayaWatson(Kernel):
     def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
         precision = jnp.full((1, 1), self.bandwidth**-2, jnp.promote_types(q.dtype, jnp.float32))
         return streaming.over_heads(negative_distance, precision, q, k, v, mask, bias, dropout)
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
+        flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 4)
+        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=costs.key_value_cache(dims))
 
 
 def negative_distance(precision, q, k):

@@ -17,7 +17,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import dense, heads, schedule, streaming
+from attnzoo.compute import costs, dense, heads, schedule, streaming
 from attnzoo.compute.schedule import Layout
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -69,6 +69,15 @@ class SlidingWindow(Kernel):
             return out.at[rows].set(global_out[rows]), lse.at[rows].set(global_lse[rows])
 
         return heads.over_heads(one_head, q, k, v, (dense.scale_of(scale, q)[None, None], mask, bias, dropout))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        mask = Mask(dims.query_length, dims.key_length, is_causal).within(self.band)
+        layouts = [layout for layout in (self._local_layout(mask), self._global_layout(mask)) if layout is not None]
+        flops = sum(costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1) for layout in layouts)
+        # Decoding keeps the last keys in a ring, and the global ones.
+        kept = min(dims.key_length, self.left * self.dilation + 1 + self.global_tokens)
+        cache = costs.key_value_cache(dims._replace(key_length=kept))
+        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=cache)
 
     def _local_layout(self, mask: Mask) -> Layout:
         """Tiles of queries beside the tiles of their windows and of the global keys.

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from attnzoo.compute import dense, streaming
+import jax.numpy as jnp
+
+from attnzoo.compute import costs, dense, streaming
 from attnzoo.interface import Kernel, Support
+from attnzoo.masking import Mask
 
 EXACT = Support(
     causal=True,
@@ -39,3 +42,8 @@ class Softmax(Kernel):
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
         scale = dense.scale_of(scale, q)[None, None]
         return streaming.over_heads(streaming.dot_product, scale, q, k, v, mask, bias, dropout)
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
+        flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1)
+        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=costs.key_value_cache(dims))

@@ -1,0 +1,64 @@
+"""Linear attention: softmax replaced by a kernel with a finite feature map.
+
+    y_i = sum_j phi(q_i) . phi(k_j) v_j / (sum_j phi(q_i) . phi(k_j) + epsilon)
+
+over the keys that query i may see, with phi(x) = elu(x) + 1, or relu(x). Cost O((T + S) H Hv), state H (Hv + 1) for
+each key head. Katharopoulos et al. 2020, arXiv:2006.16236, eq. 4-7. There is no 1 / sqrt(H).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import fields
+from attnzoo.compute import costs, heads, recurrence
+from attnzoo.interface import Kernel, Support
+
+FEATURE_MAPS = {"elu+1": lambda x: jax.nn.elu(x) + 1, "relu": jax.nn.relu}
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Kernel):
+    """Attention by sums over keys. `epsilon` keeps the normaliser from zero."""
+
+    feature_map: str = "elu+1"
+    epsilon: float = 1e-6
+
+    supports = Support(
+        causal=True,
+        key_mask=True,
+        segments=True,
+        cross=True,
+        work=1.0,
+        memory=1.0,
+        why="its keys are summed before any query meets them, and its similarity is the feature map's",
+    )
+
+    def __post_init__(self):
+        fields.one_of(self, "feature_map", tuple(FEATURE_MAPS))
+        fields.positive_number(self, "epsilon")
+
+    def head(self, params, draws, q, k, v, visible):
+        phi = FEATURE_MAPS[self.feature_map]
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        similarity = phi(q.astype(precise)) @ phi(k.astype(precise)).T * visible
+        return (similarity @ v.astype(precise) / (similarity.sum(-1, keepdims=True) + self.epsilon)).astype(v.dtype)
+
+    def batched(self, params, draws, q, k, v, mask):
+        phi = FEATURE_MAPS[self.feature_map]
+        features = recurrence.Features(lambda q: (phi(q), None), lambda k: (phi(k), None))
+
+        def one_head(q, k, v, mask):
+            return recurrence.attend(features, q, k, v, mask, epsilon=self.epsilon)
+
+        return heads.over_heads(one_head, q, k, v, (mask,))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        flops = dims.batch * dims.num_heads * recurrence.flops(dims, dims.head_dim, 4 * dims.head_dim, is_causal)
+        # Sums are kept in float32, for each key head.
+        state = dims.batch * dims.num_key_value_heads * dims.head_dim * (dims.value_dim + 1)
+        cost = costs.of(dims, flops, dtype, extra_elements=0, state_elements=None)
+        return cost._replace(state_bytes=4.0 * state)

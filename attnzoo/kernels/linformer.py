@@ -1,0 +1,87 @@
+"""Linformer: keys and values projected along the length to a fixed rank.
+
+    y_i = sum_r softmax_r(scale q_i . (E K)_r) (F V)_r,    E, F learned, [rank, longest S]
+
+Cost O((T + S) rank H). Wang et al. 2020, arXiv:2006.04768, eq. 7. Hidden keys and values are zero before E and F; a
+shorter input uses the first S columns. Every key is mixed with every other, so there is no causal form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import fields
+from attnzoo.compute import costs, dense, heads
+from attnzoo.interface import Kernel, Support
+
+SHARING = ("none", "kv", "heads")
+
+
+@dataclasses.dataclass(frozen=True)
+class Linformer(Kernel):
+    """Low-rank attention. Learned for inputs up to the key length at `init`; a longer one is refused.
+
+    `share` is "none" (E and F for each head), "heads" (one E and one F), or "kv" (one E for keys and values of all
+    heads), the paper's headwise and key-value sharing.
+    """
+
+    rank: int = 64
+    share: str = "none"
+
+    supports = Support(
+        key_mask=True,
+        scale=True,
+        cross=True,
+        work=1.0,
+        memory=1.0,
+        why="its keys are mixed along the length before any query meets them",
+    )
+
+    def __post_init__(self):
+        fields.positive_integer(self, "rank")
+        fields.one_of(self, "share", SHARING)
+
+    def init(self, rng, dims):
+        """Projections {"key": E, "value": F} of [N or 1, rank, S], or {"key": E} where keys and values share it."""
+        names = ("key",) if self.share == "kv" else ("key", "value")
+        shape = (dims.num_heads if self.share == "none" else 1, self.rank, dims.key_length)
+        keys = jax.random.split(rng, len(names))
+        return {name: jax.random.normal(key, shape) * self.rank**-0.5 for name, key in zip(names, keys, strict=True)}
+
+    def head(self, params, draws, q, k, v, visible, *, scale):
+        return self._attend(params, q, k, v, visible.any(axis=0, keepdims=True), scale)
+
+    def batched(self, params, draws, q, k, v, mask, *, scale):
+        def one_head(q, k, v, params, keys):
+            return self._attend(params, q, k, v, jnp.ones((1, len(k)), bool) if keys is None else keys[None], scale)
+
+        params = jax.tree.map(lambda x: x[None], params)
+        return heads.over_heads(one_head, q, k, v, (params, mask.keys))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        projection = 2 * self.rank * dims.key_length * (dims.head_dim + dims.value_dim)
+        product = dims.query_length * self.rank * (2 * dims.head_dim + 2 * dims.value_dim + costs.SOFTMAX)
+        flops = dims.batch * dims.num_heads * (projection + product)
+        weights = self.rank * dims.key_length * 2 * (dims.num_heads if self.share == "none" else 1)
+        return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=None)
+
+    def _attend(self, params, q, k, v, shown, scale):
+        """Softmax over the projected keys; `shown` is bool [1, S]."""
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        project_keys = self._columns(params["key"], len(k)).astype(precise) * shown
+        project_values = self._columns(params.get("value", params["key"]), len(k)).astype(precise) * shown
+        scores = dense.scores(q.astype(precise), project_keys @ k.astype(precise), scale)
+        out, _ = dense.attend(scores, project_values @ v.astype(precise), shown.any())
+        return out.astype(v.dtype)
+
+    def _columns(self, projection, length):
+        longest = projection.shape[-1]
+        if length > longest:
+            raise ValueError(
+                f"Linformer was initialised for at most {longest} keys, key has {length}: initialise it with dims of "
+                "the longest key length that it will meet"
+            )
+        return projection[:, :length]

@@ -1,0 +1,99 @@
+"""Nystromformer: softmax attention through landmarks, and the pseudo-inverse between them.
+
+    F = s(Q K~^T),  A = s(Q~ K~^T),  B = s(Q~ K^T),    Y = F A+ (B V)
+
+with s the row softmax of scaled scores and Q~, K~ means of `landmarks` segments of queries and keys. Cost O((T + S)
+landmarks H). Xiong et al. 2021, arXiv:2102.03902, eq. 13-14. The pseudo-inverse is iterated from A^T / (|A|_1
+|A|_inf), norms of this one matrix: a maximum over the batch, as in several codes, lets batch mates touch each other.
+
+Only tokens that are seen take part: the r-th of n goes to segment floor(r landmarks / n), so that padding moves no
+landmark; with fewer tokens than landmarks the empty ones take part in nothing. The paper's depthwise convolution of
+the values belongs to a layer, not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from attnzoo import fields
+from attnzoo.compute import costs, dense, heads
+from attnzoo.interface import Kernel, Support
+
+
+@dataclasses.dataclass(frozen=True)
+class Nystrom(Kernel):
+    """Attention by landmarks. More `iterations` bring the pseudo-inverse nearer: 6 is the paper's number."""
+
+    landmarks: int = 64
+    iterations: int = 6
+
+    supports = Support(
+        key_mask=True,
+        scale=True,
+        work=1.0,
+        memory=1.0,
+        why="its landmarks are means over the whole sequence",
+    )
+
+    def __post_init__(self):
+        fields.positive_integer(self, "landmarks")
+        fields.positive_integer(self, "iterations")
+
+    def head(self, params, draws, q, k, v, visible, *, scale):
+        return self._attend(q, k, v, visible.any(axis=1), visible.any(axis=0), scale)
+
+    def batched(self, params, draws, q, k, v, mask, *, scale):
+        def one_head(q, k, v, queries, keys):
+            queries = jnp.ones(len(q), bool) if queries is None else queries
+            keys = jnp.ones(len(k), bool) if keys is None else keys
+            return self._attend(q, k, v, queries & keys.any(), keys & queries.any(), scale)
+
+        return heads.over_heads(one_head, q, k, v, (mask.queries, mask.keys))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        m, length = self.landmarks, dims.query_length + dims.key_length
+        means = 2 * m * length * dims.head_dim
+        softmaxes = m * (length + m) * (2 * dims.head_dim + costs.SOFTMAX)
+        inverse = self.iterations * (8 * m**3 + 7 * m**2)
+        products = 2 * m * dims.value_dim * (length + m)
+        flops = dims.batch * dims.num_heads * (means + softmaxes + inverse + products)
+        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=None)
+
+    def _attend(self, q, k, v, queries, keys, scale):
+        """One head, given which queries [T] and keys [S] are seen."""
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        q, k, values = (x.astype(precise) for x in (q, k, v))
+        q_marks, q_used = self._landmarks(q, queries)
+        k_marks, k_used = self._landmarks(k, keys)
+
+        def weights(x, y, shown):
+            return dense.softmax(dense.scores(x, y, scale), shown)[0]
+
+        front = weights(q, k_marks, k_used[None, :])
+        between = weights(q_marks, k_marks, q_used[:, None] & k_used[None, :])
+        back = weights(q_marks, k, q_used[:, None] & keys[None, :])
+        return (front @ (self._pseudo_inverse(between) @ (back @ values))).astype(v.dtype)
+
+    def _landmarks(self, x, shown):
+        """Means [m, H] of the segments of shown tokens, and which segments hold any."""
+        count, rank = shown.sum(), jnp.cumsum(shown) - 1
+        marks = jnp.arange(self.landmarks + 1)
+        # Segment j starts at rank ceil(j count / m), in two parts since j * count need not fit an int32.
+        whole, rest = count // self.landmarks, count % self.landmarks
+        starts = marks * whole - (-marks * rest) // self.landmarks
+        segment = jnp.searchsorted(starts, rank, side="right") - 1
+        member = (segment[None, :] == jnp.arange(self.landmarks)[:, None]) & shown[None, :]
+        tokens = member.sum(axis=1)
+        return member.astype(x.dtype) @ x / jnp.maximum(tokens, 1)[:, None], tokens > 0
+
+    def _pseudo_inverse(self, a):
+        """Iterations of Razavi et al. 2014 (eq. 14 of the paper); zero rows and columns stay zero."""
+        norms = jnp.abs(a).sum(axis=0).max() * jnp.abs(a).sum(axis=1).max()
+        z = a.T / jnp.where(norms == 0, 1, norms)
+        identity = jnp.eye(self.landmarks, dtype=a.dtype)
+        for _ in range(self.iterations):
+            az = a @ z
+            z = z @ (13 * identity - az @ (15 * identity - az @ (7 * identity - az))) / 4
+        return z

@@ -1,0 +1,113 @@
+"""FAVOR+: random features whose expected product is the softmax kernel.
+
+    y_i = sum_j w_ij v_j / sum_j w_ij,    w_ij = phi(q_i) . psi_i(k_j)
+    phi(q)   = m^-1/2 [exp(W q' - |q'|^2 / 2 - max_W) + floor],          q' = sqrt(scale) q
+    psi_i(k) = m^-1/2 [exp(W k' - |k'|^2 / 2 - M_i) + floor],            k' = sqrt(scale) k
+
+over the keys j that query i may see; W has m = `features` rows, in orthogonal blocks with the norms of Gaussian
+rows. Cost O((T + S) m H), state m (Hv + 1) for each head. Choromanski et al. 2021, arXiv:2009.14794, eq. 5-7 and
+appendix B. The stabiliser M_i is the largest exponent among the keys that query i sees, not among all keys, as in
+the authors' code: with that, a later key would move earlier outputs through the floor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import fields
+from attnzoo.compute import costs, dense, heads, recurrence
+from attnzoo.interface import Kernel, Support
+
+FLOOR = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Performer(Kernel):
+    """Softmax attention approximated by `features` positive random features, drawn from `seed`."""
+
+    features: int = 256
+    orthogonal: bool = True
+    seed: int = 0
+
+    supports = Support(
+        causal=True,
+        key_mask=True,
+        segments=True,
+        scale=True,
+        cross=True,
+        work=1.0,
+        memory=1.0,
+        why="its keys are summed before any query meets them",
+    )
+
+    def __post_init__(self):
+        fields.positive_integer(self, "features")
+        fields.natural_number(self, "seed")
+
+    def draw(self, rng, dims):
+        """The projection W of each head: [N, features, H]."""
+        draw = _orthogonal if self.orthogonal else jax.random.normal
+        return jax.vmap(lambda rng: draw(rng, (self.features, dims.head_dim)))(jax.random.split(rng, dims.num_heads))
+
+    def head(self, params, draws, q, k, v, visible, *, scale):
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        features = self._features(draws.astype(precise), scale, q)
+        (phi, floor), (psi, b) = features.query(q.astype(precise)), features.key(k.astype(precise))
+        top = jnp.max(jnp.where(visible, b, recurrence.LOWEST), axis=1, keepdims=True, initial=recurrence.LOWEST)
+        weights = phi @ psi.T * jnp.exp(jnp.where(visible, b - top, recurrence.LOWEST)) + floor[:, None]
+        weights = jnp.where(visible, weights, 0)
+        total = weights.sum(axis=1, keepdims=True)
+        return (weights @ v.astype(precise) / jnp.where(total == 0, 1, total)).astype(v.dtype)
+
+    def batched(self, params, draws, q, k, v, mask, *, scale):
+        def one_head(q, k, v, draws, mask):
+            return recurrence.attend(self._features(draws.astype(precise), scale, q), q, k, v, mask)
+
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        return heads.over_heads(one_head, q, k, v, (draws[None], mask))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        feature_flops = self.features * (2 * dims.head_dim + 5)
+        head = recurrence.flops(dims, self.features, feature_flops, is_causal)
+        projections = dims.num_heads * self.features * dims.head_dim
+        # Sums are kept in float32 for each query head, whose features are its own.
+        state = dims.batch * dims.num_heads * ((self.features + 1) * (dims.value_dim + 1) + 1)
+        flops = dims.batch * dims.num_heads * head
+        cost = costs.of(dims, flops, dtype, extra_elements=projections, state_elements=None)
+        return cost._replace(state_bytes=4.0 * state)
+
+    def _features(self, projection, scale, q) -> recurrence.Features:
+        """The maps of one head. Of psi, e^b is taken out, so that it lies within (0, 1]; m^-1/2 cancels but for phi."""
+        scale = dense.scale_of(scale, q)
+        root = jnp.sqrt(jnp.abs(scale))
+
+        def exponents(x):
+            return x @ projection.T - jnp.sum(x**2, axis=-1, keepdims=True) / 2
+
+        def query(q):
+            a = exponents(q * root * jnp.sign(scale))
+            phi = (jnp.exp(a - a.max(axis=-1, keepdims=True)) + FLOOR) / self.features
+            return phi, FLOOR * phi.sum(axis=-1)
+
+        def key(k):
+            a = exponents(k * root)
+            b = a.max(axis=-1)
+            return jnp.exp(a - b[:, None]), b
+
+        return recurrence.Features(query, key)
+
+
+def _orthogonal(rng, shape):
+    """Rows in orthogonal blocks, each with the norm of a Gaussian row of its own."""
+    features, head_dim = shape
+    direction_rng, norm_rng = jax.random.split(rng)
+    blocks = -(-features // head_dim)
+    q, r = jnp.linalg.qr(jax.random.normal(direction_rng, (blocks, head_dim, head_dim)))
+    # The factorisation fixes signs by its own rule; with those of the diagonal, directions are uniform.
+    q *= jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None, :]
+    directions = jnp.swapaxes(q, 1, 2).reshape(-1, head_dim)[:features]
+    norms = jnp.linalg.norm(jax.random.normal(norm_rng, shape), axis=1, keepdims=True)
+    return directions * norms
