@@ -5,6 +5,7 @@
 The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every kernel obeys in `attnzoo.testing`.
 """
 
+from attnzoo.adapters import as_attention_fn as as_attention_fn
 from attnzoo.catalogue import KERNELS as KERNELS
 from attnzoo.catalogue import parse as parse
 from attnzoo.door import attend as attend

@@ -1,0 +1,120 @@
+"""What both Flax layers do between their projections: any number of batch axes, dropout, and weights to look at."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.door import attend, attention_weights
+from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.positions import PositionBias
+
+
+class Structure(NamedTuple):
+    """The arguments of `attend` that say who may see whom, and where; batch axes lead in all of them."""
+
+    mask: jax.Array | None = None
+    bias: jax.Array | PositionBias | None = None
+    is_causal: bool = False
+    query_offset: int = 0
+    query_seq_lengths: jax.Array | None = None
+    key_value_seq_lengths: jax.Array | None = None
+    key_mask: jax.Array | None = None
+    query_segment_ids: jax.Array | None = None
+    key_value_segment_ids: jax.Array | None = None
+    local_window_size: int | tuple[int, int] | None = None
+    scale: float | jax.Array | None = None
+
+
+BATCHED = ("query_seq_lengths", "key_value_seq_lengths", "key_mask", "query_segment_ids", "key_value_segment_ids")
+
+
+class Attended(NamedTuple):
+    """Outputs [*batch, T, N, Hv], and weights [*batch, N, T, S] where they were asked for."""
+
+    out: jax.Array
+    weights: jax.Array | None
+
+
+def attend_heads(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    structure: Structure,
+    *,
+    kernel: Kernel,
+    params: Tree,
+    dropout_rate: float,
+    rng: jax.Array | None,
+    precision,
+    with_weights: bool,
+) -> Attended:
+    """`attend` for heads [*batch, T, N, H]; weights are those before dropout."""
+    batch = query.shape[:-3]
+    query, key, value = (x.reshape(_flat(batch) + x.shape[len(batch) :]) for x in (query, key, value))
+    given = _flattened(structure, batch)._asdict()
+    given |= {"kernel": kernel, "params": params, "precision": precision}
+    out = attend(query, key, value, dropout_rate=dropout_rate, rng=rng, **given)
+    weights = None
+    if with_weights:
+        weights = attention_weights(query, key, **given)
+        weights = weights.reshape(batch + weights.shape[-3:])
+    return Attended(out.reshape(batch + out.shape[-3:]), weights)
+
+
+def refuse_decode(decode: bool | None) -> None:
+    """Refuse step-by-step decoding, which the layers cannot do yet."""
+    if decode:
+        raise NotImplementedError(
+            "decode=True is not available: the layers keep no decoding state yet; attend over the whole prefix, "
+            "with is_causal=True"
+        )
+
+
+def refuse_broadcast_dropout(broadcast_dropout: bool, dropout_rate: float) -> None:
+    """Refuse dropout that is one for all examples and heads."""
+    if broadcast_dropout and dropout_rate > 0:
+        raise NotImplementedError(
+            "broadcast_dropout=True would share dropout between examples and heads: attnzoo drops weights of each head "
+            "independently; pass broadcast_dropout=False"
+        )
+
+
+def dims_of_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
+    """The sizes of query [*batch, T, N, H], key [*batch, S, K, H] and value [*batch, S, K, Hv]."""
+    lengths = (query.shape[-3], key.shape[-3])
+    return Dims(math.prod(query.shape[:-3]), *lengths, query.shape[-2], *key.shape[-2:], value.shape[-1])
+
+
+def key_and_value_inputs(inputs_q, inputs_k, inputs_v):
+    """Keys default to queries and values to keys; values alone are refused, as Flax does."""
+    if inputs_k is None and inputs_v is not None:
+        raise ValueError("inputs_v came without inputs_k: to use one array for both, pass it as inputs_k")
+    inputs_k = inputs_q if inputs_k is None else inputs_k
+    return inputs_k, inputs_k if inputs_v is None else inputs_v
+
+
+def _flat(batch: tuple[int, ...]) -> tuple[int, ...]:
+    return (math.prod(batch),) if batch else ()
+
+
+def _flattened(structure: Structure, batch: tuple[int, ...]) -> Structure:
+    """All batch axes as one."""
+    given = structure._asdict()
+    if structure.mask is not None:
+        given["mask"] = jnp.asarray(structure.mask).astype(bool)
+    if len(batch) > 1:
+        for name in BATCHED:
+            if given[name] is not None:
+                array = jnp.asarray(given[name])
+                given[name] = jnp.broadcast_to(array, batch + array.shape[len(batch) :]).reshape(
+                    _flat(batch) + array.shape[len(batch) :]
+                )
+        for name in ("mask", "bias"):
+            array = given[name]
+            if array is not None and not isinstance(array, PositionBias) and jnp.ndim(array) > 3:
+                given[name] = jnp.broadcast_to(array, batch + array.shape[-3:]).reshape(_flat(batch) + array.shape[-3:])
+    return Structure(**given)

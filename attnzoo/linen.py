@@ -1,0 +1,176 @@
+"""Multi-head attention for Flax Linen, with any kernel: Flax's argument names and its parameter tree."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from attnzoo import layers
+from attnzoo.interface import Kernel, Tree
+from attnzoo.kernels import Softmax
+from attnzoo.layers import Structure
+from attnzoo.positions import PositionBias
+
+
+class MultiHeadAttention(nn.Module):
+    """Project to heads, attend with a kernel, project back (Vaswani et al. 2017, section 3.2.2).
+
+    Attributes are those of `flax.linen.MultiHeadAttention`, with the same parameter tree (`query`, `key`, `value`,
+    `out`), so that its checkpoints load unchanged. What differs:
+
+    Attributes:
+      attention: the kernel. What it learns lives under `attention`, made for the key length of the first call.
+      num_kv_heads: heads of keys and values, fewer than `num_heads` for GQA.
+      broadcast_dropout: False by default; True is refused where there is dropout.
+      decode: True is refused until decoding lands.
+
+    Example:
+      >>> import attnzoo.linen
+      >>> layer = attnzoo.linen.MultiHeadAttention(num_heads=4, attention=SlidingWindow(left=8, right=8))
+      >>> params = layer.init(jax.random.key(0), jnp.ones((2, 64, 32)))
+      >>> layer.apply(params, jnp.ones((2, 64, 32))).shape
+      (2, 64, 32)
+    """
+
+    num_heads: int
+    attention: Kernel = Softmax()
+    num_kv_heads: int | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    qkv_features: int | None = None
+    out_features: int | None = None
+    broadcast_dropout: bool = False
+    dropout_rate: float = 0.0
+    deterministic: bool | None = None
+    precision: Any = None
+    kernel_init: Any = nn.initializers.lecun_normal()
+    out_kernel_init: Any = None
+    bias_init: Any = nn.initializers.zeros_init()
+    out_bias_init: Any = None
+    use_bias: bool = True
+    decode: bool = False
+    normalize_qk: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs_q: jax.Array,
+        inputs_k: jax.Array | None = None,
+        inputs_v: jax.Array | None = None,
+        *,
+        mask: jax.Array | None = None,
+        bias: jax.Array | PositionBias | None = None,
+        deterministic: bool | None = None,
+        dropout_rng: jax.Array | None = None,
+        sow_weights: bool = False,
+        is_causal: bool = False,
+        query_offset: int = 0,
+        query_seq_lengths: jax.Array | None = None,
+        key_value_seq_lengths: jax.Array | None = None,
+        key_mask: jax.Array | None = None,
+        query_segment_ids: jax.Array | None = None,
+        key_value_segment_ids: jax.Array | None = None,
+        local_window_size: int | tuple[int, int] | None = None,
+        scale: float | jax.Array | None = None,
+    ) -> jax.Array:
+        """Attend: inputs_q [*batch, T, features], inputs_k and inputs_v [*batch, S, features].
+
+        Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The
+        other arguments are those of `attnzoo.attend`, with batch axes as in the inputs.
+
+        Returns:
+          [*batch, T, out_features].
+        """
+        layers.refuse_decode(self.decode)
+        layers.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
+        inputs_k, inputs_v = layers.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
+        query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
+        rng = self._dropout_rng(deterministic, dropout_rng)
+        structure = Structure(
+            mask,
+            bias,
+            is_causal,
+            query_offset,
+            query_seq_lengths,
+            key_value_seq_lengths,
+            key_mask,
+            query_segment_ids,
+            key_value_segment_ids,
+            local_window_size,
+            scale,
+        )
+        attended = layers.attend_heads(
+            query,
+            key,
+            value,
+            structure,
+            kernel=self.attention,
+            params=self._learned(query, key, value),
+            dropout_rate=0.0 if rng is None else self.dropout_rate,
+            rng=rng,
+            precision=self.precision,
+            with_weights=sow_weights,
+        )
+        if sow_weights:
+            self.sow("intermediates", "attention_weights", attended.weights)
+        return self._dense(
+            "out",
+            self.out_features or inputs_q.shape[-1],
+            axis=(-2, -1),
+            kernel_init=self.out_kernel_init or self.kernel_init,
+            bias_init=self.out_bias_init or self.bias_init,
+        )(attended.out)
+
+    def _heads(self, inputs_q, inputs_k, inputs_v):
+        """Projections [*batch, T, N, H] and [*batch, S, K, H]."""
+        width = self.qkv_features or inputs_q.shape[-1]
+        kv_heads = self.num_kv_heads or self.num_heads
+        if width % self.num_heads or self.num_heads % kv_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads}: expected a divisor of qkv_features={width} and a multiple of "
+                f"num_kv_heads={kv_heads}"
+            )
+        head_dim = width // self.num_heads
+        query = self._dense("query", (self.num_heads, head_dim))(inputs_q)
+        key = self._dense("key", (kv_heads, head_dim))(inputs_k)
+        value = self._dense("value", (kv_heads, head_dim))(inputs_v)
+        if self.normalize_qk:
+            norm = functools.partial(nn.LayerNorm, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+            query, key = norm(name="query_ln")(query), norm(name="key_ln")(key)
+        return nn.dtypes.promote_dtype(query, key, value, dtype=self.dtype)
+
+    def _dense(self, name, features, axis=-1, kernel_init=None, bias_init=None):
+        return nn.DenseGeneral(
+            features,
+            axis=axis,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=kernel_init or self.kernel_init,
+            bias_init=bias_init or self.bias_init,
+            use_bias=self.use_bias,
+            precision=self.precision,
+            name=name,
+        )
+
+    def _learned(self, query, key, value) -> Tree:
+        """What the kernel learned. Flax would compare shapes with those for the present length, so it is not asked."""
+        if self.has_variable("params", "attention"):
+            return self.get_variable("params", "attention")
+        dims = layers.dims_of_heads(query, key, value)
+
+        def init(rng):
+            return jax.tree.map(lambda x: x.astype(self.param_dtype), self.attention.init(rng, dims))
+
+        if not jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))):
+            return ()
+        return self.param("attention", init)
+
+    def _dropout_rng(self, deterministic, dropout_rng):
+        """A key where weights are to be dropped, else None."""
+        if self.dropout_rate == 0 or nn.merge_param("deterministic", self.deterministic, deterministic):
+            return None
+        return self.make_rng("dropout") if dropout_rng is None else dropout_rng

@@ -1,0 +1,97 @@
+"""What every experiment's command line shares: text to values, and manners.
+
+Nothing here imports jax: `--help` answers at once, and jax starts when the flags are understood.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+
+def items(text: str, flag: str) -> list[str]:
+    """The items of a comma-separated flag; an empty one is refused."""
+    found = [item.strip() for item in text.split(",")]
+    if not all(found):
+        raise ValueError(f"--{flag}={text} has an empty item: remove the extra comma")
+    return found
+
+
+def words(text: str, choices: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    """Words of a list, each one of `choices`, none twice."""
+    found = tuple(items(text, flag))
+    for word in found:
+        if word not in choices:
+            raise ValueError(f"--{flag} has {word!r}: expected some of {', '.join(choices)}")
+    return tuple(dict.fromkeys(found))
+
+
+def lengths(text: str, flag: str = "lengths") -> tuple[int, ...]:
+    """Lengths such as `64,256:1024`; a range doubles, both ends included. Sorted, none twice."""
+    found: set[int] = set()
+    for item in items(text, flag):
+        first, colon, last = item.partition(":")
+        found.update(_doubling(_positive(first, flag), _positive(last, flag), item, flag) if colon else [_positive(first, flag)])
+    return tuple(sorted(found))
+
+
+def _doubling(first: int, last: int, item: str, flag: str) -> list[int]:
+    found = [first]
+    while found[-1] < last:
+        found.append(2 * found[-1])
+    if found[-1] != last:
+        raise ValueError(f"--{flag} has {item!r}: a range doubles from {first}, and does not meet {last}")
+    return found
+
+
+def _positive(text: str, flag: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"--{flag} has {text!r}: expected a whole number >= 1, or a range such as 256:8192")
+    return int(text)
+
+
+def kernels(text: str, flag: str = "kernels") -> tuple:
+    """Kernels such as `softmax, performer(features=64)`, or `all`; none twice."""
+    import attnzoo
+
+    try:
+        return tuple(dict.fromkeys(attnzoo.parse(text)))
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from None
+
+
+def at_least(smallest: float, **values: float) -> None:
+    """Refuse settings below `smallest`."""
+    for name, value in values.items():
+        if value < smallest:
+            raise ValueError(f"--{name}={value}: expected at least {smallest}")
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run `main` with flags parsed; the exit code is 0, 1 where a cell failed, 2 for bad input, 130 for Ctrl-C."""
+
+    def guarded(arguments: list[str]) -> int:
+        try:
+            if arguments[1:]:
+                raise ValueError(f"{' '.join(arguments[1:])!r} belongs to no flag: write flags as --name=value")
+            return main() or 0
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("\ninterrupted: finished rows are kept, the same command goes on from here", file=sys.stderr)
+            return 130
+
+    # absl shows with --help what the main module defines, which is where experiments define their flags.
+    sys.path.insert(0, "") if "" not in sys.path else None
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

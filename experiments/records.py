@@ -1,0 +1,120 @@
+"""Rows: what a run leaves behind, one JSON object a line, and nothing else that figures may read.
+
+A row is written whole or not at all: a line that a full disk or a kill has torn is cut off by the next writer and
+skipped by readers. One run writes into a folder at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+ROWS = "rows.jsonl"
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+    """Hold the folder for one run; a second one is refused. The lock ends with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is writing into {folder}: wait for it, or choose another --out") from None
+        yield
+
+
+def append(folder: pathlib.Path, row: dict) -> None:
+    """Add a row, on the disk when this returns. NaN and infinity are refused: write None and say why."""
+    line = json.dumps(row, allow_nan=False, sort_keys=True).encode() + b"\n"
+    descriptor = os.open(folder / ROWS, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.lseek(descriptor, _end_of_whole_lines(descriptor), os.SEEK_SET)
+        os.truncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+        view = memoryview(line)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    size = os.fstat(descriptor).st_size
+    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+        return size
+    return os.pread(descriptor, size, 0).rfind(b"\n") + 1
+
+
+def read(folder: pathlib.Path) -> list[dict]:
+    """All rows of a folder; damaged lines are skipped, and said so once."""
+    path = pathlib.Path(folder) / ROWS
+    rows, damaged = [], 0
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        damaged += not isinstance(row, dict)
+        rows += [row] if isinstance(row, dict) else []
+    if damaged:
+        print(f"warning: skipped {damaged} damaged line(s) of {path}", file=sys.stderr)
+    return rows
+
+
+def latest(rows: list[dict], key: tuple[str, ...]) -> dict[tuple, dict]:
+    """The last row of each cell, by the values of `key`."""
+    return {tuple(_frozen(row.get(name)) for name in key): row for row in rows}
+
+
+def cell(row: dict, key: tuple[str, ...]) -> tuple:
+    """The values of `key`, by which `latest` finds a row."""
+    return tuple(_frozen(row.get(name)) for name in key)
+
+
+def _frozen(value):
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def environment() -> dict:
+    """Versions, device and commit. Neither host nor paths, nor anything of the process's environment."""
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+        "platform": device.platform,
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "cores": len(os.sched_getaffinity(0)),
+        **_commit(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _commit() -> dict:
+    """The commit of the source, and whether it has been changed since; None outside a checkout."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "..", ":!../results"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}

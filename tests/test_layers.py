@@ -1,0 +1,203 @@
+"""The Flax layers: Flax's parameter tree and outputs, any kernel inside, every argument honoured or refused."""
+
+import flax.linen
+import flax.nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import attnzoo
+import attnzoo.linen
+import attnzoo.nnx
+from attnzoo import KERNELS, BigBird, Linformer, Nystrom, Performer, SlidingWindow, Softmax
+
+SMALL = {
+    "sliding_window": SlidingWindow(left=3, right=2),
+    "bigbird": BigBird(block_size=4, num_random=1),
+    "performer": Performer(features=8),
+    "linformer": Linformer(rank=4),
+    "nystrom": Nystrom(landmarks=4),
+}
+ZOO = [SMALL.get(name, kernel()) for name, kernel in KERNELS.items()]
+
+
+def inputs(*batch, length=11, features=16, seed=0):
+    return jax.random.normal(jax.random.key(seed), (*batch, length, features))
+
+
+def linen_params(module, *args, **kwargs):
+    params = module.init(jax.random.key(1), *args, **kwargs)
+    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+
+def load(layer, params):
+    """Give an NNX layer the weights of a Linen tree."""
+    state = flax.nnx.state(layer, flax.nnx.Param)
+    flax.nnx.update(layer, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(params["params"])))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"use_bias": False},
+        {"normalize_qk": True},
+        {"qkv_features": 8, "out_features": 5},
+        {"dtype": jnp.bfloat16},
+    ],
+    ids=str,
+)
+def test_both_layers_equal_flax_with_its_weights(arguments):
+    x, context = inputs(2), inputs(2, length=7, seed=3)
+    mask = jax.random.bernoulli(jax.random.key(2), 0.7, (2, 1, 11, 7)).at[..., 0].set(True)
+    theirs = flax.linen.MultiHeadDotProductAttention(num_heads=4, **arguments)
+    ours = attnzoo.linen.MultiHeadAttention(num_heads=4, **arguments)
+    params = linen_params(theirs, x, context)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, ours.init(jax.random.key(1), x, context))
+    expected = theirs.apply(params, x, context, mask=mask)
+    tolerance = {"atol": 2e-2} if "dtype" in arguments else {"atol": 2e-6}
+    np.testing.assert_allclose(ours.apply(params, x, context, mask=mask), expected, **tolerance)
+    layer = load(attnzoo.nnx.MultiHeadAttention(4, 16, **arguments, rngs=flax.nnx.Rngs(0)), params)
+    np.testing.assert_allclose(layer(x, context, mask=mask), expected, **tolerance)
+
+
+def test_the_tree_of_nnx_is_that_of_flax():
+    arguments = {"num_heads": 4, "in_features": 16, "num_kv_heads": 2, "normalize_qk": True}
+    theirs = flax.nnx.MultiHeadAttention(**arguments, decode=False, rngs=flax.nnx.Rngs(0))
+    ours = attnzoo.nnx.MultiHeadAttention(**arguments, rngs=flax.nnx.Rngs(0))
+    shapes = [jax.tree.map(jnp.shape, flax.nnx.state(layer, flax.nnx.Param)) for layer in (theirs, ours)]
+    assert shapes[0] == shapes[1]
+    x = inputs(2)
+    np.testing.assert_allclose(ours(x, is_causal=True), theirs(x, is_causal=True), atol=2e-6)
+
+
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
+def test_every_kernel_in_both_layers(kernel):
+    x = inputs(2)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=4, num_kv_heads=2, attention=kernel)
+    params = linen_params(module, x)
+    out = module.apply(params, x)
+    assert out.shape == x.shape
+    layer = attnzoo.nnx.MultiHeadAttention(
+        4, 16, num_kv_heads=2, attention=kernel, max_length=11, rngs=flax.nnx.Rngs(0)
+    )
+    np.testing.assert_allclose(load(layer, params)(x), out, atol=1e-5)
+    learned = params["params"].get("attention")
+    assert (learned is None) == (not jax.tree.leaves(kernel.init(jax.random.key(0), attnzoo.Dims(1, 2, 2, 1, 1, 2, 2))))
+    if learned is not None:
+        grads = jax.grad(lambda params: (module.apply(params, x) ** 2).sum())(params)["params"]["attention"]
+        assert all(np.abs(grad).max() > 0 for grad in jax.tree.leaves(grads))
+
+
+def test_parameters_for_a_length_serve_shorter_inputs():
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2, attention=Linformer(rank=3))
+    params = module.init(jax.random.key(0), inputs(1))
+    assert module.apply(params, inputs(1, length=6)).shape == (1, 6, 16)
+    with pytest.raises(ValueError, match="at most 11 keys, key has 12"):
+        module.apply(params, inputs(1, length=12))
+    with pytest.raises(ValueError, match="max_length=None"):
+        attnzoo.nnx.MultiHeadAttention(2, 16, attention=Linformer(), rngs=flax.nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
+def test_any_number_of_batch_axes(batch):
+    x = inputs(*batch)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2)
+    params = module.init(jax.random.key(0), x)
+    key_mask = jnp.broadcast_to(jnp.arange(11) < 8, (*batch, 11))
+    out = module.apply(params, x, key_mask=key_mask, mask=jnp.tri(11)[None])
+    flat = module.apply(params, x.reshape(-1, 11, 16), key_mask=key_mask.reshape(-1, 11), mask=jnp.tri(11)[None])
+    np.testing.assert_allclose(out.reshape(flat.shape), flat, atol=1e-6)
+
+
+STRUCTURE = {
+    "bias": jnp.linspace(0, 3, 121).reshape(11, 11),
+    "is_causal": True,
+    "query_seq_lengths": jnp.array([4, 11]),
+    "key_value_seq_lengths": jnp.array([4, 11]),
+    "key_mask": jnp.arange(22).reshape(2, 11) % 3 > 0,
+    "local_window_size": (2, 1),
+    "scale": 2.0,
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURE)
+def test_arguments_reach_attention(name):
+    x = inputs(2)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2)
+    params = linen_params(module, x)
+    layer = load(attnzoo.nnx.MultiHeadAttention(2, 16, rngs=flax.nnx.Rngs(0)), params)
+    out = module.apply(params, x, **{name: STRUCTURE[name]})
+    assert np.abs(out - module.apply(params, x)).max() > 1e-3
+    np.testing.assert_allclose(layer(x, **{name: STRUCTURE[name]}), out, atol=1e-6)
+
+
+def test_segments_and_offset_reach_attention():
+    x, context = inputs(1, length=3), inputs(1)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2)
+    params = linen_params(module, x, context)
+    ids = {"query_segment_ids": jnp.zeros((1, 3), int), "key_value_segment_ids": (jnp.arange(11) > 4).astype(int)[None]}
+    np.testing.assert_allclose(
+        module.apply(params, x, context, **ids), module.apply(params, x, context[:, :5]), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        module.apply(params, x[:, :1], context, is_causal=True, query_offset=4),
+        module.apply(params, x[:, :1], context[:, :5]),
+        atol=1e-6,
+    )
+
+
+def test_dropout_acts_when_it_should():
+    x = inputs(2)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2, dropout_rate=0.5)
+    params = module.init(jax.random.key(0), x, deterministic=True)
+    still = module.apply(params, x, deterministic=True)
+    dropped = [module.apply(params, x, deterministic=False, rngs={"dropout": jax.random.key(i)}) for i in (1, 1, 2)]
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert np.abs(dropped[0] - dropped[2]).max() > 1e-3 and np.abs(dropped[0] - still).max() > 1e-3
+    layer = attnzoo.nnx.MultiHeadAttention(2, 16, dropout_rate=0.5, rngs=flax.nnx.Rngs(0))
+    assert np.abs(layer(x, deterministic=False) - layer(x, deterministic=False)).max() > 1e-3
+    with pytest.raises(ValueError, match="deterministic is None"):
+        layer(x)
+    bare = attnzoo.nnx.MultiHeadAttention(2, 16, dropout_rate=0.5, keep_rngs=False, rngs=flax.nnx.Rngs(0))
+    with pytest.raises(ValueError, match="dropout needs rngs"):
+        bare(x, deterministic=False)
+
+
+def test_weights_are_sown():
+    x = inputs(2)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2, attention=SlidingWindow(left=1, right=0))
+    params = module.init(jax.random.key(0), x)
+    _, state = module.apply(params, x, sow_weights=True, mutable=["intermediates"])
+    (weights,) = state["intermediates"]["attention_weights"]
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+    assert ((weights > 0).sum(-1) <= 2).all()
+    layer = attnzoo.nnx.MultiHeadAttention(2, 16, attention=SlidingWindow(left=1, right=0), rngs=flax.nnx.Rngs(0))
+    _, state = flax.nnx.capture(load(layer, params), flax.nnx.Intermediate)(x, sow_weights=True)
+    np.testing.assert_allclose(state["attention_weights"][0], weights, atol=1e-6)
+
+
+def test_what_cannot_be_honoured_is_refused():
+    x = inputs(1)
+    with pytest.raises(NotImplementedError, match="decode=True"):
+        attnzoo.linen.MultiHeadAttention(num_heads=2, decode=True).init(jax.random.key(0), x)
+    with pytest.raises(NotImplementedError, match="decode=True"):
+        attnzoo.nnx.MultiHeadAttention(2, 16, decode=True, rngs=flax.nnx.Rngs(0))
+    with pytest.raises(NotImplementedError, match="decode=True"):
+        attnzoo.nnx.MultiHeadAttention(2, 16, rngs=flax.nnx.Rngs(0))(x, decode=True)
+    with pytest.raises(NotImplementedError, match="broadcast_dropout=True"):
+        attnzoo.nnx.MultiHeadAttention(2, 16, dropout_rate=0.1, broadcast_dropout=True, rngs=flax.nnx.Rngs(0))
+    with pytest.raises(ValueError, match="inputs_v came without inputs_k"):
+        attnzoo.nnx.MultiHeadAttention(2, 16, rngs=flax.nnx.Rngs(0))(x, None, x)
+    with pytest.raises(ValueError, match="num_heads=3"):
+        attnzoo.linen.MultiHeadAttention(num_heads=3).init(jax.random.key(0), x)
+    with pytest.raises(NotImplementedError, match="Performer cannot honour `mask`"):
+        attnzoo.linen.MultiHeadAttention(num_heads=2, attention=Performer(8)).init(
+            jax.random.key(0), x, mask=jnp.tri(11, dtype=bool)[None]
+        )
+
+
+def test_softmax_is_the_default():
+    assert attnzoo.linen.MultiHeadAttention(num_heads=2).attention == Softmax()
