@@ -51,7 +51,7 @@ def parse(text: str) -> list[Kernel]:
     if text.rstrip().endswith(","):
         raise ValueError(f"{text!r} ends with an empty item: remove the last comma")
     try:
-        listed = ast.parse(f"[{text}\\n]", mode="eval").body
+        listed = ast.parse(f"[{text}\n]", mode="eval").body
     except SyntaxError:
         raise ValueError(
             f"{text!r} is no list of kernels: expected such as 'softmax, performer(features=64)'"

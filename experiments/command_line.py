@@ -33,7 +33,8 @@ def lengths(text: str, flag: str = "lengths") -> tuple[int, ...]:
     found: set[int] = set()
     for item in items(text, flag):
         first, colon, last = item.partition(":")
-        found.update(_doubling(_positive(first, flag), _positive(last, flag), item, flag) if colon else [_positive(first, flag)])
+        start = _positive(first, flag)
+        found.update(_doubling(start, _positive(last, flag), item, flag) if colon else [start])
     return tuple(sorted(found))
 
 
@@ -69,14 +70,16 @@ def at_least(smallest: float, **values: float) -> None:
             raise ValueError(f"--{name}={value}: expected at least {smallest}")
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run `main` with flags parsed; the exit code is 0, 1 where a cell failed, 2 for bad input, 130 for Ctrl-C."""
+def run(main: Callable[..., int | None], positional: str | None = None) -> None:
+    """Run `main` with flags parsed; the exit code is 0, 1 where a cell failed, 2 for bad input, 130 for Ctrl-C.
+
+    Args:
+      main: takes nothing, or the one argument that `positional` names.
+    """
 
     def guarded(arguments: list[str]) -> int:
         try:
-            if arguments[1:]:
-                raise ValueError(f"{' '.join(arguments[1:])!r} belongs to no flag: write flags as --name=value")
-            return main() or 0
+            return main(*_positional(arguments[1:], positional)) or 0
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -84,9 +87,15 @@ def run(main: Callable[[], int | None]) -> None:
             print("\ninterrupted: finished rows are kept, the same command goes on from here", file=sys.stderr)
             return 130
 
-    # absl shows with --help what the main module defines, which is where experiments define their flags.
-    sys.path.insert(0, "") if "" not in sys.path else None
     app.run(guarded, flags_parser=_parse)
+
+
+def _positional(given: list[str], name: str | None) -> list[str]:
+    if name is None and given:
+        raise ValueError(f"{' '.join(given)!r} belongs to no flag: write flags as --name=value")
+    if name is not None and len(given) != 1:
+        raise ValueError(f"expected one {name}, got {' '.join(given) or 'none'}")
+    return given
 
 
 def _parse(arguments: list[str]) -> list[str]:

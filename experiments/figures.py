@@ -102,7 +102,7 @@ def label_lines(panel, ends: list[tuple[str, float, float, str]]) -> None:
             color=color,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkB": 3, "relpos": (0, 0.5)},
         )
 
 
@@ -112,7 +112,9 @@ def slope_guides(panel, lengths, y: float, slopes=(1, 2)) -> None:
         ys = [y * (length / lengths[0]) ** slope for length in lengths]
         panel.plot(lengths, ys, color="#aaaaaa", linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)
         middle = len(lengths) // 2
-        panel.annotate(f"T^{slope}", (lengths[middle], ys[middle]), color="#888888", fontsize=8, ha="right", va="bottom")
+        panel.annotate(
+            f"T^{slope}", (lengths[middle], ys[middle]), color="#888888", fontsize=8, ha="right", va="bottom"
+        )
 
 
 def save(figure, stem: pathlib.Path) -> None:

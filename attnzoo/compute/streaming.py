@@ -148,6 +148,9 @@ def _forward(score, precision, tiles, frame):
 
 
 def _backward(score, precision, residuals, cotangents):
+    # Without the barrier, partial evaluation may move what does not depend on cotangents (masks, gathered keys) into a
+    # scan of its own, which keeps all of it: T^2 memory.
+    residuals, cotangents = jax.lax.optimization_barrier((residuals, cotangents))
     with jax.default_matmul_precision(precision):
         return _gradients(score, *residuals, *cotangents), None
 

@@ -1,0 +1,67 @@
+"""The laws that every kernel obeys, as a function that anyone can run on a kernel of his own.
+
+    check_kernel(MyKernel())
+
+raises `LawBroken` with the law, the shapes and the largest deviation, or returns. What a kernel does not support is
+checked as a refusal instead: nothing is skipped, and nothing is known of a kernel but its interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attnzoo.interface import Kernel
+from attnzoo.testing import growth, laws
+from attnzoo.testing.subject import LawBroken as LawBroken
+from attnzoo.testing.subject import Subject
+
+LAWS: dict[str, Callable[[Subject], None]] = {
+    law.__name__: law
+    for law in (
+        laws.shape_and_dtype_are_kept,
+        laws.low_precision_loses_little,
+        laws.transformations_change_nothing,
+        laws.batched_equals_head,
+        laws.equal_kernels_never_retrace,
+        laws.the_future_cannot_touch_the_past,
+        laws.hidden_keys_touch_nothing,
+        laws.padding_changes_nothing,
+        laws.batch_mates_cannot_touch_each_other,
+        laws.packed_neighbours_cannot_touch_each_other,
+        laws.blind_queries_give_nothing,
+        laws.empty_axes_and_single_tokens_work,
+        laws.any_length_works,
+        laws.keys_of_another_length,
+        laws.shared_key_heads_equal_repeated_ones,
+        laws.masks_hide,
+        laws.biases_add_to_scores,
+        laws.scale_scales,
+        laws.residual_is_the_log_of_the_sum,
+        laws.dropout_acts_on_weights,
+        growth.work_grows_as_claimed,
+        growth.memory_grows_as_claimed,
+    )
+}
+
+
+def check_kernel(kernel: Kernel, laws: tuple[str, ...] | None = None) -> None:
+    """Hold `kernel` to all laws, or to those named.
+
+    Raises:
+      LawBroken: for the first law that it breaks.
+      ValueError: there is no law of a given name.
+    """
+    for name in LAWS if laws is None else laws:
+        if name not in LAWS:
+            raise ValueError(f"no law is called {name!r}: expected one of {', '.join(LAWS)}")
+        check_law(kernel, name)
+
+
+def check_law(kernel: Kernel, name: str) -> None:
+    """Hold `kernel` to one law; whatever it raises there is a breach too."""
+    try:
+        LAWS[name](Subject(name, kernel))
+    except LawBroken:
+        raise
+    except Exception as error:
+        raise LawBroken(name, kernel, f"{type(error).__name__}: {error}") from error

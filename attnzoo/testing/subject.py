@@ -1,0 +1,118 @@
+"""A kernel under a law: how it is called, and how what it gives is compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo import door
+from attnzoo.door import attend, attention_weights
+from attnzoo.interface import Kernel
+
+LENGTH = 37  # a prime, which no block divides
+
+
+class LawBroken(AssertionError):
+    """A kernel breaks a law.
+
+    Attributes:
+      law: its name.
+      deviation: the largest deviation, NaN where something else than a number was wrong.
+    """
+
+    def __init__(self, law: str, kernel: Kernel, message: str, deviation: float = math.nan):
+        super().__init__(f"{kernel!r} breaks the law `{law}`: {message}")
+        self.law = law
+        self.deviation = deviation
+
+
+class Operands(NamedTuple):
+    """Inputs of a call: q [B, T, N, H], k [B, S, K, H], v [B, S, K, Hv]."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A kernel under a law: calls with its parameters, and comparisons that name the law."""
+
+    law: str
+    kernel: Kernel
+
+    @property
+    def supports(self):
+        return self.kernel.supports
+
+    def operands(self, length=LENGTH, batch=2, heads=4, kv_heads=2, dim=8, keys=None, dtype=jnp.float32) -> Operands:
+        """Normal operands, always the same."""
+        shapes = [(batch, length, heads, dim), *[(batch, length if keys is None else keys, kv_heads, dim)] * 2]
+        made = [np.random.default_rng(seed).normal(size=shape) for seed, shape in enumerate(shapes)]
+        return Operands(*(jnp.asarray(x, dtype) for x in made))
+
+    def params(self, operands: Operands, longest: int | None = None):
+        """Learned parameters for these operands, moved from where `init` starts."""
+        dims = door.dims_of(*operands)
+        dims = dims._replace(key_length=max(longest or 0, dims.key_length))
+        params = self.kernel.init(jax.random.key(1), dims)
+        return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), params)
+
+    def attend(self, operands: Operands, params=None, **arguments):
+        """`attend` with the kernel; causal where it has no other form."""
+        params = self.params(operands) if params is None else params
+        arguments.setdefault("is_causal", not self.supports.bidirectional)
+        return attend(*operands, kernel=self.kernel, params=params, **arguments)
+
+    def weights(self, operands: Operands, **arguments):
+        """The effective weights [B, N, T, S]."""
+        arguments.setdefault("is_causal", not self.supports.bidirectional)
+        params = self.params(operands)
+        return attention_weights(operands.q, operands.k, kernel=self.kernel, params=params, **arguments)
+
+    def broken(self, message: str, deviation: float = math.nan):
+        """The error to raise."""
+        return LawBroken(self.law, self.kernel, message, deviation)
+
+    def same(self, got, expected, what: str, tolerance: float = 0.0) -> None:
+        """Hold two trees together, relative to the size of the expected; bitwise where the tolerance is 0."""
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            if a.shape != b.shape or a.dtype != b.dtype:
+                raise self.broken(f"{what} is {a.dtype}{a.shape}, expected {b.dtype}{b.shape}")
+            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            if not a.size or np.array_equal(a, b):
+                continue
+            deviation = float(np.max(np.where(a == b, 0, np.abs(a - b))))
+            if not deviation <= tolerance * (1 + np.max(np.abs(b), where=np.isfinite(b), initial=0)):
+                raise self.broken(
+                    f"{what} of shape {a.shape} deviates by {deviation:.3g}, allowed {tolerance}", deviation
+                )
+
+    def zero(self, got, what: str) -> None:
+        """Hold all leaves to exactly 0."""
+        self.same(got, jax.tree.map(jnp.zeros_like, got), what)
+
+    def refuses(self, argument: str, **arguments) -> None:
+        """Hold the kernel to refuse an argument by name."""
+        operands = arguments.pop("operands", self.operands())
+        try:
+            self.attend(operands, **arguments)
+        except NotImplementedError as error:
+            if argument not in str(error) or type(self.kernel).__name__ not in str(error):
+                raise self.broken(f"the refusal does not name the kernel and `{argument}`: {error}") from None
+        else:
+            raise self.broken(f"`{argument}` is not declared in `supports`, and not refused")
+
+    def gradients(self, operands: Operands, params=None, **arguments):
+        """Gradients of a curved function of the output, by operands and parameters."""
+        params = self.params(operands) if params is None else params
+
+        def loss(operands, params):
+            return jnp.sum(jnp.sin(2 * self.attend(operands, params, **arguments).astype(jnp.float32)))
+
+        return jax.grad(loss, (0, 1))(operands, params)

@@ -1,0 +1,47 @@
+"""Progress and tables: rich in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(width=None if Console().is_terminal else 160)
+
+
+class Each:
+    """The items of a job, with a line said about each."""
+
+    def __init__(self, items: Sequence, progress: Progress, task):
+        self._items, self._progress, self._task = items, progress, task
+
+    def __iter__(self) -> Iterator:
+        for item in self._items:
+            yield item
+            self._progress.advance(self._task)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def over(items: Sequence, title: str) -> Iterator[Each]:
+    """Go over `items` with a bar, time spent and time left."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+        console.print(title, highlight=False, markup=False)
+        yield Each(items, progress, progress.add_task(title.partition(":")[0], total=len(items)))
+
+
+def table(title: str, header: list[str], lines: list[list[str]]) -> None:
+    """Print a table."""
+    drawn = Table(title=title, title_justify="left")
+    for column, name in enumerate(header):
+        drawn.add_column(name, justify="left" if column < 2 else "right", overflow="fold")
+    for line in lines:
+        drawn.add_row(*line)
+    console.print(drawn, markup=False)

@@ -1,0 +1,33 @@
+"""Intervals of means over seeds."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+# Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom; the normal point beyond.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+CLAIM = 5  # seeds below which nothing is claimed
+
+
+class Mean(NamedTuple):
+    """A mean with its 95% Student t interval; without one for a single value."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def student(degrees: int) -> float:
+    """The two-sided 95% point of Student's t."""
+    return STUDENT[degrees - 1] if degrees <= len(STUDENT) else 1.96 + 2.5 / degrees
+
+
+def mean(values: list[float]) -> Mean:
+    """The mean of at least one value."""
+    center = sum(values) / len(values)
+    if len(values) == 1:
+        return Mean(center, None, None)
+    spread = math.sqrt(sum((value - center) ** 2 for value in values) / (len(values) - 1) / len(values))
+    half = student(len(values) - 1) * spread
+    return Mean(center, center - half, center + half)

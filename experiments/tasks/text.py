@@ -1,0 +1,120 @@
+"""Real text that is on every machine: the source of Python's standard library, as bytes.
+
+The list of modules is fixed, and every Python from 3.11 to 3.13 has them; their tests are left out. Files are split
+by a hash of their names, so that training and held-out text never share a file. A window is a pure function of seed,
+split and index. Contents differ a little between Python versions: rows record hash and version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import platform
+import sysconfig
+from typing import NamedTuple
+
+import numpy as np
+
+VOCABULARY = 257  # bytes, and one token that masks
+MASK = 256
+SPLITS = ("train", "validation", "test")
+
+MODULES = """
+abc argparse ast base64 bdb bisect calendar cmd code codecs codeop collections/__init__ colorsys compileall
+concurrent/futures/_base concurrent/futures/process concurrent/futures/thread configparser contextlib copy copyreg
+cProfile csv ctypes/util dataclasses datetime decimal difflib dis doctest email/_header_value_parser email/_parseaddr
+email/charset email/contentmanager email/encoders email/feedparser email/generator email/header email/headerregistry
+email/message email/policy email/utils enum filecmp fileinput fnmatch fractions ftplib functools genericpath getopt
+getpass gettext glob graphlib gzip hashlib heapq hmac html/parser http/client http/cookiejar http/cookies http/server
+imaplib importlib/_bootstrap importlib/_bootstrap_external importlib/abc importlib/util inspect io ipaddress
+json/decoder json/encoder json/tool keyword linecache locale logging/__init__ logging/config logging/handlers lzma
+mailbox mimetypes modulefinder multiprocessing/connection multiprocessing/context multiprocessing/managers
+multiprocessing/pool multiprocessing/queues multiprocessing/shared_memory multiprocessing/synchronize netrc ntpath
+numbers opcode operator optparse os pdb pickle pickletools pkgutil platform plistlib poplib posixpath pprint profile
+pstats pty py_compile pyclbr pydoc queue quopri random reprlib rlcompleter runpy sched secrets selectors shelve shlex
+shutil site smtplib socket socketserver ssl stat statistics string stringprep struct subprocess symtable sysconfig
+tabnanny tarfile tempfile textwrap threading timeit token tokenize trace traceback tracemalloc types typing
+unittest/case unittest/loader unittest/main unittest/mock unittest/result unittest/suite urllib/parse urllib/request
+urllib/response urllib/robotparser uuid warnings wave weakref webbrowser wsgiref/handlers wsgiref/headers
+wsgiref/simple_server wsgiref/validate xml/dom/expatbuilder xml/dom/minidom xml/dom/pulldom xml/etree/ElementPath
+xml/etree/ElementTree xml/sax/expatreader xml/sax/handler xml/sax/saxutils xmlrpc/client xmlrpc/server zipapp zipfile
+zipimport asyncio/base_events asyncio/events asyncio/futures asyncio/locks asyncio/queues asyncio/sslproto
+asyncio/streams asyncio/subprocess asyncio/tasks asyncio/unix_events
+""".split()
+
+
+class Corpus(NamedTuple):
+    """The text of one split, files one after another, and where it came from.
+
+    Attributes:
+      splits: uint8 [bytes] for each of `SPLITS`.
+      digest: SHA-256 over names and contents.
+      python: the version of Python whose library it is.
+    """
+
+    splits: dict[str, np.ndarray]
+    digest: str
+    python: str
+
+
+def load(folder: str | None = None) -> Corpus:
+    """Read the modules below `folder`, the standard library unless given.
+
+    Raises:
+      ValueError: too few of the listed files are there, as on a Python without its source.
+    """
+    root = pathlib.Path(folder or sysconfig.get_paths()["stdlib"])
+    files = {name: path for name in MODULES if (path := _find(root, name)) is not None}
+    if len(files) < 0.9 * len(MODULES):
+        absent = ", ".join(name for name in MODULES if name not in files)[:200]
+        raise ValueError(f"{root} has {len(files)} of {len(MODULES)} modules of the corpus as source; absent: {absent}")
+    contents = {name: path.read_bytes() for name, path in sorted(files.items())}
+    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in contents.items())).hexdigest()
+    texts = {split: [text for name, text in contents.items() if split_of(name) == split] for split in SPLITS}
+    splits = {split: np.frombuffer(b"\n".join(found), np.uint8) for split, found in texts.items()}
+    return Corpus(splits, digest, platform.python_version())
+
+
+def split_of(name: str) -> str:
+    """The split that a file belongs to, by its name: 8 in 10 train, 1 in 10 each validate and test."""
+    place = hashlib.sha256(name.encode()).digest()[0] % 10
+    return SPLITS[0] if place < 8 else SPLITS[place - 7]
+
+
+def windows(corpus: Corpus, split: str, seed: int, start: int, count: int, length: int) -> np.ndarray:
+    """Windows number `start` .. `start + count` of a split: int32 [count, length]."""
+    text = corpus.splits[split]
+    return np.stack([_window(text, split, seed, index, length) for index in range(start, start + count)])
+
+
+def _window(text, split, seed, index, length):
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    offset = rng.integers(len(text) - length)
+    return text[offset : offset + length].astype(np.int32)
+
+
+def masked(tokens: np.ndarray, seed: int, start: int, rate: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
+    """Windows with a share of their bytes replaced by `MASK`, and which: bool, at least one in each window."""
+    chosen = np.stack([_chosen(tokens.shape[1], seed, start + row, rate) for row in range(len(tokens))])
+    return np.where(chosen, MASK, tokens), chosen
+
+
+def _chosen(length, seed, index, rate):
+    rng = np.random.default_rng([seed, 17, index])
+    chosen = np.zeros(length, bool)
+    chosen[rng.permutation(length)[: max(1, round(rate * length))]] = True
+    return chosen
+
+
+def unigram_bits(corpus: Corpus, split: str = "test") -> float:
+    """Bits per byte of a split, coded by the frequency of bytes in the training text."""
+    counts = np.bincount(corpus.splits["train"], minlength=256) + 1.0
+    return float(-np.log2(counts / counts.sum())[corpus.splits[split]].mean())
+
+
+def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
+    """A module's file; some are packages in one Python and files in another."""
+    for path in (root / f"{name}.py", root / name / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
