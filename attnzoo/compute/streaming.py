@@ -117,6 +117,9 @@ def _attend(score, precision, tiles: Tiles, frame: Frame):
 
 
 def _forward(score, precision, tiles, frame):
+    # Without the barrier, differentiating a loop over heads would move what does not depend on the head (masks, shared
+    # keys) into a scan of its own, which keeps all of it: T^2 memory.
+    tiles, frame = jax.lax.optimization_barrier((tiles, frame))
     accumulate = jnp.promote_types(tiles.q.dtype, jnp.float32)
     lowest = jnp.finfo(accumulate).min
     (count, height), width = tiles.q.shape[:2], tiles.v.shape[-1]
@@ -148,8 +151,6 @@ def _forward(score, precision, tiles, frame):
 
 
 def _backward(score, precision, residuals, cotangents):
-    # Without the barrier, partial evaluation may move what does not depend on cotangents (masks, gathered keys) into a
-    # scan of its own, which keeps all of it: T^2 memory.
     residuals, cotangents = jax.lax.optimization_barrier((residuals, cotangents))
     with jax.default_matmul_precision(precision):
         return _gradients(score, *residuals, *cotangents), None
