@@ -50,7 +50,12 @@ def flops_of(jaxpr) -> float:
 
 def largest_intermediate(function: Callable, *args) -> int:
     """Elements of the largest value that `function(*args)` computes, inside loops too."""
-    return max(_sizes(jax.make_jaxpr(function)(*args).jaxpr), default=0)
+    return largest_of(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def largest_of(jaxpr) -> int:
+    """Elements of the largest value in a jaxpr."""
+    return max(_sizes(jaxpr), default=0)
 
 
 def cost_of(kernel: Kernel, dims: Dims, *, is_causal: bool = False, dtype=jnp.float32) -> Cost:

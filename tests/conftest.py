@@ -3,6 +3,9 @@
 import jax
 import pytest
 
+# Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _fresh_compilation_caches():

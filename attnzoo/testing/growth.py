@@ -6,64 +6,83 @@ found out, also when it loops over tiles.
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import counting
 from attnzoo.door import attend
-from attnzoo.interface import Dims
+from attnzoo.interface import Dims, Kernel
 from attnzoo.testing.subject import Subject
+
+LENGTHS = (2048, 8192, 32768)
+COMPILED = (4096, 16384)
+
+
+class Count(NamedTuple):
+    """Operations, and elements of the largest intermediate, of a forward pass and of its gradient."""
+
+    flops: tuple[float, float]
+    largest: tuple[int, int]
 
 
 def work_grows_as_claimed(subject: Subject) -> None:
     """Operations grow as `supports.work` claims, forward and backward, and `cost` agrees with the count."""
-    lengths = (2048, 8192, 32768)
-    for is_causal in _forms(subject):
-        forward, train = zip(*(_programs(subject, length, is_causal) for length in lengths), strict=True)
-        for name, programs in (("forward", forward), ("gradient", train)):
-            exponent = _exponent(lengths, [counting.flops(function, *args) for function, *args in programs])
+    for is_causal in _forms(subject.kernel):
+        counts = [_count(subject.kernel, length, is_causal) for length in LENGTHS]
+        for name, sizes in zip(
+            ("forward", "gradient"), zip(*(count.flops for count in counts), strict=True), strict=True
+        ):
+            exponent = _exponent(LENGTHS, sizes)
             if exponent > subject.supports.work + 0.1:
                 raise subject.broken(f"{name} operations grow as T^{exponent:.2f} (is_causal={is_causal})", exponent)
-        for length, (function, *args) in zip(lengths, forward, strict=True):
-            cost = subject.kernel.cost(_dims(length), is_causal=is_causal).flops
-            ratio = cost / counting.flops(function, *args)
+        for length, count in zip(LENGTHS, counts, strict=True):
+            ratio = subject.kernel.cost(_dims(length), is_causal=is_causal).flops / count.flops[0]
             if abs(ratio - 1) > 0.1:
                 raise subject.broken(f"`cost` is {ratio:.2f} times the count at length {length}", ratio)
 
 
 def memory_grows_as_claimed(subject: Subject) -> None:
-    """Intermediates and compiled temporaries grow as `supports.memory` claims."""
-    lengths = (2048, 8192, 32768)
-    for is_causal in _forms(subject):
-        for which in (0, 1):
-            programs = [_programs(subject, length, is_causal)[which] for length in lengths]
-            sizes = [counting.largest_intermediate(function, *args) for function, *args in programs]
-            if (exponent := _exponent(lengths, sizes)) > subject.supports.memory + 0.1:
-                raise subject.broken(f"the largest intermediate grows as T^{exponent:.2f}", exponent)
-        function, *args = _programs(subject, 4096, is_causal)[1]
-        more, *longer = _programs(subject, 16384, is_causal)[1]
-        sizes = [_temporaries(function, args), _temporaries(more, longer)]
-        if (exponent := _exponent((4096, 16384), sizes)) > subject.supports.memory + 0.1:
-            raise subject.broken(f"compiled temporaries grow as T^{exponent:.2f}", exponent)
+    """Intermediates, and the temporaries of the compiled gradient, grow as `supports.memory` claims."""
+    allowed = subject.supports.memory + 0.1
+    for is_causal in _forms(subject.kernel):
+        counts = [_count(subject.kernel, length, is_causal) for length in LENGTHS]
+        for name, sizes in zip(
+            ("forward", "gradient"), zip(*(count.largest for count in counts), strict=True), strict=True
+        ):
+            if (exponent := _exponent(LENGTHS, sizes)) > allowed:
+                raise subject.broken(f"the largest intermediate of the {name} grows as T^{exponent:.2f}", exponent)
+    sizes = [_temporaries(*_programs(subject.kernel, length, is_causal)[1]) for length in COMPILED]
+    if (exponent := _exponent(COMPILED, sizes)) > allowed:
+        raise subject.broken(f"compiled temporaries grow as T^{exponent:.2f} (is_causal={is_causal})", exponent)
 
 
-def _forms(subject: Subject) -> list[bool]:
-    return [form for form in (False, True) if (subject.supports.causal if form else subject.supports.bidirectional)]
+def _forms(kernel: Kernel) -> list[bool]:
+    supported = {False: kernel.supports.bidirectional, True: kernel.supports.causal}
+    return [form for form, has in supported.items() if has]
 
 
 def _dims(length: int) -> Dims:
     return Dims(1, length, length, 2, 1, 32, 32)
 
 
-def _programs(subject: Subject, length: int, is_causal: bool):
+@functools.lru_cache(maxsize=16)
+def _count(kernel: Kernel, length: int, is_causal: bool) -> Count:
+    jaxprs = [jax.make_jaxpr(function)(*args).jaxpr for function, *args in _programs(kernel, length, is_causal)]
+    return Count(tuple(map(counting.flops_of, jaxprs)), tuple(map(counting.largest_of, jaxprs)))
+
+
+def _programs(kernel: Kernel, length: int, is_causal: bool):
     """Forward and gradient, each with the shapes of its operands."""
     dims = _dims(length)
     q, k = (jax.ShapeDtypeStruct((1, length, heads, 32), jnp.float32) for heads in (2, 1))
-    params = jax.eval_shape(lambda: subject.kernel.init(jax.random.key(0), dims))
+    params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), dims))
 
     def forward(q, k, v, params):
-        return attend(q, k, v, kernel=subject.kernel, params=params, is_causal=is_causal)
+        return attend(q, k, v, kernel=kernel, params=params, is_causal=is_causal)
 
     def gradient(*args):
         return jax.grad(lambda *args: forward(*args).sum(), (0, 1, 2, 3))(*args)
@@ -71,7 +90,7 @@ def _programs(subject: Subject, length: int, is_causal: bool):
     return (forward, q, k, k, params), (gradient, q, k, k, params)
 
 
-def _temporaries(function, args) -> int:
+def _temporaries(function, *args) -> int:
     return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 

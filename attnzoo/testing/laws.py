@@ -287,7 +287,9 @@ def scale_scales(subject: Subject) -> None:
     params = subject.params(operands)
     root = (0.3 * 8**0.5) ** 0.5
     scaled = subject.attend(operands._replace(q=operands.q * root, k=operands.k * root), params)
-    subject.same(subject.attend(operands, params, scale=0.3), scaled, "output at scale=0.3 beside scaled operands", 1e-5)
+    subject.same(
+        subject.attend(operands, params, scale=0.3), scaled, "output at scale=0.3 beside scaled operands", 1e-5
+    )
     return None
 
 

@@ -1,0 +1,162 @@
+"""Kernels that are wrong in one way each, to show that the laws find it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo import Kernel, Support
+from attnzoo.compute import dense
+from attnzoo.kernels.nystrom import Nystrom
+
+PLAIN = Support(
+    causal=True, key_mask=True, segments=True, mask=True, bias=True, scale=True, dropout=True, residual=True, cross=True
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain(Kernel):
+    """Softmax by its equation alone: right in every way."""
+
+    supports = PLAIN
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class FutureLeak(Plain):
+    """Scores are shifted by their mean over all keys, visible or not."""
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        out, lse = super().head(params, draws, q, k, v, visible, bias=bias, scale=scale, dropout=dropout)
+        leak = jnp.where(visible.any(axis=1, keepdims=True), 1e-3 * v.astype(jnp.float32).mean(axis=0), 0)
+        return out + leak.astype(out.dtype), lse
+
+
+@dataclasses.dataclass(frozen=True)
+class IgnoredKeyMask(Kernel):
+    """Padding hides nothing: the door has made it zero, but it is counted."""
+
+    supports = Support(key_mask=True, scale=True, residual=False)
+
+    def head(self, params, draws, q, k, v, visible, *, scale):
+        seen = visible.any(axis=1, keepdims=True)
+        return dense.attend(dense.scores(q, k, scale), v, jnp.broadcast_to(seen, visible.shape))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchMatesMixed(Plain):
+    """A maximum over the whole batch, which float arithmetic feels."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        stabiliser = 1 + 1e-5 * jnp.tanh(jnp.abs(k).max() / 50)
+        return super().batched(
+            params, draws, q, k, (v * stabiliser).astype(v.dtype), mask, bias=bias, scale=scale, dropout=dropout
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BlindNaN(Kernel):
+    """Divides by an empty sum."""
+
+    supports = Support(causal=True, key_mask=True, mask=True, cross=True)
+
+    def head(self, params, draws, q, k, v, visible):
+        scores = jnp.where(visible, dense.scores(q, k), -jnp.inf)
+        return (jax.nn.softmax(scores, axis=-1) @ v.astype(scores.dtype)).astype(v.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retracing(Plain):
+    """Equal to its copies, but with a hash that is its own."""
+
+    def __hash__(self):
+        return id(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class WrongGradient(Plain):
+    """The fast route forgets half the gradient of the keys."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        k = 0.5 * k + jax.lax.stop_gradient(0.5 * k)
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsOutOfOrder(Plain):
+    """Query head n takes key head n % K, not n // (N / K)."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        groups = q.shape[2] // k.shape[2]
+        k, v = (jnp.tile(x, (1, 1, groups, 1)) for x in (k, v))
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseInDisguise(Kernel):
+    """A window that visits every tile of keys and hides most of them."""
+
+    supports = Support(key_mask=True, cross=True, work=1.0, memory=1.0)
+
+    def head(self, params, draws, q, k, v, visible):
+        return self._window(q, k, v, visible.any(axis=0), jnp.arange(len(q)), visible.any(axis=1))
+
+    def batched(self, params, draws, q, k, v, mask):
+        from attnzoo.compute import heads
+
+        def one_head(q, k, v, mask):
+            tiles = -(-len(q) // 256)
+            rows = jnp.arange(tiles * 256).reshape(tiles, 256)
+            padded = jnp.pad(q, ((0, tiles * 256 - len(q)), (0, 0))).reshape(tiles, 256, -1)
+            keys = jnp.ones(len(k), bool) if mask.keys is None else mask.keys
+            step = jax.checkpoint(lambda x: self._window(x[0], k, v, keys, x[1], jnp.ones(256, bool)))
+            return jax.lax.map(step, (padded, rows)).reshape(tiles * 256, -1)[: len(q)]
+
+        return heads.over_heads(one_head, q, k, v, (mask,))
+
+    def _window(self, q, k, v, keys, rows, seen):
+        near = jnp.abs(rows[:, None] - jnp.arange(len(k))[None, :]) <= 8
+        return dense.attend(dense.scores(q, k), v, near & keys[None, :] & seen[:, None])[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimsTooMuch(Plain):
+    """Declares biases and does not read them."""
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        return super().head(params, draws, q, k, v, visible, bias=None, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class RefusesTooMuch(Plain):
+    """Declares segments and refuses them."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        if mask.key_segments is not None:
+            raise NotImplementedError("RefusesTooMuch cannot honour `query_segment_ids`")
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddingShiftsLandmarks(Nystrom):
+    """Segments are cut by the length of the array, not by the tokens in it."""
+
+    def _landmarks(self, x, shown):
+        segment = np.arange(len(x)) * self.landmarks // max(len(x), 1)
+        member = (segment[None, :] == np.arange(self.landmarks)[:, None]) & shown[None, :]
+        tokens = member.sum(axis=1)
+        return member.astype(x.dtype) @ x / jnp.maximum(tokens, 1)[:, None], tokens > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DropoutOnOutput(Plain):
+    """Drops columns of the output, not weights."""
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        out, lse = super().head(params, draws, q, k, v, visible, bias=bias, scale=scale, dropout=None)
+        if dropout is not None:
+            out = (out * jnp.resize(dropout[:, :1], out.shape)).astype(out.dtype)
+        return out, lse

@@ -1,0 +1,125 @@
+"""What the door gives every kernel: structure honoured, hidden positions silent, no second compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnzoo import ALiBi, BigBird, Linear, SlidingWindow, Softmax, attend, attention_weights, door
+
+
+def arrays(length=19, seed=0, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.normal(size=(2, length, heads, 8)), dtype) for heads in (4, 2, 2)]
+
+
+def test_a_mask_of_keys_serves_kernels_without_dense_masks():
+    q, k, v = arrays()
+    keys = jnp.arange(19) % 3 > 0
+    masked = attend(q, k, v, mask=keys[None, None, None], kernel=Linear())
+    np.testing.assert_array_equal(masked, attend(q, k, v, key_mask=jnp.stack([keys, keys]), kernel=Linear()))
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(4, 2), BigBird(4, 1)], ids=repr)
+def test_a_position_bias_equals_its_array(kernel):
+    q, k, v = arrays()
+    rule = ALiBi.of(4)
+    distance = jnp.abs(jnp.arange(19)[:, None] + 3 - jnp.arange(19))
+
+    def by_rule(slopes):
+        return attend(q, k, v, ALiBi(slopes), kernel=kernel, query_offset=3)
+
+    def by_array(slopes):
+        return attend(q, k, v, -slopes[:, None, None] * distance, kernel=kernel, query_offset=3)
+
+    np.testing.assert_allclose(by_rule(rule.slopes), by_array(rule.slopes), atol=1e-6)
+    grads = [jax.grad(lambda s, f=f: (f(s) ** 2).sum())(rule.slopes) for f in (by_rule, by_array)]
+    np.testing.assert_allclose(*grads, rtol=1e-4)
+
+
+def test_weights_times_values_are_outputs():
+    q, k, v = arrays()
+    for kernel in (Softmax(), SlidingWindow(3, 1), Linear()):
+        weights = attention_weights(q, k, kernel=kernel, is_causal=True)
+        out = jnp.einsum("bkgts,bskh->btkgh", weights.reshape(2, 2, 2, 19, 19), v).reshape(q.shape)
+        np.testing.assert_allclose(out, attend(q, k, v, kernel=kernel, is_causal=True), atol=1e-5)
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-4)
+
+
+def test_the_offset_places_queries():
+    q, k, v = arrays()
+    whole = attend(q, k, v, is_causal=True)
+    np.testing.assert_allclose(attend(q[:, 12:], k, v, is_causal=True, query_offset=12), whole[:, 12:], atol=1e-6)
+    far = attend(q, k, v, kernel=Linear(), is_causal=True, query_offset=10**6)
+    np.testing.assert_allclose(far, attend(q, k, v, kernel=Linear()), atol=1e-5)
+
+
+def test_precision_reaches_both_passes():
+    q, k, v = arrays()
+
+    def loss(q):
+        return attend(q, k, v, precision="highest").sum()
+
+    lines = [line for line in str(jax.make_jaxpr(jax.grad(loss))(q)).splitlines() if "precision=" in line]
+    assert len(lines) > 4
+    assert all("HIGHEST" in line for line in lines)
+
+
+def test_equal_kernels_share_a_compilation():
+    q, k, v = arrays()
+    attend(q, k, v, kernel=SlidingWindow(left=3))
+    before = door._attend._cache_size()
+    attend(q, k, v, kernel=SlidingWindow(left=3))
+    assert door._attend._cache_size() == before
+    attend(q, k, v, kernel=SlidingWindow(left=4))
+    assert door._attend._cache_size() == before + 1
+
+
+def test_the_batch_axis_may_be_missing_everywhere():
+    q, k, v = arrays()
+    ids = jnp.arange(19) // 7
+    whole = {
+        "bias": jnp.ones((4, 19, 19)).at[:, :, 3].set(2.0),
+        "mask": jnp.tri(19, dtype=bool)[None],
+        "query_seq_lengths": jnp.array([17, 19]),
+        "key_value_seq_lengths": jnp.array([15, 19]),
+        "key_mask": jnp.arange(38).reshape(2, 19) % 5 > 0,
+        "query_segment_ids": jnp.stack([ids, ids]),
+        "key_value_segment_ids": jnp.stack([ids, ids]),
+    }
+    one = {name: x if name in ("bias", "mask") else x[0] for name, x in whole.items()}
+    np.testing.assert_allclose(attend(q[0], k[0], v[0], **one), attend(q, k, v, **whole)[0], atol=1e-6)
+
+
+def test_dropout_follows_its_key():
+    q, k, v = arrays()
+    outs = [attend(q, k, v, dropout_rate=0.5, rng=jax.random.key(seed)) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert np.abs(outs[0] - outs[2]).max() > 1e-3
+
+
+def test_results_do_not_depend_on_the_tile():
+    from attnzoo.compute import streaming
+    from attnzoo.dropout import Dropout
+    from attnzoo.masking import Mask
+
+    q, k, v = arrays(length=40)
+    mask = Mask(40, 40, is_causal=True)
+    dropout = Dropout.make(jax.random.key(0), 0.3, 2, 4)
+    scale = jnp.full((1, 1), 0.4)
+    outs = [
+        streaming.over_heads(streaming.dot_product, scale, q, k, v, mask, None, dropout, tile=tile)[0]
+        for tile in ((40, 40), (7, 11), (16, 3))
+    ]
+    np.testing.assert_allclose(outs[1], outs[0], atol=1e-6)
+    np.testing.assert_allclose(outs[2], outs[0], atol=1e-6)
+
+
+def test_forward_mode_by_the_reference():
+    q, k, v = arrays()
+    direction = jnp.ones_like(q)
+    call = lambda q: attend(q, k, v, implementation="reference", is_causal=True)
+    _, slope = jax.jvp(call, (q,), (direction,))
+    step = 1e-2
+    numeric = (call(q + step * direction) - call(q - step * direction)) / (2 * step)
+    np.testing.assert_allclose(slope, numeric, atol=1e-3)

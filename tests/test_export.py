@@ -1,0 +1,33 @@
+"""Every kernel and its gradient lowers for GPU and TPU on a machine that has neither."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from attnzoo import Dims, attend
+from tests.zoo import ZOO
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
+def test_gradient_lowers(kernel, platform):
+    q, k = (jax.ShapeDtypeStruct((2, 37, heads, 8), jnp.bfloat16) for heads in (4, 2))
+    params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), Dims(2, 37, 37, 4, 2, 8, 8)))
+
+    def loss(q, k, v, params):
+        out = attend(q, k, v, kernel=kernel, params=params, is_causal=kernel.supports.causal)
+        return out.astype(jnp.float32).sum()
+
+    program = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))
+    exported = jax.export.export(program, platforms=[platform])(q, k, k, params)
+    assert exported.platforms == (platform,)
+
+
+def test_an_accelerator_gets_no_loop_over_heads():
+    """On a CPU heads are looped over; elsewhere they are in the tile."""
+
+    def loops(platform):
+        q = jax.ShapeDtypeStruct((2, 64, 4, 8), jnp.float32)
+        return jax.export.export(jax.jit(attend), platforms=[platform])(q, q, q).mlir_module().count("stablehlo.while")
+
+    assert loops("cpu") > loops("cuda")

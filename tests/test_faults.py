@@ -1,0 +1,81 @@
+"""The matrix of faults and laws: each broken kernel fails the laws that it breaks, and passes all others."""
+
+import pytest
+
+from attnzoo.testing import LAWS, LawBroken, check_law
+from tests import broken_kernels as broken
+from tests.test_support_table import REQUIRED, missing
+
+# What each fault breaks. Where it is more than one law, the reason stands beside it.
+FAULTS = {
+    broken.Plain(): set(),
+    # Later values reach every output, so neighbours in a pack and masked weights feel it, and so does padding.
+    broken.FutureLeak(): {
+        "the_future_cannot_touch_the_past",
+        "packed_neighbours_cannot_touch_each_other",
+        "masks_hide",
+        "padding_changes_nothing",
+        "biases_add_to_scores",
+        "dropout_acts_on_weights",
+    },
+    broken.IgnoredKeyMask(): {"padding_changes_nothing"},
+    # The factor that mixes examples is not in `head`, and depends on padding and on later keys.
+    broken.BatchMatesMixed(): {
+        "batch_mates_cannot_touch_each_other",
+        "the_future_cannot_touch_the_past",
+        "packed_neighbours_cannot_touch_each_other",
+    },
+    # NaN is not equal to itself, so whatever has blind rows (an offset, all masks at once) is found, too.
+    broken.BlindNaN(): {"blind_queries_give_nothing", "batched_equals_head", "the_future_cannot_touch_the_past"},
+    broken.Retracing(): {"equal_kernels_never_retrace"},
+    # The gradient of the weights is that of the fast route in every law that takes one by keys: only this one does.
+    broken.WrongGradient(): {"batched_equals_head"},
+    # `head` has the right order, so the two routes differ, at any length, with or without masks.
+    broken.HeadsOutOfOrder(): {
+        "shared_key_heads_equal_repeated_ones",
+        "batched_equals_head",
+        "any_length_works",
+        "keys_of_another_length",
+        "low_precision_loses_little",
+        "dropout_acts_on_weights",
+    },
+    # Its tiles hold every key, so what they hide is an intermediate, too.
+    broken.DenseInDisguise(): {"work_grows_as_claimed", "memory_grows_as_claimed"},
+    broken.ClaimsTooMuch(): {"biases_add_to_scores", "residual_is_the_log_of_the_sum"},
+    # All supported arguments at once include the segments.
+    broken.RefusesTooMuch(): {"packed_neighbours_cannot_touch_each_other", "batched_equals_head"},
+    broken.PaddingShiftsLandmarks(landmarks=5): {"padding_changes_nothing"},
+    broken.DropoutOnOutput(): {"dropout_acts_on_weights"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [(kernel, name) for kernel, names in FAULTS.items() for name in sorted(names)],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_fault_fails_its_own_laws(kernel, name):
+    with pytest.raises(LawBroken) as caught:
+        check_law(kernel, name)
+    assert caught.value.law == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", FAULTS, ids=lambda kernel: type(kernel).__name__)
+def test_a_fault_passes_all_other_laws(kernel):
+    failed = {}
+    for name in set(LAWS) - FAULTS[kernel]:
+        try:
+            check_law(kernel, name)
+        except LawBroken as error:
+            failed[name] = str(error)
+    assert not failed
+
+
+def test_a_breach_names_law_shape_and_deviation():
+    with pytest.raises(LawBroken, match=r"breaks the law `padding_changes_nothing`: .* shape \(1, 23, 4, 8\) deviates"):
+        check_law(broken.IgnoredKeyMask(), "padding_changes_nothing")
+
+
+def test_refusing_what_the_table_demands_is_found():
+    assert missing("softmax", broken.IgnoredKeyMask()) == REQUIRED["softmax"] - {"key_mask"}

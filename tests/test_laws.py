@@ -1,0 +1,17 @@
+"""Every law over every kernel."""
+
+import pytest
+
+from attnzoo.testing import LAWS, check_kernel, check_law
+from tests.zoo import ZOO
+
+
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
+@pytest.mark.parametrize("name", LAWS)
+def test_law(name, kernel):
+    check_law(kernel, name)
+
+
+def test_an_unknown_law_is_refused():
+    with pytest.raises(ValueError, match="no law is called 'gravity'"):
+        check_kernel(ZOO[0], laws=("gravity",))

@@ -1,0 +1,210 @@
+"""Every kernel beside its oracle: values tightly, and gradients by finite differences of the oracle in float64."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnzoo import BigBird, Dims, Linear, Linformer, Nystrom, Performer, SlidingWindow, Softmax, attend
+from attnzoo import attention_weights as weights_of
+from tests import oracles
+from tests.zoo import ZOO
+
+BATCH, LENGTH, HEADS, KV_HEADS, DIM = 2, 13, 4, 2, 4
+
+
+def operands(keys=LENGTH, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(BATCH, LENGTH, HEADS, DIM), (BATCH, keys, KV_HEADS, DIM), (BATCH, keys, KV_HEADS, DIM)]
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def constants(kernel, keys=LENGTH):
+    """Learned parameters and draws, as the kernel makes them."""
+    dims = Dims(BATCH, LENGTH, keys, HEADS, KV_HEADS, DIM, DIM)
+    return kernel.init(jax.random.key(1), dims), kernel.draw(jax.random.key(kernel.seed), dims)
+
+
+def expected(kernel, q, k, v, params, draws, arguments):
+    """The oracle's answer for all heads: [B, T, N, Hv]."""
+    arguments = dict(arguments)
+    bias, scale = arguments.pop("bias", None), arguments.pop("scale", None)
+    structure = {name: np.asarray(x) if hasattr(x, "shape") else x for name, x in arguments.items()}
+    visible = oracles.visibility(BATCH, HEADS, q.shape[1], k.shape[1], **structure)
+    biases = None if bias is None else np.broadcast_to(np.asarray(bias, np.float64), visible.shape)
+    out = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, n in np.ndindex(BATCH, HEADS):
+        group = n // (HEADS // KV_HEADS)
+        own = jax.tree.map(lambda x, n=n: np.asarray(x[n % len(x)], np.float64), params)
+        drawn = jax.tree.map(lambda x, n=n: np.asarray(x[n % len(x)]), draws)
+        keys = {"keys": structure["key_value_seq_lengths"][b] if "key_value_seq_lengths" in structure else k.shape[1]}
+        extra = {} if bias is None else {"bias": biases[b, n]}
+        extra |= {} if scale is None else {"scale": scale}
+        one = (q[b, :, n], k[b, :, group], v[b, :, group], visible[b, n])
+        out[b, :, n] = ORACLES[type(kernel).__name__](kernel, one, own, drawn, structure | keys, extra)
+    return out
+
+
+def bigbird(kernel, one, drawn, structure, extra):
+    """The oracle of softmax over the blocks that the kernel lists; the pattern has tests of its own."""
+    q, k, v, visible = one
+    is_causal, offset = structure.get("is_causal", False), structure.get("query_offset", 0)
+    keys = len(k) if is_causal else structure["keys"]
+    rows = (np.arange(len(q)) + offset) // kernel.block_size
+    used = -(-keys // kernel.block_size)
+    joined = np.zeros((len(q), -(-len(k) // kernel.block_size)), bool)
+    joined[:, :used] = oracles.block_pattern(
+        rows, keys, kernel.block_size, kernel.num_window, kernel.num_global, is_causal
+    )
+    listed = np.asarray(kernel.listed_blocks(drawn, jnp.asarray(rows), used, is_causal))
+    for i, j in zip(*np.nonzero(listed >= 0), strict=True):
+        joined[i, listed[i, j]] = True
+    columns = np.arange(len(k)) // kernel.block_size
+    return oracles.softmax(q, k, v, visible & joined[:, columns], **extra)
+
+
+ORACLES = {
+    "Softmax": lambda kernel, one, own, drawn, structure, extra: oracles.softmax(*one, **extra),
+    "NadarayaWatson": lambda kernel, one, own, drawn, structure, extra: oracles.nadaraya_watson(
+        *one, bandwidth=kernel.bandwidth, **extra
+    ),
+    "Additive": lambda kernel, one, own, drawn, structure, extra: oracles.additive(*one, params=own, **extra),
+    "SlidingWindow": lambda kernel, one, own, drawn, structure, extra: oracles.sliding_window(
+        *one,
+        left=kernel.left,
+        right=kernel.right,
+        dilation=kernel.dilation,
+        global_tokens=kernel.global_tokens,
+        offset=structure.get("query_offset", 0),
+        **extra,
+    ),
+    "BigBird": lambda kernel, one, own, drawn, structure, extra: bigbird(kernel, one, drawn, structure, extra),
+    "Linear": lambda kernel, one, own, drawn, structure, extra: oracles.linear(*one, feature_map=kernel.feature_map),
+    "Performer": lambda kernel, one, own, drawn, structure, extra: oracles.performer(*one, projection=drawn, **extra),
+    "Linformer": lambda kernel, one, own, drawn, structure, extra: oracles.linformer(*one, params=own, **extra),
+    "Nystrom": lambda kernel, one, own, drawn, structure, extra: oracles.nystrom(
+        *one, landmarks=kernel.landmarks, iterations=kernel.iterations, **extra
+    ),
+}
+
+IDS = np.arange(LENGTH)[None] // np.array([[4], [6]])
+CHOICES = {
+    "causal": {"is_causal": True, "query_offset": 2},
+    "key_mask": {"key_value_seq_lengths": np.array([9, LENGTH]), "query_seq_lengths": np.array([LENGTH, 8])},
+    "segments": {"query_segment_ids": IDS, "key_value_segment_ids": IDS},
+    "mask": {"mask": np.random.default_rng(4).random((BATCH, 1, LENGTH, LENGTH)) < 0.7, "local_window_size": (6, 4)},
+    "bias": {"bias": np.random.default_rng(5).normal(size=(1, HEADS, LENGTH, LENGTH))},
+    "scale": {"scale": 0.8},
+}
+
+
+def combinations(kernel):
+    """Nothing, everything, and all pairs that cover the choices of the kernel."""
+    names = [name for name in CHOICES if getattr(kernel.supports, name)]
+    pairs = [pair for pair in itertools.combinations(names, 2) if "causal" in pair or "key_mask" in pair]
+    return [(), tuple(names), *pairs[:4]]
+
+
+def arguments_of(names):
+    return {key: value for name in names for key, value in CHOICES[name].items()}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "names"),
+    [
+        (kernel, names)
+        for kernel in [*ZOO, Linear("relu"), Linformer(rank=5, share="kv")]
+        for names in combinations(kernel)
+    ],
+    ids=lambda value: repr(value) if not isinstance(value, tuple) else "+".join(value) or "plain",
+)
+def test_values(kernel, names):
+    q, k, v = operands()
+    params, draws = constants(kernel)
+    arguments = arguments_of(names)
+    given = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in arguments.items()}
+    if "bias" in given:
+        given["bias"] = given["bias"].astype(jnp.float32)
+    out = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), kernel=kernel, params=params, **given)
+    want = expected(kernel, *(np.asarray(x, np.float32).astype(float) for x in (q, k, v)), params, draws, arguments)
+    tolerance = 2e-3 if isinstance(kernel, Nystrom) else 2e-5
+    np.testing.assert_allclose(out, want, atol=tolerance * max(1, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
+def test_gradients_in_float64(kernel):
+    """Along random directions, against central differences of the oracle."""
+    names = [name for name in ("causal", "key_mask", "bias") if getattr(kernel.supports, name)]
+    arguments = arguments_of(names)
+    rng = np.random.default_rng(8)
+    with jax.enable_x64(True):
+        inputs = operands()
+        params, draws = constants(kernel)
+        params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        draws = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype != np.uint32 else x, draws)
+        coefficients = rng.normal(size=(BATCH, LENGTH, HEADS, DIM))
+        bias = arguments.pop("bias", None)
+        varied = {"operands": inputs, "params": params} | ({} if bias is None else {"bias": bias})
+
+        def ours(varied):
+            given = {} if bias is None else {"bias": varied["bias"]}
+            q, k, v = varied["operands"]
+            out = attend(q, k, v, kernel=kernel, params=varied["params"], draws=draws, **given, **arguments)
+            return jnp.sum(out * coefficients)
+
+        def theirs(varied):
+            extra = {} if bias is None else {"bias": varied["bias"]}
+            out = expected(kernel, *varied["operands"], varied["params"], draws, arguments | extra)
+            return np.sum(out * coefficients)
+
+        grads = jax.grad(ours)(jax.tree.map(jnp.asarray, varied))
+        for _ in range(2):
+            direction = jax.tree.map(lambda x: rng.normal(size=x.shape), varied)
+            step = 1e-5
+            ahead, behind = (jax.tree.map(lambda x, d, s=s: x + s * d, varied, direction) for s in (step, -step))
+            difference = (theirs(ahead) - theirs(behind)) / (2 * step)
+            slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: float(np.sum(g * d)), grads, direction)))
+            assert abs(slope - difference) < 1e-6 * max(1, abs(difference)) + 1e-6
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_pattern_of_bigbird(is_causal):
+    kernel = BigBird(block_size=4, num_random=2, num_window=3, num_global=1)
+    length, blocks = 64, 16
+    q = jnp.ones((1, length, 3, 4))
+    weights = weights_of(q, q, kernel=kernel, is_causal=is_causal)
+    visible = np.asarray(weights[0] > 0).reshape(3, blocks, 4, blocks, 4)
+    joined = visible.any(axis=(2, 4))
+    fixed = oracles.block_pattern(np.arange(blocks), length, 4, 3, 1, is_causal)
+    for head, row in np.ndindex(3, blocks):
+        assert (joined[head, row] >= fixed[row]).all()
+        candidates = (row + 1 if is_causal else blocks) - fixed[row].sum()
+        assert joined[head, row].sum() - fixed[row].sum() == min(2, candidates)
+    assert not np.array_equal(joined[0], joined[1])
+    other = weights_of(q, q, kernel=BigBird(block_size=4, num_random=2, seed=1), is_causal=is_causal)
+    assert not np.array_equal(other > 0, weights > 0)
+
+
+def test_causal_rows_of_bigbird_do_not_depend_on_the_length():
+    kernel = BigBird(block_size=4, num_random=2)
+    q = jax.random.normal(jax.random.key(0), (1, 64, 2, 4))
+    long = weights_of(q, q, kernel=kernel, is_causal=True)[:, :, :40, :40]
+    short = weights_of(q[:, :40], q[:, :40], kernel=kernel, is_causal=True)
+    np.testing.assert_array_equal(long > 0, short > 0)
+
+
+def test_where_approximations_become_exact():
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in operands())
+    exact = attend(q, k, v)
+    np.testing.assert_allclose(attend(q, k, v, kernel=SlidingWindow(left=LENGTH, right=LENGTH)), exact, atol=1e-6)
+    np.testing.assert_allclose(attend(q, k, v, kernel=BigBird(block_size=4, num_random=4)), exact, atol=1e-6)
+    identity = jnp.eye(LENGTH)[None]
+    linformer = attend(q, k, v, kernel=Linformer(rank=LENGTH, share="kv"), params={"key": identity})
+    np.testing.assert_allclose(linformer, exact, atol=1e-6)
+    errors = [float(jnp.abs(attend(q, k, v, kernel=Nystrom(LENGTH, n)) - exact).max()) for n in (2, 6, 24)]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
+    errors = [float(jnp.abs(attend(q, k, v, kernel=Performer(m)) - exact).mean()) for m in (16, 256, 8192)]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 0.05
+    np.testing.assert_allclose(attend(q, k, v, scale=1.0), attend(2 * q, k, v, kernel=Softmax()), atol=1e-6)
