@@ -20,6 +20,7 @@ from attnzoo.testing.subject import Subject
 
 LENGTHS = (2048, 8192, 32768)
 COMPILED = (4096, 16384)
+PASSES = ("forward", "gradient")
 
 
 class Count(NamedTuple):
