@@ -5,10 +5,11 @@ Nothing here imports jax: `--help` answers at once, and jax starts when the flag
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 def items(text: str, flag: str) -> list[str]:
@@ -66,27 +67,33 @@ def kernels(text: str, flag: str = "kernels") -> tuple:
 def at_least(smallest: float, **values: float) -> None:
     """Refuse settings below `smallest`."""
     for name, value in values.items():
-        if value < smallest:
-            raise ValueError(f"--{name}={value}: expected at least {smallest}")
+        if not math.isfinite(value) or value < smallest:
+            raise ValueError(f"--{name}={value}: expected a number of at least {smallest}")
 
 
 def run(main: Callable[..., int | None], positional: str | None = None) -> None:
     """Run `main` with flags parsed; the exit code is 0, 1 where a cell failed, 2 for bad input, 130 for Ctrl-C.
+
+    `--help` shows the docstring of the experiment's package: the question, the command, the duration.
 
     Args:
       main: takes nothing, or the one argument that `positional` names.
     """
 
     def guarded(arguments: list[str]) -> int:
+        logging.set_verbosity(logging.WARNING)  # absl would show what jax says about devices that are not there
         try:
             return main(*_positional(arguments[1:], positional)) or 0
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("\ninterrupted: finished rows are kept, the same command goes on from here", file=sys.stderr)
             return 130
 
+    module = sys.modules["__main__"]
+    package = sys.modules.get(module.__package__ or "")
+    module.__doc__ = getattr(package, "__doc__", None) or module.__doc__
     app.run(guarded, flags_parser=_parse)
 
 

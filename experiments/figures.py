@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 
 # Okabe and Ito's colours and their darker kin, which the colour-blind can tell apart, in the catalogue's order.
 STYLE = {
@@ -23,6 +25,7 @@ STYLE = {
 }
 OTHERS = [("#999933", "h"), ("#44AA99", "p"), ("#AA4499", "8"), ("#661100", "*")]
 DASHES = ["-", "--", ":", "-."]
+LABEL = 8.5  # points
 
 
 def styles(rows: list[dict]) -> dict[str, dict]:
@@ -42,28 +45,57 @@ def styles(rows: list[dict]) -> dict[str, dict]:
 
 def short(kernel: str) -> str:
     """The repr of a kernel, without fields that stand at their defaults: Performer(features=64)."""
-    name, _, fields = kernel.partition("(")
-    kept = [field for field in _split(fields.rstrip(")")) if field not in _defaults(name)]
+    fields = _fields(kernel)
+    if fields is None:
+        return kernel
+    name = kernel.partition("(")[0]
+    defaults = _defaults(name)
+    kept = [f"{field}={value}" for field, value in fields.items() if defaults.get(field) != value]
     return f"{name}({', '.join(kept)})" if kept else name
 
 
-def _split(fields: str) -> list[str]:
-    return [field for field in fields.split(", ") if field]
+def _fields(kernel: str) -> dict[str, str] | None:
+    """Fields of a repr as text; None where it is no call."""
+    try:
+        call = ast.parse(kernel, mode="eval").body
+    except SyntaxError:
+        return None
+    return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} if isinstance(call, ast.Call) else None
 
 
-def _defaults(name: str) -> set[str]:
+def _defaults(name: str) -> dict[str, str]:
     import attnzoo
 
     classes = {cls.__name__: cls for cls in attnzoo.KERNELS.values()}
-    return set(_split(repr(classes[name]()).partition("(")[2].rstrip(")"))) if name in classes else set()
+    return _fields(repr(classes[name]())) if name in classes else {}
+
+
+def size_text(count: float) -> str:
+    """Bytes in words, such as `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:,.3g} TiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds in words, such as `12.3 ms`."""
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:,.3g} {unit}" if seconds < 1000 else f"{seconds:,.0f} s"
+    return f"{seconds * 1e6:.3g} µs"
 
 
 def axes(count: int, width: float = 5.2, height: float = 4.6):
     """A figure with `count` panels side by side."""
     figure, panels = plt.subplots(1, count, figsize=(width * count + 1.2, height), squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     for panel in panels[0]:
         panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(True, which="major", color="#dddddd", linewidth=0.6)
+        panel.spines[["left", "bottom"]].set_color("#888888")
+        panel.tick_params(labelsize=9, color="#888888")
+        panel.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
         panel.set_axisbelow(True)
     return figure, list(panels[0])
 
@@ -76,8 +108,32 @@ def lengths_axis(panel, lengths) -> None:
     panel.set_xlabel("sequence length")
 
 
+def seconds_axis(panel) -> None:
+    """A logarithmic axis of seconds, once everything is drawn."""
+    _log_axis(panel, 10, ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)), seconds_text)
+
+
+def bytes_axis(panel) -> None:
+    """A logarithmic axis of bytes, once everything is drawn."""
+    _log_axis(panel, 2, ((1.0,),), size_text)
+
+
+def _log_axis(panel, base, subdivisions, text):
+    """As many subdivisions of a power of `base` as leave at most eight ticks."""
+    panel.set_yscale("log", base=base)
+    low, high = panel.get_ylim()
+    for subs in subdivisions:
+        locator = ticker.LogLocator(base=base, subs=subs, numticks=9)
+        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        if len(ticks) <= 8:
+            panel.yaxis.set_major_locator(ticker.FixedLocator(ticks))
+    panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: text(value)))
+    panel.yaxis.set_minor_locator(ticker.NullLocator())
+    panel.set_ylim(low, high)
+
+
 def label_lines(panel, ends: list[tuple[str, float, float, str]]) -> None:
-    """Write each label at the right end of its line, moved apart where they would meet.
+    """Write each label beside the right end of its line, moved apart where they would meet.
 
     Args:
       ends: label, x, y and colour of each line.
@@ -85,36 +141,80 @@ def label_lines(panel, ends: list[tuple[str, float, float, str]]) -> None:
     if not ends:
         return
     panel.figure.canvas.draw()
-    right = max(x for _, x, _, _ in ends)
-    height = 11.0  # points between labels of 8 points
-    scale = panel.figure.dpi / 72
-    pixels = sorted((panel.transData.transform((x, y))[1], label, x, y, color) for label, x, y, color in ends)
-    place = -float("inf")
-    for pixel, label, x, y, color in pixels:
-        place = max(pixel, place + height * scale)
-        across = (panel.transData.transform((right, y))[0] - panel.transData.transform((x, y))[0]) / scale
+    to_axes = (panel.transData - panel.transAxes).transform
+    heights = [to_axes((x, y))[1] for _, x, y, _ in ends]
+    gap = 1.3 * LABEL / 72 * panel.figure.dpi / panel.get_window_extent().height
+    for (label, x, y, color), place in zip(ends, apart(heights, gap), strict=True):
+        # The height is a share of the panel's: making room for the labels moves its sides, not its top and bottom.
         panel.annotate(
             label,
             (x, y),
-            xytext=(across + 8, (place - pixel) / scale),
-            textcoords="offset points",
-            fontsize=8,
+            xytext=(1.03, place),
+            textcoords="axes fraction",
+            fontsize=LABEL,
             color=color,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkB": 3, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkB": 4},
         )
+
+
+def apart(heights: list[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Places in the order of `heights`, at least `gap` from each other and as near to them as that allows.
+
+    Neighbours that are too close become one group around their mean, until no groups meet; groups stay within
+    `low` and `high` where they fit.
+    """
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    groups: list[list[int]] = []
+    for index in order:
+        groups.append([index])
+        while len(groups) > 1 and _start(groups[-1], heights, gap, low, high) < (
+            _start(groups[-2], heights, gap, low, high) + gap * len(groups[-2])
+        ):
+            groups[-2] += groups.pop()
+    places = [0.0] * len(heights)
+    for group in groups:
+        start = _start(group, heights, gap, low, high)
+        for position, index in enumerate(group):
+            places[index] = start + gap * position
+    return places
+
+
+def _start(group, heights, gap, low, high):
+    reach = gap * (len(group) - 1)
+    centred = sum(heights[index] for index in group) / len(group) - reach / 2
+    return max(min(centred, high - reach), low)
 
 
 def slope_guides(panel, lengths, y: float, slopes=(1, 2)) -> None:
-    """Thin lines that grow as length to the power of each slope, from `y` at the first length."""
+    """Thin lines that grow as length to the power of each slope, from `y` at the first length; limits stay."""
+    low, high = panel.get_ylim()
     for slope in slopes:
         ys = [y * (length / lengths[0]) ** slope for length in lengths]
-        panel.plot(lengths, ys, color="#aaaaaa", linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)
-        middle = len(lengths) // 2
+        panel.plot(lengths, ys, color="#aaaaaa", linewidth=0.8, linestyle=(0, (4, 4)), zorder=0.5)
+        end = min(high, ys[-1]) ** 0.82 * y**0.18
         panel.annotate(
-            f"T^{slope}", (lengths[middle], ys[middle]), color="#888888", fontsize=8, ha="right", va="bottom"
+            f"$T^{slope}$",
+            (lengths[0] * (end / y) ** (1 / slope), end),
+            color="#777777",
+            fontsize=LABEL,
+            ha="center",
+            va="center",
+            zorder=0.6,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )
+    panel.set_ylim(low, high)
+
+
+def title(figure, heading: str, below: str = "") -> None:
+    """A heading at the left, and what was held fixed beneath it."""
+    figure.suptitle(f"{heading}\n{below}" if below else heading, x=0.01, ha="left", fontsize=10.5)
+
+
+def footnote(figure, notes: list[str]) -> None:
+    """Notes below the panels."""
+    figure.supxlabel(" ".join(notes), x=0.01, ha="left", fontsize=LABEL, color="#555555", wrap=True)
 
 
 def save(figure, stem: pathlib.Path) -> None:

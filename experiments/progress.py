@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,7 +15,7 @@ console = Console(width=None if Console().is_terminal else 160)
 class Each:
     """The items of a job, with a line said about each."""
 
-    def __init__(self, items: Sequence, progress: Progress, task):
+    def __init__(self, items: Iterable, progress: Progress, task):
         self._items, self._progress, self._task = items, progress, task
 
     def __iter__(self) -> Iterator:
@@ -29,19 +29,21 @@ class Each:
 
 
 @contextlib.contextmanager
-def over(items: Sequence, title: str) -> Iterator[Each]:
-    """Go over `items` with a bar, time spent and time left."""
+def over(items: Iterable, title: str, total: int | None = None) -> Iterator[Each]:
+    """Go over `items` with a bar, time spent and time left; `total` is needed where they have no length."""
+    total = len(items) if isinstance(items, Collection) else total
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         console.print(title, highlight=False, markup=False)
-        yield Each(items, progress, progress.add_task(title.partition(":")[0], total=len(items)))
+        yield Each(items, progress, progress.add_task(title.partition(":")[0], total=total))
 
 
 def table(title: str, header: list[str], lines: list[list[str]]) -> None:
     """Print a table."""
     drawn = Table(title=title, title_justify="left")
     for column, name in enumerate(header):
-        drawn.add_column(name, justify="left" if column < 2 else "right", overflow="fold")
+        text = column < 2 or column == len(header) - 1
+        drawn.add_column(name, justify="left" if text else "right", overflow="fold")
     for line in lines:
         drawn.add_row(*line)
     console.print(drawn, markup=False)

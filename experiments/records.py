@@ -37,8 +37,7 @@ def append(folder: pathlib.Path, row: dict) -> None:
     line = json.dumps(row, allow_nan=False, sort_keys=True).encode() + b"\n"
     descriptor = os.open(folder / ROWS, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        os.lseek(descriptor, _end_of_whole_lines(descriptor), os.SEEK_SET)
-        os.truncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+        os.truncate(descriptor, os.lseek(descriptor, _end_of_whole_lines(descriptor), os.SEEK_SET))
         view = memoryview(line)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -55,10 +54,11 @@ def _end_of_whole_lines(descriptor: int) -> int:
 
 
 def read(folder: pathlib.Path) -> list[dict]:
-    """All rows of a folder; damaged lines are skipped, and said so once."""
+    """All rows of a folder; damaged lines are skipped, and said so once. A line counts when its end is there."""
     path = pathlib.Path(folder) / ROWS
-    rows, damaged = [], 0
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    rows, damaged = [], int(bool(torn))
+    for line in lines:
         try:
             row = json.loads(line)
         except ValueError:
@@ -94,7 +94,7 @@ def environment() -> dict:
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "platform": device.platform,
         "device": _processor() if device.platform == "cpu" else device.device_kind,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         **_commit(),
     }
 

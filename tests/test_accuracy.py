@@ -1,0 +1,106 @@
+"""The accuracy experiment, small and whole, and the text that it learns."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from attnzoo import Nystrom, SlidingWindow, Softmax
+from attnzoo.models import Transformer
+from experiments import records, statistics, training
+from experiments.accuracy import run
+from experiments.tasks import text
+
+
+def settings(out, **changes):
+    chosen = {
+        "task": "text",
+        "kernels": (Softmax(), Nystrom(landmarks=4)),
+        "lengths": (16,),
+        "objectives": ("causal", "masked"),
+        "steps": 3,
+        "seeds": 1,
+        "tokens": 64,
+        "width": 8,
+        "layers": 1,
+        "heads": 2,
+        "learning_rate": 1e-2,
+        "warmup": 1,
+        "dtype": "float32",
+        "test_windows": 4,
+        "out": str(out),
+    }
+    return run.Settings(**(chosen | changes))
+
+
+def test_a_run_measures_refuses_draws_and_is_not_repeated(tmp_path):
+    assert run.run(settings(tmp_path)) == 0
+    rows = records.read(tmp_path)
+    assert [row["status"] for row in rows] == ["measured", "refused", "measured", "measured"]
+    assert all(4 < row["bits"] < 9 and len(row["bits_by_position"]) == 16 for row in rows if "bits" in row)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"bits_causal.png", "bits_masked.png"}
+    run.run(settings(tmp_path))
+    assert records.read(tmp_path) == rows
+
+
+def test_runs_are_repeatable(tmp_path):
+    for name in ("a", "b"):
+        run.run(settings(tmp_path / name, kernels=(SlidingWindow(3, 0),), objectives=("causal",)))
+    first, second = (records.read(tmp_path / name)[0] for name in ("a", "b"))
+    assert first["bits"] == second["bits"] and first["curve"] == second["curve"]
+
+
+def test_a_run_that_diverges_is_a_row_and_an_exit_code(tmp_path):
+    changes = {"kernels": (Softmax(),), "objectives": ("causal",), "learning_rate": float("inf"), "warmup": 0}
+    assert run.run(settings(tmp_path, **changes)) == 1
+    assert records.read(tmp_path)[0]["status"] == "diverged"
+
+
+def test_windows_are_a_pure_function_and_splits_are_disjoint():
+    corpus = text.load()
+    parts = [text.windows(corpus, "train", 3, start, 2, 20) for start in (0, 2)]
+    np.testing.assert_array_equal(np.concatenate(parts), text.windows(corpus, "train", 3, 0, 4, 20))
+    assert not np.array_equal(parts[0], text.windows(corpus, "train", 4, 0, 2, 20))
+    assert {text.split_of(name) for name in text.MODULES} == set(text.SPLITS)
+    tokens = parts[0]
+    inputs, chosen = text.masked(tokens, 0, 0)
+    assert (chosen.sum(axis=1) == 3).all() and (inputs[chosen] == text.MASK).all()
+    np.testing.assert_array_equal(inputs[~chosen], tokens[~chosen])
+
+
+def test_a_folder_without_the_library_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has 0 of .* modules of the corpus"):
+        text.load(str(tmp_path))
+
+
+def test_the_baseline_is_the_entropy_of_bytes():
+    corpus = text.load()
+    counts = np.bincount(corpus.splits["train"], minlength=256) + 1
+    bits = [-np.log2(counts[byte] / counts.sum()) for byte in corpus.splits["test"][:20000]]
+    assert abs(text.unigram_bits(corpus) - np.mean(bits)) < 0.15
+
+
+def test_students_interval():
+    found = statistics.mean([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.value == 3 and abs(found.high - 3 - 2.776 * np.std([1, 2, 3, 4, 5], ddof=1) / 5**0.5) < 1e-9
+    assert statistics.mean([2.0]) == (2.0, None, None)
+
+
+def test_a_model_mixes_kernels_and_is_causal():
+    kernels = [Softmax(), SlidingWindow(2, 0)]
+    model = Transformer(11, max_length=9, width=8, num_layers=2, num_heads=2, attention=kernels, rngs=nnx.Rngs(0))
+    tokens = jnp.arange(9)[None]
+    np.testing.assert_array_equal(model(tokens)[:, :5], model(tokens.at[:, 5:].set(0))[:, :5])
+    with pytest.raises(ValueError, match="lists 1 kernels: expected one for each of 2 blocks"):
+        Transformer(11, max_length=9, width=8, num_layers=2, num_heads=2, attention=kernels[:1], rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="tokens have length 10"):
+        model(jnp.zeros((1, 10), int))
+
+
+def test_a_model_learns_what_can_be_learned():
+    model = Transformer(4, max_length=8, width=16, num_layers=1, num_heads=2, rngs=nnx.Rngs(0))
+    tokens = np.tile(np.arange(4), 3)[None, :9].repeat(4, axis=0)
+    batch = training.Batch(tokens[:, :-1], tokens[:, 1:], np.ones((4, 8), np.float32))
+    trained = training.train(model, [batch] * 60, training.optimizer(3e-2, 60, 5))
+    bits, weights = training.evaluate(model, [batch])
+    assert bits.sum() / weights.sum() < 0.1 < trained.curve[0][1]
