@@ -10,25 +10,22 @@ BIN := $(VENV)/bin
 QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/test_layers.py tests/test_export.py \
 	tests/test_recurrence.py tests/test_command_line.py tests/test_records.py
 
-.PHONY: compare test test-quick test-slow mutants parity lint format wheel clean
+.PHONY: compare test test-quick test-slow mutants lint format wheel clean
 
 compare: $(VENV)/experiments
 	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -q -m "not slow and not peers"
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 test-quick: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 -q -m "not slow and not peers" $(QUICK)
+	$(BIN)/python -m pytest -n 2 -q -m "not slow" $(QUICK)
 
 test-slow: $(VENV)/test
 	$(BIN)/python -m pytest -n 2 -q -m slow
 
 mutants: $(VENV)/test
 	$(BIN)/python -m tests.mutants
-
-parity: $(VENV)/peers
-	$(BIN)/python -m pytest -q -m peers
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

@@ -94,6 +94,7 @@ def run(main: Callable[..., int | None], positional: str | None = None) -> None:
     module = sys.modules["__main__"]
     package = sys.modules.get(module.__package__ or "")
     module.__doc__ = getattr(package, "__doc__", None) or module.__doc__
+    logging.set_verbosity(logging.WARNING)  # jax tells of each accelerator that it does not find
     app.run(guarded, flags_parser=_parse)
 
 

@@ -1,4 +1,4 @@
-"""What every test shares: a process that is not worn out by thousands of compiled programs."""
+"""What every test shares: quick compilation, and a process that is not worn out by thousands of programs."""
 
 import jax
 import pytest
