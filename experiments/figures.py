@@ -60,7 +60,9 @@ def _fields(kernel: str) -> dict[str, str] | None:
         call = ast.parse(kernel, mode="eval").body
     except SyntaxError:
         return None
-    return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} if isinstance(call, ast.Call) else None
+    return (
+        {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} if isinstance(call, ast.Call) else None
+    )
 
 
 def _defaults(name: str) -> dict[str, str]:
@@ -172,7 +174,8 @@ def apart(heights: list[float], gap: float, low: float = 0.0, high: float = 1.0)
         while len(groups) > 1 and _start(groups[-1], heights, gap, low, high) < (
             _start(groups[-2], heights, gap, low, high) + gap * len(groups[-2])
         ):
-            groups[-2] += groups.pop()
+            last = groups.pop()
+            groups[-1] += last
     places = [0.0] * len(heights)
     for group in groups:
         start = _start(group, heights, gap, low, high)

@@ -59,7 +59,12 @@ def test_help_shows_the_flags_without_jax(name):
         (["experiments.scaling", "--kernels=softmax", "--lengths=64,"], "empty item"),
         (["experiments.scaling", "--kernels=softmax", "--batch=1", "--tokens=9999"], "exclude each other"),
         (["experiments.scaling", "--kernels=softmax", "--num_kv_heads=3"], "does not divide --heads=8"),
-        (["experiments.scaling", "--kernels=softmax", "--repeats=2"], "--repeats=2: expected at least 5"),
+        (["experiments.scaling", "--kernels=softmax", "--repeats=2"], "--repeats=2: expected a number of at least 5"),
+        (["experiments.scaling", "--kernels=softmax", "--batch=0"], "--batch=0: expected a number of at least 1"),
+        (
+            ["experiments.scaling", "--kernels=softmax", "--num_kv_heads=0"],
+            "--num_kv_heads=0: expected a number of at least 1",
+        ),
         (["experiments.accuracy", "--task=images"], "images"),
         (["experiments.accuracy", "--heads=3"], "does not divide --width=64"),
         (["experiments.report"], "expected one FOLDER"),

@@ -27,7 +27,7 @@ def test_an_accelerator_gets_no_loop_over_heads():
     """On a CPU heads are looped over; elsewhere they are in the tile."""
 
     def loops(platform):
-        q = jax.ShapeDtypeStruct((2, 64, 4, 8), jnp.float32)
+        q = jax.ShapeDtypeStruct((2, 1024, 4, 8), jnp.float32)
         return jax.export.export(jax.jit(attend), platforms=[platform])(q, q, q).mlir_module().count("stablehlo.while")
 
     assert loops("cpu") > loops("cuda")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attnzoo import Nystrom, SlidingWindow, Softmax
-from experiments import records
+from experiments import figures, records
 from experiments.scaling import analysis, run
 
 
@@ -89,7 +89,7 @@ def test_a_failing_cell_leaves_the_others_and_shows_in_the_exit_code(tmp_path, m
 def test_constant_tokens_make_smaller_batches(tmp_path):
     chosen = settings(tmp_path, tokens=128)
     assert [chosen.batch_at(length) for length in chosen.lengths] == [8, 4, 2]
-    with pytest.raises(ValueError, match="less than the longest length"):
+    with pytest.raises(ValueError, match="--tokens=32 is no multiple of length 64"):
         settings(tmp_path, tokens=32)
 
 
@@ -129,3 +129,10 @@ def test_crossings():
     assert analysis.crossing_text(analysis.crossing(lengths, repeat([1e-6] * 4), reference), lengths) == "before 256"
     never = analysis.crossing(lengths, repeat([99.0] * 4), reference)
     assert analysis.crossing_text(never, lengths) == "beyond 2,048"
+
+
+def test_labels_that_would_meet_are_moved_apart():
+    places = figures.apart([0.5, 0.51, 0.1, 0.52], gap=0.05)
+    assert places[2] == 0.1
+    assert np.diff(sorted(places)).min() > 0.05 - 1e-9
+    assert [places[0] < places[1], places[1] < places[3]] == [True, True]

@@ -1,7 +1,8 @@
 """From one head to all of them: a loop on a CPU, a batch elsewhere.
 
-On a CPU a tile of one head stays in cache, and one head at a time is several times faster than all at once.
-On an accelerator a loop over heads would leave it idle. The choice is made where the program is lowered.
+On a CPU a tile of one head stays in cache, and one head at a time is several times faster than all at once, unless
+all of them are small. On an accelerator a loop over heads would leave it idle. The choice is made where the program is
+lowered.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+# Pairs of queries and keys in all heads together, up to which their scores fit a CPU's cache.
+SMALL = 2**20
 
 
 def over_heads(one_head: Callable, q: jax.Array, k: jax.Array, v: jax.Array, per_head: tuple[Any, ...] = ()):
@@ -27,7 +31,10 @@ def over_heads(one_head: Callable, q: jax.Array, k: jax.Array, v: jax.Array, per
     operands = _grouped(q, k, v, per_head)
     looped = lambda *operands: _nested(one_head, jax.lax.map, *operands)
     at_once = lambda *operands: _nested(one_head, _vmap, *operands)
-    out = jax.lax.platform_dependent(*operands, cpu=looped, default=at_once)
+    if q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= SMALL:
+        out = at_once(*operands)
+    else:
+        out = jax.lax.platform_dependent(*operands, cpu=looped, default=at_once)
     return jax.tree.map(_ungrouped, out)
 
 

@@ -30,7 +30,7 @@ def _figure(rows, entries, styles):
     figure, (length_panel, position_panel) = figures.axes(2, width=5.6, height=5.0)
     seeds = min(entry["seeds"] for entry in entries if entry["seeds"])
     claim = "" if seeds >= statistics.CLAIM else f": {seeds} seed{'s' * (seeds > 1)}, which supports no claim"
-    figure.suptitle(TITLES[rows[0]["objective"]] + claim, fontsize=10)
+    figures.title(figure, TITLES[rows[0]["objective"]] + claim)
     _against_length(length_panel, entries, styles)
     _against_position(position_panel, measured, styles)
     unigram = measured[0]["unigram_bits"]
@@ -39,7 +39,7 @@ def _figure(rows, entries, styles):
     notes += [f"Refused: {', '.join(refused)}."] if refused else []
     bad = [row for row in rows if row["status"] in ("diverged", "failed")]
     notes += [f"{len(bad)} run(s) diverged or failed."] if bad else []
-    figure.supxlabel(" ".join(notes), fontsize=8, color="#555555")
+    figures.footnote(figure, notes)
     return figure
 
 

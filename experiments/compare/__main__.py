@@ -19,7 +19,7 @@ PRESETS = {
         "accuracy": {
             "kernels": "softmax, sliding_window(left=7, right=7), linear, linformer(rank=16), nystrom(landmarks=16)",
             "lengths": "32,64",
-            "steps": "200",
+            "steps": "150",
             "tokens": "2048",
             "heads": "2",
         },

@@ -33,7 +33,7 @@ def main() -> int:
         batch=FLAGS.batch,
         tokens=FLAGS.tokens,
         heads=FLAGS.heads,
-        num_kv_heads=FLAGS.num_kv_heads or FLAGS.heads,
+        num_kv_heads=FLAGS.heads if FLAGS.num_kv_heads is None else FLAGS.num_kv_heads,
         head_dim=FLAGS.head_dim,
         dtype=FLAGS.dtype,
         is_causal=FLAGS.is_causal,

@@ -26,12 +26,9 @@ def _figure(rows, summary, styles):
     figure, (time_panel, memory_panel) = figures.axes(2, width=5.6, height=5.0)
     settings = rows[0]
     causal = ", causal" if settings["is_causal"] else ""
-    figure.suptitle(
-        f"{TITLES[settings['pass']]}: {settings['heads']} heads of {settings['head_dim']}, {settings['dtype']}{causal}"
-        f" ({settings['device']}, {settings['cores']} cores)",
-        fontsize=10,
-    )
-    for panel, title in ((time_panel, "run time, seconds"), (memory_panel, "temporary memory, MiB")):
+    fixed = f"{settings['heads']} heads of {settings['head_dim']}, {settings['dtype']}{causal}, {settings['device']}, "
+    figures.title(figure, TITLES[settings["pass"]], fixed + f"{settings['cores']} cores")
+    for panel, title in ((time_panel, "run time"), (memory_panel, "temporary memory")):
         panel.set_yscale("log")
         figures.lengths_axis(panel, lengths)
         panel.set_title(title, fontsize=10, loc="left")
@@ -42,8 +39,10 @@ def _figure(rows, summary, styles):
         label = _time_line(time_panel, own, styles[kernel], exponents.get(kernel))
         _memory_line(memory_panel, own, styles[kernel])
         ends += [label] if label else []
-    _guides(time_panel, rows, lengths, "median", 1.0)
-    _guides(memory_panel, rows, lengths, "temporary_bytes", 2.0**-20)
+    figures.seconds_axis(time_panel)
+    figures.bytes_axis(memory_panel)
+    _guides(time_panel, rows, lengths, "median")
+    _guides(memory_panel, rows, lengths, "temporary_bytes")
     figures.label_lines(memory_panel, [_memory_end(rows, kernel, styles) for kernel in _measured(rows)])
     figures.label_lines(time_panel, ends)
     _footnote(figure, rows)
@@ -80,7 +79,7 @@ def _memory_line(panel, own, style):
         line = style["linestyle"] if status == "measured" else "none"
         panel.plot(
             [row["length"] for row in found],
-            [row["temporary_bytes"] / 2**20 for row in found],
+            [row["temporary_bytes"] for row in found],
             **(style | {"linestyle": line}),
             markerfacecolor=face,
             markersize=4.5,
@@ -96,15 +95,13 @@ def _memory_end(rows, kernel, styles):
     last = max(
         (row for row in rows if row["kernel"] == kernel and row["status"] == "measured"), key=lambda row: row["length"]
     )
-    return figures.short(kernel), last["length"], last["temporary_bytes"] / 2**20, styles[kernel]["color"]
+    return figures.short(kernel), last["length"], last["temporary_bytes"], styles[kernel]["color"]
 
 
-def _guides(panel, rows, lengths, field, unit):
-    first = [row[field] * unit for row in rows if row["status"] == "measured" and row["length"] == lengths[0]]
+def _guides(panel, rows, lengths, field):
+    first = [row[field] for row in rows if row["status"] == "measured" and row["length"] == lengths[0]]
     if first and len(lengths) > 1:
-        low, high = panel.get_ylim()
         figures.slope_guides(panel, lengths, min(first))
-        panel.set_ylim(low, high)
 
 
 def _footnote(figure, rows):
@@ -113,4 +110,4 @@ def _footnote(figure, rows):
     notes = ["Bars: quartiles of repetitions."]
     notes += ["Hollow: predicted, did not fit in time or memory."] if hollow else []
     notes += [f"Refused: {', '.join(refused)}."] if refused else []
-    figure.supxlabel(" ".join(notes), fontsize=8, color="#555555")
+    figures.footnote(figure, notes)

@@ -46,9 +46,13 @@ class Settings:
     def __post_init__(self):
         if self.batch is not None and self.tokens is not None:
             raise ValueError("--batch and --tokens exclude each other: give one of them")
-        if self.tokens is not None and self.tokens < max(self.lengths):
-            raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
-        command_line.at_least(1, batch=self.batch or 1, heads=self.heads, num_kv_heads=self.num_kv_heads)
+        for length in self.lengths if self.tokens is not None else ():
+            if self.tokens < length or self.tokens % length:
+                raise ValueError(
+                    f"--tokens={self.tokens} is no multiple of length {length}: batches would differ in size"
+                )
+        command_line.at_least(1, batch=1 if self.batch is None else self.batch)
+        command_line.at_least(1, heads=self.heads, num_kv_heads=self.num_kv_heads)
         command_line.at_least(1, head_dim=self.head_dim)
         command_line.at_least(5, repeats=self.repeats)
         command_line.at_least(0, seed=self.seed, cell_budget=self.cell_budget)
@@ -57,7 +61,7 @@ class Settings:
 
     def batch_at(self, length: int) -> int:
         """Examples in a batch of this length."""
-        return self.batch or (self.tokens // length if self.tokens else 1)
+        return (self.batch or 1) if self.tokens is None else self.tokens // length
 
     def dims_at(self, length: int) -> Dims:
         """Sizes of a call at this length."""
