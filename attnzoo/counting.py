@@ -89,6 +89,13 @@ def _flops_of_equation(equation) -> float:
         (contracting, _), _ = equation.params["dimension_numbers"]
         operand = equation.invars[0].aval.shape
         return 2.0 * _size(equation.outvars[0]) * math.prod(operand[axis] for axis in contracting)
+    if name == "conv_general_dilated":
+        kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
+        return 2.0 * _size(equation.outvars[0]) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+    if name == "pallas_call":
+        return math.prod(equation.params["grid_mapping"].grid) * flops_of(equation.params["jaxpr"])
+    if name == "shard_map":
+        return equation.params["mesh"].size * flops_of(equation.params["jaxpr"])
     if name == "scan":
         return equation.params["length"] * flops_of(equation.params["jaxpr"].jaxpr)
     if name == "cond":

@@ -115,7 +115,8 @@ def survives(mutant: Mutant, folder: pathlib.Path) -> bool:
     path.write_text(text.replace(mutant.old, mutant.new, 1))
     code = f"from attnzoo import *; from attnzoo.testing import check_law; check_law({mutant.kernel}, {mutant.law!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    if done.returncode and "LawBroken" not in done.stderr:
+    crashed = "The above exception was the direct cause" in done.stderr or "LawBroken" not in done.stderr
+    if done.returncode and crashed:
         raise SystemExit(f"{mutant} does not run:\n{done.stderr}")
     return done.returncode == 0
 

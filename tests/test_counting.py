@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
 from attnzoo import counting
 
@@ -52,6 +53,33 @@ def test_calls_are_entered():
     product.defvjp(lambda x, y: (x @ y, (x, y)), lambda residual, g: (g @ residual[1].T, residual[0].T @ g))
     assert counting.flops(product, X, Y) == DOT
     assert counting.flops(jax.grad(lambda x, y: product(x, y).sum(), (0, 1)), X, Y) >= 2 * DOT
+
+
+def test_convolutions():
+    kernel = jax.ShapeDtypeStruct((5, 8, 3), jnp.float32)
+    convolve = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=(1,), padding="SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    assert counting.flops(convolve, jax.ShapeDtypeStruct((2, 7, 8), jnp.float32), kernel) == 2 * (2 * 7 * 3) * 5 * 8
+    depthwise = functools.partial(convolve, feature_group_count=8)
+    one = jax.ShapeDtypeStruct((5, 1, 8), jnp.float32)
+    assert counting.flops(depthwise, jax.ShapeDtypeStruct((2, 7, 8), jnp.float32), one) == 2 * (2 * 7 * 8) * 5
+
+
+def test_programs_for_a_grid_count_once_for_each_of_its_points():
+    def double(x, y):
+        y[...] = x[...] * 2
+
+    block = pl.BlockSpec((2, 8), lambda i: (i, 0))
+    call = pl.pallas_call(double, grid=(2,), in_specs=[block], out_specs=block, out_shape=X)
+    assert counting.flops(call, X) == 4 * 8
+
+
+def test_programs_for_devices_count_once_for_each():
+    mesh = jax.make_mesh((1,), ("x",), (jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("x")
+    split = jax.shard_map(lambda x, y: x @ y, mesh=mesh, in_specs=(spec, jax.sharding.PartitionSpec()), out_specs=spec)
+    assert counting.flops(split, X, Y) == DOT
 
 
 def test_loops_of_unknown_length_are_refused():

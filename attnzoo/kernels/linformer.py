@@ -65,7 +65,8 @@ class Linformer(Kernel):
         projection = 2 * self.rank * dims.key_length * (dims.head_dim + dims.value_dim)
         product = dims.query_length * self.rank * (2 * dims.head_dim + 2 * dims.value_dim + costs.SOFTMAX)
         flops = dims.batch * dims.num_heads * (projection + product)
-        weights = self.rank * dims.key_length * 2 * (dims.num_heads if self.share == "none" else 1)
+        projections = {"none": 2 * dims.num_heads, "heads": 2, "kv": 1}[self.share]
+        weights = projections * self.rank * dims.key_length
         return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=None)
 
     def _attend(self, params, q, k, v, shown, scale):

@@ -34,10 +34,8 @@ def work_grows_as_claimed(subject: Subject) -> None:
     """Operations grow as `supports.work` claims, forward and backward, and `cost` agrees with the count."""
     for is_causal in _forms(subject.kernel):
         counts = [_count(subject.kernel, length, is_causal) for length in LENGTHS]
-        for name, sizes in zip(
-            ("forward", "gradient"), zip(*(count.flops for count in counts), strict=True), strict=True
-        ):
-            exponent = _exponent(LENGTHS, sizes)
+        for part, name in enumerate(PASSES):
+            exponent = _exponent(LENGTHS, [count.flops[part] for count in counts])
             if exponent > subject.supports.work + 0.1:
                 raise subject.broken(f"{name} operations grow as T^{exponent:.2f} (is_causal={is_causal})", exponent)
         for length, count in zip(LENGTHS, counts, strict=True):
@@ -51,14 +49,13 @@ def memory_grows_as_claimed(subject: Subject) -> None:
     allowed = subject.supports.memory + 0.1
     for is_causal in _forms(subject.kernel):
         counts = [_count(subject.kernel, length, is_causal) for length in LENGTHS]
-        for name, sizes in zip(
-            ("forward", "gradient"), zip(*(count.largest for count in counts), strict=True), strict=True
-        ):
-            if (exponent := _exponent(LENGTHS, sizes)) > allowed:
+        for part, name in enumerate(PASSES):
+            exponent = _exponent(LENGTHS, [count.largest[part] for count in counts])
+            if exponent > allowed:
                 raise subject.broken(f"the largest intermediate of the {name} grows as T^{exponent:.2f}", exponent)
-    sizes = [_temporaries(*_programs(subject.kernel, length, is_causal)[1]) for length in COMPILED]
-    if (exponent := _exponent(COMPILED, sizes)) > allowed:
-        raise subject.broken(f"compiled temporaries grow as T^{exponent:.2f} (is_causal={is_causal})", exponent)
+        sizes = [_temporaries(*_programs(subject.kernel, length, is_causal)[1]) for length in COMPILED]
+        if (exponent := _exponent(COMPILED, sizes)) > allowed:
+            raise subject.broken(f"compiled temporaries grow as T^{exponent:.2f} (is_causal={is_causal})", exponent)
 
 
 def _forms(kernel: Kernel) -> list[bool]:

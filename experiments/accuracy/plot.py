@@ -65,8 +65,10 @@ def _against_position(panel, measured, styles):
         own = [row["bits_by_position"] for row in measured if row["kernel"] == kernel and row["length"] == longest]
         if not own:
             continue
-        values = [statistics.mean([run[i] for run in own]).value for i in range(len(own[0]))]
-        middles = [(i + 0.5) * longest / len(values) for i in range(len(values))]
+        bins = [[run[i] for run in own if run[i] is not None] for i in range(len(own[0]))]
+        seen = [i for i, found in enumerate(bins) if found]  # a short test may have masked no byte of some part
+        values = [statistics.mean(bins[i]).value for i in seen]
+        middles = [(i + 0.5) * longest / len(bins) for i in seen]
         panel.plot(middles, values, linewidth=1.4, markersize=3, **styles[kernel])
         ends.append((figures.short(kernel), middles[-1], values[-1], styles[kernel]["color"]))
     figures.label_lines(panel, ends)
