@@ -72,7 +72,13 @@ def _kernel(node: ast.expr) -> Kernel:
     cls = _class(ast.unparse(call.func))
     if call.args or any(keyword.arg is None for keyword in call.keywords):
         raise ValueError(f"{ast.unparse(node)!r}: expected fields by name, such as `{_example(cls)}`")
-    return cls(**{keyword.arg: _field(cls, keyword) for keyword in call.keywords})
+    fields = {keyword.arg: _field(cls, keyword) for keyword in call.keywords}
+    if len(fields) < len(call.keywords):
+        raise ValueError(f"{ast.unparse(node)!r} gives a field twice: keep one value")
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise ValueError(f"{ast.unparse(node)!r}: {error}") from None
 
 
 def _class(name: str) -> type[Kernel]:

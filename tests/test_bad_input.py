@@ -124,6 +124,7 @@ CALLS = {
     ),
     "field of none": (lambda: parse("softmax(scale=1)"), "Softmax has no field 'scale': it has none"),
     "positional": (lambda: parse("performer(64)"), "expected fields by name, such as `Performer"),
+    "field twice": (lambda: parse("sliding_window(left=1, left=2)"), "gives a field twice|repeated"),
     "empty item": (lambda: parse("softmax,,linear"), "is no list of kernels"),
     "last comma": (lambda: parse("softmax,"), "ends with an empty item"),
     "nothing": (lambda: parse(" "), "names no kernel"),

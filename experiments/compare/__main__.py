@@ -44,7 +44,7 @@ def main() -> int:
     out = pathlib.Path(FLAGS.out)
     codes = [_experiment(name, arguments, out / name) for name, arguments in PRESETS[FLAGS.preset].items()]
     if any(code not in (0, 1) for code in codes):
-        return max(codes)
+        return max(map(abs, codes))  # a part that was killed has a negative code
     from experiments.report.page import write
 
     print(f"report: {write(out, out / 'report.html')}")
