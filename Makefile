@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/test_layers.py tests/test_export.py \
 	tests/test_recurrence.py tests/test_command_line.py tests/test_records.py
 
-.PHONY: compare test test-quick test-slow mutants lint format wheel clean
+.PHONY: compare test test-quick test-slow parity mutants lint format wheel clean
 
 compare: $(VENV)/experiments
 	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
@@ -23,6 +23,9 @@ test-quick: $(VENV)/test
 
 test-slow: $(VENV)/test
 	$(BIN)/python -m pytest -n 2 -q -m slow
+
+parity: $(VENV)/test $(VENV)/peers
+	$(BIN)/python -m pytest -n 2 -q tests/test_packages.py
 
 mutants: $(VENV)/test
 	$(BIN)/python -m tests.mutants

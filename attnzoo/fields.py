@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 
+LARGEST = 2**31 - 1  # positions and sizes are int32
+
 
 def natural_number(owner, field: str) -> None:
     """Refuse a field of a kernel that is not an integer >= 0."""
@@ -30,10 +32,18 @@ def one_of(owner, field: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{type(owner).__name__}({field}={value!r}): {field} must be one of {', '.join(choices)}")
 
 
+def truth_value(owner, field: str) -> None:
+    """Refuse a field of a kernel that is neither True nor False."""
+    value = getattr(owner, field)
+    if not isinstance(value, bool):
+        raise ValueError(f"{type(owner).__name__}({field}={value!r}): {field} must be True or False")
+
+
 def _integer_field(owner, field, smallest):
     value = getattr(owner, field)
-    if not is_integer(value) or value < smallest:
-        raise ValueError(f"{type(owner).__name__}({field}={value!r}): {field} must be an integer >= {smallest}")
+    if not is_integer(value) or not smallest <= value <= LARGEST:
+        kind = f"an integer >= {smallest}" + (f" and <= {LARGEST}" if is_integer(value) and value > LARGEST else "")
+        raise ValueError(f"{type(owner).__name__}({field}={value!r}): {field} must be {kind}")
 
 
 def is_integer(value) -> bool:

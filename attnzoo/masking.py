@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from attnzoo.fields import LARGEST
+
 
 class Band(NamedTuple):
     """Query position p sees keys p - left * dilation .. p + right * dilation in steps of `dilation`.
@@ -29,9 +31,9 @@ class Band(NamedTuple):
         """Which of query positions i [t, 1] and key positions j [1, s] the band joins."""
         inside = (i - j) % self.dilation == 0 if self.dilation > 1 else True
         if self.left is not None:
-            inside &= i - j <= self.left * self.dilation
+            inside &= i - j <= min(self.left * self.dilation, LARGEST)
         if self.right is not None:
-            inside &= j - i <= self.right * self.dilation
+            inside &= j - i <= min(self.right * self.dilation, LARGEST)
         if self.global_tokens:
             inside |= (j < self.global_tokens) | ((i >= 0) & (i < self.global_tokens))
         return inside

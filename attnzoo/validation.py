@@ -15,6 +15,8 @@ import numpy as np
 from attnzoo.fields import is_integer, is_number
 from attnzoo.interface import Kernel
 
+FURTHEST = 2**30  # of an offset: positions are int32, and twice this is too much
+
 
 def is_traced(*values) -> bool:
     """Whether any value is only known when the compiled program runs."""
@@ -203,12 +205,14 @@ def switches(**flags) -> None:
 
 
 def query_offset(value) -> None:
-    """Refuse an offset that is not a Python integer."""
+    """Refuse an offset that is not a Python integer, or so far that positions would wrap."""
     if not is_integer(value):
         raise ValueError(
             f"query_offset={value!r}: expected a Python integer, known before tracing: query i stands at key position "
             "i + query_offset"
         )
+    if abs(value) > FURTHEST:
+        raise ValueError(f"query_offset={value}: expected at most {FURTHEST} to either side, as positions are int32")
 
 
 def dropout(rate, rng) -> None:

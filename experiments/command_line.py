@@ -67,8 +67,8 @@ def kernels(text: str, flag: str = "kernels") -> tuple:
 def at_least(smallest: float, **values: float) -> None:
     """Refuse settings below `smallest`."""
     for name, value in values.items():
-        if not math.isfinite(value) or value < smallest:
-            raise ValueError(f"--{name}={value}: expected a number of at least {smallest}")
+        if not smallest <= value < math.inf:
+            raise ValueError(f"--{name}={value}: expected at least {smallest:g}, and a finite number")
 
 
 def run(main: Callable[..., int | None], positional: str | None = None) -> None:
@@ -81,7 +81,6 @@ def run(main: Callable[..., int | None], positional: str | None = None) -> None:
     """
 
     def guarded(arguments: list[str]) -> int:
-        logging.set_verbosity(logging.WARNING)  # absl would show what jax says about devices that are not there
         try:
             return main(*_positional(arguments[1:], positional)) or 0
         except (ValueError, OSError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import pathlib
 
 import matplotlib
@@ -10,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib import ticker
+
+from experiments.wording import seconds_text, size_text
 
 # Okabe and Ito's colours and their darker kin, which the colour-blind can tell apart, in the catalogue's order.
 STYLE = {
@@ -41,52 +42,6 @@ def styles(rows: list[dict]) -> dict[str, dict]:
         for index, kernel in enumerate(kernels):
             found[kernel] = {"color": color, "marker": marker, "linestyle": DASHES[index % len(DASHES)]}
     return found
-
-
-def short(kernel: str) -> str:
-    """The repr of a kernel, without fields that stand at their defaults: Performer(features=64)."""
-    fields = _fields(kernel)
-    if fields is None:
-        return kernel
-    name = kernel.partition("(")[0]
-    defaults = _defaults(name)
-    kept = [f"{field}={value}" for field, value in fields.items() if defaults.get(field) != value]
-    return f"{name}({', '.join(kept)})" if kept else name
-
-
-def _fields(kernel: str) -> dict[str, str] | None:
-    """Fields of a repr as text; None where it is no call."""
-    try:
-        call = ast.parse(kernel, mode="eval").body
-    except SyntaxError:
-        return None
-    return (
-        {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} if isinstance(call, ast.Call) else None
-    )
-
-
-def _defaults(name: str) -> dict[str, str]:
-    import attnzoo
-
-    classes = {cls.__name__: cls for cls in attnzoo.KERNELS.values()}
-    return _fields(repr(classes[name]())) if name in classes else {}
-
-
-def size_text(count: float) -> str:
-    """Bytes in words, such as `1.5 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:,.3g} TiB"
-
-
-def seconds_text(seconds: float) -> str:
-    """Seconds in words, such as `12.3 ms`."""
-    for factor, unit in ((1, "s"), (1e3, "ms")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:,.3g} {unit}" if seconds < 1000 else f"{seconds:,.0f} s"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 def axes(count: int, width: float = 5.2, height: float = 4.6):
@@ -157,7 +112,14 @@ def label_lines(panel, ends: list[tuple[str, float, float, str]]) -> None:
             color=color,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.5,
+                "alpha": 0.6,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
         )
 
 

@@ -72,7 +72,7 @@ def read(folder: pathlib.Path) -> list[dict]:
 
 def latest(rows: list[dict], key: tuple[str, ...]) -> dict[tuple, dict]:
     """The last row of each cell, by the values of `key`."""
-    return {tuple(_frozen(row.get(name)) for name in key): row for row in rows}
+    return {cell(row, key): row for row in rows}
 
 
 def cell(row: dict, key: tuple[str, ...]) -> tuple:

@@ -1,6 +1,7 @@
 """Kernels that are wrong in one way each, to show that the laws find it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,7 @@ class WrongGradient(Plain):
     """The fast route forgets half the gradient of the keys."""
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        k = 0.5 * k + jax.lax.stop_gradient(0.5 * k)
+        k = _half_gradient(k)
         return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
 
 
@@ -160,3 +161,68 @@ class DropoutOnOutput(Plain):
         if dropout is not None:
             out = (out * jnp.resize(dropout[:, :1], out.shape)).astype(out.dtype)
         return out, lse
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherDropoutBackward(Plain):
+    """The gradients of queries and keys are those without dropout."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        fast = functools.partial(super().batched, params, draws, mask=mask, bias=bias, scale=scale)
+        fixed = jax.lax.stop_gradient
+        out, lse = fast(fixed(q), fixed(k), v, dropout=dropout)
+        undropped = fast(q, k, fixed(v), dropout=None)[0]
+        return out + undropped - fixed(undropped), lse
+
+
+@dataclasses.dataclass(frozen=True)
+class WrongCausalGradient(Plain):
+    """Forgets half the gradient of the keys, but only where causality alone hides."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        if mask.is_causal and mask.keys is None:
+            k = _half_gradient(k)
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundsFloat16(Plain):
+    """Keeps three bits of a float16 query."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        if q.dtype == jnp.float16:
+            q = q.astype(jnp.float8_e4m3fn).astype(jnp.float16)
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class NarrowValuesFail(Plain):
+    """Takes values to be as wide as keys, or wider."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        _ = v[..., : k.shape[-1]].reshape(k.shape)
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetsOffset(Plain):
+    """Counts every query from the first key on, where the offset is positive."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        mask = dataclasses.replace(mask, query_offset=min(mask.query_offset, 0))
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetsLaterTiles(Plain):
+    """Right as long as the keys fit one tile of 1,024."""
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        shown = jnp.arange(k.shape[1])[None, None, :] < 1024
+        if k.shape[1] > 1024:
+            mask = dataclasses.replace(mask, keys=shown if mask.keys is None else mask.keys & shown)
+        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+def _half_gradient(x):
+    return 0.5 * x + jax.lax.stop_gradient(0.5 * x)

@@ -90,6 +90,12 @@ CALLS = {
     "rng": (lambda: attend(Q, K, K, dropout_rate=0.1, rng=jnp.ones(3)), "rng has dtype float32"),
     "is_causal": (lambda: attend(Q, K, K, is_causal=1), "is_causal=1: expected True or False"),
     "return_residual": (lambda: attend(Q, K, K, return_residual="yes"), "return_residual='yes'"),
+    "query_offset too far": (lambda: attend(Q, K, K, query_offset=2**31), "query_offset=2147483648: expected at most"),
+    "landmarks too many": (lambda: Nystrom(landmarks=2**40), "landmarks must be an integer >= 1 and <= 2147483647"),
+    "orthogonal": (
+        lambda: Performer(orthogonal="no"),
+        r"Performer\(orthogonal='no'\): orthogonal must be True or False",
+    ),
     "query_offset": (lambda: attend(Q, K, K, query_offset=jnp.array(3)), "query_offset=.*: expected a Python integer"),
     "precision": (lambda: attend(Q, K, K, precision="exact"), "precision='exact': expected None, a jax.lax.Precision"),
     "implementation": (lambda: attend(Q, K, K, implementation="cudnn"), "implementation='cudnn': expected None"),

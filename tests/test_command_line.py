@@ -1,5 +1,7 @@
 """Flags become values, and what is wrong is said in one line."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -59,12 +61,11 @@ def test_help_shows_the_flags_without_jax(name):
         (["experiments.scaling", "--kernels=softmax", "--lengths=64,"], "empty item"),
         (["experiments.scaling", "--kernels=softmax", "--batch=1", "--tokens=9999"], "exclude each other"),
         (["experiments.scaling", "--kernels=softmax", "--num_kv_heads=3"], "does not divide --heads=8"),
-        (["experiments.scaling", "--kernels=softmax", "--repeats=2"], "--repeats=2: expected a number of at least 5"),
-        (["experiments.scaling", "--kernels=softmax", "--batch=0"], "--batch=0: expected a number of at least 1"),
-        (
-            ["experiments.scaling", "--kernels=softmax", "--num_kv_heads=0"],
-            "--num_kv_heads=0: expected a number of at least 1",
-        ),
+        (["experiments.scaling", "--kernels=softmax", "--repeats=2"], "--repeats=2: expected at least 5"),
+        (["experiments.scaling", "--kernels=softmax", "--num_kv_heads=0"], "--num_kv_heads=0: expected at least 1"),
+        (["experiments.scaling", "--kernels="], "names no kernel"),
+        (["experiments.scaling", "--kernels=linear(epsilom=1.0)"], "did you mean 'epsilon'"),
+        (["experiments.scaling", "--kernels=softmax", "--passes=forward,"], "empty item"),
         (["experiments.accuracy", "--task=images"], "images"),
         (["experiments.accuracy", "--heads=3"], "does not divide --width=64"),
         (["experiments.report"], "expected one FOLDER"),
@@ -77,3 +78,39 @@ def test_bad_flags_end_with_one_line(words, message, tmp_path):
     done = run(*words, *out)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("experiments.scaling", "--kernels=softmax", "--lengths=16", f"--out={tmp_path / 'file'}")
+    assert done.returncode == 2 and "file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_tells_the_question_and_the_command():
+    shown = run("experiments.scaling", "--help").stdout
+    assert "What does each kernel cost" in shown and "python -m experiments.scaling --kernels=" in shown
+    flags = (
+        "kernels lengths passes batch tokens heads num_kv_heads head_dim dtype is_causal repeats cell_budget seed out"
+    )
+    assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name in (*flags.split(), "dry_run"))
+
+
+def test_a_plug_in_from_the_current_folder_is_measured(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses, attnzoo\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Mean(attnzoo.Kernel):\n"
+        "    width: int = 1\n"
+        "    def head(self, params, draws, q, k, v, visible):\n"
+        "        return visible.astype(v.dtype) @ v / self.width\n"
+    )
+    words = ["--kernels=mine.Mean(width=3)", "--lengths=16", "--passes=forward", "--heads=1", "--head_dim=4", "--out=o"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.scaling", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Mean(width=3)" in done.stdout

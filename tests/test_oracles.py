@@ -22,9 +22,10 @@ def operands(keys=LENGTH, seed=0):
 
 
 def constants(kernel, keys=LENGTH):
-    """Learned parameters and draws, as the kernel makes them."""
+    """Draws as the kernel makes them, and learned parameters moved from where they start, since some start at zero."""
     dims = Dims(BATCH, LENGTH, keys, HEADS, KV_HEADS, DIM, DIM)
-    return kernel.init(jax.random.key(1), dims), kernel.draw(jax.random.key(kernel.seed), dims)
+    move = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype)
+    return jax.tree.map(move, kernel.init(jax.random.key(1), dims)), kernel.draw(jax.random.key(kernel.seed), dims)
 
 
 def expected(kernel, q, k, v, params, draws, arguments):

@@ -1,17 +1,38 @@
 """The scaling experiment, small and whole: rows, what is missing, what did not fit, and what is concluded."""
 
+import dataclasses
+import json
 import math
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from attnzoo import Nystrom, SlidingWindow, Softmax
-from experiments import figures, records
-from experiments.scaling import analysis, run
+from attnzoo import Kernel, Nystrom, SlidingWindow, Softmax, Support
+from experiments import records
+from experiments.scaling import analysis, measuring, run
+
+
+@dataclasses.dataclass(frozen=True)
+class Looping(Kernel):
+    """A plug-in whose work cannot be counted: a loop of unknown length."""
+
+    supports = Support(causal=True)
+
+    def head(self, params, draws, q, k, v, visible):
+        return jax.lax.while_loop(lambda state: state[0] < 2, lambda state: (state[0] + 1, state[1] * 2), (0, v))[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Kernel):
+    """A plug-in with a bug."""
+
+    def head(self, params, draws, q, k, v, visible):
+        return q + None
 
 
 def settings(out, **changes):
@@ -42,6 +63,9 @@ def test_a_run_measures_draws_and_is_not_repeated(tmp_path):
     assert all(row["quartiles"][0] <= row["median"] <= row["quartiles"][1] for row in rows)
     for suffix in ("png", "svg"):
         assert (tmp_path / f"time_forward.{suffix}").stat().st_size > 5000
+    assert {entry["kernel"] for entry in json.loads((tmp_path / run.SUMMARY).read_text())} == {
+        row["kernel"] for row in rows
+    }
     run.run(settings(tmp_path))
     assert records.read(tmp_path) == rows
     run.run(settings(tmp_path, lengths=(16, 32, 64, 128)))
@@ -50,8 +74,12 @@ def test_a_run_measures_draws_and_is_not_repeated(tmp_path):
 
 def test_what_cannot_be_is_a_row_with_its_reason(tmp_path):
     run.run(settings(tmp_path, kernels=(Softmax(), Nystrom(landmarks=4)), lengths=(16,), is_causal=True))
-    refused = records.read(tmp_path)[1]
-    assert refused["status"] == "refused" and "Nystrom cannot honour `is_causal`" in refused["reason"]
+    refused, measured = sorted(records.read(tmp_path), key=lambda row: row["name"])
+    assert (
+        measured["status"] == "measured"
+        and refused["status"] == "refused"
+        and "Nystrom cannot honour `is_causal`" in refused["reason"]
+    )
 
 
 def test_what_would_take_too_long_is_predicted_and_skipped(tmp_path):
@@ -64,33 +92,106 @@ def test_what_would_take_too_long_is_predicted_and_skipped(tmp_path):
     assert records.read(tmp_path)[-1]["status"] == "measured"
 
 
-def test_what_would_not_fit_in_memory_is_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "free_memory", lambda: 1000.0)
-    monkeypatch.setattr(run, "times", None)
-    run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(64,)))
+def test_a_slow_warm_up_ends_a_cell_that_nothing_was_known_about():
+    row = {"repeats": 5, "cell_budget": 0.05}
+    (skipped,) = measuring.take_turns([(row, lambda: time.sleep(0.02))], 5, 0.05)
+    assert skipped["status"] == "skipped" and skipped["limit"] == "budget" and skipped["predicted_seconds"] >= 0.02
+
+
+def test_a_long_first_cell_is_probed_at_a_shorter_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "PROBE_FLOPS", 1e5)
+    monkeypatch.setattr(measuring, "take_turns", lambda *_: iter(()))  # a cell that got here would have no row
+    run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(512,), cell_budget=1e-3))
     (row,) = records.read(tmp_path)
-    assert row["status"] == "skipped" and "GiB" in row["reason"] and row["temporary_bytes"] > 0
+    assert row["limit"] == "budget" and row["predicted_seconds"] > 0
+
+
+def test_what_would_not_fit_in_memory_is_not_run_until_it_fits(tmp_path, monkeypatch):
+    with monkeypatch.context() as tiny:
+        tiny.setattr(measuring, "free_memory", lambda: 1000.0)
+        tiny.setattr(measuring, "_seconds", None)
+        for _ in range(2):
+            run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(64,)))
+            (row,) = records.read(tmp_path)
+        assert row["limit"] == "memory" and "GiB" in row["reason"] and row["temporary_bytes"] > 0
+    run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(64,)))
+    assert [row["status"] for row in records.read(tmp_path)] == ["skipped", "measured"]
 
 
 def test_a_failing_cell_leaves_the_others_and_shows_in_the_exit_code(tmp_path, monkeypatch):
-    times = run.times
+    calls, seconds = [], measuring._seconds
 
-    def fail(function, repeats):
-        if len(records.read(tmp_path)) == 0:
+    def fail(call):
+        calls.append(call)
+        if len(calls) == 4:  # the second call of the second kernel
             raise MemoryError("no more")
-        return times(function, repeats)
+        return seconds(call)
 
-    monkeypatch.setattr(run, "times", fail)
-    assert run.run(settings(tmp_path, lengths=(16,))) == 1
-    assert [row["status"] for row in records.read(tmp_path)] == ["failed", "measured"]
+    with monkeypatch.context() as failing:
+        failing.setattr(measuring, "_seconds", fail)
+        assert run.run(settings(tmp_path, lengths=(16,))) == 1
+    assert [row["status"] for row in records.read(tmp_path)] == ["measured", "failed"]
+    assert records.read(tmp_path)[1]["reason"] == "MemoryError: no more"
     assert run.run(settings(tmp_path, lengths=(16,))) == 0
+    assert [row["status"] for row in records.read(tmp_path)] == ["measured", "failed", "measured"]
+
+
+def test_kernels_of_one_length_take_turns():
+    order = []
+    ready = [({"repeats": 2, "cell_budget": 9.0}, lambda name=name: order.append(name)) for name in "ab"]
+    assert [row["status"] for row in measuring.take_turns(ready, 2, 9.0)] == ["measured"] * 2
+    assert "".join(order) == "ababab"
+
+
+def test_plug_ins_that_cannot_be_counted_or_have_a_bug_do_not_stop_the_others(tmp_path):
+    assert run.run(settings(tmp_path, kernels=(Looping(), Broken(), Softmax()), lengths=(16, 32))) == 1
+    rows = {(row["name"], row["length"]): row for row in records.read(tmp_path)}
+    assert rows["Looping", 32]["status"] == "measured" and rows["Looping", 32]["flops"] is None
+    assert rows["Looping", 32]["predicted_seconds"] > 0
+    assert rows["Broken", 16]["status"] == "failed" and rows["Broken", 16]["reason"].startswith("TypeError")
+    assert rows["softmax", 32]["status"] == "measured"
 
 
 def test_constant_tokens_make_smaller_batches(tmp_path):
     chosen = settings(tmp_path, tokens=128)
     assert [chosen.batch_at(length) for length in chosen.lengths] == [8, 4, 2]
-    with pytest.raises(ValueError, match="--tokens=32 is no multiple of length 64"):
-        settings(tmp_path, tokens=32)
+    for tokens in (32, 96, 0):
+        with pytest.raises(ValueError, match=f"--tokens={tokens} is no multiple of length"):
+            settings(tmp_path, tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch", 0), ("heads", 0), ("num_kv_heads", 0), ("head_dim", -1), ("cell_budget", 0.0),
+        ("cell_budget", math.nan), ("cell_budget", math.inf), ("repeats", 4), ("seed", -1), ("seed", 2**32),
+        ("out", " "),
+    ],
+)  # fmt: skip
+def test_settings_refuse_what_means_nothing(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"--{name}"):
+        settings(**({"out": tmp_path} | {name: value}))
+
+
+def test_a_dry_run_predicts_and_leaves_nothing(tmp_path, capsys):
+    chosen = settings(tmp_path / "out", kernels=(Softmax(), Nystrom(landmarks=4)), is_causal=True)
+    assert run.list_cells(chosen) == 0
+    assert capsys.readouterr().out.count("refused") == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_not_mixed():
+    def row(heads, length, seconds):
+        same = {"name": "linear", "kernel": "Linear()", "pass": "forward", "status": "measured", "batch": 1}
+        rest = {"num_kv_heads": 1, "head_dim": 8, "dtype": "float32", "is_causal": False, "platform": "cpu"}
+        times = {"median": seconds, "seconds": [seconds], "temporary_bytes": 1, "device": "one", "cores": 1}
+        return same | rest | times | {"heads": heads, "length": length}
+
+    rows = [row(heads, length, heads * length) for length in (16, 32, 64) for heads in (1, 4)]
+    entries = analysis.summarise(rows)
+    assert [entry["lengths"] for entry in entries] == [[16, 32, 64]] * 2
+    assert "setting" in analysis.table(entries)[0]
+    assert "setting" not in analysis.table(entries[:1])[0]
 
 
 def test_an_interrupt_leaves_whole_rows_and_the_rest_can_follow(tmp_path):
@@ -129,10 +230,3 @@ def test_crossings():
     assert analysis.crossing_text(analysis.crossing(lengths, repeat([1e-6] * 4), reference), lengths) == "before 256"
     never = analysis.crossing(lengths, repeat([99.0] * 4), reference)
     assert analysis.crossing_text(never, lengths) == "beyond 2,048"
-
-
-def test_labels_that_would_meet_are_moved_apart():
-    places = figures.apart([0.5, 0.51, 0.1, 0.52], gap=0.05)
-    assert places[2] == 0.1
-    assert np.diff(sorted(places)).min() > 0.05 - 1e-9
-    assert [places[0] < places[1], places[1] < places[3]] == [True, True]

@@ -96,7 +96,7 @@ def _visible_blocks(mask: Mask, queries: np.ndarray, place: np.ndarray, size: in
     positions = queries + mask.query_offset
     for residue in np.unique(positions % dilation):
         same = queries[positions % dilation == residue]
-        low, high = mask.span(same.min(), same.max())
+        low, high = mask.span(int(same.min()), int(same.max()))
         low, high = low + (residue - low) % dilation, high - (high - residue) % dilation
         if low <= high:
             blocks.update(range(place[low] // size, place[high] // size + 1))

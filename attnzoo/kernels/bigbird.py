@@ -131,7 +131,8 @@ class BigBird(Kernel):
             width = jnp.clip(rows + reach + 1, start, jnp.maximum(end, start)) - hole
         candidates = jnp.maximum(end - start, 0) - width
         key = jax.random.wrap_key_data(draws)
-        bits = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (self.num_random,)))(rows[:, 0])
+        draw = lambda row: jax.random.bits(jax.random.fold_in(key, row), (self.num_random,), jnp.uint32)
+        bits = jax.vmap(draw)(rows[:, 0])
         chosen = jnp.zeros((len(rows), 0), int)
         for step in range(self.num_random):
             largest = candidates - self.num_random + step

@@ -52,14 +52,13 @@ class Linformer(Kernel):
         return {name: jax.random.normal(key, shape) * self.rank**-0.5 for name, key in zip(names, keys, strict=True)}
 
     def head(self, params, draws, q, k, v, visible, *, scale):
-        return self._attend(params, q, k, v, visible.any(axis=0, keepdims=True), scale)
+        return self._attend(params, q, k, v, scale)
 
     def batched(self, params, draws, q, k, v, mask, *, scale):
-        def one_head(q, k, v, params, keys):
-            return self._attend(params, q, k, v, jnp.ones((1, len(k)), bool) if keys is None else keys[None], scale)
+        def one_head(q, k, v, params):
+            return self._attend(params, q, k, v, scale)
 
-        params = jax.tree.map(lambda x: x[None], params)
-        return heads.over_heads(one_head, q, k, v, (params, mask.keys))
+        return heads.over_heads(one_head, q, k, v, (jax.tree.map(lambda x: x[None], params),))
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         projection = 2 * self.rank * dims.key_length * (dims.head_dim + dims.value_dim)
@@ -69,13 +68,13 @@ class Linformer(Kernel):
         weights = projections * self.rank * dims.key_length
         return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=None)
 
-    def _attend(self, params, q, k, v, shown, scale):
-        """Softmax over the projected keys; `shown` is bool [1, S]."""
+    def _attend(self, params, q, k, v, scale):
+        """Softmax over the projected keys. The door has set hidden keys and values to zero, so they add nothing."""
         precise = jnp.promote_types(q.dtype, jnp.float32)
-        project_keys = self._columns(params["key"], len(k)).astype(precise) * shown
-        project_values = self._columns(params.get("value", params["key"]), len(k)).astype(precise) * shown
+        project_keys = self._columns(params["key"], len(k)).astype(precise)
+        project_values = self._columns(params.get("value", params["key"]), len(k)).astype(precise)
         scores = dense.scores(q.astype(precise), project_keys @ k.astype(precise), scale)
-        out, _ = dense.attend(scores, project_values @ v.astype(precise), shown.any())
+        out, _ = dense.attend(scores, project_values @ v.astype(precise), visible=True)
         return out.astype(v.dtype)
 
     def _columns(self, projection, length):

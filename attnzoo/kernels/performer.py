@@ -45,11 +45,12 @@ class Performer(Kernel):
 
     def __post_init__(self):
         fields.positive_integer(self, "features")
+        fields.truth_value(self, "orthogonal")
         fields.natural_number(self, "seed")
 
     def draw(self, rng, dims):
         """The projection W of each head: [N, features, H]."""
-        draw = _orthogonal if self.orthogonal else jax.random.normal
+        draw = _orthogonal if self.orthogonal else _normal
         return jax.vmap(lambda rng: draw(rng, (self.features, dims.head_dim)))(jax.random.split(rng, dims.num_heads))
 
     def head(self, params, draws, q, k, v, visible, *, scale):
@@ -100,14 +101,19 @@ class Performer(Kernel):
         return recurrence.Features(query, key)
 
 
+def _normal(rng, shape):
+    """Float32 whatever the default is, so that a seed stands for the same features everywhere."""
+    return jax.random.normal(rng, shape, jnp.float32)
+
+
 def _orthogonal(rng, shape):
     """Rows in orthogonal blocks, each with the norm of a Gaussian row of its own."""
     features, head_dim = shape
     direction_rng, norm_rng = jax.random.split(rng)
     blocks = -(-features // head_dim)
-    q, r = jnp.linalg.qr(jax.random.normal(direction_rng, (blocks, head_dim, head_dim)))
+    q, r = jnp.linalg.qr(_normal(direction_rng, (blocks, head_dim, head_dim)))
     # The factorisation fixes signs by its own rule; with those of the diagonal, directions are uniform.
     q *= jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None, :]
     directions = jnp.swapaxes(q, 1, 2).reshape(-1, head_dim)[:features]
-    norms = jnp.linalg.norm(jax.random.normal(norm_rng, shape), axis=1, keepdims=True)
+    norms = jnp.linalg.norm(_normal(norm_rng, shape), axis=1, keepdims=True)
     return directions * norms

@@ -31,6 +31,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         laws.blind_queries_give_nothing,
         laws.empty_axes_and_single_tokens_work,
         laws.any_length_works,
+        laws.long_sequences_work,
         laws.keys_of_another_length,
         laws.shared_key_heads_equal_repeated_ones,
         laws.masks_hide,

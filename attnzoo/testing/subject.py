@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from attnzoo.door import attend, attention_weights
 from attnzoo.interface import Kernel
 
 LENGTH = 37  # a prime, which no block divides
+LONG = 1283  # another, longer than the tiles and chunks that arithmetic is cut into
 
 
 class LawBroken(AssertionError):
@@ -50,9 +52,12 @@ class Subject:
     def supports(self):
         return self.kernel.supports
 
-    def operands(self, length=LENGTH, batch=2, heads=4, kv_heads=2, dim=8, keys=None, dtype=jnp.float32) -> Operands:
+    def operands(
+        self, length=LENGTH, batch=2, heads=4, kv_heads=2, dim=8, keys=None, dtype=jnp.float32, value_dim=None
+    ) -> Operands:
         """Normal operands, always the same."""
-        shapes = [(batch, length, heads, dim), *[(batch, length if keys is None else keys, kv_heads, dim)] * 2]
+        key = (batch, length if keys is None else keys, kv_heads)
+        shapes = [(batch, length, heads, dim), (*key, dim), (*key, value_dim or dim)]
         made = [np.random.default_rng(seed).normal(size=shape) for seed, shape in enumerate(shapes)]
         return Operands(*(jnp.asarray(x, dtype) for x in made))
 
@@ -89,8 +94,10 @@ class Subject:
                 continue
             deviation = float(np.max(np.where(a == b, 0, np.abs(a - b))))
             if not deviation <= tolerance * (1 + np.max(np.abs(b), where=np.isfinite(b), initial=0)):
+                where = tuple(map(int, np.unravel_index(np.argmax(np.where(a == b, 0, np.abs(a - b))), a.shape)))
                 raise self.broken(
-                    f"{what} of shape {a.shape} deviates by {deviation:.3g}, allowed {tolerance}", deviation
+                    f"{what} of shape {a.shape} deviates by {deviation:.3g}, allowed {tolerance}, most at {where}",
+                    deviation,
                 )
 
     def zero(self, got, what: str) -> None:
@@ -108,11 +115,35 @@ class Subject:
         else:
             raise self.broken(f"`{argument}` is not declared in `supports`, and not refused")
 
-    def gradients(self, operands: Operands, params=None, **arguments):
-        """Gradients of a curved function of the output, by operands and parameters."""
+    def finite(self, got, what: str) -> None:
+        """Hold all leaves to be neither infinite nor NaN."""
+        if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(got)):
+            raise self.broken(f"{what} not finite")
+
+    def pulled(self, operands: Operands, params=None, remat: bool = False, **arguments) -> tuple[jax.Array, Gradients]:
+        """The output, and the gradients of a curved function of it; calls of one structure share one program."""
         params = self.params(operands) if params is None else params
+        arguments.setdefault("is_causal", not self.supports.bidirectional)
+        arrays = {name: given for name, given in arguments.items() if isinstance(given, jax.Array)}
+        static = tuple((name, given) for name, given in arguments.items() if name not in arrays)
+        bias = arrays.pop("bias", None)
+        return _pulled(Gradients(operands, params, bias), arrays, kernel=self.kernel, static=static, remat=remat)
 
-        def loss(operands, params):
-            return jnp.sum(jnp.sin(2 * self.attend(operands, params, **arguments).astype(jnp.float32)))
 
-        return jax.grad(loss, (0, 1))(operands, params)
+class Gradients(NamedTuple):
+    """What a law differentiates by."""
+
+    operands: Operands
+    params: Any
+    bias: jax.Array | None
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "static", "remat"))
+def _pulled(points: Gradients, arrays, *, kernel, static, remat):
+    def loss(points):
+        given = {} if points.bias is None else {"bias": points.bias}
+        out = attend(*points.operands, kernel=kernel, params=points.params, **given, **arrays, **dict(static))
+        return jnp.sum(jnp.sin(2 * out.astype(jnp.float32))), out
+
+    (_, out), gradients = jax.value_and_grad(jax.checkpoint(loss) if remat else loss, has_aux=True)(points)
+    return out, gradients

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, statistics
+from experiments import figures, statistics, wording
 
 TITLES = {
     "causal": "Causal: bits for each next byte of unseen files",
@@ -35,7 +35,7 @@ def _figure(rows, entries, styles):
     _against_position(position_panel, measured, styles)
     unigram = measured[0]["unigram_bits"]
     notes = [f"Frequency of bytes alone: {unigram:.2f} bits; chance: 8 bits."]
-    refused = list(dict.fromkeys(figures.short(row["kernel"]) for row in rows if row["status"] == "refused"))
+    refused = list(dict.fromkeys(wording.short(row["kernel"]) for row in rows if row["status"] == "refused"))
     notes += [f"Refused: {', '.join(refused)}."] if refused else []
     bad = [row for row in rows if row["status"] in ("diverged", "failed")]
     notes += [f"{len(bad)} run(s) diverged or failed."] if bad else []
@@ -52,7 +52,7 @@ def _against_length(panel, entries, styles):
         lengths, values = [entry["length"] for entry in own], [entry["bits"].value for entry in own]
         spread = [entry["bits"].value - (entry["bits"].low or entry["bits"].value) for entry in own]
         panel.errorbar(lengths, values, spread, markersize=4.5, linewidth=1.4, elinewidth=1, **styles[kernel])
-        ends.append((figures.short(kernel), lengths[-1], values[-1], styles[kernel]["color"]))
+        ends.append((wording.short(kernel), lengths[-1], values[-1], styles[kernel]["color"]))
     figures.label_lines(panel, ends)
 
 
@@ -70,5 +70,5 @@ def _against_position(panel, measured, styles):
         values = [statistics.mean(bins[i]).value for i in seen]
         middles = [(i + 0.5) * longest / len(bins) for i in seen]
         panel.plot(middles, values, linewidth=1.4, markersize=3, **styles[kernel])
-        ends.append((figures.short(kernel), middles[-1], values[-1], styles[kernel]["color"]))
+        ends.append((wording.short(kernel), middles[-1], values[-1], styles[kernel]["color"]))
     figures.label_lines(panel, ends)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures
+from experiments import figures, wording
+from experiments.scaling import analysis
 
-TITLES = {"forward": "Forward", "train": "Forward and backward"}
+TITLES = {"forward": "Forward pass", "train": "Forward and backward pass"}
+DRAWN = {"linewidth": 1.5, "markersize": 4.5, "markeredgewidth": 0.8}
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
-    """One figure for each pass; the stems that were written."""
+    """One figure for each pass with something to show; the stems that were written."""
     styles = figures.styles(rows)
     stems = []
     for passed in dict.fromkeys(row["pass"] for row in rows):
@@ -23,91 +25,81 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
 
 def _figure(rows, summary, styles):
     lengths = sorted({row["length"] for row in rows})
-    figure, (time_panel, memory_panel) = figures.axes(2, width=5.6, height=5.0)
-    settings = rows[0]
-    causal = ", causal" if settings["is_causal"] else ""
-    fixed = f"{settings['heads']} heads of {settings['head_dim']}, {settings['dtype']}{causal}, {settings['device']}, "
-    figures.title(figure, TITLES[settings["pass"]], fixed + f"{settings['cores']} cores")
-    for panel, title in ((time_panel, "run time"), (memory_panel, "temporary memory")):
-        panel.set_yscale("log")
-        figures.lengths_axis(panel, lengths)
-        panel.set_title(title, fontsize=10, loc="left")
+    figure, (time_panel, memory_panel) = figures.axes(2, width=5.2, height=4.9)
+    figures.title(figure, TITLES[rows[0]["pass"]], analysis.setting_text(rows[0]))
+    figures.footnote(figure, _notes(rows))
     exponents = {entry["kernel"]: entry["exponent"] for entry in summary}
-    ends = []
+    ends = {time_panel: [], memory_panel: []}
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         own = sorted((row for row in rows if row["kernel"] == kernel), key=lambda row: row["length"])
-        label = _time_line(time_panel, own, styles[kernel], exponents.get(kernel))
-        _memory_line(memory_panel, own, styles[kernel])
-        ends += [label] if label else []
+        slope = exponents.get(kernel)
+        label = wording.short(kernel)
+        growth = f"  $T^{{{slope.value:.2f}}}$" if slope else ""
+        ends[time_panel] += _line(time_panel, _times(own), styles[kernel], label + growth)
+        ends[memory_panel] += _line(memory_panel, _sizes(own), styles[kernel], label)
+    for panel, text in ((time_panel, "run time"), (memory_panel, "temporary memory")):
+        panel.set_title(text, fontsize=10, loc="left")
+        figures.lengths_axis(panel, lengths)
     figures.seconds_axis(time_panel)
     figures.bytes_axis(memory_panel)
-    _guides(time_panel, rows, lengths, "median")
-    _guides(memory_panel, rows, lengths, "temporary_bytes")
-    figures.label_lines(memory_panel, [_memory_end(rows, kernel, styles) for kernel in _measured(rows)])
-    figures.label_lines(time_panel, ends)
-    _footnote(figure, rows)
+    for panel, points in ((time_panel, _times(rows)), (memory_panel, _sizes(rows))):
+        _guides(panel, points, lengths)
+    for panel, labels in ends.items():
+        figures.label_lines(panel, labels)
     return figure
 
 
-def _time_line(panel, own, style, exponent):
-    measured = [row for row in own if row["status"] == "measured"]
-    skipped = [row for row in own if row["status"] == "skipped" and row.get("predicted_seconds")]
-    color = style["color"]
-    panel.plot(
-        [row["length"] for row in skipped],
-        [row["predicted_seconds"] for row in skipped],
-        linestyle="none",
-        marker=style["marker"],
-        markerfacecolor="none",
-        color=color,
-    )
-    if not measured:
-        return None
-    lengths, medians = [row["length"] for row in measured], [row["median"] for row in measured]
-    spread = [
-        [row["median"] - row["quartiles"][0] for row in measured],
-        [row["quartiles"][1] - row["median"] for row in measured],
+def _times(rows) -> list[tuple]:
+    """Length, seconds, quartiles and whether it was measured, of each row that has a time."""
+    timed = [(row["length"], row.get("median") or row.get("predicted_seconds"), row) for row in rows]
+    return [
+        (length, seconds, row.get("quartiles", (seconds, seconds)), row["status"] == "measured")
+        for length, seconds, row in timed
+        if seconds and row["status"] in ("measured", "skipped")
     ]
-    panel.errorbar(lengths, medians, spread, markersize=4.5, linewidth=1.4, elinewidth=1, **style)
-    slope = f"  T^{exponent.value:.2f}" if exponent else ""
-    return figures.short(own[0]["kernel"]) + slope, lengths[-1], medians[-1], color
 
 
-def _memory_line(panel, own, style):
-    for status, face in (("measured", style["color"]), ("skipped", "none")):
-        found = [row for row in own if row["status"] == status and row.get("temporary_bytes")]
-        line = style["linestyle"] if status == "measured" else "none"
+def _sizes(rows) -> list[tuple]:
+    """Length, bytes, bytes twice and whether it was measured, of each row with a compiled program."""
+    return [
+        (row["length"], size, (size, size), row["status"] == "measured")
+        for row in rows
+        if row["status"] in ("measured", "skipped") and (size := row.get("temporary_bytes"))
+    ]
+
+
+def _line(panel, points, style, label) -> list[tuple]:
+    """Draw measured points, joined, and predicted ones, hollow; what `label_lines` needs."""
+    measured = [point for point in points if point[3]]
+    hollow = [point for point in points if not point[3]]
+    if measured:
+        x, y = [point[0] for point in measured], [point[1] for point in measured]
+        spread = [[point[1] - point[2][0] for point in measured], [point[2][1] - point[1] for point in measured]]
+        panel.errorbar(x, y, spread, elinewidth=1, **style, **DRAWN)
+    if hollow:
+        joined = measured[-1:] + hollow
         panel.plot(
-            [row["length"] for row in found],
-            [row["temporary_bytes"] for row in found],
-            **(style | {"linestyle": line}),
-            markerfacecolor=face,
-            markersize=4.5,
-            linewidth=1.4,
+            [point[0] for point in joined],
+            [point[1] for point in joined],
+            **(style | {"linestyle": (0, (1, 2))}),
+            **(DRAWN | {"linewidth": 1.0}),
+            markerfacecolor="white",
+            markevery=range(len(measured[-1:]), len(joined)),
         )
+    return [(label, points[-1][0], points[-1][1], style["color"])] if points else []
 
 
-def _measured(rows) -> list[str]:
-    return list(dict.fromkeys(row["kernel"] for row in rows if row["status"] == "measured"))
-
-
-def _memory_end(rows, kernel, styles):
-    last = max(
-        (row for row in rows if row["kernel"] == kernel and row["status"] == "measured"), key=lambda row: row["length"]
-    )
-    return figures.short(kernel), last["length"], last["temporary_bytes"], styles[kernel]["color"]
-
-
-def _guides(panel, rows, lengths, field):
-    first = [row[field] for row in rows if row["status"] == "measured" and row["length"] == lengths[0]]
+def _guides(panel, points, lengths):
+    first = [point[1] for point in points if point[0] == lengths[0]]
     if first and len(lengths) > 1:
         figures.slope_guides(panel, lengths, min(first))
 
 
-def _footnote(figure, rows):
-    refused = list(dict.fromkeys(figures.short(row["kernel"]) for row in rows if row["status"] == "refused"))
-    hollow = any(row["status"] == "skipped" for row in rows)
-    notes = ["Bars: quartiles of repetitions."]
-    notes += ["Hollow: predicted, did not fit in time or memory."] if hollow else []
-    notes += [f"Refused: {', '.join(refused)}."] if refused else []
-    figures.footnote(figure, notes)
+def _notes(rows) -> list[str]:
+    notes = ["Bars: quartiles of repetitions." if any(row["status"] == "measured" for row in rows) else ""]
+    if any(row["status"] == "skipped" for row in rows):
+        notes.append("Hollow: predicted, because it did not fit in time or memory.")
+    for status in ("refused", "failed"):
+        named = dict.fromkeys(wording.short(row["kernel"]) for row in rows if row["status"] == status)
+        notes += [f"{status.capitalize()}: {', '.join(named)}."] if named else []
+    return notes
