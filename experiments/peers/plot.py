@@ -1,0 +1,62 @@
+"""Rows to a figure of ratios, and to a table in Markdown."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from experiments import figures, wording
+
+TABLE = "table.md"
+
+
+def draw(rows: list[dict], out: pathlib.Path) -> None:
+    """`ratios.png`, `ratios.svg` and `table.md`."""
+    header, lines = table(rows)
+    text = [header, ["---"] * len(header), *lines]
+    (out / TABLE).write_text("".join(f"| {' | '.join(line)} |\n" for line in text))
+    measured = [row for row in rows if row["status"] == "measured"]
+    if measured:
+        figures.save(_figure(measured), out / "ratios")
+
+
+def table(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines, a line for each comparison."""
+    header = ["work", "peer", "their time / ours", "goal", "ours", "theirs", "deviation", "note"]
+    return header, [_line(row) for row in rows]
+
+
+def _line(row: dict) -> list[str]:
+    goal = "" if row["goal"] is None else f"{row['goal']:g}"
+    peer = f"{row['peer']} {row['version'] or ''}".strip()
+    if row["status"] != "measured":
+        return [row["work"], peer, row["status"], goal, "", "", "", row["reason"].replace("|", "/").replace("\n", " ")]
+    low, high = row["quartiles"]
+    ours, theirs = (wording.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
+    ratio = f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+    return [row["work"], peer, ratio, goal, ours, theirs, f"{row['deviation']:.0e}", row["note"]]
+
+
+def _figure(rows):
+    height = 1.2 + 0.3 * len(rows)
+    figure, (panel,) = figures.axes(1, width=7.5, height=height)
+    first = rows[0]
+    figures.title(figure, "Their time / ours: right of 1 we are faster", f"{first['device']}, {first['cores']} cores")
+    figures.footnote(figure, ["Dots: median ratio of neighbours in time; bars: quartiles; ticks: what we aim at."])
+    places = range(len(rows), 0, -1)
+    for place, row in zip(places, rows, strict=True):
+        low, high = row["quartiles"]
+        reached = row["goal"] is None or row["ratio"] >= row["goal"]
+        color = "#0072B2" if reached else "#D55E00"
+        panel.plot([low, high], [place, place], color=color, linewidth=2)
+        panel.plot(row["ratio"], place, "o", color=color, markersize=5)
+        if row["goal"] is not None:
+            panel.plot(row["goal"], place, "|", color="#555555", markersize=12)
+    panel.axvline(1, color="#888888", linewidth=0.8)
+    panel.set_xscale("log")
+    ticks = [tick for tick in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick <= 2 * max(row["ratio"] for row in rows)]
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.minorticks_off()
+    panel.set_yticks(places, [f"{row['work']}  /  {row['peer']}" for row in rows])
+    return figure
