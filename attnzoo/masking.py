@@ -38,6 +38,12 @@ class Band(NamedTuple):
             inside |= (j < self.global_tokens) | ((i >= 0) & (i < self.global_tokens))
         return inside
 
+    def covers(self, queries: tuple[int, int], keys: tuple[int, int]) -> bool:
+        """Whether all query positions of an interval see all key positions of another; no for some that do."""
+        left = self.left is None or queries[1] - keys[0] <= self.left * self.dilation
+        right = self.right is None or keys[1] - queries[0] <= self.right * self.dilation
+        return self.dilation == 1 and left and right
+
     def span(self, first: int, last: int) -> tuple[float, float]:
         """The interval of key positions that query positions first..last see, global tokens apart."""
         low = -math.inf if self.left is None else first - self.left * self.dilation
@@ -79,9 +85,9 @@ class Mask:
         return dataclasses.replace(self, bands=(*self.bands, band))
 
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
-        """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. A negative column is hidden."""
+        """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. Negative indices are hidden."""
         i, j = (rows + self.query_offset)[:, None], columns[None, :]
-        visible = jnp.broadcast_to(j >= 0, (len(rows), len(columns)))
+        visible = (rows >= 0)[:, None] & (j >= 0)
         if self.is_causal:
             visible &= j <= i
         for band in self.bands:
@@ -106,6 +112,14 @@ class Mask:
             band_low, band_high = band.span(first, last)
             low, high = max(low, band_low), min(high, band_high)
         return int(low), int(high)
+
+    def covers(self, queries: tuple[int, int], keys: tuple[int, int]) -> bool:
+        """Whether all queries of an interval are known to see all keys of another, before any array is looked at."""
+        arrays = (self.dense, self.keys, self.queries, self.query_segments, self.key_segments)
+        if any(array is not None for array in arrays):
+            return False
+        first, last = (i + self.query_offset for i in queries)
+        return (not self.is_causal or keys[1] <= first) and all(band.covers((first, last), keys) for band in self.bands)
 
     def used_length(self) -> int | jax.Array:
         """Keys up to and with the last one that is not padding: a scalar for each leading axis."""

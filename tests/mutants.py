@@ -33,14 +33,14 @@ def oracle(kernel: str) -> str:
 
 
 MUTANTS = [
-    Mutant("compute/streaming.py", "total = total * shrink +", "total = total +", law("long_sequences_work", "Softmax()")),
+    Mutant("compute/streaming.py", "a.total * first +", "a.total +", law("long_sequences_work", "Softmax()")),
     Mutant("compute/streaming.py", "d_weights + shift[row]", "d_weights - shift[row]", law("batched_equals_head", "Softmax()")),
     Mutant("masking.py", "visible &= j <= i\n", "visible &= j <= i + 1\n", law("the_future_cannot_touch_the_past", "Softmax()")),
     Mutant("door.py", "_only(shown_keys, value)", "value", law("hidden_keys_touch_nothing", "Softmax()")),
     Mutant("kernels/nadaraya_watson.py", "** 2, axis=-1) / 2", "** 2, axis=-1)", oracle("NadarayaWatson(bandwidth=1.0)")),
     Mutant("kernels/additive.py", "@ query + bias,", "@ query,", oracle("Additive(units=None)")),
     Mutant("compute/schedule.py", "if global_tokens and", "if not global_tokens and", law("any_length_works", DILATED)),
-    Mutant("kernels/sliding_window.py", "mask = mask.within(self.band)\n        local", "local", law("any_length_works", WINDOW)),
+    Mutant("kernels/sliding_window.py", "mask.within(self.band), bias", "mask, bias", law("any_length_works", WINDOW)),
     Mutant("kernels/sliding_window.py", "visible &= self.band.at(i,", "visible |= self.band.at(i,", law("any_length_works", WINDOW)),
     Mutant("kernels/bigbird.py", "jnp.where(block >= hole", "jnp.where(block > hole", law("batched_equals_head", BIGBIRD)),
     Mutant("kernels/bigbird.py", "jnp.where(is_global[:, None], -1, listed)", "listed", law("any_length_works", BIGBIRD)),

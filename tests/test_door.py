@@ -1,11 +1,15 @@
 """What the door gives every kernel: structure honoured, hidden positions silent, no second compilation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import ALiBi, BigBird, Linear, SlidingWindow, Softmax, attend, attention_weights, door
+from attnzoo import ALiBi, BigBird, Linear, Mask, SlidingWindow, Softmax, attend, attention_weights, door
+from attnzoo.compute import streaming
+from attnzoo.dropout import Dropout
 
 
 def arrays(length=19, seed=0, dtype=jnp.float32):
@@ -99,20 +103,20 @@ def test_dropout_follows_its_key():
 
 
 def test_results_do_not_depend_on_the_tile():
-    from attnzoo.compute import streaming
-    from attnzoo.dropout import Dropout
-    from attnzoo.masking import Mask
-
+    """Nor do gradients: tiles of several sizes, in steps of one pair of tiles, of a few, and of all keys."""
     q, k, v = arrays(length=40)
     mask = Mask(40, 40, is_causal=True)
     dropout = Dropout.make(jax.random.key(0), 0.3, 2, 4)
-    scale = jnp.full((1, 1), 0.4)
-    outs = [
-        streaming.over_heads(streaming.dot_product, scale, q, k, v, mask, None, dropout, tile=tile)[0]
-        for tile in ((40, 40), (7, 11), (16, 3))
-    ]
-    np.testing.assert_allclose(outs[1], outs[0], atol=1e-6)
-    np.testing.assert_allclose(outs[2], outs[0], atol=1e-6)
+    score, params = streaming.dot_product(None, q.shape[-1])
+
+    def value_and_gradients(tile, pairs):
+        layout = functools.partial(streaming.natural_layout, tile=tile, pairs=pairs)
+        call = lambda *x: jnp.sum(streaming.over_heads(score, params, *x, mask, None, dropout, layout)[0] ** 2)
+        return jax.value_and_grad(call, (0, 1, 2))(q, k, v)
+
+    whole = value_and_gradients((40, 40), 1600)
+    for tile, pairs in (((7, 11), 77), ((7, 11), 300), ((16, 3), 10**6), ((5, 5), 100)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), value_and_gradients(tile, pairs), whole)
 
 
 def test_forward_mode_by_the_reference():

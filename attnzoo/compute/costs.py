@@ -22,17 +22,14 @@ def of(dims: Dims, flops: float, dtype, *, extra_elements: float, state_elements
 
 def softmax_over_tiles(dims: Dims, layout: Layout, pair_flops: float) -> float:
     """Operations of `streaming` over `layout`, with `pair_flops` for the score of one pair."""
-    steps, width = layout.visited.blocks.shape
-    return (
-        dims.batch
-        * dims.num_heads
-        * tiles(dims, steps, layout.rows.shape[1], width * layout.columns.shape[1], pair_flops)
-    )
+    height, size = layout.rows.shape[1], layout.columns.shape[1]
+    steps = [(visited.rows.size, visited.blocks.shape[-1] * size) for visited in layout.schedules]
+    return dims.batch * dims.num_heads * sum(tiles(dims, rows, height, width, pair_flops) for rows, width in steps)
 
 
 def tiles(dims: Dims, steps: int, height: int, width: int, pair_flops: float) -> float:
     """Operations of one head in `steps` steps of `height` queries and `width` keys."""
-    return steps * height * (width * (pair_flops + 2 * dims.value_dim + ONLINE_SOFTMAX) + 2 * dims.value_dim)
+    return steps * height * (width * (pair_flops + 2 * dims.value_dim + ONLINE_SOFTMAX) + 3 * dims.value_dim)
 
 
 def key_value_cache(dims: Dims) -> int:

@@ -83,14 +83,22 @@ def attend(features: Features, q, k, v, mask: Mask, *, epsilon: float = 0.0, chu
     return out.astype(v.dtype)
 
 
-def flops(dims: Dims, features: int, feature_flops: float, is_causal: bool, chunk: int = CHUNK) -> float:
-    """Operations of one head without segments; `feature_flops` are those of the features of one token."""
+def flops(
+    dims: Dims, features: int, feature_flops: float, is_causal: bool, key_heads: int, chunk: int = CHUNK
+) -> float:
+    """Operations without segments; `feature_flops` are those of the features of one token.
+
+    Args:
+      key_heads: how many heads have keys of their own; the others share features and sums.
+    """
     per_key = 2 * features * dims.value_dim + 2 * dims.value_dim + 3 * features + feature_flops
     per_query = 2 * features * dims.value_dim + 2 * features + 3 * dims.value_dim + feature_flops
     if not is_causal:
-        return dims.key_length * per_key + dims.query_length * per_query
-    slots = -(-max(dims.key_length, dims.query_length) // chunk) * chunk
-    return slots * (per_key + per_query + chunk * (2 * features + 2 * dims.value_dim + 2))
+        keys, queries = dims.key_length, dims.query_length
+    else:
+        keys = queries = -(-max(dims.key_length, dims.query_length) // chunk) * chunk
+        per_query += chunk * (2 * features + 2 * dims.value_dim + 2)
+    return dims.batch * (key_heads * keys * per_key + dims.num_heads * queries * per_query)
 
 
 def _whole(features, q, k, v, shown, epsilon):

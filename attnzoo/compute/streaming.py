@@ -2,8 +2,8 @@
 
     m' = max(m, max_j s_j)    l' = l e^(m - m') + sum_j e^(s_j - m')    o' = o e^(m - m') + sum_j e^(s_j - m') v_j
 
-A step takes one tile of queries and a few tiles of keys (`schedule`); the backward pass visits the same tiles
-again and recomputes their weights from the log-sum-exp, so nothing of size [T, S] is ever kept. Rabe and Staats
+A step takes a few tiles of queries, each beside a few tiles of keys (`schedule`); the backward pass visits the same
+tiles again and recomputes their weights from the log-sum-exp, so nothing of size [T, S] is ever kept. Rabe and Staats
 2021, arXiv:2112.05682; Dao et al. 2022, arXiv:2205.14135.
 """
 
@@ -24,13 +24,12 @@ from attnzoo.dropout import Dropout
 from attnzoo.masking import Mask, pick
 from attnzoo.positions import Bias
 
-# Measured on a CPU at H = 64 (length 4096, float32): 1024 x 1024 is within 4% of the best forward and the best
-# when causal, and its scores (4 MB) still fit a cache. Smaller tiles pay for the loop, larger ones for memory.
-TILE = 1024
+# Queries and keys in a tile. Measured on a CPU at H = 64: see `schedule.WIDEST`.
+TILE = 512
 
 
 class Tiles(NamedTuple):
-    """What a step differentiates: operands cut into tiles, and what the scores depend on beside them."""
+    """What one head differentiates: operands cut into tiles, and what the scores depend on beside them."""
 
     q: jax.Array  # [R, t, H]
     k: jax.Array  # [C, s, H]
@@ -41,19 +40,55 @@ class Tiles(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What a step does not differentiate: where the tiles stand, which are visited, what is hidden or dropped."""
+    """What one head does not differentiate: where the tiles stand, what is hidden or dropped."""
 
     rows: jax.Array  # int [R, t]
     columns: jax.Array  # int [C, s]
-    schedule: Schedule
     mask: Mask  # without its dense part
     dense: jax.Array | None  # bool [R or 1, C or 1, t or 1, s or 1]
     dropout: Dropout | None
 
 
-def dot_product(params, q, k):
-    """Scores scale q k^T; `params` is the scale."""
-    return _dot("th,sh->ts", q, k) * params
+class Running(NamedTuple):
+    """Softmax over the tiles visited so far: leaves lead with [R, t], or with [G, t] for the tiles of one step."""
+
+    out: jax.Array
+    top: jax.Array
+    total: jax.Array
+
+
+def dot_product(scale: float | jax.Array | None, head_dim: int) -> tuple[Callable, Any]:
+    """A score scale q k^T and its parameters: `scale` where it is an array, nothing where None stands for H^-1/2."""
+    if scale is None:
+        return functools.partial(_scaled, head_dim**-0.5), ()
+    return lambda scale, q, k: _scaled(scale, None, q, k), scale[None, None]
+
+
+def _scaled(scale, params, q, k):
+    return product(q, k) * scale
+
+
+@jax.custom_vjp
+def product(q: jax.Array, k: jax.Array) -> jax.Array:
+    """q k^T, accumulated in float32 at least."""
+    return _dot("th,sh->ts", q, k)
+
+
+def _product_gradients(operands, d_scores):
+    q, k = operands
+    d_scores = d_scores.astype(q.dtype)
+    return _dot("ts,sh->th", d_scores, k).astype(q.dtype), _over_queries(d_scores, q).astype(k.dtype)
+
+
+product.defvjp(lambda q, k: (product(q, k), (q, k)), _product_gradients)
+
+
+def _over_queries(pairs: jax.Array, x: jax.Array) -> jax.Array:
+    """pairs^T x: [t, s], [t, H] -> [s, H]. As the transpose of x^T pairs it takes half the time on a CPU.
+
+    The barrier keeps XLA from undoing that.
+    """
+    return jax.lax.optimization_barrier(_dot("th,ts->hs", x, pairs)).T
 
 
 def over_heads(
@@ -63,149 +98,221 @@ def over_heads(
     k: jax.Array,
     v: jax.Array,
     mask: Mask,
-    bias: Bias | None = None,
-    dropout: Dropout | None = None,
+    bias: Bias | None,
+    dropout: Dropout | None,
+    layout_of: Callable[..., Layout],
+    drawn: Any = (),
     *,
-    tile: tuple[int, int] = (TILE, TILE),
+    per_pair: int = 1,
 ):
-    """Softmax attention of all heads over the tiles that `mask` leaves visible.
+    """Softmax attention of all heads over listed tiles.
 
     Args:
-      score: `score(params, q [t, H], k [s, H]) -> [t, s]`, in float32 at least; hashable.
+      score: `score(params, q [t, H], k [s, H]) -> [t, s]`, in float32 at least.
       params: a tree whose leaves lead with [B or 1, N or 1].
-      tile: the largest tile, queries and keys.
+      q: [B, T, N, H]. k: [B, S, K, H], or of N heads where each query head has keys of its own. v: [B, S, K, Hv].
+      layout_of: `layout_of(mask, drawn)` of one head; its tiles are known beforehand, its steps may be traced.
+      drawn: a tree that `layout_of` needs beside the mask; leaves lead with [B or 1, N or 1].
+      per_pair: numbers that the score of one pair goes through at once.
 
     Returns:
       out [B, T, N, Hv], and the log-sum-exp of the scores [B, T, N], -inf where nothing is visible.
     """
-    layout = natural_layout(mask, tile)
+    accumulated = jnp.promote_types(q.dtype, jnp.float32)
+    batch, length, num_heads, _ = q.shape
+    numbers = batch * num_heads * length * k.shape[1] * per_pair
+    precision = jax.config.jax_default_matmul_precision
 
-    def one_head(q, k, v, params, mask, bias, dropout):
-        return attend(score, params, q, k, v, mask, bias, dropout, layout)
+    @jax.custom_vjp
+    def attend(operands, learned, fixed):
+        return forward(operands, learned, fixed)[0]
 
-    return heads.over_heads(one_head, q, k, v, (params, mask, bias, dropout))
+    def forward(operands, learned, fixed):
+        def head(operands, leading):
+            out, lse = _forward(score, *_cut_head(operands, *leading, layout_of), len(operands[0]))
+            return out.astype(v.dtype), lse
+
+        shapes = (
+            jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype),
+            jax.ShapeDtypeStruct((batch, num_heads, length), accumulated),
+        )
+        out, lse = heads.accumulate(head, operands, (learned, fixed), shapes, numbers)
+        return (out, lse), (operands, learned, fixed, out, lse)
+
+    def backward(residuals, cotangents):
+        operands, learned, fixed, out, lse = residuals
+        d_out, d_lse = cotangents
+
+        def head(sequences, leading):
+            (operands, out, d_out), (learned, fixed, lse, d_lse) = sequences, leading
+            cut = _cut_head(operands, learned, fixed, layout_of)
+            return _backward(score, *cut, operands, learned, out, lse, d_out, d_lse)
+
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, accumulated)), (operands, learned)
+        )
+        with jax.default_matmul_precision(precision):
+            grads = heads.accumulate(head, (operands, out, d_out), (learned, fixed, lse, d_lse), shapes, numbers)
+        return *jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, (operands, learned)), None
+
+    attend.defvjp(forward, backward)
+    out, lse = attend((q, k, v), (params, bias), (mask, dropout, drawn))
+    return out, jnp.moveaxis(lse, 1, 2)
 
 
-def natural_layout(mask: Mask, tile: tuple[int, int] = (TILE, TILE)) -> Layout:
-    """Queries and keys in their order, in even tiles of at most about `tile`."""
+def natural_layout(
+    mask: Mask, drawn: Any = (), *, tile: tuple[int, int] = (TILE, TILE), pairs: int = schedule.PAIRS
+) -> Layout:
+    """Queries and keys in their order, in even tiles of at most about `tile`, and `pairs` in a step."""
     rows = schedule.natural(mask.query_length, schedule.tile_size(mask.query_length, tile[0]))
     columns = schedule.natural(mask.key_length, schedule.tile_size(mask.key_length, tile[1]))
-    return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns))
+    return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs))
 
 
-def attend(score, params, q, k, v, mask: Mask, bias: Bias | None, dropout: Dropout | None, layout: Layout):
-    """One head: q [T, H], k [S, H], v [S, Hv] -> out [T, Hv] and log-sum-exp [T]; 0 and -inf for queries left out."""
-    rows, columns, visited = layout
+def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout]:
+    (q, k, v), (params, bias), (mask, dropout, drawn) = operands, learned, fixed
+    layout = layout_of(mask, drawn)
+    rows, columns = layout.rows, layout.columns
     rule = bias if bias is not None and bias.rule is not None else None
-    array = bias.array if bias is not None else None
-    tiles = Tiles(_cut(q, rows), _cut(k, columns), _cut(v, columns), _cut_pairs(array, rows, columns), rule, params)
-    frame = Frame(
-        jnp.asarray(rows),
-        jnp.asarray(columns),
-        Schedule(*map(jnp.asarray, visited)),
-        dataclasses.replace(mask, dense=None),
-        _cut_pairs(mask.dense, rows, columns),
-        dropout,
-    )
-    out, lse = _attend(score, jax.config.jax_default_matmul_precision, tiles, frame)
-    return _join(out, rows, len(q), 0), _join(lse, rows, len(q), -jnp.inf)
+    array = None if bias is None else _cut_pairs(bias.array, rows, columns)
+    tiles = Tiles(_cut(q, rows), _cut(k, columns), _cut(v, columns), array, rule, params)
+    dense = _cut_pairs(mask.dense, rows, columns)
+    frame = Frame(jnp.asarray(rows), jnp.asarray(columns), dataclasses.replace(mask, dense=None), dense, dropout)
+    return tiles, frame, layout
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(score, precision, tiles: Tiles, frame: Frame):
-    return _forward(score, precision, tiles, frame)[0]
-
-
-def _forward(score, precision, tiles, frame):
-    # Without the barrier, differentiating a loop over heads would move what does not depend on the head (masks, shared
-    # keys) into a scan of its own, which keeps all of it: T^2 memory.
-    tiles, frame = jax.lax.optimization_barrier((tiles, frame))
-    accumulate = jnp.promote_types(tiles.q.dtype, jnp.float32)
-    lowest = jnp.finfo(accumulate).min
+def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
+    """One head: out [T, Hv] and log-sum-exp [T]; 0 and -inf for queries that see nothing."""
+    accumulated = jnp.promote_types(tiles.q.dtype, jnp.float32)
     (count, height), width = tiles.q.shape[:2], tiles.v.shape[-1]
+    running = Running(
+        jnp.zeros((count, height, width), accumulated),
+        jnp.full((count, height), jnp.finfo(accumulated).min, accumulated),
+        jnp.zeros((count, height), accumulated),
+    )
+    for visited in layout.schedules:
+        visit = _each_row(functools.partial(_visit, score, tiles, frame, visited))
 
-    def step(carry, listed):
-        row, blocks = listed
-        out, top, total = (x[row] for x in carry)
-        scores, visible = _scores(score, _gather(tiles, frame, row, blocks), frame, row, blocks)
+        def step(running, listed, visit=visit):
+            rows = listed[0]
+            merged = _merged(Running(*(x[rows] for x in running)), visit(*listed))
+            return Running(*(x.at[rows].set(new) for x, new in zip(running, merged, strict=True))), None
+
+        running, _ = jax.lax.scan(step, running, (jnp.asarray(visited.rows), jnp.asarray(visited.blocks)))
+    seen = running.total > 0
+    total = jnp.where(seen, running.total, 1)
+    out = running.out / total[..., None]
+    lse = jnp.where(seen, running.top + jnp.log(total), -jnp.inf)
+    return _join(out, layout.rows, length, 0), _join(lse, layout.rows, length, -jnp.inf)
+
+
+def _each_row(function: Callable) -> Callable:
+    """`function` of each tile of queries in a step; a single one makes no batch, whose products would be slower."""
+
+    def mapped(rows, blocks):
+        if len(rows) == 1:
+            return jax.tree.map(lambda x: x[None], function(rows[0], blocks[0]))
+        return jax.vmap(function)(rows, blocks)
+
+    return mapped
+
+
+def _visit(score, tiles: Tiles, frame: Frame, visited: Schedule, row, blocks) -> Running:
+    """Softmax of one tile of queries over the listed tiles of keys."""
+    scores, visible = _scores(score, _gather(tiles, visited, row, blocks), frame, visited, row, blocks)
+    lowest = jnp.finfo(scores.dtype).min
+    if visible is not None:
         scores = jnp.where(visible, scores, lowest)
-        new_top = jnp.maximum(top, scores.max(axis=1))
-        weights = jnp.where(visible, jnp.exp(scores - new_top[:, None]), 0)
-        shrink = jnp.exp(top - new_top)
-        total = total * shrink + weights.sum(axis=1)
-        weights = _dropped(weights, frame, row, blocks)
-        values = _blocks(tiles.v, blocks)
-        out = out * shrink[:, None] + _dot("ts,sh->th", weights.astype(values.dtype), values)
-        return tuple(x.at[row].set(new) for x, new in zip(carry, (out, new_top, total), strict=True)), None
-
-    start = (
-        jnp.zeros((count, height, width), accumulate),
-        jnp.full((count, height), lowest, accumulate),
-        jnp.zeros((count, height), accumulate),
-    )
-    (out, top, total), _ = jax.lax.scan(step, start, frame.schedule)
-    seen = total > 0
-    out = (out / jnp.where(seen, total, 1)[..., None]).astype(tiles.v.dtype)
-    lse = jnp.where(seen, top + jnp.log(jnp.where(seen, total, 1)), -jnp.inf)
-    return (out, lse), (tiles, frame, out, lse)
+    top = scores.max(axis=1)
+    # Where nothing is visible, exponentials are of the lowest number, and so 0.
+    weights = jnp.exp(scores - (top if visible is None else jnp.where(top == lowest, 0, top))[:, None])
+    total = weights.sum(axis=1)
+    weights = _dropped(weights, frame, row, blocks)
+    values = _blocks(tiles.v, visited, blocks)
+    return Running(_dot("ts,sh->th", weights.astype(values.dtype), values), top, total)
 
 
-def _backward(score, precision, residuals, cotangents):
-    residuals, cotangents = jax.lax.optimization_barrier((residuals, cotangents))
-    with jax.default_matmul_precision(precision):
-        return _gradients(score, *residuals, *cotangents), None
+def _merged(a: Running, b: Running) -> Running:
+    """Softmax over the tiles of both."""
+    top = jnp.maximum(a.top, b.top)
+    first, second = jnp.exp(a.top - top), jnp.exp(b.top - top)
+    out = a.out * first[..., None] + b.out * second[..., None]
+    return Running(out, top, a.total * first + b.total * second)
 
 
-def _gradients(score, tiles, frame, out, lse, d_out, d_lse):
+def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learned, out, lse, d_out, d_lse):
+    """One head: the gradients of `operands` and `learned`."""
     # d s_ij = w_ij (d w_ij - d_out_i . out_i + d_lse_i): the row sum of the softmax rule is known beforehand.
-    accumulate = lse.dtype
-    shift = d_lse - jnp.sum(d_out.astype(accumulate) * out.astype(accumulate), axis=-1)
+    shift = d_lse - jnp.sum(d_out.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
     lse = jnp.where(lse == -jnp.inf, 0, lse)
+    lse, shift, d_out = (_cut(x, layout.rows) for x in (lse, shift, d_out))
 
-    def step(grads, listed):
-        row, blocks = listed
-        picked = _gather(tiles, frame, row, blocks)
-        scores, pull, visible = jax.vjp(lambda picked: _scores(score, picked, frame, row, blocks), picked, has_aux=True)
-        weights = jnp.where(visible, jnp.exp(scores - lse[row][:, None]), 0)
-        values = _blocks(tiles.v, blocks)
+    def gradients(visited, row, blocks):
+        picked = _gather(tiles, visited, row, blocks)
+        scores, pull, visible = jax.vjp(
+            lambda picked: _scores(score, picked, frame, visited, row, blocks), picked, has_aux=True
+        )
+        weights = jnp.exp(scores - lse[row][:, None])
+        weights = weights if visible is None else jnp.where(visible, weights, 0)
+        values = _blocks(tiles.v, visited, blocks)
         d_weights = _dropped(_dot("th,sh->ts", d_out[row], values), frame, row, blocks)
-        d_v = _dot("ts,th->sh", _dropped(weights, frame, row, blocks).astype(values.dtype), d_out[row])
+        d_v = _over_queries(_dropped(weights, frame, row, blocks).astype(values.dtype), d_out[row])
         (d_picked,) = pull(weights * (d_weights + shift[row][:, None]))
-        return _scatter(grads, d_picked._replace(v=d_v), row, blocks), None
+        return d_picked._replace(v=d_v)
 
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, accumulate)), tiles)
-    grads, _ = jax.lax.scan(step, start, frame.schedule)
-    return jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, tiles)
+    total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, lse.dtype)), tiles)
+    for visited in layout.schedules:
+
+        def step(total, listed, visited=visited):
+            parts = _each_row(functools.partial(gradients, visited))(*listed)
+            return _scatter(total, parts, visited, *listed), None
+
+        total, _ = jax.lax.scan(step, total, (jnp.asarray(visited.rows), jnp.asarray(visited.blocks)))
+    return _uncut(total, layout, operands, learned)
 
 
-_attend.defvjp(_forward, _backward)
+def _uncut(grads: Tiles, layout: Layout, operands, learned):
+    """Gradients of tiles as those of what they were cut from."""
+    (q, k, v), (_, bias) = operands, learned
+    of_operands = tuple(
+        _join(grad, index, len(x), 0)
+        for grad, index, x in zip(grads[:3], (layout.rows, layout.columns, layout.columns), (q, k, v), strict=True)
+    )
+    if bias is None:
+        return of_operands, (grads.params, None)
+    if bias.rule is not None:
+        return of_operands, (grads.params, grads.rule)
+    array = _join_pairs(grads.bias, layout.rows, layout.columns, bias.array.shape)
+    return of_operands, (grads.params, dataclasses.replace(bias, array=array))
 
 
-def _gather(tiles: Tiles, frame: Frame, row, blocks) -> Tiles:
-    """The part of `tiles` that the scores of one step depend on."""
+def _gather(tiles: Tiles, visited: Schedule, row, blocks) -> Tiles:
+    """The part of `tiles` that the scores of one tile of queries depend on."""
     bias = _pair(tiles.bias, row, blocks)
-    return tiles._replace(q=tiles.q[row], k=_blocks(tiles.k, blocks), v=None, bias=bias)
+    return tiles._replace(q=tiles.q[row], k=_blocks(tiles.k, visited, blocks), v=None, bias=bias)
 
 
-def _scatter(grads: Tiles, step: Tiles, row, blocks) -> Tiles:
-    """Add the gradients of one step to those of the whole."""
+def _scatter(total: Tiles, parts: Tiles, visited: Schedule, rows, blocks) -> Tiles:
+    """Add the gradients of one step, whose leaves lead with [G], to those of the whole."""
     return Tiles(
-        grads.q.at[row].add(step.q),
-        _add_blocks(grads.k, blocks, step.k),
-        _add_blocks(grads.v, blocks, step.v),
-        None if grads.bias is None else _add_pair(grads.bias, row, blocks, step.bias),
-        *jax.tree.map(jnp.add, (grads.rule, grads.params), (step.rule, step.params)),
+        total.q.at[rows].add(parts.q),
+        _add_blocks(total.k, visited, blocks, parts.k),
+        _add_blocks(total.v, visited, blocks, parts.v),
+        None if total.bias is None else _add_pair(total.bias, rows, blocks, parts.bias),
+        *jax.tree.map(lambda x, part: x + part.sum(axis=0), (total.rule, total.params), (parts.rule, parts.params)),
     )
 
 
-def _scores(score, picked: Tiles, frame: Frame, row, blocks):
-    """Scores [t, L s] of one step, and which of them are visible."""
+def _scores(score, picked: Tiles, frame: Frame, visited: Schedule, row, blocks):
+    """Scores [t, L s] of one tile of queries, and which of them are visible, None for all."""
     rows, columns = frame.rows[row], _columns(frame, blocks)
     scores = score(picked.params, picked.q, picked.k)
     if picked.bias is not None:
         scores += picked.bias
     if picked.rule is not None:
         scores += picked.rule.at(rows, columns)
+    if visited.is_whole:
+        return scores, None
     visible = frame.mask.at(rows, columns)
     if frame.dense is not None:
         visible &= _pair(frame.dense, row, blocks)
@@ -223,17 +330,28 @@ def _columns(frame: Frame, blocks):
     return jnp.where(blocks[:, None] < 0, -1, frame.columns[blocks]).reshape(-1)
 
 
-def _blocks(tiles: jax.Array, blocks) -> jax.Array:
+def _blocks(tiles: jax.Array, visited: Schedule, blocks) -> jax.Array:
     """[C, s, H] -> the listed tiles, one below the other: [L s, H]."""
-    return tiles[jnp.maximum(blocks, 0)].reshape(-1, tiles.shape[-1])
+    if visited.is_run:
+        listed = jax.lax.dynamic_slice_in_dim(tiles, blocks[0], len(blocks))
+    else:
+        listed = tiles[jnp.maximum(blocks, 0)]
+    return listed.reshape(-1, tiles.shape[-1])
 
 
-def _add_blocks(grads: jax.Array, blocks, step: jax.Array) -> jax.Array:
-    return grads.at[jnp.maximum(blocks, 0)].add(step.reshape(len(blocks), *grads.shape[1:]))
+def _add_blocks(total: jax.Array, visited: Schedule, blocks, parts: jax.Array) -> jax.Array:
+    """Add [G, L s, H] to the tiles that `blocks` [G, L] lists."""
+    parts = parts.reshape(*blocks.shape, *total.shape[1:])
+    if not visited.is_run:
+        return total.at[jnp.maximum(blocks, 0)].add(parts)
+    for first, part in zip(blocks[:, 0], parts, strict=True):
+        old = jax.lax.dynamic_slice_in_dim(total, first, len(part))
+        total = jax.lax.dynamic_update_slice_in_dim(total, old + part, first, 0)
+    return total
 
 
 def _pair(pairs: jax.Array | None, row, blocks) -> jax.Array | None:
-    """[R or 1, C or 1, t or 1, s or 1] -> the tiles of one step, side by side: [t or 1, L s or 1]."""
+    """[R or 1, C or 1, t or 1, s or 1] -> the tiles beside one tile of queries: [t or 1, L s or 1]."""
     if pairs is None:
         return None
     row, blocks = _pair_index(pairs, row, blocks)
@@ -241,16 +359,18 @@ def _pair(pairs: jax.Array | None, row, blocks) -> jax.Array | None:
     return picked.reshape(picked.shape[0], -1)
 
 
-def _add_pair(grads: jax.Array, row, blocks, step: jax.Array) -> jax.Array:
-    row, blocks = _pair_index(grads, row, blocks)
-    step = step.reshape(step.shape[0], len(blocks), -1)
-    return grads.at[row, blocks].add(jnp.moveaxis(step, 1, 0))
+def _add_pair(total: jax.Array, rows, blocks, parts: jax.Array) -> jax.Array:
+    """Add [G, t or 1, L s or 1] to the pairs of tiles that `rows` [G] and `blocks` [G, L] list."""
+    rows, blocks = _pair_index(total, rows[:, None], blocks)
+    parts = parts.reshape(*parts.shape[:2], blocks.shape[-1], -1)
+    return total.at[rows, blocks].add(jnp.moveaxis(parts, 2, 1))
 
 
-def _pair_index(pairs, row, blocks):
-    """Where a step's tiles lie in `pairs`, whose axes of 1 are shared."""
+def _pair_index(pairs, rows, blocks):
+    """Where tiles lie in `pairs`, whose axes of 1 are shared."""
     shared_columns = pairs.shape[1] == 1 and pairs.shape[3] == 1
-    return (0 if pairs.shape[0] == 1 else row), (jnp.zeros(1, int) if shared_columns else jnp.maximum(blocks, 0))
+    blocks = jnp.zeros_like(blocks[..., :1]) if shared_columns else jnp.maximum(blocks, 0)
+    return (jnp.zeros_like(rows) if pairs.shape[0] == 1 else rows), blocks
 
 
 def _is_natural(index: np.ndarray, length: int) -> bool:
@@ -262,7 +382,7 @@ def _cut(array: jax.Array, index: np.ndarray) -> jax.Array:
     if _is_natural(index, len(array)):
         tiles = jnp.pad(array, [(0, index.size - len(array))] + [(0, 0)] * (array.ndim - 1))
     else:
-        tiles = pick(array, index.reshape(-1), 0)
+        tiles = jnp.take(array, index.reshape(-1), axis=0, mode="clip")
     return tiles.reshape(*index.shape, *array.shape[1:])
 
 
@@ -275,13 +395,23 @@ def _cut_pairs(array: jax.Array | None, rows: np.ndarray, columns: np.ndarray) -
     return array.reshape(row_tiles + column_tiles).swapaxes(1, 2)
 
 
-def _join(tiles: jax.Array, rows: np.ndarray, length: int, fill: float) -> jax.Array:
-    """[R, t, ...] -> [T, ...], the inverse of `_cut`; `fill` for queries that no tile holds."""
+def _join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.Array:
+    """[R, t, ...] -> [T, ...], the inverse of `_cut`; `fill` for positions that no tile holds."""
     flat = tiles.reshape(-1, *tiles.shape[2:])
-    if _is_natural(rows, length):
+    if _is_natural(index, length):
         return flat[:length]
-    index = rows.reshape(-1)
+    index = index.reshape(-1)
     return jnp.full((length, *flat.shape[1:]), fill, flat.dtype).at[index[index >= 0]].set(flat[index >= 0])
+
+
+def _join_pairs(pairs: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> jax.Array:
+    """[R or 1, C or 1, t or 1, s or 1] -> [T or 1, S or 1], the inverse of `_cut_pairs`."""
+    array = pairs.swapaxes(1, 2)
+    array = array.reshape(array.shape[0] * array.shape[1], -1)
+    for axis, (length, index) in enumerate(zip(shape, (rows, columns), strict=True)):
+        if length > 1:
+            array = jnp.moveaxis(_join(jnp.moveaxis(array, axis, 0)[None], index, length, 0), 0, axis)
+    return array
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -10,18 +10,19 @@ w is called v_a. Learned: W_q, W_k [N, H, U], b and w [N, U].
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, heads, streaming
+from attnzoo.compute import costs, dense, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
 from attnzoo.masking import Mask
 
-# 128 x 128 pairs of 64 units are 4 MB, as large as a tile of scores elsewhere.
-TILE = (128, 128)
+# 128 x 128 pairs of 64 units are 4 MB, about as much as the scores of a step elsewhere.
+LAYOUT = functools.partial(streaming.natural_layout, tile=(128, 128), pairs=128 * 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +53,16 @@ class Additive(Kernel):
         return dense.attend(jnp.tanh(q[:, None] + k[None, :]) @ score, v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
-        layout = streaming.natural_layout(mask, TILE)
-
-        def one_head(q, k, v, params, mask, bias, dropout):
-            q, k, score = _project(params, q, k)
-            return streaming.attend(additive_score, score, q, k, v, mask, bias, dropout, layout)
-
-        params = jax.tree.map(lambda x: x[None], params)
-        return heads.over_heads(one_head, q, k, v, (params, mask, bias, dropout))
+        num_heads, kv_heads = q.shape[2], k.shape[2]
+        params = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_heads, *x.shape[1:])), params)
+        project = jax.vmap(_project, (0, 2, 2), (2, 2, 0))
+        q, k, score = project(params, q, jnp.repeat(k, num_heads // kv_heads, axis=2))
+        units = score.shape[-1]
+        return streaming.over_heads(_score, score[None], q, k, v, mask, bias, dropout, LAYOUT, per_pair=units)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         units = dims.head_dim if self.units is None else self.units
-        layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal), TILE)
+        layout = LAYOUT(Mask(dims.query_length, dims.key_length, is_causal))
         projections = 2 * (dims.query_length + dims.key_length) * dims.head_dim * units
         flops = costs.softmax_over_tiles(dims, layout, 4 * units) + dims.batch * dims.num_heads * projections
         weights = dims.num_heads * 2 * units * (dims.head_dim + 1)
@@ -72,7 +71,7 @@ class Additive(Kernel):
         return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=cache)
 
 
-def additive_score(score, q, k):
+def _score(score, q, k):
     """Scores score . tanh(q_i + k_j) of projected queries and keys."""
     return jnp.tanh(q[:, None] + k[None, :]) @ score
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, heads, schedule, streaming
+from attnzoo.compute import costs, dense, schedule, streaming
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -74,21 +74,17 @@ class BigBird(Kernel):
         index = row_blocks[:, None] * self.block_size + np.arange(self.block_size) - mask.query_offset
         rows = np.where((index >= 0) & (index < mask.query_length), index, -1).astype(np.int32)
         columns = schedule.natural(mask.key_length, self.block_size)
-
-        def one_head(q, k, v, draws, scale, mask, bias, dropout):
-            visited = self._schedule(draws, row_blocks, len(columns), mask)
-            layout = Layout(rows, columns, visited)
-            return streaming.attend(streaming.dot_product, scale, q, k, v, mask, bias, dropout, layout)
-
-        scale = dense.scale_of(scale, q)[None, None]
-        return heads.over_heads(one_head, q, k, v, (draws[None], scale, mask, bias, dropout))
+        layout_of = lambda mask, draws: Layout(rows, columns, self._schedules(draws, row_blocks, len(columns), mask))
+        score, params = streaming.dot_product(scale, q.shape[-1])
+        return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout_of, draws[None])
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        blocks = -(-dims.query_length // self.block_size)
+        blocks, key_blocks = (-(-length // self.block_size) for length in (dims.query_length, dims.key_length))
         listed = self.num_global * (1 if is_causal else 2) + self.num_window + self.num_random
-        global_steps = 0 if is_causal else 2 * self.num_global * -(-blocks // listed)
-        size = self.block_size
-        head = costs.tiles(dims, blocks + global_steps, size, listed * size, 2 * dims.head_dim + 1)
+        size, pair_flops = self.block_size, 2 * dims.head_dim + 1
+        head = costs.tiles(dims, blocks, size, listed * size, pair_flops)
+        if not is_causal:
+            head += costs.tiles(dims, 2 * self.num_global, size, key_blocks * size, pair_flops)
         flops, cache = dims.batch * dims.num_heads * head, costs.key_value_cache(dims)
         gathered = dims.batch * dims.num_heads * blocks * listed * size * (dims.head_dim + dims.value_dim)
         return costs.of(dims, flops, dtype, extra_elements=gathered, state_elements=cache)
@@ -148,24 +144,25 @@ class BigBird(Kernel):
             return jnp.zeros(jnp.shape(rows), bool)
         return ((rows >= 0) & (rows < self.num_global)) | ((rows >= used - self.num_global) & (rows < used))
 
-    def _schedule(self, draws, row_blocks: np.ndarray, key_blocks: int, mask) -> Schedule:
-        """The listed blocks of each row in one step, then the global rows, which take all blocks in several."""
+    def _schedules(self, draws, row_blocks: np.ndarray, key_blocks: int, mask) -> tuple[Schedule, ...]:
+        """The listed blocks of each row in one step; then the global rows, which take all blocks in several."""
         used = self._block_of(mask.used_length() - 1) + 1
         listed = self.listed_blocks(draws, row_blocks, used, mask.is_causal)
         is_global = self._is_global(row_blocks, used, mask.is_causal)
         blocks = jnp.where(is_global[:, None], -1, listed)
-        rows = jnp.arange(len(row_blocks))
+        together = max(1, schedule.PAIRS // (self.block_size**2 * blocks.shape[1]))
+        local = schedule.in_steps(jnp.arange(len(row_blocks)), blocks, together)
         if mask.is_causal or self.num_global == 0:
-            return Schedule(rows, blocks)
+            return local
         ends = jnp.arange(self.num_global)
         row = jnp.concatenate([ends, used - 1 - ends]) - row_blocks[0]
         exists = jnp.concatenate([ends < used, used - 1 - ends >= self.num_global])
         exists &= (row >= 0) & (row < len(row_blocks))
-        width = blocks.shape[1]
+        width = min(key_blocks, max(1, schedule.PAIRS // self.block_size**2))
         everything = np.pad(np.arange(key_blocks), (0, -key_blocks % width), constant_values=-1).reshape(-1, width)
-        rows = jnp.concatenate([rows, jnp.repeat(jnp.where(exists, row, 0), len(everything))])
-        global_blocks = jnp.where(exists[:, None, None], everything, -1).reshape(-1, width)
-        return Schedule(rows, jnp.concatenate([blocks, global_blocks]))
+        rows = jnp.repeat(jnp.where(exists, row, 0), len(everything))
+        blocks = jnp.where(exists[:, None, None], everything, -1).reshape(-1, width)
+        return local + schedule.in_steps(rows, blocks, 1)
 
     def _block_of(self, position):
         return position // self.block_size

@@ -54,10 +54,11 @@ class Linear(Kernel):
         def one_head(q, k, v, mask):
             return recurrence.attend(features, q, k, v, mask, epsilon=self.epsilon)
 
-        return heads.over_heads(one_head, q, k, v, (mask,))
+        return heads.over_heads(one_head, q, k, v, (mask,), numbers=recurrence.CHUNK**2)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        flops = dims.batch * dims.num_heads * recurrence.flops(dims, dims.head_dim, 4 * dims.head_dim, is_causal)
+        width = dims.head_dim
+        flops = recurrence.flops(dims, width, 4 * width, is_causal, key_heads=dims.num_key_value_heads)
         # Sums are kept in float32, for each key head.
         state = dims.batch * dims.num_key_value_heads * dims.head_dim * (dims.value_dim + 1)
         cost = costs.of(dims, flops, dtype, extra_elements=0, state_elements=None)

@@ -37,19 +37,18 @@ class NadarayaWatson(Kernel):
         return dense.attend(-distance / (2 * self.bandwidth**2), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
-        precision = jnp.full((1, 1), self.bandwidth**-2, jnp.promote_types(q.dtype, jnp.float32))
-        return streaming.over_heads(negative_distance, precision, q, k, v, mask, bias, dropout)
+        return streaming.over_heads(self._score, (), q, k, v, mask, bias, dropout, streaming.natural_layout)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
         flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 4)
         return costs.of(dims, flops, dtype, extra_elements=0, state_elements=costs.key_value_cache(dims))
 
+    def _score(self, params, q, k):
+        """-|q - k|^2 / 2 bandwidth^2, the square multiplied out so that a matrix product does the work."""
+        products = streaming.product(q, k)
 
-def negative_distance(precision, q, k):
-    """Scores -precision |q - k|^2 / 2, the square multiplied out so that a matrix product does the work."""
+        def half_square(x):
+            return jnp.sum(x.astype(products.dtype) ** 2, axis=-1) / 2
 
-    def half_square(x):
-        return jnp.sum(x.astype(precision.dtype) ** 2, axis=-1) / 2
-
-    return precision * (streaming.dot_product(1, q, k) - half_square(q)[:, None] - half_square(k)[None, :])
+        return (products - half_square(q)[:, None] - half_square(k)[None, :]) * self.bandwidth**-2

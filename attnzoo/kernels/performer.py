@@ -68,15 +68,14 @@ class Performer(Kernel):
             return recurrence.attend(self._features(draws.astype(precise), scale, q), q, k, v, mask)
 
         precise = jnp.promote_types(q.dtype, jnp.float32)
-        return heads.over_heads(one_head, q, k, v, (draws[None], mask))
+        return heads.over_heads(one_head, q, k, v, (draws[None], mask), numbers=recurrence.CHUNK**2)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         feature_flops = self.features * (2 * dims.head_dim + 5)
-        head = recurrence.flops(dims, self.features, feature_flops, is_causal)
+        flops = recurrence.flops(dims, self.features, feature_flops, is_causal, key_heads=dims.num_heads)
         projections = dims.num_heads * self.features * dims.head_dim
         # Sums are kept in float32 for each query head, whose features are its own.
         state = dims.batch * dims.num_heads * ((self.features + 1) * (dims.value_dim + 1) + 1)
-        flops = dims.batch * dims.num_heads * head
         cost = costs.of(dims, flops, dtype, extra_elements=projections, state_elements=None)
         return cost._replace(state_bytes=4.0 * state)
 

@@ -17,15 +17,13 @@ import numpy as np
 from jax import numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, heads, schedule, streaming
+from attnzoo.compute import costs, dense, schedule, streaming
 from attnzoo.compute.schedule import Layout
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
 from attnzoo.masking import Band, Mask
 
-# Tiles of a quarter of the window keep the hidden corners of the band small. Measured on a CPU for windows of 256 and
-# 513 keys: 128 is the best forward and backward; 64 pays for the loop, 512 for what it hides.
-SMALLEST_TILE, LARGEST_TILE = 128, 512
+SMALLEST_TILE = 128  # smaller ones pay for the loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,50 +52,35 @@ class SlidingWindow(Kernel):
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        mask = mask.within(self.band)
-        local, globals_ = self._local_layout(mask), self._global_layout(mask)
-
-        def one_head(q, k, v, scale, mask, bias, dropout):
-            def attend(layout):
-                return streaming.attend(streaming.dot_product, scale, q, k, v, mask, bias, dropout, layout)
-
-            out, lse = attend(local)
-            if globals_ is None:
-                return out, lse
-            rows = globals_.rows.reshape(-1)
-            global_out, global_lse = attend(globals_)
-            return out.at[rows].set(global_out[rows]), lse.at[rows].set(global_lse[rows])
-
-        return heads.over_heads(one_head, q, k, v, (dense.scale_of(scale, q)[None, None], mask, bias, dropout))
+        score, params = streaming.dot_product(scale, q.shape[-1])
+        return streaming.over_heads(score, params, q, k, v, mask.within(self.band), bias, dropout, self._layout)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         mask = Mask(dims.query_length, dims.key_length, is_causal).within(self.band)
-        layouts = [layout for layout in (self._local_layout(mask), self._global_layout(mask)) if layout is not None]
-        flops = sum(costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1) for layout in layouts)
+        flops = costs.softmax_over_tiles(dims, self._layout(mask), 2 * dims.head_dim + 1)
         # Decoding keeps the last keys in a ring, and the global ones.
         kept = min(dims.key_length, self.left * self.dilation + 1 + self.global_tokens)
         cache = costs.key_value_cache(dims._replace(key_length=kept))
         return costs.of(dims, flops, dtype, extra_elements=0, state_elements=cache)
 
-    def _local_layout(self, mask: Mask) -> Layout:
-        """Tiles of queries beside the tiles of their windows and of the global keys.
+    def _layout(self, mask: Mask, drawn=()) -> Layout:
+        """Tiles of queries beside those of their windows and of the global keys; then global queries beside all keys.
 
-        Positions of one residue modulo the dilation stand together, so that the window is dense there.
+        Positions of one residue modulo the dilation stand together, so that the window is dense there. A global query
+        that may not look ahead sees global keys alone, which are beside it already.
         """
-        largest = min(max((self.left + self.right + 1) // 4, SMALLEST_TILE), LARGEST_TILE)
+        largest = min(max(self.left + self.right, SMALLEST_TILE), streaming.TILE)
         size = schedule.tile_size(max(mask.query_length // self.dilation, 1), largest)
         rows = schedule.interleaved(mask.query_length, size, self.dilation, mask.query_offset)
         columns = schedule.interleaved(mask.key_length, size, self.dilation)
-        visited = schedule.visible_tiles(mask, rows, columns, dilation=self.dilation, global_tokens=self.global_tokens)
-        return Layout(rows, columns, visited)
-
-    def _global_layout(self, mask: Mask) -> Layout | None:
-        """Tiles of the queries that are global, beside all keys that causality leaves them."""
-        positions = np.arange(mask.query_length) + mask.query_offset
-        index = np.flatnonzero((positions >= 0) & (positions < self.global_tokens))
-        if not len(index):
-            return None
-        rows = index[None].astype(np.int32)
-        columns = schedule.natural(mask.key_length, schedule.tile_size(mask.key_length, streaming.TILE))
+        positions = np.where(rows >= 0, rows + mask.query_offset, -1)
+        is_global = (positions >= 0) & (positions < self.global_tokens) & (not mask.is_causal)
+        local = np.where(is_global, -1, rows)
+        visited = schedule.visible_tiles(mask, local, columns, dilation=self.dilation, global_tokens=self.global_tokens)
+        if not is_global.any():
+            return Layout(rows, columns, visited)
+        globals_ = schedule.tiled(rows[is_global], size)
         everything = dataclasses.replace(mask, bands=mask.bands[:-1])
-        return Layout(rows, columns, schedule.visible_tiles(everything, rows, columns))
+        seeing_all = schedule.visible_tiles(everything, globals_, columns)
+        visited += tuple(dataclasses.replace(x, rows=x.rows + len(local)) for x in seeing_all)
+        return Layout(np.concatenate([local, globals_]), columns, visited)

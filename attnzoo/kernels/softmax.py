@@ -40,8 +40,8 @@ class Softmax(Kernel):
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        scale = dense.scale_of(scale, q)[None, None]
-        return streaming.over_heads(streaming.dot_product, scale, q, k, v, mask, bias, dropout)
+        score, params = streaming.dot_product(scale, q.shape[-1])
+        return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, streaming.natural_layout)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))

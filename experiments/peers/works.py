@@ -39,6 +39,7 @@ class Work:
 
     Attributes:
       projections: weights beside the attention: 0, 3 (query, key, value) or 4 (and out).
+      spread: standard deviation of queries and keys.
     """
 
     kernel: Kernel
@@ -48,6 +49,7 @@ class Work:
     is_train: bool = False
     dtype: str = "float32"
     projections: int = 0
+    spread: float = 1.0
 
     def name_of_kernel(self) -> str:
         """Its name in the catalogue."""
@@ -70,7 +72,7 @@ class Work:
         if self.projections:
             x = rng.normal(size=(1, self.length, width))
             return [x, *(rng.normal(size=(width, width)) / width**0.5 for _ in range(self.projections))]
-        return [rng.normal(size=(1, self.length, HEADS, HEAD_DIM)) for _ in range(3)]
+        return [spread * rng.normal(size=(1, self.length, HEADS, HEAD_DIM)) for spread in (self.spread, self.spread, 1)]
 
 
 def _softmax_peers(jax_nn: float | None, chunked: float | None, sdpa: float | None, tolerance: float = 1e-4):
@@ -132,8 +134,8 @@ WORKS = {
     ),
     "linear_causal": Work(Linear(), 16384, _LINEAR, is_causal=True),
     "linear_causal_train": Work(Linear(), 16384, _LINEAR, is_causal=True, is_train=True),
-    "performer_causal": Work(Performer(), 16384, _PERFORMER, is_causal=True),
-    "performer_causal_train": Work(Performer(), 16384, _PERFORMER, is_causal=True, is_train=True),
+    "performer_causal": Work(Performer(), 16384, _PERFORMER, is_causal=True, spread=0.5),
+    "performer_causal_train": Work(Performer(), 16384, _PERFORMER, is_causal=True, is_train=True, spread=0.5),
     "nystrom": Work(
         Nystrom(landmarks=64),
         4096,
