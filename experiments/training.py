@@ -43,7 +43,9 @@ def optimizer(
     """AdamW after clipping to norm 1; the rate rises for `warmup` steps, then falls to a tenth along a cosine."""
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps - 1), steps, learning_rate / 10)
     matrices = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.01, mask=matrices))
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=matrices)
+    )
 
 
 def train(model: nnx.Module, batches: Iterable[Batch], transform: optax.GradientTransformation) -> Trained:

