@@ -118,6 +118,7 @@ def chunked(work: Work) -> Function:
     """Causal linear attention in chunks, as one would write it in PyTorch: no loop, sums by `cumsum` over chunks."""
     query_features, key_features = _features(work)
     inside = torch.ones(CHUNK, CHUNK).tril()
+    epsilon = getattr(work.kernel, "epsilon", 0.0)
 
     def call(q, k, v):
         phi, psi = query_features(q), key_features(k)
@@ -127,7 +128,7 @@ def chunked(work: Work) -> Function:
         weights = phi @ psi.transpose(-1, -2) * inside
         above = weights @ values + phi @ states
         below = weights.sum(dim=-1) + (phi @ sums[..., None])[..., 0]
-        return (above / (below + 1e-6)[..., None]).flatten(2, 3)
+        return (above / (below + epsilon)[..., None]).flatten(2, 3)
 
     return Function(call, BNTH)
 

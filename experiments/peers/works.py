@@ -101,7 +101,7 @@ def _linear_peers(package_note: str, tolerance: float):
     )
 
 
-_LINEAR = _linear_peers("theirs adds 1e-6 to features or sums", 1e-3)
+_LINEAR = _linear_peers("", 1e-3)
 _PERFORMER = _linear_peers(_PERFORMER_FLOOR, 0.5)
 _NYSTROM_START = "their pseudo-inverse starts from a maximum over all heads"
 
