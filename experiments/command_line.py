@@ -81,6 +81,9 @@ def run(main: Callable[..., int | None], positional: str | None = None) -> None:
     """
 
     def guarded(arguments: list[str]) -> int:
+        from experiments import progress
+
+        progress.remember_interrupts()
         try:
             return main(*_positional(arguments[1:], positional)) or 0
         except (ValueError, OSError) as error:

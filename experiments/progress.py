@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Collection, Iterable, Iterator
 
 from rich.console import Console
@@ -10,6 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 console = Console(width=None if Console().is_terminal else 160)
+
+
+_interrupted = threading.Event()
+
+
+def remember_interrupts() -> None:
+    """Make Ctrl-C end a job after the item at hand even where it falls into a callback that swallows exceptions."""
+
+    def interrupt(signum, frame):
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 class Each:
@@ -22,6 +37,8 @@ class Each:
         for item in self._items:
             yield item
             self._progress.advance(self._task)
+            if _interrupted.is_set():
+                raise KeyboardInterrupt
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

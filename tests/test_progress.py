@@ -1,0 +1,27 @@
+"""Jobs end when they are told to."""
+
+import signal
+import subprocess
+import sys
+
+CODE = """
+import os, signal
+from experiments import progress
+
+class Swallowing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+
+progress.remember_interrupts()
+with progress.over(range(3), "three") as each:
+    for item in each:
+        print(item, flush=True)
+        Swallowing()
+"""
+
+
+def test_an_interrupt_that_a_callback_swallows_ends_the_job_after_the_item_at_hand():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    assert done.stdout.split() == ["three", "0"] and done.returncode in (1, 130, -signal.SIGINT)
+    assert "Exception ignored" in done.stderr
