@@ -23,7 +23,9 @@ def over_heads(
     k: jax.Array,
     v: jax.Array,
     per_head: tuple[Any, ...] = (),
+    *,
     numbers: int | None = None,
+    shares_keys: bool = False,
 ):
     """out[b, :, n] = one_head(q[b, :, n], k[b, :, n // G], v[b, :, n // G], *per_head[b, n]), G = N / K.
 
@@ -31,15 +33,16 @@ def over_heads(
       one_head: maps [T, H], [S, H], [S, Hv] and the trees of one head to [T, ...], or to a tree of such.
       q: [B, T, N, H]. k: [B, S, K, H]. v: [B, S, K, Hv].
       per_head: trees whose leaves lead with [B or 1, N or 1].
-      numbers: in the largest array of one head at a time; T S where None.
+      numbers: in the largest array of one head; T S where None.
+      shares_keys: take the heads of a group together, so that what depends on their key head alone is done once.
 
     Returns:
       [B, T, N, ...], or a tree of such.
     """
     numbers = q.shape[1] * k.shape[1] if numbers is None else numbers
     operands = _grouped(q, k, v, per_head)
-    looped = lambda *operands: _nested(one_head, jax.lax.map, *operands)
-    at_once = lambda *operands: _nested(one_head, _vmap, *operands)
+    looped = lambda *operands: _nested(one_head, jax.lax.map, _vmap if shares_keys else jax.lax.map, *operands)
+    at_once = lambda *operands: _nested(one_head, _vmap, _vmap, *operands)
     out = _chosen(looped, at_once, q.shape[0] * q.shape[2] * numbers, *operands)
     return jax.tree.map(_ungrouped, out)
 
@@ -133,9 +136,9 @@ def _ungrouped(x):
     return jnp.moveaxis(x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:]), 1, 2)
 
 
-def _nested(one_head, loop, q, k, v, per_head):
+def _nested(one_head, loop, group_loop, q, k, v, per_head):
     def group(k, v, q, per_head):
-        return over_axis(lambda q, per_head: one_head(q, k, v, *per_head), loop, q.shape[0])(q, per_head)
+        return over_axis(lambda q, per_head: one_head(q, k, v, *per_head), group_loop, q.shape[0])(q, per_head)
 
     def example(q, k, v, per_head):
         return over_axis(group, loop, q.shape[0])(k, v, q, per_head)

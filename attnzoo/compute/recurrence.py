@@ -83,6 +83,12 @@ def attend(features: Features, q, k, v, mask: Mask, *, epsilon: float = 0.0, chu
     return out.astype(v.dtype)
 
 
+def numbers(mask: Mask, features: int) -> int:
+    """In the largest array of one head: weights within a chunk where a scan carries sums, else all features."""
+    is_scan = mask.is_causal or mask.key_segments is not None
+    return CHUNK**2 if is_scan else max(mask.query_length, mask.key_length) * features
+
+
 def flops(
     dims: Dims, features: int, feature_flops: float, is_causal: bool, key_heads: int, chunk: int = CHUNK
 ) -> float:

@@ -54,7 +54,9 @@ class Linear(Kernel):
         def one_head(q, k, v, mask):
             return recurrence.attend(features, q, k, v, mask, epsilon=self.epsilon)
 
-        return heads.over_heads(one_head, q, k, v, (mask,), numbers=recurrence.CHUNK**2)
+        return heads.over_heads(
+            one_head, q, k, v, (mask,), numbers=recurrence.numbers(mask, q.shape[-1]), shares_keys=True
+        )
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         width = dims.head_dim

@@ -68,7 +68,7 @@ class Performer(Kernel):
             return recurrence.attend(self._features(draws.astype(precise), scale, q), q, k, v, mask)
 
         precise = jnp.promote_types(q.dtype, jnp.float32)
-        return heads.over_heads(one_head, q, k, v, (draws[None], mask), numbers=recurrence.CHUNK**2)
+        return heads.over_heads(one_head, q, k, v, (draws[None], mask), numbers=recurrence.numbers(mask, self.features))
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         feature_flops = self.features * (2 * dims.head_dim + 5)

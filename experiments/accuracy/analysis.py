@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments import statistics
+from experiments import statistics, wording
 
 
 def summarise(rows: list[dict]) -> list[dict]:
@@ -45,14 +45,14 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
         counts = sorted({entry["parameters"] for entry in own if entry["parameters"]})
         lines.append(
             [
-                kernel,
+                wording.short(kernel),
                 objective,
                 *(bits_text(by_length[length]["bits"]) if length in by_length else "" for length in lengths),
                 " to ".join(f"{count:,}" for count in dict.fromkeys((counts or [0])[:1] + counts[-1:]))
                 if counts
                 else "",
                 str(min(entry["seeds"] for entry in own)),
-                own[0]["note"],
+                own[0]["note"].split(". ")[0],
             ]
         )
     return header, lines
