@@ -37,7 +37,7 @@ def operands(kv_heads=HEADS, length=LENGTH, heads=HEADS, batch=BATCH):
     return arrays((batch, length, heads, DIM), *[(batch, length, kv_heads, DIM)] * 2)
 
 
-def agree(ours, theirs, inputs, tolerance=1e-9, dtype=torch.float64):
+def assert_agree(ours, theirs, inputs, tolerance=1e-9, dtype=torch.float64):
     """The outputs of both, and the gradients of all inputs along one random direction of the output."""
     tensors = [torch.tensor(x, dtype=dtype, requires_grad=True) for x in inputs]
     expected = theirs(*tensors)
@@ -108,7 +108,7 @@ def test_scaled_dot_product_attention_of_torch(rule):
         )
         return heads_first(function)(q, k, v)
 
-    agree(ours, theirs, operands(kv_heads=2) + arrays((1, HEADS, LENGTH, LENGTH), seed=3))
+    assert_agree(ours, theirs, operands(kv_heads=2) + arrays((1, HEADS, LENGTH, LENGTH), seed=3))
 
 
 def test_nadaraya_watson_is_torch_with_a_bias_of_norms():
@@ -119,7 +119,7 @@ def test_nadaraya_watson_is_torch_with_a_bias_of_norms():
         attention = torch.nn.functional.scaled_dot_product_attention
         return heads_first(functools.partial(attention, attn_mask=norms, scale=0.7**-2))(q, k, v)
 
-    agree(lambda *qkv: attend(*qkv, kernel=NadarayaWatson(0.7)), theirs, operands())
+    assert_agree(lambda *qkv: attend(*qkv, kernel=NadarayaWatson(0.7)), theirs, operands())
 
 
 def test_flex_attention():
@@ -177,7 +177,7 @@ def test_local_attention(is_causal):
         kernel = SlidingWindow(size, forward * size)
         return attend(q, k, v, kernel=kernel, is_causal=is_causal, key_mask=shown, query_seq_lengths=SOME)
 
-    agree(ours, masked, operands())
+    assert_agree(ours, masked, operands())
 
 
 # Longformer and BigBird, beside transformers.
@@ -214,7 +214,7 @@ def test_longformer_of_transformers(tokens, padded):
         return attend(*projected(x, *weights), kernel=kernel, key_mask=shown, query_seq_lengths=shown.sum(axis=1))
 
     # Their softmax is in float32, where the lowest float64 would be infinite.
-    agree(ours, theirs, layer_inputs(), tolerance=5e-6, dtype=torch.float32)
+    assert_agree(ours, theirs, layer_inputs(), tolerance=5e-6, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
@@ -244,7 +244,7 @@ def test_bigbird_of_transformers(padded):
         q, k, v = projected(x, *weights)
         return attend(q, k, v, kernel=kernel, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
 
-    agree(ours, theirs, layer_inputs(length=length))
+    assert_agree(ours, theirs, layer_inputs(length=length))
 
 
 def random_blocks_of(kernel, length):
@@ -265,7 +265,7 @@ def test_linear_attention_of_performer_pytorch():
     package = pytest.importorskip("performer_pytorch.performer_pytorch", exc_type=ImportError)
     phi = lambda x: torch.nn.functional.elu(x) + 1
     theirs = heads_first(lambda q, k, v: package.linear_attention(phi(q), phi(k), v))
-    agree(lambda *qkv: attend(*qkv, kernel=Linear(epsilon=1e-30)), theirs, operands())
+    assert_agree(lambda *qkv: attend(*qkv, kernel=Linear(epsilon=1e-30)), theirs, operands())
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -289,7 +289,7 @@ def test_performer_pytorch(monkeypatch, is_causal):
         return attend(q, k, v, kernel=Performer(16), draws=jnp.asarray(projection)[None], is_causal=is_causal)
 
     jax.clear_caches()
-    agree(ours, heads_first(theirs), operands())
+    assert_agree(ours, heads_first(theirs), operands())
     jax.clear_caches()
 
 
@@ -320,7 +320,7 @@ def test_linformer_of_its_package(share, length):
         params |= {"value": given["proj_v"].T[None]} if share == "heads" else {}
         return attend(q, k, v, kernel=Linformer(rank=5, share=share), params=params)
 
-    agree(ours, theirs, [x, *weights, *mixers])
+    assert_agree(ours, theirs, [x, *weights, *mixers])
 
 
 @pytest.mark.parametrize("padding", [0, 7])
@@ -342,7 +342,7 @@ def test_nystrom_attention(padding):
         arguments = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths} if padding else {}
         return attend(*operands, kernel=Nystrom(8), **arguments)[:, :LENGTH]
 
-    agree(ours, theirs, layer_inputs(width=DIM, batch=1))
+    assert_agree(ours, theirs, layer_inputs(width=DIM, batch=1))
 
 
 def test_nystromformer_of_transformers():
@@ -364,4 +364,4 @@ def test_nystromformer_of_transformers():
         own = {f"{part}.weight": w for part, w in zip(parts, weights, strict=True)}
         return torch.func.functional_call(layer, own | zeros, (x,))[0].reshape(BATCH, LENGTH, HEADS, DIM)
 
-    agree(lambda x, *weights: attend(*projected(x, *weights), kernel=Nystrom(8)), theirs, layer_inputs())
+    assert_agree(lambda x, *weights: attend(*projected(x, *weights), kernel=Nystrom(8)), theirs, layer_inputs())
