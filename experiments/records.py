@@ -94,9 +94,14 @@ def environment() -> dict:
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "platform": device.platform,
         "device": _processor() if device.platform == "cpu" else device.device_kind,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         **_commit(),
     }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor() -> str:

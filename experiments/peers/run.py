@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import os
 import pathlib
 import time
 from importlib import metadata
@@ -99,13 +98,10 @@ def base(settings: Settings, environment: dict, name: str, peer: Peer) -> dict:
 def compare(row: dict, work: Work, peer: Peer, settings: Settings) -> dict:
     """The row of one comparison: missing, failed (also where outputs differ), or measured."""
     try:
-        theirs = _call(peer.factory, work, settings.seed)
+        theirs, ours = (_call(factory, work, settings.seed) for factory in (peer.factory, "jax_peers.ours"))
+        return row | _measure(ours, theirs, peer.tolerance, settings.pairs)
     except ImportError as error:
         return row | {"status": "missing", "reason": f"{error}"}
-    except Exception as error:
-        return row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
-    try:
-        return row | _measure(_call("jax_peers.ours", work, settings.seed), theirs, peer.tolerance, settings.pairs)
     except Exception as error:
         return row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
 
@@ -127,7 +123,7 @@ def _equal_threads() -> None:
         import torch
     except ImportError:
         return
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.set_num_threads(records.cores())
 
 
 def _measure(ours: calls.Call, theirs: calls.Call, tolerance: float, pairs: int) -> dict:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from attnzoo import BigBird, Dims, Kernel, Linear, Linformer, Nystrom, Performer, SlidingWindow, Softmax, catalogue
+from attnzoo import BigBird, Dims, Kernel, Linear, Linformer, Nystrom, Performer, SlidingWindow, Softmax
 
 HEADS, HEAD_DIM = 8, 64
 
@@ -50,10 +50,6 @@ class Work:
     dtype: str = "float32"
     projections: int = 0
     spread: float = 1.0
-
-    def name_of_kernel(self) -> str:
-        """Its name in the catalogue."""
-        return catalogue.name_of(self.kernel)
 
     def constants(self):
         """Parameters, and draws; drawn features are those of the first head, for all, as peers have them."""
