@@ -32,8 +32,8 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense") -> Callable:
       kernel: any kernel without learned parameters; for others take the layers of `attnzoo.linen` or `attnzoo.nnx`.
       mask: what the layer's mask means. "dense": any mask. "key": hidden keys, one row for all queries. "causal": the
         lower triangle. "causal+key": both. Queries that the mask leaves blind, such as padding, give 0. The structure
-        is checked where the mask is concrete, and trusted where it is traced. Flax's masks do not tell which queries are
-        padding under "key": kernels that average queries, as `Nystrom`, count them; pass `query_seq_lengths` to `attend`.
+        is checked where the mask is concrete, and trusted where it is traced. A key mask does not tell which queries
+        are padding: kernels that average queries, as `Nystrom`, count them; `attend` takes `query_seq_lengths`.
 
     Returns:
       A function of query, key and value [*batch, length, heads, dim] and of every keyword that the layers pass. Each is
