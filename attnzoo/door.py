@@ -12,14 +12,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo import refusal, validation, visibility
+from attnzoo import refusal, routes, validation, visibility
 from attnzoo.dropout import Dropout
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.masking import Band, Mask
 from attnzoo.positions import Bias, PositionBias
-
-IMPLEMENTATIONS = ("xla", "reference")
 
 
 def attend(
@@ -74,8 +72,10 @@ def attend(
       dropout_rate: fraction of attention weights dropped, in [0, 1).
       rng: a key for dropout, and for nothing else.
       precision: of matrix products, forward and backward, as in `jax.default_matmul_precision`.
-      implementation: "xla" is the kernel's fast route, "reference" its equation (`head`), slower, and differentiable
-        in forward mode too; None takes the fastest that is right here.
+      implementation: "xla" is the kernel's fast route, "cudnn" that of cuDNN, "reference" the equation (`head`),
+        slower, and differentiable in forward mode too. None takes the fastest that is right: cuDNN for softmax and
+        causal windows in low precision on an NVIDIA GPU, else "xla"; the logger "attnzoo" tells (INFO) why cuDNN
+        declined.
       return_residual: also return the log-sum-exp of the scores, float32 [B, T, N], -inf where nothing is visible.
 
     Returns:
@@ -83,7 +83,8 @@ def attend(
 
     Raises:
       ValueError: an argument has the wrong type, shape or value.
-      NotImplementedError: `kernel` cannot honour an argument; the message names kernels that can.
+      NotImplementedError: `kernel` cannot honour an argument, and the message names kernels that can; or the
+        `implementation` cannot serve this call, and the message lists why.
 
     Example:
       >>> q = k = v = jnp.ones((2, 16, 4, 8))
@@ -94,7 +95,7 @@ def attend(
     validation.switches(is_causal=is_causal, return_residual=return_residual)
     validation.query_offset(query_offset)
     validation.dropout(dropout_rate, rng)
-    validation.implementation(implementation, IMPLEMENTATIONS)
+    validation.implementation(implementation, routes.IMPLEMENTATIONS)
     query, key, value = (jnp.asarray(x) for x in (query, key, value))
     validation.operands(query, key, value)
     unbatched = query.ndim == 3
@@ -135,7 +136,8 @@ def attend(
         kernel=kernel,
         dropout_rate=float(dropout_rate),
         precision=validation.precision_name(precision),
-        implementation=implementation or IMPLEMENTATIONS[0],
+        implementation=implementation,
+        with_residual=return_residual,
     )
     if unbatched:
         out, residual = jax.tree.map(lambda x: x[0], (out, residual))
@@ -240,9 +242,23 @@ def _tree(name, given, kernel, dims):
     return given
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "dropout_rate", "precision", "implementation"))
+@functools.partial(jax.jit, static_argnames=("kernel", "dropout_rate", "precision", "implementation", "with_residual"))
 def _attend(
-    query, key, value, bias, mask, params, draws, scale, rng, *, kernel, dropout_rate, precision, implementation
+    query,
+    key,
+    value,
+    bias,
+    mask,
+    params,
+    draws,
+    scale,
+    rng,
+    *,
+    kernel,
+    dropout_rate,
+    precision,
+    implementation,
+    with_residual,
 ):
     """Silence what is hidden, run the route, and zero what it wrote for hidden queries: (out, residual or None)."""
     batch, length, num_heads, _ = query.shape
@@ -256,10 +272,9 @@ def _attend(
         "dropout": Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
     }
     declared = {name: given for name, given in declared.items() if getattr(kernel.supports, name)}
-    route = kernel.batched if implementation == "xla" else functools.partial(Kernel.batched, kernel)
+    operands = params, draws, query, key, value, mask, declared
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        out = route(params, draws, query, key, value, mask, **declared)
-    out, residual = out if kernel.supports.residual else (out, None)
+        out, residual = routes.run(implementation, kernel, *operands, with_residual=with_residual)
     validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
     if residual is not None and shown_queries is not None:
         residual = jnp.where(shown_queries, residual, -jnp.inf)

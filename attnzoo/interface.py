@@ -154,6 +154,13 @@ class Kernel:
         constants = jax.tree.map(lambda x: x[None], (params, draws))
         return heads.over_heads(_Reference(self, scale), q, k, v, (*constants, mask, bias, dropout))
 
+    def as_softmax(self, mask: Mask) -> Mask | None:
+        """The mask under which plain scaled dot-product attention is this kernel; None where it is something else.
+
+        Where there is one, a vendor's library may take the place of `batched` (`implementation="cudnn"`).
+        """
+        return None
+
     def cost(self, dims: Dims, *, is_causal: bool = False, dtype=jnp.float32) -> Cost:
         """Forward cost at `dims`. By default counted from the program that `batched` traces to."""
         from attnzoo import counting

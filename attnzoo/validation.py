@@ -45,7 +45,7 @@ def implementation(value, choices: tuple[str, ...]) -> None:
     if value is not None and value not in choices:
         raise ValueError(
             f"implementation={value!r}: expected None, which takes the fastest that is right here, or one of "
-            f"{', '.join(map(repr, choices))}; there is no other route yet"
+            f"{', '.join(map(repr, choices))}"
         )
 
 
@@ -144,10 +144,13 @@ def lengths(name: str, value, batch: int, longest: int) -> None:
         raise ValueError(f"{name} has dtype {value.dtype}: expected an integer dtype")
     if value.shape != (batch,):
         raise ValueError(f"{name} has shape {value.shape}: expected one length for each example, [{batch}]")
-    if not is_traced(value) and batch and (np.min(value) < 0 or np.max(value) > longest):
+    if is_traced(value) or not batch:
+        return
+    known = np.asarray(value)
+    if not 0 <= known.min() <= known.max() <= longest:
         raise ValueError(
-            f"{name} ranges from {np.min(value)} to {np.max(value)}: expected lengths within 0..{longest}, the length "
-            "of the array"
+            f"{name} ranges from {known.min()} to {known.max()}: expected lengths within 0..{longest}, the length of "
+            "the array"
         )
 
 

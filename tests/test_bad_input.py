@@ -98,7 +98,7 @@ CALLS = {
     ),
     "query_offset": (lambda: attend(Q, K, K, query_offset=jnp.array(3)), "query_offset=.*: expected a Python integer"),
     "precision": (lambda: attend(Q, K, K, precision="exact"), "precision='exact': expected None, a jax.lax.Precision"),
-    "implementation": (lambda: attend(Q, K, K, implementation="cudnn"), "implementation='cudnn': expected None"),
+    "implementation": (lambda: attend(Q, K, K, implementation="flash"), "implementation='flash': expected None"),
     "kernel class": (lambda: attend(Q, K, K, kernel=Linear), r"kernel=Linear is a class: .* such as Linear\(\)"),
     "kernel text": (lambda: attend(Q, K, K, kernel="linear"), "kernel='linear' is a string: .* attnzoo.parse"),
     "kernel none": (lambda: attend(Q, K, K, kernel=None), "kernel=None: expected an instance"),

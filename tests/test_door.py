@@ -127,3 +127,11 @@ def test_forward_mode_by_the_reference():
     step = 1e-2
     numeric = (call(q + step * direction) - call(q - step * direction)) / (2 * step)
     np.testing.assert_allclose(slope, numeric, atol=1e-3)
+
+
+def test_lengths_known_beforehand_work_under_jit():
+    """Arrays that a jitted function closes over are concrete there, and checked."""
+    q, k, v = arrays()
+    lengths = jnp.full(len(q), 3)
+    call = lambda q: attend(q, k, v, query_seq_lengths=lengths)
+    np.testing.assert_allclose(jax.jit(call)(q), call(q), atol=1e-6)

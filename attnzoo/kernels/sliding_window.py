@@ -57,6 +57,9 @@ class SlidingWindow(Kernel):
         score, params = streaming.dot_product(scale, q.shape[-1])
         return streaming.over_heads(score, params, q, k, v, mask.within(self.band), bias, dropout, self._layout)
 
+    def as_softmax(self, mask):
+        return mask.within(self.band)
+
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         mask = Mask(dims.query_length, dims.key_length, is_causal).within(self.band)
         flops = costs.softmax_over_tiles(dims, self._layout(mask), 2 * dims.head_dim + 1)

@@ -43,6 +43,9 @@ class Softmax(Kernel):
         score, params = streaming.dot_product(scale, q.shape[-1])
         return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, streaming.natural_layout)
 
+    def as_softmax(self, mask):
+        return mask
+
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
         flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1)

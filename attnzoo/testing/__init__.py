@@ -45,8 +45,14 @@ LAWS: dict[str, Callable[[Subject], None]] = {
 }
 
 
-def check_kernel(kernel: Kernel, laws: tuple[str, ...] | None = None) -> None:
+def check_kernel(kernel: Kernel, laws: tuple[str, ...] | None = None, implementation: str | None = None) -> None:
     """Hold `kernel` to all laws, or to those named.
+
+    Args:
+      kernel: what is held to them.
+      laws: names of laws, None for all.
+      implementation: of `attend`, in all calls but those that compare two. How work and memory grow is claimed for
+        `batched`, and so asked of no other.
 
     Raises:
       LawBroken: for the first law that it breaks.
@@ -55,13 +61,13 @@ def check_kernel(kernel: Kernel, laws: tuple[str, ...] | None = None) -> None:
     for name in LAWS if laws is None else laws:
         if name not in LAWS:
             raise ValueError(f"no law is called {name!r}: expected one of {', '.join(LAWS)}")
-        check_law(kernel, name)
+        check_law(kernel, name, implementation)
 
 
-def check_law(kernel: Kernel, name: str) -> None:
+def check_law(kernel: Kernel, name: str, implementation: str | None = None) -> None:
     """Hold `kernel` to one law; whatever it raises there is a breach too."""
     try:
-        LAWS[name](Subject(name, kernel))
+        LAWS[name](Subject(name, kernel, implementation))
     except LawBroken:
         raise
     except Exception as error:

@@ -43,10 +43,15 @@ class Operands(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A kernel under a law: calls with its parameters, and comparisons that name the law."""
+    """A kernel under a law: calls with its parameters, and comparisons that name the law.
+
+    Attributes:
+      implementation: of `attend`, for calls that name none.
+    """
 
     law: str
     kernel: Kernel
+    implementation: str | None = None
 
     @property
     def supports(self):
@@ -71,14 +76,15 @@ class Subject:
     def attend(self, operands: Operands, params=None, **arguments):
         """`attend` with the kernel; causal where it has no other form."""
         params = self.params(operands) if params is None else params
-        arguments.setdefault("is_causal", not self.supports.bidirectional)
-        return attend(*operands, kernel=self.kernel, params=params, **arguments)
+        return attend(*operands, kernel=self.kernel, params=params, **self._completed(arguments))
 
     def weights(self, operands: Operands, **arguments):
         """The effective weights [B, N, T, S]."""
-        arguments.setdefault("is_causal", not self.supports.bidirectional)
-        params = self.params(operands)
-        return attention_weights(operands.q, operands.k, kernel=self.kernel, params=params, **arguments)
+        given = {"kernel": self.kernel, "params": self.params(operands)}
+        return attention_weights(operands.q, operands.k, **given, **self._completed(arguments))
+
+    def _completed(self, arguments: dict) -> dict:
+        return {"is_causal": not self.supports.bidirectional, "implementation": self.implementation} | arguments
 
     def broken(self, message: str, deviation: float = math.nan):
         """The error to raise."""
@@ -123,7 +129,7 @@ class Subject:
     def pulled(self, operands: Operands, params=None, remat: bool = False, **arguments) -> tuple[jax.Array, Gradients]:
         """The output, and the gradients of a curved function of it; calls of one structure share one program."""
         params = self.params(operands) if params is None else params
-        arguments.setdefault("is_causal", not self.supports.bidirectional)
+        arguments = self._completed(arguments)
         arrays = {name: given for name, given in arguments.items() if isinstance(given, jax.Array)}
         static = tuple((name, given) for name, given in arguments.items() if name not in arrays)
         bias = arrays.pop("bias", None)

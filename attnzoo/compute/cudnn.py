@@ -1,0 +1,55 @@
+"""Softmax attention by cuDNN, through `jax.nn`: the fastest route on an NVIDIA GPU, where it is known to be right.
+
+What it declines, it declines for a reason that `declined` tells. Some are its own (`jax.nn` refuses other dtypes and
+head dims), some are known defects: a window without causality sees the future (jax #39576), gradients are NaN at
+lengths that are no multiple of 128 and for a single query (cudnn-frontend #160, #1072; pytorch #196678).
+"""
+
+from __future__ import annotations
+
+import jax
+
+from attnzoo.masking import Mask
+
+TILE = 128  # lengths that are multiples of it have shown no defect
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
+    """All heads, [B, T, N, H]; only where nothing is `declined`. Padded queries are left to the door."""
+    left = min((band.left for band in mask.bands if band.left is not None), default=mask.key_length)
+    window = (left, 0) if left < mask.key_length - 1 else None
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=mask.is_causal, local_window_size=window, implementation="cudnn"
+    )
+
+
+def declined(q, k, v, mask: Mask, *, bias=None, scale=None, dropout=None) -> list[str]:
+    """Why cuDNN cannot be taken, or cannot be trusted, for softmax attention under `mask`; empty where it can."""
+    hidden = {"a dense mask": mask.dense, "padded keys": mask.keys, "segments": mask.key_segments}
+    given = hidden | {"a bias": bias, "a scale of one's own": scale, "dropout": dropout}
+    reasons = [f"{name} came, which it is not given here" for name, value in given.items() if value is not None]
+    if mask.query_offset:
+        reasons.append(f"query_offset={mask.query_offset}: it counts queries from the first key")
+    if mask.is_causal and mask.query_length != mask.key_length:
+        reasons.append(
+            f"causal with {mask.query_length} queries and {mask.key_length} keys: it may align them otherwise"
+        )
+    if any(band.dilation > 1 or band.global_tokens for band in mask.bands):
+        reasons.append("a window with dilation or global tokens: it knows neither")
+    if mask.bands and not mask.is_causal:
+        reasons.append("a window without is_causal=True: it sees the future there (jax #39576)")
+    if mask.query_length % TILE or mask.key_length % TILE:
+        lengths = f"{mask.query_length} queries and {mask.key_length} keys"
+        reasons.append(f"{lengths}: its gradients may be NaN where these are no multiples of {TILE}")
+    return reasons + _refused(q, k, v, mask)
+
+
+def _refused(q, k, v, mask: Mask) -> list[str]:
+    """What `jax.nn` says against this call and its gradient, found by tracing them."""
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)]
+    gradient = jax.grad(lambda *operands: attend(*operands, mask).astype("float32").sum(), (0, 1, 2))
+    try:
+        jax.eval_shape(gradient, *shapes)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return [str(error)]
+    return []
