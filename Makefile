@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/test_layers.py tests/test_export.py \
 	tests/test_recurrence.py tests/test_command_line.py tests/test_records.py
 
-.PHONY: compare test test-quick test-slow parity mutants lint format wheel clean
+.PHONY: compare test test-quick test-slow parity mutants gpu-correct gpu-speed lint format wheel clean
 
 compare: $(VENV)/experiments
 	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
@@ -29,6 +29,13 @@ parity: $(VENV)/test $(VENV)/peers
 
 mutants: $(VENV)/test
 	$(BIN)/python -m tests.mutants
+
+# On a machine with a GPU, whose Python has jax and flax already: nothing is installed.
+gpu-correct:
+	$(PYTHON) -m experiments.conformance --platform=gpu --out=results/gpu/conformance
+
+gpu-speed:
+	$(PYTHON) -m experiments.throughput --platform=gpu --out=results/gpu/throughput
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

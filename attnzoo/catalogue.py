@@ -67,6 +67,12 @@ def name_of(kernel: Kernel) -> str:
     return names.get(type(kernel), type(kernel).__name__)
 
 
+def spelled(kernel: Kernel) -> str:
+    """Text that `parse` reads as this kernel, in any process that can import its class."""
+    cls = type(kernel)
+    return f"{cls.__module__}.{cls.__qualname__}{repr(kernel).removeprefix(cls.__qualname__)}"
+
+
 def _kernel(node: ast.expr) -> Kernel:
     call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
     cls = _class(ast.unparse(call.func))

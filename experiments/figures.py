@@ -44,6 +44,11 @@ def styles(rows: list[dict]) -> dict[str, dict]:
     return found
 
 
+def palette(colors: list[str]):
+    """A colour map of the given colours, for whole numbers from 0."""
+    return matplotlib.colors.ListedColormap(colors)
+
+
 def axes(count: int, width: float = 5.2, height: float = 4.6):
     """A figure with `count` panels side by side."""
     figure, panels = plt.subplots(1, count, figsize=(width * count + 1.2, height), squeeze=False, layout="constrained")

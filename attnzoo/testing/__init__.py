@@ -20,6 +20,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
     for law in (
         laws.shape_and_dtype_are_kept,
         laws.low_precision_loses_little,
+        laws.vendors_are_right_or_decline,
         laws.transformations_change_nothing,
         laws.batched_equals_head,
         laws.equal_kernels_never_retrace,

@@ -12,6 +12,9 @@ import numpy as np
 from attnzoo import door
 from attnzoo.testing.subject import LENGTH, LONG, Operands, Subject
 
+# How many times the error of plain low precision a vendor's route may have.
+ALLOWED = {"output": 2, "gradient by q": 3, "gradient by k": 3, "gradient by v": 3}
+
 
 def _arguments(subject: Subject, operands: Operands) -> dict:
     """Everything at once that the kernel supports. The first key and the last queries of one example are hidden."""
@@ -56,6 +59,27 @@ def low_precision_loses_little(subject: Subject) -> None:
         error, plain = (float(jnp.abs(x.astype(jnp.float32) - exact).max()) for x in routes)
         if not error <= 2 * plain + float(jnp.finfo(dtype).eps * jnp.abs(exact).max()):
             raise subject.broken(f"in {dtype.__name__} it is off by {error:.3g}, its equation by {plain:.3g}", error)
+
+
+def vendors_are_right_or_decline(subject: Subject) -> None:
+    """A vendor's route, where it does not decline with reasons, errs little more than the equation in low precision."""
+    for dtype, is_causal in ((jnp.bfloat16, _forms(subject)[-1]), (jnp.float16, _forms(subject)[0])):
+        operands = subject.operands(length=256, dim=64, dtype=dtype)
+        params = subject.params(operands)
+        given = {"params": params, "is_causal": is_causal}
+        try:
+            out, gradients = subject.pulled(operands, implementation="cudnn", **given)
+        except NotImplementedError as error:
+            if "declines" not in str(error) or type(subject.kernel).__name__ not in str(error):
+                raise subject.broken(f"the refusal of 'cudnn' does not tell why: {error}") from None
+            continue
+        precise = Operands(*(x.astype(jnp.float32) for x in operands))
+        plain, exact = (subject.pulled(x, implementation="reference", **given) for x in (operands, precise))
+        found = [(out, *gradients.operands) for out, gradients in ((out, gradients), plain, exact)]
+        for (name, times), got, rounded, precisely in zip(ALLOWED.items(), *found, strict=True):
+            error, allowed = (float(jnp.abs(x.astype(jnp.float32) - precisely).max()) for x in (got, rounded))
+            if not error <= times * allowed + float(jnp.finfo(dtype).eps * jnp.abs(precisely).max()):
+                raise subject.broken(f"{name} by 'cudnn' in {dtype.__name__} is off by {error:.3g}", error)
 
 
 def transformations_change_nothing(subject: Subject) -> None:

@@ -1,0 +1,106 @@
+"""What JAX runs: ours by each route, jax.nn by each of its, and the ceilings."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import attnzoo
+from experiments.scaling import measuring
+from experiments.throughput.work import dims_of, trouble
+
+COMPILING = 8  # programs compiled at a time: XLA uses about one core for each
+ENOUGH = 0.05  # seconds of calls between two looks at the clock
+
+
+def function(implementation: str, kernel, is_causal: bool) -> Callable:
+    """Attention of query, key and value."""
+    if implementation.startswith("attnzoo"):
+        route = {"attnzoo": None, "attnzoo xla": "xla"}[implementation]
+        return functools.partial(attnzoo.attend, kernel=kernel, is_causal=is_causal, implementation=route)
+    window = None
+    if isinstance(kernel, attnzoo.SlidingWindow):
+        window = (kernel.left, kernel.right)
+    route = {"jax.nn": "xla", "jax.nn cudnn": "cudnn"}[implementation]
+    return functools.partial(
+        jax.nn.dot_product_attention, is_causal=is_causal, local_window_size=window, implementation=route
+    )
+
+
+def outputs(implementation: str, kernel, is_causal: bool, inputs: list[np.ndarray], dtype: str) -> np.ndarray:
+    """The output for given inputs, as float32."""
+    operands = [jnp.asarray(x, dtype) for x in inputs]
+    return np.asarray(jax.jit(function(implementation, kernel, is_causal))(*operands).astype(jnp.float32))
+
+
+def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int) -> Iterator[dict]:
+    """Rows of cells; all are compiled beforehand, several at a time, so that nothing else runs beside a call."""
+    with futures.ThreadPoolExecutor(COMPILING) as pool:
+        programs = [pool.submit(_compiled, implementation, kernels[cell["kernel"]], cell) for cell in cells]
+    for cell, program in zip(cells, programs, strict=True):
+        try:
+            yield cell | _measured(cell, *program.result(), repeats)
+        except Exception as error:
+            yield cell | trouble(error)
+
+
+def _compiled(implementation: str, kernel, cell: dict):
+    forward = function(implementation, kernel, cell["is_causal"])
+
+    def train(direction, *operands):
+        out, pull = jax.vjp(forward, *operands)
+        return out, pull(direction)
+
+    dims = dims_of(cell)
+    shape = (dims.batch, dims.query_length, dims.num_heads, dims.head_dim)
+    shapes = [jax.ShapeDtypeStruct(shape, cell["dtype"])] * (4 if cell["pass"] == "train" else 3)
+    start = time.perf_counter()
+    compiled = jax.jit(train if cell["pass"] == "train" else forward).lower(*shapes).compile()
+    return compiled, shapes, time.perf_counter() - start
+
+
+def _measured(cell: dict, compiled, shapes, compile_seconds: float, repeats: int) -> dict:
+    memory = compiled.memory_analysis()
+    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    found = {"compile_seconds": compile_seconds, "temporary_bytes": memory.temp_size_in_bytes, "needed_bytes": needed}
+    if skip := measuring.does_not_fit(found):
+        return found | skip
+    keys = jax.random.split(jax.random.key(cell["seed"]), len(shapes))
+    operands = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]
+    return found | timed(lambda: compiled(*operands), jax.block_until_ready, repeats)
+
+
+def timed(call: Callable, wait: Callable, repeats: int) -> dict:
+    """Seconds of a call, each from enough of them in a row; the device works while the next is given to it."""
+    wait(call())
+    start = time.perf_counter()
+    wait(call())
+    together = max(1, min(100, int(ENOUGH / max(time.perf_counter() - start, 1e-9))))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(together):
+            result = call()
+        wait(result)
+        seconds.append((time.perf_counter() - start) / together)
+    low, middle, high = map(float, np.quantile(seconds, [0.25, 0.5, 0.75]))
+    return {"status": "measured", "seconds": seconds, "median": middle, "quartiles": [low, high], "calls": together}
+
+
+def ceilings(task: dict) -> Iterator[dict]:
+    """The largest rates of this device here: of a matrix product in FLOP/s, and of a copy in bytes read and written."""
+    size, dtype = task["matmul_size"], task["dtype"]
+    a, b = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in range(2))
+    product = jax.jit(jnp.matmul)
+    found = timed(lambda: product(a, b), jax.block_until_ready, task["repeats"])
+    yield {"ceiling": "matmul", "rate": 2 * size**3 / found["median"], **found}
+    x = jax.random.normal(jax.random.key(2), (task["copy_bytes"] // jnp.dtype(dtype).itemsize,), dtype)
+    negative = jax.jit(jnp.negative)
+    found = timed(lambda: negative(x), jax.block_until_ready, task["repeats"])
+    yield {"ceiling": "copy", "rate": 2 * x.nbytes / found["median"], **found}

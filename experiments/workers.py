@@ -1,0 +1,80 @@
+"""Jobs in processes of their own: what one of them crashes, hangs or fills stays with it.
+
+A worker is a module that reads a task, one JSON object, from its standard input, and prints rows, one JSON object a
+line. It is run with the memory of an accelerator taken as needed, so that several can share one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+class Worker:
+    """The rows of a worker, as it prints them; afterwards `ended` says how it ended, None for well."""
+
+    def __init__(self, module: str, task: dict, seconds: float):
+        self._command = [sys.executable, "-m", module]
+        self._task = json.dumps(task)
+        self._seconds = seconds
+        self.ended: str | None = None
+
+    def __iter__(self) -> Iterator[dict]:
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | SHARED,
+            )
+            late = threading.Event()
+            timer = threading.Timer(max(self._seconds, 0), lambda: (late.set(), process.kill()))
+            timer.start()
+            try:
+                process.stdin.write(self._task)
+                process.stdin.close()
+                yield from map(json.loads, process.stdout)
+            except BrokenPipeError:
+                pass  # it died before it read its task; how, is told below
+            finally:
+                timer.cancel()
+                process.kill() if sys.exc_info()[0] else None
+                code = process.wait()
+            self.ended = None if code == 0 else _ended(code, late.is_set(), errors)
+
+
+def _ended(code: int, is_late: bool, errors) -> str:
+    if is_late:
+        return "no time left"
+    errors.seek(0)
+    last = (errors.read().strip().splitlines() or ["no message"])[-1]
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"{name}: {last[:300]}"
+
+
+def work(rows: Callable[[dict], Iterable[dict]]) -> None:
+    """The whole of a worker: a task in, rows out; whatever else is printed goes to standard error."""
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        for row in rows(json.load(sys.stdin)):
+            out.write(json.dumps(row, allow_nan=False) + "\n")
+            out.flush()
+
+
+def require(platform: str, environment: dict) -> None:
+    """Refuse to go on where jax's devices are of another platform than was asked for."""
+    if platform != environment["platform"]:
+        raise ValueError(
+            f"--platform={platform}: jax's device here is {environment['device']!r}, of platform "
+            f"{environment['platform']!r}; pass --platform={environment['platform']} to try the command on it"
+        )

@@ -1,0 +1,74 @@
+"""Shares of a device's ceilings: what counts as useful, and every cell a row."""
+
+import numpy as np
+import pytest
+
+from attnzoo import Linear, SlidingWindow, Softmax
+from experiments import records
+from experiments.throughput import run, work, worker
+
+CELL = {
+    "length": 16,
+    "heads": 2,
+    "head_dim": 8,
+    "tokens": 64,
+    "dtype": "bfloat16",
+    "is_causal": True,
+    "pass": "forward",
+}
+
+
+def settings(tmp_path, **changed):
+    given = {"kernels": (Softmax(),), "lengths": (128,), "head_dims": (16,), "passes": ("forward", "train")}
+    given |= {"implementations": ("attnzoo", "jax.nn cudnn"), "tokens": 128, "heads": 2, "dtype": "bfloat16"}
+    given |= {"is_causal": True, "repeats": 5, "matmul_size": 64, "copy_bytes": 4096, "platform": "cpu"}
+    return run.Settings(**given | {"minutes": 2.0, "seed": 0, "out": str(tmp_path)} | changed)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(left=3, right=2)], ids=repr)
+def test_operations_on_visible_pairs_alone_are_useful(kernel, is_causal):
+    i, j = np.arange(16)[:, None], np.arange(16)[None, :]
+    visible = (j <= i) | (not is_causal)
+    if isinstance(kernel, SlidingWindow):
+        visible = visible & (j >= i - 3) & (j <= i + 2)
+    cell = CELL | {"is_causal": is_causal}
+    forward = 4 * 2 * 2 * visible.sum() * (8 + 8)  # batch 4, 2 heads, a multiply-add is two
+    assert work.useful_flops(kernel, cell) == forward
+    assert work.useful_flops(kernel, cell | {"pass": "train"}) == 3.5 * forward
+    assert work.useful_bytes(cell) == 4 * 64 * 2 * 8 * 2
+
+
+def test_other_kernels_are_worth_what_their_formula_says():
+    assert work.useful_flops(Linear(), CELL) == Linear().cost(work.dims_of(CELL), is_causal=True).flops
+
+
+def test_every_cell_is_a_row_and_what_is_measured_is_not_repeated(tmp_path):
+    assert run.run(settings(tmp_path)) == 0
+    rows = records.read(tmp_path)
+    assert [row["status"] for row in rows] == ["measured"] * 4 + ["refused"] * 2
+    matmul, copy, forward, train = rows[:4]
+    assert (matmul["ceiling"], copy["ceiling"]) == ("matmul", "copy") and matmul["rate"] > 0
+    assert forward["flops_per_second"] == forward["useful_flops"] / forward["median"]
+    assert forward["deviation"] < 0.03 and train["useful_flops"] == 3.5 * forward["useful_flops"]
+    assert "cuDNN is not detected" in rows[4]["reason"]
+    assert "of matmul" in (tmp_path / "table.md").read_text() and (tmp_path / "0_softmax_train.png").exists()
+    run.run(settings(tmp_path))
+    assert len(records.read(tmp_path)) == 8  # what was refused is tried again
+
+
+def test_outputs_that_deviate_are_not_timed(monkeypatch):
+    from experiments.throughput import jax_calls
+
+    monkeypatch.setattr(jax_calls, "outputs", lambda *_: np.zeros((1, worker.LENGTH, 2, 64), np.float32))
+    cell = CELL | {"kernel": "Softmax()"}
+    task = {"implementation": "attnzoo", "cells": [cell], "kernels": {"Softmax()": "softmax"}, "seed": 0, "repeats": 5}
+    (row,) = worker.rows(task | {"is_causal": True, "dtype": "bfloat16"})
+    assert row["status"] == "failed" and "deviate" in row["reason"] and "seconds" not in row
+
+
+def test_what_time_does_not_reach_is_said(tmp_path):
+    given = settings(tmp_path, implementations=("attnzoo",), minutes=0.1)
+    object.__setattr__(given, "minutes", 0.001)
+    assert run.run(given) == 0
+    assert {(row["status"], row["reason"]) for row in records.read(tmp_path)} == {("not run", "no time left")}

@@ -1,0 +1,42 @@
+"""Workers: rows as they come, and how each kind of end is told."""
+
+import sys
+
+import pytest
+
+from experiments import workers
+
+ENDS = {
+    "well": ("", None),
+    "a crash": ("import os; os.abort()", "SIGABRT"),
+    "an error": ("raise ValueError('too odd')", "exit code 1: ValueError: too odd"),
+    "no time": ("import time; time.sleep(60)", "no time left"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_rows_come_until_the_end_and_the_end_is_told(end, tmp_path, monkeypatch):
+    """What a worker prints besides goes to standard error, and does not stand among the rows."""
+    code, told = ENDS[end]
+    (tmp_path / "some_worker.py").write_text(
+        "from experiments import workers\n"
+        "def rows(task):\n"
+        "    print('chatter')\n"
+        "    yield {'doubled': 2 * task['number']}\n"
+        f"    {code or 'pass'}\n"
+        "workers.work(rows)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
+    worker = workers.Worker("some_worker", {"number": 4}, seconds=3 if end == "no time" else 60)
+    assert list(worker) == [{"doubled": 8}]
+    assert worker.ended is None if told is None else told in worker.ended
+
+
+def test_a_worker_that_cannot_start_is_told():
+    worker = workers.Worker("experiments.no_such_worker", {}, 60)
+    assert list(worker) == [] and "No module named" in worker.ended
+
+
+def test_another_platform_is_refused():
+    with pytest.raises(ValueError, match=r"--platform=gpu: .* pass --platform=cpu"):
+        workers.require("gpu", {"platform": "cpu", "device": "some processor"})
