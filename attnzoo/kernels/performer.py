@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, heads, recurrence
+from attnzoo.compute import costs, dense, recurrence
 from attnzoo.interface import Kernel, Support
 
 FLOOR = 1e-4
@@ -64,11 +64,8 @@ class Performer(Kernel):
         return (weights @ v.astype(precise) / jnp.where(total == 0, 1, total)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, mask, *, scale):
-        def one_head(q, k, v, draws, mask):
-            return recurrence.attend(self._features(draws.astype(precise), scale, q), q, k, v, mask)
-
-        precise = jnp.promote_types(q.dtype, jnp.float32)
-        return heads.over_heads(one_head, q, k, v, (draws[None], mask), numbers=recurrence.numbers(mask, self.features))
+        features_of = lambda draws: self._features(draws.astype(jnp.promote_types(q.dtype, jnp.float32)), scale, q)
+        return recurrence.attend(features_of, draws, q, k, v, mask)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         feature_flops = self.features * (2 * dims.head_dim + 5)
