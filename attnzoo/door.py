@@ -224,7 +224,7 @@ def _bias(bias, dims, query_offset) -> Bias | None:
 @functools.lru_cache(maxsize=256)
 def _drawn(kernel: Kernel, dims: Dims) -> Tree:
     with jax.ensure_compile_time_eval():
-        return kernel.draw(jax.random.key(kernel.seed), dims)
+        return jax.jit(lambda rng: kernel.draw(rng, dims))(jax.random.key(kernel.seed))
 
 
 @functools.lru_cache(maxsize=256)

@@ -94,7 +94,7 @@ def test_what_would_take_too_long_is_predicted_and_skipped(tmp_path):
 
 def test_a_slow_warm_up_ends_a_cell_that_nothing_was_known_about():
     row = {"repeats": 5, "cell_budget": 0.05}
-    (skipped,) = measuring.take_turns([(row, lambda: time.sleep(0.02))], 5, 0.05)
+    (skipped,) = measuring.take_turns([(row, lambda: time.sleep(0.02))], 5)
     assert skipped["status"] == "skipped" and skipped["limit"] == "budget" and skipped["predicted_seconds"] >= 0.02
 
 
@@ -139,7 +139,7 @@ def test_a_failing_cell_leaves_the_others_and_shows_in_the_exit_code(tmp_path, m
 def test_kernels_of_one_length_take_turns():
     order = []
     ready = [({"repeats": 2, "cell_budget": 9.0}, lambda name=name: order.append(name)) for name in "ab"]
-    assert [row["status"] for row in measuring.take_turns(ready, 2, 9.0)] == ["measured"] * 2
+    assert [row["status"] for row in measuring.take_turns(ready, 2)] == ["measured"] * 2
     assert "".join(order) == "ababab"
 
 

@@ -52,13 +52,12 @@ class Linformer(Kernel):
         return {name: jax.random.normal(key, shape) * self.rank**-0.5 for name, key in zip(names, keys, strict=True)}
 
     def head(self, params, draws, q, k, v, visible, *, scale):
-        return self._attend(params, q, k, v, scale)
+        key, value = ((self._columns(x, len(k)) @ y) for x, y in self._pairs(params, k, v))
+        return self._meet(q, key, value, scale).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, mask, *, scale):
-        def one_head(q, k, v, params):
-            return self._attend(params, q, k, v, scale)
-
-        return heads.over_heads(one_head, q, k, v, (jax.tree.map(lambda x: x[None], params),))
+        key, value = (_projected(self._columns(x, k.shape[1]), y) for x, y in self._pairs(params, k, v))
+        return heads.over_heads(lambda q, k, v: self._meet(q, k, v, scale), q, key, value).astype(v.dtype)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         projection = 2 * self.rank * dims.key_length * (dims.head_dim + dims.value_dim)
@@ -68,14 +67,15 @@ class Linformer(Kernel):
         weights = projections * self.rank * dims.key_length
         return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=None)
 
-    def _attend(self, params, q, k, v, scale):
-        """Softmax over the projected keys. The door has set hidden keys and values to zero, so they add nothing."""
-        precise = jnp.promote_types(q.dtype, jnp.float32)
-        project_keys = self._columns(params["key"], len(k)).astype(precise)
-        project_values = self._columns(params.get("value", params["key"]), len(k)).astype(precise)
-        scores = dense.scores(q.astype(precise), project_keys @ k.astype(precise), scale)
-        out, _ = dense.attend(scores, project_values @ v.astype(precise), visible=True)
-        return out.astype(v.dtype)
+    def _pairs(self, params, k, v):
+        """E beside keys and F beside values, in float32 at least."""
+        precise = jnp.promote_types(k.dtype, jnp.float32)
+        projections = params["key"], params.get("value", params["key"])
+        return [(x.astype(precise), y.astype(precise)) for x, y in zip(projections, (k, v), strict=True)]
+
+    def _meet(self, q, k, v, scale):
+        """Softmax over projected keys [rank, H]; hidden keys, which the door has set to zero, have added nothing."""
+        return dense.attend(dense.scores(q.astype(k.dtype), k, scale), v, visible=True)[0]
 
     def _columns(self, projection, length):
         longest = projection.shape[-1]
@@ -84,4 +84,13 @@ class Linformer(Kernel):
                 f"Linformer was initialised for at most {longest} keys, key has {length}: initialise it with dims of "
                 "the longest key length that it will meet"
             )
-        return projection[:, :length]
+        return projection[..., :length]
+
+
+def _projected(projection, x):
+    """[N or 1, rank, S] and [B, S, K, H] -> [B, rank, N or K, H]: one product where heads share."""
+    if len(projection) == 1:
+        return jnp.einsum("rs,bskh->brkh", projection[0], x)
+    batch, _, key_heads, width = x.shape
+    groups = projection.reshape(key_heads, -1, *projection.shape[1:])
+    return jnp.einsum("kgrs,bskh->brkgh", groups, x).reshape(batch, -1, len(projection), width)

@@ -96,7 +96,7 @@ def program(settings, cell) -> Program:
     return Program(cell.kernel, dims, settings.dtype, settings.is_causal, cell.passed == "train")
 
 
-def take_turns(ready: list[tuple[dict, Call]], repeats: int, budget: float) -> Iterator[dict]:
+def take_turns(ready: list[tuple[dict, Call]], repeats: int) -> Iterator[dict]:
     """Rows with the times of each call, after a warm-up: in turns, but for those that take long."""
     waiting = []
     for row, call in ready:

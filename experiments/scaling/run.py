@@ -187,7 +187,7 @@ def measure(settings: Settings, environment: dict, todo: Iterable[Cell], known: 
                 yield row
             else:
                 ready.append((row, call))
-        yield from measuring.take_turns(ready, settings.repeats, settings.cell_budget)
+        yield from measuring.take_turns(ready, settings.repeats)
 
 
 def prepare(settings: Settings, environment: dict, cell: Cell, known: list[dict]) -> tuple[dict, measuring.Call | None]:
