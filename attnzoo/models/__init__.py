@@ -1,3 +1,4 @@
 """Models that the experiments train (Flax NNX)."""
 
+from attnzoo.models.recurrent import RecurrentEncoderDecoder as RecurrentEncoderDecoder
 from attnzoo.models.transformer import Transformer as Transformer

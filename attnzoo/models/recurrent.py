@@ -1,0 +1,119 @@
+"""The recurrent encoder-decoder that attention was invented for.
+
+    h = BiGRU(embed(x))                                  annotations, one for each source token
+    c_i = sum_j softmax_j(score(s_{i-1}, h_j)) h_j       where the decoder looks
+    s_i = GRU(s_{i-1}, [embed(y_{i-1}); c_i])
+    logits_i = W [s_i; c_i; embed(y_{i-1})]
+
+Bahdanau, Cho and Bengio 2015, arXiv:1409.0473, with their additive score; Luong, Pham and Manning 2015,
+arXiv:1508.04025, for the scores s . h (dot) and s . W h (general).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attnzoo.door import attend, attention_weights
+from attnzoo.interface import Dims
+from attnzoo.kernels import Additive, Softmax
+
+SCORES = ("additive", "dot", "general")
+
+
+class Pairs(NamedTuple):
+    """A batch to learn from.
+
+    Attributes:
+      source: int [B, S].
+      lengths: int [B]; source tokens from there on are padding.
+      previous: int [B, T], the token before each target; the first is the one that starts.
+    """
+
+    source: jax.Array
+    lengths: jax.Array
+    previous: jax.Array
+
+
+class RecurrentEncoderDecoder(nnx.Module):
+    """Source tokens to target tokens, one after the other.
+
+    Args:
+      source_vocabulary: number of source tokens.
+      target_vocabulary: number of target tokens, the one that starts included.
+      width: of embeddings and of each direction of the encoder; annotations and the decoder are twice as wide.
+      score: how the decoder's state meets annotations: one of `SCORES`.
+
+    Raises:
+      ValueError: there is no such score.
+
+    Example:
+      >>> from flax import nnx
+      >>> model = RecurrentEncoderDecoder(20, 12, width=8, rngs=nnx.Rngs(0))
+      >>> pairs = Pairs(jnp.ones((2, 5), int), jnp.array([5, 3]), jnp.ones((2, 4), int))
+      >>> model(pairs).shape
+      (2, 4, 12)
+    """
+
+    def __init__(
+        self, source_vocabulary: int, target_vocabulary: int, *, width: int, score: str = "additive", rngs: nnx.Rngs
+    ):
+        if score not in SCORES:
+            raise ValueError(f"score={score!r}: expected one of {', '.join(SCORES)}")
+        wide = 2 * width
+        self.read = nnx.Embed(source_vocabulary, width, rngs=rngs)
+        self.write = nnx.Embed(target_vocabulary, width, rngs=rngs)
+        forward, backward = (nnx.RNN(nnx.GRUCell(width, width, rngs=rngs)) for _ in range(2))
+        self.encoder = nnx.Bidirectional(forward, backward)
+        self.first = nnx.Linear(width, wide, rngs=rngs)
+        self.cell = nnx.GRUCell(width + wide, wide, rngs=rngs)
+        self.head = nnx.Linear(width + 2 * wide, target_vocabulary, rngs=rngs)
+        self.bridge = nnx.Linear(wide, wide, use_bias=False, rngs=rngs) if score == "general" else None
+        self.kernel = Additive() if score == "additive" else Softmax()
+        params = self.kernel.init(rngs.params(), Dims(1, 1, 1, 1, 1, wide, wide))
+        self.attention = nnx.data(jax.tree.map(nnx.Param, params))
+        self.scale = None if score == "additive" else 1.0
+
+    def __call__(self, pairs: Pairs) -> jax.Array:
+        """Logits [B, T, target_vocabulary] of each target, given those before it."""
+        state, memory = self._encode(pairs.source, pairs.lengths)
+
+        def step(state, token):
+            state, logits, _ = self._step(state, token, memory)
+            return state, logits
+
+        return jnp.moveaxis(jax.lax.scan(step, state, pairs.previous.T)[1], 0, 1)
+
+    def decode(self, source: jax.Array, lengths: jax.Array, start: int, steps: int) -> tuple[jax.Array, jax.Array]:
+        """The likeliest token at each of `steps`: tokens [B, steps], and where it looked: weights [B, steps, S]."""
+        state, memory = self._encode(source, lengths)
+
+        def step(carry, _):
+            state, logits, weights = self._step(*carry, memory)
+            token = logits.argmax(axis=-1)
+            return (state, token), (token, weights)
+
+        first = jnp.full(len(source), start)
+        _, (tokens, weights) = jax.lax.scan(step, (state, first), None, length=steps)
+        return tokens.T, jnp.moveaxis(weights, 0, 1)
+
+    def _encode(self, source, lengths):
+        annotations = self.encoder(self.read(source), seq_lengths=lengths)
+        # The backward direction has read the whole source when it comes to the first token.
+        summary = annotations[:, 0, annotations.shape[-1] // 2 :]
+        return jnp.tanh(self.first(summary)), (annotations[:, :, None], lengths)
+
+    def _step(self, state, token, memory):
+        annotations, lengths = memory
+        embedded = self.write(token)
+        query = state if self.bridge is None else self.bridge(state)
+        operands = query[:, None, None], annotations
+        given = {"kernel": self.kernel, "key_value_seq_lengths": lengths, "scale": self.scale}
+        given["params"] = jax.tree.map(lambda x: x[...], self.attention, is_leaf=lambda x: isinstance(x, nnx.Param))
+        context = attend(*operands, annotations, **given)[:, 0, 0]
+        state, _ = self.cell(state, jnp.concatenate([embedded, context], axis=-1))
+        logits = self.head(jnp.concatenate([state, context, embedded], axis=-1))
+        return state, logits, attention_weights(*operands, **given)[:, 0, 0]
