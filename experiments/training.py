@@ -54,20 +54,21 @@ def train(model: nnx.Module, batches: Iterable[Batch], transform: optax.Gradient
     curve, diverged = [], False
     start = time.perf_counter()
     compiled_at = start
-    for step, batch in enumerate(batches):
-        loss = float(_step(model, state, batch))
-        if step == 0:
+    for number, batch in enumerate(batches):
+        loss = float(step(model, state, batch))
+        if number == 0:
             compiled_at = time.perf_counter()
         if not np.isfinite(loss):
             diverged = True
             break
-        if step % 10 == 0:
-            curve.append((step, loss))
+        if number % 10 == 0:
+            curve.append((number, loss))
     return Trained(curve, diverged, compiled_at - start, time.perf_counter() - compiled_at)
 
 
 @nnx.jit
-def _step(model, state, batch):
+def step(model: nnx.Module, state: nnx.Optimizer, batch: Batch) -> jax.Array:
+    """One step of training, in place; the loss in bits before it."""
     loss, grads = nnx.value_and_grad(_loss)(model, batch)
     state.update(model, grads)
     return loss

@@ -1,4 +1,4 @@
-"""The recurrent encoder-decoder that attention was invented for.
+"""What attention came from: the recurrent encoder-decoder that it was invented for, and recurrence without it.
 
     h = BiGRU(embed(x))                                  annotations, one for each source token
     c_i = sum_j softmax_j(score(s_{i-1}, h_j)) h_j       where the decoder looks
@@ -117,3 +117,42 @@ class RecurrentEncoderDecoder(nnx.Module):
         state, _ = self.cell(state, jnp.concatenate([embedded, context], axis=-1))
         logits = self.head(jnp.concatenate([state, context, embedded], axis=-1))
         return state, logits, attention_weights(*operands, **given)[:, 0, 0]
+
+
+CELLS = {"gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+
+
+class RecurrentLanguageModel(nnx.Module):
+    """Tokens to logits by layers of recurrence, each with norm and residual: what comes later sees what came earlier.
+
+    Args:
+      vocabulary: number of tokens, in and out.
+      width: of the residual stream.
+      num_layers: number of recurrent layers.
+      cell: "gru" (Cho et al. 2014, arXiv:1406.1078) or "lstm" (Hochreiter and Schmidhuber 1997).
+
+    Raises:
+      ValueError: there is no such cell.
+
+    Example:
+      >>> from flax import nnx
+      >>> model = RecurrentLanguageModel(256, width=16, num_layers=2, cell="gru", rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 64), int)).shape
+      (2, 64, 256)
+    """
+
+    def __init__(self, vocabulary: int, *, width: int, num_layers: int, cell: str, rngs: nnx.Rngs):
+        if cell not in CELLS:
+            raise ValueError(f"cell={cell!r}: expected one of {', '.join(CELLS)}")
+        self.embed = nnx.Embed(vocabulary, width, embedding_init=nnx.initializers.normal(0.02), rngs=rngs)
+        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(num_layers)])
+        self.layers = nnx.List([nnx.RNN(CELLS[cell](width, width, rngs=rngs), rngs=rngs) for _ in range(num_layers)])
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = nnx.Linear(width, vocabulary, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Tokens int [B, T] -> logits [B, T, vocabulary]."""
+        x = self.embed(tokens)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + layer(norm(x))
+        return self.head(self.norm(x))

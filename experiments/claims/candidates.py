@@ -1,0 +1,41 @@
+"""Who is compared: recurrent networks, and a Transformer with each kernel, of about as many parameters."""
+
+from __future__ import annotations
+
+from flax import nnx
+
+import attnzoo
+from attnzoo import Kernel, catalogue
+from attnzoo.models import RecurrentLanguageModel, Transformer
+
+RECURRENT = ("gru", "lstm")
+
+
+def described(candidate: str | Kernel) -> dict:
+    """How a row names a candidate."""
+    if isinstance(candidate, str):
+        return {"kernel": candidate, "name": candidate}
+    return {"kernel": repr(candidate), "name": catalogue.name_of(candidate)}
+
+
+def built(candidate: str | Kernel, settings, vocabulary: int, length: int, seed: int) -> nnx.Module:
+    """The model. A block of a Transformer has 12 width^2 parameters, a GRU layer 6, an LSTM layer 8."""
+    if isinstance(candidate, str):
+        sizes = {"width": settings.width, "num_layers": 2 * settings.layers}
+        return RecurrentLanguageModel(vocabulary, **sizes, cell=candidate, rngs=nnx.Rngs(seed))
+    return Transformer(
+        vocabulary,
+        max_length=length,
+        width=settings.width,
+        num_layers=settings.layers,
+        num_heads=settings.heads,
+        attention=candidate,
+        rngs=nnx.Rngs(seed),
+    )
+
+
+def refusal(candidate: str | Kernel) -> str | None:
+    """Why a kernel cannot model a language, or None."""
+    if isinstance(candidate, attnzoo.Kernel) and not candidate.supports.causal:
+        return f"it has no causal form: {candidate.supports.why}"
+    return None

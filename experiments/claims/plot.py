@@ -1,0 +1,108 @@
+"""Rows to one figure for each claim."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from experiments import figures, statistics, wording
+from experiments.claims import regression
+from experiments.tasks import recall
+
+DRAWN = {"markersize": 4.5, "linewidth": 1.4}
+
+
+def draw(rows: list[dict], out: pathlib.Path) -> None:
+    """`speed`, `recall` and `regression`, as png and svg, of those that rows are about."""
+    measured = [row for row in rows if row["status"] == "measured"]
+    for claim, figure_of in {"speed": _speed, "recall": _recall, "regression": _regression}.items():
+        own = [row for row in measured if row["claim"] == claim]
+        if own:
+            figures.save(figure_of(own), out / claim)
+
+
+def _speed(rows: list[dict]):
+    figure, (panel,) = figures.axes(1, width=6.4)
+    first, lengths = rows[0], sorted({row["length"] for row in rows})
+    rates = {(row["kernel"], row["length"]): row["tokens_per_second"] for row in rows}
+    best = {
+        n: max(rate for (kernel, length), rate in rates.items() if length == n and kernel != "gru") for n in lengths
+    }
+    gains = [best[n] / rates["gru", n] for n in lengths if ("gru", n) in rates]
+    figures.title(
+        figure,
+        f"Attention trains {min(gains):.1f} to {max(gains):.1f} times as fast as a GRU here"
+        if gains
+        else "Training speed",
+        f"{first['device']}, {first['cores']} cores; {first['tokens']:,} tokens a batch, width {first['width']}",
+    )
+    figures.lengths_axis(panel, lengths)
+    panel.set_yscale("log")
+    panel.set_ylabel("training tokens per second")
+    styles, ends = figures.styles(rows), []
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        own = sorted((row for row in rows if row["kernel"] == kernel), key=lambda row: row["length"])
+        xs, ys = [row["length"] for row in own], [row["tokens_per_second"] for row in own]
+        panel.plot(xs, ys, **styles[kernel], **DRAWN)
+        ends.append((wording.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
+    figures.footnote(figure, ["The claim under test: 10 to 100 times. Gains are of the fastest kernel at each length."])
+    figures.label_lines(panel, ends)
+    return figure
+
+
+def _recall(rows: list[dict]):
+    figure, (panel,) = figures.axes(1, width=6.4)
+    seeds = len({row["seed"] for row in rows})
+    claim = "" if seeds >= statistics.CLAIM else f": {seeds} seed{'s' * (seeds > 1)}, which supports no claim"
+    first = rows[0]
+    below = f"{first['steps']} steps of {first['tokens']:,} tokens for each model and distance, width {first['width']}"
+    figures.title(figure, f"Recalling the first {recall.COUNT} tokens{claim}", below)
+    figures.lengths_axis(panel, sorted({row["distance"] for row in rows}))
+    panel.set_xlabel("tokens of noise between")
+    panel.set_ylabel("share recalled")
+    panel.set_ylim(-0.02, 1.04)
+    panel.axhline(1 / recall.SYMBOLS, color="#888888", linewidth=0.8, linestyle=":")
+    panel.axhline(0.2, color="#888888", linewidth=0.8, linestyle="--")
+    styles, ends = figures.styles(rows), []
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        own = [row for row in rows if row["kernel"] == kernel]
+        xs = sorted({row["distance"] for row in own})
+        means = [statistics.mean([row["accuracy"] for row in own if row["distance"] == x]) for x in xs]
+        spread = [mean.value - (mean.low if mean.low is not None else mean.value) for mean in means]
+        ys = [mean.value for mean in means]
+        panel.errorbar(xs, ys, spread, elinewidth=1, **styles[kernel], **DRAWN)
+        ends.append((wording.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
+    figures.footnote(figure, ["Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."])
+    figures.label_lines(panel, ends)
+    return figure
+
+
+def _regression(rows: list[dict]):
+    figure, (curve, errors) = figures.axes(2)
+    own = sorted((row for row in rows if row["seed"] == 0), key=lambda row: row["bandwidth"])
+    best = min(own, key=lambda row: row["left_out_error"])
+    figures.title(figure, "Attention as kernel regression: the bandwidth is the softmax's temperature")
+    x, y = regression.sample(0)
+    grid = np.linspace(0, 5, regression.GRID)
+    curve.plot(x, y, ".", color="#999999", markersize=4)
+    curve.plot(grid, regression.truth(grid), color="#000000", linewidth=1, linestyle="--")
+    ends = [("truth", grid[-1], regression.truth(grid)[-1], "#000000")]
+    for row, color in zip((own[0], best, own[-1]), ("#D55E00", "#009E73", "#0072B2"), strict=True):
+        curve.plot(grid, row["estimate"], color=color, linewidth=1.4)
+        ends.append((f"bandwidth {row['bandwidth']:g}", grid[-1], row["estimate"][-1], color))
+    figures.label_lines(curve, ends)
+    for name, label, color in (("error", "error", "#009E73"), ("left_out_error", "left out in turn", "#D55E00")):
+        widths = sorted({row["bandwidth"] for row in rows})
+        values = [statistics.mean([row[name] for row in rows if row["bandwidth"] == width]).value for width in widths]
+        errors.plot(widths, values, color=color, marker="o", label=label, **DRAWN)
+    errors.axvline(best["bandwidth"], color="#888888", linewidth=0.8, linestyle=":")
+    errors.set_xscale("log", base=2)
+    errors.set_xlabel("bandwidth")
+    errors.set_ylabel("root mean square")
+    errors.legend(frameon=False, fontsize=9)
+    seeds = len({row["seed"] for row in rows})
+    figures.footnote(
+        figure, [f"Curve: seed 0; errors: means over {seeds} samples. Dotted: the bandwidth that data alone choose."]
+    )
+    return figure
