@@ -66,7 +66,7 @@ class Linformer(Kernel):
         flops = dims.batch * dims.num_heads * (projection + product)
         projections = {"none": 2 * dims.num_heads, "heads": 2, "kv": 1}[self.share]
         weights = projections * self.rank * dims.key_length
-        return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=None)
+        return costs.of(dims, flops, dtype, extra_elements=weights, state_bytes=self.state_bytes(dims, dtype))
 
     def _attend(self, params, q, k, v, scale):
         """Softmax over the projected keys. The door has set hidden keys and values to zero, so they add nothing."""
