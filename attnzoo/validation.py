@@ -355,4 +355,4 @@ def same_cache(after, before, kernel: Kernel) -> None:
     """Refuse a cache that a kernel returns with other shapes or dtypes than it was given."""
     given, returned = (jax.tree.map(lambda x: jax.typeof(x).str_short(), tree) for tree in (before, after))
     if given != returned:
-        raise ValueError(f"{kernel!r} was given a cache of {given} and returned {returned}: expected the same shapes")
+        raise ValueError(f"{kernel!r} was given a cache of {given} and returned {returned}: expected the same")
