@@ -180,6 +180,7 @@ def is_endless(kernel: Kernel, dims: Dims) -> bool:
     return cache_shapes(kernel, dims, ENDLESS) == cache_shapes(kernel, dims, ENDLESS // 2)
 
 
+@functools.lru_cache(maxsize=256)
 def cache_shapes(kernel: Kernel, dims: Dims, max_length: int, dtype=jnp.float32) -> Tree:
     """The cache of a state as shapes and dtypes."""
     dims, rng = dims._replace(query_length=max_length, key_length=max_length), jax.random.key(0)
