@@ -218,8 +218,8 @@ def _step(state: DecodingState, query, key, value, bias, params, draws, lengths,
         cache, out = _in_chunks(advance, state.cache, (query, key, value, positions, bias))
     out = jnp.where((positions >= 0)[..., None, None], out, 0)
     out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)
-    after = dataclasses.replace(state, positions=state.positions + lengths.astype(jnp.int32), cache=cache)
-    return after, out
+    come = real.sum(axis=1, dtype=jnp.int32)
+    return dataclasses.replace(state, positions=state.positions + come, cache=cache), out
 
 
 def _in_chunks(advance, cache: Tree, tokens) -> tuple[Tree, jax.Array]:

@@ -131,15 +131,12 @@ class MultiHeadAttention(nn.Module):
         is_new = not self.has_variable("cache", layer_cache.INDEX)
         if is_new:
             dims = layers.dims_of_heads(query, key, value)
-            made = layer_cache.start(given["kernel"], given["params"], dims, query.shape[:-3], key.dtype)
+            cache = layer_cache.start(self.attention, given["params"], dims, query.shape[:-3], key.dtype)
         else:
-            made = dict.fromkeys(self.variables["cache"])
-        cached = {name: self.variable("cache", name, lambda name=name: made[name]) for name in made}
-        before = {name: variable.value for name, variable in cached.items()}
-        after, out = layer_cache.step(before, query, key, value, structure, **given)
-        if not is_new:
-            for name, variable in cached.items():
-                variable.value = after[name]
+            cache = dict(self.variables["cache"])
+        after, out = layer_cache.step(cache, query, key, value, structure, **given)
+        for name, array in (cache if is_new else after).items():
+            self.put_variable("cache", name, array)
         return out
 
     def _heads(self, inputs_q, inputs_k, inputs_v):

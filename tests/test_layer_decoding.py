@@ -11,7 +11,7 @@ import attnzoo
 import attnzoo.linen
 import attnzoo.nnx
 from attnzoo import Additive, ALiBi, BigBird, Linear, Nystrom, Performer, SlidingWindow, Softmax
-from tests.test_layers import inputs, linen_params, load
+from tests.test_layers import inputs, load
 
 LENGTH = 11
 ZOO = [Softmax(), Additive(), SlidingWindow(3, 2, 1, 1), BigBird(block_size=4, num_random=1), Linear(), Performer(8)]
@@ -22,8 +22,8 @@ def linen(kernel=Softmax(), batch=(2,), **arguments):
     x = inputs(*batch)
     module = attnzoo.linen.MultiHeadAttention(num_heads=4, attention=kernel, decode=True, **arguments)
     variables = module.init(jax.random.key(0), x)
-    params = linen_params(module.clone(decode=False), x)
-    return module, params, variables["cache"], x
+    noise = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)
+    return module, {"params": jax.tree.map(noise, variables["params"])}, variables["cache"], x
 
 
 def advance(module, params, cache, x, **arguments):

@@ -115,7 +115,7 @@ def step(features_of: Callable, drawn, sums: Sums, q, k, v, shown, *, epsilon: f
 def _stepped(features: Features, sums: Sums, q, k, v, shown, epsilon):
     """The query heads of a group, q [t, G, H], beside one head of keys, k [t, H] and v [t, Hv]."""
     psi, b = features.key(k)
-    inside = jnp.tri(len(k), dtype=bool) & shown[None, :] & shown[:, None]
+    inside = jnp.tri(len(k), dtype=bool)  # padding stands at the end, where no token looks
 
     def one_head(q):
         phi, floor = features.query(q)
