@@ -56,25 +56,34 @@ def in_steps(kernel, operands, widths, **arguments):
     return jnp.concatenate(out, axis=1), state
 
 
-@pytest.mark.parametrize("kernel", DECODING, ids=repr)
-def test_any_split_of_any_example_equals_the_whole(kernel):
-    rng, width = np.random.default_rng(0), 11
-    operands, params = arrays(), params_of(kernel)
-    whole = np.asarray(attend(*operands, kernel=kernel, params=params, is_causal=True))
+def in_drawn_steps(rng, state, operands, params, width=11):
+    """Outputs of steps whose number of tokens is drawn anew for each example and each step, often one."""
     advance = jax.jit(functools.partial(step, params=params))
+    position, out = np.zeros(2, int), np.zeros(operands[0].shape, np.float32)
+    while (position < LENGTH).any():
+        lengths = np.minimum(rng.integers(0, width + 1, size=2) ** rng.integers(0, 2), LENGTH - position)
+        rows = np.minimum(position[:, None] + np.arange(width), LENGTH - 1)
+        chunk = (x[jnp.arange(2)[:, None], rows] for x in operands)
+        state, stepped = advance(state, *chunk, query_seq_lengths=jnp.asarray(lengths))
+        for b in (0, 1):
+            out[b, position[b] : position[b] + lengths[b]] = stepped[b, : lengths[b]].astype(jnp.float32)
+        position += lengths
+    np.testing.assert_array_equal(state.positions, position)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+def test_any_split_of_any_example_equals_the_whole(kernel, dtype):
+    rng, operands, params = np.random.default_rng(0), arrays(dtype=dtype), params_of(kernel)
+    call = functools.partial(attend, kernel=kernel, params=params, is_causal=True, implementation="reference")
+    exact = call(*(x.astype(jnp.float32) for x in operands))
+    plain = np.abs(call(*operands).astype(jnp.float32) - exact).max()
+    rounding = np.abs(exact).max() * float(jnp.finfo(jnp.bfloat16).eps)
     for _ in range(3):
-        state = start(**SIZES, max_length=LENGTH, kernel=kernel, params=params)
-        position, out = np.zeros(2, int), np.zeros_like(whole)
-        while (position < LENGTH).any():
-            lengths = np.minimum(rng.integers(0, width + 1, size=2) ** rng.integers(0, 2), LENGTH - position)
-            rows = np.minimum(position[:, None] + np.arange(width), LENGTH - 1)
-            chunk = (x[jnp.arange(2)[:, None], rows] for x in operands)
-            state, stepped = advance(state, *chunk, query_seq_lengths=jnp.asarray(lengths))
-            for b in (0, 1):
-                out[b, position[b] : position[b] + lengths[b]] = stepped[b, : lengths[b]]
-            position += lengths
-        np.testing.assert_array_equal(state.positions, position)
-        np.testing.assert_allclose(out, whole, atol=1e-5)
+        state = start(**SIZES, max_length=LENGTH, kernel=kernel, params=params, dtype=dtype)
+        error = np.abs(in_drawn_steps(rng, state, operands, params) - exact).max()
+        assert error <= (1e-5 if dtype == jnp.float32 else 2 * plain + rounding)
 
 
 @pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(2, 2, 3, 2), Linear()], ids=repr)

@@ -26,7 +26,7 @@ from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
 
-# Queries of a prompt whose keys are gathered at once: what is gathered is `num_...` blocks for each of them.
+# Queries of a prompt that gather at once: each takes copies of all keys in its listed blocks, 448 by default.
 GATHERED = 16
 
 
@@ -87,7 +87,8 @@ class BigBird(Kernel):
 
         def one_head(q, k, v, draws, positions, bias):
             def one_query(given):
-                q, row, position, columns = given[0][None], given[1][None], given[2][None], given[3]
+                *single, columns = given
+                q, row, position = (x[None] for x in single)
                 keys, values = (jnp.take(x, columns, axis=0, mode="clip") for x in (k, v))
                 added = caching.bias_at(bias, position, columns, row)
                 return dense.attend(dense.scores(q, keys, scale), values, caching.seen(position, columns), added)[0][0]
