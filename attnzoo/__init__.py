@@ -8,6 +8,9 @@ The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every k
 from attnzoo.adapters import as_attention_fn as as_attention_fn
 from attnzoo.catalogue import KERNELS as KERNELS
 from attnzoo.catalogue import parse as parse
+from attnzoo.decoding import DecodingState as DecodingState
+from attnzoo.decoding import start as start
+from attnzoo.decoding import step as step
 from attnzoo.door import attend as attend
 from attnzoo.door import attention_weights as attention_weights
 from attnzoo.interface import Cost as Cost

@@ -61,8 +61,7 @@ def largest_of(jaxpr) -> int:
 def cost_of(kernel: Kernel, dims: Dims, *, is_causal: bool = False, dtype=jnp.float32) -> Cost:
     """The cost of `kernel.batched`, counted.
 
-    Bytes are those of operands and result, each moved once. The decoding state is a cache of all keys and values,
-    which serves any causal kernel; None for one that is not causal.
+    Bytes are those of operands and result, each moved once.
     """
     from attnzoo.compute import costs
     from attnzoo.door import attend
@@ -79,8 +78,7 @@ def cost_of(kernel: Kernel, dims: Dims, *, is_causal: bool = False, dtype=jnp.fl
     counted = flops(
         lambda q, k, v, params: attend(q, k, v, kernel=kernel, params=params, is_causal=is_causal), *operands, params
     )
-    state = costs.key_value_cache(dims) if kernel.supports.causal else None
-    return costs.of(dims, counted, dtype, extra_elements=0, state_elements=state)
+    return costs.of(dims, counted, dtype, extra_elements=0, state_bytes=kernel.state_bytes(dims, dtype))
 
 
 def _flops_of_equation(equation) -> float:

@@ -98,6 +98,7 @@ def attend(
     validation.implementation(implementation, routes.IMPLEMENTATIONS)
     query, key, value = (jnp.asarray(x) for x in (query, key, value))
     validation.operands(query, key, value)
+    validation.axes_order(query, key)
     unbatched = query.ndim == 3
     if unbatched:
         query, key, value = query[None], key[None], value[None]
@@ -127,10 +128,10 @@ def attend(
         query,
         key,
         value,
-        _bias(bias, dims, int(query_offset)),
+        bias_of(bias, dims, int(query_offset)),
         masking,
-        _tree("params", params, kernel, dims),
-        _tree("draws", _drawn(kernel, dims) if draws is None else draws, kernel, dims),
+        tree_of("params", params, kernel, dims),
+        tree_of("draws", drawn(kernel, dims) if draws is None else draws, kernel, dims),
         None if scale is None else validation.scale(scale),
         rng if dropout_rate > 0 else None,
         kernel=kernel,
@@ -211,7 +212,8 @@ def dims_of(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
     return Dims(batch, query_length, key.shape[1], num_heads, key.shape[2], head_dim, value.shape[3])
 
 
-def _bias(bias, dims, query_offset) -> Bias | None:
+def bias_of(bias: jax.Array | PositionBias | None, dims: Dims, query_offset: int) -> Bias | None:
+    """`bias` as kernels receive it, checked."""
     if bias is None:
         return None
     if isinstance(bias, PositionBias):
@@ -222,7 +224,8 @@ def _bias(bias, dims, query_offset) -> Bias | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _drawn(kernel: Kernel, dims: Dims) -> Tree:
+def drawn(kernel: Kernel, dims: Dims) -> Tree:
+    """What a kernel draws from its seed."""
     with jax.ensure_compile_time_eval():
         return jax.jit(lambda rng: kernel.draw(rng, dims))(jax.random.key(kernel.seed))
 
@@ -236,7 +239,8 @@ def _shapes(kernel: Kernel, dims: Dims) -> dict[str, Tree]:
     }
 
 
-def _tree(name, given, kernel, dims):
+def tree_of(name: str, given: Tree, kernel: Kernel, dims: Dims) -> Tree:
+    """`params` or `draws` as arrays, checked."""
     given = jax.tree.map(jnp.asarray, given)
     validation.tree(name, given, _shapes(kernel, dims)[name], kernel, dims.num_heads)
     return given

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.compute import heads
+from attnzoo.compute import caching, heads
 
 if TYPE_CHECKING:
     from attnzoo.dropout import Dropout
@@ -40,6 +40,7 @@ class Support:
       dropout: `dropout_rate`; `head` receives the factors, 0 or 1 / (1 - rate), as `dropout`.
       residual: `return_residual`; `head` and `batched` return the pair (output, log-sum-exp).
       cross: as many keys as one likes beside the queries (T != S).
+      decode: `attnzoo.start` and `attnzoo.step`, by which the whole of `is_causal=True` follows token by token.
       positions: nothing that a caller asks for: `head` receives `positions`, because its pattern counts them.
       work: run time grows at most as length ** work.
       memory: temporaries of `batched` grow at most as length ** memory.
@@ -56,6 +57,7 @@ class Support:
     dropout: bool = False
     residual: bool = False
     cross: bool = False
+    decode: bool = False
     positions: bool = False
     work: float = 2.0
     memory: float = 2.0
@@ -80,7 +82,7 @@ class Cost(NamedTuple):
     Attributes:
       flops: floating-point operations, a multiply-add counted as two.
       bytes: bytes moved between memory and the arithmetic.
-      state_bytes: size of the decoding state once `key_length` tokens are in it; None where decoding is refused.
+      state_bytes: size of the cache that decodes `key_length` tokens; None where decoding is refused.
     """
 
     flops: float
@@ -93,12 +95,12 @@ class Positions(NamedTuple):
 
     Attributes:
       is_causal: whether the future is hidden.
-      query_offset: query i stands at key position i + query_offset.
+      query_offset: query i stands at key position i + query_offset (traced in decoding, where examples differ).
       key_length: keys up to and with the last that is not padding (a scalar, traced where lengths are).
     """
 
     is_causal: bool
-    query_offset: int
+    query_offset: int | jax.Array
     key_length: int | jax.Array
 
 
@@ -161,6 +163,49 @@ class Kernel:
         """
         return None
 
+    def start(self, params: Tree, draws: Tree, dims: Dims, max_length: int, dtype) -> Tree:
+        """An empty cache for sequences up to `max_length`: a tree whose leaves lead with the batch.
+
+        By default all keys and values, [B, max_length, K, H] and [B, max_length, K, Hv] of `dtype`.
+        """
+        return caching.empty(dims, max_length, dtype)
+
+    def step(
+        self,
+        params: Tree,
+        draws: Tree,
+        cache: Tree,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        positions: jax.Array,
+        *,
+        bias: Bias | None = None,
+        scale: float | jax.Array | None = None,
+    ) -> tuple[Tree, jax.Array]:
+        """The tokens that come next: q [B, t, N, H], k [B, t, K, H], v [B, t, K, Hv] -> cache, out [B, t, N, Hv].
+
+        By default `head` of the new queries beside all cached keys, so that it must work for fewer queries than keys.
+        An override takes the keywords among `bias` and `scale` that `supports` declares and no others.
+
+        Args:
+          cache: from `start`, or from the step before; it is returned with the same shapes and dtypes.
+          positions: int [B, t], consecutive, where each token stands; -1 for padding at the end, which is not written.
+        """
+        cache = caching.written(cache, {"key": k, "value": v}, positions)
+        q, keys, values = caching.in_one_dtype(q, cache["key"], cache["value"])
+        constants = jax.tree.map(lambda x: x[None], (params, draws))
+        out = heads.over_heads(_Stepped(self, scale), q, keys, values, (*constants, positions[:, None], bias))
+        return cache, out
+
+    def state_bytes(self, dims: Dims, dtype=jnp.float32) -> float | None:
+        """Size of the cache that decodes `key_length` tokens, None where decoding is refused."""
+        if not self.supports.decode:
+            return None
+        rng = jax.random.key(0)
+        make = lambda: self.start(self.init(rng, dims), self.draw(rng, dims), dims, dims.key_length, dtype)
+        return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make))))
+
     def cost(self, dims: Dims, *, is_causal: bool = False, dtype=jnp.float32) -> Cost:
         """Forward cost at `dims`. By default counted from the program that `batched` traces to."""
         from attnzoo import counting
@@ -169,21 +214,42 @@ class Kernel:
 
 
 class _Reference(NamedTuple):
-    """`head`, given what it declared, on the operands of one head."""
+    """`head` on the operands of one head."""
 
     kernel: Kernel
     scale: float | jax.Array | None
 
     def __call__(self, q, k, v, params, draws, mask, bias, dropout):
         rows, columns = jnp.arange(len(q)), jnp.arange(len(k))
-        supports = self.kernel.supports
-        declared = {}
-        if supports.bias:
-            declared["bias"] = None if bias is None else bias.at(rows, columns)
-        if supports.scale:
-            declared["scale"] = self.scale
-        if supports.dropout:
-            declared["dropout"] = None if dropout is None else dropout.at(rows, columns)
-        if supports.positions:
-            declared["positions"] = Positions(mask.is_causal, mask.query_offset, mask.used_length())
+        given = {
+            "bias": None if bias is None else bias.at(rows, columns),
+            "scale": self.scale,
+            "dropout": None if dropout is None else dropout.at(rows, columns),
+            "positions": Positions(mask.is_causal, mask.query_offset, mask.used_length()),
+        }
+        declared = _declared(self.kernel, given)
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **declared)
+
+
+class _Stepped(NamedTuple):
+    """`head` on the new queries of one head, beside all keys in its cache."""
+
+    kernel: Kernel
+    scale: float | jax.Array | None
+
+    def __call__(self, q, k, v, params, draws, positions, bias):
+        columns = jnp.arange(len(k))
+        given = {
+            "bias": caching.bias_at(bias, positions, columns),
+            "scale": self.scale,
+            "dropout": None,
+            "positions": Positions(True, positions[0], positions.max() + 1),
+        }
+        declared = _declared(self.kernel, given)
+        out = self.kernel.head(params, draws, q, k, v, caching.seen(positions, columns), **declared)
+        return out[0] if self.kernel.supports.residual else out
+
+
+def _declared(kernel: Kernel, given: dict[str, Any]) -> dict[str, Any]:
+    """Of what is given, the keywords that a kernel has declared."""
+    return {name: x for name, x in given.items() if getattr(kernel.supports, name)}

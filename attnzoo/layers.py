@@ -55,7 +55,7 @@ def attend_heads(
     """`attend` for heads [*batch, T, N, H]; weights are those before dropout."""
     batch = query.shape[:-3]
     query, key, value = (x.reshape(_flat(batch) + x.shape[len(batch) :]) for x in (query, key, value))
-    given = _flattened(structure, batch)._asdict()
+    given = flattened(structure, batch)._asdict()
     given |= {"kernel": kernel, "params": params, "precision": precision}
     out = attend(query, key, value, dropout_rate=dropout_rate, rng=rng, **given)
     weights = None
@@ -63,15 +63,6 @@ def attend_heads(
         weights = attention_weights(query, key, **given)
         weights = weights.reshape(batch + weights.shape[-3:])
     return Attended(out.reshape(batch + out.shape[-3:]), weights)
-
-
-def refuse_decode(decode: bool | None) -> None:
-    """Refuse step-by-step decoding, which the layers cannot do yet."""
-    if decode:
-        raise NotImplementedError(
-            "decode=True is not available: the layers keep no decoding state yet; attend over the whole prefix, "
-            "with is_causal=True"
-        )
 
 
 def refuse_broadcast_dropout(broadcast_dropout: bool, dropout_rate: float) -> None:
@@ -97,12 +88,8 @@ def key_and_value_inputs(inputs_q, inputs_k, inputs_v):
     return inputs_k, inputs_k if inputs_v is None else inputs_v
 
 
-def _flat(batch: tuple[int, ...]) -> tuple[int, ...]:
-    return (math.prod(batch),) if batch else ()
-
-
-def _flattened(structure: Structure, batch: tuple[int, ...]) -> Structure:
-    """All batch axes as one."""
+def flattened(structure: Structure, batch: tuple[int, ...]) -> Structure:
+    """The same with all batch axes as one."""
     given = structure._asdict()
     if structure.mask is not None:
         given["mask"] = jnp.asarray(structure.mask).astype(bool)
@@ -118,3 +105,7 @@ def _flattened(structure: Structure, batch: tuple[int, ...]) -> Structure:
             if array is not None and not isinstance(array, PositionBias) and jnp.ndim(array) > 3:
                 given[name] = jnp.broadcast_to(array, batch + array.shape[-3:]).reshape(_flat(batch) + array.shape[-3:])
     return Structure(**given)
+
+
+def _flat(batch: tuple[int, ...]) -> tuple[int, ...]:
+    return (math.prod(batch),) if batch else ()

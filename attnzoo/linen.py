@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnzoo import layers
+from attnzoo import layer_cache, layers
 from attnzoo.interface import Kernel, Tree
 from attnzoo.kernels import Softmax
 from attnzoo.layers import Structure
@@ -26,7 +26,9 @@ class MultiHeadAttention(nn.Module):
       attention: the kernel. What it learns lives under `attention`, made for the key length of the first call.
       num_kv_heads: heads of keys and values, fewer than `num_heads` for GQA.
       broadcast_dropout: False by default; True is refused where there is dropout.
-      decode: True is refused until decoding lands.
+      decode: step by step, as in Flax: `init` with an input of the full length makes the collection "cache", and each
+        `apply(..., mutable=["cache"])` takes the tokens that come next, one or several. `query_seq_lengths` says how
+        many of them each example has. Tokens past the end raise, or give NaN under `jit`; nothing is overwritten.
 
     Example:
       >>> import attnzoo.linen
@@ -85,7 +87,6 @@ class MultiHeadAttention(nn.Module):
         Returns:
           [*batch, T, out_features].
         """
-        layers.refuse_decode(self.decode)
         layers.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
         inputs_k, inputs_v = layers.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
@@ -103,27 +104,40 @@ class MultiHeadAttention(nn.Module):
             local_window_size,
             scale,
         )
-        attended = layers.attend_heads(
-            query,
-            key,
-            value,
-            structure,
-            kernel=self.attention,
-            params=self._learned(query, key, value),
-            dropout_rate=0.0 if rng is None else self.dropout_rate,
-            rng=rng,
-            precision=self.precision,
-            with_weights=sow_weights,
-        )
-        if sow_weights:
-            self.sow("intermediates", "attention_weights", attended.weights)
+        given = {
+            "kernel": self.attention,
+            "params": self._learned(query, key, value),
+            "rng": rng,
+            "precision": self.precision,
+            "with_weights": sow_weights,
+        }
+        if self.decode:
+            out = self._step(query, key, value, structure, given)
+        else:
+            rate = 0.0 if rng is None else self.dropout_rate
+            out, weights = layers.attend_heads(query, key, value, structure, dropout_rate=rate, **given)
+            if sow_weights:
+                self.sow("intermediates", "attention_weights", weights)
         return self._dense(
             "out",
             self.out_features or inputs_q.shape[-1],
             axis=(-2, -1),
             kernel_init=self.out_kernel_init or self.kernel_init,
             bias_init=self.out_bias_init or self.bias_init,
-        )(attended.out)
+        )(out)
+
+    def _step(self, query, key, value, structure, given):
+        """Heads of the next tokens; the first call makes the cache, for as many tokens as it has, and writes none."""
+        is_new = not self.has_variable("cache", layer_cache.INDEX)
+        if is_new:
+            dims = layers.dims_of_heads(query, key, value)
+            cache = layer_cache.start(self.attention, given["params"], dims, query.shape[:-3], key.dtype)
+        else:
+            cache = dict(self.variables["cache"])
+        after, out = layer_cache.step(cache, query, key, value, structure, **given)
+        for name, array in (cache if is_new else after).items():
+            self.put_variable("cache", name, array)
+        return out
 
     def _heads(self, inputs_q, inputs_k, inputs_v):
         """Projections [*batch, T, N, H] and [*batch, S, K, H]."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import rnglib
 from flax.nnx.nn import dtypes
 
-from attnzoo import layers
+from attnzoo import layer_cache, layers
 from attnzoo.interface import Dims, Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import Structure
@@ -28,7 +30,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       attention: the kernel. What it learns lives under `attention`.
       max_length: the longest key length, for kernels whose parameters depend on it (`Linformer`); else not needed.
       broadcast_dropout: False by default; True is refused where there is dropout.
-      decode: True is refused until decoding lands.
+      decode: step by step, after `init_cache`: each call takes the tokens that come next, one or several.
+        `query_seq_lengths` says how many of them each example has. Tokens past the end raise, or give NaN under `jit`;
+        nothing is overwritten.
 
     Example:
       >>> from flax import nnx
@@ -65,7 +69,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         rngs: nnx.Rngs,
         keep_rngs: bool = True,
     ):
-        layers.refuse_decode(decode)
+        if decode:
+            layer_cache.refuse_kernel(attention)
         layers.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
         super().__init__(
             num_heads,
@@ -91,7 +96,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             keep_rngs=keep_rngs,
         )
         self.attention_kernel = attention
-        dims = Dims(1, 1, max_length or 1, self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)
+        dims = self._dims(1, max_length or 1)
         if max_length is None:
             _refuse_unknown_length(attention, dims)
         if jax.tree.leaves(jax.eval_shape(lambda: attention.init(jax.random.key(0), dims))):
@@ -128,7 +133,6 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         Returns:
           [*batch, T, out_features].
         """
-        layers.refuse_decode(self.decode if decode is None else decode)
         inputs_k, inputs_v = layers.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self.query(inputs_q), self.key(inputs_k), self.value(inputs_v)
         if self.normalize_qk:
@@ -148,21 +152,58 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             local_window_size,
             scale,
         )
-        attended = layers.attend_heads(
-            query,
-            key,
-            value,
-            structure,
-            kernel=self.attention_kernel,
-            params=jax.tree.map(lambda x: x[...], getattr(self, "attention", ()), is_leaf=_is_param),
-            dropout_rate=0.0 if rng is None else self.dropout_rate,
-            rng=rng,
-            precision=self.precision,
-            with_weights=sow_weights,
-        )
+        given = {
+            "kernel": self.attention_kernel,
+            "params": self._learned(),
+            "rng": rng,
+            "precision": self.precision,
+            "with_weights": sow_weights,
+        }
+        if self.decode if decode is None else decode:
+            return self.out(self._step(query, key, value, structure, given))
+        rate = 0.0 if rng is None else self.dropout_rate
+        out, weights = layers.attend_heads(query, key, value, structure, dropout_rate=rate, **given)
         if sow_weights:
-            self.sow(nnx.Intermediate, "attention_weights", attended.weights)
-        return self.out(attended.out)
+            self.sow(nnx.Intermediate, "attention_weights", weights)
+        return self.out(out)
+
+    def init_cache(self, input_shape: tuple[int, ...], dtype=jnp.float32) -> None:
+        """Make the cache, or empty it, for inputs up to `input_shape`, [*batch, longest, in_features].
+
+        What the kernel keeps of keys and values has `dtype`; sums over keys are kept in float32 at least.
+
+        Example:
+          >>> from flax import nnx
+          >>> import attnzoo.nnx
+          >>> layer = attnzoo.nnx.MultiHeadAttention(4, 32, decode=True, rngs=nnx.Rngs(0))
+          >>> layer.init_cache((2, 64, 32))
+          >>> layer(jnp.ones((2, 10, 32))).shape, layer(jnp.ones((2, 1, 32))).shape, layer.cache_index[...].item()
+          ((2, 10, 32), (2, 1, 32), 11)
+        """
+        *batch, length, _ = input_shape
+        dims = self._dims(math.prod(batch), length)
+        made = layer_cache.start(self.attention_kernel, self._learned(), dims, tuple(batch), dtype)
+        for name, array in made.items():
+            setattr(self, name, nnx.Cache(array))
+
+    def _step(self, query, key, value, structure, given):
+        """Heads of the next tokens."""
+        if self.cache_index is None:
+            raise ValueError("decode=True and there is no cache: call `init_cache(input_shape)` of the layer first")
+        names = [*layer_cache.names(self.attention_kernel, self._dims(1, 1)), layer_cache.INDEX]
+        cached = {name: getattr(self, name) for name in names}
+        before = {name: variable.get_value() for name, variable in cached.items()}
+        after, out = layer_cache.step(before, query, key, value, structure, **given)
+        for name, variable in cached.items():
+            variable.set_value(after[name])
+        return out
+
+    def _dims(self, batch: int, length: int) -> Dims:
+        return Dims(batch, length, length, self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)
+
+    def _learned(self):
+        """What the kernel learned, as arrays."""
+        return jax.tree.map(lambda x: x[...], getattr(self, "attention", ()), is_leaf=_is_param)
 
     def _dropout_rng(self, deterministic, rngs):
         """A key where weights are to be dropped, else None."""

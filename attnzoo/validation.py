@@ -16,6 +16,7 @@ from attnzoo.fields import is_integer, is_number
 from attnzoo.interface import Kernel
 
 FURTHEST = 2**30  # of an offset: positions are int32, and twice this is too much
+CACHE_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def is_traced(*values) -> bool:
@@ -100,12 +101,16 @@ def _operand_sizes(query, key, value):
             f"query has {query.shape[-2]} heads, key {key.shape[-2]}: the heads of query must be a multiple of those "
             "of key (GQA)"
         )
+
+
+def axes_order(query, key) -> None:
+    """Warn where heads seem to stand before the length."""
     length, num_heads = query.shape[-3:-1]
     if 1 < length < num_heads and key.shape[-3] < key.shape[-2]:
         warnings.warn(
             f"query has shape {query.shape}: more heads ({num_heads}) than tokens ({length}). The layout is [batch, "
             "length, heads, head_dim]; if yours is [batch, heads, length, head_dim], swap axes 1 and 2",
-            stacklevel=5,
+            stacklevel=3,
         )
 
 
@@ -258,3 +263,99 @@ def tree(name: str, given, expected, kernel, num_heads: int) -> None:
                 f"{name} has a leaf of shape {leaf.shape}: expected a leading axis of {num_heads}, the heads of query, "
                 f"or of 1; make it with `kernel.{made_by}(rng, dims)` and the dims of this call"
             )
+
+
+def decoding_sizes(**sizes) -> None:
+    """Refuse sizes of a decoding state that are not integers >= 1, and heads of queries that do not group."""
+    for name, size in sizes.items():
+        if not is_integer(size) or size < 1:
+            raise ValueError(f"{name}={size!r}: expected an integer >= 1, the size of what `step` will be given")
+    num_heads, kv_heads = sizes["num_heads"], sizes["num_key_value_heads"]
+    if num_heads % kv_heads:
+        raise ValueError(
+            f"num_heads={num_heads}, num_key_value_heads={kv_heads}: the heads of query must be a multiple of those of "
+            "key (GQA)"
+        )
+
+
+def max_length(value) -> None:
+    """Refuse a length of a cache that is not an integer >= 1, or so long that positions would wrap."""
+    if not is_integer(value) or not 1 <= value <= FURTHEST:
+        raise ValueError(
+            f"max_length={value!r}: expected an integer >= 1 and <= {FURTHEST}, the tokens of the longest example, "
+            "prompt and answer together"
+        )
+
+
+def cache_dtype(value) -> jnp.dtype:
+    """`dtype` of a cache; refuse one that does not mix with the dtypes of queries, or that jax would narrow."""
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.name not in CACHE_DTYPES or jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f"dtype={value!r}: expected one of {', '.join(CACHE_DTYPES)} for cached keys and values, the last with "
+            "jax_enable_x64"
+        )
+    return dtype
+
+
+def state(value, expected: type) -> None:
+    """Refuse what is not a state of decoding."""
+    if not isinstance(value, expected):
+        raise ValueError(
+            f"state is a {type(value).__name__}: expected one from `attnzoo.start`; `step` returns the pair (state, "
+            "out)"
+        )
+
+
+def tokens(query, key, value, kernel: Kernel, dims) -> None:
+    """Refuse tokens of other sizes than those of a state, and none at all."""
+    shapes = {
+        "query": (query, (dims.num_heads, dims.head_dim)),
+        "key": (key, (dims.num_key_value_heads, dims.head_dim)),
+        "value": (value, (dims.num_key_value_heads, dims.value_dim)),
+    }
+    for name, (array, sizes) in shapes.items():
+        if array.ndim != 4 or array.shape[0] != dims.batch or array.shape[2:] != sizes:
+            raise ValueError(
+                f"{name} has shape {array.shape}: the state of {kernel!r} was started for [batch, tokens, heads, "
+                f"head_dim] = [{dims.batch}, tokens, {sizes[0]}, {sizes[1]}]; call `attnzoo.start` with these sizes"
+            )
+    if query.shape[1] != key.shape[1]:
+        raise ValueError(
+            f"query and key have {query.shape[1]} and {key.shape[1]} tokens: expected as many; a step takes the "
+            "queries, keys and values of the same new tokens"
+        )
+    if query.shape[1] == 0:
+        raise ValueError(
+            f"query has shape {query.shape}: expected at least one token; for examples that have none beside others "
+            "that do, pass `query_seq_lengths`"
+        )
+
+
+def room(positions, count: int, lengths, longest: int) -> None:
+    """Refuse tokens that would go past the end of a state, where that is known."""
+    if lengths is None and count > longest:
+        raise ValueError(
+            f"query has {count} tokens, and the state room for max_length={longest}: start one with a larger "
+            "max_length, or pass `query_seq_lengths` if the last tokens are padding"
+        )
+    if is_traced(positions, lengths):
+        return
+    reached = np.asarray(positions) + (count if lengths is None else np.asarray(lengths))
+    if reached.max() > longest:
+        example = int(reached.argmax())
+        position, end = int(positions[example]), int(reached[example])
+        raise ValueError(
+            f"example {example} stands at position {position}, and {end - position} more tokens would reach {end}: the "
+            f"state ends at max_length={longest}; start one with a larger max_length"
+        )
+
+
+def same_cache(after, before, kernel: Kernel) -> None:
+    """Refuse a cache that a kernel returns with other shapes or dtypes than it was given."""
+    given, returned = (jax.tree.map(lambda x: jax.typeof(x).str_short(), tree) for tree in (before, after))
+    if given != returned:
+        raise ValueError(f"{kernel!r} was given a cache of {given} and returned {returned}: expected the same")

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import Kernel, Support
-from attnzoo.compute import dense
+from attnzoo.compute import caching, dense
+from attnzoo.kernels.linear import Linear
 from attnzoo.kernels.nystrom import Nystrom
+from attnzoo.kernels.sliding_window import SlidingWindow
 
 PLAIN = Support(
     causal=True, key_mask=True, segments=True, mask=True, bias=True, scale=True, dropout=True, residual=True, cross=True
@@ -222,6 +224,56 @@ class ForgetsLaterTiles(Plain):
         if k.shape[1] > 1024:
             mask = dataclasses.replace(mask, keys=shown if mask.keys is None else mask.keys & shown)
         return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepping(Plain):
+    """Softmax by its equation, which also decodes: right in every way."""
+
+    supports = dataclasses.replace(PLAIN, decode=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddingIsSummed(Linear):
+    """Takes every token of a step to be real, in an example that has fewer than its mates, too."""
+
+    def step(self, params, draws, cache, q, k, v, positions):
+        return super().step(params, draws, cache, q, k, v, jnp.zeros_like(positions))
+
+
+@dataclasses.dataclass(frozen=True)
+class NeverAdvances(Stepping):
+    """Counts the tokens of each step from 0."""
+
+    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+        positions = jnp.where(positions < 0, -1, positions - positions[:, :1])
+        return super().step(params, draws, cache, q, k, v, positions, bias=bias, scale=scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class RingTooSmall(SlidingWindow):
+    """Its ring has one slot fewer than the window reaches back."""
+
+    def start(self, params, draws, dims, max_length, dtype):
+        return caching.empty(dims, min(self.left - 1, max_length), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetsTheStep(Linear):
+    """A recurrence that returns the sums it was given."""
+
+    def step(self, params, draws, cache, q, k, v, positions):
+        return cache, super().step(params, draws, cache, q, k, v, positions)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimsToStep(Kernel):
+    """Declares decoding, but takes query i to stand at key i."""
+
+    supports = Support(causal=True, decode=True)
+
+    def head(self, params, draws, q, k, v, visible):
+        return dense.attend(dense.scores(q, k), v, jnp.tri(len(q), len(k), dtype=bool) & visible)[0]
 
 
 def _half_gradient(x):

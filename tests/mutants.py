@@ -50,6 +50,12 @@ MUTANTS = [
     Mutant("kernels/linformer.py", "projection[:, :length]", "projection[:, -length:]", "tests/test_approximations.py::test_linformer_uses_the_first_columns_of_a_shorter_input_and_refuses_a_longer_one"),
     Mutant("kernels/linformer.py", "@ k.astype(precise), scale)", "@ k.astype(precise), 1.0)", oracle("Linformer(rank=5, share='none')")),
     Mutant("kernels/nystrom.py", "jnp.cumsum(shown) - 1", "jnp.arange(len(shown))", "tests/test_approximations.py::test_hidden_tokens_do_not_move_landmarks"),
+    Mutant("compute/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", WINDOW)),
+    Mutant("compute/caching.py", "(columns <= positions[:, None])", "(columns < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
+    Mutant("compute/recurrence.py", "nothing, nothing, shown, None", "nothing, nothing, nothing == 0, None", law("stepping_equals_the_whole", PERFORMER)),
+    Mutant("kernels/bigbird.py", "blocks * self.block_size + jnp.arange", "blocks * self.block_size + 1 + jnp.arange", law("stepping_equals_the_whole", BIGBIRD)),
+    Mutant("decoding.py", "positions=state.positions + come", "positions=state.positions + tokens", law("stepping_equals_the_whole", LINEAR)),
+    Mutant("decoding.py", "jnp.where(real & fits, positions, -1)", "jnp.where(real, positions, -1)", law("a_state_has_an_end", LINEAR)),
 ]  # fmt: skip
 
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import attnzoo
 from attnzoo import KERNELS, Dims, Linformer, Softmax, counting
 from attnzoo.compute import dense
 from attnzoo.interface import Kernel, Support
-from tests.zoo import ZOO
+from tests.zoo import DECODING, ZOO
 
 EVEN = Dims(2, 1536, 1536, 4, 2, 16, 48)
 WIDE = Dims(1, 4099, 4099, 2, 2, 128, 64)
@@ -43,11 +44,11 @@ STATES = {
     "Softmax()": 1536 * 2 * (16 + 48),
     "NadarayaWatson(bandwidth=1.0)": 1536 * 2 * (16 + 48),
     "Additive(units=None)": 1536 * (4 * 16 + 2 * 48),
-    "SlidingWindow(left=5, right=3, dilation=1, global_tokens=0)": 6 * 2 * (16 + 48),
-    "SlidingWindow(left=2, right=2, dilation=3, global_tokens=2)": (7 + 2) * 2 * (16 + 48),
+    "SlidingWindow(left=5, right=3, dilation=1, global_tokens=0)": 5 * 2 * (16 + 48),
+    "SlidingWindow(left=2, right=2, dilation=3, global_tokens=2)": (2 * 3 + 2) * 2 * (16 + 48),
     "BigBird(block_size=4, num_random=2, num_window=3, num_global=1, seed=0)": 1536 * 2 * (16 + 48),
-    "Linear(feature_map='elu+1', epsilon=1e-06)": 2 * 16 * (48 + 1),
     # Sums of features and values, of features, of values, the number of keys, and the running maximum.
+    "Linear(feature_map='elu+1', epsilon=1e-06)": 2 * (16 * 48 + 16 + 48 + 1 + 1),
     "Performer(features=16, orthogonal=True, seed=0)": 4 * (16 * 48 + 16 + 48 + 1 + 1),
     "Linformer(rank=5, share='none')": None,
     "Nystrom(landmarks=5, iterations=6)": None,
@@ -58,6 +59,17 @@ STATES = {
 def test_a_state_is_what_decoding_keeps(kernel):
     numbers, state = STATES[repr(kernel)], kernel.cost(EVEN, is_causal=kernel.supports.causal).state_bytes
     assert state == (None if numbers is None else EVEN.batch * 4 * numbers)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+def test_a_state_is_as_large_as_its_cost_says(kernel, dtype):
+    dims = Dims(2, 41, 41, 4, 2, 16, 48)
+    sizes = {"batch": 2, "num_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "value_dim": 48}
+    params = kernel.init(jax.random.key(0), dims)
+    state = attnzoo.start(**sizes, max_length=41, kernel=kernel, params=params, dtype=dtype)
+    actual = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
+    assert kernel.cost(dims, is_causal=True, dtype=dtype).state_bytes == actual
 
 
 def test_shared_projections_are_read_once():
@@ -75,7 +87,7 @@ def test_causality_halves_the_work_of_softmax():
 class PlugIn(Kernel):
     """What an author outside writes: an equation, with a learned temperature."""
 
-    supports = Support(causal=True)
+    supports = Support(causal=True, decode=True)
 
     def init(self, rng, dims):
         return jnp.ones((dims.num_heads,))

@@ -1,11 +1,11 @@
-"""Every kernel and its gradient lowers for GPU and TPU on a machine that has neither."""
+"""Every kernel, its gradient and its steps lower for GPU and TPU on a machine that has neither."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from attnzoo import Dims, attend
-from tests.zoo import ZOO
+from attnzoo import Dims, attend, start, step
+from tests.zoo import DECODING, ZOO
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
@@ -21,6 +21,17 @@ def test_gradient_lowers(kernel, platform):
     program = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))
     exported = jax.export.export(program, platforms=[platform])(q, k, k, params)
     assert exported.platforms == (platform,)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+def test_step_lowers(kernel, platform):
+    sizes = {"batch": 2, "num_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_length": 300}
+    params = kernel.init(jax.random.key(0), Dims(2, 300, 300, 4, 2, 8, 8))
+    state = start(**sizes, kernel=kernel, params=params, dtype=jnp.bfloat16)
+    q, k = (jax.ShapeDtypeStruct((2, 150, heads, 8), jnp.bfloat16) for heads in (4, 2))
+    program = jax.jit(lambda *operands: step(state, *operands, params=params)[1])
+    assert jax.export.export(program, platforms=[platform])(q, k, k).platforms == (platform,)
 
 
 def test_an_accelerator_gets_no_loop_over_heads():

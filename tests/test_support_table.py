@@ -4,15 +4,15 @@ import pytest
 
 from attnzoo import KERNELS
 
-EVERYTHING = {"causal", "key_mask", "segments", "mask", "bias", "cross", "dropout"}
+EVERYTHING = {"causal", "key_mask", "segments", "mask", "bias", "cross", "dropout", "decode"}
 REQUIRED = {
     "softmax": EVERYTHING,
     "nadaraya_watson": EVERYTHING,
     "additive": EVERYTHING,
     "sliding_window": EVERYTHING,
     "bigbird": EVERYTHING - {"cross"},
-    "linear": {"causal", "key_mask", "segments", "cross"},
-    "performer": {"causal", "key_mask", "segments", "cross"},
+    "linear": {"causal", "key_mask", "segments", "cross", "decode"},
+    "performer": {"causal", "key_mask", "segments", "cross", "decode"},
     "linformer": {"key_mask", "cross"},
     "nystrom": {"key_mask"},
 }

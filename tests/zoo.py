@@ -11,3 +11,4 @@ SMALL = {
 }
 ZOO = [variant for name, kernel in KERNELS.items() for variant in SMALL.get(name, [kernel()])]
 CAUSAL = [kernel for kernel in ZOO if kernel.supports.causal]
+DECODING = [kernel for kernel in ZOO if kernel.supports.decode]

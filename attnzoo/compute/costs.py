@@ -11,13 +11,12 @@ ONLINE_SOFTMAX = 4  # operations on each score of a tile: maximum, difference, e
 SOFTMAX = 6  # operations on each score: scale, maximum, difference, exponential, sum, division
 
 
-def of(dims: Dims, flops: float, dtype, *, extra_elements: float, state_elements: float | None) -> Cost:
+def of(dims: Dims, flops: float, dtype, *, extra_elements: float, state_bytes: float | None) -> Cost:
     """The cost of a call that reads q, k and v and writes the output once, and moves `extra_elements` besides."""
     size = jnp.dtype(dtype).itemsize
     queries = dims.batch * dims.query_length * dims.num_heads * (dims.head_dim + dims.value_dim)
     keys = dims.batch * dims.key_length * dims.num_key_value_heads * (dims.head_dim + dims.value_dim)
-    state = None if state_elements is None else float(state_elements * size)
-    return Cost(float(flops), float((queries + keys + extra_elements) * size), state)
+    return Cost(float(flops), float((queries + keys + extra_elements) * size), state_bytes)
 
 
 def softmax_over_tiles(dims: Dims, layout: Layout, pair_flops: float) -> float:
@@ -30,8 +29,3 @@ def softmax_over_tiles(dims: Dims, layout: Layout, pair_flops: float) -> float:
 def tiles(dims: Dims, steps: int, height: int, width: int, pair_flops: float) -> float:
     """Operations of one head in `steps` steps of `height` queries and `width` keys."""
     return steps * height * (width * (pair_flops + 2 * dims.value_dim + ONLINE_SOFTMAX) + 3 * dims.value_dim)
-
-
-def key_value_cache(dims: Dims) -> int:
-    """Elements of a cache of all keys and values."""
-    return dims.batch * dims.key_length * dims.num_key_value_heads * (dims.head_dim + dims.value_dim)

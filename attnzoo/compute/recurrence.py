@@ -99,6 +99,50 @@ def attend(
     return out.astype(v.dtype)
 
 
+def start(batch: int, heads: int, features: int, value_dim: int, dtype) -> Sums:
+    """The sums of decoding before the first token: leaves lead with [B, heads], in float32 at least."""
+    none = _no_sums(features, value_dim, jnp.promote_types(dtype, jnp.float32))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, heads, *x.shape)), none)
+
+
+def step(
+    features_of: Callable, constants, sums: Sums, q, k, v, shown, *, epsilon: float = 0.0
+) -> tuple[Sums, jax.Array]:
+    """The tokens that come next, of all heads: the sums with them, and their outputs [B, t, N, Hv].
+
+    Args:
+      features_of: `features_of(constants)` of the heads that share sums -> Features.
+      constants: a tree whose leaves lead with the heads of `sums`, or with 1.
+      sums: lead with [B, K], or with [B, N] where each query head has keys of its own.
+      q: [B, t, N, H]. k: [B, t, K, H]. v: [B, t, K, Hv].
+      shown: bool [B, t], False for padding.
+    """
+    own, dtype = sums.count.shape[1], sums.values.dtype
+    constants = jax.tree.map(lambda x: jnp.broadcast_to(x, (own, *x.shape[1:])), constants)
+    k, v = (jnp.repeat(x.astype(dtype), own // x.shape[2], axis=2) for x in (k, v))
+    groups = q.astype(dtype).reshape(*q.shape[:2], own, -1, q.shape[3])
+
+    def group(constants, sums, q, k, v, shown):
+        return _stepped(features_of(constants), sums, q, k, v, shown, epsilon)
+
+    over_heads = jax.vmap(group, (0, 0, 1, 1, 1, None), (0, 1))
+    sums, out = jax.vmap(over_heads, (None, 0, 0, 0, 0, 0))(constants, sums, groups, k, v, shown)
+    return sums, out.reshape(*q.shape[:3], v.shape[3])
+
+
+def _stepped(features: Features, sums: Sums, q, k, v, shown, epsilon):
+    """The query heads of a group, q [t, G, H], beside one head of keys, k [t, H] and v [t, Hv]."""
+    psi, b = features.key(k)
+    inside = jnp.tri(len(k), dtype=bool)  # padding stands at the end, where no token looks
+
+    def one_head(q):
+        phi, floor = features.query(q)
+        return _normalised(*_join(phi, floor, psi, b, v, inside, shown, sums), epsilon)
+
+    nothing = jnp.zeros(len(k), int)
+    return _absorb(sums, psi, b, Keys(k, v, nothing, nothing, shown, None), 0), jax.vmap(one_head, 1, 1)(q)
+
+
 def flops(
     dims: Dims, features: int, feature_flops: float, is_causal: bool, key_heads: int, chunk: int = CHUNK
 ) -> float:
@@ -331,9 +375,12 @@ def _kept(sums: Sums, condition) -> Sums:
 
 def _empty(features, k, v) -> Sums:
     psi = jax.eval_shape(features.key, k)[0]
-    zeros = functools.partial(jnp.zeros, dtype=psi.dtype)
-    width, value_dim = psi.shape[-1], v.shape[-1]
-    return Sums(zeros((width, value_dim)), zeros(width), zeros(value_dim), zeros(()), jnp.asarray(LOWEST, psi.dtype))
+    return _no_sums(psi.shape[-1], v.shape[-1], psi.dtype)
+
+
+def _no_sums(width: int, value_dim: int, dtype) -> Sums:
+    zeros = functools.partial(jnp.zeros, dtype=dtype)
+    return Sums(zeros((width, value_dim)), zeros(width), zeros(value_dim), zeros(()), jnp.asarray(LOWEST, dtype))
 
 
 def _normalised(above, below, epsilon):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, streaming
+from attnzoo.compute import caching, costs, dense, heads, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
 from attnzoo.masking import Mask
@@ -49,16 +49,38 @@ class Additive(Kernel):
         }
 
     def head(self, params, draws, q, k, v, visible, *, bias, dropout):
-        q, k, score = _project(params, q, k)
+        k = _project_keys(params, k)
+        q, score = _project_queries(params, q)
         return dense.attend(jnp.tanh(q[:, None] + k[None, :]) @ score, v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
         num_heads, kv_heads = q.shape[2], k.shape[2]
-        params = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_heads, *x.shape[1:])), params)
-        project = jax.vmap(_project, (0, 2, 2), (2, 2, 0))
-        q, k, score = project(params, q, jnp.repeat(k, num_heads // kv_heads, axis=2))
+        params = _for_each_head(params, num_heads)
+        k = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
+        q, score = jax.vmap(_project_queries, (0, 2), (2, 0))(params, q)
         units = score.shape[-1]
         return streaming.over_heads(_score, score[None], q, k, v, mask, bias, dropout, LAYOUT, per_pair=units)
+
+    def start(self, params, draws, dims, max_length, dtype):
+        """W_k k, which each query head has of its own, and the values."""
+        shape = (dims.batch, max_length, dims.num_heads, params["key"].shape[-1])
+        return caching.empty(dims, max_length, dtype) | {"key": jnp.zeros(shape, dtype)}
+
+    def step(self, params, draws, cache, q, k, v, positions, *, bias):
+        num_heads, kv_heads = q.shape[2], k.shape[2]
+        params = _for_each_head(params, num_heads)
+        projected = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
+        cache = caching.written(cache, {"key": projected, "value": v}, positions)
+
+        def one_head(q, _, v, k, params, positions, bias):
+            q, score = _project_queries(params, q)
+            scores = jax.lax.map(lambda q: _score(score, q[None], k)[0], q)
+            columns = jnp.arange(len(k))
+            bias = caching.bias_at(bias, positions, columns)
+            return dense.attend(scores, v, caching.seen(positions, columns), bias)[0]
+
+        own = (jnp.moveaxis(cache["key"], 2, 1), jax.tree.map(lambda x: x[None], params), positions[:, None], bias)
+        return cache, heads.over_heads(one_head, q, cache["value"], cache["value"], own)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         units = dims.head_dim if self.units is None else self.units
@@ -66,9 +88,7 @@ class Additive(Kernel):
         projections = 2 * (dims.query_length + dims.key_length) * dims.head_dim * units
         flops = costs.softmax_over_tiles(dims, layout, 4 * units) + dims.batch * dims.num_heads * projections
         weights = dims.num_heads * 2 * units * (dims.head_dim + 1)
-        # The cache holds W_k k, which each query head has of its own.
-        cache = dims.batch * dims.key_length * (dims.num_heads * units + dims.num_key_value_heads * dims.value_dim)
-        return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=cache)
+        return costs.of(dims, flops, dtype, extra_elements=weights, state_bytes=self.state_bytes(dims, dtype))
 
 
 def _score(score, q, k):
@@ -76,8 +96,18 @@ def _score(score, q, k):
     return jnp.tanh(q[:, None] + k[None, :]) @ score
 
 
-def _project(params, q, k):
-    """W_q q + b, W_k k and w, in float32 at least."""
+def _project_queries(params, q):
+    """W_q q + b, and w beside it, in float32 at least."""
     precise = jnp.promote_types(q.dtype, jnp.float32)
-    query, key, bias, score = (params[name].astype(precise) for name in ("query", "key", "bias", "score"))
-    return q.astype(precise) @ query + bias, k.astype(precise) @ key, score
+    query, bias, score = (params[name].astype(precise) for name in ("query", "bias", "score"))
+    return q.astype(precise) @ query + bias, score
+
+
+def _project_keys(params, k):
+    """W_k k, in float32 at least."""
+    precise = jnp.promote_types(k.dtype, jnp.float32)
+    return k.astype(precise) @ params["key"].astype(precise)
+
+
+def _for_each_head(params, num_heads):
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_heads, *x.shape[1:])), params)

@@ -21,10 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, schedule, streaming
+from attnzoo.compute import caching, costs, dense, heads, schedule, streaming
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
+
+# Queries of a prompt that gather at once: each takes copies of all keys in its listed blocks, 448 by default.
+GATHERED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,24 @@ class BigBird(Kernel):
         score, params = streaming.dot_product(scale, q.shape[-1])
         return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout_of, draws[None])
 
+    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+        cache = caching.written(cache, {"key": k, "value": v}, positions)
+        q, keys, values = caching.in_one_dtype(q, cache["key"], cache["value"])
+
+        def one_head(q, k, v, draws, positions, bias):
+            def one_query(given):
+                *single, columns = given
+                q, row, position = (x[None] for x in single)
+                keys, values = (jnp.take(x, columns, axis=0, mode="clip") for x in (k, v))
+                added = caching.bias_at(bias, position, columns, row)
+                return dense.attend(dense.scores(q, keys, scale), values, caching.seen(position, columns), added)[0][0]
+
+            listed = self._listed_keys(draws, positions)
+            return jax.lax.map(one_query, (q, jnp.arange(len(q)), positions, listed), batch_size=GATHERED)
+
+        out = heads.over_heads(one_head, q, keys, values, (draws[None], positions[:, None], bias))
+        return cache, out
+
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         blocks, key_blocks = (-(-length // self.block_size) for length in (dims.query_length, dims.key_length))
         listed = self.num_global * (1 if is_causal else 2) + self.num_window + self.num_random
@@ -85,9 +106,9 @@ class BigBird(Kernel):
         head = costs.tiles(dims, blocks, size, listed * size, pair_flops)
         if not is_causal:
             head += costs.tiles(dims, 2 * self.num_global, size, key_blocks * size, pair_flops)
-        flops, cache = dims.batch * dims.num_heads * head, costs.key_value_cache(dims)
+        flops = dims.batch * dims.num_heads * head
         gathered = dims.batch * dims.num_heads * blocks * listed * size * (dims.head_dim + dims.value_dim)
-        return costs.of(dims, flops, dtype, extra_elements=gathered, state_elements=cache)
+        return costs.of(dims, flops, dtype, extra_elements=gathered, state_bytes=self.state_bytes(dims, dtype))
 
     def listed_blocks(self, draws, rows, used, is_causal: bool):
         """Key blocks of query blocks `rows` [R], global rows apart: int [R, L], -1 for none, none twice.
@@ -111,6 +132,13 @@ class BigBird(Kernel):
             parts.append(jnp.where(used - 1 - ends >= self.num_global, used - 1 - ends, -1))
         blocks = jnp.concatenate(parts, axis=1)
         return jnp.where(blocks < used, blocks, -1)
+
+    def _listed_keys(self, draws, positions):
+        """The keys in the blocks of queries at `positions` [t], causally: int [t, L * block_size], -1 for none."""
+        rows = self._block_of(jnp.maximum(positions, 0))
+        blocks = self.listed_blocks(draws, rows, rows.max() + 1, is_causal=True)[..., None]
+        keys = jnp.where(blocks < 0, -1, blocks * self.block_size + jnp.arange(self.block_size))
+        return keys.reshape(len(rows), -1)
 
     def _random_blocks(self, draws, rows, reach, used, is_causal):
         """`num_random` blocks of each row that are neither global nor in its window: int [R, num_random], -1 for none.

@@ -2,8 +2,8 @@
 
     y_i = sum_j phi(q_i) . phi(k_j) v_j / (sum_j phi(q_i) . phi(k_j) + epsilon)
 
-over the keys that query i may see, with phi(x) = elu(x) + 1, or relu(x). Cost O((T + S) H Hv), state H (Hv + 1) for
-each key head. Katharopoulos et al. 2020, arXiv:2006.16236, eq. 4-7. There is no 1 / sqrt(H).
+over the keys that query i may see, with phi(x) = elu(x) + 1, or relu(x). Cost O((T + S) H Hv), state O(H Hv) for each
+key head. Katharopoulos et al. 2020, arXiv:2006.16236, eq. 4-7. There is no 1 / sqrt(H).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Linear(Kernel):
         key_mask=True,
         segments=True,
         cross=True,
+        decode=True,
         work=1.0,
         memory=1.0,
         why="its keys are summed before any query meets them, and its similarity is the feature map's",
@@ -54,14 +55,21 @@ class Linear(Kernel):
         return (similarity @ v.astype(precise) / (similarity.sum(-1, keepdims=True) + self.epsilon)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, mask):
-        phi = FEATURE_MAPS[self.feature_map]
-        features = recurrence.Features(lambda q: (phi(q), None), lambda k: (phi(k), None))
-        return recurrence.attend(lambda _: features, (), q, k, v, mask, epsilon=self.epsilon)
+        return recurrence.attend(lambda _: self._features, (), q, k, v, mask, epsilon=self.epsilon)
+
+    def start(self, params, draws, dims, max_length, dtype):
+        """Sums for each key head, in float32 at least."""
+        return recurrence.start(dims.batch, dims.num_key_value_heads, dims.head_dim, dims.value_dim, dtype)
+
+    def step(self, params, draws, cache, q, k, v, positions):
+        return recurrence.step(lambda _: self._features, (), cache, q, k, v, positions >= 0, epsilon=self.epsilon)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         width = dims.head_dim
         flops = recurrence.flops(dims, width, 4 * width, is_causal, key_heads=dims.num_key_value_heads)
-        # Sums are kept in float32, for each key head.
-        state = dims.batch * dims.num_key_value_heads * dims.head_dim * (dims.value_dim + 1)
-        cost = costs.of(dims, flops, dtype, extra_elements=0, state_elements=None)
-        return cost._replace(state_bytes=4.0 * state)
+        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
+
+    @property
+    def _features(self) -> recurrence.Features:
+        phi = FEATURE_MAPS[self.feature_map]
+        return recurrence.Features(lambda q: (phi(q), None), lambda k: (phi(k), None))

@@ -65,7 +65,7 @@ class Linformer(Kernel):
         flops = dims.batch * dims.num_heads * (projection + product)
         projections = {"none": 2 * dims.num_heads, "heads": 2, "kv": 1}[self.share]
         weights = projections * self.rank * dims.key_length
-        return costs.of(dims, flops, dtype, extra_elements=weights, state_elements=None)
+        return costs.of(dims, flops, dtype, extra_elements=weights, state_bytes=self.state_bytes(dims, dtype))
 
     def _pairs(self, params, k, v):
         """E beside keys and F beside values, in float32 at least."""

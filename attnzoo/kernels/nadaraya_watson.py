@@ -42,7 +42,7 @@ class NadarayaWatson(Kernel):
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
         flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 4)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=costs.key_value_cache(dims))
+        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _score(self, params, q, k):
         """-|q - k|^2 / 2 bandwidth^2, the square multiplied out so that a matrix product does the work."""

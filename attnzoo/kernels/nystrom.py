@@ -59,7 +59,7 @@ class Nystrom(Kernel):
         inverse = self.iterations * (8 * m**3 + 7 * m**2)
         products = 2 * m * dims.value_dim * (length + m)
         flops = dims.batch * dims.num_heads * (means + softmaxes + inverse + products)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=None)
+        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _attend(self, q, k, v, queries, keys, scale):
         """One head, given which queries [T] and keys [S] are seen."""

@@ -38,6 +38,7 @@ class Performer(Kernel):
         segments=True,
         scale=True,
         cross=True,
+        decode=True,
         work=1.0,
         memory=1.0,
         why="its keys are summed before any query meets them",
@@ -67,14 +68,20 @@ class Performer(Kernel):
         features_of = lambda draws: self._features(draws.astype(jnp.promote_types(q.dtype, jnp.float32)), scale, q)
         return recurrence.attend(features_of, draws, q, k, v, mask)
 
+    def start(self, params, draws, dims, max_length, dtype):
+        """Sums for each query head, whose features are its own, in float32 at least."""
+        return recurrence.start(dims.batch, dims.num_heads, self.features, dims.value_dim, dtype)
+
+    def step(self, params, draws, cache, q, k, v, positions, *, scale):
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        features_of = lambda draws: self._features(draws.astype(precise), scale, q)
+        return recurrence.step(features_of, draws, cache, q, k, v, positions >= 0)
+
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         feature_flops = self.features * (2 * dims.head_dim + 5)
         flops = recurrence.flops(dims, self.features, feature_flops, is_causal, key_heads=dims.num_heads)
         projections = dims.num_heads * self.features * dims.head_dim
-        # Sums are kept in float32 for each query head, whose features are its own.
-        state = dims.batch * dims.num_heads * ((self.features + 1) * (dims.value_dim + 1) + 1)
-        cost = costs.of(dims, flops, dtype, extra_elements=projections, state_elements=None)
-        return cost._replace(state_bytes=4.0 * state)
+        return costs.of(dims, flops, dtype, extra_elements=projections, state_bytes=self.state_bytes(dims, dtype))
 
     def _features(self, projection, scale, q) -> recurrence.Features:
         """The maps of one head. Of psi, e^b is taken out, so that it lies within (0, 1]; m^-1/2 cancels but for phi."""

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, schedule, streaming
+from attnzoo.compute import caching, costs, dense, heads, schedule, streaming
 from attnzoo.compute.schedule import Layout
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -60,13 +61,31 @@ class SlidingWindow(Kernel):
     def as_softmax(self, mask):
         return mask.within(self.band)
 
+    def start(self, params, draws, dims, max_length, dtype):
+        """The global keys, and a ring of those that the next query's window reaches back to."""
+        return caching.empty(dims, min(self.global_tokens + self.left * self.dilation, max_length), dtype)
+
+    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+        kept = cache["key"].shape[1]
+        pinned = min(self.global_tokens, kept)
+        slots = caching.Slots(pinned, kept - pinned)
+        columns = jnp.concatenate([jax.vmap(slots.held)(positions[:, 0]), positions], axis=1)
+        new = {"key": k, "value": v}
+        # The new tokens stand beside the ring, not in it: the first query still sees what the last one will replace.
+        keys, values = (jnp.concatenate(caching.in_one_dtype(cache[name], new[name]), axis=1) for name in new)
+
+        def one_head(q, k, v, positions, columns, bias):
+            visible = caching.seen(positions, columns) & self.band.at(positions[:, None], columns[None, :])
+            bias = caching.bias_at(bias, positions, columns)
+            return dense.attend(dense.scores(q, k, scale), v, visible, bias)[0]
+
+        out = heads.over_heads(one_head, q, keys, values, (positions[:, None], columns[:, None], bias))
+        return caching.written(cache, new, positions, slots), out
+
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         mask = Mask(dims.query_length, dims.key_length, is_causal).within(self.band)
         flops = costs.softmax_over_tiles(dims, self._layout(mask), 2 * dims.head_dim + 1)
-        # Decoding keeps the last keys in a ring, and the global ones.
-        kept = min(dims.key_length, self.left * self.dilation + 1 + self.global_tokens)
-        cache = costs.key_value_cache(dims._replace(key_length=kept))
-        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=cache)
+        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _layout(self, mask: Mask, drawn=()) -> Layout:
         """Tiles of queries beside those of their windows and of the global keys; then global queries beside all keys.

@@ -26,6 +26,7 @@ EXACT = Support(
     dropout=True,
     residual=True,
     cross=True,
+    decode=True,
     memory=1.0,
 )
 
@@ -49,4 +50,4 @@ class Softmax(Kernel):
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
         flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_elements=costs.key_value_cache(dims))
+        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))

@@ -1,0 +1,87 @@
+"""Caches of keys and values: what decoding remembers of the tokens before a step, and which of it a query sees.
+
+A cache is a dict of arrays [B, slots, ...]. The first `pinned` positions have a slot each; those after them take turns
+in the other slots, a ring that keeps the latest. Where every position is pinned it is the usual cache of all keys.
+
+    slot(p) = p  for p < pinned,    pinned + (p - pinned) mod ring  for the others
+
+A position of -1 stands for padding: it is written nowhere, sees nothing, and nobody sees it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from attnzoo.interface import Dims
+    from attnzoo.positions import Bias
+
+
+class Slots(NamedTuple):
+    """How positions share the slots of a cache."""
+
+    pinned: int
+    ring: int = 0
+
+    def taken_by(self, positions: jax.Array) -> jax.Array:
+        """The slots of new tokens at `positions` [t]; out of range for those that are not kept.
+
+        Of several tokens whose turn is in one slot only the last is kept, since a scatter has no order.
+        """
+        is_pinned = positions < self.pinned
+        turn = self.pinned + (positions - self.pinned) % max(self.ring, 1)
+        kept = (positions >= 0) & (is_pinned | (positions > positions.max() - self.ring))
+        return jnp.where(kept, jnp.where(is_pinned, positions, turn), self.pinned + self.ring)
+
+    def held(self, count: jax.Array) -> jax.Array:
+        """The position in each slot once `count` tokens have come: int [slots], -1 for an empty one."""
+        slot = jnp.arange(self.pinned + self.ring)
+        latest = count - 1 - (count - 1 - slot) % max(self.ring, 1)
+        position = jnp.where(slot < self.pinned, slot, jnp.where(latest >= self.pinned, latest, -1))
+        return jnp.where(position < count, position, -1)
+
+
+def empty(dims: Dims, slots: int, dtype) -> dict[str, jax.Array]:
+    """A cache of keys [B, slots, K, H] and values [B, slots, K, Hv]."""
+    leading = (dims.batch, slots, dims.num_key_value_heads)
+    return {
+        "key": jnp.zeros((*leading, dims.head_dim), dtype),
+        "value": jnp.zeros((*leading, dims.value_dim), dtype),
+    }
+
+
+def written(cache: dict[str, jax.Array], new: dict[str, jax.Array], positions: jax.Array, slots: Slots | None = None):
+    """`cache` with new tokens [B, t, ...] at `positions` [B, t]; every position has a slot where `slots` is None."""
+
+    def write(cached, new, positions):
+        place = (slots or Slots(len(cached))).taken_by(positions)
+        return cached.at[place].set(new.astype(cached.dtype), mode="drop")
+
+    return {name: jax.vmap(write)(cached, new[name], positions) for name, cached in cache.items()}
+
+
+def seen(positions: jax.Array, columns: jax.Array) -> jax.Array:
+    """Which keys at positions `columns` [s] the queries at `positions` [t] may see: bool [t, s]."""
+    return (columns >= 0) & (columns <= positions[:, None])
+
+
+def bias_at(bias: Bias | None, positions: jax.Array, columns: jax.Array, rows: jax.Array | None = None):
+    """Bias of one head for queries at `positions` [t] and keys at `columns` [s], broadcastable to [t, s].
+
+    The rows of an array are those of the step, `rows` [t] or all of them; a rule is asked for the positions.
+    """
+    if bias is None:
+        return None
+    if bias.rule is None:
+        return bias.at(jnp.arange(len(positions)) if rows is None else rows, columns)
+    return bias.at(positions, columns)
+
+
+def in_one_dtype(*arrays: jax.Array) -> list[jax.Array]:
+    """Arrays in the smallest dtype that holds them all."""
+    dtype = functools.reduce(jnp.promote_types, (x.dtype for x in arrays))
+    return [x.astype(dtype) for x in arrays]

@@ -1,0 +1,251 @@
+"""Decoding: `start` makes a state, `step` takes the tokens that come next. Stepping equals the whole, causal call.
+
+A prompt goes in at once, then tokens one or several at a time; each example of a batch stands at a position of its own.
+The state has a static shape, and so is the carry of a `jax.lax.scan`, an argument to donate, a leaf of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import door, refusal, validation
+from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.kernels.softmax import Softmax
+from attnzoo.positions import PositionBias
+
+CHUNK = 128  # tokens of a prompt that meet the cache at once: scores are CHUNK x cache, whatever the prompt's length
+ENDLESS = validation.FURTHEST
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodingState:
+    """What has come so far.
+
+    Attributes:
+      positions: int32 [B], the number of tokens so far, which is where the next one stands. Whoever rotates queries and
+        keys (RoPE) does so by `positions[:, None] + jnp.arange(tokens)` before the step.
+      cache: the kernel's own; leaves lead with the batch.
+      kernel: static.
+      dims: static; both lengths are `max_length`.
+    """
+
+    positions: jax.Array
+    cache: Tree
+    kernel: Kernel = dataclasses.field(metadata={"static": True})
+    dims: Dims = dataclasses.field(metadata={"static": True})
+
+    @property
+    def max_length(self) -> int | None:
+        """The number of tokens that fit, None where there is no end."""
+        return None if self.dims.key_length == ENDLESS else self.dims.key_length
+
+
+def start(
+    *,
+    batch: int,
+    num_heads: int,
+    head_dim: int,
+    max_length: int | None,
+    num_key_value_heads: int | None = None,
+    value_dim: int | None = None,
+    kernel: Kernel = Softmax(),
+    params: Tree = (),
+    draws: Tree | None = None,
+    dtype=jnp.float32,
+) -> DecodingState:
+    """The state before the first token.
+
+    Args:
+      batch: examples, each at a position of its own.
+      num_heads: N, of queries.
+      head_dim: H.
+      max_length: tokens that an example may have, prompt and answer together. None for no end, with kernels whose state
+        does not grow (a window, a recurrence).
+      num_key_value_heads: K, which divides N; N where None.
+      value_dim: Hv; H where None.
+      kernel: which attention, as in `attend`.
+      params: what the kernel learned, as in `attend`.
+      draws: what is random in the kernel, as in `attend`.
+      dtype: of cached keys and values. Sums over keys (`Linear`, `Performer`) are kept in float32 at least.
+
+    Raises:
+      ValueError: an argument has the wrong type or value.
+      NotImplementedError: the kernel has no form that decodes; the message names kernels that do.
+
+    Example:
+      >>> state = start(batch=2, num_heads=4, head_dim=8, max_length=64, kernel=SlidingWindow(left=15, right=0))
+      >>> q = k = v = jnp.ones((2, 5, 4, 8))
+      >>> state, out = step(state, q, k, v)
+      >>> out.shape, state.positions.tolist()
+      ((2, 5, 4, 8), [5, 5])
+    """
+    validation.kernel(kernel)
+    refusal.refuse(kernel, [("start", "decode")])
+    kv_heads = num_heads if num_key_value_heads is None else num_key_value_heads
+    value_dim = head_dim if value_dim is None else value_dim
+    validation.decoding_sizes(
+        batch=batch, num_heads=num_heads, head_dim=head_dim, num_key_value_heads=kv_heads, value_dim=value_dim
+    )
+    dtype = validation.cache_dtype(dtype)
+    if max_length is None:
+        if not is_endless(kernel, Dims(batch, 1, 1, num_heads, kv_heads, head_dim, value_dim)):
+            raise ValueError(
+                f"max_length=None: the state of {kernel!r} grows with the sequence; pass the longest that may come"
+            )
+        max_length = ENDLESS
+    validation.max_length(max_length)
+    dims = Dims(batch, max_length, max_length, num_heads, kv_heads, head_dim, value_dim)
+    cache = kernel.start(*_constants(kernel, params, draws, dims), dims, max_length, dtype)
+    return DecodingState(jnp.zeros(batch, jnp.int32), cache, kernel, dims)
+
+
+def step(
+    state: DecodingState,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | PositionBias | None = None,
+    *,
+    params: Tree = (),
+    draws: Tree | None = None,
+    query_seq_lengths: jax.Array | None = None,
+    scale: float | jax.Array | None = None,
+    precision: str | jax.lax.Precision | None = None,
+) -> tuple[DecodingState, jax.Array]:
+    """The next t tokens of each example: t = 1 for one, more for a prompt.
+
+    Tokens past the end are refused where positions are concrete. Under `jit` and `scan` nothing can be raised: there
+    their outputs are NaN and the cache keeps what it has, so that a loop should compare its length with `max_length`
+    beforehand. Outside of `jit` each step copies the cache; jit the loop, and donate the state.
+
+    Args:
+      state: from `start`, or from the step before. The kernel is that of the state.
+      query: [B, t, N, H].
+      key: [B, t, K, H].
+      value: [B, t, K, Hv].
+      bias: added to the scores: an array that broadcasts to [B, N, t, max_length], whose columns are key positions, or
+        a `PositionBias`, evaluated at the positions of each example.
+      params: what the kernel learned, the same as in `start`.
+      draws: what is random in the kernel, the same as in `start`.
+      query_seq_lengths: int [B], how many of the t tokens each example has. Those after them are padding: they are not
+        written, and their outputs are 0. All t where None.
+      scale: of the scores, 1 / sqrt(H) where None.
+      precision: of matrix products, as in `attend`.
+
+    Returns:
+      The state after these tokens, and [B, t, N, Hv] in the dtype of query.
+
+    Raises:
+      ValueError: an argument has the wrong type, shape or value; an example would go past the end.
+      NotImplementedError: the kernel cannot honour an argument.
+
+    Example:
+      >>> state = start(batch=1, num_heads=2, head_dim=8, max_length=16)
+      >>> token = jnp.ones((1, 1, 2, 8))
+      >>> state, out = jax.jit(step, donate_argnums=0)(state, token, token, token)
+      >>> out.shape
+      (1, 1, 2, 8)
+    """
+    validation.state(state, DecodingState)
+    query, key, value = (jnp.asarray(x) for x in (query, key, value))
+    validation.operands(query, key, value)
+    validation.tokens(query, key, value, state.kernel, state.dims)
+    kernel, dims = state.kernel, state.dims._replace(query_length=query.shape[1])
+    refusal.refuse(kernel, [(name, name) for name, x in (("bias", bias), ("scale", scale)) if x is not None])
+    lengths = None if query_seq_lengths is None else jnp.asarray(query_seq_lengths)
+    if lengths is not None:
+        validation.lengths("query_seq_lengths", lengths, dims.batch, dims.query_length)
+    validation.room(state.positions, dims.query_length, lengths, dims.key_length)
+    return _step(
+        state,
+        query,
+        key,
+        value,
+        door.bias_of(bias, dims, 0),
+        *_constants(kernel, params, draws, state.dims),
+        lengths,
+        None if scale is None else validation.scale(scale),
+        precision=validation.precision_name(precision),
+    )
+
+
+def is_endless(kernel: Kernel, dims: Dims) -> bool:
+    """Whether the state of a kernel does not grow, so that decoding has no end."""
+    return cache_shapes(kernel, dims, ENDLESS) == cache_shapes(kernel, dims, ENDLESS // 2)
+
+
+@functools.lru_cache(maxsize=256)
+def cache_shapes(kernel: Kernel, dims: Dims, max_length: int, dtype=jnp.float32) -> Tree:
+    """The cache of a state as shapes and dtypes."""
+    dims, rng = dims._replace(query_length=max_length, key_length=max_length), jax.random.key(0)
+    return jax.eval_shape(lambda: kernel.start(kernel.init(rng, dims), kernel.draw(rng, dims), dims, max_length, dtype))
+
+
+def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> tuple[Tree, Tree]:
+    """`params` and `draws`, checked."""
+    draws = door.drawn(kernel, dims) if draws is None else draws
+    return door.tree_of("params", params, kernel, dims), door.tree_of("draws", draws, kernel, dims)
+
+
+@functools.partial(jax.jit, static_argnames="precision")
+def _step(state: DecodingState, query, key, value, bias, params, draws, lengths, scale, *, precision):
+    kernel, (batch, tokens) = state.kernel, query.shape[:2]
+    lengths = jnp.full(batch, tokens) if lengths is None else lengths
+    place = jnp.arange(tokens)
+    real = place < lengths[:, None]
+    positions = state.positions[:, None] + place
+    fits = positions < state.dims.key_length
+    positions = jnp.where(real & fits, positions, -1)
+    # What is not written must not reach the sums of a kernel either, NaN included.
+    query, key, value = (jnp.where((positions >= 0)[..., None, None], x, 0) for x in (query, key, value))
+    declared = {"scale": scale} if kernel.supports.scale else {}
+
+    def advance(cache, chunk):
+        query, key, value, positions, bias = chunk
+        given = declared | ({"bias": bias} if kernel.supports.bias else {})
+        after, out = kernel.step(params, draws, cache, query, key, value, positions, **given)
+        validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
+        validation.same_cache(after, cache, kernel)
+        return after, out.astype(query.dtype)
+
+    with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
+        cache, out = _in_chunks(advance, state.cache, (query, key, value, positions, bias))
+    out = jnp.where((positions >= 0)[..., None, None], out, 0)
+    out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)
+    come = real.sum(axis=1, dtype=jnp.int32)
+    return dataclasses.replace(state, positions=state.positions + come, cache=cache), out
+
+
+def _in_chunks(advance, cache: Tree, tokens) -> tuple[Tree, jax.Array]:
+    """`advance` over chunks of a prompt, a scan where there is more than one."""
+    *arrays, positions, bias = tokens
+    length = positions.shape[1]
+    if length <= CHUNK:
+        return advance(cache, tokens)
+    count = -(-length // CHUNK)
+    size = -(-length // count)
+
+    def cut(x, axis=1, fill=0):
+        """[.., T, ..] -> [chunks, .., t, ..]."""
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, count * size - length)
+        x = jnp.pad(x, padding, constant_values=fill)
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
+
+    has_rows = bias is not None and bias.array is not None and bias.array.shape[2] > 1
+
+    def one(cache, chunk):
+        *arrays, positions, rows = chunk
+        near = dataclasses.replace(bias, array=rows) if has_rows else bias
+        return advance(cache, (*arrays, positions, near))
+
+    chunks = (*map(cut, arrays), cut(positions, fill=-1), cut(bias.array, axis=2) if has_rows else None)
+    cache, out = jax.lax.scan(one, cache, chunks)
+    out = jnp.moveaxis(out, 0, 1)
+    return cache, out.reshape(out.shape[0], count * size, *out.shape[3:])[:, :length]

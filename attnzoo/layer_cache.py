@@ -1,0 +1,123 @@
+"""The decoding state as variables of a Flax layer, under Flax's own names where they can hold.
+
+A leaf `x` of a kernel's cache is the variable `cached_x`, [*batch, ...]: `cached_key` and `cached_value` are Flax's. So
+is `cache_index`, one position for all examples, until a call gives `query_seq_lengths`: from there on it is [*batch].
+Nothing else is kept; the length of a cache that grows is read off its shape, and one that does not grow has no end.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import decoding, layers, refusal
+from attnzoo.decoding import ENDLESS, DecodingState
+from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.layers import Structure
+
+INDEX = "cache_index"
+TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale")
+
+
+def refuse_kernel(kernel: Kernel) -> None:
+    """Refuse a kernel that cannot decode."""
+    refusal.refuse(kernel, [("decode=True", "decode")])
+
+
+def names(kernel: Kernel, dims: Dims) -> list[str]:
+    """The variables of a kernel's cache, the index apart."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(decoding.cache_shapes(kernel, dims, 1))
+    return [f"cached_{jax.tree_util.keystr(path, simple=True, separator='_')}" for path, _ in paths]
+
+
+def start(kernel: Kernel, params: Tree, dims: Dims, batch: tuple[int, ...], dtype) -> dict[str, jax.Array]:
+    """Variables before the first token, for sequences up to `dims.key_length`.
+
+    Args:
+      dims: with `batch` as one axis.
+    """
+    refuse_kernel(kernel)
+    state = decoding.start(
+        batch=dims.batch,
+        num_heads=dims.num_heads,
+        head_dim=dims.head_dim,
+        max_length=None if decoding.is_endless(kernel, dims) else dims.key_length,
+        num_key_value_heads=dims.num_key_value_heads,
+        value_dim=dims.value_dim,
+        kernel=kernel,
+        params=params,
+        dtype=dtype,
+    )
+    return _variables(state, batch) | {INDEX: jnp.array(0, jnp.int32)}
+
+
+def step(
+    variables: dict[str, jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    structure: Structure,
+    *,
+    kernel: Kernel,
+    params: Tree,
+    rng: jax.Array | None,
+    precision,
+    with_weights: bool,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """The variables after the next tokens, and outputs [*batch, t, N, Hv] of heads [*batch, t, N, H].
+
+    Raises:
+      ValueError: the variables are none that the kernel makes, or tokens would go past the end of them.
+      NotImplementedError: an argument is given that a step does not take.
+    """
+    refuse_kernel(kernel)
+    _refuse_arguments(structure, rng, with_weights)
+    batch, index = query.shape[:-3], variables[INDEX]
+    given = layers.flattened(structure, batch)
+    state = _state(variables, kernel, layers.dims_of_heads(query, key, value), batch)
+    state, out = decoding.step(
+        state,
+        *(x.reshape(state.dims.batch, *x.shape[len(batch) :]) for x in (query, key, value)),
+        given.bias,
+        params=params,
+        query_seq_lengths=None if given.query_seq_lengths is None else jnp.reshape(given.query_seq_lengths, (-1,)),
+        scale=given.scale,
+        precision=precision,
+    )
+    is_common = index.ndim == 0 and given.query_seq_lengths is None
+    index = index + query.shape[-3] if is_common else state.positions.reshape(batch)
+    return _variables(state, batch) | {INDEX: index}, out.reshape(*batch, *out.shape[1:])
+
+
+def _variables(state: DecodingState, batch: tuple[int, ...]) -> dict[str, jax.Array]:
+    leaves = [x.reshape(*batch, *x.shape[1:]) for x in jax.tree.leaves(state.cache)]
+    return dict(zip(names(state.kernel, state.dims), leaves, strict=True))
+
+
+def _state(variables: dict[str, jax.Array], kernel: Kernel, dims: Dims, batch: tuple[int, ...]) -> DecodingState:
+    """The state that the variables stand for; its length is that for which the kernel makes a cache of their shapes."""
+    cached = [variables[name] for name in names(kernel, dims) if name in variables]
+    leaves = [x.reshape(dims.batch, *x.shape[len(batch) :]) for x in cached if x.shape[: len(batch)] == batch]
+    shapes = [x.shape for x in leaves]
+    for length in (ENDLESS, *sorted({shape[1] for shape in shapes if len(shape) > 1 and shape[1] > 0})):
+        expected, treedef = jax.tree.flatten(decoding.cache_shapes(kernel, dims, length))
+        if [x.shape for x in expected] == shapes:
+            dims = dims._replace(query_length=length, key_length=length)
+            positions = jnp.broadcast_to(variables[INDEX], batch).reshape(dims.batch)
+            return DecodingState(positions, treedef.unflatten(leaves), kernel, dims)
+    held = {name: x.shape for name, x in variables.items() if name != INDEX}
+    raise ValueError(
+        f"the cache holds {held}: {kernel!r} makes none such for inputs of batch {list(batch)}; start it anew for this "
+        "kernel and this batch"
+    )
+
+
+def _refuse_arguments(structure: Structure, rng, with_weights: bool) -> None:
+    default = Structure()._asdict()
+    asked = [name for name, x in structure._asdict().items() if name not in TAKEN and x is not default[name]]
+    asked += ["sow_weights"] * with_weights + ["dropout"] * (rng is not None)
+    if asked:
+        raise NotImplementedError(
+            f"decode=True cannot honour `{asked[0]}`: a step sees the tokens before it, all of them and undropped; pad "
+            "at the end and pass `query_seq_lengths`, or call the layer with decode=False"
+        )

@@ -1,0 +1,141 @@
+"""Decoding gives what the whole causal call gives, however a sequence is cut into steps."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo import decoding, door
+from attnzoo.decoding import DecodingState
+from attnzoo.positions import ALiBi
+from attnzoo.testing.subject import LENGTH, Operands, Subject
+
+PROMPT = 150  # longer than the chunk that a prompt is cut into, and no multiple of it
+
+
+def stepping_equals_the_whole(subject: Subject) -> None:
+    """A prompt and the tokens after it, at positions that differ by example, give what they give in one call."""
+    if not subject.supports.decode:
+        return _refuses_to_start(subject)
+    operands = subject.operands(value_dim=5)
+    for name, given in _arguments(subject).items():
+        whole = subject.attend(operands, is_causal=True, **given)
+        out = _ragged(subject, operands, given)
+        subject.same(out, whole, f"output of steps {name}, beside that of the whole,", 1e-5)
+    long = subject.operands(length=PROMPT, batch=1, heads=2, kv_heads=1, dim=2)
+    _, out = _step(subject, _start(subject, long), long)
+    subject.same(out, subject.attend(long, is_causal=True), "output of a long prompt beside that of the whole", 1e-5)
+    return None
+
+
+def steps_in_low_precision_lose_little(subject: Subject) -> None:
+    """In bfloat16, steps err at most twice as much as the equation does there, but for one rounding."""
+    if not subject.supports.decode:
+        return _refuses_to_start(subject)
+    operands = subject.operands(dtype=jnp.bfloat16)
+    exact = subject.attend(Operands(*(x.astype(jnp.float32) for x in operands)), is_causal=True)
+    plain = subject.attend(operands, is_causal=True, implementation="reference")
+    state, first = _step(subject, _start(subject, operands), Operands(*(x[:, :30] for x in operands)))
+    _, last = _step(subject, state, Operands(*(x[:, 30:] for x in operands)))
+    errors = [jnp.abs(x.astype(jnp.float32) - exact).max() for x in (jnp.concatenate([first, last], axis=1), plain)]
+    if not errors[0] <= 2 * errors[1] + jnp.finfo(jnp.bfloat16).eps * jnp.abs(exact).max():
+        raise subject.broken(
+            f"steps in bfloat16 are off by {errors[0]:.3g}, the equation by {errors[1]:.3g}", errors[0]
+        )
+    return None
+
+
+def a_state_has_an_end(subject: Subject) -> None:
+    """Tokens past the end raise; under `jit` their outputs are NaN, and the cache keeps what it has."""
+    if not subject.supports.decode:
+        return _refuses_to_start(subject)
+    operands = subject.operands(length=9)
+    params = subject.params(operands)
+    state = _start(subject, operands, max_length=8)
+    full, out = _step(subject, state, Operands(*(x[:, :8] for x in operands)), params)
+    try:
+        _step(subject, full, Operands(*(x[:, 8:] for x in operands)), params)
+    except ValueError as error:
+        if "max_length=8" not in str(error):
+            raise subject.broken(f"the error past the end does not name `max_length`: {error}") from None
+    else:
+        raise subject.broken("a token past the end is taken")
+    lengths = jnp.array([8, 9])
+    traced = jax.jit(lambda *args: _step(subject, *args[:2], params, query_seq_lengths=args[2]))
+    after, over = traced(state, operands, lengths)
+    subject.same(over[:, :8], out, "output before the end, beside that of a step that fits,", 1e-5)
+    subject.zero(over[0, 8], "output of padding past the end")
+    if not np.isnan(over[1, 8]).all():
+        raise subject.broken("under `jit` the output of a token past the end is not NaN")
+    subject.same(after.cache, full.cache, "the cache after a token past the end", 1e-5)
+    return None
+
+
+def _arguments(subject: Subject) -> dict[str, dict]:
+    """What a step may be given beside its tokens, as the whole call takes it."""
+    given = {"without bias": {"scale": 0.7} if subject.supports.scale else {}}
+    if subject.supports.bias:
+        given["under ALiBi"] = {"bias": ALiBi.of(4)}
+        given["under an array"] = {"bias": jax.random.normal(jax.random.key(6), (1, 4, LENGTH, LENGTH))}
+    return given
+
+
+def _ragged(subject: Subject, operands: Operands, given: dict) -> jax.Array:
+    """Outputs [2, LENGTH, ...] of steps in which one example is ahead of the other, with garbage for padding."""
+    params, state = subject.params(operands), _start(subject, operands)
+    out = np.full((*operands.q.shape[:3], operands.v.shape[3]), np.nan, np.float32)
+    for lengths in ([9, 14], [1, 1], [1, 0], [14, 14], *[[1, 1]] * 4, [8, 4]):
+        lengths, before, width = np.array(lengths), np.asarray(state.positions), max(lengths)
+        rows = before[:, None] + np.arange(width)
+        padding = np.arange(width) >= lengths[:, None]
+        rows = np.where(padding, 0, rows)
+        chunk = Operands(*(_with_garbage(jnp.stack([x[b, rows[b]] for b in (0, 1)]), padding) for x in operands))
+        now = dict(given)
+        if isinstance(now.get("bias"), jax.Array):
+            now["bias"] = jnp.stack([now["bias"][0][:, rows[b]] for b in (0, 1)])
+        state, stepped = _step(subject, state, chunk, params, query_seq_lengths=jnp.asarray(lengths), **now)
+        subject.same(state.positions, jnp.asarray(before + lengths, jnp.int32), "positions after a step")
+        subject.zero(jnp.where(padding[..., None, None], stepped, 0), "output of padding in a step")
+        for b in (0, 1):
+            out[b, before[b] : before[b] + lengths[b]] = stepped[b, : lengths[b]]
+    return jnp.asarray(out)
+
+
+def _with_garbage(x, padding):
+    return jnp.where(padding[..., None, None], jnp.nan, x)
+
+
+def _start(subject: Subject, operands: Operands, max_length: int | None = None) -> DecodingState:
+    """A state for these operands; its cache has their dtype, and leaves that lead with the batch."""
+    dims = door.dims_of(*operands)
+    state = decoding.start(
+        batch=dims.batch,
+        num_heads=dims.num_heads,
+        num_key_value_heads=dims.num_key_value_heads,
+        head_dim=dims.head_dim,
+        value_dim=dims.value_dim,
+        max_length=max_length or dims.key_length,
+        kernel=subject.kernel,
+        params=subject.params(operands),
+        dtype=operands.k.dtype,
+    )
+    for leaf in jax.tree.leaves(state.cache):
+        if leaf.shape[:1] != (dims.batch,):
+            raise subject.broken(f"a leaf of the cache has shape {leaf.shape}: the batch of {dims.batch} must lead")
+    return state
+
+
+def _step(subject: Subject, state: DecodingState, operands: Operands, params=None, **arguments):
+    params = subject.params(operands) if params is None else params
+    return decoding.step(state, *operands, params=params, **arguments)
+
+
+def _refuses_to_start(subject: Subject) -> None:
+    try:
+        decoding.start(batch=1, num_heads=2, head_dim=8, max_length=4, kernel=subject.kernel)
+    except NotImplementedError as error:
+        if "`start`" not in str(error) or type(subject.kernel).__name__ not in str(error):
+            raise subject.broken(f"the refusal does not name the kernel and `start`: {error}") from None
+    else:
+        raise subject.broken("`decode` is not declared in `supports`, and `start` not refused")
