@@ -25,7 +25,7 @@ test-slow: $(VENV)/test
 	$(BIN)/python -m pytest -n 2 -q -m slow
 
 parity: $(VENV)/test $(VENV)/peers
-	$(BIN)/python -m pytest -n 2 -q tests/test_packages.py
+	$(BIN)/python -m pytest -n 2 -q tests/test_packages.py tests/test_position_packages.py
 
 mutants: $(VENV)/test
 	$(BIN)/python -m tests.mutants

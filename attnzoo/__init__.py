@@ -7,7 +7,9 @@ The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every k
 
 from attnzoo.adapters import as_attention_fn as as_attention_fn
 from attnzoo.catalogue import KERNELS as KERNELS
+from attnzoo.catalogue import POSITIONS as POSITIONS
 from attnzoo.catalogue import parse as parse
+from attnzoo.catalogue import parse_positions as parse_positions
 from attnzoo.decoding import DecodingState as DecodingState
 from attnzoo.decoding import start as start
 from attnzoo.decoding import step as step
@@ -29,4 +31,17 @@ from attnzoo.kernels import SlidingWindow as SlidingWindow
 from attnzoo.kernels import Softmax as Softmax
 from attnzoo.masking import Mask as Mask
 from attnzoo.positions import ALiBi as ALiBi
+from attnzoo.positions import LearnedPositions as LearnedPositions
+from attnzoo.positions import LinearBias as LinearBias
+from attnzoo.positions import NoPositions as NoPositions
 from attnzoo.positions import PositionBias as PositionBias
+from attnzoo.positions import PositionEncoding as PositionEncoding
+from attnzoo.positions import QueryBias as QueryBias
+from attnzoo.positions import Rotary as Rotary
+from attnzoo.positions import Shaw as Shaw
+from attnzoo.positions import ShawBias as ShawBias
+from attnzoo.positions import SinusoidalPositions as SinusoidalPositions
+from attnzoo.positions import T5Bias as T5Bias
+from attnzoo.positions import T5Buckets as T5Buckets
+from attnzoo.positions import rotate as rotate
+from attnzoo.positions import sinusoidal as sinusoidal

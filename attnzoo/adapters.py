@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from attnzoo import layers, refusal
 from attnzoo.interface import Dims, Kernel
 from attnzoo.layers import Structure
+from attnzoo.positions import NoPositions
 from attnzoo.validation import is_traced
 
 # What the layer's mask may mean, and the fields of `Support` that this needs.
@@ -95,6 +96,8 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense") -> Callable:
             structure,
             kernel=kernel,
             params=(),
+            positions=NoPositions(),
+            position_params=(),
             dropout_rate=dropout_rate,
             rng=dropout_rng if dropout_rate > 0 else None,
             precision=precision,

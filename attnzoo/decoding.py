@@ -208,6 +208,7 @@ def _step(state: DecodingState, query, key, value, bias, params, draws, lengths,
 
     def advance(cache, chunk):
         query, key, value, positions, bias = chunk
+        bias = None if bias is None else bias.of(query, scale)
         given = declared | ({"bias": bias} if kernel.supports.bias else {})
         after, out = kernel.step(params, draws, cache, query, key, value, positions, **given)
         validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))

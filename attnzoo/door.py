@@ -17,7 +17,7 @@ from attnzoo.dropout import Dropout
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.masking import Band, Mask
-from attnzoo.positions import Bias, PositionBias
+from attnzoo.positions.bias import Bias, PositionBias
 
 
 def attend(
@@ -217,7 +217,9 @@ def bias_of(bias: jax.Array | PositionBias | None, dims: Dims, query_offset: int
     if bias is None:
         return None
     if isinstance(bias, PositionBias):
+        validation.position_bias(bias, dims.num_heads)
         return Bias(rule=jax.tree.map(lambda x: x[None], bias), query_offset=query_offset)
+    validation.no_encoding(bias)
     array = jnp.asarray(bias)
     validation.bias_array(array, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))
     return Bias(array=array.reshape((1,) * (4 - array.ndim) + array.shape))
@@ -270,14 +272,14 @@ def _attend(
         return _nothing(query, value)
     shown_keys, shown_queries = visibility.shown(mask, key.shape[2])
     query, key, value = _only(shown_queries, query), _only(shown_keys, key), _only(shown_keys, value)
-    declared = {
-        "bias": bias,
-        "scale": scale,
-        "dropout": Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
-    }
-    declared = {name: given for name, given in declared.items() if getattr(kernel.supports, name)}
-    operands = params, draws, query, key, value, mask, declared
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
+        declared = {
+            "bias": None if bias is None else bias.of(query, scale),
+            "scale": scale,
+            "dropout": Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
+        }
+        declared = {name: given for name, given in declared.items() if getattr(kernel.supports, name)}
+        operands = params, draws, query, key, value, mask, declared
         out, residual = routes.run(implementation, kernel, *operands, with_residual=with_residual)
     validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
     if residual is not None and shown_queries is not None:

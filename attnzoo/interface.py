@@ -18,7 +18,7 @@ from attnzoo.compute import caching, heads
 if TYPE_CHECKING:
     from attnzoo.dropout import Dropout
     from attnzoo.masking import Mask
-    from attnzoo.positions import Bias
+    from attnzoo.positions.bias import Bias
 
 Tree = Any
 

@@ -14,6 +14,7 @@ from attnzoo import decoding, layers, refusal
 from attnzoo.decoding import ENDLESS, DecodingState
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.layers import Structure
+from attnzoo.positions import RelativeEncoding
 
 INDEX = "cache_index"
 TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale")
@@ -60,6 +61,8 @@ def step(
     *,
     kernel: Kernel,
     params: Tree,
+    positions: RelativeEncoding,
+    position_params: Tree,
     rng: jax.Array | None,
     precision,
     with_weights: bool,
@@ -73,6 +76,8 @@ def step(
     refuse_kernel(kernel)
     _refuse_arguments(structure, rng, with_weights)
     batch, index = query.shape[:-3], variables[INDEX]
+    place = index[..., None] + jnp.arange(query.shape[-3])
+    query, key, structure = layers.placed(query, key, structure, positions, position_params, place, place)
     given = layers.flattened(structure, batch)
     state = _state(variables, kernel, layers.dims_of_heads(query, key, value), batch)
     state, out = decoding.step(

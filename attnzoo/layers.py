@@ -1,4 +1,4 @@
-"""What both Flax layers do between their projections: any number of batch axes, dropout, and weights to look at."""
+"""What both Flax layers do between their projections: positions, any number of batch axes, and weights to look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from attnzoo.door import attend, attention_weights
 from attnzoo.interface import Dims, Kernel, Tree
-from attnzoo.positions import PositionBias
+from attnzoo.positions import AbsoluteEncoding, PositionBias, RelativeEncoding
 
 
 class Structure(NamedTuple):
@@ -47,12 +47,16 @@ def attend_heads(
     *,
     kernel: Kernel,
     params: Tree,
+    positions: RelativeEncoding,
+    position_params: Tree,
     dropout_rate: float,
     rng: jax.Array | None,
     precision,
     with_weights: bool,
 ) -> Attended:
     """`attend` for heads [*batch, T, N, H]; weights are those before dropout."""
+    places = structure.query_offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
+    query, key, structure = placed(query, key, structure, positions, position_params, *places)
     batch = query.shape[:-3]
     query, key, value = (x.reshape(_flat(batch) + x.shape[len(batch) :]) for x in (query, key, value))
     given = flattened(structure, batch)._asdict()
@@ -63,6 +67,46 @@ def attend_heads(
         weights = attention_weights(query, key, **given)
         weights = weights.reshape(batch + weights.shape[-3:])
     return Attended(out.reshape(batch + out.shape[-3:]), weights)
+
+
+def placed(
+    query: jax.Array,
+    key: jax.Array,
+    structure: Structure,
+    positions: RelativeEncoding,
+    params: Tree,
+    query_places: jax.Array,
+    key_places: jax.Array,
+) -> tuple[jax.Array, jax.Array, Structure]:
+    """Query, key and structure once `positions` has turned them, where they stand, and given its bias.
+
+    Raises:
+      ValueError: the structure has a bias already, beside that of the positions.
+    """
+    query, key = positions.rotate(query, query_places), positions.rotate(key, key_places)
+    bias = positions.bias(params, query.shape[-2])
+    if bias is None:
+        return query, key, structure
+    if structure.bias is not None:
+        raise ValueError(
+            f"bias came beside positions={positions!r}, which gives a bias of its own: pass one of the two; a "
+            "PositionBias may add several"
+        )
+    return query, key, structure._replace(bias=bias)
+
+
+def check_positions(positions) -> None:
+    """Refuse what is no choice of positions for attention."""
+    if isinstance(positions, AbsoluteEncoding):
+        raise ValueError(
+            f"positions={positions!r} is added to the embeddings of tokens, before any layer: expected one that "
+            "belongs to attention, such as Rotary(); attnzoo.models.Transformer takes both kinds"
+        )
+    if not isinstance(positions, RelativeEncoding):
+        raise ValueError(
+            f"positions={positions!r}: expected an instance such as Rotary(), ALiBi(), T5Buckets(), Shaw(), or "
+            "NoPositions(); from text, attnzoo.parse_positions makes them"
+        )
 
 
 def refuse_broadcast_dropout(broadcast_dropout: bool, dropout_rate: float) -> None:

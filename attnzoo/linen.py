@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from attnzoo import layer_cache, layers
-from attnzoo.interface import Kernel, Tree
+from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels import Softmax
 from attnzoo.layers import Structure
-from attnzoo.positions import PositionBias
+from attnzoo.positions import NoPositions, PositionBias, RelativeEncoding
 
 
 class MultiHeadAttention(nn.Module):
@@ -24,6 +24,8 @@ class MultiHeadAttention(nn.Module):
 
     Attributes:
       attention: the kernel. What it learns lives under `attention`, made for the key length of the first call.
+      positions: how attention counts positions, such as `Rotary()` or `T5Buckets()`. What it learns lives under
+        `positions`.
       num_kv_heads: heads of keys and values, fewer than `num_heads` for GQA.
       broadcast_dropout: False by default; True is refused where there is dropout.
       decode: step by step, as in Flax: `init` with an input of the full length makes the collection "cache", and each
@@ -40,6 +42,7 @@ class MultiHeadAttention(nn.Module):
 
     num_heads: int
     attention: Kernel = Softmax()
+    positions: RelativeEncoding = NoPositions()
     num_kv_heads: int | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -88,8 +91,10 @@ class MultiHeadAttention(nn.Module):
           [*batch, T, out_features].
         """
         layers.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
+        layers.check_positions(self.positions)
         inputs_k, inputs_v = layers.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
+        dims = layers.dims_of_heads(query, key, value)
         rng = self._dropout_rng(deterministic, dropout_rng)
         structure = Structure(
             mask,
@@ -106,7 +111,9 @@ class MultiHeadAttention(nn.Module):
         )
         given = {
             "kernel": self.attention,
-            "params": self._learned(query, key, value),
+            "params": self._learned("attention", dims),
+            "positions": self.positions,
+            "position_params": self._learned("positions", dims),
             "rng": rng,
             "precision": self.precision,
             "with_weights": sow_weights,
@@ -170,18 +177,19 @@ class MultiHeadAttention(nn.Module):
             name=name,
         )
 
-    def _learned(self, query, key, value) -> Tree:
-        """What the kernel learned. Flax would compare shapes with those for the present length, so it is not asked."""
-        if self.has_variable("params", "attention"):
-            return self.get_variable("params", "attention")
-        dims = layers.dims_of_heads(query, key, value)
+    def _learned(self, name: str, dims: Dims) -> Tree:
+        """What `attention` or `positions` learned. Flax would compare shapes with those for the present length, so it
+        is not asked.
+        """
+        if self.has_variable("params", name):
+            return self.get_variable("params", name)
 
         def init(rng):
-            return jax.tree.map(lambda x: x.astype(self.param_dtype), self.attention.init(rng, dims))
+            return jax.tree.map(lambda x: x.astype(self.param_dtype), getattr(self, name).init(rng, dims))
 
         if not jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))):
             return ()
-        return self.param("attention", init)
+        return self.param(name, init)
 
     def _dropout_rng(self, deterministic, dropout_rng):
         """A key where weights are to be dropped, else None."""

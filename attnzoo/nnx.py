@@ -11,10 +11,10 @@ from flax.nnx import rnglib
 from flax.nnx.nn import dtypes
 
 from attnzoo import layer_cache, layers
-from attnzoo.interface import Dims, Kernel
+from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels import Softmax
 from attnzoo.layers import Structure
-from attnzoo.positions import PositionBias
+from attnzoo.positions import NoPositions, PositionBias, RelativeEncoding
 
 default_kernel_init = nnx.initializers.lecun_normal()
 default_bias_init = nnx.initializers.zeros_init()
@@ -28,6 +28,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 
     Args:
       attention: the kernel. What it learns lives under `attention`.
+      positions: how attention counts positions, such as `Rotary()` or `T5Buckets()`. What it learns lives under
+        `positions`.
       max_length: the longest key length, for kernels whose parameters depend on it (`Linformer`); else not needed.
       broadcast_dropout: False by default; True is refused where there is dropout.
       decode: step by step, after `init_cache`: each call takes the tokens that come next, one or several.
@@ -52,6 +54,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         in_kv_features: int | None = None,
         *,
         attention: Kernel = Softmax(),
+        positions: RelativeEncoding = NoPositions(),
         max_length: int | None = None,
         dtype=None,
         param_dtype=jnp.float32,
@@ -72,6 +75,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         if decode:
             layer_cache.refuse_kernel(attention)
         layers.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
+        layers.check_positions(positions)
         super().__init__(
             num_heads,
             in_features,
@@ -99,9 +103,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         dims = self._dims(1, max_length or 1)
         if max_length is None:
             _refuse_unknown_length(attention, dims)
-        if jax.tree.leaves(jax.eval_shape(lambda: attention.init(jax.random.key(0), dims))):
-            params = attention.init(rngs.params(), dims)
-            self.attention = nnx.data(jax.tree.map(lambda x: nnx.Param(x.astype(param_dtype)), params))
+        self.position_encoding = positions
+        for name, learner in (("attention", attention), ("positions", positions)):
+            if jax.tree.leaves(jax.eval_shape(lambda learner=learner: learner.init(jax.random.key(0), dims))):
+                params = learner.init(rngs.params(), dims)
+                setattr(self, name, nnx.data(jax.tree.map(lambda x: nnx.Param(x.astype(param_dtype)), params)))
 
     def __call__(
         self,
@@ -154,7 +160,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         )
         given = {
             "kernel": self.attention_kernel,
-            "params": self._learned(),
+            "params": self._learned("attention"),
+            "positions": self.position_encoding,
+            "position_params": self._learned("positions"),
             "rng": rng,
             "precision": self.precision,
             "with_weights": sow_weights,
@@ -182,7 +190,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         """
         *batch, length, _ = input_shape
         dims = self._dims(math.prod(batch), length)
-        made = layer_cache.start(self.attention_kernel, self._learned(), dims, tuple(batch), dtype)
+        made = layer_cache.start(self.attention_kernel, self._learned("attention"), dims, tuple(batch), dtype)
         for name, array in made.items():
             setattr(self, name, nnx.Cache(array))
 
@@ -201,9 +209,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     def _dims(self, batch: int, length: int) -> Dims:
         return Dims(batch, length, length, self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)
 
-    def _learned(self):
-        """What the kernel learned, as arrays."""
-        return jax.tree.map(lambda x: x[...], getattr(self, "attention", ()), is_leaf=_is_param)
+    def _learned(self, name: str) -> Tree:
+        """What the kernel or the positions learned, as arrays."""
+        return jax.tree.map(lambda x: x[...], getattr(self, name, ()), is_leaf=_is_param)
 
     def _dropout_rng(self, deterministic, rngs):
         """A key where weights are to be dropped, else None."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from attnzoo.fields import is_integer, is_number
 from attnzoo.interface import Kernel
+from attnzoo.positions import PositionBias, PositionEncoding
 
 FURTHEST = 2**30  # of an offset: positions are int32, and twice this is too much
 CACHE_DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -132,6 +133,26 @@ def bias_array(bias, shape) -> None:
     _broadcastable("bias", bias, shape)
 
 
+def position_bias(rule: PositionBias, num_heads: int) -> None:
+    """Refuse a rule whose leaves are not floating-point, or do not lead with the axis of heads."""
+    for leaf in map(jnp.asarray, jax.tree.leaves(rule)):
+        if leaf.ndim == 0 or leaf.shape[0] not in (1, num_heads) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"bias is a {type(rule).__name__} with a leaf {leaf.dtype}{list(leaf.shape)}: expected floating-point "
+                f"leaves with a leading axis of {num_heads}, the heads of query, or of 1; whole numbers that are not "
+                "learned belong in static fields"
+            )
+
+
+def no_encoding(bias) -> None:
+    """Refuse a choice of positions where the bias itself is expected."""
+    if isinstance(bias, PositionEncoding):
+        raise ValueError(
+            f"bias={bias!r} is a choice of positions: expected an array or a PositionBias; pass it as `positions` to a "
+            "layer, or make the bias with `bias(params, num_heads)`"
+        )
+
+
 def _broadcastable(name, array, shape):
     fits = array.ndim <= 4 and all(
         size in (1, whole) for size, whole in zip(array.shape[::-1], shape[::-1], strict=False)
@@ -151,7 +172,7 @@ def lengths(name: str, value, batch: int, longest: int) -> None:
         raise ValueError(f"{name} has shape {value.shape}: expected one length for each example, [{batch}]")
     if is_traced(value) or not batch:
         return
-    known = np.asarray(value)
+    known = np.asarray(value)  # arithmetic on a constant that a traced function closes over would be traced
     if not 0 <= known.min() <= known.max() <= longest:
         raise ValueError(
             f"{name} ranges from {known.min()} to {known.max()}: expected lengths within 0..{longest}, the length of "

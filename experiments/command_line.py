@@ -64,6 +64,16 @@ def kernels(text: str, flag: str = "kernels") -> tuple:
         raise ValueError(f"--{flag}: {error}") from None
 
 
+def positions(text: str, flag: str = "positions") -> tuple:
+    """Position encodings such as `learned, rotary(pairing='half')`, or `all`; none twice."""
+    import attnzoo
+
+    try:
+        return tuple(dict.fromkeys(attnzoo.parse_positions(text)))
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from None
+
+
 def at_least(smallest: float, **values: float) -> None:
     """Refuse settings below `smallest`."""
     for name, value in values.items():

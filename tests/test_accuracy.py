@@ -1,14 +1,27 @@
 """The accuracy experiment, small and whole, and the text that it learns."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo import Nystrom, SlidingWindow, Softmax
+from attnzoo import (
+    ALiBi,
+    LearnedPositions,
+    Linear,
+    NoPositions,
+    Nystrom,
+    SinusoidalPositions,
+    SlidingWindow,
+    Softmax,
+    parse_positions,
+    sinusoidal,
+)
 from attnzoo.models import Transformer
-from experiments import records, statistics, training
-from experiments.accuracy import run
+from experiments import figures, records, statistics, training
+from experiments.accuracy import analysis, run
+from experiments.report.page import write
 from experiments.tasks import text
 
 
@@ -16,6 +29,7 @@ def settings(out, **changes):
     chosen = {
         "task": "text",
         "kernels": (Softmax(), Nystrom(landmarks=4)),
+        "positions": (LearnedPositions(),),
         "lengths": (16,),
         "objectives": ("causal", "masked"),
         "steps": 3,
@@ -95,6 +109,57 @@ def test_a_model_mixes_kernels_and_is_causal():
         Transformer(11, max_length=9, width=8, num_layers=2, num_heads=2, attention=kernels[:1], rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="tokens have length 10"):
         model(jnp.zeros((1, 10), int))
+
+
+@pytest.mark.parametrize("positions", parse_positions("all"), ids=repr)
+def test_a_model_with_any_positions(positions):
+    """Without them, and looking both ways, tokens that change places take their outputs along."""
+    model = Transformer(
+        11, max_length=9, width=8, num_layers=2, num_heads=2, positions=positions, is_causal=False, rngs=nnx.Rngs(0)
+    )
+    tokens = jnp.array([[3, 1, 4, 1, 5, 9, 2, 6]])
+    # What is learned starts small: make it count.
+    nnx.update(model, jax.tree.map(lambda x: 8 * x if x.ndim > 1 else x, nnx.state(model, nnx.Param)))
+    order = np.array([1, 0, 2, 3, 7, 5, 6, 4])
+    moved = np.abs(model(tokens)[:, order] - model(tokens[:, order])).max()
+    assert moved < 1e-4 if isinstance(positions, NoPositions) else moved > 1e-3
+    learned = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)) if "position" in str(path)]
+    inside = [("blocks", block, "attention", "positions") for block in (0, 1)]
+    expected = {"LearnedPositions": [("position",)], "T5Buckets": inside, "Shaw": inside}
+    assert learned == expected.get(type(positions).__name__, [])
+
+
+def test_absolute_positions_are_added_to_embeddings():
+    chosen = SinusoidalPositions(scale=0.5)
+    model = Transformer(11, max_length=9, width=8, num_layers=0, num_heads=2, positions=chosen, rngs=nnx.Rngs(0))
+    tokens = jnp.array([[3, 1, 4]])
+    x = model.embed(tokens) + 0.5 * sinusoidal(jnp.arange(3), 8)
+    np.testing.assert_allclose(model(tokens), model.head(model.norm(x)), atol=1e-6)
+
+
+def test_positions_are_an_axis_of_the_grid(tmp_path):
+    chosen = {"kernels": (Softmax(), Linear()), "positions": (LearnedPositions(), ALiBi()), "objectives": ("causal",)}
+    assert run.run(settings(tmp_path, **chosen)) == 0
+    rows = records.read(tmp_path)
+    assert [row["status"] for row in rows] == ["measured", "measured", "measured", "refused"]
+    assert "Linear cannot honour `bias`" in rows[-1]["reason"]
+    assert [analysis.variant(row) for row in rows] == ["Softmax", "Softmax, ALiBi", "Linear", "Linear, ALiBi"]
+    styles = figures.styles([row | {"kernel": analysis.variant(row)} for row in rows])
+    assert len({str(style) for style in styles.values()}) == 4
+    run.run(settings(tmp_path, **chosen))
+    assert records.read(tmp_path) == rows
+
+
+def test_rows_without_positions_are_of_learned_ones(tmp_path):
+    chosen = {"kernels": (Softmax(),), "objectives": ("causal",)}
+    run.run(settings(tmp_path / "new", **chosen))
+    (row,) = records.read(tmp_path / "new")
+    old = tmp_path / "old" / "accuracy"
+    old.mkdir(parents=True)
+    records.append(old, {name: value for name, value in row.items() if name != "positions"})
+    run.run(settings(old, **chosen))
+    assert len(records.read(old)) == 1
+    assert "LearnedPositions()" in write(tmp_path / "old", tmp_path / "report.html").read_text()
 
 
 def test_a_model_learns_what_can_be_learned():

@@ -67,6 +67,10 @@ def test_help_shows_the_flags_without_jax(name):
         (["experiments.scaling", "--kernels=linear(epsilom=1.0)"], "did you mean 'epsilon'"),
         (["experiments.scaling", "--kernels=softmax", "--passes=forward,"], "empty item"),
         (["experiments.accuracy", "--task=images"], "images"),
+        (
+            ["experiments.accuracy", "--positions=rotery"],
+            "unknown position encoding 'rotery', did you mean",
+        ),
         (["experiments.accuracy", "--heads=3"], "does not divide --width=64"),
         (["experiments.report"], "expected one FOLDER"),
         (["experiments.report", "/nowhere"], "no rows to report"),

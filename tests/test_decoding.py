@@ -18,6 +18,7 @@ from attnzoo import (
     NadarayaWatson,
     Nystrom,
     Performer,
+    Shaw,
     SlidingWindow,
     Softmax,
     attend,
@@ -153,13 +154,27 @@ def test_a_bias_array_has_a_column_for_each_key_position():
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("bias", ["rule", "rows", "row"])
+def shaw(clip=5):
+    dims = attnzoo.Dims(2, LENGTH, LENGTH, 4, 2, 8, 8)
+    return Shaw(clip).bias(Shaw(clip).init(jax.random.key(2), dims), 4)
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in DECODING if kernel.supports.bias], ids=repr)
+def test_a_rule_that_looks_at_the_query_steps(kernel):
+    operands = arrays()
+    whole = attend(*operands, shaw(), kernel=kernel, params=params_of(kernel), is_causal=True)
+    assert np.abs(whole - attend(*operands, kernel=kernel, params=params_of(kernel), is_causal=True)).max() > 1e-2
+    out, _ = in_steps(kernel, operands, [11, 1, 1, 16], bias=shaw())
+    np.testing.assert_allclose(out, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", ["rule", "query", "rows", "row"])
 def test_a_long_prompt_meets_the_cache_in_chunks(bias):
     length = 2 * decoding.CHUNK + 15
-    operands = arrays(length, dim=2)
+    operands = arrays(length)
     array = jax.random.normal(jax.random.key(0), (length, length))
-    bias = {"rule": ALiBi.of(4), "rows": array, "row": array[:1]}[bias]
-    state = start(**SIZES | {"head_dim": 2}, max_length=length)
+    bias = {"rule": ALiBi.of(4), "query": shaw(), "rows": array, "row": array[:1]}[bias]
+    state = start(**SIZES, max_length=length)
     state, out = step(state, *operands, bias, query_seq_lengths=jnp.array([length, 130]))
     whole = np.array(attend(*operands, bias, is_causal=True))
     whole[1, 130:] = 0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import ALiBi, BigBird, Linear, Mask, SlidingWindow, Softmax, attend, attention_weights, door
+from attnzoo import ALiBi, BigBird, Linear, LinearBias, Mask, SlidingWindow, Softmax, attend, attention_weights, door
 from attnzoo.compute import streaming
 from attnzoo.dropout import Dropout
 
@@ -31,7 +31,7 @@ def test_a_position_bias_equals_its_array(kernel):
     distance = jnp.abs(jnp.arange(19)[:, None] + 3 - jnp.arange(19))
 
     def by_rule(slopes):
-        return attend(q, k, v, ALiBi(slopes), kernel=kernel, query_offset=3)
+        return attend(q, k, v, LinearBias(slopes), kernel=kernel, query_offset=3)
 
     def by_array(slopes):
         return attend(q, k, v, -slopes[:, None, None] * distance, kernel=kernel, query_offset=3)

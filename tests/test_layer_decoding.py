@@ -11,7 +11,7 @@ import attnzoo
 import attnzoo.linen
 import attnzoo.nnx
 from attnzoo import Additive, ALiBi, BigBird, Linear, Nystrom, Performer, SlidingWindow, Softmax
-from tests.test_layers import inputs, load
+from tests.test_layers import RELATIVE, inputs, load
 
 LENGTH = 11
 ZOO = [Softmax(), Additive(), SlidingWindow(3, 2, 1, 1), BigBird(block_size=4, num_random=1), Linear(), Performer(8)]
@@ -102,6 +102,24 @@ def test_examples_may_have_prompts_of_their_own_length():
     np.testing.assert_allclose(out, expected, atol=1e-5)
     np.testing.assert_allclose(layer(following, bias=bias), expected, atol=1e-5)
     assert cache["cache_index"].tolist() == layer.cache_index[...].tolist() == [7, 11]
+
+
+@pytest.mark.parametrize("positions", RELATIVE, ids=repr)
+def test_positions_are_those_of_each_example(positions):
+    """Queries and keys are turned, and biased, where their example stands, also when examples differ in length."""
+    module, params, cache, x = linen(SlidingWindow(6, 0), positions=positions, num_kv_heads=2)
+    layer = nnx(params, SlidingWindow(6, 0), positions=positions, num_kv_heads=2)
+    lengths = jnp.array([3, 7])
+    whole = module.clone(decode=False).apply(params, x, is_causal=True)
+    prompt = x.at[0, 3:7].set(1e6)
+    cache, out = advance(module, params, cache, prompt[:, :7], query_seq_lengths=lengths)
+    np.testing.assert_allclose(out[1], whole[1, :7], atol=1e-5)
+    np.testing.assert_allclose(layer(prompt[:, :7], query_seq_lengths=lengths), out, atol=1e-5)
+    rows = lengths[:, None] + jnp.arange(4)
+    following, expected = (jnp.take_along_axis(x, rows[..., None], axis=1) for x in (x, whole))
+    cache, out = advance(module, params, cache, following)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    np.testing.assert_allclose(layer(following), expected, atol=1e-5)
 
 
 def test_a_linen_cache_is_the_carry_of_a_scan():

@@ -10,7 +10,20 @@ import pytest
 import attnzoo
 import attnzoo.linen
 import attnzoo.nnx
-from attnzoo import KERNELS, BigBird, Linformer, Nystrom, Performer, SlidingWindow, Softmax
+from attnzoo import (
+    KERNELS,
+    ALiBi,
+    BigBird,
+    LearnedPositions,
+    Linformer,
+    Nystrom,
+    Performer,
+    Rotary,
+    Shaw,
+    SlidingWindow,
+    Softmax,
+    T5Buckets,
+)
 
 SMALL = {
     "sliding_window": SlidingWindow(left=3, right=2),
@@ -195,3 +208,69 @@ def test_what_cannot_be_honoured_is_refused():
 
 def test_softmax_is_the_default():
     assert attnzoo.linen.MultiHeadAttention(num_heads=2).attention == Softmax()
+
+
+RELATIVE = [Rotary(), Rotary(pairing="half", width=2), ALiBi(), T5Buckets(num_buckets=8, max_distance=9), Shaw(clip=3)]
+
+
+@pytest.mark.parametrize("positions", RELATIVE, ids=repr)
+def test_positions_in_both_layers(positions):
+    """Queries are turned and biased from `query_offset` on, keys from 0, whatever the batch axes and groups."""
+    x, context = inputs(2, 3, length=4), inputs(2, 3, seed=3)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=4, num_kv_heads=2, positions=positions)
+    params = linen_params(module, x, context)
+    out = module.apply(params, x, context, is_causal=True, query_offset=5)
+    layer = attnzoo.nnx.MultiHeadAttention(4, 16, num_kv_heads=2, positions=positions, rngs=flax.nnx.Rngs(0))
+    np.testing.assert_allclose(load(layer, params)(x, context, is_causal=True, query_offset=5), out, atol=1e-5)
+
+    def projected(part, inputs):
+        return jnp.einsum("...f,fnh->...nh", inputs, params["params"][part]["kernel"]) + params["params"][part]["bias"]
+
+    query, key = positions.rotate(projected("query", x), jnp.arange(4) + 5), projected("key", context)
+    key = positions.rotate(key, jnp.arange(11))
+    bias = positions.bias(params["params"].get("positions", ()), 4)
+    heads = attnzoo.attend(
+        *(a.reshape(6, *a.shape[2:]) for a in (query, key, projected("value", context))),
+        bias,
+        is_causal=True,
+        query_offset=5,
+    )
+    expected = jnp.einsum("btnh,nhf->btf", heads, params["params"]["out"]["kernel"]) + params["params"]["out"]["bias"]
+    np.testing.assert_allclose(out.reshape(6, 4, 16), expected, atol=1e-5)
+    plain = attnzoo.linen.MultiHeadAttention(num_heads=4, num_kv_heads=2)
+    assert np.abs(plain.apply(params, x, context, is_causal=True, query_offset=5) - out).max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", RELATIVE, ids=repr)
+def test_what_positions_learn_is_a_parameter(positions):
+    x = inputs(2)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=4, positions=positions, dtype=jnp.bfloat16)
+    params = module.init(jax.random.key(0), x)
+    learns = bool(jax.tree.leaves(positions.init(jax.random.key(0), attnzoo.Dims(1, 2, 2, 4, 4, 4, 4))))
+    assert set(params["params"]) == {"query", "key", "value", "out"} | ({"positions"} if learns else set())
+    grads = jax.grad(lambda params: (module.apply(params, x).astype(jnp.float32) ** 2).sum())(params)["params"]
+    assert not learns or np.abs(grads["positions"]).max() > 0
+    layer = attnzoo.nnx.MultiHeadAttention(4, 16, positions=positions, dtype=jnp.bfloat16, rngs=flax.nnx.Rngs(0))
+    assert layer(x).dtype == jnp.bfloat16
+    assert set(flax.nnx.state(layer, flax.nnx.Param)) == set(params["params"])
+
+
+def test_positions_that_cannot_be_are_refused():
+    x = inputs(1)
+    layer = attnzoo.nnx.MultiHeadAttention(2, 16, positions=ALiBi(), rngs=flax.nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"bias came beside positions=ALiBi\(\), which gives a bias of its own"):
+        layer(x, bias=ALiBi.of(2))
+    for positions, message in (
+        (LearnedPositions(), r"positions=LearnedPositions\(\) is added to the embeddings of tokens"),
+        ("rotary", "positions='rotary': expected an instance such as Rotary"),
+        (Rotary, "expected an instance such as Rotary"),
+        (None, "positions=None: expected an instance"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attnzoo.nnx.MultiHeadAttention(2, 16, positions=positions, rngs=flax.nnx.Rngs(0))
+        with pytest.raises(ValueError, match=message):
+            attnzoo.linen.MultiHeadAttention(num_heads=2, positions=positions).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="width=5: expected an even integer"):
+        attnzoo.nnx.MultiHeadAttention(2, 10, positions=Rotary(), rngs=flax.nnx.Rngs(0))(inputs(1, features=10))
+    with pytest.raises(NotImplementedError, match="Performer cannot honour `bias`"):
+        attnzoo.nnx.MultiHeadAttention(2, 16, attention=Performer(8), positions=ALiBi(), rngs=flax.nnx.Rngs(0))(x)

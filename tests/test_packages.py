@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from attnzoo import (
-    ALiBi,
     BigBird,
     Linear,
+    LinearBias,
     Linformer,
     NadarayaWatson,
     Nystrom,
@@ -147,7 +147,7 @@ def test_flex_attention():
         packed = [jnp.broadcast_to(x, (BATCH, LENGTH)) for x in (query_ids, key_ids)]
         out, lse = attend(
             *map(jnp.asarray, (q, k, v)),
-            ALiBi(jnp.asarray(slopes)),
+            LinearBias(jnp.asarray(slopes)),
             is_causal=True,
             query_segment_ids=packed[0],
             key_value_segment_ids=packed[1],

@@ -22,7 +22,7 @@ from attnzoo.compute import heads, schedule
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.dropout import Dropout
 from attnzoo.masking import Mask, pick
-from attnzoo.positions import Bias
+from attnzoo.positions.bias import Bias
 
 # Queries and keys in a tile. Measured on a CPU at H = 64: see `schedule.WIDEST`.
 TILE = 512
@@ -35,6 +35,7 @@ class Tiles(NamedTuple):
     k: jax.Array  # [C, s, H]
     v: jax.Array  # [C, s, Hv]
     bias: jax.Array | None  # [R or 1, C or 1, t or 1, s or 1]
+    projected: jax.Array | None  # [R, t, ...]: what `rule` keeps of each query
     rule: Bias | None
     params: Any
 
@@ -173,12 +174,18 @@ def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout
     (q, k, v), (params, bias), (mask, dropout, drawn) = operands, learned, fixed
     layout = layout_of(mask, drawn)
     rows, columns = layout.rows, layout.columns
-    rule = bias if bias is not None and bias.rule is not None else None
-    array = None if bias is None else _cut_pairs(bias.array, rows, columns)
-    tiles = Tiles(_cut(q, rows), _cut(k, columns), _cut(v, columns), array, rule, params)
+    tiles = Tiles(_cut(q, rows), _cut(k, columns), _cut(v, columns), *_cut_bias(bias, rows, columns), params)
     dense = _cut_pairs(mask.dense, rows, columns)
     frame = Frame(jnp.asarray(rows), jnp.asarray(columns), dataclasses.replace(mask, dense=None), dense, dropout)
     return tiles, frame, layout
+
+
+def _cut_bias(bias: Bias | None, rows: np.ndarray, columns: np.ndarray):
+    """The array in tiles, what a rule keeps of each query in tiles, and the rule."""
+    if bias is None or bias.rule is None:
+        return _cut_pairs(None if bias is None else bias.array, rows, columns), None, None
+    projected = None if bias.projected is None else _cut(bias.projected, rows)
+    return None, projected, dataclasses.replace(bias, projected=None)
 
 
 def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
@@ -281,15 +288,21 @@ def _uncut(grads: Tiles, layout: Layout, operands, learned):
     if bias is None:
         return of_operands, (grads.params, None)
     if bias.rule is not None:
-        return of_operands, (grads.params, grads.rule)
+        projected = None if grads.projected is None else _join(grads.projected, layout.rows, len(q), 0)
+        return of_operands, (grads.params, dataclasses.replace(grads.rule, projected=projected))
     array = _join_pairs(grads.bias, layout.rows, layout.columns, bias.array.shape)
     return of_operands, (grads.params, dataclasses.replace(bias, array=array))
 
 
 def _gather(tiles: Tiles, visited: Schedule, row, blocks) -> Tiles:
     """The part of `tiles` that the scores of one tile of queries depend on."""
-    bias = _pair(tiles.bias, row, blocks)
-    return tiles._replace(q=tiles.q[row], k=_blocks(tiles.k, visited, blocks), v=None, bias=bias)
+    return tiles._replace(
+        q=tiles.q[row],
+        k=_blocks(tiles.k, visited, blocks),
+        v=None,
+        bias=_pair(tiles.bias, row, blocks),
+        projected=None if tiles.projected is None else tiles.projected[row],
+    )
 
 
 def _scatter(total: Tiles, parts: Tiles, visited: Schedule, rows, blocks) -> Tiles:
@@ -299,6 +312,7 @@ def _scatter(total: Tiles, parts: Tiles, visited: Schedule, rows, blocks) -> Til
         _add_blocks(total.k, visited, blocks, parts.k),
         _add_blocks(total.v, visited, blocks, parts.v),
         None if total.bias is None else _add_pair(total.bias, rows, blocks, parts.bias),
+        None if total.projected is None else total.projected.at[rows].add(parts.projected),
         *jax.tree.map(lambda x, part: x + part.sum(axis=0), (total.rule, total.params), (parts.rule, parts.params)),
     )
 
@@ -310,7 +324,7 @@ def _scores(score, picked: Tiles, frame: Frame, visited: Schedule, row, blocks):
     if picked.bias is not None:
         scores += picked.bias
     if picked.rule is not None:
-        scores += picked.rule.at(rows, columns)
+        scores += picked.rule.rule_at(rows, columns, picked.projected)
     if visited.is_whole:
         return scores, None
     visible = frame.mask.at(rows, columns)

@@ -5,7 +5,8 @@
     logits = head(norm(x))
 
 Vaswani et al. 2017, arXiv:1706.03762, with the normalisation before each part (Xiong et al. 2020, arXiv:2002.04745)
-and learned positions.
+and learned positions, or any others: absolute ones are added to x, relative ones belong to the attention of every
+block, each with parameters of its own.
 """
 
 from __future__ import annotations
@@ -14,20 +15,37 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from attnzoo.interface import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.nnx import MultiHeadAttention
+from attnzoo.positions import AbsoluteEncoding, LearnedPositions, NoPositions, PositionEncoding, RelativeEncoding
 
 
 class Block(nnx.Module):
     """Attention and a feed-forward network of four times the width, each with norm and residual."""
 
-    def __init__(self, width: int, num_heads: int, attention: Kernel, max_length: int, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        attention: Kernel,
+        positions: RelativeEncoding,
+        max_length: int,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         self.attention_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.attention = MultiHeadAttention(
-            num_heads, width, attention=attention, max_length=max_length, dtype=dtype, rngs=rngs
+            num_heads,
+            width,
+            attention=attention,
+            positions=positions,
+            max_length=max_length,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.feed_forward_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.widen = nnx.Linear(width, 4 * width, dtype=dtype, rngs=rngs)
@@ -47,6 +65,7 @@ class Transformer(nnx.Module):
       width: of the residual stream; `num_heads` divides it.
       num_layers: number of blocks.
       attention: one kernel for all blocks, or one for each.
+      positions: how the model knows where a token stands.
       is_causal: whether a token may see only itself and what stands before it.
       dtype: of activations; parameters are float32.
 
@@ -69,6 +88,7 @@ class Transformer(nnx.Module):
         num_layers: int,
         num_heads: int,
         attention: Kernel | Sequence[Kernel] = Softmax(),
+        positions: PositionEncoding = LearnedPositions(),
         is_causal: bool = True,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
@@ -80,8 +100,14 @@ class Transformer(nnx.Module):
         self.max_length = max_length
         self.is_causal = is_causal
         self.embed = nnx.Embed(vocabulary, width, dtype=dtype, embedding_init=small, rngs=rngs)
-        self.position = nnx.Param(small(rngs.params(), (max_length, width)))
-        self.blocks = nnx.List([Block(width, num_heads, kernel, max_length, dtype, rngs) for kernel in kernels])
+        self.absolute = positions if isinstance(positions, AbsoluteEncoding) else None
+        if self.absolute is not None:
+            learned = self.absolute.init(rngs.params(), max_length, width)
+            self.position = nnx.data(jax.tree.map(nnx.Param, learned))
+        relative = positions if self.absolute is None else NoPositions()
+        self.blocks = nnx.List(
+            [Block(width, num_heads, kernel, relative, max_length, dtype, rngs) for kernel in kernels]
+        )
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(width, vocabulary, dtype=dtype, rngs=rngs)
 
@@ -91,7 +117,9 @@ class Transformer(nnx.Module):
         if length > self.max_length:
             raise ValueError(f"tokens have length {length}: the model was built for at most {self.max_length}")
         x = self.embed(tokens)
-        x = x + self.position[:length].astype(x.dtype)
+        if self.absolute is not None:
+            learned = jax.tree.map(lambda x: x[...], self.position, is_leaf=lambda x: isinstance(x, nnx.Param))
+            x = x + self.absolute.vectors(learned, np.arange(length), x.shape[-1]).astype(x.dtype)
         for block in self.blocks:
             x = block(x, is_causal=self.is_causal, key_mask=key_mask)
         return self.head(self.norm(x)).astype(jnp.float32)

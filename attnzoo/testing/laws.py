@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import door
-from attnzoo.testing.subject import LENGTH, LONG, Operands, Subject
+from attnzoo.testing.subject import LENGTH, LONG, Operands, Subject, curved
 
 # How many times the error of plain low precision a vendor's route may have.
 ALLOWED = {"output": 2, "gradient by q": 3, "gradient by k": 3, "gradient by v": 3}
@@ -364,7 +364,7 @@ def dropout_acts_on_weights(subject: Subject) -> None:
         raise subject.broken("dropout is one for several heads or examples")
     out, gradients = subject.pulled(operands, dropout_rate=0.4, rng=rng)
     heads = dropped.reshape(2, 2, 2, LENGTH, LENGTH)
-    pulled = (2 * jnp.cos(2 * out)).reshape(2, LENGTH, 2, 2, -1)
+    pulled = jax.grad(lambda out: curved(out).sum())(out).reshape(2, LENGTH, 2, 2, -1)
     expected = jnp.einsum("bkgts,btkgh->bskh", heads, pulled)
     subject.same(gradients.operands.v, expected, "gradient by values under dropout", 1e-5)
     return None

@@ -144,12 +144,18 @@ class Gradients(NamedTuple):
     bias: jax.Array | None
 
 
+def curved(out: jax.Array) -> jax.Array:
+    """What is differentiated: its slope differs from entry to entry, but lies between 1 and 3 and changes slowly, so
+    that neither blind queries nor large outputs hide or magnify an error."""
+    return 2 * out + jnp.sqrt(1 + out**2)
+
+
 @functools.partial(jax.jit, static_argnames=("kernel", "static", "remat"))
 def _pulled(points: Gradients, arrays, *, kernel, static, remat):
     def loss(points):
         given = {} if points.bias is None else {"bias": points.bias}
         out = attend(*points.operands, kernel=kernel, params=points.params, **given, **arrays, **dict(static))
-        return jnp.sum(jnp.sin(2 * out.astype(jnp.float32))), out
+        return jnp.sum(curved(out.astype(jnp.float32))), out
 
     (_, out), gradients = jax.value_and_grad(jax.checkpoint(loss) if remat else loss, has_aux=True)(points)
     return out, gradients

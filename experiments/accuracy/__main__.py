@@ -7,6 +7,11 @@ from experiments import command_line
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("task", "text", ["text"], "Data: text is the standard library's source, as bytes.")
 flags.DEFINE_string("kernels", "softmax, sliding_window, linear", "Kernels as calls, or 'all'.")
+flags.DEFINE_string(
+    "positions",
+    "learned",
+    "How tokens know their places: none, sinusoidal, learned, rotary, alibi, t5, shaw, as calls.",
+)
 flags.DEFINE_string("lengths", "64,256", "Sequence lengths; a range such as 64:512 doubles.")
 flags.DEFINE_string("objective", "causal,masked", "What is predicted: causal (the next byte), masked (15% of bytes).")
 flags.DEFINE_integer("steps", 200, "Training steps.")
@@ -30,6 +35,7 @@ def main() -> int:
     settings = Settings(
         task=FLAGS.task,
         kernels=command_line.kernels(FLAGS.kernels),
+        positions=command_line.positions(FLAGS.positions),
         lengths=command_line.lengths(FLAGS.lengths),
         objectives=command_line.words(FLAGS.objective, ("causal", "masked"), "objective"),
         steps=FLAGS.steps,

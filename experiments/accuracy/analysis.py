@@ -1,4 +1,4 @@
-"""Rows to statements: bits per byte for each kernel, objective and length, over seeds."""
+"""Rows to statements: bits per byte for each kernel with its positions, objective and length, over seeds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from experiments import statistics, wording
 
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """One entry for each kernel, objective and length; runs that diverged are counted apart."""
+    """One entry for each variant, objective and length; runs that diverged are counted apart."""
     entries = []
-    for key in dict.fromkeys((row["objective"], row["kernel"], row["length"]) for row in rows):
-        own = [row for row in rows if (row["objective"], row["kernel"], row["length"]) == key]
+    for key in dict.fromkeys((row["objective"], variant(row), row["length"]) for row in rows):
+        own = [row for row in rows if (row["objective"], variant(row), row["length"]) == key]
         measured = [row for row in own if row["status"] == "measured"]
         entries.append(
             {
                 "objective": key[0],
-                "kernel": key[1],
-                "name": own[0]["name"],
+                "variant": key[1],
                 "length": key[2],
                 "seeds": len(measured),
                 "bits": statistics.mean([row["bits"] for row in measured]) if measured else None,
@@ -25,6 +24,12 @@ def summarise(rows: list[dict]) -> list[dict]:
             }
         )
     return entries
+
+
+def variant(row: dict) -> str:
+    """A kernel, and its positions where they are not the learned ones, such as `Softmax, Rotary(pairing='half')`."""
+    positions = wording.short(row["positions"])
+    return wording.short(row["kernel"]) + ("" if positions == "LearnedPositions" else f", {positions}")
 
 
 def bits_text(found: statistics.Mean | None) -> str:
@@ -39,13 +44,13 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
     lengths = sorted({entry["length"] for entry in summary})
     header = ["kernel", "objective", *(f"{length:,}" for length in lengths), "parameters", "seeds", "note"]
     lines = []
-    for objective, kernel in dict.fromkeys((entry["objective"], entry["kernel"]) for entry in summary):
-        own = [entry for entry in summary if (entry["objective"], entry["kernel"]) == (objective, kernel)]
+    for objective, name in dict.fromkeys((entry["objective"], entry["variant"]) for entry in summary):
+        own = [entry for entry in summary if (entry["objective"], entry["variant"]) == (objective, name)]
         by_length = {entry["length"]: entry for entry in own}
         counts = sorted({entry["parameters"] for entry in own if entry["parameters"]})
         lines.append(
             [
-                wording.short(kernel),
+                name,
                 objective,
                 *(bits_text(by_length[length]["bits"]) if length in by_length else "" for length in lengths),
                 " to ".join(f"{count:,}" for count in dict.fromkeys((counts or [0])[:1] + counts[-1:]))

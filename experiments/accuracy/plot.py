@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, statistics, wording
+from experiments import figures, statistics
+from experiments.accuracy.analysis import variant
 
 TITLES = {
     "causal": "Causal: bits for each next byte of unseen files",
@@ -14,7 +15,7 @@ TITLES = {
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
     """One figure for each objective; the stems that were written."""
-    styles = figures.styles(rows)
+    styles = figures.styles([row | {"kernel": variant(row)} for row in rows])
     stems = []
     for objective in dict.fromkeys(row["objective"] for row in rows):
         own = [row for row in rows if row["objective"] == objective]
@@ -35,8 +36,13 @@ def _figure(rows, entries, styles):
     _against_position(position_panel, measured, styles)
     unigram = measured[0]["unigram_bits"]
     notes = [f"Frequency of bytes alone: {unigram:.2f} bits; chance: 8 bits."]
-    refused = list(dict.fromkeys(wording.short(row["kernel"]) for row in rows if row["status"] == "refused"))
-    notes += [f"Refused: {', '.join(refused)}."] if refused else []
+    notes += (
+        ["Positions are learned where none are named."]
+        if {row["positions"] for row in rows} != {"LearnedPositions()"}
+        else []
+    )
+    refused = list(dict.fromkeys(variant(row) for row in rows if row["status"] == "refused"))
+    notes += [f"Refused: {'; '.join(refused)}."] if refused else []
     bad = [row for row in rows if row["status"] in ("diverged", "failed")]
     notes += [f"{len(bad)} run(s) diverged or failed."] if bad else []
     figures.footnote(figure, notes)
@@ -47,12 +53,12 @@ def _against_length(panel, entries, styles):
     figures.lengths_axis(panel, sorted({entry["length"] for entry in entries}))
     panel.set_title("bits per byte", fontsize=10, loc="left")
     ends = []
-    for kernel in dict.fromkeys(entry["kernel"] for entry in entries if entry["bits"]):
-        own = sorted((e for e in entries if e["kernel"] == kernel and e["bits"]), key=lambda entry: entry["length"])
+    for name in dict.fromkeys(entry["variant"] for entry in entries if entry["bits"]):
+        own = sorted((e for e in entries if e["variant"] == name and e["bits"]), key=lambda entry: entry["length"])
         lengths, values = [entry["length"] for entry in own], [entry["bits"].value for entry in own]
         spread = [entry["bits"].value - (entry["bits"].low or entry["bits"].value) for entry in own]
-        panel.errorbar(lengths, values, spread, markersize=4.5, linewidth=1.4, elinewidth=1, **styles[kernel])
-        ends.append((wording.short(kernel), lengths[-1], values[-1], styles[kernel]["color"]))
+        panel.errorbar(lengths, values, spread, markersize=4.5, linewidth=1.4, elinewidth=1, **styles[name])
+        ends.append((name, lengths[-1], values[-1], styles[name]["color"]))
     figures.label_lines(panel, ends)
 
 
@@ -61,14 +67,14 @@ def _against_position(panel, measured, styles):
     panel.set_title(f"bits per byte by position, length {longest:,}", fontsize=10, loc="left")
     panel.set_xlabel("position in the sequence")
     ends = []
-    for kernel in dict.fromkeys(row["kernel"] for row in measured):
-        own = [row["bits_by_position"] for row in measured if row["kernel"] == kernel and row["length"] == longest]
+    for name in dict.fromkeys(map(variant, measured)):
+        own = [row["bits_by_position"] for row in measured if variant(row) == name and row["length"] == longest]
         if not own:
             continue
         bins = [[run[i] for run in own if run[i] is not None] for i in range(len(own[0]))]
         seen = [i for i, found in enumerate(bins) if found]  # a short test may have masked no byte of some part
         values = [statistics.mean(bins[i]).value for i in seen]
         middles = [(i + 0.5) * longest / len(bins) for i in seen]
-        panel.plot(middles, values, linewidth=1.4, markersize=3, **styles[kernel])
-        ends.append((wording.short(kernel), middles[-1], values[-1], styles[kernel]["color"]))
+        panel.plot(middles, values, linewidth=1.4, markersize=3, **styles[name])
+        ends.append((name, middles[-1], values[-1], styles[name]["color"]))
     figures.label_lines(panel, ends)

@@ -1,8 +1,9 @@
-"""Settings to rows: a model is trained for each kernel, objective, length and seed, and tested on unseen files."""
+"""Settings to rows: a model is trained for each cell, a kernel with its positions, and tested on unseen files."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attnzoo import Kernel, catalogue
+from attnzoo import Kernel, LearnedPositions, PositionEncoding, catalogue
 from attnzoo.models import Transformer
 from experiments import command_line, progress, records, training
 from experiments.accuracy import analysis, plot
@@ -19,8 +20,8 @@ from experiments.tasks import text
 
 # What makes two rows the same cell.
 KEY = (
-    "task", "kernel", "objective", "length", "seed", "steps", "tokens", "width", "layers", "heads", "learning_rate",
-    "warmup", "dtype", "test_windows", "corpus",
+    "task", "kernel", "positions", "objective", "length", "seed", "steps", "tokens", "width", "layers", "heads",
+    "learning_rate", "warmup", "dtype", "test_windows", "corpus",
 )  # fmt: skip
 BINS = 16  # parts of the sequence, in which loss by position is kept
 
@@ -31,6 +32,7 @@ class Settings:
 
     task: str
     kernels: tuple[Kernel, ...]
+    positions: tuple[PositionEncoding, ...]
     lengths: tuple[int, ...]
     objectives: tuple[str, ...]
     steps: int
@@ -58,9 +60,10 @@ class Settings:
 
 
 class Cell(NamedTuple):
-    """One kernel, objective, length and seed."""
+    """One kernel, position encoding, objective, length and seed."""
 
     kernel: Kernel
+    positions: PositionEncoding
     objective: str
     length: int
     seed: int
@@ -71,8 +74,8 @@ def cells(settings: Settings) -> Iterator[Cell]:
     for seed in range(settings.seeds):
         for objective in settings.objectives:
             for length in settings.lengths:
-                for kernel in settings.kernels:
-                    yield Cell(kernel, objective, length, seed)
+                for kernel, positions in itertools.product(settings.kernels, settings.positions):
+                    yield Cell(kernel, positions, objective, length, seed)
 
 
 def run(settings: Settings) -> int:
@@ -81,7 +84,7 @@ def run(settings: Settings) -> int:
     corpus = text.load()
     with records.writing(out):
         environment = records.environment()
-        done = records.latest(records.read(out), KEY)
+        done = latest(records.read(out))
         keys = {cell: records.cell(base(settings, cell, corpus), KEY) for cell in cells(settings)}
         todo = [cell for cell, key in keys.items() if key not in done or done[key]["status"] == "failed"]
         with progress.over(todo, f"accuracy: {len(todo)} of {len(keys)} cells to do") as each:
@@ -89,7 +92,7 @@ def run(settings: Settings) -> int:
                 row = train_cell(settings, cell, corpus) | environment
                 records.append(out, row)
                 each.say(describe(row))
-        done = records.latest(records.read(out), KEY)
+        done = latest(records.read(out))
         rows = [done[key] for key in keys.values()]
         summary = analysis.summarise(rows)
         plot.draw(rows, summary, out)
@@ -100,16 +103,23 @@ def run(settings: Settings) -> int:
 
 def list_cells(settings: Settings) -> int:
     """Print every cell; run none."""
-    done = records.latest(records.read(pathlib.Path(settings.out)), KEY)
+    done = latest(records.read(pathlib.Path(settings.out)))
     corpus = text.load()
     lines = []
     for cell in cells(settings):
         state = "done" if records.cell(base(settings, cell, corpus), KEY) in done else "to do"
         reason = refused(settings, cell)
         state = state if reason is None else f"refused: {reason}"
-        lines.append([repr(cell.kernel), cell.objective, f"{cell.length:,}", str(cell.seed), state])
-    progress.table("Cells", ["kernel", "objective", "length", "seed", "state"], lines)
+        lines.append(
+            [repr(cell.kernel), repr(cell.positions), cell.objective, f"{cell.length:,}", str(cell.seed), state]
+        )
+    progress.table("Cells", ["kernel", "positions", "objective", "length", "seed", "state"], lines)
     return 0
+
+
+def latest(rows: list[dict]) -> dict[tuple, dict]:
+    """The last row of each cell. One that names no positions is of a model with learned ones."""
+    return records.latest([{"positions": repr(LearnedPositions())} | row for row in rows], KEY)
 
 
 def base(settings: Settings, cell: Cell, corpus: text.Corpus) -> dict:
@@ -118,6 +128,7 @@ def base(settings: Settings, cell: Cell, corpus: text.Corpus) -> dict:
     return {
         "kernel": repr(cell.kernel),
         "name": catalogue.name_of(cell.kernel),
+        "positions": repr(cell.positions),
         "objective": cell.objective,
         "length": cell.length,
         "seed": cell.seed,
@@ -135,6 +146,7 @@ def build(settings: Settings, cell: Cell) -> Transformer:
         num_layers=settings.layers,
         num_heads=settings.heads,
         attention=cell.kernel,
+        positions=cell.positions,
         is_causal=cell.objective == "causal",
         dtype=jnp.dtype(settings.dtype),
         rngs=nnx.Rngs(cell.seed),
@@ -142,7 +154,7 @@ def build(settings: Settings, cell: Cell) -> Transformer:
 
 
 def refused(settings: Settings, cell: Cell) -> str | None:
-    """Why the kernel cannot serve the cell, or None."""
+    """Why the kernel, or its positions, cannot serve the cell, or None."""
     try:
         nnx.eval_shape(lambda: build(settings, cell)(jnp.zeros((1, cell.length), int)))
     except (NotImplementedError, ValueError) as error:
@@ -206,7 +218,7 @@ def batch(corpus: text.Corpus, split: str, cell: Cell, seed: int, start: int, co
 
 def describe(row: dict) -> str:
     """One line about a finished row."""
-    head = f"{row['kernel']} {row['objective']} {row['length']:,} seed {row['seed']}"
+    head = f"{row['kernel']} {row['positions']} {row['objective']} {row['length']:,} seed {row['seed']}"
     if row["status"] == "measured":
         seconds = row["train_seconds"] + row["compile_seconds"]
         return f"{head}: {row['bits']:.3f} bits per byte, {seconds:.1f} s"

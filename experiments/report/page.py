@@ -124,9 +124,9 @@ def _scaling_line(row: dict) -> list[str]:
 
 def _accuracy(rows: list[dict]) -> str:
     from experiments.accuracy import analysis
-    from experiments.accuracy.run import KEY
+    from experiments.accuracy.run import latest
 
-    rows = list(records.latest(rows, KEY).values())
+    rows = list(latest(rows).values())
     measured = [row for row in rows if row["status"] == "measured"]
     unigram = f"{measured[0]['unigram_bits']:.2f}" if measured else "unknown"
     text = (
@@ -134,10 +134,22 @@ def _accuracy(rows: list[dict]) -> str:
         f"alone gives {unigram}. Corpus: SHA-256 <code>{html.escape(rows[0]['corpus'])}</code>, the standard library of "
         f"Python {html.escape(rows[0]['python'])}.</p>"
     )
-    header = ["kernel", "objective", "length", "seed", "status", "bits per byte", "parameters", "train s", "reason"]
+    header = [
+        "kernel",
+        "positions",
+        "objective",
+        "length",
+        "seed",
+        "status",
+        "bits per byte",
+        "parameters",
+        "train s",
+        "reason",
+    ]
     lines = [
         [
             row["kernel"],
+            row["positions"],
             row["objective"],
             f"{row['length']:,}",
             str(row["seed"]),

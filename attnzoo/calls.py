@@ -1,0 +1,102 @@
+"""Values from text: frozen dataclasses of a catalogue, written as calls. Nothing is evaluated."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib
+from typing import NamedTuple
+
+
+class Catalogue(NamedTuple):
+    """What text may name.
+
+    Attributes:
+      noun: what one of them is called in messages.
+      classes: dataclasses by name.
+      base: what a class outside the catalogue must be a subclass of.
+      example: text that is right.
+    """
+
+    noun: str
+    classes: dict[str, type]
+    base: type
+    example: str
+
+    def parse(self, text: str) -> list:
+        """Instances from a list of calls, such as `"performer(features=64), my_package.MyKernel(width=3)"`.
+
+        Values of fields are Python literals; a name with dots is imported; "all" is one of each class.
+
+        Raises:
+          ValueError: an unknown name or field (the message has the nearest one), or text that is no list of calls.
+        """
+        if text.strip() == "all":
+            return [cls() for cls in self.classes.values()]
+        if text.rstrip().endswith(","):
+            raise ValueError(f"{text!r} ends with an empty item: remove the last comma")
+        try:
+            listed = ast.parse(f"[{text}\n]", mode="eval").body
+        except SyntaxError:
+            raise ValueError(f"{text!r} is no list of {self.noun}s: expected such as {self.example!r}") from None
+        if not isinstance(listed, ast.List) or not listed.elts:
+            raise ValueError(f"{text!r} names no {self.noun}: expected such as {self.example!r}, or 'all'")
+        return [self._instance(node) for node in listed.elts]
+
+    def name_of(self, value) -> str:
+        """The name of a value's class, or the class's own where it is not in the catalogue."""
+        names = {cls: name for name, cls in self.classes.items()}
+        return names.get(type(value), type(value).__name__)
+
+    def _instance(self, node: ast.expr):
+        call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+        cls = self._class(ast.unparse(call.func))
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError(f"{ast.unparse(node)!r}: expected fields by name, such as `{_example(cls)}`")
+        given = {keyword.arg: _field(cls, keyword) for keyword in call.keywords}
+        if len(given) < len(call.keywords):
+            raise ValueError(f"{ast.unparse(node)!r} gives a field twice: keep one value")
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise ValueError(f"{ast.unparse(node)!r}: {error}") from None
+
+    def _class(self, name: str) -> type:
+        if name in self.classes:
+            return self.classes[name]
+        if "." not in name:
+            known = ", ".join(self.classes)
+            raise ValueError(f"unknown {self.noun} {name!r}{_nearest(name, self.classes)}: expected one of {known}")
+        module, _, attribute = name.rpartition(".")
+        try:
+            cls = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"cannot import {self.noun} {name!r}: {error}") from None
+        if not (isinstance(cls, type) and issubclass(cls, self.base)):
+            raise ValueError(f"{name!r} is {cls!r}: expected a subclass of attnzoo.{self.base.__name__}")
+        return cls
+
+
+def _field(cls: type, keyword: ast.keyword):
+    names = [field.name for field in dataclasses.fields(cls)]
+    if keyword.arg not in names:
+        known = f"expected one of {', '.join(names)}" if names else "it has none"
+        raise ValueError(f"{cls.__name__} has no field {keyword.arg!r}{_nearest(keyword.arg, names)}: {known}")
+    try:
+        return ast.literal_eval(keyword.value)
+    except ValueError:
+        written = f"{keyword.arg}={ast.unparse(keyword.value)}"
+        raise ValueError(
+            f"{cls.__name__}({written}): expected a number, a string, a tuple, True, False or None"
+        ) from None
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _example(cls: type) -> str:
+    fields = dataclasses.fields(cls)
+    return f"{cls.__name__}({fields[0].name}={fields[0].default!r})" if fields else f"{cls.__name__}()"

@@ -1,0 +1,81 @@
+"""Absolute positions: a vector for each, added to the embedding of the token that stands there.
+
+    sinusoidal    p_{t, 2i} = sin(t / base^(2i / width)),    p_{t, 2i+1} = cos(t / base^(2i / width))
+    learned       p_t = table_t
+
+Vaswani et al. 2017, arXiv:1706.03762, section 3.5, where base is 10000; learned positions are of Gehring et al. 2017,
+arXiv:1705.03122.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo import fields
+from attnzoo.positions.encoding import AbsoluteEncoding
+from attnzoo.positions.rotary import angles, integers
+
+
+def sinusoidal(positions: jax.Array, width: int, *, base: float = 10000.0) -> jax.Array:
+    """Sines and cosines of positions, side by side for each frequency.
+
+    Args:
+      positions: int [...], any shape; may be traced.
+      width: of the vectors, even.
+      base: the longest wave is 2 pi base long, nearly.
+
+    Returns:
+      float32 [..., width].
+
+    Raises:
+      ValueError: positions are no integers, `width` is not even, or `base` is no number > 0.
+
+    Example:
+      >>> sinusoidal(jnp.arange(16), 8).shape
+      (16, 8)
+    """
+    turned = angles(integers(positions), width, base)
+    return jnp.stack([jnp.sin(turned), jnp.cos(turned)], axis=-1).reshape(*turned.shape[:-1], width)
+
+
+@dataclasses.dataclass(frozen=True)
+class SinusoidalPositions(AbsoluteEncoding):
+    """`sinusoidal` times `scale`.
+
+    The paper has 1, beside embeddings of about that size in each coordinate; 0.02 is where those of
+    `attnzoo.models` start.
+    """
+
+    base: float = 10000.0
+    scale: float = 0.02
+
+    def __post_init__(self):
+        fields.positive_number(self, "base")
+        fields.positive_number(self, "scale")
+
+    def vectors(self, params, positions, width):
+        return self.scale * sinusoidal(positions, width, base=self.base)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedPositions(AbsoluteEncoding):
+    """A table [max_length, width], from which positions beyond its end are refused, or give NaN where traced."""
+
+    def init(self, rng, max_length, width):
+        return jax.nn.initializers.normal(0.02)(rng, (max_length, width))
+
+    def vectors(self, params, positions, width):
+        positions, length = integers(positions), len(params)
+        if isinstance(positions, np.ndarray):
+            if positions.size and not 0 <= positions.min() <= positions.max() < length:
+                raise ValueError(
+                    f"positions range from {positions.min()} to {positions.max()}: expected those of the learned "
+                    f"table, 0..{length - 1}; build the model for a longer `max_length`"
+                )
+            return params[positions]
+        inside = (positions >= 0) & (positions < length)
+        return jnp.where(inside[..., None], params[positions], jnp.nan)

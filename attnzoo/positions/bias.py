@@ -1,0 +1,83 @@
+"""Biases on attention scores: an array that the caller brought, or a function of two positions.
+
+A `PositionBias` is evaluated tile by tile, so that no kernel needs the [T, S] array of it. One that depends on the
+query too, a `QueryBias`, says once for each query what its biases will be made from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.masking import pick
+
+
+class PositionBias:
+    """A bias that depends on where the query and the key stand. Subclass it as a registered dataclass.
+
+    Leaves are floating-point and lead with an axis of `num_heads`, or of 1, which is taken off before the call.
+    """
+
+    def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
+        """Positions [t] and [s] -> bias [t, s] of one head. Negative ones are padding, and their bias is not used."""
+        raise NotImplementedError(f"{type(self).__name__} defines no `__call__`: return the bias of one head there")
+
+
+class QueryBias(PositionBias):
+    """A bias that depends on the query beside the positions: it is made from a few numbers of each query."""
+
+    def project(self, q: jax.Array, scale: float | jax.Array) -> jax.Array:
+        """Queries [T, H] of one head and the scale of their scores -> [T, R], what `__call__` needs of each."""
+        raise NotImplementedError(f"{type(self).__name__} defines no `project`: return [T, R] for queries [T, H] there")
+
+    def __call__(self, query_positions: jax.Array, key_positions: jax.Array, projected: jax.Array) -> jax.Array:
+        """Positions [t] and [s], and the rows [t, R] of these queries -> bias [t, s] of one head."""
+        raise NotImplementedError(f"{type(self).__name__} defines no `__call__`: return the bias of one head there")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """What the door makes of `bias`: an array, or a rule and the position of query 0.
+
+    Leaves lead with [B or 1, N or 1]; those of a single head lead with nothing.
+
+    Attributes:
+      array: [..., T or 1, S or 1].
+      rule: evaluated tile by tile.
+      projected: [..., T, R], what a `QueryBias` keeps of each query.
+      query_offset: the key position of query 0.
+    """
+
+    array: jax.Array | None = None
+    rule: PositionBias | None = None
+    projected: jax.Array | None = None
+    query_offset: int = dataclasses.field(default=0, metadata={"static": True})
+
+    def of(self, query: jax.Array, scale: float | jax.Array | None) -> Bias:
+        """This bias for queries [B, T, N, H], whose scores are scaled by `scale`, 1 / sqrt(H) where None."""
+        if not isinstance(self.rule, QueryBias):
+            return self
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        rule = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (query.shape[2], *x.shape[2:])), self.rule)
+        example = jax.vmap(lambda rule, q: rule.project(q, scale), (0, 1))
+        return dataclasses.replace(self, projected=jax.vmap(example, (None, 0))(rule, query))
+
+    def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        """Bias of one head for queries `rows` [t] and keys `columns` [s], broadcastable to [t, s]."""
+        if self.rule is None:
+            return pick(pick(self.array, rows, -2), columns, -1)
+        return self.rule_at(rows, columns, None if self.projected is None else pick(self.projected, rows, -2))
+
+    def rule_at(self, rows: jax.Array, columns: jax.Array, projected: jax.Array | None) -> jax.Array:
+        """The same by the rule, where `projected` has the rows [t, R] of these queries already."""
+        positions = rows + self.query_offset, columns
+        found = self.rule(*positions) if projected is None else self.rule(*positions, projected)
+        if found.shape != (*rows.shape, *columns.shape):
+            raise ValueError(
+                f"{type(self.rule).__name__} gave {list(found.shape)} for {len(rows)} queries and {len(columns)} keys: "
+                "expected a number for each pair, from leaves whose axis of heads is taken off"
+            )
+        return found

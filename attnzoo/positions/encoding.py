@@ -1,0 +1,58 @@
+"""How a model is told where its tokens stand, as a value: chosen here, learned in the tree from `init`.
+
+Absolute encodings are added to what enters a model; relative ones belong to attention, and are what its layers take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from attnzoo.positions.bias import PositionBias
+
+if TYPE_CHECKING:
+    from attnzoo.interface import Dims
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionEncoding:
+    """A choice of positions; subclass `AbsoluteEncoding` or `RelativeEncoding`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AbsoluteEncoding(PositionEncoding):
+    """A vector for each position, added to the embeddings of tokens."""
+
+    def init(self, rng: jax.Array, max_length: int, width: int) -> Tree:
+        """What is learned, () when there is nothing."""
+        return ()
+
+    def vectors(self, params: Tree, positions: jax.Array, width: int) -> jax.Array:
+        """Positions, int [..., T] -> [..., T, width]."""
+        raise NotImplementedError(f"{type(self).__name__} defines no `vectors`: return one for each position there")
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeEncoding(PositionEncoding):
+    """Positions that attention itself counts: queries and keys are rotated by them, or scores get a bias, or both."""
+
+    def init(self, rng: jax.Array, dims: Dims) -> Tree:
+        """What is learned, () when there is nothing. Leaves lead with an axis of `num_heads`, or of 1."""
+        return ()
+
+    def rotate(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """Queries or keys [..., T, N, H] that stand at `positions` int [..., T]."""
+        return x
+
+    def bias(self, params: Tree, num_heads: int) -> PositionBias | None:
+        """The bias of scores, None where there is none."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPositions(RelativeEncoding):
+    """Attention that does not know where tokens stand, but for what its mask tells."""
