@@ -24,10 +24,13 @@ class Catalogue(NamedTuple):
     base: type
     example: str
 
-    def parse(self, text: str) -> list:
+    def parse(self, text: str, imports: bool = True) -> list:
         """Instances from a list of calls, such as `"performer(features=64), my_package.MyKernel(width=3)"`.
 
         Values of fields are Python literals; a name with dots is imported; "all" is one of each class.
+
+        Args:
+          imports: whether names with dots are taken. Text from a file must not import anything.
 
         Raises:
           ValueError: an unknown name or field (the message has the nearest one), or text that is no list of calls.
@@ -42,16 +45,22 @@ class Catalogue(NamedTuple):
             raise ValueError(f"{text!r} is no list of {self.noun}s: expected such as {self.example!r}") from None
         if not isinstance(listed, ast.List) or not listed.elts:
             raise ValueError(f"{text!r} names no {self.noun}: expected such as {self.example!r}, or 'all'")
-        return [self._instance(node) for node in listed.elts]
+        return [self._instance(node, imports) for node in listed.elts]
 
     def name_of(self, value) -> str:
         """The name of a value's class, or the class's own where it is not in the catalogue."""
         names = {cls: name for name, cls in self.classes.items()}
         return names.get(type(value), type(value).__name__)
 
-    def _instance(self, node: ast.expr):
+    def spelled(self, value) -> str:
+        """Text that `parse` reads as this value, with a dotted name where its class is not in the catalogue."""
+        cls = type(value)
+        name = self.name_of(value) if cls in self.classes.values() else f"{cls.__module__}.{cls.__qualname__}"
+        return name + repr(value).removeprefix(cls.__qualname__)
+
+    def _instance(self, node: ast.expr, imports: bool):
         call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
-        cls = self._class(ast.unparse(call.func))
+        cls = self._class(ast.unparse(call.func), imports)
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError(f"{ast.unparse(node)!r}: expected fields by name, such as `{_example(cls)}`")
         given = {keyword.arg: _field(cls, keyword) for keyword in call.keywords}
@@ -62,9 +71,11 @@ class Catalogue(NamedTuple):
         except TypeError as error:
             raise ValueError(f"{ast.unparse(node)!r}: {error}") from None
 
-    def _class(self, name: str) -> type:
+    def _class(self, name: str, imports: bool) -> type:
         if name in self.classes:
             return self.classes[name]
+        if "." in name and not imports:
+            raise ValueError(f"{name!r} is not in the catalogue, and nothing is imported that a file names")
         if "." not in name:
             known = ", ".join(self.classes)
             raise ValueError(f"unknown {self.noun} {name!r}{_nearest(name, self.classes)}: expected one of {known}")

@@ -52,7 +52,7 @@ _KERNELS = Catalogue("kernel", KERNELS, Kernel, "softmax, performer(features=64)
 _POSITIONS = Catalogue("position encoding", POSITIONS, PositionEncoding, "learned, rotary(pairing='half')")
 
 
-def parse(text: str) -> list[Kernel]:
+def parse(text: str, imports: bool = True) -> list[Kernel]:
     """Kernels from text such as `"softmax, sliding_window(left=255, right=0)"`; `"all"` is the whole catalogue.
 
     A name with dots is a class outside the catalogue, imported: `"my_package.my_module.MyKernel(width=3)"`. Values
@@ -65,17 +65,17 @@ def parse(text: str) -> list[Kernel]:
       >>> parse("sliding_window(left=255, right=0)")
       [SlidingWindow(left=255, right=0, dilation=1, global_tokens=0)]
     """
-    return _KERNELS.parse(text)
+    return _KERNELS.parse(text, imports)
 
 
-def parse_positions(text: str) -> list[PositionEncoding]:
+def parse_positions(text: str, imports: bool = True) -> list[PositionEncoding]:
     """Position encodings from text such as `"learned, rotary(pairing='half')"`, as `parse` does for kernels.
 
     Example:
       >>> parse_positions("t5(num_buckets=16), none")
       [T5Buckets(num_buckets=16, max_distance=128, bidirectional=True), NoPositions()]
     """
-    return _POSITIONS.parse(text)
+    return _POSITIONS.parse(text, imports)
 
 
 def name_of(kernel: Kernel) -> str:
@@ -83,7 +83,6 @@ def name_of(kernel: Kernel) -> str:
     return _KERNELS.name_of(kernel)
 
 
-def spelled(kernel: Kernel) -> str:
-    """Text that `parse` reads as this kernel, in any process that can import its class."""
-    cls = type(kernel)
-    return f"{cls.__module__}.{cls.__qualname__}{repr(kernel).removeprefix(cls.__qualname__)}"
+def spelled(value: Kernel | PositionEncoding) -> str:
+    """Text that `parse` or `parse_positions` reads as this value, in any process that can import its class."""
+    return (_KERNELS if isinstance(value, Kernel) else _POSITIONS).spelled(value)

@@ -15,11 +15,26 @@ def refuse(kernel: Kernel, asked: list[tuple[str, str]]) -> None:
       NotImplementedError: names kernel, argument, reason, and the catalogue's kernels that honour it.
     """
     for argument, field in asked:
-        if not getattr(kernel.supports, field):
-            able = ", ".join(_able(field)) or "none in the catalogue"
-            raise NotImplementedError(
-                f"{type(kernel).__name__} cannot honour `{argument}`: {kernel.supports.why}. Kernels that can: {able}"
-            )
+        _refuse(kernel, f"cannot honour `{argument}`", field)
+
+
+def refuse_slot(kernel: Kernel, slot: str, needed: list[str]) -> None:
+    """Raise for the first field of `Support` that a slot of a model needs and the kernel lacks.
+
+    Args:
+      slot: where in the model, such as "causal self-attention of block 2".
+
+    Raises:
+      NotImplementedError: names kernel, slot, field, reason, and the catalogue's kernels that have it.
+    """
+    for field in needed:
+        _refuse(kernel, f"cannot serve as {slot}, which needs `{field}`", field)
+
+
+def _refuse(kernel: Kernel, what: str, field: str) -> None:
+    if not getattr(kernel.supports, field):
+        able = ", ".join(_able(field)) or "none in the catalogue"
+        raise NotImplementedError(f"{type(kernel).__name__} {what}: {kernel.supports.why}. Kernels that can: {able}")
 
 
 def _able(field: str) -> list[str]:

@@ -50,6 +50,7 @@ def optimizer(
 
 def train(model: nnx.Module, batches: Iterable[Batch], transform: optax.GradientTransformation) -> Trained:
     """One step for each batch; the model is changed in place."""
+    model.train()
     state = nnx.Optimizer(model, transform, wrt=nnx.Param)
     curve, diverged = [], False
     start = time.perf_counter()
@@ -86,6 +87,7 @@ def token_bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 def evaluate(model: nnx.Module, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
     """Sums over batches of bits and of weights, at each position: two arrays [T]."""
+    model.eval()
     sums = [jax.device_get(_position_sums(model, batch)) for batch in batches]
     return tuple(np.sum(part, axis=0, dtype=np.float64) for part in zip(*sums, strict=True))
 

@@ -1,7 +1,5 @@
 """The accuracy experiment, small and whole, and the text that it learns."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,15 +8,11 @@ from attnzoo import (
     ALiBi,
     LearnedPositions,
     Linear,
-    NoPositions,
     Nystrom,
-    SinusoidalPositions,
     SlidingWindow,
     Softmax,
-    parse_positions,
-    sinusoidal,
 )
-from attnzoo.models import Transformer
+from attnzoo.models import BlockConfig, LanguageModel
 from experiments import figures, records, statistics, training
 from experiments.accuracy import analysis, run
 from experiments.report.page import write
@@ -100,43 +94,6 @@ def test_students_interval():
     assert statistics.mean([2.0]) == (2.0, None, None)
 
 
-def test_a_model_mixes_kernels_and_is_causal():
-    kernels = [Softmax(), SlidingWindow(2, 0)]
-    model = Transformer(11, max_length=9, width=8, num_layers=2, num_heads=2, attention=kernels, rngs=nnx.Rngs(0))
-    tokens = jnp.arange(9)[None]
-    np.testing.assert_array_equal(model(tokens)[:, :5], model(tokens.at[:, 5:].set(0))[:, :5])
-    with pytest.raises(ValueError, match="lists 1 kernels: expected one for each of 2 blocks"):
-        Transformer(11, max_length=9, width=8, num_layers=2, num_heads=2, attention=kernels[:1], rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="tokens have length 10"):
-        model(jnp.zeros((1, 10), int))
-
-
-@pytest.mark.parametrize("positions", parse_positions("all"), ids=repr)
-def test_a_model_with_any_positions(positions):
-    """Without them, and looking both ways, tokens that change places take their outputs along."""
-    model = Transformer(
-        11, max_length=9, width=8, num_layers=2, num_heads=2, positions=positions, is_causal=False, rngs=nnx.Rngs(0)
-    )
-    tokens = jnp.array([[3, 1, 4, 1, 5, 9, 2, 6]])
-    # What is learned starts small: make it count.
-    nnx.update(model, jax.tree.map(lambda x: 8 * x if x.ndim > 1 else x, nnx.state(model, nnx.Param)))
-    order = np.array([1, 0, 2, 3, 7, 5, 6, 4])
-    moved = np.abs(model(tokens)[:, order] - model(tokens[:, order])).max()
-    assert moved < 1e-4 if isinstance(positions, NoPositions) else moved > 1e-3
-    learned = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)) if "position" in str(path)]
-    inside = [("blocks", block, "attention", "positions") for block in (0, 1)]
-    expected = {"LearnedPositions": [("position",)], "T5Buckets": inside, "Shaw": inside}
-    assert learned == expected.get(type(positions).__name__, [])
-
-
-def test_absolute_positions_are_added_to_embeddings():
-    chosen = SinusoidalPositions(scale=0.5)
-    model = Transformer(11, max_length=9, width=8, num_layers=0, num_heads=2, positions=chosen, rngs=nnx.Rngs(0))
-    tokens = jnp.array([[3, 1, 4]])
-    x = model.embed(tokens) + 0.5 * sinusoidal(jnp.arange(3), 8)
-    np.testing.assert_allclose(model(tokens), model.head(model.norm(x)), atol=1e-6)
-
-
 def test_positions_are_an_axis_of_the_grid(tmp_path):
     chosen = {"kernels": (Softmax(), Linear()), "positions": (LearnedPositions(), ALiBi()), "objectives": ("causal",)}
     assert run.run(settings(tmp_path, **chosen)) == 0
@@ -163,7 +120,7 @@ def test_rows_without_positions_are_of_learned_ones(tmp_path):
 
 
 def test_a_model_learns_what_can_be_learned():
-    model = Transformer(4, max_length=8, width=16, num_layers=1, num_heads=2, rngs=nnx.Rngs(0))
+    model = LanguageModel(4, BlockConfig(width=16, num_heads=2), max_length=8, num_layers=1, rngs=nnx.Rngs(0))
     tokens = np.tile(np.arange(4), 3)[None, :9].repeat(4, axis=0)
     batch = training.Batch(tokens[:, :-1], tokens[:, 1:], np.ones((4, 8), np.float32))
     trained = training.train(model, [batch] * 60, training.optimizer(3e-2, 60, 5))

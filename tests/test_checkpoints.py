@@ -9,14 +9,13 @@ import pytest
 from flax import nnx
 
 from attnzoo import Additive
-from attnzoo.models import Transformer
+from attnzoo.models import BlockConfig, LanguageModel
 from experiments import checkpoints
 
 
 def made(seed=0, width=8):
-    return Transformer(
-        11, max_length=6, width=width, num_layers=1, num_heads=2, attention=Additive(), rngs=nnx.Rngs(seed)
-    )
+    config = BlockConfig(width=width, num_heads=2)
+    return LanguageModel(11, config, max_length=6, num_layers=1, attention=Additive(), rngs=nnx.Rngs(seed))
 
 
 @pytest.fixture
@@ -42,11 +41,11 @@ def test_a_second_save_replaces_the_first(saved):
     checkpoints.save(folder, made(seed=2), {"seed": 2})
     other = made()
     checkpoints.restore(folder, other)
-    np.testing.assert_array_equal(other.position[...], made(seed=2).position[...])
+    np.testing.assert_array_equal(other.embedding.position[...], made(seed=2).embedding.position[...])
 
 
 def test_another_model_is_refused(saved):
-    with pytest.raises(ValueError, match=r"of another model: .* is float32\[2, 4\] there, and float32\[2, 2\] in"):
+    with pytest.raises(ValueError, match=r"of another model: .* is float32\[11, 8\] there, and float32\[11, 4\] in"):
         checkpoints.restore(saved[1], made(width=4))
 
 
@@ -61,7 +60,7 @@ def test_damage_is_said(saved, damage):
     if damage == "flipped":
         path = folder / checkpoints.ABOUT
         found = json.loads(path.read_text())
-        found["arrays"]["position"]["sha256"] = "0" * 64  # as if the array's bytes were others
+        found["arrays"]["embedding.position"]["sha256"] = "0" * 64  # as if the array's bytes were others
         path.write_text(json.dumps(found))
     elif damage == "absent":
         for path in (folder / checkpoints.ARRAYS).rglob("*"):

@@ -1,11 +1,12 @@
-"""A Transformer over tokens, with any attention kernel in any block.
+"""Transformers over tokens, with any attention kernel in any slot that it can serve.
 
-    x = embed(tokens) + position
-    x = x + attend(norm(x));  x = x + feed_forward(norm(x))        in each block
-    logits = head(norm(x))
+    x = embed(tokens) + position;  x = blocks(x)
+    LanguageModel      logits = head(x)                       a decoder alone, or with is_causal=False an encoder alone
+    Classifier         logits = head(pooled x)                an encoder
+    EncoderDecoder     logits = head(decoder(target; encoder(source)))
 
-Vaswani et al. 2017, arXiv:1706.03762, with the normalisation before each part (Xiong et al. 2020, arXiv:2002.04745)
-and learned positions, or any others: absolute ones are added to x, relative ones belong to the attention of every
+Vaswani et al. 2017, arXiv:1706.03762, whose own choices are `BlockConfig(norm="after", activation="relu")` and
+`SinusoidalPositions`. Absolute positions are added to embeddings; relative ones belong to the self-attention of every
 block, each with parameters of its own.
 """
 
@@ -20,61 +21,61 @@ from flax import nnx
 
 from attnzoo.interface import Kernel
 from attnzoo.kernels import Softmax
-from attnzoo.nnx import MultiHeadAttention
+from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of
 from attnzoo.positions import AbsoluteEncoding, LearnedPositions, NoPositions, PositionEncoding, RelativeEncoding
 
+POOLINGS = ("mean", "cls")
+small = nnx.initializers.normal(0.02)
 
-class Block(nnx.Module):
-    """Attention and a feed-forward network of four times the width, each with norm and residual."""
+
+class Embedding(nnx.Module):
+    """Tokens to vectors, with absolute positions added."""
 
     def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        attention: Kernel,
-        positions: RelativeEncoding,
-        max_length: int,
-        dtype,
-        rngs: nnx.Rngs,
+        self, vocabulary: int, config: BlockConfig, positions: PositionEncoding, max_length: int, rngs: nnx.Rngs
     ):
-        self.attention_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.attention = MultiHeadAttention(
-            num_heads,
-            width,
-            attention=attention,
-            positions=positions,
-            max_length=max_length,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.feed_forward_norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.widen = nnx.Linear(width, 4 * width, dtype=dtype, rngs=rngs)
-        self.narrow = nnx.Linear(4 * width, width, dtype=dtype, rngs=rngs)
+        self.max_length, self.vocabulary = max_length, vocabulary
+        self.embed = nnx.Embed(vocabulary, config.width, dtype=jnp.dtype(config.dtype), embedding_init=small, rngs=rngs)
+        self.absolute = positions if isinstance(positions, AbsoluteEncoding) else None
+        if self.absolute is not None:
+            learned = self.absolute.init(rngs.params(), max_length, config.width)
+            self.position = nnx.data(jax.tree.map(nnx.Param, learned))
+        self.dropout = dropout_of(config, rngs)
 
-    def __call__(self, x: jax.Array, *, is_causal: bool, key_mask: jax.Array | None) -> jax.Array:
-        x = x + self.attention(self.attention_norm(x), is_causal=is_causal, key_mask=key_mask)
-        return x + self.narrow(jax.nn.gelu(self.widen(self.feed_forward_norm(x))))
+    def __call__(self, tokens: jax.Array, places: np.ndarray | jax.Array | None = None) -> jax.Array:
+        """Tokens int [B, T], which stand at `places` int [B, T], 0 .. T - 1 unless given."""
+        length = tokens.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"tokens have length {length}: the model was built for at most {self.max_length}")
+        x = self.embed(tokens)
+        if self.absolute is not None:
+            learned = jax.tree.map(lambda x: x[...], self.position, is_leaf=lambda x: isinstance(x, nnx.Param))
+            places = np.arange(length) if places is None else places
+            x = x + self.absolute.vectors(learned, places, x.shape[-1]).astype(x.dtype)
+        return self.dropout(x)
 
 
-class Transformer(nnx.Module):
-    """Tokens to logits.
+class LanguageModel(nnx.Module):
+    """Tokens to logits of the token that comes next, or of the tokens themselves where they are masked.
 
     Args:
       vocabulary: number of tokens, in and out.
+      config: what all blocks have in common.
       max_length: the longest sequence.
-      width: of the residual stream; `num_heads` divides it.
       num_layers: number of blocks.
       attention: one kernel for all blocks, or one for each.
       positions: how the model knows where a token stands.
-      is_causal: whether a token may see only itself and what stands before it.
-      dtype: of activations; parameters are float32.
+      is_causal: whether a token sees only itself and what stands before it.
 
     Raises:
       ValueError: as many kernels as blocks are expected; a sequence is longer than `max_length`.
+      NotImplementedError: a kernel cannot serve in its slot.
 
     Example:
       >>> from flax import nnx
-      >>> model = Transformer(256, max_length=64, width=32, num_layers=2, num_heads=4, rngs=nnx.Rngs(0))
+      >>> config = BlockConfig(width=32, num_heads=4)
+      >>> mixed = [SlidingWindow(left=7, right=0), Softmax()]
+      >>> model = LanguageModel(256, config, max_length=64, num_layers=2, attention=mixed, rngs=nnx.Rngs(0))
       >>> model(jnp.zeros((2, 64), int)).shape
       (2, 64, 256)
     """
@@ -82,44 +83,253 @@ class Transformer(nnx.Module):
     def __init__(
         self,
         vocabulary: int,
+        config: BlockConfig,
         *,
         max_length: int,
-        width: int,
         num_layers: int,
-        num_heads: int,
         attention: Kernel | Sequence[Kernel] = Softmax(),
         positions: PositionEncoding = LearnedPositions(),
         is_causal: bool = True,
-        dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kernels = [attention] * num_layers if isinstance(attention, Kernel) else list(attention)
-        if len(kernels) != num_layers:
-            raise ValueError(f"attention lists {len(kernels)} kernels: expected one for each of {num_layers} blocks")
-        small = nnx.initializers.normal(0.02)
-        self.max_length = max_length
-        self.is_causal = is_causal
-        self.embed = nnx.Embed(vocabulary, width, dtype=dtype, embedding_init=small, rngs=rngs)
-        self.absolute = positions if isinstance(positions, AbsoluteEncoding) else None
-        if self.absolute is not None:
-            learned = self.absolute.init(rngs.params(), max_length, width)
-            self.position = nnx.data(jax.tree.map(nnx.Param, learned))
-        relative = positions if self.absolute is None else NoPositions()
-        self.blocks = nnx.List(
-            [Block(width, num_heads, kernel, relative, max_length, dtype, rngs) for kernel in kernels]
-        )
-        self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(width, vocabulary, dtype=dtype, rngs=rngs)
+        kernels = kernels_of("attention", attention, num_layers)
+        name = "decoder" if is_causal else "encoder"
+        self.max_length, self.vocabulary = max_length, vocabulary
+        self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
+        self.stack = Stack(config, name, kernels, _relative(positions), max_length, is_causal=is_causal, rngs=rngs)
+        self.head = nnx.Linear(config.width, vocabulary, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, *, key_mask: jax.Array | None = None) -> jax.Array:
-        """Tokens int [B, T] -> logits [B, T, vocabulary]; keys where `key_mask` [B, T] is False are hidden."""
-        length = tokens.shape[1]
-        if length > self.max_length:
-            raise ValueError(f"tokens have length {length}: the model was built for at most {self.max_length}")
-        x = self.embed(tokens)
-        if self.absolute is not None:
-            learned = jax.tree.map(lambda x: x[...], self.position, is_leaf=lambda x: isinstance(x, nnx.Param))
-            x = x + self.absolute.vectors(learned, np.arange(length), x.shape[-1]).astype(x.dtype)
-        for block in self.blocks:
-            x = block(x, is_causal=self.is_causal, key_mask=key_mask)
-        return self.head(self.norm(x)).astype(jnp.float32)
+    def __call__(self, tokens: jax.Array, *, lengths: jax.Array | None = None, sow_weights: bool = False) -> jax.Array:
+        """Tokens int [B, T], of which `lengths` [B] are real -> float32 logits [B, T, vocabulary].
+
+        With `sow_weights`, every attention layer leaves its [B, N, T, S] weights to `nnx.capture(model,
+        nnx.Intermediate)`, first layer first.
+        """
+        x = self.stack(self.embedding(tokens), lengths=lengths, sow_weights=sow_weights)
+        return self.head(x).astype(jnp.float32)
+
+    def init_cache(self, batch: int, length: int) -> None:
+        """Make the caches for `step`, or empty them, for sequences of up to `length` tokens.
+
+        Raises:
+          ValueError: `length` is more than the model was built for.
+          NotImplementedError: a kernel cannot decode.
+        """
+        _start(self, batch, length)
+        self.stack.init_cache(batch, length)
+
+    def step(self, tokens: jax.Array, *, lengths: jax.Array | None = None) -> jax.Array:
+        """The next tokens int [B, t], `lengths` [B] of them real -> their float32 logits [B, t, vocabulary].
+
+        Raises:
+          ValueError: tokens go past the end of the cache; under `jit` their logits are NaN.
+        """
+        x = self.stack.step(self.embedding(tokens, _advance(self, tokens, lengths)), lengths)
+        return self.head(x).astype(jnp.float32)
+
+
+class Classifier(nnx.Module):
+    """Tokens to logits of classes: an encoder, and its tokens pooled.
+
+    Args:
+      vocabulary: number of tokens.
+      num_classes: number of classes.
+      pooling: "mean" over real tokens, or "cls", the output at a learned vector that is put before them.
+      (others): those of `LanguageModel`.
+
+    Raises:
+      ValueError: there is no such pooling, or what `LanguageModel` raises.
+      NotImplementedError: a kernel cannot serve in its slot.
+
+    Example:
+      >>> from flax import nnx
+      >>> config = BlockConfig(width=32, num_heads=4, norm="after")
+      >>> model = Classifier(256, 10, config, max_length=64, num_layers=2, attention=Performer(16), rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 64), int), lengths=jnp.array([64, 3])).shape
+      (2, 10)
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        num_classes: int,
+        config: BlockConfig,
+        *,
+        max_length: int,
+        num_layers: int,
+        attention: Kernel | Sequence[Kernel] = Softmax(),
+        positions: PositionEncoding = LearnedPositions(),
+        pooling: str = "mean",
+        rngs: nnx.Rngs,
+    ):
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling={pooling!r}: expected one of {', '.join(POOLINGS)}")
+        kernels = kernels_of("attention", attention, num_layers)
+        self.pooling, self.max_length = pooling, max_length
+        longest = max_length + (pooling == "cls")
+        self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
+        self.stack = Stack(config, "encoder", kernels, _relative(positions), longest, is_causal=False, rngs=rngs)
+        if pooling == "cls":
+            self.cls = nnx.Param(small(rngs.params(), (config.width,)))
+        self.head = nnx.Linear(config.width, num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    def __call__(self, tokens: jax.Array, *, lengths: jax.Array | None = None, sow_weights: bool = False) -> jax.Array:
+        """Tokens int [B, T], of which `lengths` [B] are real -> float32 logits [B, num_classes]."""
+        x = self.embedding(tokens)
+        if self.pooling == "cls":
+            first = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
+            x, lengths = jnp.concatenate([first, x], axis=1), None if lengths is None else lengths + 1
+        x = self.stack(x, lengths=lengths, sow_weights=sow_weights)
+        pooled = x[:, 0] if self.pooling == "cls" else _mean(x, lengths)
+        return self.head(pooled).astype(jnp.float32)
+
+
+class EncoderDecoder(nnx.Module):
+    """A source and the target so far to logits of the target token that comes next.
+
+    Args:
+      source_vocabulary: number of source tokens.
+      target_vocabulary: number of target tokens, in and out.
+      config: what all blocks of both stacks have in common.
+      max_source_length: the longest source.
+      max_length: the longest target.
+      num_layers: number of blocks in each stack.
+      encoder_attention: one kernel for all blocks of the encoder, or one for each.
+      decoder_attention: the same for causal self-attention of the decoder.
+      cross_attention: the same for the decoder's attention to what the encoder gave.
+      positions: how both stacks know where a token stands.
+
+    Raises:
+      ValueError: what `LanguageModel` raises.
+      NotImplementedError: a kernel cannot serve in its slot.
+
+    Example:
+      >>> from flax import nnx
+      >>> config = BlockConfig(width=32, num_heads=4)
+      >>> longest = {"max_source_length": 64, "max_length": 32}
+      >>> model = EncoderDecoder(
+      ...     99, 50, config, **longest, num_layers=2, encoder_attention=Nystrom(8), rngs=nnx.Rngs(0)
+      ... )
+      >>> model(jnp.zeros((2, 60), int), jnp.zeros((2, 20), int), source_lengths=jnp.array([60, 7])).shape
+      (2, 20, 50)
+    """
+
+    def __init__(
+        self,
+        source_vocabulary: int,
+        target_vocabulary: int,
+        config: BlockConfig,
+        *,
+        max_source_length: int,
+        max_length: int,
+        num_layers: int,
+        encoder_attention: Kernel | Sequence[Kernel] = Softmax(),
+        decoder_attention: Kernel | Sequence[Kernel] = Softmax(),
+        cross_attention: Kernel | Sequence[Kernel] = Softmax(),
+        positions: PositionEncoding = LearnedPositions(),
+        rngs: nnx.Rngs,
+    ):
+        kernels = {
+            name: kernels_of(name, given, num_layers)
+            for name, given in (
+                ("encoder_attention", encoder_attention),
+                ("decoder_attention", decoder_attention),
+                ("cross_attention", cross_attention),
+            )
+        }
+        relative = _relative(positions)
+        self.max_length, self.vocabulary = max_length, target_vocabulary
+        self.source_embedding = Embedding(source_vocabulary, config, positions, max_source_length, rngs)
+        self.encoder = Stack(
+            config, "encoder", kernels["encoder_attention"], relative, max_source_length, is_causal=False, rngs=rngs
+        )
+        self.embedding = Embedding(target_vocabulary, config, positions, max_length, rngs)
+        self.decoder = Stack(
+            config,
+            "decoder",
+            kernels["decoder_attention"],
+            relative,
+            max_length,
+            is_causal=True,
+            cross=kernels["cross_attention"],
+            max_memory=max_source_length,
+            rngs=rngs,
+        )
+        self.head = nnx.Linear(config.width, target_vocabulary, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    def __call__(
+        self,
+        source: jax.Array,
+        target: jax.Array,
+        *,
+        source_lengths: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        sow_weights: bool = False,
+    ) -> jax.Array:
+        """Source int [B, S] and target int [B, T], of which `source_lengths` and `lengths` [B] tokens are real.
+
+        Returns:
+          float32 logits [B, T, target_vocabulary].
+        """
+        memory = self.encode(source, source_lengths=source_lengths, sow_weights=sow_weights)
+        x = self.decoder(
+            self.embedding(target),
+            lengths=lengths,
+            memory=memory,
+            memory_lengths=source_lengths,
+            sow_weights=sow_weights,
+        )
+        return self.head(x).astype(jnp.float32)
+
+    def encode(
+        self, source: jax.Array, *, source_lengths: jax.Array | None = None, sow_weights: bool = False
+    ) -> jax.Array:
+        """The memory [B, S, width] that the decoder attends to."""
+        return self.encoder(self.source_embedding(source), lengths=source_lengths, sow_weights=sow_weights)
+
+    def init_cache(self, batch: int, length: int, source: jax.Array, source_lengths: jax.Array | None = None) -> None:
+        """Encode the source and make the caches for `step`, for targets of up to `length` tokens."""
+        if len(source) != batch:
+            raise ValueError(f"source has {len(source)} examples: expected {batch}, as many as there are targets")
+        _start(self, batch, length)
+        longest = jnp.full(batch, source.shape[1]) if source_lengths is None else jnp.asarray(source_lengths)
+        self.source_lengths = nnx.Cache(longest)
+        self.decoder.init_cache(batch, length, self.encode(source, source_lengths=source_lengths))
+
+    def step(self, tokens: jax.Array, *, lengths: jax.Array | None = None) -> jax.Array:
+        """The next target tokens int [B, t], as `LanguageModel.step`."""
+        x = self.embedding(tokens, _advance(self, tokens, lengths))
+        return self.head(self.decoder.step(x, lengths, self.source_lengths.get_value())).astype(jnp.float32)
+
+
+def _relative(positions: PositionEncoding) -> RelativeEncoding:
+    return NoPositions() if isinstance(positions, AbsoluteEncoding) else positions
+
+
+def _mean(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """The mean of real tokens, [B, T, D] -> [B, D]; 0 where there is none."""
+    precise = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if lengths is None:
+        return precise.mean(axis=1).astype(x.dtype)
+    real = (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
+    return (jnp.where(real, precise, 0).sum(axis=1) / jnp.maximum(lengths, 1)[:, None]).astype(x.dtype)
+
+
+def _start(model: LanguageModel | EncoderDecoder, batch: int, length: int) -> None:
+    """Put the place of the next token at 0."""
+    if batch < 1:
+        raise ValueError(f"batch={batch}: expected at least one example")
+    if not 1 <= length <= model.max_length:
+        raise ValueError(f"length={length}: expected 1..{model.max_length}, the longest that the model was built for")
+    model.place = nnx.Cache(jnp.zeros(batch, jnp.int32))
+
+
+def _advance(model: LanguageModel | EncoderDecoder, tokens: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Where the next tokens stand, int [B, t]; those after them will stand behind."""
+    if not hasattr(model, "place"):
+        raise ValueError("there is no cache: call `init_cache` of the model before the first step")
+    place, count = model.place.get_value(), tokens.shape[1]
+    if tokens.shape[0] != place.shape[0]:
+        raise ValueError(f"tokens are a batch of {tokens.shape[0]}: the cache was made for {place.shape[0]}")
+    model.place.set_value(place + (count if lengths is None else lengths))
+    return place[:, None] + jnp.arange(count)

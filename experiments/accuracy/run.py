@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,8 +15,8 @@ import numpy as np
 from flax import nnx
 
 from attnzoo import Kernel, LearnedPositions, PositionEncoding, catalogue
-from attnzoo.models import Transformer
-from experiments import command_line, progress, records, training
+from attnzoo.models import BlockConfig
+from experiments import command_line, language, progress, records, training
 from experiments.accuracy import analysis, plot
 from experiments.tasks import text
 
@@ -137,26 +139,30 @@ def base(settings: Settings, cell: Cell, corpus: text.Corpus) -> dict:
     }
 
 
-def build(settings: Settings, cell: Cell) -> Transformer:
+def description(settings: Settings, cell: Cell) -> language.Description:
     """The model of a cell."""
-    return Transformer(
-        text.VOCABULARY,
+    return language.Description(
+        BlockConfig(width=settings.width, num_heads=settings.heads, dtype=settings.dtype),
         max_length=cell.length,
-        width=settings.width,
         num_layers=settings.layers,
-        num_heads=settings.heads,
-        attention=cell.kernel,
+        attention=(cell.kernel,),
         positions=cell.positions,
         is_causal=cell.objective == "causal",
-        dtype=jnp.dtype(settings.dtype),
-        rngs=nnx.Rngs(cell.seed),
+        seed=cell.seed,
     )
+
+
+def checkpoint_name(settings: Settings, cell: Cell, corpus: text.Corpus) -> str:
+    """A name that tells the cell, and differs from that of any other."""
+    key = json.dumps(records.cell(base(settings, cell, corpus), KEY))
+    told = f"{catalogue.name_of(cell.kernel)[:24]}-{cell.objective}-{cell.length}-seed{cell.seed}"
+    return f"{told}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def refused(settings: Settings, cell: Cell) -> str | None:
     """Why the kernel, or its positions, cannot serve the cell, or None."""
     try:
-        nnx.eval_shape(lambda: build(settings, cell)(jnp.zeros((1, cell.length), int)))
+        nnx.eval_shape(lambda: description(settings, cell).build()(jnp.zeros((1, cell.length), int)))
     except (NotImplementedError, ValueError) as error:
         return str(error)
     return None
@@ -175,7 +181,8 @@ def train_cell(settings: Settings, cell: Cell, corpus: text.Corpus) -> dict:
 
 
 def _trained(settings: Settings, cell: Cell, corpus: text.Corpus) -> dict:
-    model = build(settings, cell)
+    described = description(settings, cell)
+    model = described.build()
     transform = training.optimizer(settings.learning_rate, settings.steps, settings.warmup)
     count = settings.tokens // cell.length
     seen = (batch(corpus, "train", cell, cell.seed, step * count, count) for step in range(settings.steps))
@@ -190,9 +197,12 @@ def _trained(settings: Settings, cell: Cell, corpus: text.Corpus) -> dict:
     if trained.diverged:
         return found | {"status": "diverged", "reason": f"the loss was no number after step {len(trained.curve) * 10}"}
     bits, weights = training.evaluate(model, held_out(settings, cell, corpus))
+    name = checkpoint_name(settings, cell, corpus)
+    language.save(pathlib.Path(settings.out) / language.FOLDER / name, described, model)
     bins = [np.array_split(part, min(BINS, cell.length)) for part in (bits, weights)]
     return found | {
         "status": "measured",
+        "checkpoint": name,
         "bits": float(bits.sum() / weights.sum()),
         "bits_by_position": [float(b.sum() / w.sum()) if w.sum() else None for b, w in zip(*bins, strict=True)],
     }

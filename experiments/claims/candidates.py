@@ -6,7 +6,7 @@ from flax import nnx
 
 import attnzoo
 from attnzoo import Kernel, catalogue
-from attnzoo.models import RecurrentLanguageModel, Transformer
+from attnzoo.models import BlockConfig, LanguageModel, RecurrentLanguageModel
 
 RECURRENT = ("gru", "lstm")
 
@@ -23,12 +23,11 @@ def built(candidate: str | Kernel, settings, vocabulary: int, length: int, seed:
     if isinstance(candidate, str):
         sizes = {"width": settings.width, "num_layers": 2 * settings.layers}
         return RecurrentLanguageModel(vocabulary, **sizes, cell=candidate, rngs=nnx.Rngs(seed))
-    return Transformer(
+    return LanguageModel(
         vocabulary,
+        BlockConfig(width=settings.width, num_heads=settings.heads),
         max_length=length,
-        width=settings.width,
         num_layers=settings.layers,
-        num_heads=settings.heads,
         attention=candidate,
         rngs=nnx.Rngs(seed),
     )

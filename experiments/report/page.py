@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import pathlib
 
 from experiments import records, statistics
+from experiments.webpage import details, document, figure, table
 
 SECTIONS = {
     "scaling": "What does each kernel cost, in time and memory, as the sequence grows?",
     "accuracy": "What does each kernel lose, on real text, as the sequence grows?",
 }
 COMMAND = "command.txt"
+TITLE = "Attention kernels compared"
+INTRODUCTION = (
+    "Which attention to use, what it costs, and what it loses. Every figure and table here is drawn from rows that the "
+    "commands below wrote."
+)
 ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "numpy", "platform", "device", "cores", "commit", "dirty")
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-img { max-width: 100%; background: white; border: 1px solid var(--line); }
-figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; }
-table { border-collapse: collapse; font-size: .85rem; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; vertical-align: top; }
-th:nth-child(-n+2), td:nth-child(-n+2), th:last-child, td:last-child { text-align: left; } th { cursor: pointer; }
-td:not(:last-child) { white-space: nowrap; }
-pre { background: var(--soft); padding: .8rem; overflow-x: auto; white-space: pre-wrap; } .table { overflow-x: auto; }
-@media print { body { max-width: none; } h2 { break-before: page; } }
-"""
-# Sort a table by the column whose head is clicked: numbers as numbers, the rest as text.
-SCRIPT = """
-for (const head of document.querySelectorAll("th")) head.onclick = () => {
-  const body = head.closest("table").tBodies[0], column = head.cellIndex, down = head.dataset.down !== "1";
-  const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
-  const number = text => parseFloat(text.replaceAll(",", ""));
-  const order = (a, b) => number(a) - number(b) || a.localeCompare(b);
-  head.dataset.down = down ? "1" : "0";
-  body.append(...[...body.rows].sort((a, b) => order(value(a), value(b)) * (down ? 1 : -1)));
-};
-"""
 
 
 def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
@@ -54,22 +34,10 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
         raise ValueError(f"no rows to report: expected {expected}")
     parts = [_section(name, rows, folder / name) for name, rows in found.items()]
     every = [row for rows in found.values() for row in rows]
-    page = "\n".join(
-        [_head(), *parts, _support(found), _environment(every), f"<script>{SCRIPT}</script></body></html>"]
-    )
+    page = document(TITLE, INTRODUCTION, [*parts, _support(found), _environment(every)])
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page)
     return out
-
-
-def _head() -> str:
-    title = "Attention kernels compared"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>'
-        "<p>Which attention to use, what it costs, and what it loses. Every figure and table here is drawn from rows that "
-        "the commands below wrote.</p>"
-    )
 
 
 def _section(name: str, rows: list[dict], folder: pathlib.Path) -> str:
@@ -77,15 +45,9 @@ def _section(name: str, rows: list[dict], folder: pathlib.Path) -> str:
     command = folder / COMMAND
     if command.exists():
         parts.append(f"<pre>{html.escape(command.read_text().strip())}</pre>")
-    parts += [_figure(path) for path in sorted(folder.glob("*.png"))]
+    parts += [figure(path) for path in sorted(folder.glob("*.png"))]
     parts.append({"scaling": _scaling, "accuracy": _accuracy}[name](rows))
     return "\n".join(parts)
-
-
-def _figure(path: pathlib.Path) -> str:
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    name = html.escape(path.stem.replace("_", " "))
-    return f'<figure><img alt="{name}" src="data:image/png;base64,{encoded}"></figure>'
 
 
 def _scaling(rows: list[dict]) -> str:
@@ -100,7 +62,7 @@ def _scaling(rows: list[dict]) -> str:
     )
     header = ["kernel", "pass", "length", "status", "median ms", "quartiles ms", "compile s", "temporary MiB", "GFLOP"]
     lines = [_scaling_line(row) for row in rows]
-    return text + table(*analysis.table(analysis.summarise(rows))) + _details("All cells", [*header, "reason"], lines)
+    return text + table(*analysis.table(analysis.summarise(rows))) + details("All cells", [*header, "reason"], lines)
 
 
 def _scaling_line(row: dict) -> list[str]:
@@ -161,18 +123,7 @@ def _accuracy(rows: list[dict]) -> str:
         ]
         for row in rows
     ]
-    return text + table(*analysis.table(analysis.summarise(rows))) + _details("All cells", header, lines)
-
-
-def table(header: list[str], lines: list[list[str]]) -> str:
-    """A table whose cells are escaped."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _details(title: str, header: list[str], lines: list[list[str]]) -> str:
-    return f"<details><summary>{html.escape(title)} ({len(lines)})</summary>{table(header, lines)}</details>"
+    return text + table(*analysis.table(analysis.summarise(rows))) + details("All cells", header, lines)
 
 
 def _support(found: dict[str, list[dict]]) -> str:

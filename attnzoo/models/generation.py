@@ -1,0 +1,190 @@
+"""Text from a model: a prompt, then one token after another, in one scan over the model's `step`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from attnzoo import validation
+from attnzoo.fields import is_integer, is_number
+from attnzoo.models.transformer import EncoderDecoder, LanguageModel
+
+
+def generate(
+    model: LanguageModel | EncoderDecoder,
+    prompt: jax.Array,
+    steps: int,
+    *,
+    lengths: jax.Array | None = None,
+    source: jax.Array | None = None,
+    source_lengths: jax.Array | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: jax.Array | None = None,
+    stop: int | None = None,
+) -> jax.Array:
+    """The tokens that a model adds to a prompt.
+
+    Each is drawn from softmax(logits / temperature), after `top_k` and then `top_p` (nucleus sampling, Holtzman et al.
+    2020, arXiv:1904.09751) have left the likeliest; it is the likeliest itself at temperature 0. Logits are those that
+    the whole sequence would give, computed from the state of each kernel. Dropout is off, and the model is not changed.
+
+    Args:
+      model: a causal `LanguageModel`, or an `EncoderDecoder`.
+      prompt: int [B, T]; for an `EncoderDecoder` the start of the target, often one token.
+      steps: how many tokens are added. Prompt and they must fit into the model's `max_length`.
+      lengths: int [B], how many tokens of each prompt are real; all where None. What is added follows the last of them.
+      source: int [B, S], what an `EncoderDecoder` reads.
+      source_lengths: int [B], how many source tokens are real.
+      temperature: 0 for the likeliest token.
+      top_k: draw among this many tokens.
+      top_p: draw among the likeliest tokens that have this probability together.
+      rng: a key, where tokens are drawn.
+      stop: a token after which an example only repeats it.
+
+    Returns:
+      int32 [B, steps].
+
+    Raises:
+      ValueError: an argument has the wrong type, shape or value; the prompt is empty, or too long for the model.
+      NotImplementedError: a kernel cannot decode.
+
+    Example:
+      >>> from flax import nnx
+      >>> config = BlockConfig(width=16, num_heads=2)
+      >>> model = LanguageModel(10, config, max_length=32, num_layers=1, attention=Linear(), rngs=nnx.Rngs(0))
+      >>> generate(model, jnp.array([[1, 2, 3]]), steps=5).shape
+      (1, 5)
+      >>> generate(model, jnp.array([[1, 2, 3]]), 5, temperature=0.8, top_k=4, rng=jax.random.key(0)).shape
+      (1, 5)
+    """
+    if not isinstance(model, LanguageModel | EncoderDecoder):
+        raise ValueError(f"model is a {type(model).__name__}: expected a LanguageModel or an EncoderDecoder")
+    if isinstance(model, LanguageModel) and not model.stack.is_causal:
+        raise ValueError("model has is_causal=False: only one that looks back can be asked for the next token")
+    prompt, lengths = _prompt(model, prompt, lengths)
+    _room(model, prompt, steps)
+    sampling = _Sampling(temperature, top_k, top_p)
+    if (rng is None) is not (temperature == 0):
+        wanted = "pass jax.random.key(seed)" if rng is None else "nothing is drawn at temperature 0: leave it out"
+        raise ValueError(f"rng={rng!r} with temperature={temperature}: {wanted}")
+    if stop is not None and not (is_integer(stop) and 0 <= stop < model.vocabulary):
+        raise ValueError(f"stop={stop!r}: expected a token, 0..{model.vocabulary - 1}")
+    given = _source(model, source, source_lengths)
+    graph, state = nnx.split(model)
+    rng = jax.random.key(0) if rng is None else rng
+    return _generate(graph, state, prompt, lengths, given, rng, steps=steps, sampling=sampling, stop=stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sampling:
+    """Logits [B, V] to tokens [B]."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+
+    def __post_init__(self):
+        if not is_number(self.temperature) or not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature!r}: expected a finite number >= 0")
+        if self.top_k is not None and not (is_integer(self.top_k) and self.top_k >= 1):
+            raise ValueError(f"top_k={self.top_k!r}: expected an integer >= 1")
+        if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p={self.top_p!r}: expected a number in (0, 1]")
+        for name in ("top_k", "top_p"):
+            if self.temperature == 0 and getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)!r} with temperature=0: pass a temperature > 0 to draw")
+
+    def __call__(self, rng: jax.Array, logits: jax.Array) -> jax.Array:
+        if self.temperature == 0:
+            return logits.argmax(axis=-1).astype(jnp.int32)
+        return jax.random.categorical(rng, self.narrowed(logits / self.temperature)).astype(jnp.int32)
+
+    def narrowed(self, logits: jax.Array) -> jax.Array:
+        """The logits with those that may not be drawn at -inf."""
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            least = jax.lax.top_k(logits, self.top_k)[0][:, -1:]
+            logits = jnp.where(logits < least, -jnp.inf, logits)
+        if self.top_p is not None:
+            ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+            share = jax.nn.softmax(ordered, axis=-1)
+            needed = jnp.cumsum(share, axis=-1) - share < self.top_p  # those before it are not enough
+            least = jnp.min(jnp.where(needed, ordered, jnp.inf), axis=-1, keepdims=True)
+            logits = jnp.where(logits < least, -jnp.inf, logits)
+        return logits
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "steps", "sampling", "stop"))
+def _generate(graph, state, prompt, lengths, given, rng, *, steps, sampling, stop):
+    model = nnx.merge(graph, state)
+    model.eval()
+    model.init_cache(len(prompt), prompt.shape[1] + steps, **given)
+    logits = model.step(prompt, lengths=lengths)
+    first, *later = jax.random.split(rng, steps)
+    last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    token = sampling(first, last)
+    graph, cache, rest = nnx.split(model, nnx.Cache, ...)
+
+    def advance(carry, rng):
+        cache, before = carry
+        model = nnx.merge(graph, cache, rest)
+        token = sampling(rng, model.step(before[:, None])[:, 0])
+        token = token if stop is None else jnp.where(before == stop, stop, token)
+        return (nnx.state(model, nnx.Cache), token), token
+
+    if not later:
+        return token[:, None]
+    _, tokens = jax.lax.scan(advance, (cache, token), jnp.stack(later))
+    return jnp.concatenate([token[:, None], tokens.T], axis=1)
+
+
+def _prompt(model, prompt, lengths) -> tuple[jax.Array, jax.Array]:
+    prompt = jnp.asarray(prompt)
+    if prompt.ndim != 2 or not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise ValueError(f"prompt is {prompt.dtype}{list(prompt.shape)}: expected integers [batch, length]")
+    if 0 in prompt.shape:
+        raise ValueError(f"prompt has shape {list(prompt.shape)}: expected at least one example and one token")
+    _tokens("prompt", prompt, model.vocabulary)
+    lengths = jnp.full(len(prompt), prompt.shape[1]) if lengths is None else jnp.asarray(lengths)
+    validation.lengths("lengths", lengths, *prompt.shape)
+    if not validation.is_traced(lengths) and np.asarray(lengths).min() < 1:
+        raise ValueError(f"lengths are {lengths.tolist()}: expected at least one token of each prompt")
+    return prompt, lengths
+
+
+def _tokens(name: str, tokens: jax.Array, vocabulary: int) -> None:
+    if validation.is_traced(tokens):
+        return
+    known = np.asarray(tokens)
+    if not 0 <= known.min() <= known.max() < vocabulary:
+        raise ValueError(
+            f"{name} has tokens from {known.min()} to {known.max()}: expected those of the model, 0..{vocabulary - 1}"
+        )
+
+
+def _room(model, prompt, steps) -> None:
+    if not is_integer(steps) or steps < 1:
+        raise ValueError(f"steps={steps!r}: expected an integer >= 1")
+    if prompt.shape[1] + steps > model.max_length:
+        raise ValueError(
+            f"prompt has {prompt.shape[1]} tokens and steps={steps} follow: the model was built for at most "
+            f"{model.max_length} in all"
+        )
+
+
+def _source(model, source, source_lengths) -> dict:
+    if isinstance(model, LanguageModel):
+        for name, given in (("source", source), ("source_lengths", source_lengths)):
+            if given is not None:
+                raise ValueError(f"{name} came with a LanguageModel, which reads none: put it into the prompt")
+        return {}
+    if source is None:
+        raise ValueError("source=None: an EncoderDecoder needs int [batch, length] to read")
+    return {"source": jnp.asarray(source), "source_lengths": source_lengths}

@@ -1,0 +1,205 @@
+"""Settings to rows: a step of each kernel after each context, and text models beside the size of their state."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+
+import attnzoo
+from attnzoo import Dims, Kernel, LearnedPositions, catalogue
+from attnzoo.decoding import DecodingState
+from experiments import command_line, progress, records, wording
+from experiments.decoding import plot
+from experiments.scaling import measuring
+
+# What makes two rows the same cell.
+KEY = (
+    "kernel", "context", "tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed",
+    "platform", "device", "cores",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to time and what to train."""
+
+    kernels: tuple[Kernel, ...]
+    contexts: tuple[int, ...]
+    tokens: int
+    batch: int
+    heads: int
+    head_dim: int
+    dtype: str
+    repeats: int
+    cell_budget: float
+    seed: int
+    trained: tuple[Kernel, ...]
+    length: int
+    steps: int
+    quality: str
+    out: str
+
+    def __post_init__(self):
+        command_line.at_least(1, tokens=self.tokens, batch=self.batch, heads=self.heads, head_dim=self.head_dim)
+        command_line.at_least(1, length=self.length)
+        command_line.at_least(2, steps=self.steps)
+        command_line.at_least(5, repeats=self.repeats)
+        command_line.at_least(1e-3, cell_budget=self.cell_budget)
+        command_line.at_least(0, seed=self.seed)
+
+
+def run(settings: Settings) -> int:
+    """Time what is missing, train what is missing, then draw; 1 if a cell failed."""
+    out = pathlib.Path(settings.out)
+    with records.writing(out):
+        environment = records.environment()
+        wanted = cells(settings, environment)
+        done = records.latest(records.read(out), KEY)
+        todo = {
+            context: [row for row in wanted if row["context"] == context and not _is_done(row, done)]
+            for context in settings.contexts
+        }
+        kernels = {repr(kernel): kernel for kernel in settings.kernels}
+        with progress.over(todo.values(), f"decoding: {sum(map(len, todo.values()))} cells to do") as each:
+            for rows in each:
+                for row in _measured(rows, kernels, settings.repeats):
+                    records.append(out, row)
+                    each.say(describe(row))
+        done = records.latest(records.read(out), KEY)
+    rows = [done[records.cell(row, KEY)] for row in wanted]
+    failed = any(row["status"] == "failed" for row in rows)
+    folder = pathlib.Path(settings.quality) if settings.quality else out / "quality"
+    if not settings.quality:
+        failed |= bool(_train(settings, folder))
+    plot.draw(rows, trained(folder), out)
+    print(f"rows and figures: {out}")
+    return int(failed)
+
+
+def cells(settings: Settings, environment: dict) -> list[dict]:
+    """A row for each kernel and context, before it is measured."""
+    names = ("tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed")
+    shared = environment | {name: getattr(settings, name) for name in names}
+    return [
+        shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel), "context": context}
+        for context in settings.contexts
+        for kernel in settings.kernels
+    ]
+
+
+def _is_done(row: dict, done: dict) -> bool:
+    found = done.get(records.cell(row, KEY))
+    return found is not None and found["status"] != "failed"
+
+
+def _measured(rows: list[dict], kernels: dict[str, Kernel], repeats: int):
+    """Rows of one context, timed in turns; those that a kernel refuses or that fail come first."""
+    ready = []
+    for row in rows:
+        kernel = kernels[row["kernel"]]
+        if not kernel.supports.decode:
+            yield row | {"status": "refused", "reason": f"it does not decode: {kernel.supports.why}"}
+            continue
+        try:
+            found, call = _ready(row, kernel)
+            ready.append((row | found, call))
+        except Exception as error:  # one cell that fails must not take the others with it
+            yield row | measuring.failure(error)
+    for row in measuring.take_turns(ready, repeats):
+        yield row | ({"token_seconds": row["median"] / row["tokens"]} if row["status"] == "measured" else {})
+
+
+def _ready(row: dict, kernel: Kernel):
+    """Decoding a few tokens after a full context as a call, with what its state needs."""
+    length = row["context"] + row["tokens"]
+    sizes = {name: row[given] for name, given in (("batch", "batch"), ("num_heads", "heads"), ("head_dim", "head_dim"))}
+    dims = Dims(row["batch"], length, length, row["heads"], row["heads"], row["head_dim"], row["head_dim"])
+    init, fill, *tokens = jax.random.split(jax.random.key(row["seed"]), 5)
+    params = kernel.init(init, dims)
+    empty = attnzoo.start(**sizes, max_length=length, kernel=kernel, params=params, dtype=row["dtype"])
+    state = after(empty, row["context"], fill)
+    shape = (row["tokens"], row["batch"], 1, row["heads"], row["head_dim"])
+    arrays = [jax.random.normal(key, shape, row["dtype"]) for key in tokens]
+
+    def decode(state, arrays):
+        return jax.lax.scan(lambda state, token: attnzoo.step(state, *token, params=params), state, arrays)
+
+    begun = time.perf_counter()
+    compiled = jax.jit(decode, donate_argnums=0).lower(state, arrays).compile()
+    found = {"compile_seconds": time.perf_counter() - begun}
+    found["state_bytes"] = sum(x.nbytes for x in jax.tree.leaves(state.cache))
+    held = [state]
+
+    def call():
+        again = dataclasses.replace(held.pop(), positions=jnp.full_like(empty.positions, row["context"]))
+        advanced, out = compiled(again, arrays)
+        held.append(advanced)
+        return out
+
+    return found, call
+
+
+def after(empty: DecodingState, context: int, rng: jax.Array) -> DecodingState:
+    """A state as if `context` tokens had come, its cache full of positive numbers."""
+    fill = lambda x: jax.random.uniform(rng, x.shape, minval=0.5, maxval=1.5).astype(x.dtype)
+    is_number = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    cache = jax.tree.map(lambda x: fill(x) if is_number(x) else x, empty.cache)
+    return dataclasses.replace(empty, positions=jnp.full_like(empty.positions, context), cache=cache)
+
+
+def _train(settings: Settings, folder: pathlib.Path) -> int:
+    from experiments.accuracy.run import Settings as Training
+    from experiments.accuracy.run import run as train
+
+    return train(
+        Training(
+            task="text",
+            kernels=settings.trained,
+            positions=(LearnedPositions(),),
+            lengths=(settings.length,),
+            objectives=("causal",),
+            steps=settings.steps,
+            seeds=1,
+            tokens=max(2048, settings.length),
+            width=64,
+            layers=2,
+            heads=2,
+            learning_rate=3e-3,
+            warmup=20,
+            dtype="float32",
+            test_windows=64,
+            out=str(folder),
+        )
+    )
+
+
+def trained(folder: pathlib.Path) -> list[dict]:
+    """Causal rows of a folder of text models, each with the bytes that all its layers keep of one example."""
+    from experiments.accuracy.run import latest
+
+    found = []
+    for row in latest(records.read(folder)).values():
+        if row["status"] == "measured" and row["objective"] == "causal":
+            [kernel] = attnzoo.parse(_catalogued(row), imports=False)
+            width = row["width"] // row["heads"]
+            dims = Dims(1, row["length"], row["length"], row["heads"], row["heads"], width, width)
+            found.append(row | {"state_bytes": row["layers"] * kernel.state_bytes(dims, row["dtype"])})
+    return found
+
+
+def _catalogued(row: dict) -> str:
+    """A row's kernel as the catalogue spells it."""
+    _, bracket, given = row["kernel"].partition("(")
+    return row["name"] + bracket + given
+
+
+def describe(row: dict) -> str:
+    """A line on a row."""
+    told = row.get("reason", "")
+    if row["status"] == "measured":
+        told = f"{wording.seconds_text(row['token_seconds'])} a token, state {wording.size_text(row['state_bytes'])}"
+    return f"{row['kernel']} after {row['context']:,}: {told}"

@@ -1,0 +1,72 @@
+"""A checkpoint and a prompt to text."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+
+from attnzoo import Kernel
+from attnzoo.models import generate
+from experiments import command_line, language
+from experiments.tasks import text
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to say, and how."""
+
+    checkpoint: str
+    prompt: str
+    tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    samples: int
+    seed: int
+    attention: tuple[Kernel, ...] | None
+
+    def __post_init__(self):
+        command_line.at_least(0, tokens=self.tokens, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
+        command_line.at_least(1, samples=self.samples)
+        if not self.prompt:
+            raise ValueError("--prompt is empty: give the model at least one character to go on from")
+
+
+def run(settings: Settings) -> int:
+    """Print what the model says."""
+    folder = language.find(pathlib.Path(settings.checkpoint))
+    described, model = language.load(folder, settings.attention)
+    print(f"{folder.name}: {', '.join(map(repr, described.attention))}, {described.max_length} bytes long")
+    for said in samples(settings, model):
+        print(said)
+    return 0
+
+
+def samples(settings: Settings, model) -> list[str]:
+    """The prompt and what follows, for each sample."""
+    prompt = np.frombuffer(settings.prompt.encode(), np.uint8).astype(np.int32)
+    room = model.max_length - len(prompt)
+    if room < 1:
+        raise ValueError(
+            f"--prompt has {len(prompt)} bytes: the model has room for {model.max_length}, prompt and answer together"
+        )
+    if settings.tokens > room:
+        raise ValueError(
+            f"--tokens={settings.tokens}: after {len(prompt)} bytes of prompt the model has room for {room}"
+        )
+    drawn = {"temperature": settings.temperature, "top_k": settings.top_k or None}
+    drawn["top_p"] = settings.top_p if settings.top_p != 1 else None
+    drawn["rng"] = jax.random.key(settings.seed) if settings.temperature > 0 else None
+    prompts = np.tile(prompt, (settings.samples, 1))
+    return [
+        settings.prompt + told(row) for row in np.asarray(generate(model, prompts, settings.tokens or room, **drawn))
+    ]
+
+
+def told(tokens: np.ndarray) -> str:
+    """Bytes as text; what is no UTF-8, and the token that masks, shows as a replacement character."""
+    plain = b"".join(bytes([token]) if token != text.MASK else b"\xff" for token in tokens.tolist())
+    return plain.decode(errors="replace")

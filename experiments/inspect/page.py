@@ -1,0 +1,22 @@
+"""Attention maps to one HTML page."""
+
+from __future__ import annotations
+
+import html
+import pathlib
+
+from experiments import webpage
+from experiments.inspect import heads
+
+INTRODUCTION = (
+    "Each map shows what a token (row) takes from the value of each token (column), before dropout: rows of exact "
+    "attention are probabilities, those of an approximation are what it applies in their place. Entropy is in bits, "
+    "0 for a head that looks at one token; distance is counted in tokens."
+)
+
+
+def write(found: list[heads.Head], text: str, name: str, drawn: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
+    """Write the page of all layers to `out`."""
+    parts = [f"<pre>{html.escape(text)}</pre>", webpage.table(*heads.table(found)), *map(webpage.figure, drawn)]
+    out.write_text(webpage.document(f"Where {name} looks", INTRODUCTION, parts))
+    return out

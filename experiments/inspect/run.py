@@ -1,0 +1,43 @@
+"""A checkpoint and a text to figures and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from attnzoo import Kernel
+from experiments import language, progress
+from experiments.inspect import heads, page, plot
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to look at."""
+
+    checkpoint: str
+    text: str
+    attention: tuple[Kernel, ...] | None
+    out: str
+
+    def __post_init__(self):
+        if not self.text:
+            raise ValueError("--text is empty: give the model at least one character to look at")
+
+
+def run(settings: Settings) -> int:
+    """Draw, and write the page."""
+    folder = language.find(pathlib.Path(settings.checkpoint))
+    described, model = language.load(folder, settings.attention)
+    tokens = np.frombuffer(settings.text.encode(), np.uint8).astype(np.int32)
+    if len(tokens) > described.max_length:
+        raise ValueError(f"--text has {len(tokens)} bytes: the model was built for at most {described.max_length}")
+    found = heads.look(model, tokens)
+    out = pathlib.Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = plot.draw(found, settings.text, out)
+    written = page.write(found, settings.text, folder.name, drawn, out / "attention.html")
+    progress.table(f"Heads of {folder.name}", *heads.table(found))
+    print(f"figures and page: {written}")
+    return 0

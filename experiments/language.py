@@ -1,0 +1,107 @@
+"""Language models of bytes as plain values and back, so that a checkpoint tells how to build its model."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from flax import nnx
+
+from attnzoo import Kernel, PositionEncoding, catalogue
+from attnzoo.models import BlockConfig, LanguageModel
+from experiments import checkpoints, records
+from experiments.tasks import text
+
+FOLDER = "checkpoints"  # inside the folder of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What builds a `LanguageModel` of bytes: one kernel for each block, or one for all; weights start by `seed`."""
+
+    config: BlockConfig
+    max_length: int
+    num_layers: int
+    attention: tuple[Kernel, ...]
+    positions: PositionEncoding
+    is_causal: bool
+    seed: int = 0
+
+    def build(self) -> LanguageModel:
+        """The model before training."""
+        return LanguageModel(
+            text.VOCABULARY,
+            self.config,
+            max_length=self.max_length,
+            num_layers=self.num_layers,
+            attention=self.attention if len(self.attention) > 1 else self.attention[0],
+            positions=self.positions,
+            is_causal=self.is_causal,
+            rngs=nnx.Rngs(self.seed),
+        )
+
+    def told(self) -> dict:
+        """As JSON has it."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "max_length": self.max_length,
+            "num_layers": self.num_layers,
+            "attention": ", ".join(map(catalogue.spelled, self.attention)),
+            "positions": catalogue.spelled(self.positions),
+            "is_causal": self.is_causal,
+            "seed": self.seed,
+        }
+
+
+def read(told: dict, attention: tuple[Kernel, ...] | None = None) -> Description:
+    """The description that `told` gave. Nothing is imported that it names: a kernel from elsewhere must be passed.
+
+    Args:
+      attention: kernels in place of those that are named, one for each block or one for all.
+
+    Raises:
+      ValueError: it is no such description.
+    """
+    try:
+        named = tuple(catalogue.parse(told["attention"], imports=False)) if attention is None else attention
+        [positions] = catalogue.parse_positions(told["positions"], imports=False)
+        plain = {name: told[name] for name in ("max_length", "num_layers", "is_causal", "seed")}
+        return Description(BlockConfig(**told["config"]), attention=named, positions=positions, **plain)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a checkpoint describes no language model: {type(error).__name__}: {error}") from None
+
+
+def save(folder: pathlib.Path, description: Description, model: LanguageModel) -> None:
+    """Write a model that `description` builds."""
+    checkpoints.save(folder, model, description.told())
+
+
+def load(folder: pathlib.Path, attention: tuple[Kernel, ...] | None = None) -> tuple[Description, LanguageModel]:
+    """A saved model, with other kernels of the same parameters where they are given.
+
+    Raises:
+      ValueError: there is none, it is damaged, or the kernels have other parameters.
+    """
+    description = read(checkpoints.about(folder), attention)
+    model = description.build()
+    checkpoints.restore(folder, model)
+    return description, model
+
+
+def find(folder: pathlib.Path) -> pathlib.Path:
+    """The checkpoint at `folder`, or, where it holds rows of `experiments.accuracy`, that of the best causal one.
+
+    Raises:
+      ValueError: there is none.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / checkpoints.ABOUT).is_file():
+        return folder
+    saved = [row for row in records.read(folder) if row.get("checkpoint") and row.get("objective") == "causal"]
+    if not saved:
+        raise ValueError(
+            f"{folder} has neither a checkpoint nor rows of one: expected a folder that `python -m "
+            "experiments.accuracy` has written, or one of its checkpoints"
+        )
+    best = min(saved, key=lambda row: row["bits"])
+    return folder / FOLDER / pathlib.PurePath(best["checkpoint"]).name
