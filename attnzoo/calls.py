@@ -85,7 +85,8 @@ class Catalogue(NamedTuple):
         except (ImportError, AttributeError) as error:
             raise ValueError(f"cannot import {self.noun} {name!r}: {error}") from None
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
-            raise ValueError(f"{name!r} is {cls!r}: expected a subclass of attnzoo.{self.base.__name__}")
+            package = self.base.__module__.partition(".")[0]
+            raise ValueError(f"{name!r} is {cls!r}: expected a subclass of {package}.{self.base.__name__}")
         return cls
 
 

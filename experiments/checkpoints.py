@@ -1,4 +1,4 @@
-"""Trained models on disk: arrays by orbax, and beside them a description with a checksum of each.
+"""Trees of arrays on disk, by orbax, and beside them a description with a checksum of each.
 
 A checkpoint is whole once its description is there, which is written last. Nothing in it is executed: the description
 is JSON, and kernels are named by the catalogue.
@@ -8,35 +8,82 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 ABOUT, ARRAYS = "about.json", "arrays"
+Tree = Any
 
 
-def save(folder: pathlib.Path, model: nnx.Module, about: dict) -> None:
-    """Write the parameters of `model`, and `about`, which must tell how to build it; what was there is replaced."""
-    import orbax.checkpoint as orbax
+def write(folder: pathlib.Path, tree: Tree, about: dict) -> None:
+    """Write `tree` and `about`; what was there is replaced.
 
+    Raises:
+      OSError: it could not be written; what is left of it is no checkpoint.
+    """
     folder = pathlib.Path(folder).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    leaves = _leaves(model)
-    with orbax.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder / ARRAYS, leaves)
+    leaves = _leaves(tree)
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(folder / ARRAYS, leaves)
+    except ValueError as error:  # how tensorstore tells of a disk that is full
+        raise OSError(_first_line(error)) from None
     described = {name: _described(array) for name, array in leaves.items()}
     unfinished = folder / f"{ABOUT}.unfinished"
-    unfinished.write_text(json.dumps({"about": about, "arrays": described}, allow_nan=False, indent=1, sort_keys=True))
+    with unfinished.open("w") as file:
+        json.dump({"about": about, "arrays": described}, file, allow_nan=False, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, folder / ABOUT)
 
 
+def read(folder: pathlib.Path, like: Tree) -> tuple[Tree, dict]:
+    """The tree of a checkpoint, of the structure of `like`, and what `write` was told about it.
+
+    Raises:
+      ValueError: there is no checkpoint; it is damaged; or it is of another tree, whose leaves are told.
+    """
+    folder = pathlib.Path(folder).absolute()
+    description, leaves = _description(folder), _leaves(like)
+    described = description["arrays"]
+    expected = {name: _sizes(array) for name, array in leaves.items()}
+    found = {name: {"shape": given["shape"], "dtype": given["dtype"]} for name, given in described.items()}
+    if found != expected:
+        name = next(name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name))
+        raise ValueError(
+            f"{folder} is a checkpoint of another model: {name} is {_told(found.get(name))} there, and "
+            f"{_told(expected.get(name))} in the model; build it as the checkpoint's {ABOUT} tells"
+        )
+    target = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in leaves.items()}
+    try:
+        with _checkpointer() as checkpointer:
+            arrays = checkpointer.restore(folder / ARRAYS, target)
+    except Exception as error:  # each kind of damage raises another one
+        raise ValueError(f"{folder} is damaged: {_first_line(error)}") from None
+    for name, array in arrays.items():
+        if _described(array) != described[name]:
+            raise ValueError(f"{folder} is damaged: the bytes of {name} are not those that were saved")
+    put = [_like(arrays[name], leaf) for name, leaf in zip(leaves, jax.tree.leaves(like), strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(like), put), description["about"]
+
+
+def save(folder: pathlib.Path, model: nnx.Module, about: dict) -> None:
+    """Write the parameters of `model`, and `about`, which must tell how to build it."""
+    write(folder, _params(model), about)
+
+
 def about(folder: pathlib.Path) -> dict:
-    """What `save` was told of the model.
+    """What was told about a checkpoint.
 
     Raises:
       ValueError: there is no checkpoint, or its description is damaged.
@@ -48,37 +95,39 @@ def restore(folder: pathlib.Path, model: nnx.Module) -> None:
     """Put the parameters of a checkpoint into `model`.
 
     Raises:
-      ValueError: there is no checkpoint; it is damaged; or it is of another model, whose parameters are told.
+      ValueError: as `read` does.
     """
+    params, _ = read(folder, _params(model))
+    state = nnx.state(model, nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(model, state)
+
+
+def _params(model: nnx.Module) -> dict:
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def _checkpointer():
     import orbax.checkpoint as orbax
 
-    folder = pathlib.Path(folder).absolute()
-    described, leaves = _description(folder)["arrays"], _leaves(model)
-    expected = {name: _sizes(array) for name, array in leaves.items()}
-    found = {name: {"shape": given["shape"], "dtype": given["dtype"]} for name, given in described.items()}
-    if found != expected:
-        name = next(name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name))
-        raise ValueError(
-            f"{folder} is a checkpoint of another model: {name} is {_told(found.get(name))} there, and "
-            f"{_told(expected.get(name))} in the model; build it as the checkpoint's {ABOUT} tells"
-        )
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), leaves)
-    try:
-        with orbax.StandardCheckpointer() as checkpointer:
-            arrays = checkpointer.restore(folder / ARRAYS, target)
-    except Exception as error:  # each kind of damage raises another one
-        raise ValueError(f"{folder} is damaged: {str(error).splitlines()[0][:200]}") from None
-    for name, array in arrays.items():
-        if _described(array) != described[name]:
-            raise ValueError(f"{folder} is damaged: the bytes of {name} are not those that were saved")
-    state = nnx.state(model, nnx.Param)
-    nnx.update(model, jax.tree.unflatten(jax.tree.structure(state), [arrays[name] for name in leaves]))
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of how topologies are restored, which is told here
+    return orbax.StandardCheckpointer()
 
 
-def _leaves(model: nnx.Module) -> dict[str, jax.Array]:
-    """Parameters by the path that leads to them, in the order of the model's tree."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    return {".".join(str(getattr(key, "key", key)) for key in path): array for path, array in paths}
+def _leaves(tree: Tree) -> dict[str, jax.Array]:
+    """Arrays by the path that leads to them, in the order of the tree; random keys as the numbers behind them."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {".".join(str(getattr(key, "key", key)) for key in path): _plain(array) for path, array in paths}
+
+
+def _plain(array):
+    return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
+
+
+def _like(array, leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+    return array
 
 
 def _sizes(array) -> dict:
@@ -91,6 +140,10 @@ def _described(array) -> dict:
 
 def _told(sizes: dict | None) -> str:
     return "absent" if sizes is None else f"{sizes['dtype']}{sizes['shape']}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _description(folder: pathlib.Path) -> dict:

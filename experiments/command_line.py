@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+STOPPED = 75  # exit code of a run that was asked to end, has saved its state, and can be continued
+
 
 def items(text: str, flag: str) -> list[str]:
     """The items of a comma-separated flag; an empty one is refused."""
@@ -54,12 +56,37 @@ def _positive(text: str, flag: str) -> int:
     return int(text)
 
 
+def expanded(text: str, flag: str) -> str:
+    """A list of calls in which `{a,b}` stands for each of its items: `x(n={1,2})` is `x(n=1), x(n=2)`."""
+    calls, level, start = [], 0, 0
+    for place, character in enumerate(f"{text},"):
+        level += (character in "({[") - (character in ")}]")
+        if character == "," and level == 0:
+            calls.append(text[start:place])
+            start = place + 1
+    if level:
+        raise ValueError(f"--{flag}={text}: a bracket is not closed")
+    return ",".join(each for call in calls for each in _grid(call, flag))
+
+
+def _grid(call: str, flag: str) -> list[str]:
+    before, opened, rest = call.partition("{")
+    if not opened:
+        if "}" in call:
+            raise ValueError(f"--{flag} has {call.strip()!r}: a brace is closed that was not opened")
+        return [call]
+    choices, closed, after = rest.partition("}")
+    if not closed or "{" in choices:
+        raise ValueError(f"--{flag} has {call.strip()!r}: expected braces around items, such as features={{16,64}}")
+    return [each for choice in items(choices, flag) for each in _grid(f"{before}{choice}{after}", flag)]
+
+
 def kernels(text: str, flag: str = "kernels") -> tuple:
-    """Kernels such as `softmax, performer(features=64)`, or `all`; none twice."""
+    """Kernels such as `softmax, performer(features={64,256})`, or `all`; braces stand for a grid; none twice."""
     import attnzoo
 
     try:
-        return tuple(dict.fromkeys(attnzoo.parse(text)))
+        return tuple(dict.fromkeys(attnzoo.parse(expanded(text, flag))))
     except ValueError as error:
         raise ValueError(f"--{flag}: {error}") from None
 
@@ -72,6 +99,34 @@ def positions(text: str, flag: str = "positions") -> tuple:
         return tuple(dict.fromkeys(attnzoo.parse_positions(text)))
     except ValueError as error:
         raise ValueError(f"--{flag}: {error}") from None
+
+
+def tasks(text: str, flag: str = "task") -> tuple:
+    """Tasks such as `text, mqar(pairs={4,8})`; none twice."""
+    from experiments.tasks import parse_tasks
+
+    try:
+        return tuple(dict.fromkeys(parse_tasks(expanded(text, flag))))
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from None
+
+
+def numbers(text: str, flag: str) -> tuple[float, ...]:
+    """Numbers such as `3e-4,1e-3`, none twice."""
+    try:
+        return tuple(dict.fromkeys(map(float, items(text, flag))))
+    except ValueError:
+        raise ValueError(f"--{flag}={text}: expected numbers separated by commas, such as 3e-4,1e-3") from None
+
+
+def shard(text: str, flag: str = "shard") -> tuple[int, int] | None:
+    """`i/n`, the i-th of n parts, counted from 0; None for the whole."""
+    if not text:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"--{flag}={text}: expected i/n with i from 0 to n - 1, such as 0/4")
+    return int(index), int(count)
 
 
 def at_least(smallest: float, **values: float) -> None:

@@ -1,4 +1,4 @@
-"""Language models of bytes as plain values and back, so that a checkpoint tells how to build its model."""
+"""Language models as plain values and back, so that a checkpoint tells how to build its model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from flax import nnx
 from attnzoo import Kernel, PositionEncoding, catalogue
 from attnzoo.models import BlockConfig, LanguageModel
 from experiments import checkpoints, records
-from experiments.tasks import text
 
 FOLDER = "checkpoints"  # inside the folder of a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What builds a `LanguageModel` of bytes: one kernel for each block, or one for all; weights start by `seed`."""
+    """What builds a `LanguageModel`: one kernel for each block, or one for all; weights start by `seed`."""
 
     config: BlockConfig
+    vocabulary: int
     max_length: int
     num_layers: int
     attention: tuple[Kernel, ...]
@@ -30,7 +30,7 @@ class Description:
     def build(self) -> LanguageModel:
         """The model before training."""
         return LanguageModel(
-            text.VOCABULARY,
+            self.vocabulary,
             self.config,
             max_length=self.max_length,
             num_layers=self.num_layers,
@@ -44,6 +44,7 @@ class Description:
         """As JSON has it."""
         return {
             "config": dataclasses.asdict(self.config),
+            "vocabulary": self.vocabulary,
             "max_length": self.max_length,
             "num_layers": self.num_layers,
             "attention": ", ".join(map(catalogue.spelled, self.attention)),
@@ -65,7 +66,7 @@ def read(told: dict, attention: tuple[Kernel, ...] | None = None) -> Description
     try:
         named = tuple(catalogue.parse(told["attention"], imports=False)) if attention is None else attention
         [positions] = catalogue.parse_positions(told["positions"], imports=False)
-        plain = {name: told[name] for name in ("max_length", "num_layers", "is_causal", "seed")}
+        plain = {name: told[name] for name in ("vocabulary", "max_length", "num_layers", "is_causal", "seed")}
         return Description(BlockConfig(**told["config"]), attention=named, positions=positions, **plain)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a checkpoint describes no language model: {type(error).__name__}: {error}") from None
@@ -89,7 +90,7 @@ def load(folder: pathlib.Path, attention: tuple[Kernel, ...] | None = None) -> t
 
 
 def find(folder: pathlib.Path) -> pathlib.Path:
-    """The checkpoint at `folder`, or, where it holds rows of `experiments.accuracy`, that of the best causal one.
+    """The checkpoint at `folder`; where it holds rows of `experiments.accuracy`, that of the best causal model of text.
 
     Raises:
       ValueError: there is none.
@@ -97,11 +98,16 @@ def find(folder: pathlib.Path) -> pathlib.Path:
     folder = pathlib.Path(folder)
     if (folder / checkpoints.ABOUT).is_file():
         return folder
-    saved = [row for row in records.read(folder) if row.get("checkpoint") and row.get("objective") == "causal"]
+    saved = [row for row in records.read(folder) if speaks(row)]
     if not saved:
         raise ValueError(
-            f"{folder} has neither a checkpoint nor rows of one: expected a folder that `python -m "
+            f"{folder} has neither a checkpoint nor rows of a causal model of text: expected a folder that `python -m "
             "experiments.accuracy` has written, or one of its checkpoints"
         )
     best = min(saved, key=lambda row: row["bits"])
     return folder / FOLDER / pathlib.PurePath(best["checkpoint"]).name
+
+
+def speaks(row: dict) -> bool:
+    """Whether a row is of a causal model of text that was trained to its end."""
+    return row.get("status") == "measured" and row.get("metric") == "bits" and bool(row.get("is_causal"))

@@ -40,6 +40,10 @@ class Each:
             if _interrupted.is_set():
                 raise KeyboardInterrupt
 
+    def reach(self, done: float) -> None:
+        """Put the bar where so much is done, between two items."""
+        self._progress.update(self._task, completed=done)
+
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,7 +1,8 @@
 """Rows: what a run leaves behind, one JSON object a line, and nothing else that figures may read.
 
 A row is written whole or not at all: a line that a full disk or a kill has torn is cut off by the next writer and
-skipped by readers. One run writes into a folder at a time.
+skipped by readers. One run writes into a folder at a time, or several that each have a part of it, with a file of
+its own; folders are merged by putting their files together.
 """
 
 from __future__ import annotations
@@ -18,24 +19,33 @@ from collections.abc import Iterator
 from importlib import metadata
 
 ROWS = "rows.jsonl"
+PARTS = "rows*.jsonl"
 
 
 @contextlib.contextmanager
-def writing(folder: pathlib.Path) -> Iterator[None]:
-    """Hold the folder for one run; a second one is refused. The lock ends with the process, however that ends."""
+def writing(folder: pathlib.Path, part: str = "") -> Iterator[None]:
+    """Hold the folder, or a part of it, for one run; a second one is refused. Locks end with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run is writing into {folder}: wait for it, or choose another --out") from None
+    with contextlib.ExitStack() as stack:
+        _hold(stack, folder, ".lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)
+        if part:
+            _hold(stack, folder, f".lock-{part}", fcntl.LOCK_EX)
         yield
 
 
-def append(folder: pathlib.Path, row: dict) -> None:
+def _hold(stack: contextlib.ExitStack, folder: pathlib.Path, name: str, kind: int) -> None:
+    lock = stack.enter_context((folder / name).open("w"))
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another run is writing into {folder}: wait for it, or choose another --out") from None
+
+
+def append(folder: pathlib.Path, row: dict, part: str = "") -> None:
     """Add a row, on the disk when this returns. NaN and infinity are refused: write None and say why."""
     line = json.dumps(row, allow_nan=False, sort_keys=True).encode() + b"\n"
-    descriptor = os.open(folder / ROWS, os.O_RDWR | os.O_CREAT, 0o644)
+    path = folder / (f"rows-{part}.jsonl" if part else ROWS)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.truncate(descriptor, os.lseek(descriptor, _end_of_whole_lines(descriptor), os.SEEK_SET))
         view = memoryview(line)
@@ -55,8 +65,11 @@ def _end_of_whole_lines(descriptor: int) -> int:
 
 def read(folder: pathlib.Path) -> list[dict]:
     """All rows of a folder; damaged lines are skipped, and said so once. A line counts when its end is there."""
-    path = pathlib.Path(folder) / ROWS
-    *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    return [row for path in sorted(pathlib.Path(folder).glob(PARTS)) for row in _rows(path)]
+
+
+def _rows(path: pathlib.Path) -> list[dict]:
+    *lines, torn = path.read_bytes().split(b"\n")
     rows, damaged = [], int(bool(torn))
     for line in lines:
         try:

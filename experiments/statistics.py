@@ -33,3 +33,9 @@ def mean(values: list[float]) -> Mean:
     spread = math.sqrt(sum((value - center) ** 2 for value in values) / (len(values) - 1) / len(values))
     half = student(len(values) - 1) * spread
     return Mean(center, center - half, center + half)
+
+
+def paired(values: dict[int, float], others: dict[int, float]) -> Mean | None:
+    """The mean difference over the seeds that both have; None where there are none."""
+    differences = [value - others[seed] for seed, value in sorted(values.items()) if seed in others]
+    return mean(differences) if differences else None

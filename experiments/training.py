@@ -1,103 +1,236 @@
-"""Training a model on batches, with optax: warm-up, cosine decay, clipping, and weight decay of matrices alone."""
+"""Training that can be stopped at any moment and continued to the same result.
+
+Examples number n is a pure function of n, and everything else that a step depends on (parameters, optimizer, random
+streams, what validation found) is in a checkpoint, so that a run that goes on from one is the run that never stopped,
+to the bit on a CPU. What a kill costs are the steps since the last checkpoint. A checkpoint that cannot be read is
+said, and the one before it is taken; one that cannot be written is said, and training goes on.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import pathlib
+import shutil
+import signal
+import sys
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments import checkpoints, steps
+from experiments.tasks.task import Examples
+
+SCHEDULES = ("cosine", "rsqrt")
+KEPT = 2  # checkpoints of a run
 
 
-class Batch(NamedTuple):
-    """Tokens to see, tokens to predict, and where the prediction counts: [B, T]."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
+class Stopped(Exception):
+    """The run was asked to end; its state is saved."""
 
 
-class Trained(NamedTuple):
-    """What a training run leaves beside the model.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a model is trained.
 
     Attributes:
-      curve: (step, loss in bits) along the way.
-      diverged: whether a loss was no number, at which the run ended.
-      compile_seconds: until the first step was done.
-      seconds: of all later steps.
+      steps: how many.
+      learning_rate: the highest.
+      warmup: steps until it is reached.
+      schedule: what follows: "cosine" falls to a tenth, "rsqrt" as 1 / sqrt(step).
+      weight_decay: of matrices alone.
+      clip: the largest norm of a gradient.
+      validate_every: steps between validations, the best of which is kept; 0 keeps the last step.
+      save_every: steps between checkpoints; 0 for none.
     """
 
-    curve: list[tuple[int, float]]
-    diverged: bool
-    compile_seconds: float
-    seconds: float
+    steps: int
+    learning_rate: float
+    warmup: int = 0
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    validate_every: int = 0
+    save_every: int = 0
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+
+    @functools.cache  # noqa: B019 - plans are few, and equal ones must share one object: programs are kept by it
+    def transform(self) -> optax.GradientTransformation:
+        """AdamW after clipping, by the schedule."""
+        if self.schedule == "cosine":
+            rate = steps.cosine(self.learning_rate, self.steps, self.warmup)
+        else:
+            rate = steps.rsqrt(self.learning_rate, self.warmup)
+        return steps.adamw(rate, self.weight_decay, self.clip)
 
 
-def optimizer(
-    learning_rate: float, steps: int, warmup: int, weight_decay: float = 0.01
-) -> optax.GradientTransformation:
-    """AdamW after clipping to norm 1; the rate rises for `warmup` steps, then falls to a tenth along a cosine."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps - 1), steps, learning_rate / 10)
-    matrices = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=matrices)
-    )
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, as JSON has it.
+
+    Attributes:
+      step: steps that are done.
+      curve: (step, loss in bits) along the way.
+      validations: (step, score) of each, lower is better.
+      best: the step whose parameters are kept, None before the first validation.
+      diverged: the step at which the loss or a gradient was no number, None otherwise.
+      seconds: of all steps but the first after each start, which compiles.
+      compile_seconds: of those.
+    """
+
+    step: int = 0
+    curve: list = dataclasses.field(default_factory=list)
+    validations: list = dataclasses.field(default_factory=list)
+    best: int | None = None
+    diverged: int | None = None
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
 
 
-def train(model: nnx.Module, batches: Iterable[Batch], transform: optax.GradientTransformation) -> Trained:
-    """One step for each batch; the model is changed in place."""
+def fit(
+    model: nnx.Module,
+    batch: Callable[[int], Examples],
+    plan: Plan,
+    *,
+    folder: pathlib.Path | None = None,
+    validate: Callable[[nnx.Module], float] | None = None,
+    told: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Train `model` in place; afterwards it has the best parameters that validation found, or the last.
+
+    A step whose loss or gradient is no number changes nothing, and ends the run as diverged with its last good state.
+
+    Args:
+      batch: step number -> what is learned there.
+      folder: where checkpoints are; one of an earlier try of the same run is continued. None for none.
+      validate: a score of the model, lower is better.
+      told: called after each step.
+
+    Raises:
+      Stopped: SIGTERM came; the step at hand was finished, and the state saved.
+    """
     model.train()
-    state = nnx.Optimizer(model, transform, wrt=nnx.Param)
-    curve, diverged = [], False
-    start = time.perf_counter()
-    compiled_at = start
-    for number, batch in enumerate(batches):
-        loss = float(step(model, state, batch))
-        if number == 0:
-            compiled_at = time.perf_counter()
-        if not np.isfinite(loss):
-            diverged = True
-            break
-        if number % 10 == 0:
-            curve.append((number, loss))
-    return Trained(curve, diverged, compiled_at - start, time.perf_counter() - compiled_at)
+    state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
+    run = _Run(model, state, folder)
+    progress = run.resume()
+    place = _sharding()
+    with _Termination() as asked:
+        while progress.step < plan.steps and progress.diverged is None:
+            start, is_first = time.perf_counter(), run.is_cold
+            loss, is_good = map(np.asarray, run.advance(jax.tree.map(place, batch(progress.step))))
+            spent = time.perf_counter() - start
+            progress.seconds += 0 if is_first else spent
+            progress.compile_seconds += spent if is_first else 0
+            if not is_good:
+                progress.diverged = progress.step
+                break
+            if progress.step % 10 == 0:
+                progress.curve.append((progress.step, float(loss)))
+            progress.step += 1
+            is_last, to_end = progress.step == plan.steps, asked.to_end
+            if validate and plan.validate_every and (is_last or progress.step % plan.validate_every == 0):
+                _validated(model, run, progress, validate)
+            if plan.save_every and not is_last and (to_end or progress.step % plan.save_every == 0):
+                run.save(progress)
+            told(progress)
+            if to_end and not is_last:
+                raise Stopped(f"stopped after step {progress.step:,} of {plan.steps:,}")
+    if progress.best is not None:
+        nnx.update(model, run.best)
+    return progress
 
 
-@nnx.jit
-def step(model: nnx.Module, state: nnx.Optimizer, batch: Batch) -> jax.Array:
-    """One step of training, in place; the loss in bits before it."""
-    loss, grads = nnx.value_and_grad(_loss)(model, batch)
-    state.update(model, grads)
-    return loss
-
-
-def _loss(model, batch):
-    bits = token_bits(model(batch.inputs), batch.targets)
-    return jnp.sum(bits * batch.weights) / jnp.sum(batch.weights)
-
-
-def token_bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross-entropy of each target in bits: logits [B, T, V], targets [B, T] -> [B, T]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets) / jnp.log(2.0)
-
-
-def evaluate(model: nnx.Module, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over batches of bits and of weights, at each position: two arrays [T]."""
+def _validated(model, run: _Run, progress: Progress, validate) -> None:
     model.eval()
-    sums = [jax.device_get(_position_sums(model, batch)) for batch in batches]
-    return tuple(np.sum(part, axis=0, dtype=np.float64) for part in zip(*sums, strict=True))
+    score = float(validate(model))
+    model.train()
+    progress.validations.append((progress.step, score))
+    if score <= min(known for _, known in progress.validations):
+        progress.best, run.best = progress.step, steps.copied(model, nnx.Param)
 
 
-@nnx.jit
-def _position_sums(model, batch):
-    bits = token_bits(model(batch.inputs), batch.targets)
-    return jnp.sum(bits * batch.weights, axis=0), jnp.sum(batch.weights, axis=0)
+class _Run:
+    """A model with its optimizer, and their checkpoints."""
+
+    def __init__(self, model: nnx.Module, state: nnx.Optimizer, folder: pathlib.Path | None):
+        self.model, self.state, self.folder = model, state, folder
+        self.best = steps.copied(model, nnx.Param)
+        self.is_cold = True
+
+    def advance(self, batch: Examples):
+        self.is_cold = False
+        return steps.step(self.model, self.state, batch)
+
+    def resume(self) -> Progress:
+        """The progress of the newest checkpoint that is whole, with its state put in place."""
+        for path in reversed(self._saved()):
+            try:
+                found, told = checkpoints.read(path, self._tree())
+            except ValueError as error:
+                print(f"warning: {error}; the checkpoint before it is taken", file=sys.stderr)
+                continue
+            self._put(found)
+            return Progress(**told)
+        return Progress()
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint, and remove all but the newest few. Where that fails, the earlier ones stay."""
+        if self.folder is None:
+            return
+        try:
+            checkpoints.write(self.folder / f"step_{progress.step:08d}", self._tree(), dataclasses.asdict(progress))
+        except OSError as error:
+            print(f"warning: step {progress.step:,} could not be saved, {error}; training goes on", file=sys.stderr)
+            return
+        for path in self._saved()[:-KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _saved(self) -> list[pathlib.Path]:
+        return sorted(self.folder.glob("step_*")) if self.folder and self.folder.is_dir() else []
+
+    def _tree(self):
+        """Everything that a step depends on, or changes."""
+        return {"run": nnx.to_pure_dict(nnx.state((self.model, self.state))), "best": nnx.to_pure_dict(self.best)}
+
+    def _put(self, tree) -> None:
+        whole = nnx.state((self.model, self.state))
+        nnx.replace_by_pure_dict(whole, tree["run"])
+        nnx.update((self.model, self.state), whole)
+        nnx.replace_by_pure_dict(self.best, tree["best"])
 
 
-def parameter_count(model: nnx.Module) -> int:
-    """Learned numbers in the model."""
-    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+class _Termination:
+    """Whether SIGTERM has come, while a run lasts."""
+
+    to_end = False
+
+    def __enter__(self):
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:  # not in the main thread, where nobody signals
+            self._before = None
+        return self
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, signum, frame):
+        self.to_end = True
+
+
+def _sharding():
+    """Arrays split by their first axis over all local devices, where there are several and they divide it."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return lambda x: x
+    split = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec("data"))
+    return lambda x: jax.device_put(x, split) if len(x) % len(devices) == 0 else x

@@ -6,6 +6,7 @@ line. It is run with the memory of an accelerator taken as needed, so that sever
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,17 +16,23 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
+LATE = "no time left"
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Worker:
-    """The rows of a worker, as it prints them; afterwards `ended` says how it ended, None for well."""
+    """The rows of a worker, as it prints them, killed after so many `seconds`, never where None.
 
-    def __init__(self, module: str, task: dict, seconds: float):
+    Afterwards `code` is its exit code, and `ended` says how it ended, None for well.
+    """
+
+    def __init__(self, module: str, task: dict, seconds: float | None = None):
         self._command = [sys.executable, "-m", module]
         self._task = json.dumps(task)
         self._seconds = seconds
+        self._process: subprocess.Popen | None = None
         self.ended: str | None = None
+        self.code: int | None = None
 
     def __iter__(self) -> Iterator[dict]:
         with tempfile.TemporaryFile("w+") as errors:
@@ -37,9 +44,11 @@ class Worker:
                 text=True,
                 env=os.environ | SHARED,
             )
+            self._process = process
             late = threading.Event()
-            timer = threading.Timer(max(self._seconds, 0), lambda: (late.set(), process.kill()))
-            timer.start()
+            timer = threading.Timer(max(self._seconds or 0, 0), lambda: (late.set(), process.kill()))
+            if self._seconds is not None:
+                timer.start()
             try:
                 process.stdin.write(self._task)
                 process.stdin.close()
@@ -50,12 +59,17 @@ class Worker:
                 timer.cancel()
                 process.kill() if sys.exc_info()[0] else None
                 code = process.wait()
-            self.ended = None if code == 0 else _ended(code, late.is_set(), errors)
+            self.code, self.ended = code, None if code == 0 else _ended(code, late.is_set(), errors)
+
+    def terminate(self) -> None:
+        """Ask the process to end, by SIGTERM."""
+        if self._process is not None:
+            self._process.terminate()
 
 
 def _ended(code: int, is_late: bool, errors) -> str:
     if is_late:
-        return "no time left"
+        return LATE
     errors.seek(0)
     last = (errors.read().strip().splitlines() or ["no message"])[-1]
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -63,12 +77,23 @@ def _ended(code: int, is_late: bool, errors) -> str:
 
 
 def work(rows: Callable[[dict], Iterable[dict]]) -> None:
-    """The whole of a worker: a task in, rows out; whatever else is printed goes to standard error."""
+    """The whole of a worker: a task in, rows out."""
+    with talk() as (task, say):
+        for row in rows(task):
+            say(row)
+
+
+@contextlib.contextmanager
+def talk() -> Iterator[tuple[dict, Callable[[dict], None]]]:
+    """The task of a worker, and how it says a row; whatever else is printed goes to standard error."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
-        for row in rows(json.load(sys.stdin)):
+
+        def say(row: dict) -> None:
             out.write(json.dumps(row, allow_nan=False) + "\n")
             out.flush()
+
+        yield json.load(sys.stdin), say
 
 
 def require(platform: str, environment: dict) -> None:

@@ -54,7 +54,7 @@ def test_recurrent_models_do_not_see_the_future(cell):
 
 
 def test_models_have_about_as_many_parameters(tmp_path):
-    from experiments.training import parameter_count
+    from experiments.steps import parameter_count
 
     given = settings(tmp_path, width=64, layers=2)
     sizes = [parameter_count(candidates.built(name, given, 33, 32, 0)) for name in ("gru", "lstm", Linear())]

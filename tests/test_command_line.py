@@ -42,12 +42,14 @@ def test_words_are_of_the_choices():
         command_line.words("backward", ("forward", "train"), "passes")
 
 
-@pytest.mark.parametrize("name", ["scaling", "accuracy", "report", "compare"])
+@pytest.mark.parametrize(
+    "name", ["scaling", "accuracy", "report", "compare", "decoding", "generate", "inspect", "approximation"]
+)
 def test_help_shows_the_flags_without_jax(name):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"experiments.{name}", "--help"], capture_output=True, text=True
     )
-    assert "--out" in done.stdout
+    assert f"python -m experiments.{name}" in done.stdout and "flags:" in done.stdout
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not modules & {"jax", "attnzoo", "matplotlib", "numpy"}
 
@@ -71,7 +73,7 @@ def test_help_shows_the_flags_without_jax(name):
             ["experiments.accuracy", "--positions=rotery"],
             "unknown position encoding 'rotery', did you mean",
         ),
-        (["experiments.accuracy", "--heads=3"], "does not divide --width=64"),
+        (["experiments.accuracy", "--heads=3"], "does not divide --widths=64"),
         (["experiments.report"], "expected one FOLDER"),
         (["experiments.report", "/nowhere"], "no rows to report"),
     ],

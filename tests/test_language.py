@@ -5,17 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from attnzoo import ALiBi, LearnedPositions, Linear, Nystrom, Softmax
+from attnzoo import LearnedPositions, Linear, Nystrom, Softmax
 from attnzoo.models import BlockConfig
-from experiments import language, records, training
+from experiments import language
 from experiments.generate.run import Settings as Generating
 from experiments.generate.run import run as generate
 from experiments.generate.run import samples, told
 from experiments.inspect import heads, plot
 from experiments.inspect.run import Settings as Inspecting
 from experiments.inspect.run import run as inspect
-from experiments.tasks import text
-from tests.test_accuracy import settings as accuracy_settings
 from tests.test_contract import Retention
 from tests.test_generation import recomputed
 
@@ -24,7 +22,13 @@ TEXT = np.frombuffer(b"def f(x): retur", np.uint8).astype(np.int32)
 
 
 def described(**changes):
-    given = {"max_length": 16, "num_layers": 2, "attention": (Softmax(), Linear()), "positions": LearnedPositions()}
+    given = {
+        "vocabulary": 257,
+        "max_length": 16,
+        "num_layers": 2,
+        "attention": (Softmax(), Linear()),
+        "positions": LearnedPositions(),
+    }
     return language.Description(CONFIG, **(given | {"is_causal": True, "seed": 3} | changes))
 
 
@@ -76,23 +80,6 @@ def test_a_checkpoint_of_other_shapes_is_told(saved):
     (folder / "about.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"embedding.position is float32\[16, 8\] there, and float32\[20, 8\] in the"):
         language.load(folder)
-
-
-def test_accuracy_leaves_models_and_the_best_causal_one_is_found(tmp_path):
-    from experiments.accuracy import run
-
-    chosen = accuracy_settings(tmp_path, kernels=(Softmax(), Linear()), positions=(ALiBi(),), steps=2)
-    assert run.run(chosen) == 0
-    rows = [row for row in records.read(tmp_path) if row["status"] == "measured"]
-    assert len({row["checkpoint"] for row in rows}) == len(rows)
-    best = min((row for row in rows if row["objective"] == "causal"), key=lambda row: row["bits"])
-    folder = language.find(tmp_path)
-    assert folder.name == best["checkpoint"]
-    [cell] = [cell for cell in run.cells(chosen) if (repr(cell.kernel), cell.objective) == (best["kernel"], "causal")]
-    bits, weights = training.evaluate(language.load(folder)[1], run.held_out(chosen, cell, text.load()))
-    assert abs(bits.sum() / weights.sum() - best["bits"]) < 1e-6
-    with pytest.raises(ValueError, match="has neither a checkpoint nor rows of one"):
-        language.find(tmp_path / "nothing")
 
 
 def test_a_model_speaks(saved, capsys):

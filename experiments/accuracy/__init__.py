@@ -1,10 +1,11 @@
-"""What does each kernel lose, on real text, as the sequence grows?
+"""What does each kernel lose, as the sequence grows?
 
-    python -m experiments.accuracy --task=text --kernels='softmax, sliding_window(left=31), linear' \\
-        --lengths=64,256 --objective=causal,masked --steps=200 --seeds=1 --out=runs/accuracy
+    python -m experiments.accuracy --task='text, masked_text' --kernels='softmax, sliding_window(left=31), linear' \\
+        --lengths=64,256 --steps=200 --seeds=1 --out=runs/accuracy
 
-A small byte-level Transformer is trained on the standard library's source, and tested on files that it has not seen.
-Causal: the next byte. Masked: 15% of the bytes, from both sides. One row for each kernel, objective, length and seed,
-in bits per byte: 8 is chance, about 4.5 is what the frequency of bytes alone gives. Longer contexts should help until
-the kernel's reach ends. The command above takes about four minutes on two cores.
+A small Transformer is trained for each cell (task, kernel, positions, length, width, learning rate, seed) and tested
+on examples that it has not seen: bits of each byte of text, or the share of answers that are right. Every cell is a
+process of its own, within --minutes and --memory; one that fails is a row that says so, and the rest go on. A rerun
+does what is missing and continues what was stopped. --dry_run lists the cells and predicted hours; --shard=i/n takes a
+part. The command above takes about four minutes on two cores.
 """

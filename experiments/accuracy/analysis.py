@@ -1,29 +1,67 @@
-"""Rows to statements: bits per byte for each kernel with its positions, objective and length, over seeds."""
+"""Rows to statements: what each variant reaches, over seeds, at the learning rate that validation chose for it."""
 
 from __future__ import annotations
 
 from experiments import statistics, wording
 
+GROUP = ("task", "kernel", "positions", "length", "width")
+BASELINE = "Softmax()"  # what differences are taken to
+
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """One entry for each variant, objective and length; runs that diverged are counted apart."""
-    entries = []
-    for key in dict.fromkeys((row["objective"], variant(row), row["length"]) for row in rows):
-        own = [row for row in rows if (row["objective"], variant(row), row["length"]) == key]
-        measured = [row for row in own if row["status"] == "measured"]
-        entries.append(
-            {
-                "objective": key[0],
-                "variant": key[1],
-                "length": key[2],
-                "seeds": len(measured),
-                "bits": statistics.mean([row["bits"] for row in measured]) if measured else None,
-                "parameters": measured[0]["parameters"] if measured else None,
-                "diverged": sum(row["status"] == "diverged" for row in own),
-                "note": next((row["reason"] for row in own if row["status"] != "measured"), ""),
-            }
-        )
-    return entries
+    """One entry for each task, variant, length and width; runs that diverged are counted apart."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in GROUP), []).append(row)
+    chosen = {key: _chosen(own) for key, own in groups.items()}
+    return [_entry(key, own, groups[key], _beside(chosen, key)) for key, own in chosen.items()]
+
+
+def _chosen(rows: list[dict]) -> list[dict]:
+    """The rows of the learning rate whose mean validation is best; a rate at which a seed diverged comes last."""
+    rates = list(dict.fromkeys(row["learning_rate"] for row in rows))
+
+    def order(rate):
+        own = [row for row in rows if row["learning_rate"] == rate]
+        scores = [row["validation"] for row in own if row["status"] == "measured" and row["validation"] is not None]
+        return len(own) - len(scores), sum(scores) / len(scores) if scores else 0.0
+
+    best = rates[0] if len(rates) == 1 else min(rates, key=order)
+    return [row for row in rows if row["learning_rate"] == best]
+
+
+def _beside(chosen: dict, key: tuple) -> list[dict]:
+    """The chosen rows of exact attention in the same place."""
+    task, _, *rest = key
+    return chosen.get((task, BASELINE, *rest), [])
+
+
+def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]) -> dict:
+    measured = [row for row in chosen if row["status"] == "measured"]
+    scores = {row["seed"]: row["score"] for row in measured}
+    others = {row["seed"]: row["score"] for row in beside if row["status"] == "measured"}
+    is_baseline = key[1] == BASELINE
+    return dict(zip(GROUP, key, strict=True)) | {
+        "metric": chosen[0]["metric"],
+        "name": chosen[0]["name"],
+        "variant": variant(chosen[0]),
+        "learning_rate": chosen[0]["learning_rate"],
+        "rates": len({row["learning_rate"] for row in every}),
+        "seeds": len(measured),
+        "score": statistics.mean(list(scores.values())) if scores else None,
+        "difference": None if is_baseline else statistics.paired(scores, others),
+        "baselines": measured[0]["baselines"] if measured else {},
+        "parameters": measured[0]["parameters"] if measured else None,
+        "mismatch": _mismatch(measured, beside),
+        "diverged": sum(row["status"] == "diverged" for row in chosen),
+        "note": next((row["reason"] for row in chosen if row["status"] != "measured"), ""),
+    }
+
+
+def _mismatch(measured: list[dict], beside: list[dict]) -> float | None:
+    """How many more parameters than exact attention has, as a share."""
+    others = [row["parameters"] for row in beside if row["status"] == "measured"]
+    return measured[0]["parameters"] / others[0] - 1 if measured and others else None
 
 
 def variant(row: dict) -> str:
@@ -32,32 +70,42 @@ def variant(row: dict) -> str:
     return wording.short(row["kernel"]) + ("" if positions == "LearnedPositions" else f", {positions}")
 
 
-def bits_text(found: statistics.Mean | None) -> str:
-    """A mean in words, such as `3.21 [3.18, 3.24]`."""
+def score_text(metric: str, score: float) -> str:
+    """A score with its unit."""
+    return f"{score:.3f} bits" if metric == "bits" else f"{score:.1%}"
+
+
+def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str:
+    """A mean with its interval, such as `3.210 [3.180, 3.240]`, shares in percent."""
     if found is None:
         return ""
-    return f"{found.value:.3f}" if found.low is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    scale, digits = (1, 3) if metric == "bits" else (100, 1)
+    text = [format(scale * x, f"{sign}.{digits}f") for x in found if x is not None]
+    return text[0] if found.low is None else f"{text[0]} [{text[1]}, {text[2]}]"
 
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the summary; lengths side by side."""
-    lengths = sorted({entry["length"] for entry in summary})
-    header = ["kernel", "objective", *(f"{length:,}" for length in lengths), "parameters", "seeds", "note"]
+    """Header and lines of the summary, a line for each entry."""
+    header = ["task", "kernel", "length", "width", "score", "minus softmax", "rate", "parameters", "seeds"]
+    header += ["diverged", "note"]
     lines = []
-    for objective, name in dict.fromkeys((entry["objective"], entry["variant"]) for entry in summary):
-        own = [entry for entry in summary if (entry["objective"], entry["variant"]) == (objective, name)]
-        by_length = {entry["length"]: entry for entry in own}
-        counts = sorted({entry["parameters"] for entry in own if entry["parameters"]})
+    for entry in summary:
+        unit = "bits" if entry["metric"] == "bits" else "%"
+        mismatch = f" ({entry['mismatch']:+.1%})" if entry["mismatch"] else ""
+        rates = f" of {entry['rates']}" if entry["rates"] > 1 else ""
         lines.append(
             [
-                name,
-                objective,
-                *(bits_text(by_length[length]["bits"]) if length in by_length else "" for length in lengths),
-                " to ".join(f"{count:,}" for count in dict.fromkeys((counts or [0])[:1] + counts[-1:]))
-                if counts
-                else "",
-                str(min(entry["seeds"] for entry in own)),
-                own[0]["note"].split(". ")[0],
+                f"{wording.short(entry['task'])}, {unit}",
+                entry["variant"],
+                f"{entry['length']:,}",
+                str(entry["width"]),
+                mean_text(entry["metric"], entry["score"]),
+                mean_text(entry["metric"], entry["difference"], "+"),
+                f"{entry['learning_rate']:g}{rates}",
+                "" if entry["parameters"] is None else f"{entry['parameters']:,}{mismatch}",
+                str(entry["seeds"]),
+                str(entry["diverged"] or ""),
+                entry["note"].split(". ")[0],
             ]
         )
     return header, lines

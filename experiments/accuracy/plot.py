@@ -1,80 +1,160 @@
-"""Rows to figures: bits per byte against length, beside loss by position in the longest sequences."""
+"""Rows to figures, one for each task: score against length, beside score by position, by width, or at other lengths."""
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 
-from experiments import figures, statistics
+from experiments import figures, statistics, wording
 from experiments.accuracy.analysis import variant
 
-TITLES = {
-    "causal": "Causal: bits for each next byte of unseen files",
-    "masked": "Masked: bits for each hidden byte (15%) of unseen files",
-}
+LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
+POINT = {"markersize": 4.5, "linewidth": 1.4, "elinewidth": 1}
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
-    """One figure for each objective; the stems that were written."""
+    """`score_<task>` for each task with something to show; the stems that were written."""
     styles = figures.styles([row | {"kernel": variant(row)} for row in rows])
     stems = []
-    for objective in dict.fromkeys(row["objective"] for row in rows):
-        own = [row for row in rows if row["objective"] == objective]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
         if any(row["status"] == "measured" for row in own):
-            stems.append(out / f"bits_{objective}")
-            entries = [entry for entry in summary if entry["objective"] == objective]
+            stems.append(out / f"score_{_stem(own[0], rows)}")
+            entries = [entry for entry in summary if entry["task"] == task and entry["score"]]
             figures.save(_figure(own, entries, styles), stems[-1])
     return stems
 
 
+def _stem(row: dict, rows: list[dict]) -> str:
+    """The task's name, numbered where several tasks share it."""
+    same = list(dict.fromkeys(other["task"] for other in rows if other["task_name"] == row["task_name"]))
+    return row["task_name"] + (f"_{same.index(row['task'])}" if len(same) > 1 else "")
+
+
 def _figure(rows, entries, styles):
     measured = [row for row in rows if row["status"] == "measured"]
-    figure, (length_panel, position_panel) = figures.axes(2, width=5.6, height=5.0)
-    seeds = min(entry["seeds"] for entry in entries if entry["seeds"])
-    claim = "" if seeds >= statistics.CLAIM else f": {seeds} seed{'s' * (seeds > 1)}, which supports no claim"
-    figures.title(figure, TITLES[rows[0]["objective"]] + claim)
-    _against_length(length_panel, entries, styles)
-    _against_position(position_panel, measured, styles)
-    unigram = measured[0]["unigram_bits"]
-    notes = [f"Frequency of bytes alone: {unigram:.2f} bits; chance: 8 bits."]
-    notes += (
-        ["Positions are learned where none are named."]
-        if {row["positions"] for row in rows} != {"LearnedPositions()"}
+    panels = _panels(measured, entries)
+    figure, axes = figures.axes(len(panels), width=5.6, height=5.0)
+    seeds = min(entry["seeds"] for entry in entries)
+    claim = "" if seeds >= statistics.CLAIM else f"{seeds} seed{'s' * (seeds > 1)}, which supports no claim"
+    figures.title(figure, f"{wording.short(rows[0]['task'])}: {LABELS[rows[0]['metric']]}", claim)
+    for axis, panel in zip(axes, panels, strict=True):
+        figures.label_lines(axis, panel(axis, styles))
+    figures.footnote(figure, _notes(rows, measured))
+    return figure
+
+
+def _panels(measured, entries) -> list[Callable]:
+    """What there is to see: one panel or two."""
+    widths, lengths = sorted({entry["width"] for entry in entries}), sorted({entry["length"] for entry in entries})
+    if len(widths) > 1:
+        return [_by(entries, "width", {"length": length}) for length in lengths]
+    panels = [_by(entries, "length", {"width": widths[0]})]
+    if any(row["by_length"] for row in measured):
+        panels.append(_elsewhere(measured))
+    elif all("bits_by_position" in row for row in measured) and measured[0]["metric"] == "bits":
+        panels.append(_positions(measured))
+    return panels
+
+
+def _by(entries, name, fixed) -> Callable:
+    """Scores against length or width, the other held fixed, with intervals over seeds and what needs no model."""
+
+    def draw(axis, styles):
+        own = [entry for entry in entries if all(entry[key] == value for key, value in fixed.items())]
+        figures.lengths_axis(axis, sorted({entry[name] for entry in own}))
+        axis.set_xlabel("sequence length" if name == "length" else "width of the model")
+        axis.set_title(", ".join(f"{key} {value:,}" for key, value in fixed.items()), fontsize=10, loc="left")
+        _baselines(axis, own)
+        return [_line(axis, own, which, name, styles) for which in dict.fromkeys(entry["variant"] for entry in own)]
+
+    return draw
+
+
+def _line(axis, entries, which, name, styles) -> tuple:
+    own = sorted((entry for entry in entries if entry["variant"] == which), key=lambda entry: entry[name])
+    xs, ys = [entry[name] for entry in own], [entry["score"].value for entry in own]
+    spread = [0 if entry["score"].low is None else entry["score"].value - entry["score"].low for entry in own]
+    axis.errorbar(xs, ys, spread, **POINT, **styles[which])
+    return which, xs[-1], ys[-1], styles[which]["color"]
+
+
+def _baselines(axis, entries) -> None:
+    """What is reached without a model, where it is near enough to be seen beside the models."""
+    found = {name: value for entry in entries for name, value in entry["baselines"].items()}
+    worst = max(entry["score"].value for entry in entries)
+    for name, value in found.items():
+        if entries[0]["metric"] == "accuracy" or value <= 1.3 * worst:
+            axis.axhline(value, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
+            axis.annotate(
+                name,
+                (0, value),
+                xycoords=("axes fraction", "data"),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=7.5,
+                color="#777777",
+            )
+
+
+def _elsewhere(measured) -> Callable:
+    """Scores of models that learned one length at others, the shortest and the longest that was learned."""
+
+    def draw(axis, styles):
+        trained = max(row["length"] for row in measured)
+        lengths = sorted({int(length) for row in measured for length in row["by_length"]} | {trained})
+        figures.lengths_axis(axis, lengths)
+        axis.axvline(trained, color="#bbbbbb", linewidth=0.8)
+        axis.set_title(f"trained at {trained:,} tokens, tested at others", fontsize=10, loc="left")
+        ends = []
+        for which in dict.fromkeys(map(variant, measured)):
+            own = [row for row in measured if variant(row) == which and row["length"] == trained]
+            points = {trained: [row["score"] for row in own]} | {
+                int(length): [row["by_length"][length] for row in own] for length in own[0]["by_length"]
+            }
+            xs = sorted(points)
+            means = [statistics.mean(points[x]) for x in xs]
+            spread = [0 if found.low is None else found.value - found.low for found in means]
+            axis.errorbar(xs, [found.value for found in means], spread, **POINT, **styles[which])
+            ends.append((which, xs[-1], means[-1].value, styles[which]["color"]))
+        return ends
+
+    return draw
+
+
+def _positions(measured) -> Callable:
+    """Bits by position in the longest sequences."""
+
+    def draw(axis, styles):
+        longest = max(row["length"] for row in measured)
+        axis.set_title(f"by position, length {longest:,}", fontsize=10, loc="left")
+        axis.set_xlabel("position in the sequence")
+        ends = []
+        for which in dict.fromkeys(map(variant, measured)):
+            own = [row["bits_by_position"] for row in measured if variant(row) == which and row["length"] == longest]
+            if not own:
+                continue
+            bins = [[run[i] for run in own if run[i] is not None] for i in range(len(own[0]))]
+            seen = [i for i, found in enumerate(bins) if found]  # a short test may have masked nothing in some part
+            values = [statistics.mean(bins[i]).value for i in seen]
+            middles = [(i + 0.5) * longest / len(bins) for i in seen]
+            axis.plot(middles, values, linewidth=1.4, markersize=3, **styles[which])
+            ends.append((which, middles[-1], values[-1], styles[which]["color"]))
+        return ends
+
+    return draw
+
+
+def _notes(rows, measured) -> list[str]:
+    notes = (
+        [f"{name}: {value:.2f}." for name, value in measured[0]["baselines"].items()]
+        if measured[0]["metric"] == "bits"
         else []
     )
+    if {row["positions"] for row in rows} != {"LearnedPositions()"}:
+        notes.append("Positions are learned where none are named.")
     refused = list(dict.fromkeys(variant(row) for row in rows if row["status"] == "refused"))
     notes += [f"Refused: {'; '.join(refused)}."] if refused else []
     bad = [row for row in rows if row["status"] in ("diverged", "failed")]
     notes += [f"{len(bad)} run(s) diverged or failed."] if bad else []
-    figures.footnote(figure, notes)
-    return figure
-
-
-def _against_length(panel, entries, styles):
-    figures.lengths_axis(panel, sorted({entry["length"] for entry in entries}))
-    panel.set_title("bits per byte", fontsize=10, loc="left")
-    ends = []
-    for name in dict.fromkeys(entry["variant"] for entry in entries if entry["bits"]):
-        own = sorted((e for e in entries if e["variant"] == name and e["bits"]), key=lambda entry: entry["length"])
-        lengths, values = [entry["length"] for entry in own], [entry["bits"].value for entry in own]
-        spread = [entry["bits"].value - (entry["bits"].low or entry["bits"].value) for entry in own]
-        panel.errorbar(lengths, values, spread, markersize=4.5, linewidth=1.4, elinewidth=1, **styles[name])
-        ends.append((name, lengths[-1], values[-1], styles[name]["color"]))
-    figures.label_lines(panel, ends)
-
-
-def _against_position(panel, measured, styles):
-    longest = max(row["length"] for row in measured)
-    panel.set_title(f"bits per byte by position, length {longest:,}", fontsize=10, loc="left")
-    panel.set_xlabel("position in the sequence")
-    ends = []
-    for name in dict.fromkeys(map(variant, measured)):
-        own = [row["bits_by_position"] for row in measured if variant(row) == name and row["length"] == longest]
-        if not own:
-            continue
-        bins = [[run[i] for run in own if run[i] is not None] for i in range(len(own[0]))]
-        seen = [i for i, found in enumerate(bins) if found]  # a short test may have masked no byte of some part
-        values = [statistics.mean(bins[i]).value for i in seen]
-        middles = [(i + 0.5) * longest / len(bins) for i in seen]
-        panel.plot(middles, values, linewidth=1.4, markersize=3, **styles[name])
-        ends.append((name, middles[-1], values[-1], styles[name]["color"]))
-    figures.label_lines(panel, ends)
+    return notes

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 from flax import nnx
 
 from attnzoo.models.recurrent import Pairs, RecurrentEncoderDecoder
-from experiments import command_line, progress, records, training
+from experiments import command_line, progress, records, steps, training
 from experiments.alignment import plot
 from experiments.tasks import dates
+from experiments.tasks.task import Examples
 
 FIELDS = ("steps", "batch", "width", "learning_rate", "test_pairs")
 KEY = ("score", "seed", *FIELDS)
@@ -64,29 +65,29 @@ def _base(settings: Settings, score: str, seed: int) -> dict:
     return {"score": score, "seed": seed, **{name: getattr(settings, name) for name in FIELDS}}
 
 
-def _trained(settings: Settings, row: dict, ticks: Iterable) -> dict:
+def _trained(settings: Settings, row: dict, ticks: Iterator) -> dict:
     vocabularies = len(dates.SOURCE) + 1, len(dates.TARGET) + 1
     model = RecurrentEncoderDecoder(*vocabularies, width=settings.width, score=row["score"], rngs=nnx.Rngs(row["seed"]))
-    transform = training.optimizer(settings.learning_rate, settings.steps, settings.steps // 20)
-    steps = zip(range(settings.steps), ticks)  # noqa: B905 - the ticks go on with the next model
-    trained = training.train(model, (batch(row["seed"], step, settings.batch) for step, _ in steps), transform)
+    plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
+    learned = lambda step: batch(row["seed"], step, settings.batch)
+    trained = training.fit(model, learned, plan, told=lambda progress: next(ticks, None))
     found = {
-        "parameters": training.parameter_count(model),
+        "parameters": steps.parameter_count(model),
         "curve": trained.curve,
         "compile_seconds": trained.compile_seconds,
         "train_seconds": trained.seconds,
     }
-    if trained.diverged:
-        return found | {"status": "diverged", "reason": "the loss was no number"}
+    if trained.diverged is not None:
+        return found | {"status": "diverged", "reason": f"the loss was no number at step {trained.diverged:,}"}
     return found | {"status": "measured"} | tested(model, settings)
 
 
-def batch(seed: int, step: int, count: int) -> training.Batch:
+def batch(seed: int, step: int, count: int) -> Examples:
     """The training pairs of a step, and the tokens to write."""
     pairs = [dates.pair(seed, "train", index) for index in range(step * count, (step + 1) * count)]
     source, lengths, target = dates.encoded(pairs)
     previous = np.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=dates.START)
-    return training.Batch(Pairs(source, lengths, previous), target, np.ones(target.shape, np.float32))
+    return Examples(Pairs(source, lengths, previous), target, np.ones(target.shape, np.float32))
 
 
 def tested(model: RecurrentEncoderDecoder, settings: Settings) -> dict:

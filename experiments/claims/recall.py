@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
-from flax import nnx
 
-from experiments import training
+from experiments import steps, training
 from experiments.claims import candidates
 from experiments.tasks import recall
+from experiments.tasks.task import Examples, accuracy
 
 KEY = ("claim", "kernel", "distance", "seed", "tokens", "steps", "width", "layers", "heads", "learning_rate")
 TEST_BATCHES = 8
@@ -37,24 +38,17 @@ def _trained(settings, cell: dict) -> dict:
     length = 2 * recall.COUNT + cell["distance"]
     count = max(1, settings.tokens // length)
     model = candidates.built(cell["candidate"], settings, recall.VOCABULARY, length, cell["seed"])
-    transform = training.optimizer(settings.learning_rate, settings.steps, settings.steps // 20)
-    batches = lambda split, number: (
-        training.Batch(*recall.batch(cell["seed"], split, index, count, cell["distance"])) for index in range(number)
-    )
-    trained = training.train(model, batches("train", settings.steps), transform)
-    found = {"parameters": training.parameter_count(model), "train_seconds": trained.seconds, "curve": trained.curve}
-    if trained.diverged:
-        return found | {"status": "diverged", "reason": "the loss was no number"}
-    right = [_right(model, batch) for batch in batches("test", TEST_BATCHES)]
+    batch = lambda split, index: Examples(*recall.batch(cell["seed"], split, index, count, cell["distance"]))
+    plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
+    trained = training.fit(model, functools.partial(batch, "train"), plan)
+    found = {"parameters": steps.parameter_count(model), "train_seconds": trained.seconds, "curve": trained.curve}
+    if trained.diverged is not None:
+        return found | {"status": "diverged", "reason": f"the loss was no number at step {trained.diverged:,}"}
+    right = [_right(model, batch("test", index)) for index in range(TEST_BATCHES)]
     return found | {"status": "measured", "accuracy": float(np.mean(right))}
 
 
-def _right(model, batch: training.Batch) -> float:
+def _right(model, batch: Examples) -> float:
     """The share of symbols recalled."""
-    said = np.asarray(_logits(model, batch.inputs).argmax(axis=-1))[:, -recall.COUNT :]
-    return float((said == batch.targets[:, -recall.COUNT :]).mean())
-
-
-@nnx.jit
-def _logits(model, inputs):
-    return model(inputs)
+    _, said = steps.tested(model, batch)
+    return accuracy(batch, np.asarray(said))

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from flax import nnx
 
-from experiments import training
+from experiments import steps
 from experiments.claims import candidates
 from experiments.scaling import measuring
+from experiments.tasks.task import Examples
 
 KEY = ("claim", "kernel", "length", "tokens", "width", "layers", "heads", "repeats", "platform", "device", "cores")
 VOCABULARY = 256
@@ -44,9 +45,9 @@ def _step_of(settings, cell: dict):
     """What a row says of a training step, and the step as a call."""
     length = cell["length"]
     model = candidates.built(cell["candidate"], settings, VOCABULARY, length, seed=0)
-    state = nnx.Optimizer(model, training.optimizer(1e-3, 1000, 10), wrt=nnx.Param)
+    state = nnx.Optimizer(model, steps.adamw(steps.cosine(1e-3, 1000, 10)), wrt=nnx.Param)
     count = max(1, settings.tokens // length)
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=(count, length + 1)).astype(np.int32)
-    batch = training.Batch(tokens[:, :-1], tokens[:, 1:], np.ones((count, length), np.float32))
-    found = {"batch_tokens": count * length, "parameters": training.parameter_count(model), "cell_budget": BUDGET}
-    return found, lambda: training.step(model, state, batch)
+    batch = Examples(tokens[:, :-1], tokens[:, 1:], np.ones((count, length), np.float32))
+    found = {"batch_tokens": count * length, "parameters": steps.parameter_count(model), "cell_budget": BUDGET}
+    return found, lambda: steps.step(model, state, batch)

@@ -22,6 +22,7 @@ PRESETS = {
             "steps": "150",
             "tokens": "2048",
             "heads": "2",
+            "test_examples": "128",
         },
     },
     "small": {
@@ -32,8 +33,10 @@ PRESETS = {
             "steps": "20",
             "tokens": "512",
             "heads": "2",
-            "width": "32",
+            "widths": "32",
             "layers": "1",
+            "test_examples": "64",
+            "isolate": "false",
         },
     },
 }

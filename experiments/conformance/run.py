@@ -85,7 +85,7 @@ def _check(kernel, laws, environment, deadline, keep):
             keep(base | row)
             current = None
     for law in left:
-        died = law == current and worker.ended != "no time left"
+        died = law == current and worker.ended != workers.LATE
         keep(base | {"law": law, "status": "broken" if died else "not run", "reason": worker.ended})
 
 

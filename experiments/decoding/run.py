@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import subprocess
+import sys
 import time
 
 import jax
 import jax.numpy as jnp
 
 import attnzoo
-from attnzoo import Dims, Kernel, LearnedPositions, catalogue
+from attnzoo import Dims, Kernel, catalogue
 from attnzoo.decoding import DecodingState
-from experiments import command_line, progress, records, wording
+from experiments import command_line, language, progress, records, wording
 from experiments.decoding import plot
 from experiments.scaling import measuring
 
+TRAINING = {"task": "text", "heads": 2, "isolate": "false"}  # of the text models, beside what settings say
 # What makes two rows the same cell.
 KEY = (
     "kernel", "context", "tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed",
@@ -152,38 +155,25 @@ def after(empty: DecodingState, context: int, rng: jax.Array) -> DecodingState:
 
 
 def _train(settings: Settings, folder: pathlib.Path) -> int:
-    from experiments.accuracy.run import Settings as Training
-    from experiments.accuracy.run import run as train
-
-    return train(
-        Training(
-            task="text",
-            kernels=settings.trained,
-            positions=(LearnedPositions(),),
-            lengths=(settings.length,),
-            objectives=("causal",),
-            steps=settings.steps,
-            seeds=1,
-            tokens=max(2048, settings.length),
-            width=64,
-            layers=2,
-            heads=2,
-            learning_rate=3e-3,
-            warmup=20,
-            dtype="float32",
-            test_windows=64,
-            out=str(folder),
-        )
-    )
+    """Train the text models by the experiment that is for it, in a process with flags of its own."""
+    kernels = ", ".join(map(catalogue.spelled, settings.trained))
+    given = {
+        "kernels": kernels,
+        "lengths": settings.length,
+        "steps": settings.steps,
+        "tokens": max(2048, settings.length),
+    }
+    words = [f"--{name}={value}" for name, value in (given | TRAINING | {"out": folder}).items()]
+    return subprocess.run([sys.executable, "-m", "experiments.accuracy", *words]).returncode
 
 
 def trained(folder: pathlib.Path) -> list[dict]:
-    """Causal rows of a folder of text models, each with the bytes that all its layers keep of one example."""
-    from experiments.accuracy.run import latest
+    """Rows of a folder's causal models of text, each with the bytes that all its layers keep of one example."""
+    from experiments.accuracy.cells import KEY as CELL
 
     found = []
-    for row in latest(records.read(folder)).values():
-        if row["status"] == "measured" and row["objective"] == "causal":
+    for row in records.latest(records.read(folder), CELL).values():
+        if language.speaks(row):
             [kernel] = attnzoo.parse(_catalogued(row), imports=False)
             width = row["width"] // row["heads"]
             dims = Dims(1, row["length"], row["length"], row["heads"], row["heads"], width, width)

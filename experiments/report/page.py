@@ -10,7 +10,7 @@ from experiments.webpage import details, document, figure, table
 
 SECTIONS = {
     "scaling": "What does each kernel cost, in time and memory, as the sequence grows?",
-    "accuracy": "What does each kernel lose, on real text, as the sequence grows?",
+    "accuracy": "What does each kernel lose, as the sequence grows?",
 }
 COMMAND = "command.txt"
 TITLE = "Attention kernels compared"
@@ -86,44 +86,44 @@ def _scaling_line(row: dict) -> list[str]:
 
 def _accuracy(rows: list[dict]) -> str:
     from experiments.accuracy import analysis
-    from experiments.accuracy.run import latest
+    from experiments.accuracy.cells import KEY
 
-    rows = list(latest(rows).values())
-    measured = [row for row in rows if row["status"] == "measured"]
-    unigram = f"{measured[0]['unigram_bits']:.2f}" if measured else "unknown"
+    rows = list(records.latest(rows, KEY).values())
     text = (
-        f"<p>Bits per byte of files that the model has not seen, lower is better. Chance is 8 bits, the frequency of bytes "
-        f"alone gives {unigram}. Corpus: SHA-256 <code>{html.escape(rows[0]['corpus'])}</code>, the standard library of "
-        f"Python {html.escape(rows[0]['python'])}.</p>"
+        "<p>Scores on examples that the model has not seen: bits of each target, where lower is better, or the share of "
+        "answers that are right. Differences to exact attention are paired by seed. Data: "
+        + ", ".join(f"{html.escape(task)} {_digest(digest)}" for task, digest in _data(rows))
+        + ".</p>"
     )
+    names = ("kernel", "positions", "task", "length", "width", "learning_rate", "seed", "status")
     header = [
-        "kernel",
-        "positions",
-        "objective",
-        "length",
-        "seed",
-        "status",
-        "bits per byte",
+        *(name.replace("_", " ") for name in names),
+        "score",
+        "bits",
         "parameters",
+        "best step",
         "train s",
         "reason",
     ]
-    lines = [
-        [
-            row["kernel"],
-            row["positions"],
-            row["objective"],
-            f"{row['length']:,}",
-            str(row["seed"]),
-            row["status"],
-            f"{row['bits']:.4f}" if "bits" in row else "",
-            f"{row['parameters']:,}" if "parameters" in row else "",
-            f"{row['train_seconds']:.1f}" if "train_seconds" in row else "",
-            row.get("reason", ""),
-        ]
-        for row in rows
-    ]
+    lines = [[*(_plain(row[name]) for name in names), *_accuracy_numbers(row)] for row in rows]
     return text + table(*analysis.table(analysis.summarise(rows))) + details("All cells", header, lines)
+
+
+def _accuracy_numbers(row: dict) -> list[str]:
+    forms = {"score": ".4f", "bits": ".4f", "parameters": ",", "best_step": ",", "train_seconds": ".1f"}
+    return [*(format(row[name], form) if name in row else "" for name, form in forms.items()), row.get("reason", "")]
+
+
+def _plain(value) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _data(rows: list[dict]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((row["task"], row["digest"]) for row in rows))
+
+
+def _digest(digest: str) -> str:
+    return f"SHA-256 <code>{html.escape(digest)}</code>" if digest else "made up from seeds"
 
 
 def _support(found: dict[str, list[dict]]) -> str:

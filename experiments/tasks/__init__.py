@@ -1,1 +1,60 @@
-"""Where data comes from: one generator a file, a pure function of seed, split and index."""
+"""Where data comes from: one generator a file, a pure function of seed, split and index.
+
+`TASKS` is the catalogue, for text such as `mqar(pairs=8)`. The two that read a folder, `corpus` and `imdb`, need it on
+disk, and `digits` needs scikit-learn; all others work everywhere.
+"""
+
+from __future__ import annotations
+
+from attnzoo.calls import Catalogue
+from experiments.tasks.copying import Copy, SelectiveCopy
+from experiments.tasks.corpus import PlainText
+from experiments.tasks.digits import Digits
+from experiments.tasks.imdb import IMDb
+from experiments.tasks.induction import Induction
+from experiments.tasks.listops import ListOps
+from experiments.tasks.modules import Modules
+from experiments.tasks.mqar import MQAR
+from experiments.tasks.needle import Needle
+from experiments.tasks.task import Task
+from experiments.tasks.text import MaskedText, Text
+
+TASKS: dict[str, type[Task]] = {
+    "text": Text,
+    "masked_text": MaskedText,
+    "corpus": PlainText,
+    "listops": ListOps,
+    "mqar": MQAR,
+    "copy": Copy,
+    "selective_copy": SelectiveCopy,
+    "induction": Induction,
+    "needle": Needle,
+    "modules": Modules,
+    "digits": Digits,
+    "imdb": IMDb,
+}
+
+_TASKS = Catalogue("task", TASKS, Task, "text, mqar(pairs=8)")
+
+
+def parse_tasks(text: str, imports: bool = True) -> list[Task]:
+    """Tasks from text such as `"listops, mqar(pairs=8)"`, as `attnzoo.parse` does for kernels.
+
+    Raises:
+      ValueError: an unknown task or field (the message has the nearest name), or text that is no list of calls.
+
+    Example:
+      >>> parse_tasks("mqar(pairs=4)")
+      [MQAR(pairs=4, vocabulary=8192)]
+    """
+    return _TASKS.parse(text, imports)
+
+
+def name_of(task: Task) -> str:
+    """The catalogue's name of a task's class, or the class's own where it is not in the catalogue."""
+    return _TASKS.name_of(task)
+
+
+def spelled(task: Task) -> str:
+    """Text that `parse_tasks` reads as this task."""
+    return _TASKS.spelled(task)

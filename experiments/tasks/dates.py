@@ -8,13 +8,15 @@ are day first with dots ("3.5.1979") or year first with slashes ("1979/05/03"), 
 from __future__ import annotations
 
 import datetime
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.tasks import task
+from experiments.tasks.task import SPLITS as SPLITS
+from experiments.tasks.task import generator
+
 FIRST, LAST = datetime.date(1930, 1, 1).toordinal(), datetime.date(2029, 12, 31).toordinal()
-SPLITS = ("train", "validation", "test")
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
@@ -45,7 +47,7 @@ class Pair(NamedTuple):
 
 def pair(seed: int, split: str, index: int) -> Pair:
     """Pair number `index` of a split."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    rng = generator(seed, split, index)
     ordinal = rng.integers(FIRST, LAST + 1)
     while split_of(ordinal) != split:
         ordinal = rng.integers(FIRST, LAST + 1)
@@ -54,9 +56,8 @@ def pair(seed: int, split: str, index: int) -> Pair:
 
 
 def split_of(ordinal: int) -> str:
-    """The split that a day belongs to: 8 in 10 train, 1 in 10 each validate and test."""
-    place = hashlib.sha256(str(int(ordinal)).encode()).digest()[0] % 10
-    return SPLITS[0] if place < 8 else SPLITS[place - 7]
+    """The split that a day belongs to."""
+    return task.split_of(str(int(ordinal)).encode())
 
 
 def _written(day: datetime.date, rng: np.random.Generator) -> str:

@@ -7,6 +7,8 @@ split and index. Contents differ a little between Python versions: rows record h
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import pathlib
 import platform
@@ -15,9 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attnzoo import fields
+from experiments.tasks import task
+from experiments.tasks.task import SPLITS, Examples, Task, generator
+
 VOCABULARY = 257  # bytes, and one token that masks
 MASK = 256
-SPLITS = ("train", "validation", "test")
 
 MODULES = """
 abc argparse ast base64 bdb bisect calendar cmd code codecs codeop collections/__init__ colorsys compileall
@@ -43,18 +48,59 @@ asyncio/streams asyncio/subprocess asyncio/tasks asyncio/unix_events
 """.split()
 
 
+@dataclasses.dataclass(frozen=True)
+class Text(Task):
+    """The next byte of a window of text."""
+
+    vocabulary = VOCABULARY
+    chance = 1 / 256
+    metric = "bits"
+
+    def corpus(self) -> Corpus:
+        """What windows are taken from."""
+        return library()
+
+    @property
+    def digest(self) -> str:
+        return self.corpus().digest
+
+    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        tokens = window(self.corpus(), split, generator(seed, split, index), length + 1).astype(np.int32)
+        return Examples(tokens[:-1], tokens[1:], np.ones(length, np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedText(Text):
+    """Bytes that are hidden, a share `rate` of a window, from all others (Devlin et al. 2018, arXiv:1810.04805)."""
+
+    rate: float = 0.15
+
+    is_causal = False
+
+    def __post_init__(self):
+        if not (fields.is_number(self.rate) and 0 < self.rate <= 1):
+            raise ValueError(f"MaskedText(rate={self.rate!r}): rate must be a number in (0, 1]")
+
+    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        rng = generator(seed, split, index)
+        tokens = window(self.corpus(), split, rng, length).astype(np.int32)
+        hidden = np.zeros(length, bool)
+        hidden[rng.permutation(length)[: max(1, round(self.rate * length))]] = True
+        return Examples(np.where(hidden, MASK, tokens).astype(np.int32), tokens, hidden.astype(np.float32))
+
+
 class Corpus(NamedTuple):
     """The text of one split, files one after another, and where it came from.
 
     Attributes:
       splits: uint8 [bytes] for each of `SPLITS`.
       digest: SHA-256 over names and contents.
-      python: the version of Python whose library it is.
+      python: the version of Python whose library it is, or empty.
     """
 
     splits: dict[str, np.ndarray]
     digest: str
-    python: str
+    python: str = ""
 
 
 def load(folder: str | None = None) -> Corpus:
@@ -63,47 +109,54 @@ def load(folder: str | None = None) -> Corpus:
     Raises:
       ValueError: too few of the listed files are there, as on a Python without its source.
     """
-    root = pathlib.Path(folder or sysconfig.get_paths()["stdlib"])
-    files = {name: path for name in MODULES if (path := _find(root, name)) is not None}
+    root = pathlib.Path(folder) if folder else standard_library()
+    files = {name: path for name in MODULES if (path := find(root, name)) is not None}
     if len(files) < 0.9 * len(MODULES):
         absent = ", ".join(name for name in MODULES if name not in files)[:200]
         raise ValueError(f"{root} has {len(files)} of {len(MODULES)} modules of the corpus as source; absent: {absent}")
-    contents = {name: path.read_bytes() for name, path in sorted(files.items())}
+    return gathered({name: path.read_bytes() for name, path in files.items()}, platform.python_version())
+
+
+@functools.cache
+def library() -> Corpus:
+    """What `load` reads from the standard library, read once in a process."""
+    return load()
+
+
+def gathered(contents: dict[str, bytes], python: str = "") -> Corpus:
+    """A corpus of files by name, in the order of names."""
+    contents = dict(sorted(contents.items()))
     digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in contents.items())).hexdigest()
     texts = {split: [text for name, text in contents.items() if split_of(name) == split] for split in SPLITS}
     splits = {split: np.frombuffer(b"\n".join(found), np.uint8) for split, found in texts.items()}
-    return Corpus(splits, digest, platform.python_version())
+    return Corpus(splits, digest, python)
 
 
 def split_of(name: str) -> str:
-    """The split that a file belongs to, by its name: 8 in 10 train, 1 in 10 each validate and test."""
-    place = hashlib.sha256(name.encode()).digest()[0] % 10
-    return SPLITS[0] if place < 8 else SPLITS[place - 7]
+    """The split that a file belongs to, by its name."""
+    return task.split_of(name.encode())
 
 
 def windows(corpus: Corpus, split: str, seed: int, start: int, count: int, length: int) -> np.ndarray:
     """Windows number `start` .. `start + count` of a split: int32 [count, length]."""
+    generators = (generator(seed, split, index) for index in range(start, start + count))
+    return np.stack([window(corpus, split, rng, length) for rng in generators]).astype(np.int32)
+
+
+def window(corpus: Corpus, split: str, rng: np.random.Generator, length: int) -> np.ndarray:
+    """Bytes from anywhere in a split: uint8 [length].
+
+    Raises:
+      ValueError: the split has no more than that.
+    """
     text = corpus.splits[split]
-    return np.stack([_window(text, split, seed, index, length) for index in range(start, start + count)])
-
-
-def _window(text, split, seed, index, length):
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    if length >= len(text):
+        raise ValueError(
+            f"a window of {length:,} bytes: the files of the {split} split have {len(text):,}, expected more; as files "
+            "are split by name, 8 : 1 : 1, add some, or cut long ones, as by `split -C 64k --additional-suffix=.txt`"
+        )
     offset = rng.integers(len(text) - length)
-    return text[offset : offset + length].astype(np.int32)
-
-
-def masked(tokens: np.ndarray, seed: int, start: int, rate: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
-    """Windows with a share of their bytes replaced by `MASK`, and which: bool, at least one in each window."""
-    chosen = np.stack([_chosen(tokens.shape[1], seed, start + row, rate) for row in range(len(tokens))])
-    return np.where(chosen, MASK, tokens), chosen
-
-
-def _chosen(length, seed, index, rate):
-    rng = np.random.default_rng([seed, 17, index])
-    chosen = np.zeros(length, bool)
-    chosen[rng.permutation(length)[: max(1, round(rate * length))]] = True
-    return chosen
+    return text[offset : offset + length]
 
 
 def unigram_bits(corpus: Corpus, split: str = "test") -> float:
@@ -112,7 +165,12 @@ def unigram_bits(corpus: Corpus, split: str = "test") -> float:
     return float(-np.log2(counts / counts.sum())[corpus.splits[split]].mean())
 
 
-def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
+def standard_library() -> pathlib.Path:
+    """The folder of this Python's own modules."""
+    return pathlib.Path(sysconfig.get_paths()["stdlib"])
+
+
+def find(root: pathlib.Path, name: str) -> pathlib.Path | None:
     """A module's file; some are packages in one Python and files in another."""
     for path in (root / f"{name}.py", root / name / "__init__.py"):
         if path.is_file():

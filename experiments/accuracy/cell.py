@@ -1,0 +1,160 @@
+"""One cell to a row: a model is built, trained, validated, and tested once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+
+from attnzoo import Softmax
+from attnzoo.models import Classifier, LanguageModel
+from experiments import language, steps, training
+from experiments.accuracy.cells import Cell, Settings
+from experiments.tasks import task as tasks
+from experiments.tasks.task import Examples
+
+RUNNING, BINS = "running", 16  # folder of checkpoints of unfinished cells; parts in which loss by position is kept
+
+
+def refused(settings: Settings, cell: Cell) -> str | None:
+    """Why the kernel, its positions or the task cannot serve the cell, or None."""
+    try:
+        example = cell.task.batch("train", cell.seed, 0, 1, cell.length)
+        nnx.eval_shape(lambda: steps.logits(build(settings, cell), example))
+    except (NotImplementedError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def build(settings: Settings, cell: Cell) -> nnx.Module:
+    """The model of a cell, as large as its longest sequence needs."""
+    config = cell.config(settings)
+    if settings.match == "params":
+        config = dataclasses.replace(config, feed_forward=_matched(settings, cell))
+    return _built(settings, cell, config)
+
+
+def _built(settings, cell, config):
+    shared = {
+        "max_length": max(cell.length, *settings.eval_lengths, 1),
+        "num_layers": settings.layers,
+        "attention": cell.kernel,
+        "positions": cell.positions,
+    }
+    if cell.task.classes is not None:
+        sizes = cell.task.vocabulary, cell.task.classes, config
+        return Classifier(*sizes, **shared, pooling=settings.pooling, rngs=nnx.Rngs(cell.seed))
+    return LanguageModel(
+        cell.task.vocabulary, config, **shared, is_causal=cell.task.is_causal, rngs=nnx.Rngs(cell.seed)
+    )
+
+
+def _matched(settings, cell) -> int:
+    """The width of feed-forward networks at which the model has as many parameters as one with exact attention."""
+    plain = dataclasses.replace(cell, kernel=Softmax())
+    count = lambda cell, inner: _count(settings, cell, dataclasses.replace(cell.config(settings), feed_forward=inner))
+    wanted = count(plain, settings.feed_forward or 4 * cell.width)
+    each = count(cell, 2) - count(cell, 1)
+    return max(1, round((wanted - count(cell, 1)) / each) + 1)
+
+
+def _count(settings, cell, config) -> int:
+    return sum(
+        x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: _built(settings, cell, config)), nnx.Param))
+    )
+
+
+def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], None]) -> dict:
+    """What the row of a cell says beside what identifies it: measured, or diverged.
+
+    Raises:
+      training.Stopped: SIGTERM came; the same call goes on from what it has saved.
+    """
+    model, out = build(settings, cell), pathlib.Path(settings.out)
+    folder = out / RUNNING / cell.name(settings)
+    count = settings.tokens // cell.length
+    batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
+    found = {"parameters": steps.parameter_count(model), "step_flops": steps.flops(model, batch(0))}
+    validate = functools.partial(_validated, settings, cell)
+    progress = training.fit(model, batch, cell.plan(settings), folder=folder, validate=validate, told=told)
+    found |= {
+        "curve": progress.curve,
+        "validations": progress.validations,
+        "best_step": progress.best or progress.step,
+        "compile_seconds": progress.compile_seconds,
+        "train_seconds": progress.seconds,
+    }
+    if progress.diverged is not None:
+        found |= {"status": "diverged", "reason": f"the loss or a gradient was no number at step {progress.diverged:,}"}
+    else:
+        found |= {"status": "measured"} | scores(settings, cell, model, "test", cell.length)
+        found["by_length"] = {
+            str(length): scores(settings, cell, model, "test", length)["score"] for length in settings.eval_lengths
+        }
+        found["validation"] = min((score for _, score in progress.validations), default=None)
+    if isinstance(model, LanguageModel):
+        found["checkpoint"] = cell.name(settings)
+        language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def description(settings: Settings, cell: Cell, model: LanguageModel) -> language.Description:
+    """What builds the model again."""
+    return language.Description(
+        model.stack.config,
+        vocabulary=cell.task.vocabulary,
+        max_length=model.max_length,
+        num_layers=settings.layers,
+        attention=(cell.kernel,),
+        positions=cell.positions,
+        is_causal=cell.task.is_causal,
+        seed=cell.seed,
+    )
+
+
+def scores(settings: Settings, cell: Cell, model: nnx.Module, split: str, length: int) -> dict:
+    """What a model reaches on examples of a split, the same for every kernel and seed.
+
+    `score` is bits of a target, or the share of answers that are right, as the task counts; `bits` is always there.
+    """
+    model.eval()
+    bits, right, weights, exact = [], [], [], []
+    for batch in held_out(settings, cell, split, length):
+        of_each, said = map(np.asarray, steps.tested(model, batch))
+        bits.append(of_each)
+        right.append(said == batch.targets)
+        weights.append(batch.weights)
+        exact.append(tasks.exact_match(batch, said))
+    bits, right, weights = (np.concatenate(parts).astype(np.float64) for parts in (bits, right, weights))
+    found = {
+        "bits": float((bits * weights).sum() / weights.sum()),
+        "accuracy": float((right * weights).sum() / weights.sum()),
+        "exact_match": float(np.mean(exact)),
+    }
+    found["score"] = found[cell.task.metric]
+    return found | ({"bits_by_position": _by_position(bits, weights)} if weights.ndim > 1 else {})
+
+
+def _by_position(bits, weights) -> list[float | None]:
+    """Mean bits in parts of the sequence; None where nothing counts."""
+    sums = [np.array_split(part.sum(axis=0), min(BINS, bits.shape[1])) for part in (bits * weights, weights)]
+    return [float(bits.sum() / weight.sum()) if weight.sum() else None for bits, weight in zip(*sums, strict=True)]
+
+
+def _validated(settings, cell, model) -> float:
+    score = scores(settings, cell, model, "validation", cell.length)["score"]
+    return score if cell.task.metric == "bits" else -score
+
+
+def held_out(settings: Settings, cell: Cell, split: str, length: int) -> Iterator[Examples]:
+    """Batches of one size, `test_examples` in all."""
+    size = max(1, min(settings.test_examples, settings.tokens // length))
+    for start in range(0, settings.test_examples - size + 1, size):
+        yield cell.task.batch(split, 0, start, size, length)

@@ -1,0 +1,165 @@
+"""What a sweep consists of: settings, and cells that each are one model to train."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+
+from attnzoo import Kernel, PositionEncoding, catalogue
+from attnzoo.models import BlockConfig
+from experiments import command_line, records, tasks
+from experiments.tasks.task import Task
+from experiments.training import Plan
+
+# Settings that all cells of a sweep share, and that a row has.
+SHARED = (
+    "steps", "tokens", "layers", "heads", "feed_forward", "norm", "pooling", "dropout", "warmup", "schedule",
+    "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match",
+)  # fmt: skip
+# What makes two rows the same cell.
+KEY = ("task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", *SHARED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to train, and within which limits."""
+
+    tasks: tuple[Task, ...]
+    kernels: tuple[Kernel, ...]
+    positions: tuple[PositionEncoding, ...]
+    lengths: tuple[int, ...]
+    widths: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    seeds: int
+    steps: int
+    tokens: int
+    layers: int
+    heads: int
+    feed_forward: int
+    norm: str
+    pooling: str
+    dropout: float
+    warmup: int
+    schedule: str
+    weight_decay: float
+    dtype: str
+    test_examples: int
+    eval_lengths: tuple[int, ...]
+    validate_every: int
+    match: str
+    save_every: int
+    minutes: float
+    memory: float
+    isolate: bool
+    shard: tuple[int, int] | None
+    out: str
+
+    def __post_init__(self):
+        command_line.at_least(2, steps=self.steps)
+        command_line.at_least(1, seeds=self.seeds, layers=self.layers, heads=self.heads)
+        command_line.at_least(1, test_examples=self.test_examples)
+        command_line.at_least(0, warmup=self.warmup, feed_forward=self.feed_forward, weight_decay=self.weight_decay)
+        command_line.at_least(0, save_every=self.save_every, validate_every=self.validate_every, memory=self.memory)
+        command_line.at_least(0, minutes=self.minutes)
+        for rate in self.learning_rates:
+            command_line.at_least(1e-12, learning_rates=rate)
+        if len(self.learning_rates) > 1 and not self.validate_every:
+            raise ValueError(
+                f"--learning_rates has {len(self.learning_rates)}: validation chooses among them; pass --validate_every"
+            )
+        if self.tokens < max(self.lengths):
+            raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
+        for width in self.widths:
+            if width % self.heads:
+                raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model to train."""
+
+    task: Task
+    kernel: Kernel
+    positions: PositionEncoding
+    length: int
+    width: int
+    learning_rate: float
+    seed: int
+
+    def config(self, settings: Settings) -> BlockConfig:
+        """Its blocks."""
+        return BlockConfig(
+            width=self.width,
+            num_heads=settings.heads,
+            feed_forward=settings.feed_forward or None,
+            norm=settings.norm,
+            dropout_rate=settings.dropout,
+            dtype=settings.dtype,
+        )
+
+    def plan(self, settings: Settings) -> Plan:
+        """How it is trained."""
+        return Plan(
+            steps=settings.steps,
+            learning_rate=self.learning_rate,
+            warmup=settings.warmup,
+            schedule=settings.schedule,
+            weight_decay=settings.weight_decay,
+            validate_every=settings.validate_every,
+            save_every=settings.save_every,
+        )
+
+    def row(self, settings: Settings) -> dict:
+        """What identifies its row."""
+        return {
+            "task": repr(self.task),
+            "task_name": tasks.name_of(self.task),
+            "kernel": repr(self.kernel),
+            "name": catalogue.name_of(self.kernel),
+            "positions": repr(self.positions),
+            "length": self.length,
+            "width": self.width,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+            "digest": self.task.digest,
+            "metric": self.task.metric,
+            "is_causal": self.task.is_causal,
+            **{name: getattr(settings, name) for name in SHARED},
+        }
+
+    def name(self, settings: Settings) -> str:
+        """A name for its folder, which tells it and differs from that of any other."""
+        row = self.row(settings)
+        told = f"{row['task_name'][:14]}-{row['name'][:16]}-{self.length}-{self.seed}"
+        key = json.dumps(records.cell(row, KEY))
+        return f"{told}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+
+    def told(self) -> dict:
+        """As JSON has it; `heard` reads it in another process."""
+        plain = {name: getattr(self, name) for name in ("length", "width", "learning_rate", "seed")}
+        spelled = {"task": tasks.spelled(self.task), "kernel": catalogue.spelled(self.kernel)}
+        return plain | spelled | {"positions": catalogue.spelled(self.positions)}
+
+
+def heard(told: dict) -> Cell:
+    """The cell that `told` gave. It comes from this command's own flags, and so may name classes to import."""
+    [task], [kernel] = tasks.parse_tasks(told["task"]), catalogue.parse(told["kernel"])
+    [positions] = catalogue.parse_positions(told["positions"])
+    return Cell(**told | {"task": task, "kernel": kernel, "positions": positions})
+
+
+def cells(settings: Settings) -> Iterator[Cell]:
+    """All cells of this shard, seed after seed, so that an interrupted sweep has whole comparisons."""
+    index, count = settings.shard or (0, 1)
+    return itertools.islice(_all(settings), index, None, count)
+
+
+def _all(settings: Settings) -> Iterator[Cell]:
+    for seed in range(settings.seeds):
+        for task, length, width in itertools.product(settings.tasks, settings.lengths, settings.widths):
+            each = itertools.product(settings.kernels, settings.positions, settings.learning_rates)
+            for kernel, positions, rate in each:
+                yield Cell(task, kernel, positions, length, width, rate, seed)

@@ -1,0 +1,89 @@
+"""What training and testing consist of: the optimizer, one step, and scores of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from experiments.tasks.task import Examples
+
+
+def cosine(learning_rate: float, steps: int, warmup: int) -> optax.Schedule:
+    """Rises for `warmup` steps, then falls to a tenth along a cosine."""
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps - 1), steps, learning_rate / 10)
+
+
+def rsqrt(learning_rate: float, warmup: int) -> optax.Schedule:
+    """Rises for `warmup` steps, then falls as 1 / sqrt(step): learning_rate min(t / warmup, sqrt(warmup / t))."""
+    first = max(warmup, 1)
+    return lambda step: learning_rate * jnp.minimum((step + 1) / first, jnp.sqrt(first / (step + 1)))
+
+
+def adamw(rate: optax.Schedule, weight_decay: float = 0.01, clip: float = 1.0) -> optax.GradientTransformation:
+    """AdamW after clipping to a norm. Only matrices decay: neither biases nor norms, nor what is drawn."""
+    matrices = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+    return optax.chain(
+        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=matrices)
+    )
+
+
+@nnx.jit
+def step(model: nnx.Module, state: nnx.Optimizer, batch: Examples) -> tuple[jax.Array, jax.Array]:
+    """One step of training, in place: the loss in bits before it, and whether it and its gradient were numbers.
+
+    Where they were not, nothing is changed.
+    """
+    changed = lambda: copied((model, state), nnx.Any(nnx.Param, nnx.optimizer.OptState))
+    before = changed()
+    loss, grads = nnx.value_and_grad(_loss)(model, batch)
+    state.update(model, grads)
+    is_good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+    nnx.update((model, state), jax.tree.map(lambda new, old: jnp.where(is_good, new, old), changed(), before))
+    return loss, is_good
+
+
+def copied(node, *which) -> nnx.State:
+    """The state of a module as it is now; that of `nnx.state` follows what happens to the module."""
+    return jax.tree.map(lambda x: x, nnx.state(node, *which))
+
+
+def _loss(model, batch: Examples):
+    return jnp.sum(bits(logits(model, batch), batch.targets) * batch.weights) / jnp.sum(batch.weights)
+
+
+def logits(model: nnx.Module, batch: Examples) -> jax.Array:
+    """What a model says of a batch."""
+    return model(batch.inputs) if batch.lengths is None else model(batch.inputs, lengths=batch.lengths)
+
+
+def bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross-entropy of each target in bits: logits [..., V], targets [...] -> [...]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets) / jnp.log(2.0)
+
+
+@nnx.jit
+def tested(model: nnx.Module, batch: Examples) -> tuple[jax.Array, jax.Array]:
+    """Bits of each target, and the likeliest answer to each: [B, T] or [B]."""
+    said = logits(model, batch)
+    return bits(said, batch.targets), said.argmax(axis=-1)
+
+
+def parameter_count(model: nnx.Module) -> int:
+    """Learned numbers in the model."""
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def flops(model: nnx.Module, batch: Examples) -> float | None:
+    """Operations of the loss and its gradient, counted from the program; None where they cannot be."""
+    from attnzoo import counting
+
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    gradient: Callable = jax.grad(lambda params: _loss(nnx.merge(graph, params, rest), batch))
+    try:
+        return counting.flops(gradient, params)
+    except ValueError:  # a loop whose trip count is not known
+        return None

@@ -1,0 +1,272 @@
+"""Training: what is stopped, killed or damaged goes on to the same result, and what cannot go on says so."""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from attnzoo.models import BlockConfig, LanguageModel
+from experiments import checkpoints, command_line, steps, training
+from experiments.tasks.task import Examples
+from tests.training_run import batch, made, parameters, plan, validated
+
+STEPS = 24
+
+
+def fit(folder, model=None, **changes):
+    model = made() if model is None else model
+    return model, training.fit(model, batch, plan(STEPS, **changes), folder=folder, validate=validated)
+
+
+def same(first, second):
+    """Whether two runs came to the same, but for how long they took."""
+    timeless = [dataclasses.replace(progress, seconds=0, compile_seconds=0) for _, progress in (first, second)]
+    assert json.dumps(dataclasses.asdict(timeless[0])) == json.dumps(dataclasses.asdict(timeless[1]))
+    assert parameters(first[0]) == parameters(second[0])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed, and its checkpoints."""
+    folder = tmp_path_factory.mktemp("whole")
+    return fit(folder), folder
+
+
+def damaged(whole, tmp_path):
+    """A copy of its checkpoints, as if it had been killed at the end."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole[1], folder)
+    return folder
+
+
+def test_a_model_learns_what_can_be_learned():
+    model = LanguageModel(4, BlockConfig(width=16, num_heads=2), max_length=8, num_layers=1, rngs=nnx.Rngs(0))
+    tokens = np.tile(np.arange(4), 3)[None, :9].repeat(4, axis=0)
+    learned = Examples(tokens[:, :-1], tokens[:, 1:], np.ones((4, 8), np.float32))
+    progress = training.fit(model, lambda step: learned, training.Plan(60, 3e-2, warmup=5))
+    assert np.mean(steps.tested(model, learned)[0]) < 0.1 < progress.curve[0][1]
+
+
+def test_a_run_from_its_checkpoint_is_the_run_that_never_stopped(whole, tmp_path):
+    """Parameters, optimizer, dropout's random stream and what validation found, to the bit."""
+    assert [path.name for path in sorted(whole[1].iterdir())] == ["step_00000015", "step_00000020"]
+    same(fit(damaged(whole, tmp_path), made(seed=5)), whole[0])
+
+
+DAMAGES = {
+    "empty folder": (lambda path: [shutil.rmtree(path), path.mkdir()], "has no about.json"),
+    "flipped bit": (lambda path: flip(path), "is damaged"),
+    "truncated": (lambda path: [os.truncate(x, x.stat().st_size // 2) for x in arrays(path)], "is damaged"),
+    "no arrays": (lambda path: shutil.rmtree(path / "arrays"), "is damaged"),
+    "description": (lambda path: (path / "about.json").write_text('{"about":'), "is damaged"),
+}
+
+
+def arrays(path):
+    return [x for x in (path / "arrays").rglob("*") if x.is_file() and x.stat().st_size > 100]
+
+
+def flip(path):
+    about = json.loads((path / "about.json").read_text())
+    name = next(name for name in about["arrays"] if "kernel" in name)
+    about["arrays"][name]["sha256"] = "0" * 64  # as if the array's bytes were others
+    (path / "about.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_taken(whole, tmp_path, capsys, damage):
+    folder, (spoil, message) = damaged(whole, tmp_path), DAMAGES[damage]
+    spoil(folder / "step_00000020")
+    same(fit(folder), whole[0])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len([line for line in said if line.startswith("warning: ")]) == 1
+    assert message in said[0] and "the checkpoint before it is taken" in said[0]
+
+
+def test_without_a_good_checkpoint_a_run_starts_anew(whole, tmp_path, capsys):
+    folder = damaged(whole, tmp_path)
+    for path in folder.iterdir():
+        flip(path)
+    same(fit(folder), whole[0])
+    assert capsys.readouterr().err.count("warning: ") == 2
+
+
+def test_a_checkpoint_of_another_type_is_not_taken(whole, tmp_path, capsys):
+    """Orbax would fill bfloat16 from float32 without a word."""
+    folder = damaged(whole, tmp_path)
+    tree = {"x": jnp.ones(3)}
+    checkpoints.write(folder / "step_00000021", tree, {})
+    with pytest.raises(ValueError, match=r"x is float32\[3\] there, and bfloat16\[3\] in the model"):
+        checkpoints.read(folder / "step_00000021", {"x": jnp.ones(3, jnp.bfloat16)})
+    same(fit(folder), whole[0])
+    assert "is a checkpoint of another model" in capsys.readouterr().err
+
+
+def test_a_full_disk_does_not_end_a_run(whole, tmp_path, capsys, monkeypatch):
+    write, calls = checkpoints.write, []
+
+    def full(folder, tree, about):
+        calls.append(folder.name)
+        if len(calls) in (2, 3):
+            raise OSError(28, "No space left on device")
+        write(folder, tree, about)
+
+    monkeypatch.setattr(checkpoints, "write", full)
+    same(fit(tmp_path), whole[0])
+    said = capsys.readouterr().err
+    assert said.count("could not be saved, [Errno 28] No space left on device; training goes on") == 2
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000005", "step_00000020"]
+
+
+def test_a_file_that_may_not_grow_is_an_os_error(tmp_path):
+    """What a full disk does to the library that writes arrays, by a limit on the size of files."""
+    code = (
+        "import pathlib, resource, signal, numpy as np\nfrom experiments import checkpoints\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try:\n    checkpoints.write(pathlib.Path(%r), {'x': np.random.normal(size=10000)}, {})\n"
+        "except OSError as error:\n    print('an OSError')"
+    )
+    done = subprocess.run([sys.executable, "-c", code % str(tmp_path / "one")], capture_output=True, text=True)
+    assert done.stdout == "an OSError\n", done.stderr
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        checkpoints.about(tmp_path / "one")
+
+
+def test_a_step_without_a_number_changes_nothing_and_ends_the_run():
+    good, bad = made(dropout_rate=0.0), made(dropout_rate=0.0)
+    training.fit(good, batch, training.Plan(8, 1e-2))
+
+    def spoiled(step):
+        found = batch(step)
+        return found._replace(weights=found.weights * np.nan) if step == 3 else found
+
+    progress = training.fit(bad, spoiled, training.Plan(8, 1e-2))
+    assert progress.diverged == progress.step == 3
+    stopped = made(dropout_rate=0.0)
+    training.fit(stopped, lambda step: batch(step) if step < 3 else spoiled(3), training.Plan(8, 1e-2))
+    assert parameters(bad) == parameters(stopped) != parameters(good)
+    assert np.isfinite(np.concatenate([np.ravel(x) for x in parameters(bad)])).all()
+
+
+def test_the_best_validation_is_kept():
+    scores = iter([3.0, 1.0, 2.0, 4.0])
+    kept = {}
+
+    def validate(model):
+        kept[len(kept)] = parameters(model)
+        return next(scores)
+
+    model = made()
+    progress = training.fit(model, batch, plan(8, validate_every=2), validate=validate)
+    assert progress.validations == [(2, 3.0), (4, 1.0), (6, 2.0), (8, 4.0)]
+    assert progress.best == 4
+    assert parameters(model) == kept[1]
+
+
+def test_schedules():
+    cosine, rsqrt = steps.cosine(1.0, 100, 10), steps.rsqrt(1.0, 16)
+    np.testing.assert_allclose([cosine(0), cosine(10), cosine(100)], [0, 1, 0.1], atol=1e-6)
+    np.testing.assert_allclose([rsqrt(0), rsqrt(7), rsqrt(15), rsqrt(63)], [1 / 16, 0.5, 1, 0.5], atol=1e-6)
+    with pytest.raises(ValueError, match="schedule='linear': expected one of cosine, rsqrt"):
+        training.Plan(3, 0.1, schedule="linear")
+
+
+def test_matrices_decay_and_nothing_else():
+    """With gradients of 0, what moves is what decays."""
+    model = made()
+    before = nnx.to_flat_state(steps.copied(model, nnx.Param))
+    state = nnx.Optimizer(model, steps.adamw(optax.constant_schedule(0.1), 0.5), wrt=nnx.Param)
+    state.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    after = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    for path, variable in before:
+        factor = 0.95 if variable[...].ndim > 1 else 1.0
+        np.testing.assert_allclose(after[path][...], factor * variable[...], rtol=1e-5)
+    assert not [path for path, _ in before if "draw" in str(path)]
+
+
+def run(folder, caches):
+    keep = {"JAX_COMPILATION_CACHE_DIR": str(caches), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    command = [sys.executable, "-m", "tests.training_run", str(folder), str(STEPS)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | keep)
+
+
+def killed(folder, rng, caches, most):
+    """Start the run and kill it after a random number of steps, up to `most`: its code, and what it said last."""
+    process = run(folder, caches)
+    left, done = rng.randint(1, most), 0
+    for line in process.stdout:
+        if line.startswith("{"):
+            return process.wait(), json.loads(line)
+        done, left = int(line), left - 1
+        if left == 0:
+            process.kill()
+            break
+    process.stdout.close()
+    return process.wait(), done
+
+
+def kills(tmp_path, times, most, seed):
+    """A run that is killed so many times, or more often, until it ends."""
+    rng, ended, count, reached = random.Random(seed), None, 0, 0
+    while ended is None:
+        code, found = killed(tmp_path / "run", rng, tmp_path / "caches", most if count < times else 10**6)
+        if isinstance(found, dict):
+            ended = found
+        else:
+            assert code == -signal.SIGKILL
+            assert found > reached - plan(1).save_every - 1  # no more is lost than since the last checkpoint
+            reached, count = max(found, reached), count + 1
+    return ended, count
+
+
+def undisturbed(tmp_path):
+    said = run(tmp_path / "undisturbed", tmp_path / "caches").communicate(timeout=120)[0]
+    return json.loads(said.strip().splitlines()[-1])
+
+
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
+    ended, count = kills(tmp_path, 2, 9, seed=0)
+    assert count >= 2 and ended == undisturbed(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_twenty_random_moments(tmp_path):
+    ended, count = kills(tmp_path, 20, 7, seed=1)
+    assert count >= 2 and ended == undisturbed(tmp_path)
+
+
+def test_sigterm_finishes_the_step_and_saves(tmp_path):
+    process = run(tmp_path, tmp_path / "caches")
+    assert process.stdout.readline() == "1\n"
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == command_line.STOPPED
+    last = int((said.strip().splitlines() or ["1"])[-1])
+    assert checkpoints.about(tmp_path / f"step_{last:08d}")["step"] == last
+
+
+def test_several_devices_share_a_batch():
+    """Two devices give what one gives, up to rounding."""
+    code = (
+        "import numpy as np\nfrom tests.training_run import *\nfound = []\nsharding = training._sharding\n"
+        "for place in (sharding, lambda: lambda x: x):\n    training._sharding = place\n"
+        "    model = made(dropout_rate=0.0)\n    training.fit(model, batch, plan(3, validate_every=0, save_every=0))\n"
+        "    found.append(np.concatenate([np.ravel(x) for x in parameters(model)]))\n"
+        "print(len(sharding()(np.ones(4)).addressable_shards), abs(found[0] - found[1]).max())"
+    )
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | flags)
+    shards, _, deviation = done.stdout.partition(" ")
+    assert shards == "2", done.stderr
+    assert float(deviation) < 1e-4
