@@ -80,6 +80,13 @@ def bytes_axis(panel) -> None:
     _log_axis(panel, 2, ((1.0,),), size_text)
 
 
+def sizes_axis(panel) -> None:
+    """A logarithmic horizontal axis of bytes, once everything is drawn."""
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: size_text(value)))
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+
+
 def _log_axis(panel, base, subdivisions, text):
     """As many subdivisions of a power of `base` as leave at most eight ticks."""
     panel.set_yscale("log", base=base)

@@ -1,4 +1,4 @@
-"""Kernels, positions, times and sizes in few words, for lines, tables and figures."""
+"""Kernels, positions, tasks, times and sizes in few words, for lines, tables and figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 
 
 def short(kernel: str) -> str:
-    """The repr of a kernel or of positions, without fields that stand at their defaults: Performer(features=64)."""
+    """The repr of a kernel, positions or a task, without fields at their defaults: Performer(features=64)."""
     fields = _fields(kernel)
     if fields is None:
         return kernel
@@ -29,8 +29,10 @@ def _fields(kernel: str) -> dict[str, str] | None:
 
 def _defaults(name: str) -> dict[str, str]:
     import attnzoo
+    from experiments.tasks import TASKS
 
-    classes = {cls.__name__: cls for cls in (*attnzoo.KERNELS.values(), *attnzoo.POSITIONS.values())}
+    catalogues = attnzoo.KERNELS, attnzoo.POSITIONS, TASKS
+    classes = {cls.__name__: cls for catalogue in catalogues for cls in catalogue.values()}
     return _fields(repr(classes[name]())) if name in classes else {}
 
 

@@ -28,6 +28,7 @@ from experiments.report.page import write
 from experiments.tasks import text
 from experiments.tasks.listops import ListOps
 from experiments.tasks.mqar import MQAR
+from experiments.tasks.needle import Needle
 from experiments.tasks.text import MaskedText, Text
 
 
@@ -66,6 +67,11 @@ def settings(out, **changes):
     return Settings(**(chosen | changes))
 
 
+@dataclasses.dataclass(frozen=True)
+class Größe(Linear):
+    """A kernel of someone else's, with a name that is no name for a folder."""
+
+
 def measured(out):
     return [row for row in records.read(out) if row["status"] == "measured"]
 
@@ -87,7 +93,9 @@ def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
     rows = records.read(out)
     assert [row["status"] for row in rows] == ["measured", "refused", "measured", "measured"]
     assert all(4 < row["bits"] < 9 and len(row["bits_by_position"]) == 16 for row in measured(out))
-    assert {path.name for path in out.glob("*.png")} == {"score_text.png", "score_masked_text.png"}
+    assert {path.name for path in out.glob("*.png")} == {
+        "score_text.png", "score_masked_text.png", "bubbles_masked_text.png",
+    }  # fmt: skip
     run.run(ran)
     assert records.read(out) == rows
     page = write(out.parent, out.parent / "report.html").read_text()
@@ -123,6 +131,14 @@ def test_a_run_that_diverges_is_a_row_and_an_exit_code(tmp_path):
 def test_a_cell_is_told_to_another_process_and_heard():
     for one in cells(settings("", tasks=(MQAR(pairs=2), Text()), positions=(ALiBi(), LearnedPositions()))):
         assert heard(json.loads(json.dumps(one.told()))) == one
+
+
+def test_names_of_folders_are_plain_and_differ():
+    chosen = settings("", tasks=(MQAR(pairs=2), Text()), kernels=(Softmax(), Größe()), seeds=2, lengths=(8, 16))
+    names = [one.name(chosen) for one in cells(chosen)]
+    assert len(set(names)) == len(names) == 16
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) for name in names)
+    assert names[0] != next(cells(dataclasses.replace(chosen, steps=4))).name(dataclasses.replace(chosen, steps=4))
 
 
 LIMITS = {
@@ -162,16 +178,20 @@ def test_one_cell_that_fails_leaves_the_others(tmp_path, monkeypatch):
 
 
 def test_classes_and_answers_have_accuracies_and_baselines(tmp_path):
-    chosen = {"kernels": (Softmax(),), "lengths": (32,), "validate_every": 2, "eval_lengths": (64,)}
-    assert run.run(settings(tmp_path, tasks=(ListOps(None, None), MQAR(pairs=2, vocabulary=64)), **chosen)) == 0
-    listops, mqar = measured(tmp_path)
+    tasks = (ListOps(None, None), MQAR(pairs=2, vocabulary=64), Needle(digits=1))
+    chosen = {"kernels": (Softmax(),), "lengths": (48,), "validate_every": 2, "eval_lengths": (64,)}
+    assert run.run(settings(tmp_path, tasks=tasks, **chosen)) == 0
+    listops, mqar, needle = measured(tmp_path)
     assert listops["metric"] == mqar["metric"] == "accuracy"
     assert listops["score"] == listops["accuracy"]
     assert set(listops["baselines"]) == {"chance", "majority", "root operator"}
     assert mqar["baselines"] == {"chance": 0.5}
     assert set(mqar["by_length"]) == {"64"} and "checkpoint" in mqar and "checkpoint" not in listops
     assert [step for step, _ in mqar["validations"]] == [2, 3] and mqar["best_step"] in (2, 3)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"score_listops.png", "score_mqar.png"}
+    assert mqar["state_bytes"] == 2 * 48 * 8 * 4 and mqar["peak_bytes"] > 2**26
+    assert len(needle["probes"]) == 11 and set(needle["probes"]["0.5"]) == {"48", "64"} and not mqar["probes"]
+    names = {"score_listops.png", "score_mqar.png", "score_needle.png", "probes_needle.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == names
 
 
 def test_parameters_are_matched_where_that_is_asked_for():

@@ -43,7 +43,7 @@ def test_words_are_of_the_choices():
 
 
 @pytest.mark.parametrize(
-    "name", ["scaling", "accuracy", "report", "compare", "decoding", "generate", "inspect", "approximation"]
+    "name", ["scaling", "accuracy", "report", "compare", "decoding", "generate", "inspect", "swap", "approximation"]
 )
 def test_help_shows_the_flags_without_jax(name):
     done = subprocess.run(

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from attnzoo import Softmax
 from experiments import records
 from experiments.report.page import write
+from experiments.tasks.text import MaskedText
 from tests import test_accuracy, test_scaling
 
 
@@ -13,7 +15,7 @@ from tests import test_accuracy, test_scaling
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     test_scaling.run.run(test_scaling.settings(out / "scaling"))
-    test_accuracy.run.run(test_accuracy.settings(out / "accuracy", objectives=("masked",)))
+    test_accuracy.run.run(test_accuracy.settings(out / "accuracy", tasks=(MaskedText(),), kernels=(Softmax(),)))
     (out / "scaling" / "command.txt").write_text("python -m experiments.scaling --kernels='<all>'\n")
     return out
 
@@ -22,7 +24,7 @@ def test_the_page_stands_alone(folder):
     page = write(folder, folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    for part in ("&lt;all&gt;", "support no claim", "time exponent", "bits per byte", "SlidingWindow(left=7", "jaxlib"):
+    for part in ("&lt;all&gt;", "support no claim", "time exponent", "MaskedText", "SlidingWindow(left=7", "jaxlib"):
         assert part in page
 
 

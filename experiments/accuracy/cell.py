@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import resource
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from flax import nnx
 
-from attnzoo import Softmax
+from attnzoo import Dims, Softmax
 from attnzoo.models import Classifier, LanguageModel
 from experiments import language, steps, training
 from experiments.accuracy.cells import Cell, Settings
@@ -97,7 +99,9 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         found["by_length"] = {
             str(length): scores(settings, cell, model, "test", length)["score"] for length in settings.eval_lengths
         }
+        found["probes"] = probed(settings, cell, model)
         found["validation"] = min((score for _, score in progress.validations), default=None)
+    found |= {"state_bytes": state_bytes(settings, cell), "peak_bytes": peak_bytes()}
     if isinstance(model, LanguageModel):
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
@@ -140,6 +144,34 @@ def scores(settings: Settings, cell: Cell, model: nnx.Module, split: str, length
     }
     found["score"] = found[cell.task.metric]
     return found | ({"bits_by_position": _by_position(bits, weights)} if weights.ndim > 1 else {})
+
+
+def probed(settings: Settings, cell: Cell, model: nnx.Module) -> dict[str, dict[str, float]]:
+    """For each part that the task tests apart, the share of examples that are right at each length."""
+    lengths = sorted({cell.length, *settings.eval_lengths})
+    return {
+        name: {
+            str(length): scores(settings, dataclasses.replace(cell, task=task), model, "test", length)["exact_match"]
+            for length in lengths
+        }
+        for name, task in cell.task.probes().items()
+    }
+
+
+def state_bytes(settings: Settings, cell: Cell) -> float | None:
+    """What all layers keep of one example to decode it; None where the kernel cannot."""
+    width = cell.width // settings.heads
+    dims = Dims(1, cell.length, cell.length, settings.heads, settings.heads, width, width)
+    found = cell.kernel.state_bytes(dims, settings.dtype)
+    return None if found is None else settings.layers * found
+
+
+def peak_bytes() -> int:
+    """The most memory that was in use: of the device where it tells, else of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _by_position(bits, weights) -> list[float | None]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
 
 from attnzoo import Kernel, PositionEncoding, catalogue
@@ -131,11 +132,11 @@ class Cell:
         }
 
     def name(self, settings: Settings) -> str:
-        """A name for its folder, which tells it and differs from that of any other."""
+        """A name for its folder, at most 64 of `A-Za-z0-9._-`, that tells the cell and is that of no other."""
         row = self.row(settings)
-        told = f"{row['task_name'][:14]}-{row['name'][:16]}-{self.length}-{self.seed}"
+        told = re.sub(r"[^A-Za-z0-9._-]", "_", f"{row['task_name'][:14]}-{row['name'][:16]}-{self.length}-{self.seed}")
         key = json.dumps(records.cell(row, KEY))
-        return f"{told}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+        return f"{told[:50]}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
 
     def told(self) -> dict:
         """As JSON has it; `heard` reads it in another process."""

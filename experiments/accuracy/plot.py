@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 
 from experiments import figures, statistics, wording
+from experiments.accuracy import probes, trades
 from experiments.accuracy.analysis import variant
 
 LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
@@ -22,6 +23,7 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
             stems.append(out / f"score_{_stem(own[0], rows)}")
             entries = [entry for entry in summary if entry["task"] == task and entry["score"]]
             figures.save(_figure(own, entries, styles), stems[-1])
+            stems += trades.draw(own, styles, out, _stem(own[0], rows)) + probes.draw(own, out, _stem(own[0], rows))
     return stems
 
 

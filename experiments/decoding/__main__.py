@@ -24,7 +24,7 @@ flags.DEFINE_float("cell_budget", 30.0, "Seconds that the repetitions of a cell 
 flags.DEFINE_integer("seed", 0, "Seed of tokens and caches.")
 flags.DEFINE_string("trained", TRAINED, "Kernels of the text models.")
 flags.DEFINE_integer("length", 256, "Length of the sequences that the text models learn.")
-flags.DEFINE_integer("steps", 300, "Steps that they learn.")
+flags.DEFINE_integer("steps", 1500, "Steps that they learn.")
 flags.DEFINE_string("quality", "", "Folder of experiments.accuracy with models to show, in place of training them.")
 flags.DEFINE_string("out", "runs/decoding", "Folder for rows and figures.")
 

@@ -78,8 +78,7 @@ def _quality(models: list[dict]):
                 error = None if found.low is None else [[found.value - found.low], [found.high - found.value]]
                 panel.errorbar(own[0]["state_bytes"], found.value, yerr=error, **style | {"linestyle": "none"}, **LINE)
                 ends.append((wording.short(kernel), own[0]["state_bytes"], found.value, style["color"]))
-    panel.set_xscale("log", base=2)
-    panel.xaxis.set_major_formatter(lambda value, _: wording.size_text(value))
+    figures.sizes_axis(panel)
     panel.set_xlabel("state after the whole sequence")
     panel.set_ylabel("bits per byte")
     figures.label_lines(panel, ends)

@@ -168,23 +168,11 @@ def _train(settings: Settings, folder: pathlib.Path) -> int:
 
 
 def trained(folder: pathlib.Path) -> list[dict]:
-    """Rows of a folder's causal models of text, each with the bytes that all its layers keep of one example."""
+    """Rows of a folder's causal models of text whose kernels decode."""
     from experiments.accuracy.cells import KEY as CELL
 
-    found = []
-    for row in records.latest(records.read(folder), CELL).values():
-        if language.speaks(row):
-            [kernel] = attnzoo.parse(_catalogued(row), imports=False)
-            width = row["width"] // row["heads"]
-            dims = Dims(1, row["length"], row["length"], row["heads"], row["heads"], width, width)
-            found.append(row | {"state_bytes": row["layers"] * kernel.state_bytes(dims, row["dtype"])})
-    return found
-
-
-def _catalogued(row: dict) -> str:
-    """A row's kernel as the catalogue spells it."""
-    _, bracket, given = row["kernel"].partition("(")
-    return row["name"] + bracket + given
+    rows = records.latest(records.read(folder), CELL).values()
+    return [row for row in rows if language.speaks(row) and row["state_bytes"] is not None]
 
 
 def describe(row: dict) -> str:

@@ -41,6 +41,11 @@ class Needle(Task):
     def digest(self) -> str:
         return text.library().digest
 
+    def probes(self) -> dict[str, Task]:
+        return (
+            {} if self.depth is not None else {f"{depth:g}": dataclasses.replace(self, depth=depth) for depth in DEPTHS}
+        )
+
     def example(self, split: str, seed: int, index: int, length: int) -> Examples:
         around = 2 * (len(QUESTION) + self.digits)  # the line break after the needle is as long as what is not given
         if length < around:

@@ -62,6 +62,10 @@ class Task(abc.ABC):
     def chance(self) -> float:
         """The accuracy of guessing among all answers that the task allows, of one token where there are several."""
 
+    def probes(self) -> dict[str, Task]:
+        """Parts of the task that a model which has learned it is tested on apart, by name; none for most."""
+        return {}
+
     @property
     def digest(self) -> str:
         """SHA-256 of the data that examples are taken from; empty where they are made up."""

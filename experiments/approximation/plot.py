@@ -1,0 +1,177 @@
+"""Rows to figures: errors against each dial, and error against time."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from matplotlib import ticker
+
+from experiments import figures, statistics, wording
+
+LINE = {"linewidth": 1.4, "elinewidth": 0.8, "markersize": 4.5}
+PANELS = {
+    "output": "output, relative Frobenius error",
+    "weights": "attention matrix, relative Frobenius error",
+    "row": "attention matrix, L1 error of the worst row",
+}
+GREY = "#777777"
+MEAN = "mean of values"
+RATE = r"$1/\sqrt{m}$"
+WORST = 20.0  # errors above it are worse than useless, and would leave no room for the others
+
+
+def draw(rows: list[dict], out: pathlib.Path) -> None:
+    """`error_` and `trade_` of the rows' operands, each as PNG and SVG, where there is something to show."""
+    found = [row for row in rows if "output" in row]
+    timed = [row for row in found if "ratio" in row]
+    if found:
+        figures.save(_error(found, rows), out / f"error_{rows[0]['operands']}")
+    if timed:
+        figures.save(_trade(timed, rows), out / f"trade_{rows[0]['operands']}")
+
+
+def _error(found: list[dict], rows: list[dict]):
+    """A panel for each error; a kernel without a dial goes from side to side."""
+    figure, panels = figures.axes(len(PANELS), width=5.0)
+    figures.title(figure, "Error against exact softmax", _where(found[0]))
+    figures.footnote(
+        figure, [f"{RATE}: theory's rate for m features, through Performer's errors.", *_notes(rows, tuple(PANELS))]
+    )
+    terms = sorted({row["terms"] for row in found if row["terms"]}) or [1]
+    for panel, (name, heading) in zip(panels, PANELS.items(), strict=True):
+        panel.set_title(heading, fontsize=10, loc="left")
+        panel.set_yscale("log", nonpositive="clip")
+        ends = [_error_line(panel, own, style, name, terms) for own, style in _lines(found)]
+        ends.append((MEAN, terms[-1], _mean_of_values(panel, found, name), GREY))
+        panel.set_ylim(top=min(panel.get_ylim()[1], WORST))
+        if name != "row":  # the rate is of mean squares, and so of Frobenius norms
+            _rate(panel, found, name)
+        figures.lengths_axis(panel, _powers(terms))
+        panel.set_xlabel("features, landmarks, rank, or keys in sight")
+        _plain(panel.yaxis, panel.get_ylim())
+        figures.label_lines(panel, ends)
+    return figure
+
+
+def _error_line(panel, own: list[dict], style: dict, name: str, terms: list[int]) -> tuple[str, float, float, str]:
+    """Draw one error of a dial; its label, and where that belongs."""
+    means, xs = [statistics.mean(row[name]) for row in own], [row["terms"] for row in own]
+    if xs[0] is None:
+        xs, means, style = [terms[0], terms[-1]], means * 2, style | {"marker": ""}
+    _errorbar(panel, xs, means, style)
+    return own[0]["dial"], xs[-1], min(means[-1].value, WORST), style["color"]
+
+
+def _rate(panel, found: list[dict], name: str) -> None:
+    """A line that falls as the root of features, through the geometric mean of Performer's errors; limits stay."""
+    own = [row for row in found if row["name"] == "performer"]
+    if not own:
+        return
+    low, high = panel.get_ylim()
+    xs = np.array(sorted({row["terms"] for row in own}), float)
+    level = np.exp(np.mean([np.log(np.mean(row[name]) * row["terms"] ** 0.5) for row in own]))
+    panel.plot(xs, level * xs**-0.5, color="#aaaaaa", linewidth=1.0, linestyle=(0, (4, 4)), zorder=0.5)
+    where = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "bottom", "color": GREY}
+    panel.annotate(RATE, (xs[0], min(level * xs[0] ** -0.5, high)), fontsize=figures.LABEL, **where)
+    panel.set_ylim(low, high)
+
+
+def _trade(timed: list[dict], rows: list[dict]):
+    """Error of the output against time as a ratio to softmax, a line along each dial."""
+    figure, [panel] = figures.axes(1, width=7.0, height=5.4)
+    figures.title(figure, "Error against time", _where(timed[0]))
+    where = f"{timed[0]['device']}, {timed[0]['cores']} cores"
+    notes = [f"Ratio of times: median and quartiles over turns, {where}. Numbers: least and greatest value of a dial."]
+    figures.footnote(figure, [*notes, *_notes(rows, ("output",))])
+    panel.set_xscale("log")
+    panel.set_yscale("log", nonpositive="clip")
+    ends = [_trade_line(panel, own, style) for own, style in _lines(timed)]
+    ends.append((MEAN, max(row["ratio"] for row in timed), _mean_of_values(panel, timed, "output"), GREY))
+    panel.set_ylim(top=min(panel.get_ylim()[1], WORST))
+    _softmax(panel)
+    panel.set_xlabel("time of the forward pass / time of exact softmax")
+    panel.set_ylabel("output, relative Frobenius error")
+    _plain(panel.xaxis, panel.get_xlim())
+    _plain(panel.yaxis, panel.get_ylim())
+    figures.label_lines(panel, ends)
+    return figure
+
+
+def _trade_line(panel, own: list[dict], style: dict) -> tuple[str, float, float, str]:
+    """Draw a dial's errors over ratios of time; its label, and where that belongs."""
+    means, ratios = [statistics.mean(row["output"]) for row in own], [row["ratio"] for row in own]
+    across = np.abs(np.array([row["ratio_quartiles"] for row in own]).T - ratios)
+    _errorbar(panel, ratios, means, style, across)
+    is_first = style["linestyle"] == "-"  # variants have the same values nearby
+    for row, mean in zip(own, means, strict=True):
+        if is_first and row["value"] is not None and row in (own[0], own[-1]):
+            where = {"xytext": (4, 4), "textcoords": "offset points", "color": style["color"], "annotation_clip": True}
+            panel.annotate(f"{row['value']:,}", (row["ratio"], mean.value), fontsize=figures.LABEL - 1, **where)
+    return own[0]["dial"], ratios[-1], min(means[-1].value, WORST), style["color"]
+
+
+def _softmax(panel) -> None:
+    """Exact softmax: a ratio of 1, and no error, which a logarithmic axis can only have at its foot."""
+    low, high = panel.get_ylim()
+    low /= 1.6  # apart from the lowest errors
+    panel.axvline(1, color="#000000", linewidth=0.8)
+    panel.plot(1, low, "o", color="#000000", markersize=7, clip_on=False)
+    where = {"xytext": (7, 6), "textcoords": "offset points", "fontsize": figures.LABEL}
+    panel.annotate("softmax: error 0", (1, low), **where)
+    panel.set_ylim(low, high)
+
+
+def _lines(rows: list[dict]) -> list[tuple[list[dict], dict]]:
+    """Rows and style of each dial, in the order of values; softmax, which the others are held against, is none."""
+    names = {row["dial"]: row["name"] for row in rows if row["dial"] != "softmax"}
+    styles = figures.styles([{"kernel": dial, "name": name} for dial, name in names.items()])
+    own = {dial: [row for row in rows if row["dial"] == dial] for dial in names}
+    return [(sorted(own[dial], key=lambda row: row["terms"] or 0), style) for dial, style in styles.items()]
+
+
+def _errorbar(panel, xs: list[float], means: list[statistics.Mean], style: dict, across=None) -> None:
+    """Means with their intervals, where there are any."""
+    half = [0.0 if mean.high is None else mean.high - mean.value for mean in means]
+    panel.errorbar(xs, [mean.value for mean in means], yerr=half, xerr=across, **style, **LINE)
+
+
+def _mean_of_values(panel, rows: list[dict], name: str) -> float:
+    """Draw the error of attending to all keys alike, and tell it."""
+    level = rows[0]["mean_of_values"][name]
+    panel.axhline(level, color=GREY, linewidth=0.9, linestyle=":")
+    return level
+
+
+def _powers(terms: list[int]) -> list[int]:
+    """Powers of two from below the least to above the greatest."""
+    first, last = terms[0].bit_length() - 1, (terms[-1] - 1).bit_length()
+    return [2**power for power in range(first, last + 1)]
+
+
+def _plain(axis, limits: tuple[float, float]) -> None:
+    """Ticks of a logarithmic axis as plain numbers, as many as a decade or less needs."""
+    low, high = np.log10(limits)
+    subs = (1.0,) if high - low > 3 else (1.0, 3.0) if high - low > 1.2 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(ticker.LogLocator(base=10, subs=subs))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _where(row: dict) -> str:
+    """What was held fixed."""
+    sizes = f"{row['length']:,} tokens, {row['heads']} heads of {row['head_dim']}{', causal' * row['is_causal']}"
+    if row["temperature"] is not None:
+        return f"normal q, k, v, scores over temperature {row['temperature']:g}; {sizes}"
+    return f"q, k, v of {row['layers']} layers of a trained model on {row['batch']} unseen texts; {sizes}"
+
+
+def _notes(rows: list[dict], names: tuple[str, ...]) -> list[str]:
+    """How many draws there were, and what is not shown of the errors `names`."""
+    notes = [f"Means and 95% intervals over {rows[0]['draws']} draws, where a kernel draws; means over heads."]
+    if any(np.mean(row[name]) > WORST for row in rows if "output" in row for name in names):
+        notes.append(f"Lines that leave at the top have errors above {WORST:g}.")
+    for status in ("refused", "skipped", "failed"):
+        kernels = dict.fromkeys(wording.short(row["kernel"]) for row in rows if row["status"] == status)
+        notes += [f"{status.capitalize()}: {', '.join(kernels)}."] * bool(kernels)
+    return notes

@@ -1,0 +1,31 @@
+"""Flags of `python -m experiments.swap`."""
+
+from absl import flags
+
+from experiments import command_line
+
+FLAGS = flags.FLAGS
+KERNELS = (
+    "softmax, sliding_window(left={3,15,63}, right=0), bigbird(block_size=8), linear, performer(features={16,64,256})"
+)
+flags.DEFINE_string("checkpoint", "runs/compare/accuracy", "A checkpoint, or a folder of experiments.accuracy.")
+flags.DEFINE_string("kernels", KERNELS, "Kernels to put in, as calls; {a,b} is a grid.")
+flags.DEFINE_integer("test_examples", 256, "Windows of unseen files.")
+flags.DEFINE_string("out", "runs/swap", "Folder for rows and figure.")
+
+
+def main() -> int:
+    """Flags to settings, and on."""
+    from experiments.swap.run import Settings, run
+
+    settings = Settings(
+        checkpoint=FLAGS.checkpoint,
+        kernels=command_line.kernels(FLAGS.kernels),
+        test_examples=FLAGS.test_examples,
+        out=FLAGS.out,
+    )
+    return run(settings)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
