@@ -8,6 +8,7 @@ said, and the one before it is taken; one that cannot be written is said, and tr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -110,7 +111,8 @@ def fit(
 
     Args:
       batch: step number -> what is learned there.
-      folder: where checkpoints are; one of an earlier try of the same run is continued. None for none.
+      folder: where checkpoints are; one of an earlier try of the same run is continued. None for none, and then SIGTERM
+        does what it does elsewhere.
       validate: a score of the model, lower is better.
       told: called after each step.
 
@@ -122,7 +124,8 @@ def fit(
     run = _Run(model, state, folder)
     progress = run.resume()
     place = _sharding()
-    with _Termination() as asked:
+    saves = folder is not None and plan.save_every > 0
+    with _Termination() if saves else contextlib.nullcontext(_Termination()) as asked:
         while progress.step < plan.steps and progress.diverged is None:
             start, is_first = time.perf_counter(), run.is_cold
             loss, is_good = map(np.asarray, run.advance(jax.tree.map(place, batch(progress.step))))
@@ -138,7 +141,7 @@ def fit(
             is_last, to_end = progress.step == plan.steps, asked.to_end
             if validate and plan.validate_every and (is_last or progress.step % plan.validate_every == 0):
                 _validated(model, run, progress, validate)
-            if plan.save_every and not is_last and (to_end or progress.step % plan.save_every == 0):
+            if saves and not is_last and (to_end or progress.step % plan.save_every == 0):
                 run.save(progress)
             told(progress)
             if to_end and not is_last:
@@ -183,8 +186,6 @@ class _Run:
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint, and remove all but the newest few. Where that fails, the earlier ones stay."""
-        if self.folder is None:
-            return
         try:
             checkpoints.write(self.folder / f"step_{progress.step:08d}", self._tree(), dataclasses.asdict(progress))
         except OSError as error:

@@ -1,10 +1,19 @@
 """What every test shares: quick compilation, and a process that is not worn out by thousands of programs."""
 
+import gc
+import os
+from importlib import metadata
+
+# Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM. XLA's older way of emitting loops
+# takes half as long to compile; jax reads its flags when it is imported, and knows this one in these versions.
+if metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
 import jax
 import pytest
 
-# Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM.
 jax.config.update("jax_disable_most_optimizations", True)
+gc.set_threshold(100_000, 50, 50)  # tracing makes much that does not live long
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -236,8 +236,8 @@ def undisturbed(tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
-    ended, count = kills(tmp_path, 2, 9, seed=0)
-    assert count >= 2 and ended == undisturbed(tmp_path)
+    ended, count = kills(tmp_path, 1, 9, seed=0)
+    assert count >= 1 and ended == undisturbed(tmp_path)
 
 
 @pytest.mark.slow
@@ -256,6 +256,7 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path):
     assert checkpoints.about(tmp_path / f"step_{last:08d}")["step"] == last
 
 
+@pytest.mark.slow
 def test_several_devices_share_a_batch():
     """Two devices give what one gives, up to rounding."""
     code = (

@@ -96,17 +96,17 @@ def transformations_change_nothing(subject: Subject) -> None:
 
 def batched_equals_head(subject: Subject) -> None:
     """The fast route equals the equation: values, and gradients by everything, bare and with all that it supports."""
-    _routes_agree(subject, subject.operands())
+    _routes_agree(subject, subject.operands(), _forms(subject))
 
 
 def long_sequences_work(subject: Subject) -> None:
     """The fast route equals the equation on sequences that it has to cut into tiles, chunks or blocks."""
-    _routes_agree(subject, subject.operands(length=LONG, heads=2, kv_heads=1, dim=2))
+    _routes_agree(subject, subject.operands(length=LONG, heads=2, kv_heads=1, dim=2), _forms(subject)[-1:])
 
 
-def _routes_agree(subject: Subject, operands: Operands) -> None:
+def _routes_agree(subject: Subject, operands: Operands, forms: list[bool]) -> None:
     params = subject.params(operands)
-    bare = [{"is_causal": form} for form in _forms(subject)]
+    bare = [{"is_causal": form} for form in forms]
     for given, arguments in (*(("without masks", x) for x in bare), ("with masks", _arguments(subject, operands))):
         routes = [subject.pulled(operands, params, implementation=x, **arguments) for x in ("xla", "reference")]
         (out, gradients), (expected, plain) = routes

@@ -16,7 +16,7 @@ from attnzoo.door import attend, attention_weights
 from attnzoo.interface import Kernel
 
 LENGTH = 37  # a prime, which no block divides
-LONG = 601  # another, longer than the tiles and chunks that arithmetic is cut into
+LONG = 1031  # another, longer than the tiles and chunks that arithmetic is cut into
 
 
 class LawBroken(AssertionError):

@@ -91,8 +91,9 @@ def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: To
     if reason is not None:
         return {"status": "refused", "reason": reason}
     row = _isolated(settings, cell, termination, told) if settings.isolate else _here(settings, cell, told)
-    if row["status"] == "stopped":
-        termination.is_asked = True
+    if termination.is_asked and row["status"] == "failed":
+        row["status"] = "stopped"
+    termination.is_asked |= row["status"] == "stopped"
     if row["status"] == "measured":
         row["baselines"] = baselines.of(cell.task, cell.length)
     return row

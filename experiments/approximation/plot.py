@@ -44,7 +44,7 @@ def _error(found: list[dict], rows: list[dict]):
         panel.set_yscale("log", nonpositive="clip")
         ends = [_error_line(panel, own, style, name, terms) for own, style in _lines(found)]
         ends.append((MEAN, terms[-1], _mean_of_values(panel, found, name), GREY))
-        panel.set_ylim(top=min(panel.get_ylim()[1], WORST))
+        _limit(panel)
         if name != "row":  # the rate is of mean squares, and so of Frobenius norms
             _rate(panel, found, name)
         figures.lengths_axis(panel, _powers(terms))
@@ -88,7 +88,7 @@ def _trade(timed: list[dict], rows: list[dict]):
     panel.set_yscale("log", nonpositive="clip")
     ends = [_trade_line(panel, own, style) for own, style in _lines(timed)]
     ends.append((MEAN, max(row["ratio"] for row in timed), _mean_of_values(panel, timed, "output"), GREY))
-    panel.set_ylim(top=min(panel.get_ylim()[1], WORST))
+    _limit(panel)
     _softmax(panel)
     panel.set_xlabel("time of the forward pass / time of exact softmax")
     panel.set_ylabel("output, relative Frobenius error")
@@ -141,6 +141,13 @@ def _mean_of_values(panel, rows: list[dict], name: str) -> float:
     level = rows[0]["mean_of_values"][name]
     panel.axhline(level, color=GREY, linewidth=0.9, linestyle=":")
     return level
+
+
+def _limit(panel) -> None:
+    """Leave out what is worse than `WORST`, and give height to a panel whose errors are all alike."""
+    low, high = panel.get_ylim()
+    widened = (low / 1.2, high * 1.2) if high < 1.3 * low else (low, high)
+    panel.set_ylim(widened[0], min(widened[1], WORST))
 
 
 def _powers(terms: list[int]) -> list[int]:
