@@ -100,7 +100,7 @@ def check_positions(positions) -> None:
     if isinstance(positions, AbsoluteEncoding):
         raise ValueError(
             f"positions={positions!r} is added to the embeddings of tokens, before any layer: expected one that "
-            "belongs to attention, such as Rotary(); attnzoo.models.Transformer takes both kinds"
+            "belongs to attention, such as Rotary(); the models of attnzoo.models take both kinds"
         )
     if not isinstance(positions, RelativeEncoding):
         raise ValueError(

@@ -101,7 +101,9 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         }
         found["probes"] = probed(settings, cell, model)
         found["validation"] = min((score for _, score in progress.validations), default=None)
-    found |= {"state_bytes": state_bytes(settings, cell), "peak_bytes": peak_bytes()}
+    # In a process that has had other cells, the peak may be one of theirs.
+    peak = peak_bytes() if settings.isolate else None
+    found |= {"state_bytes": state_bytes(settings, cell), "peak_bytes": peak}
     if isinstance(model, LanguageModel):
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)

@@ -12,12 +12,13 @@ LARGEST = 900  # points squared, of the bubble that needs most memory
 
 
 def draw(rows: list[dict], styles: dict, out: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """`state_<name>` where two kernels or more decode, and `bubbles_<name>` where two or more have been trained."""
+    """`state_<name>` where two kernels or more decode, and `bubbles_<name>` where the memory of two is known."""
     longest = max(row["length"] for row in rows)
     rows = [row for row in rows if row["status"] == "measured" and row["length"] == longest]
     kept = [row for row in rows if row["state_bytes"] is not None]
+    weighed = [row for row in rows if row["peak_bytes"] is not None]
     drawn = []
-    for stem, own, panel in (("state", kept, _states), ("bubbles", rows, _bubbles)):
+    for stem, own, panel in (("state", kept, _states), ("bubbles", weighed, _bubbles)):
         if len({variant(row) for row in own}) > 1:
             figure, [axis] = figures.axes(1, width=6.4, height=4.8)
             figures.title(figure, f"{wording.short(own[0]['task'])}, length {longest:,}", _seeds(own))
