@@ -47,7 +47,7 @@ def look(model: LanguageModel, tokens: np.ndarray) -> list[Head]:
 def _numbers(weights: np.ndarray) -> tuple[float, float, float]:
     """Entropy in bits, mean distance and negative share of one map; what is negative has no probability."""
     total = np.abs(weights).sum()
-    negative = float(-weights[weights < 0].sum() / total) if total else 0.0
+    negative = float(np.abs(weights[weights < 0]).sum() / total) if total else 0.0
     shares = np.maximum(weights, 0)
     shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
