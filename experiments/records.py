@@ -88,6 +88,12 @@ def latest(rows: list[dict], key: tuple[str, ...]) -> dict[tuple, dict]:
     return {cell(row, key): row for row in rows}
 
 
+def is_done(row: dict, found: dict[tuple, dict], key: tuple[str, ...]) -> bool:
+    """Whether `latest` has found the cell of a row, and it did not fail: what failed is tried again."""
+    known = found.get(cell(row, key))
+    return known is not None and known["status"] != "failed"
+
+
 def cell(row: dict, key: tuple[str, ...]) -> tuple:
     """The values of `key`, by which `latest` finds a row."""
     return tuple(_frozen(row.get(name)) for name in key)

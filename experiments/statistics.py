@@ -18,6 +18,11 @@ class Mean(NamedTuple):
     high: float | None
 
 
+def doubt(seeds: int) -> str:
+    """What a figure of so few seeds must say; empty where they are enough."""
+    return "" if seeds >= CLAIM else f"{seeds} seed{'s' * (seeds > 1)}, which supports no claim"
+
+
 def student(degrees: int) -> float:
     """The two-sided 95% point of Student's t."""
     if degrees <= len(STUDENT):

@@ -71,6 +71,11 @@ class BlockConfig:
                 "num_heads"
             )
 
+    def dims(self, batch: int, length: int) -> Dims:
+        """The sizes of attention among `length` tokens."""
+        width = self.width // self.num_heads
+        return Dims(batch, length, length, self.num_heads, self.num_kv_heads or self.num_heads, width, width)
+
 
 class FeedForward(nnx.Module):
     """narrow(activation(widen(x)))."""
@@ -221,7 +226,7 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config, self.is_causal = config, is_causal
-        needed = ["causal" if is_causal else "bidirectional"] + ["bias"] * _has_bias(positions, config)
+        needed = ["causal" if is_causal else "bidirectional"] + ["bias"] * positions.is_biased(config.dims(1, 1))
         form = f"{'causal ' * is_causal}self-attention{f' with {positions!r}' * ('bias' in needed)}"
         for number, kernel in enumerate(attention):
             refusal.refuse_slot(kernel, f"{form} of {name} block {number}", needed)
@@ -295,9 +300,3 @@ def kernels_of(name: str, given: Kernel | Sequence[Kernel], num_layers: int) -> 
     for kernel in kernels:
         validation.kernel(kernel)
     return kernels
-
-
-def _has_bias(positions: RelativeEncoding, config: BlockConfig) -> bool:
-    heads, width = config.num_heads, config.width // config.num_heads
-    dims = Dims(1, 1, 1, heads, config.num_kv_heads or heads, width, width)
-    return jax.eval_shape(lambda: positions.bias(positions.init(jax.random.key(0), dims), heads)) is not None

@@ -52,6 +52,11 @@ class RelativeEncoding(PositionEncoding):
         """The bias of scores, None where there is none."""
         return None
 
+    def is_biased(self, dims: Dims) -> bool:
+        """Whether scores get a bias; nothing is made to find out."""
+        made = jax.eval_shape(lambda: self.bias(self.init(jax.random.key(0), dims), dims.num_heads))
+        return made is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class NoPositions(RelativeEncoding):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments import statistics, wording
 
 GROUP = ("task", "kernel", "positions", "length", "width")
+LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
 BASELINE = "Softmax()"  # what differences are taken to
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from attnzoo import Dims, Softmax
+from attnzoo import Softmax
 from attnzoo.models import Classifier, LanguageModel
 from experiments import language, steps, training
 from experiments.accuracy.cells import Cell, Settings
@@ -162,9 +162,7 @@ def probed(settings: Settings, cell: Cell, model: nnx.Module) -> dict[str, dict[
 
 def state_bytes(settings: Settings, cell: Cell) -> float | None:
     """What all layers keep of one example to decode it; None where the kernel cannot."""
-    width = cell.width // settings.heads
-    dims = Dims(1, cell.length, cell.length, settings.heads, settings.heads, width, width)
-    found = cell.kernel.state_bytes(dims, settings.dtype)
+    found = cell.kernel.state_bytes(cell.config(settings).dims(1, cell.length), settings.dtype)
     return None if found is None else settings.layers * found
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from experiments import figures, statistics, wording
 from experiments.accuracy import probes, trades
-from experiments.accuracy.analysis import variant
+from experiments.accuracy.analysis import LABELS, variant
 
-LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
 POINT = {"markersize": 4.5, "linewidth": 1.4, "elinewidth": 1}
 
 
@@ -38,8 +37,7 @@ def _figure(rows, entries, styles):
     panels = _panels(measured, entries)
     figure, axes = figures.axes(len(panels), width=5.6, height=5.0)
     seeds = min(entry["seeds"] for entry in entries)
-    claim = "" if seeds >= statistics.CLAIM else f"{seeds} seed{'s' * (seeds > 1)}, which supports no claim"
-    figures.title(figure, f"{wording.short(rows[0]['task'])}: {LABELS[rows[0]['metric']]}", claim)
+    figures.title(figure, f"{wording.short(rows[0]['task'])}: {LABELS[rows[0]['metric']]}", statistics.doubt(seeds))
     for axis, panel in zip(axes, panels, strict=True):
         figures.label_lines(axis, panel(axis, styles))
     figures.footnote(figure, _notes(rows, measured))

@@ -11,9 +11,9 @@ from experiments import command_line, progress, records, training, workers
 from experiments.accuracy import analysis, baselines, plot, prediction
 from experiments.accuracy import cell as one
 from experiments.accuracy.cells import KEY, Cell, Settings, cells
+from experiments.scaling import measuring
 from experiments.workers import Worker
 
-DONE = ("measured", "refused", "diverged")  # statuses that a rerun leaves alone
 Told = Callable[[int], None]  # how many steps are done
 
 
@@ -77,8 +77,7 @@ def list_cells(settings: Settings) -> int:
 def missing(settings: Settings, wanted: list[Cell], rows: list[dict]) -> list[Cell]:
     """Cells without a row, or with one that says that they failed."""
     found = records.latest(rows, KEY)
-    done = {key for key, row in found.items() if row["status"] in DONE}
-    return [cell for cell in wanted if records.cell(cell.row(settings), KEY) not in done]
+    return [cell for cell in wanted if not records.is_done(cell.row(settings), found, KEY)]
 
 
 def _part(settings: Settings) -> str:
@@ -105,7 +104,7 @@ def _here(settings: Settings, cell: Cell, told: Told) -> dict:
     except training.Stopped as stopped:
         return {"status": "stopped", "reason": str(stopped)}
     except Exception as error:  # one cell that fails must not take the others with it
-        return {"status": "failed", "reason": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
+        return measuring.failure(error)
 
 
 def _isolated(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:

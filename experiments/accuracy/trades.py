@@ -5,9 +5,8 @@ from __future__ import annotations
 import pathlib
 
 from experiments import figures, statistics, wording
-from experiments.accuracy.analysis import variant
+from experiments.accuracy.analysis import LABELS, variant
 
-LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
 LARGEST = 900  # points squared, of the bubble that needs most memory
 
 
@@ -21,17 +20,16 @@ def draw(rows: list[dict], styles: dict, out: pathlib.Path, name: str) -> list[p
     for stem, own, panel in (("state", kept, _states), ("bubbles", weighed, _bubbles)):
         if len({variant(row) for row in own}) > 1:
             figure, [axis] = figures.axes(1, width=6.4, height=4.8)
-            figures.title(figure, f"{wording.short(own[0]['task'])}, length {longest:,}", _seeds(own))
+            figures.title(
+                figure,
+                f"{wording.short(own[0]['task'])}, length {longest:,}",
+                statistics.doubt(len({row["seed"] for row in own})),
+            )
             axis.set_ylabel(LABELS[own[0]["metric"]])
             figures.label_lines(axis, panel(axis, own, styles))
             figures.save(figure, out / f"{stem}_{name}")
             drawn.append(out / f"{stem}_{name}")
     return drawn
-
-
-def _seeds(rows: list[dict]) -> str:
-    seeds = len({row["seed"] for row in rows})
-    return "" if seeds >= statistics.CLAIM else f"{seeds} seed{'s' * (seeds > 1)}, which supports no claim"
 
 
 def _states(axis, rows, styles) -> list[tuple]:

@@ -74,10 +74,7 @@ class Trained:
 
     @property
     def dims(self) -> Dims:
-        config = self.described.config
-        length, width = min(self.length, self.described.max_length), config.width // config.num_heads
-        kv_heads = config.num_kv_heads or config.num_heads
-        return Dims(self.texts, length, length, config.num_heads, kv_heads, width, width)
+        return self.described.config.dims(self.texts, min(self.length, self.described.max_length))
 
     @property
     def is_causal(self) -> bool:
@@ -126,18 +123,10 @@ def _unsuitable(described: language.Description) -> str | None:
         return f"that attends by {others[0]}: expected softmax, which errors are measured against; name a softmax model"
     if described.vocabulary != text.VOCABULARY:
         return f"with {described.vocabulary} tokens: expected one of bytes, {text.VOCABULARY}, since it is to read text"
-    if _is_biased(described):
+    positions = described.positions
+    if isinstance(positions, RelativeEncoding) and positions.is_biased(described.config.dims(1, 1)):
         return (
-            f"with {described.positions!r}, which adds to scores: expected positions that leave them to queries and "
+            f"with {positions!r}, which adds to scores: expected positions that leave them to queries and "
             "keys, such as learned or rotary ones, since not all approximations take a bias"
         )
     return None
-
-
-def _is_biased(described: language.Description) -> bool:
-    positions, heads = described.positions, described.config.num_heads
-    if not isinstance(positions, RelativeEncoding):
-        return False
-    width = described.config.width // heads
-    dims = Dims(1, 1, 1, heads, described.config.num_kv_heads or heads, width, width)
-    return jax.eval_shape(lambda: positions.bias(positions.init(jax.random.key(0), dims), heads)) is not None

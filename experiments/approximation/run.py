@@ -94,7 +94,7 @@ def _rows(settings: Settings, source: Random | Trained, environment: dict, out: 
     chosen = dials.settings(settings.values, source.is_causal)
     wanted = cells(settings, source, environment)
     done = records.latest(records.read(out), KEY)
-    missing = [not _is_done(row, done) for row in wanted]
+    missing = [not records.is_done(row, done, KEY) for row in wanted]
     missing[0] = any(missing)
     todo = [(row, setting.kernel) for row, setting, asked in zip(wanted, chosen, missing, strict=True) if asked]
     title = f"{source.name}: {len(todo)} cells to do"
@@ -104,11 +104,6 @@ def _rows(settings: Settings, source: Random | Trained, environment: dict, out: 
             each.say(describe(row))
     done = records.latest(records.read(out), KEY)
     return [done[records.cell(row, KEY)] for row in wanted]
-
-
-def _is_done(row: dict, done: dict) -> bool:
-    found = done.get(records.cell(row, KEY))
-    return found is not None and found["status"] != "failed"
 
 
 def _measured(todo: list[tuple[dict, Kernel]], source: Random | Trained) -> Iterator[dict]:

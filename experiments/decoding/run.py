@@ -63,7 +63,7 @@ def run(settings: Settings) -> int:
         wanted = cells(settings, environment)
         done = records.latest(records.read(out), KEY)
         todo = {
-            context: [row for row in wanted if row["context"] == context and not _is_done(row, done)]
+            context: [row for row in wanted if row["context"] == context and not records.is_done(row, done, KEY)]
             for context in settings.contexts
         }
         kernels = {repr(kernel): kernel for kernel in settings.kernels}
@@ -92,11 +92,6 @@ def cells(settings: Settings, environment: dict) -> list[dict]:
         for context in settings.contexts
         for kernel in settings.kernels
     ]
-
-
-def _is_done(row: dict, done: dict) -> bool:
-    found = done.get(records.cell(row, KEY))
-    return found is not None and found["status"] != "failed"
 
 
 def _measured(rows: list[dict], kernels: dict[str, Kernel], repeats: int):

@@ -9,6 +9,7 @@ import numpy as np
 
 from attnzoo import Kernel, catalogue
 from experiments import command_line, language, progress, records, steps
+from experiments.scaling import measuring
 from experiments.swap import plot
 from experiments.tasks.text import MaskedText, Text
 
@@ -45,9 +46,7 @@ def run(settings: Settings) -> int:
         wanted = [shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel)} for kernel in kernels]
         done = records.latest(records.read(out), KEY)
         todo = [
-            (row, kernel)
-            for row, kernel in zip(wanted, kernels, strict=True)
-            if records.cell(row, KEY) not in done or done[records.cell(row, KEY)]["status"] == "failed"
+            (row, kernel) for row, kernel in zip(wanted, kernels, strict=True) if not records.is_done(row, done, KEY)
         ]
         with progress.over(todo, f"swap: {len(todo)} of {len(wanted)} kernels to test") as each:
             for row, kernel in each:
@@ -80,7 +79,7 @@ def _tested(settings: Settings, folder: pathlib.Path, kernel: Kernel) -> dict:
             bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
             weights.append(batch.weights)
     except Exception as error:  # one kernel that fails must not take the others with it
-        return {"status": "failed", "reason": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
+        return measuring.failure(error)
     total = float((np.stack(bits) * np.stack(weights)).sum() / np.stack(weights).sum())
     return {"status": "measured", "bits": total}
 
