@@ -30,16 +30,28 @@ def test_every_claim_has_rows_and_a_figure_once(tmp_path):
     assert len(records.read(tmp_path)) == len(rows)
 
 
+def test_recall_is_of_every_distance_in_one_model(tmp_path):
+    run.run(settings(tmp_path, claims=("recall",), kernels=(), distances=(4, 8)))
+    rows = records.read(tmp_path)
+    assert [row["kernel"] for row in rows] == ["gru", "lstm"]
+    assert all(row["distances"] == [4, 8] and len(row["accuracies"]) == 2 for row in rows)
+
+
 def test_the_beginning_comes_back_at_the_cues():
-    inputs, targets, weights = recall.batch(3, "train", 7, count=5, distance=20)
-    assert inputs.shape == targets.shape == weights.shape == (5, 20 + 2 * recall.COUNT)
-    np.testing.assert_array_equal(inputs[:, : recall.COUNT], targets[weights == 1].reshape(5, -1))
-    assert (inputs[:, -recall.COUNT :] == recall.CUE).all()
-    noise = inputs[:, recall.COUNT : -recall.COUNT]
-    assert (noise >= recall.SYMBOLS).all() and (noise < recall.CUE).all()
-    again, other = (recall.batch(3, "train", index, count=5, distance=20)[0] for index in (7, 8))
-    np.testing.assert_array_equal(inputs, again)
-    assert not np.array_equal(inputs, other)
+    task = recall.Recall(count=5, symbols=9)
+    inputs, targets, weights, _ = task.batch("train", 3, 7, count=4, length=task.length(20))
+    assert inputs.shape == (4, 30)
+    np.testing.assert_array_equal(inputs[:, :5], targets[weights == 1].reshape(4, 5))
+    np.testing.assert_array_equal(inputs[:, -5:], np.tile([18, 19, 20, 21, 22], (4, 1)))
+    assert (weights[:, -5:] == 1).all() and (inputs[:, 5:-5] >= 9).all() and (inputs[:, 5:-5] < 18).all()
+    with pytest.raises(ValueError, match="length=9: .* expects at least 10"):
+        task.batch("train", 0, 0, 1, length=9)
+
+
+def test_the_forget_gate_of_an_lstm_starts_open():
+    model = RecurrentLanguageModel(9, width=4, num_layers=1, cell="lstm", rngs=nnx.Rngs(0))
+    bias = np.asarray(model.layers[0].cell.dense_h.bias)
+    np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], 4))
 
 
 @pytest.mark.parametrize("cell", CELLS)

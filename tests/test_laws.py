@@ -6,15 +6,15 @@ from attnzoo.testing import LAWS, check_kernel, check_law
 from tests.zoo import ZOO
 
 
-@pytest.mark.parametrize("kernel", ZOO, ids=repr)
 @pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
 def test_law(name, kernel):
     check_law(kernel, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ZOO, ids=repr)
 @pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
 def test_law_by_reference(name, kernel):
     """The other implementation obeys them as well."""
     check_law(kernel, name, "reference")

@@ -18,13 +18,14 @@ from experiments.tasks.listops import ListOps
 from experiments.tasks.modules import Modules
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.needle import Needle
+from experiments.tasks.recall import Recall
 from experiments.tasks.text import MaskedText, Text
 
 SHORT = ListOps(min_length=None, max_length=None)
 CASES = [
     (Text(), 40), (MaskedText(), 40), (SHORT, 48), (ListOps(), 2000), (MQAR(pairs=3, vocabulary=20), 30), (Copy(), 31),
     (SelectiveCopy(), 48), (Induction(), 33), (Needle(), 80), (Needle(depth=0.5, digits=2), 90), (Modules(), 64),
-    (Digits(), 64),
+    (Digits(), 64), (Recall(), 40),
 ]  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def test_what_a_batch_is_made_of(case):
         (SelectiveCopy(count=4, symbols=3), 16, lambda row: row.targets[-4:]),
         (Induction(symbols=2), 7, lambda row: row.inputs),
         (Needle(digits=2), 60, lambda row: row.targets[-2:]),
+        (Recall(count=3, symbols=3), 9, lambda row: row.targets[-3:]),
         (Digits(), 64, lambda row: row.inputs),
     ],
     ids=lambda value: tasks.spelled(value) if isinstance(value, task.Task) else "",

@@ -5,13 +5,16 @@ from absl import flags
 from experiments import command_line
 
 FLAGS = flags.FLAGS
-KERNELS = "softmax, sliding_window(left=63, right=0), linear, performer(features=64)"
+KERNELS = (
+    "softmax, nadaraya_watson, additive, sliding_window(left=63, right=0), bigbird(block_size=16), linear, "
+    "performer(features=64)"
+)
 flags.DEFINE_string("claims", "speed,recall,regression", "Which to test: some of speed, recall, regression.")
 flags.DEFINE_string("kernels", KERNELS, "Kernels as calls, beside recurrent networks.")
 flags.DEFINE_string("lengths", "64:4096", "Sequence lengths of the speed test; a range doubles.")
-flags.DEFINE_string("distances", "32,128,512,1024", "Tokens of noise in the recall test.")
+flags.DEFINE_string("distances", "32:1024", "Tokens of noise in the recall test.")
 flags.DEFINE_integer("tokens", 4096, "Tokens in a batch.")
-flags.DEFINE_integer("steps", 400, "Training steps of each model of the recall test.")
+flags.DEFINE_integer("steps", 1000, "Training steps of each model of the recall test.")
 flags.DEFINE_integer("width", 64, "Width of the models.")
 flags.DEFINE_integer("layers", 2, "Blocks of the Transformer; recurrent networks have twice as many layers.")
 flags.DEFINE_integer("heads", 4, "Heads of the Transformer.")

@@ -7,8 +7,7 @@ import pathlib
 import numpy as np
 
 from experiments import figures, statistics, wording
-from experiments.claims import regression
-from experiments.tasks import recall
+from experiments.claims import recall, regression
 
 DRAWN = {"markersize": 4.5, "linewidth": 1.4}
 
@@ -53,24 +52,22 @@ def _speed(rows: list[dict]):
 
 def _recall(rows: list[dict]):
     figure, (panel,) = figures.axes(1, width=6.4)
-    seeds = len({row["seed"] for row in rows})
-    claim = "" if seeds >= statistics.CLAIM else f": {seeds} seed{'s' * (seeds > 1)}, which supports no claim"
-    first = rows[0]
-    below = f"{first['steps']} steps of {first['tokens']:,} tokens for each model and distance, width {first['width']}"
-    figures.title(figure, f"Recalling the first {recall.COUNT} tokens{claim}", below)
-    figures.lengths_axis(panel, sorted({row["distance"] for row in rows}))
+    seeds, first = len({row["seed"] for row in rows}), rows[0]
+    below = f"{first['steps']:,} steps of {first['tokens']:,} tokens, all distances in turns; width {first['width']}"
+    doubt = statistics.doubt(seeds)
+    figures.title(figure, f"Recalling the first {recall.TASK.count} tokens{doubt and ': '}{doubt}", below)
+    figures.lengths_axis(panel, first["distances"])
     panel.set_xlabel("tokens of noise between")
     panel.set_ylabel("share recalled")
     panel.set_ylim(-0.02, 1.04)
-    panel.axhline(1 / recall.SYMBOLS, color="#888888", linewidth=0.8, linestyle=":")
+    panel.axhline(recall.TASK.chance, color="#888888", linewidth=0.8, linestyle=":")
     panel.axhline(0.2, color="#888888", linewidth=0.8, linestyle="--")
     styles, ends = figures.styles(rows), []
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
-        own = [row for row in rows if row["kernel"] == kernel]
-        xs = sorted({row["distance"] for row in own})
-        means = [statistics.mean([row["accuracy"] for row in own if row["distance"] == x]) for x in xs]
+        found = zip(*(row["accuracies"] for row in rows if row["kernel"] == kernel), strict=True)
+        means = [statistics.mean(list(values)) for values in found]
         spread = [mean.value - (mean.low if mean.low is not None else mean.value) for mean in means]
-        ys = [mean.value for mean in means]
+        xs, ys = first["distances"], [mean.value for mean in means]
         panel.errorbar(xs, ys, spread, elinewidth=1, **styles[kernel], **DRAWN)
         ends.append((wording.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
     figures.footnote(figure, ["Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."])

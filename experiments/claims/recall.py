@@ -1,30 +1,29 @@
-"""Recalling the first tokens, against the distance to them."""
+"""Recalling the first tokens, against the distance to them: one model for all distances, which come in turns."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import numpy as np
 
 from experiments import steps, training
 from experiments.claims import candidates
-from experiments.tasks import recall
+from experiments.tasks.recall import Recall
 from experiments.tasks.task import Examples, accuracy
 
-KEY = ("claim", "kernel", "distance", "seed", "tokens", "steps", "width", "layers", "heads", "learning_rate")
-TEST_BATCHES = 8
+KEY = ("claim", "kernel", "distances", "seed", "tokens", "steps", "width", "layers", "heads", "learning_rate")
+TASK = Recall()
+TESTED = 64  # examples of each distance
+AT_ONCE = 8
 
 
 def cells(settings) -> Iterator[dict]:
     """Seed after seed, so that an interrupted run has whole comparisons."""
-    names = ("tokens", "steps", "width", "layers", "heads", "learning_rate")
-    shared = {name: getattr(settings, name) for name in names}
+    names = ("distances", "tokens", "steps", "width", "layers", "heads", "learning_rate")
+    shared = {name: getattr(settings, name) for name in names} | {"distances": list(settings.distances)}
     for seed in range(settings.seeds):
-        for distance in settings.distances:
-            for candidate in (*candidates.RECURRENT, *settings.kernels):
-                found = candidates.described(candidate) | {"distance": distance, "seed": seed}
-                yield shared | found | {"candidate": candidate}
+        for candidate in (*candidates.RECURRENT, *settings.kernels):
+            yield shared | candidates.described(candidate) | {"seed": seed, "candidate": candidate}
 
 
 def rows(settings, todo: list[dict]) -> Iterator[dict]:
@@ -35,20 +34,24 @@ def rows(settings, todo: list[dict]) -> Iterator[dict]:
 
 
 def _trained(settings, cell: dict) -> dict:
-    length = 2 * recall.COUNT + cell["distance"]
-    count = max(1, settings.tokens // length)
-    model = candidates.built(cell["candidate"], settings, recall.VOCABULARY, length, cell["seed"])
-    batch = lambda split, index: Examples(*recall.batch(cell["seed"], split, index, count, cell["distance"]))
+    longest = TASK.length(max(settings.distances))
+    model = candidates.built(cell["candidate"], settings, TASK.vocabulary, longest, cell["seed"])
+
+    def batch(step: int) -> Examples:
+        length = TASK.length(settings.distances[step % len(settings.distances)])
+        count = max(1, settings.tokens // length)
+        return TASK.batch("train", cell["seed"], step * settings.tokens, count, length)
+
     plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
-    trained = training.fit(model, functools.partial(batch, "train"), plan)
+    trained = training.fit(model, batch, plan)
     found = {"parameters": steps.parameter_count(model), "train_seconds": trained.seconds, "curve": trained.curve}
     if trained.diverged is not None:
         return found | {"status": "diverged", "reason": f"the loss was no number at step {trained.diverged:,}"}
-    right = [_right(model, batch("test", index)) for index in range(TEST_BATCHES)]
-    return found | {"status": "measured", "accuracy": float(np.mean(right))}
+    return found | {"status": "measured", "accuracies": [_recalled(model, x, cell["seed"]) for x in settings.distances]}
 
 
-def _right(model, batch: Examples) -> float:
-    """The share of symbols recalled."""
-    _, said = steps.tested(model, batch)
-    return accuracy(batch, np.asarray(said))
+def _recalled(model, distance: int, seed: int) -> float:
+    """The share of symbols recalled over a distance."""
+    model.eval()
+    batches = [TASK.batch("test", seed, i, AT_ONCE, TASK.length(distance)) for i in range(0, TESTED, AT_ONCE)]
+    return float(np.mean([accuracy(batch, np.asarray(steps.tested(model, batch)[1])) for batch in batches]))

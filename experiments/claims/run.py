@@ -65,13 +65,13 @@ def run(settings: Settings) -> int:
 
 def describe(row: dict) -> str:
     """A line on a row."""
-    where = {"speed": "length", "recall": "distance", "regression": "bandwidth"}[row["claim"]]
+    where = {"speed": "length", "recall": "seed", "regression": "bandwidth"}[row["claim"]]
     what = f"{row['kernel']}, {where} {row[where]:,}"
     if row["status"] != "measured":
         return f"{what}: {row['status']}, {row['reason']}"
     told = {
         "speed": lambda: f"{row['tokens_per_second']:,.0f} tokens per second",
-        "recall": lambda: f"{row['accuracy']:.1%} recalled",
+        "recall": lambda: "recalled " + ", ".join(f"{x:.0%}" for x in row["accuracies"]),
         "regression": lambda: f"error {row['error']:.3f}",
     }
     return f"{what}: {told[row['claim']]()}"

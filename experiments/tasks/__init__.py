@@ -16,6 +16,7 @@ from experiments.tasks.listops import ListOps
 from experiments.tasks.modules import Modules
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.needle import Needle
+from experiments.tasks.recall import Recall
 from experiments.tasks.task import Task
 from experiments.tasks.text import MaskedText, Text
 
@@ -29,6 +30,7 @@ TASKS: dict[str, type[Task]] = {
     "selective_copy": SelectiveCopy,
     "induction": Induction,
     "needle": Needle,
+    "recall": Recall,
     "modules": Modules,
     "digits": Digits,
     "imdb": IMDb,
