@@ -44,7 +44,7 @@ def test_the_beginning_comes_back_at_the_cues():
     np.testing.assert_array_equal(inputs[:, :5], targets[weights == 1].reshape(4, 5))
     np.testing.assert_array_equal(inputs[:, -5:], np.tile([18, 19, 20, 21, 22], (4, 1)))
     assert (weights[:, -5:] == 1).all() and (inputs[:, 5:-5] >= 9).all() and (inputs[:, 5:-5] < 18).all()
-    with pytest.raises(ValueError, match="length=9: .* expects at least 10"):
+    with pytest.raises(ValueError, match=r"length=9: .* expects at least 10"):
         task.batch("train", 0, 0, 1, length=9)
 
 
