@@ -21,10 +21,13 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _short_chunks(monkeypatch):
-    """Chunks that a short sequence crosses several times."""
-    monkeypatch.setitem(recurrence.attend.__kwdefaults__, "chunk", 8)
+@pytest.fixture(autouse=True, scope="module")
+def _short_chunks():
+    """Chunks that a short sequence crosses several times; what was traced with others is forgotten, before and after."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recurrence.attend.__kwdefaults__, "chunk", 8)
+        jax.clear_caches()
+        yield
     jax.clear_caches()
 
 
