@@ -1,29 +1,18 @@
 """The page: one file, nothing fetched, everything escaped, whatever lies in the folder."""
 
+import csv
 import json
 import pathlib
 import re
 
 import pytest
 
-from attnzoo import Softmax
 from experiments import records, tables, webpage, wording
 from experiments.report import export, sections
-from experiments.report.page import write
-from experiments.tasks.text import MaskedText
-from tests import test_accuracy, test_scaling
+from experiments.report.page import HEAVY, write
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs")
-    test_scaling.run.run(test_scaling.settings(out / "deep" / "scaling"))
-    test_accuracy.run.run(test_accuracy.settings(out / "accuracy", tasks=(MaskedText(),), kernels=(Softmax(),)))
-    (out / "deep" / records.COMMAND).write_text("python -m experiments.scaling --kernels='<all>'\n")
-    return out
 
 
 def row(**changes):
@@ -36,14 +25,27 @@ def page_of(folder, *rows):
     return write(folder, folder / "page.html").read_text()
 
 
-def test_the_page_stands_alone(folder):
-    page = write(folder, folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+def test_the_page_stands_alone(tmp_path):
+    page = write(RESULTS, tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list(RESULTS.rglob("*.png")))
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    for part in ("&lt;all&gt;", "support no claim", "time exponent", "MaskedText", "SlidingWindow(left=7", "jaxlib"):
+    for part in ("&#x27;--kernels=softmax, ", "support no claim", "time exponent", "MaskedText", "jaxlib"):
         assert part in page
+    assert "SlidingWindow(left=7" in page and "warning" not in page[page.index("<body>") :]
     assert page.index("What does each kernel cost") < page.index("What does each kernel lose")
-    assert page.count('<li><a href="#s') == 2
+    assert page.count('<li><a href="#s') == len(list(RESULTS.rglob(records.PARTS)))
+    assert len(page) < HEAVY
+
+
+def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
+    (tmp_path / "run" / "models").mkdir(parents=True)
+    (tmp_path / records.COMMAND).write_text("far")
+    (tmp_path / "run" / records.COMMAND).write_text("python -m experiments.run --kernels='<all>'\n")
+    page_of(tmp_path / "run" / "models", row())
+    page = write(tmp_path / "run", tmp_path / "page.html").read_text()
+    assert "&lt;all&gt;" in page and "<pre>far" not in page
+    (tmp_path / "run" / records.COMMAND).unlink()
+    assert "<pre>" not in write(tmp_path / "run", tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("place", sorted(path.parent for path in RESULTS.rglob(records.PARTS)), ids=lambda p: p.name)
@@ -152,11 +154,14 @@ def test_a_run_leaves_its_command(tmp_path, monkeypatch):
     assert (tmp_path / records.COMMAND).read_text() == "python -m experiments.scaling '--kernels=a, b'\n"
 
 
-def test_each_section_becomes_a_spreadsheet(folder, tmp_path):
-    written = export.write(folder, tmp_path / "csv")
+def test_each_section_becomes_a_spreadsheet(tmp_path):
+    written = export.write(RESULTS / "compare", tmp_path / "csv")
     assert len(written) == 2 and all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", path.name) for path in written)
-    assert written[0].read_text().count("\n") == 2
-    assert "Softmax()" in written[0].read_text()
+    with written[0].open(newline="") as file:
+        assert [line["kernel"] for line in csv.DictReader(file)][:2] == [
+            "Softmax()",
+            "SlidingWindow(left=7, right=7, dilation=1, global_tokens=0)",
+        ]
 
 
 def test_folders_of_one_spelling_are_told_apart(tmp_path):

@@ -117,7 +117,7 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
 def summaries(rows: list[dict]) -> list[Table]:
     """What each variant reaches, and the data that it was learned from."""
     data = dict.fromkeys((row["task"], row["digest"]) for row in rows)
-    files = [[wording.short(task), digest or "none: made up from seeds"] for task, digest in data]
+    files = [[task, digest or "none: made up from seeds"] for task, digest in data]
     return [
         Table("Scores on what was not seen", *table(summarise(rows))),
         Table("Data", ["task", "SHA-256 of files"], files),
