@@ -101,7 +101,7 @@ def _rows(path: pathlib.Path) -> tuple[list[dict], int]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         damaged += not isinstance(row, dict)
         rows += [row] if isinstance(row, dict) else []
@@ -125,6 +125,8 @@ def cell(row: dict, key: tuple[str, ...]) -> tuple:
 
 
 def _frozen(value):
+    if isinstance(value, dict):
+        return tuple(sorted((name, _frozen(each)) for name, each in value.items()))
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -20,7 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,59}")  # with its ending, a fi
 def write(rows: list[dict], path: pathlib.Path) -> None:
     """Write all columns of all rows."""
     names = sorted({name for row in rows for name in row})
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         lines = csv.writer(file)
         lines.writerow(map(cell, names))
         lines.writerows([cell(row.get(name)) for name in names] for row in rows)

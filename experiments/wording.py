@@ -36,7 +36,7 @@ def _fields(kernel: str) -> dict[str, str] | None:
     """Fields of a repr as text; None where it is no call."""
     try:
         call = ast.parse(kernel, mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # rows are read from files, and may hold anything
         return None
     return (
         {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} if isinstance(call, ast.Call) else None
@@ -57,14 +57,19 @@ def size_text(count: float) -> Shown:
     size = count
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
-            return Shown(f"{size:.3g} {unit}", count)
+            return Shown(f"{_brief(size)} {unit}", count)
         size /= 1024
-    return Shown(f"{size:,.3g} TiB", count)
+    return Shown(f"{_brief(size)} TiB", count)
 
 
 def seconds_text(seconds: float) -> Shown:
     """Seconds in words, such as `12.3 ms`."""
     for factor, unit in ((1, "s"), (1e3, "ms")):
         if seconds * factor >= 1:
-            return Shown(f"{seconds * factor:,.3g} {unit}" if seconds < 1000 else f"{seconds:,.0f} s", seconds)
-    return Shown(f"{seconds * 1e6:.3g} µs", seconds)
+            return Shown(f"{_brief(seconds * factor)} {unit}", seconds)
+    return Shown(f"{_brief(seconds * 1e6)} µs", seconds)
+
+
+def _brief(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:.3g}"

@@ -124,11 +124,29 @@ def test_cells_know_their_numbers():
     assert 'data-value="Infinity"' in beyond
 
 
+def test_numbers_are_never_written_with_powers():
+    assert [wording.size_text(count) for count in (0, 1023 * 2**10, 1536, 5000 * 2**40)] == [
+        "0 B",
+        "1,023 KiB",
+        "1.5 KiB",
+        "5,000 TiB",
+    ]
+    assert [wording.seconds_text(count) for count in (0.9999, 1234.5, 12.34e-3)] == ["1,000 ms", "1,234 s", "12.3 ms"]
+
+
 def test_what_is_the_same_in_all_cells_is_said_once():
     rows = [{"kernel": "Softmax()", "heads": 2, "length": n, "median": 0.25 * n, "jax": "1"} for n in (1, 2)]
     same, found = tables.cells(rows)
     assert same == {"kernel": "Softmax", "heads": "2"}
     assert found.header == ["length", "median"] and found.lines == [["1", "250 ms"], ["2", "500 ms"]]
+
+
+@pytest.mark.parametrize("value", [None, 5, [1], {"a": {"b": [1]}}, "\0", "\ud800", 3000 * "-" + "1", "f(**x)", ""])
+def test_a_row_may_hold_anything(value, tmp_path):
+    claim = {"claim": "recall", "status": "measured", "train_seconds": value, "seed": value, "kernel": value}
+    page = page_of(tmp_path, row(law=value, kernel=value), claim, {"kernel": value, "status": value})
+    assert "1 obeyed" in page and "could not summarise" in page and "without a section" in page
+    assert len(export.write(tmp_path, tmp_path / "csv")) == 3
 
 
 def test_a_figure_that_is_not_whole_is_told(tmp_path):

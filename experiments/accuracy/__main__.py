@@ -46,11 +46,11 @@ flags.DEFINE_bool("dry_run", False, "List the cells and predicted hours, and run
 
 def main() -> int:
     """Flags to settings, and on."""
+    if FLAGS.tensorboard:
+        optional.require("tensorboardX", "tensorboard", "--tensorboard")
     from experiments.accuracy.cells import Settings
     from experiments.accuracy.run import list_cells, run
 
-    if FLAGS.tensorboard:
-        optional.require("tensorboardX", "tensorboard", "--tensorboard")
     same = ("seeds", "steps", "tokens", "layers", "heads", "feed_forward", "norm", "pooling", "dropout", "warmup")
     same += ("schedule", "weight_decay", "dtype", "test_examples", "validate_every", "save_every", "match", "minutes")
     same += ("memory", "isolate", "out", "tensorboard")

@@ -32,7 +32,7 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
         raise ValueError(f"no rows to report: expected {records.ROWS} in {folder}, or in folders below it")
     page = document(TITLE, INTRODUCTION, _numbered(parts))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page)
+    out.write_text(page, encoding="utf-8", errors="replace")
     if len(page) > HEAVY:
         print(f"warning: {out} has {len(page) / 2**20:.0f} MiB: report parts of {folder} apart", file=sys.stderr)
     return out
@@ -121,7 +121,7 @@ def _seeds(trained: list[dict], key: tuple[str, ...]) -> str:
     without = tuple(name for name in key if name != "seed")
     seeds: dict[tuple, set] = {}
     for row in trained:
-        seeds.setdefault(records.cell(row, without), set()).add(row.get("seed"))
+        seeds.setdefault(records.cell(row, without), set()).add(records.cell(row, ("seed",)))
     fewest = min(map(len, seeds.values()))
     if fewest < statistics.CLAIM:
         few = f"fewer than {statistics.CLAIM} support no claim about which kernel is better"
