@@ -66,7 +66,7 @@ def test_every_section_has_what_the_page_asks_of_it():
 
 def test_the_last_row_of_a_cell_is_shown(tmp_path):
     page = page_of(tmp_path, row(status="broken", law="causality", commit="a"), row(law="causality", commit="a"))
-    assert "1 cells: 1 obeyed" in page
+    assert "1 cell: 1 obeyed" in page
 
 
 def test_an_unknown_experiment_has_all_its_scalars(tmp_path):

@@ -81,7 +81,10 @@ def _commands(place: pathlib.Path, root: pathlib.Path) -> list[str]:
 def _body(found: Found) -> list[str]:
     statuses = Counter(str(row["status"]) for row in found.rows if "status" in row)
     counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
-    parts = [f"<p>{len(found.rows):,} cells{': ' if counts else ''}{html.escape(counts)}.</p>", *_summaries(found)]
+    parts = [
+        f"<p>{len(found.rows):,} cell{'s' * (len(found.rows) > 1)}{': ' if counts else ''}{html.escape(counts)}.</p>",
+        *_summaries(found),
+    ]
     same, every = tables.cells(found.rows)
     shared = f"<p>In all of them: {html.escape(', '.join(f'{name} {value}' for name, value in same.items()))}.</p>"
     folded = details("All cells", every.header, every.lines)
