@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from importlib import metadata
 
 ROWS = "rows.jsonl"
 PARTS = "rows*.jsonl"
+COMMAND = "command.txt"
+# What `environment` tells.
+ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "numpy", "platform", "device", "cores", "commit", "dirty")
 
 
 @contextlib.contextmanager
@@ -30,7 +34,20 @@ def writing(folder: pathlib.Path, part: str = "") -> Iterator[None]:
         _hold(stack, folder, ".lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)
         if part:
             _hold(stack, folder, f".lock-{part}", fcntl.LOCK_EX)
+        _remember_command(folder)
         yield
+
+
+def _remember_command(folder: pathlib.Path) -> None:
+    """Add the command that this process was started by to the folder, where it is an experiment's and is new."""
+    _, *words = sys.orig_argv
+    if "-m" not in words or not words[words.index("-m") + 1].startswith("experiments."):
+        return
+    line = shlex.join(["python", *words[words.index("-m") :]]) + "\n"
+    path = folder / COMMAND
+    if not path.exists() or line not in path.read_text().splitlines(keepends=True):
+        with path.open("a") as file:
+            file.write(line)
 
 
 def _hold(stack: contextlib.ExitStack, folder: pathlib.Path, name: str, kind: int) -> None:
@@ -65,22 +82,30 @@ def _end_of_whole_lines(descriptor: int) -> int:
 
 def read(folder: pathlib.Path) -> list[dict]:
     """All rows of a folder; damaged lines are skipped, and said so once. A line counts when its end is there."""
-    return [row for path in sorted(pathlib.Path(folder).glob(PARTS)) for row in _rows(path)]
+    rows, damaged = whole(folder)
+    for path, count in damaged.items():
+        print(f"warning: skipped {count} damaged line(s) of {path}", file=sys.stderr)
+    return rows
 
 
-def _rows(path: pathlib.Path) -> list[dict]:
+def whole(folder: pathlib.Path) -> tuple[list[dict], dict[pathlib.Path, int]]:
+    """All rows of a folder, and how many lines are damaged of each file that has any."""
+    found = {path: _rows(path) for path in sorted(pathlib.Path(folder).glob(PARTS))}
+    damaged = {path: count for path, (_, count) in found.items() if count}
+    return [row for rows, _ in found.values() for row in rows], damaged
+
+
+def _rows(path: pathlib.Path) -> tuple[list[dict], int]:
     *lines, torn = path.read_bytes().split(b"\n")
     rows, damaged = [], int(bool(torn))
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         damaged += not isinstance(row, dict)
         rows += [row] if isinstance(row, dict) else []
-    if damaged:
-        print(f"warning: skipped {damaged} damaged line(s) of {path}", file=sys.stderr)
-    return rows
+    return rows, damaged
 
 
 def latest(rows: list[dict], key: tuple[str, ...]) -> dict[tuple, dict]:
@@ -100,6 +125,8 @@ def cell(row: dict, key: tuple[str, ...]) -> tuple:
 
 
 def _frozen(value):
+    if isinstance(value, dict):
+        return tuple(sorted((name, _frozen(each)) for name, each in value.items()))
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -12,6 +12,7 @@ from attnzoo.models.recurrent import SCORES, Pairs, RecurrentEncoderDecoder
 from experiments import records
 from experiments.alignment import run
 from experiments.tasks import dates
+from tests import summaries
 
 
 def made(score="additive"):
@@ -107,5 +108,6 @@ def test_a_model_is_trained_tested_and_drawn_once(tmp_path):
     weights = np.array(row["alignments"][0]["weights"])
     assert weights.shape == (10, len(row["alignments"][0]["human"]))
     assert (tmp_path / "alignment_dot.png").stat().st_size > 5000
+    assert "dot | 1 | " in summaries.of(tmp_path)
     run.run(settings)
     assert len(records.read(tmp_path)) == 1

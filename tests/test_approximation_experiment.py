@@ -17,7 +17,7 @@ from experiments import figures, language, records
 from experiments.approximation import dials, errors, model, operands, plot, run
 from experiments.inspect import heads
 from experiments.tasks import text
-from tests import oracles
+from tests import oracles, summaries
 
 LENGTH, HEADS, DIM = 16, 2, 4
 VALUES = {"features": (8,), "landmarks": (4,), "ranks": (4,), "windows": (6,), "random_blocks": ()}
@@ -142,6 +142,7 @@ def test_dials_turned_up_are_exact(kernel, is_causal, limit):
 
 def test_a_run_measures_and_draws(ran):
     rows = records.read(pathlib.Path(ran.out))
+    assert "Relative errors on random" in summaries.of(ran.out)
     assert [row["dial"] for row in rows] == [
         "softmax", "linear", "performer", "performer, independent", "nystrom", "linformer at init", "sliding_window",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from attnzoo.models.recurrent import CELLS
 from experiments import records
 from experiments.claims import candidates, regression, run
 from experiments.tasks import recall
+from tests import summaries
 
 
 def settings(tmp_path, **changed):
@@ -21,6 +22,7 @@ def settings(tmp_path, **changed):
 def test_every_claim_has_rows_and_a_figure_once(tmp_path):
     assert run.run(settings(tmp_path)) == 0
     rows = records.read(tmp_path)
+    assert all(claim in summaries.of(tmp_path) for claim in ("Speed", "Recall", "Regression"))
     found = {(row["claim"], row["kernel"]): row["status"] for row in rows if row["claim"] != "regression"}
     assert found["speed", "gru"] == found["recall", "lstm"] == found["recall", "Softmax()"] == "measured"
     assert found["speed", repr(Nystrom(4))] == found["recall", repr(Nystrom(4))] == "refused"

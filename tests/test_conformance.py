@@ -3,6 +3,7 @@
 from attnzoo import Linear, Softmax
 from experiments import records
 from experiments.conformance import run
+from tests import summaries
 
 LAWS = ("shape_and_dtype_are_kept", "masks_hide", "biases_add_to_scores")
 
@@ -18,6 +19,7 @@ def test_laws_are_decided_drawn_and_not_repeated(tmp_path):
     rows = records.read(tmp_path)
     assert {(row["name"], row["status"]) for row in rows} == {("softmax", "obeyed"), ("linear", "obeyed")}
     assert (tmp_path / "laws.png").stat().st_size > 5000
+    assert "Softmax | 1 | 0 | 0 |" in summaries.of(tmp_path)
     run.run(given)
     assert len(records.read(tmp_path)) == 2
 

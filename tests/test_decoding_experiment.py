@@ -10,6 +10,7 @@ import pytest
 from attnzoo import Linear, Nystrom, Performer, SlidingWindow, Softmax, start
 from experiments import records
 from experiments.decoding import run
+from tests import summaries
 
 
 def settings(out, **changes):
@@ -44,6 +45,7 @@ def ran(tmp_path_factory):
 def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
     out = pathlib.Path(ran.out)
     rows = records.read(out)
+    assert "Time of a token after so many" in summaries.of(out)
     assert len(rows) == 8
     by_cell = {(row["name"], row["context"]): row for row in rows}
     assert by_cell["nystrom", 16]["status"] == "refused"

@@ -10,6 +10,7 @@ from experiments import records
 from experiments.peers import plot, run
 from experiments.peers.calls import BNTH, Function, of_jax
 from experiments.peers.works import WORKS, Peer, Work
+from tests import summaries
 
 JAX_NN = Peer("jax.nn", "jax", "jax_peers.jax_nn", goal=0.001)
 SMALL = Work(Softmax(), 32, (JAX_NN,), is_causal=True, is_train=True)
@@ -24,6 +25,7 @@ def settings(tmp_path, monkeypatch):
 def test_pairs_are_timed_drawn_and_not_repeated(settings, tmp_path):
     assert run.run(settings) == 0
     (row,) = records.read(tmp_path)
+    assert row["peer"] in summaries.of(tmp_path)
     assert row["status"] == "measured" and row["deviation"] < 1e-5 and len(row["seconds"]) == 7
     assert row["ratio"] == pytest.approx(np.median(np.divide(row["their_seconds"], row["seconds"])))
     assert "small | jax.nn" in (tmp_path / plot.TABLE).read_text()

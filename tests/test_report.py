@@ -1,36 +1,191 @@
-"""The page: one file, nothing fetched, everything escaped."""
+"""The page: one file, nothing fetched, everything escaped, whatever lies in the folder."""
 
+import csv
+import json
+import pathlib
 import re
 
 import pytest
 
-from attnzoo import Softmax
-from experiments import records
-from experiments.report.page import write
-from experiments.tasks.text import MaskedText
-from tests import test_accuracy, test_scaling
+from experiments import records, tables, webpage, wording
+from experiments.report import export, sections
+from experiments.report.page import HEAVY, write
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results"
+HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs")
-    test_scaling.run.run(test_scaling.settings(out / "scaling"))
-    test_accuracy.run.run(test_accuracy.settings(out / "accuracy", tasks=(MaskedText(),), kernels=(Softmax(),)))
-    (out / "scaling" / "command.txt").write_text("python -m experiments.scaling --kernels='<all>'\n")
-    return out
+def row(**changes):
+    return {"kernel": "Softmax()", "law": "shape", "status": "obeyed", "platform": "cpu", "device": "x"} | changes
 
 
-def test_the_page_stands_alone(folder):
-    page = write(folder, folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+def page_of(folder, *rows):
+    for each in rows:
+        records.append(folder, each)
+    return write(folder, folder / "page.html").read_text()
+
+
+def test_the_page_stands_alone(tmp_path):
+    page = write(RESULTS, tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list(RESULTS.rglob("*.png")))
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    for part in ("&lt;all&gt;", "support no claim", "time exponent", "MaskedText", "SlidingWindow(left=7", "jaxlib"):
+    for part in ("&#x27;--kernels=softmax, ", "support no claim", "time exponent", "MaskedText", "jaxlib"):
         assert part in page
+    assert "SlidingWindow(left=7" in page and "warning" not in page[page.index("<body>") :]
+    assert page.index("What does each kernel cost") < page.index("What does each kernel lose")
+    assert page.count('<li><a href="#s') == len(list(RESULTS.rglob(records.PARTS)))
+    assert len(page) < HEAVY
 
 
-def test_names_are_escaped(folder, tmp_path):
-    row = records.read(folder / "scaling")[0] | {"kernel": "<script>alert(1)</script>", "length": 17}
-    (tmp_path / "scaling").mkdir()
-    records.append(tmp_path / "scaling", row)
+def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
+    (tmp_path / "run" / "models").mkdir(parents=True)
+    (tmp_path / records.COMMAND).write_text("far")
+    (tmp_path / "run" / records.COMMAND).write_text("python -m experiments.run --kernels='<all>'\n")
+    page_of(tmp_path / "run" / "models", row())
+    page = write(tmp_path / "run", tmp_path / "page.html").read_text()
+    assert "&lt;all&gt;" in page and "<pre>far" not in page
+    (tmp_path / "run" / records.COMMAND).unlink()
+    assert "<pre>" not in write(tmp_path / "run", tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("place", sorted(path.parent for path in RESULTS.rglob(records.PARTS)), ids=lambda p: p.name)
+def test_committed_rows_are_known_and_summarised(place):
+    rows = records.read(place)
+    known = {sum(section.columns <= each.keys() for section in sections.SECTIONS) for each in rows}
+    assert known == {1}, "a row must be known to one section, and to no other"
+    for found in sections.split(rows):
+        summaries = found.section.summaries(found.rows)
+        assert summaries and all(len(line) == len(each.header) for each in summaries for line in each.lines)
+        assert any(isinstance(cell, wording.Shown) for each in summaries for line in each.lines for cell in line)
+
+
+def test_every_section_has_what_the_page_asks_of_it():
+    for section in sections.SECTIONS:
+        assert section.question and section.columns and "status" not in section.key
+
+
+def test_the_last_row_of_a_cell_is_shown(tmp_path):
+    page = page_of(tmp_path, row(status="broken", law="causality", commit="a"), row(law="causality", commit="a"))
+    assert "1 cell: 1 obeyed" in page
+
+
+def test_an_unknown_experiment_has_all_its_scalars(tmp_path):
+    page = page_of(tmp_path, *({"status": "measured", "taste": 0.5 + n, "curve": [1, 2]} for n in range(2)))
+    assert "without a section" in page and ">taste</button>" in page and 'data-value="1.5"' in page
+    assert "curve" not in page
+
+
+def test_rows_of_another_version_are_told_and_shown(tmp_path):
+    page = page_of(tmp_path, {"claim": "speed", "status": "measured", "pace": 7})
+    assert "could not summarise these rows (KeyError" in page and "pace" in page
+
+
+def test_torn_rows_are_told(tmp_path):
+    records.append(tmp_path, row())
+    with (tmp_path / "rows-0-of-2.jsonl").open("w") as file:
+        file.write(json.dumps(row(law="jit")) + '\n[1]\n{"law": "to')
     page = write(tmp_path, tmp_path / "page.html").read_text()
-    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+    assert "2 damaged line(s) of rows-0-of-2.jsonl were skipped" in page and "2 cells" in page
+
+
+def test_a_folder_without_rows_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no rows to report: expected rows\.jsonl in .*or in folders below"):
+        write(tmp_path, tmp_path / "page.html")
+
+
+def test_names_are_escaped_wherever_they_stand(tmp_path):
+    place = tmp_path / "<b>folder"
+    place.mkdir()
+    (place / records.COMMAND).write_text(f"python -m experiments.x --kernels={HOSTILE}")
+    (place / '"onload="alert(1)<b>.png').write_bytes(webpage.PNG + b"IEND" + 8 * b"!")
+    broken = row(status="broken", reason=HOSTILE, kernel=HOSTILE, law=HOSTILE)
+    page = page_of(place, broken, {HOSTILE: HOSTILE, "status": HOSTILE}, {HOSTILE: 1})
+    page = write(tmp_path, tmp_path / "page.html").read_text()
+    body = page[page.index("<body>") : page.rindex("<script>")]
+    assert "<script" not in body and "<b>" not in body and "<img src=x" not in body and "onerror=alert(1)>" not in body
+    assert 'alt="&quot;onload=&quot;alert(1)&lt;b&gt;"' in body and body.count("&lt;script&gt;") > 5
+
+
+def test_scripts_of_others_are_not_allowed():
+    page = webpage.document("title", "", [])
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy and "http" not in policy
+
+
+def test_cells_know_their_numbers():
+    values = {"a": (900e-6, wording.seconds_text), "b": (0.0012, wording.seconds_text), "c": (2**20, wording.size_text)}
+    page = webpage.table(list(values), [[words(value) for value, words in values.values()]])
+    assert re.findall(r'data-value="([^"]*)">([^<]*)', page) == [
+        ("0.0009", "900 µs"),
+        ("0.0012", "1.2 ms"),
+        ("1048576.0", "1 MiB"),
+    ]
+    beyond = webpage.table(["from"], [[wording.Shown("beyond 64", float("inf"))]])
+    assert 'data-value="Infinity"' in beyond
+
+
+def test_numbers_are_never_written_with_powers():
+    assert [wording.size_text(count) for count in (0, 1023 * 2**10, 1536, 5000 * 2**40)] == [
+        "0 B",
+        "1,023 KiB",
+        "1.5 KiB",
+        "5,000 TiB",
+    ]
+    assert [wording.seconds_text(count) for count in (0.9999, 1234.5, 12.34e-3)] == ["1,000 ms", "1,234 s", "12.3 ms"]
+
+
+def test_what_is_the_same_in_all_cells_is_said_once():
+    rows = [{"kernel": "Softmax()", "heads": 2, "length": n, "median": 0.25 * n, "jax": "1"} for n in (1, 2)]
+    same, found = tables.cells(rows)
+    assert same == {"kernel": "Softmax", "heads": "2"}
+    assert found.header == ["length", "median"] and found.lines == [["1", "250 ms"], ["2", "500 ms"]]
+
+
+@pytest.mark.parametrize("value", [None, 5, [1], {"a": {"b": [1]}}, "\0", "\ud800", 3000 * "-" + "1", "f(**x)", ""])
+def test_a_row_may_hold_anything(value, tmp_path):
+    claim = {"claim": "recall", "status": "measured", "train_seconds": value, "seed": value, "kernel": value}
+    page = page_of(tmp_path, row(law=value, kernel=value), claim, {"kernel": value, "status": value})
+    assert "1 obeyed" in page and "could not summarise" in page and "without a section" in page
+    assert len(export.write(tmp_path, tmp_path / "csv")) == 3
+
+
+def test_a_figure_that_is_not_whole_is_told(tmp_path):
+    (tmp_path / "time.png").write_bytes(webpage.PNG + 20 * b"!")
+    page = page_of(tmp_path, row())
+    assert "time.png is no whole PNG" in page and "<img" not in page
+
+
+def test_seeds_are_counted_by_cell(tmp_path):
+    base = {"claim": "recall", "status": "measured", "train_seconds": 1.0, "accuracy": 0.5, "kernel": "gru"}
+    page = page_of(tmp_path, *(base | {"distance": d, "seed": s} for d, s in [(1, 0), (1, 1), (2, 0)]))
+    assert "1 seed(s) for a trained cell" in page
+
+
+def test_a_run_leaves_its_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "experiments.scaling", "--kernels=a, b"])
+    for _ in range(2):
+        with records.writing(tmp_path):
+            pass
+    monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "pytest"])
+    with records.writing(tmp_path):
+        pass
+    assert (tmp_path / records.COMMAND).read_text() == "python -m experiments.scaling '--kernels=a, b'\n"
+
+
+def test_each_section_becomes_a_spreadsheet(tmp_path):
+    written = export.write(RESULTS / "compare", tmp_path / "csv")
+    assert len(written) == 2 and all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", path.name) for path in written)
+    with written[0].open(newline="") as file:
+        assert [line["kernel"] for line in csv.DictReader(file)][:2] == [
+            "Softmax()",
+            "SlidingWindow(left=7, right=7, dilation=1, global_tokens=0)",
+        ]
+
+
+def test_folders_of_one_spelling_are_told_apart(tmp_path):
+    for name in ("a-b", "a/b", "a b", "x" * 90):
+        (tmp_path / name).mkdir(parents=True)
+        records.append(tmp_path / name, row())
+    written = export.write(tmp_path, tmp_path / "csv")
+    assert len({path.name for path in written}) == 4
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", path.name) and path.parent == tmp_path / "csv" for path in written)

@@ -15,6 +15,7 @@ import pytest
 from attnzoo import Kernel, Nystrom, SlidingWindow, Softmax, Support
 from experiments import records
 from experiments.scaling import analysis, measuring, run
+from tests import summaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ def settings(out, **changes):
 def test_a_run_measures_draws_and_is_not_repeated(tmp_path):
     assert run.run(settings(tmp_path)) == 0
     rows = records.read(tmp_path)
+    assert "Median time, forward" in summaries.of(tmp_path)
     assert [row["status"] for row in rows] == ["measured"] * 6
     assert all(len(row["seconds"]) == 5 and row["flops"] > 0 and row["compile_seconds"] > 0 for row in rows)
     assert all(row["quartiles"][0] <= row["median"] <= row["quartiles"][1] for row in rows)

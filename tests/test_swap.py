@@ -4,6 +4,7 @@ from attnzoo import Additive, LearnedPositions, Nystrom, SlidingWindow, Softmax
 from attnzoo.models import BlockConfig
 from experiments import language, records
 from experiments.swap import run
+from tests import summaries
 
 
 def test_a_model_is_tested_with_each_kernel_once(tmp_path):
@@ -21,5 +22,6 @@ def test_a_model_is_tested_with_each_kernel_once(tmp_path):
     assert "is a checkpoint of another model: stack.blocks.0.attention.attention" in rows[3]["reason"]
     assert "Nystrom cannot serve as causal self-attention" in rows[4]["reason"]
     assert (tmp_path / "out" / "swap.png").exists()
+    assert "SlidingWindow(left=15, right=0)" in summaries.of(tmp_path / "out")
     run.run(settings)
     assert records.read(tmp_path / "out") == rows

@@ -6,6 +6,7 @@ import pytest
 from attnzoo import Linear, SlidingWindow, Softmax
 from experiments import records
 from experiments.throughput import run, work, worker
+from tests import summaries
 
 CELL = {
     "length": 16,
@@ -46,6 +47,7 @@ def test_other_kernels_are_worth_what_their_formula_says():
 def test_every_cell_is_a_row_and_what_is_measured_is_not_repeated(tmp_path):
     assert run.run(settings(tmp_path)) == 0
     rows = records.read(tmp_path)
+    assert "of matmul" in summaries.of(tmp_path)
     assert [row["status"] for row in rows] == ["measured"] * 4 + ["refused"] * 2
     matmul, copy, forward, train = rows[:4]
     assert (matmul["ceiling"], copy["ceiling"]) == ("matmul", "copy") and matmul["rate"] > 0

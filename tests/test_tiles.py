@@ -2,6 +2,7 @@
 
 from experiments import records
 from experiments.tiles import run
+from tests import summaries
 
 
 def test_cells_are_timed_drawn_and_not_repeated(tmp_path):
@@ -14,5 +15,6 @@ def test_cells_are_timed_drawn_and_not_repeated(tmp_path):
     sizes = [(16, 256), (16, 4096), (64, 4096)]  # a step holds one pair of tiles at least
     assert sorted(cells) == sorted((w, *size, n) for w, n in (("causal", 64), ("window", 256)) for size in sizes)
     assert (tmp_path / "tiles.png").stat().st_size > 5000
+    assert "causal, 64 tokens: median time" in summaries.of(tmp_path)
     run.run(settings)
     assert len(records.read(tmp_path)) == len(rows)

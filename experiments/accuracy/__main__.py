@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, optional
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("task", "text, masked_text", "Tasks as calls: text, masked_text, listops, mqar(pairs=4), copy, ...")
@@ -39,18 +39,21 @@ flags.DEFINE_float("minutes", 0.0, "Limit of each cell; 0 for none.")
 flags.DEFINE_float("memory", 0.0, "GiB of address space that a cell may take; 0 for no limit.")
 flags.DEFINE_bool("isolate", True, "A process for each cell; without, all in this one, which is quicker and less safe.")
 flags.DEFINE_string("shard", "", "i/n: only the i-th of n parts of the sweep, counted from 0.")
+flags.DEFINE_bool("tensorboard", False, "Write curves while training, to <out>/tensorboard/<cell>.")
 flags.DEFINE_string("out", "runs/accuracy", "Folder for rows and figures.")
 flags.DEFINE_bool("dry_run", False, "List the cells and predicted hours, and run none.")
 
 
 def main() -> int:
     """Flags to settings, and on."""
+    if FLAGS.tensorboard:
+        optional.require("tensorboardX", "tensorboard", "--tensorboard")
     from experiments.accuracy.cells import Settings
     from experiments.accuracy.run import list_cells, run
 
     same = ("seeds", "steps", "tokens", "layers", "heads", "feed_forward", "norm", "pooling", "dropout", "warmup")
     same += ("schedule", "weight_decay", "dtype", "test_examples", "validate_every", "save_every", "match", "minutes")
-    same += ("memory", "isolate", "out")
+    same += ("memory", "isolate", "out", "tensorboard")
     settings = Settings(
         tasks=command_line.tasks(FLAGS.task),
         kernels=command_line.kernels(FLAGS.kernels),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from experiments import statistics, wording
+from experiments.tables import Table
+from experiments.wording import Shown
 
 GROUP = ("task", "kernel", "positions", "length", "width")
 LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
@@ -82,7 +84,7 @@ def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str
         return ""
     scale, digits = (1, 3) if metric == "bits" else (100, 1)
     text = [format(scale * x, f"{sign}.{digits}f") for x in found if x is not None]
-    return text[0] if found.low is None else f"{text[0]} [{text[1]}, {text[2]}]"
+    return Shown(text[0] if found.low is None else f"{text[0]} [{text[1]}, {text[2]}]", found.value)
 
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
@@ -98,15 +100,25 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
             [
                 f"{wording.short(entry['task'])}, {unit}",
                 entry["variant"],
-                f"{entry['length']:,}",
-                str(entry["width"]),
+                wording.count_text(entry["length"]),
+                wording.count_text(entry["width"]),
                 mean_text(entry["metric"], entry["score"]),
                 mean_text(entry["metric"], entry["difference"], "+"),
-                f"{entry['learning_rate']:g}{rates}",
-                "" if entry["parameters"] is None else f"{entry['parameters']:,}{mismatch}",
-                str(entry["seeds"]),
-                str(entry["diverged"] or ""),
+                Shown(f"{entry['learning_rate']:g}{rates}", entry["learning_rate"]),
+                "" if entry["parameters"] is None else Shown(f"{entry['parameters']:,}{mismatch}", entry["parameters"]),
+                wording.count_text(entry["seeds"]),
+                wording.count_text(entry["diverged"]) if entry["diverged"] else "",
                 entry["note"].split(". ")[0],
             ]
         )
     return header, lines
+
+
+def summaries(rows: list[dict]) -> list[Table]:
+    """What each variant reaches, and the data that it was learned from."""
+    data = dict.fromkeys((row["task"], row["digest"]) for row in rows)
+    files = [[task, digest or "none: made up from seeds"] for task, digest in data]
+    return [
+        Table("Scores on what was not seen", *table(summarise(rows))),
+        Table("Data", ["task", "SHA-256 of files"], files),
+    ]

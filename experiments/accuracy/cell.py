@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -21,7 +22,8 @@ from experiments.accuracy.cells import Cell, Settings
 from experiments.tasks import task as tasks
 from experiments.tasks.task import Examples
 
-RUNNING, BINS = "running", 16  # folder of checkpoints of unfinished cells; parts in which loss by position is kept
+RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
+BINS = 16  # parts in which loss by position is kept
 
 
 def refused(settings: Settings, cell: Cell) -> str | None:
@@ -84,7 +86,9 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
     batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
     found = {"parameters": steps.parameter_count(model), "step_flops": steps.flops(model, batch(0))}
     validate = functools.partial(_validated, settings, cell)
-    progress = training.fit(model, batch, cell.plan(settings), folder=folder, validate=validate, told=told)
+    with _curves(settings, cell) as drawn:
+        both = lambda progress: (told(progress), drawn(progress))
+        progress = training.fit(model, batch, cell.plan(settings), folder=folder, validate=validate, told=both)
     found |= {
         "curve": progress.curve,
         "validations": progress.validations,
@@ -109,6 +113,15 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
     shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def _curves(settings: Settings, cell: Cell):
+    """What is told of each step is written for TensorBoard, where that is asked for."""
+    if not settings.tensorboard:
+        return contextlib.nullcontext(lambda progress: None)
+    from experiments import events  # which is an extra
+
+    return events.following(pathlib.Path(settings.out) / CURVES / cell.name(settings), cell.task.metric)
 
 
 def description(settings: Settings, cell: Cell, model: LanguageModel) -> language.Description:

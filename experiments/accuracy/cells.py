@@ -57,6 +57,7 @@ class Settings:
     isolate: bool
     shard: tuple[int, int] | None
     out: str
+    tensorboard: bool = False
 
     def __post_init__(self):
         command_line.at_least(2, steps=self.steps)

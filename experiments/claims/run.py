@@ -10,6 +10,7 @@ from experiments import command_line, progress, records
 from experiments.claims import plot, recall, regression, speed
 
 CLAIMS = {"speed": speed, "recall": recall, "regression": regression}
+KEY = tuple(dict.fromkeys(name for module in CLAIMS.values() for name in module.KEY))  # of a row of any claim
 
 
 @dataclasses.dataclass(frozen=True)

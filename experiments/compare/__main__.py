@@ -56,8 +56,6 @@ def main() -> int:
 
 def _experiment(name: str, arguments: dict[str, str], out: pathlib.Path) -> int:
     words = ["-m", f"experiments.{name}", *(f"--{flag}={value}" for flag, value in arguments.items()), f"--out={out}"]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "command.txt").write_text(shlex.join(["python", *words]) + "\n")
     print(f"$ {shlex.join(['python', *words])}", flush=True)
     return subprocess.run([sys.executable, *words]).returncode
 

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnzoo.models import LanguageModel
+from experiments.wording import Shown
 
 
 class Head(NamedTuple):
@@ -62,11 +63,11 @@ def table(heads: list[Head]) -> tuple[list[str], list[list[str]]]:
     lines = [
         [
             head.kernel,
-            str(head.layer),
-            str(head.head),
-            f"{head.entropy:.2f}",
-            f"{head.distance:.1f}",
-            f"{head.negative:.1%}",
+            Shown(str(head.layer), head.layer),
+            Shown(str(head.head), head.head),
+            Shown(f"{head.entropy:.2f}", head.entropy),
+            Shown(f"{head.distance:.1f}", head.distance),
+            Shown(f"{head.negative:.1%}", head.negative),
         ]
         for head in heads
     ]

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import pathlib
 
-import numpy as np
-
-from experiments import figures, wording
+from experiments import figures
+from experiments.peers import analysis
 
 TABLE = "table.md"
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
     """`ratios.png`, `ratios.svg` and `table.md`."""
-    header, lines = table(rows)
+    header, lines = analysis.table(rows)
     text = [header, ["---"] * len(header), *lines]
     (out / TABLE).write_text("".join(f"| {' | '.join(line)} |\n" for line in text))
     measured = [row for row in rows if row["status"] == "measured"]
     if measured:
         figures.save(_figure(measured), out / "ratios")
-
-
-def table(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines, a line for each comparison."""
-    header = ["work", "peer", "their time / ours", "goal", "ours", "theirs", "deviation", "note"]
-    return header, [_line(row) for row in rows]
-
-
-def _line(row: dict) -> list[str]:
-    goal = "" if row["goal"] is None else f"{row['goal']:g}"
-    peer = f"{row['peer']} {row['version'] or ''}".strip()
-    if row["status"] != "measured":
-        return [row["work"], peer, row["status"], goal, "", "", "", row["reason"].replace("|", "/").replace("\n", " ")]
-    low, high = row["quartiles"]
-    ours, theirs = (wording.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
-    ratio = f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
-    return [row["work"], peer, ratio, goal, ours, theirs, f"{row['deviation']:.0e}", row["note"]]
 
 
 def _figure(rows):

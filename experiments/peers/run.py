@@ -12,7 +12,7 @@ from importlib import metadata
 import numpy as np
 
 from experiments import command_line, progress, records, wording
-from experiments.peers import calls, plot
+from experiments.peers import analysis, calls, plot
 from experiments.peers.works import WORKS, Peer, Work
 
 KEY = ("work", "peer", "seed", "platform", "device", "cores")
@@ -59,7 +59,7 @@ def run(settings: Settings) -> int:
                 each.say(describe(row))
         rows = list(records.latest(records.read(out), KEY).values())
     plot.draw(rows, out)
-    progress.table("Peers: their time / ours", *plot.table(rows))
+    progress.table("Peers: their time / ours", *analysis.table(rows))
     print(f"rows, figure and table: {out}")
     return int(any(row["status"] == "failed" for row in rows))
 

@@ -1,146 +1,146 @@
-"""Rows and figures to one HTML page; rows and files are read, nothing is run."""
+"""Rows and figures of all folders to one HTML page; rows and files are read, nothing is run."""
 
 from __future__ import annotations
 
 import html
 import pathlib
+import sys
+from collections import Counter
+from typing import NamedTuple
 
-from experiments import records, statistics
-from experiments.webpage import details, document, figure, table
+from experiments import records, statistics, tables
+from experiments.report import sections
+from experiments.report.sections import Found
+from experiments.webpage import details, document, figure, table, warning
 
-SECTIONS = {
-    "scaling": "What does each kernel cost, in time and memory, as the sequence grows?",
-    "accuracy": "What does each kernel lose, as the sequence grows?",
-}
-COMMAND = "command.txt"
 TITLE = "Attention kernels compared"
 INTRODUCTION = (
     "Which attention to use, what it costs, and what it loses. Every figure and table here is drawn from rows that the "
-    "commands below wrote."
+    "commands below wrote. The head of a column sorts by it."
 )
-ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "numpy", "platform", "device", "cores", "commit", "dirty")
+HEAVY = 10 * 2**20  # bytes, above which a page is slow to open and to send
 
 
 def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     """Write the page of `folder` to `out`.
 
     Raises:
-      ValueError: no experiment has left rows in the folder.
+      ValueError: no experiment has left rows in the folder, or below it.
     """
-    found = {name: records.read(folder / name) for name in SECTIONS}
-    found = {name: rows for name, rows in found.items() if rows}
-    if not found:
-        expected = " or ".join(str(folder / name / records.ROWS) for name in SECTIONS)
-        raise ValueError(f"no rows to report: expected {expected}")
-    parts = [_section(name, rows, folder / name) for name, rows in found.items()]
-    every = [row for rows in found.values() for row in rows]
-    page = document(TITLE, INTRODUCTION, [*parts, _support(found), _environment(every)])
+    parts = sorted((part for place in places(folder) for part in _parts(place, folder)), key=lambda part: part.place)
+    if not parts:
+        raise ValueError(f"no rows to report: expected {records.ROWS} in {folder}, or in folders below it")
+    page = document(TITLE, INTRODUCTION, _numbered(parts))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page)
+    out.write_text(page, encoding="utf-8", errors="replace")
+    if len(page) > HEAVY:
+        print(f"warning: {out} has {len(page) / 2**20:.0f} MiB: report parts of {folder} apart", file=sys.stderr)
     return out
 
 
-def _section(name: str, rows: list[dict], folder: pathlib.Path) -> str:
-    parts = [f"<h2>{html.escape(SECTIONS[name])}</h2>"]
-    command = folder / COMMAND
-    if command.exists():
-        parts.append(f"<pre>{html.escape(command.read_text().strip())}</pre>")
-    parts += [figure(path) for path in sorted(folder.glob("*.png"))]
-    parts.append({"scaling": _scaling, "accuracy": _accuracy}[name](rows))
-    return "\n".join(parts)
+def places(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folder and all below it that have rows."""
+    return sorted({path.parent for path in folder.rglob(records.PARTS)})
 
 
-def _scaling(rows: list[dict]) -> str:
-    from experiments.scaling import analysis
-    from experiments.scaling.run import KEY
+class Part(NamedTuple):
+    """A section: its place among others, its title, the folder that it is about, and its body as HTML."""
 
-    rows = list(records.latest(rows, KEY).values())
-    text = (
-        "<p>Exponents are slopes of straight lines through the logarithms of the last four lengths, with 95% intervals. "
-        '"Faster than softmax from" is where median times cross, with a bootstrap interval over repetitions: "before" the '
-        'first length and "beyond" the last are answers.</p>'
-    )
-    header = ["kernel", "pass", "length", "status", "median ms", "quartiles ms", "compile s", "temporary MiB", "GFLOP"]
-    lines = [_scaling_line(row) for row in rows]
-    return text + table(*analysis.table(analysis.summarise(rows))) + details("All cells", [*header, "reason"], lines)
+    place: int
+    title: str
+    folder: str
+    body: str
 
 
-def _scaling_line(row: dict) -> list[str]:
-    def shown(name, form, factor=1.0):
-        return "" if row.get(name) is None else form.format(row[name] * factor)
+def _parts(place: pathlib.Path, root: pathlib.Path) -> list[Part]:
+    """The sections of a folder; its figures stand in the first."""
+    rows, damaged = records.whole(place)
+    name = place.relative_to(root).as_posix() if place != root else place.resolve().name
+    head = [f'<p class="from">Folder <code>{html.escape(name)}</code></p>', *_commands(place, root)]
+    head += [warning(f"{count} damaged line(s) of {path.name} were skipped.") for path, count in damaged.items()]
+    figures = [figure(path) for path in sorted(place.glob("*.png"))]
+    found = []
+    for each in sections.split(rows):
+        title = each.section.question if each.section else "Rows of an experiment without a section of its own"
+        found.append(Part(sections.place(each.section), title, name, "\n".join([*head, *figures, *_body(each)])))
+        figures = []
+    return found or [Part(sections.place(None), "No rows", name, "\n".join([*head, *figures]))]
 
-    quartiles = row.get("quartiles")
-    return [
-        row["kernel"],
-        row["pass"],
-        f"{row['length']:,}",
-        row["status"],
-        shown("median", "{:,.2f}", 1e3) or shown("predicted_seconds", "predicted {:,.0f}", 1e3),
-        " to ".join(f"{value * 1e3:,.2f}" for value in quartiles) if quartiles else "",
-        shown("compile_seconds", "{:.2f}"),
-        shown("temporary_bytes", "{:,.1f}", 2.0**-20),
-        shown("flops", "{:,.2f}", 1e-9),
-        row.get("reason", ""),
+
+def _commands(place: pathlib.Path, root: pathlib.Path) -> list[str]:
+    """The commands of the folder, or of the nearest above it that tells its own: one run may fill several."""
+    for near in (place, *place.parents):
+        command = near / records.COMMAND
+        if command.is_file():
+            return [f"<pre>{html.escape(command.read_text(errors='replace').strip())}</pre>"]
+        if near == root:
+            break
+    return []
+
+
+def _body(found: Found) -> list[str]:
+    statuses = Counter(str(row["status"]) for row in found.rows if "status" in row)
+    counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
+    parts = [
+        f"<p>{len(found.rows):,} cell{'s' * (len(found.rows) > 1)}{': ' if counts else ''}{html.escape(counts)}.</p>",
+        *_summaries(found),
     ]
+    same, every = tables.cells(found.rows)
+    shared = f"<p>In all of them: {html.escape(', '.join(f'{name} {value}' for name, value in same.items()))}.</p>"
+    folded = details("All cells", every.header, every.lines)
+    parts.append(folded.replace("</summary>", f"</summary>{shared}", 1) if same else folded)
+    points = "".join(f"<li>{html.escape(point)}</li>" for point in _support(found))
+    parts += [f"<h3>What this supports</h3><ul>{points}</ul>"] * bool(points)
+    return [*parts, _environment(found.rows)]
 
 
-def _accuracy(rows: list[dict]) -> str:
-    from experiments.accuracy import analysis
-    from experiments.accuracy.cells import KEY
-
-    rows = list(records.latest(rows, KEY).values())
-    text = (
-        "<p>Scores on examples that the model has not seen: bits of each target, where lower is better, or the share of "
-        "answers that are right. Differences to exact attention are paired by seed. Data: "
-        + ", ".join(f"{html.escape(task)} {_digest(digest)}" for task, digest in _data(rows))
-        + ".</p>"
-    )
-    names = ("kernel", "positions", "task", "length", "width", "learning_rate", "seed", "status")
-    header = [
-        *(name.replace("_", " ") for name in names),
-        "score",
-        "bits",
-        "parameters",
-        "best step",
-        "train s",
-        "reason",
-    ]
-    lines = [[*(_plain(row[name]) for name in names), *_accuracy_numbers(row)] for row in rows]
-    return text + table(*analysis.table(analysis.summarise(rows))) + details("All cells", header, lines)
+def _summaries(found: Found) -> list[str]:
+    """What the experiment says; rows that it does not understand, such as those of another version, are shown as they are."""
+    if found.section is None:
+        return []
+    try:
+        return [table(each.header, each.lines, each.title) for each in found.section.summaries(found.rows)]
+    except Exception as error:  # rows come from files: what one of them lacks must not take the page with it
+        why = f"{type(error).__name__}: {error}"
+        return [
+            warning(f"experiments.{found.section.name} could not summarise these rows ({why}); all cells are below.")
+        ]
 
 
-def _accuracy_numbers(row: dict) -> list[str]:
-    forms = {"score": ".4f", "bits": ".4f", "parameters": ",", "best_step": ",", "train_seconds": ".1f"}
-    return [*(format(row[name], form) if name in row else "" for name, form in forms.items()), row.get("reason", "")]
+def _support(found: Found) -> list[str]:
+    """What may be concluded from these rows, and what may not."""
+    points = list(found.section.caveats) if found.section else []
+    trained = [row for row in found.rows if "train_seconds" in row and row.get("status") == "measured"]
+    if trained:
+        points.append(_seeds(trained, found.section.key if found.section else ("kernel",)))
+    machines = {tuple(str(row.get(name)) for name in ("platform", "device", "cores")) for row in found.rows}
+    if len(machines) > 1:
+        points.append(f"Rows are of {len(machines)} machines: compare those of one.")
+    return points
 
 
-def _plain(value) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _data(rows: list[dict]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((row["task"], row["digest"]) for row in rows))
-
-
-def _digest(digest: str) -> str:
-    return f"SHA-256 <code>{html.escape(digest)}</code>" if digest else "made up from seeds"
-
-
-def _support(found: dict[str, list[dict]]) -> str:
-    """What may be concluded from this page, and what may not."""
-    points = ["Times and memory are those of one machine; ratios carry over better than seconds."]
-    if "scaling" in found:
-        points.append("Operands are random: kernels whose work depends on data are not in this catalogue yet.")
-    if "accuracy" in found:
-        seeds = len({row["seed"] for row in found["accuracy"]})
-        few = f"{seeds} seed(s) for each cell: fewer than {statistics.CLAIM} support no claim about which kernel is better."
-        points.append(few if seeds < statistics.CLAIM else f"{seeds} seeds for each cell, 95% Student t intervals.")
-        points.append(
-            "The models are small and briefly trained: they show that each kernel learns, not how far it can."
-        )
-    return "<h2>What this supports</h2><ul>" + "".join(f"<li>{html.escape(point)}</li>" for point in points) + "</ul>"
+def _seeds(trained: list[dict], key: tuple[str, ...]) -> str:
+    """How many seeds the cell with the fewest has."""
+    without = tuple(name for name in key if name != "seed")
+    seeds: dict[tuple, set] = {}
+    for row in trained:
+        seeds.setdefault(records.cell(row, without), set()).add(records.cell(row, ("seed",)))
+    fewest = min(map(len, seeds.values()))
+    if fewest < statistics.CLAIM:
+        few = f"fewer than {statistics.CLAIM} support no claim about which kernel is better"
+        return f"{fewest} seed(s) for a trained cell: {few}."
+    return f"{fewest} seeds for each trained cell, 95% Student t intervals."
 
 
 def _environment(rows: list[dict]) -> str:
-    kinds = dict.fromkeys(tuple(str(row.get(name)) for name in ENVIRONMENT) for row in rows)
-    return "<h2>Environment</h2>" + table(list(ENVIRONMENT), [list(kind) for kind in kinds])
+    kinds = dict.fromkeys(tuple(tables.text(name, row.get(name)) for name in records.ENVIRONMENT) for row in rows)
+    return details("Environments", list(records.ENVIRONMENT), list(map(list, kinds)))
+
+
+def _numbered(parts: list[Part]) -> list[str]:
+    """Sections, after a list of them where there are several."""
+    titles = [html.escape(part.title) for part in parts]
+    named = [f"{title} <code>{html.escape(part.folder)}</code>" for title, part in zip(titles, parts, strict=True)]
+    links = "".join(f'<li><a href="#s{number}">{name}</a></li>' for number, name in enumerate(named))
+    bodies = [f'<h2 id="s{number}">{titles[number]}</h2>\n{part.body}' for number, part in enumerate(parts)]
+    return [f"<nav><ol>{links}</ol></nav>"] * (len(parts) > 1) + bodies

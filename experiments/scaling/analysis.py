@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import statistics, wording
+from experiments import statistics, tables, wording
+from experiments.wording import Shown
 
 # What is held fixed while kernel, pass and length vary; with `tokens`, the batch varies with the length.
 SETTING = ("tokens", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "repeats", "seed", "platform", "device")
@@ -159,7 +160,7 @@ def crossing_text(found: Crossing | None, lengths: list[int]) -> str:
     if found is None:
         return ""
     value, low, high = (length_text(length, lengths) for length in found)
-    return value if low == value == high else f"{value} [{low}, {high}]"
+    return Shown(value if low == value == high else f"{value} [{low}, {high}]", found.value)
 
 
 def length_text(value: float, lengths: list[int]) -> str:
@@ -171,7 +172,7 @@ def length_text(value: float, lengths: list[int]) -> str:
 
 def exponent_text(found: Exponent | None) -> str:
     """An exponent in words, such as `1.02 [0.98, 1.06]`."""
-    return "" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return "" if found is None else tables.range_text(*found)
 
 
 def statement(entry: dict) -> dict:
@@ -201,7 +202,7 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
                 exponent_text(entry["exponent"]),
                 exponent_text(entry["memory_exponent"]),
                 crossing_text(entry["crossing"], entry["shared_lengths"]),
-                f"{entry['lengths'][-1]:,}" if entry["lengths"] else "",
+                wording.count_text(entry["lengths"][-1]) if entry["lengths"] else "",
                 "" if entry["longest"] is None else wording.seconds_text(entry["longest"]),
                 "" if entry["longest"] is None else wording.size_text(entry["longest_bytes"]),
                 *([entry["setting"]] if several else []),
@@ -217,3 +218,19 @@ def _note(notes: list[str]) -> str:
         return ""
     more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
     return notes[0].split(". ")[0] + more
+
+
+def summaries(rows: list[dict]) -> list[tables.Table]:
+    """Exponents and crossings, and the median of each cell."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row["status"] == "measured":
+            groups.setdefault((row["pass"], setting_text(row)), []).append(row)
+    median = lambda cell: wording.seconds_text(cell[-1]["median"])
+    return [
+        tables.Table("Growth, and from where each is faster", *table(summarise(rows))),
+        *(
+            tables.pivot(f"Median time, {passed}: {setting}", own, "kernel", "length", median)
+            for (passed, setting), own in groups.items()
+        ),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from experiments import figures, wording
+from experiments.throughput import analysis
 
 TABLE = "table.md"
 STYLE = {
@@ -19,9 +20,8 @@ STYLE = {
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
     """A figure for each kernel and pass, and `table.md`."""
-    ceilings = {row["ceiling"]: row for row in rows if "ceiling" in row and row["status"] == "measured"}
-    cells = [row for row in rows if "ceiling" not in row]
-    header, lines = table(cells, ceilings)
+    cells, ceilings = analysis.split(rows)
+    header, lines = analysis.table(cells, ceilings)
     text = [header, ["---"] * len(header), *lines]
     (out / TABLE).write_text("".join(f"| {' | '.join(line)} |\n" for line in text))
     kernels = list(dict.fromkeys(row["kernel"] for row in cells if row["status"] == "measured"))
@@ -31,31 +31,6 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
             if chosen:
                 name = wording.short(kernel).partition("(")[0].lower()
                 figures.save(_figure(chosen, ceilings, passed), out / f"{index}_{name}_{passed}")
-
-
-def table(cells: list[dict], ceilings: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines, a line for each cell that was measured or not."""
-    header = ["kernel", "pass", "H", "T", "implementation", "time", "TFLOP/s", "of matmul", "of copy", "temporaries"]
-    order = lambda row: (row["kernel"], row["pass"], row["head_dim"], row["length"], row["implementation"])
-    return header, [_line(row, ceilings) for row in sorted(cells, key=order)]
-
-
-def _line(row: dict, ceilings: dict[str, dict]) -> list[str]:
-    cell = [wording.short(row["kernel"]), row["pass"], str(row["head_dim"]), f"{row['length']:,}"]
-    cell.append(row["implementation"])
-    if row["status"] != "measured":
-        reason = row["reason"].replace("|", "/").replace("\n", " ")
-        return [*cell, f"{row['status']}: {reason}", "", "", "", ""]
-    shares = [
-        _share(row["flops_per_second"], ceilings.get("matmul")),
-        _share(row["bytes_per_second"], ceilings.get("copy")),
-    ]
-    temporaries = wording.size_text(row["temporary_bytes"]) if "temporary_bytes" in row else ""
-    return [*cell, wording.seconds_text(row["median"]), f"{row['flops_per_second'] / 1e12:.3g}", *shares, temporaries]
-
-
-def _share(rate: float, ceiling: dict | None) -> str:
-    return "" if ceiling is None else f"{rate / ceiling['rate']:.1%}"
 
 
 def _figure(rows: list[dict], ceilings: dict[str, dict], passed: str):

@@ -1,0 +1,98 @@
+"""Curves for TensorBoard: every point once, whatever happens to the run."""
+
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from attnzoo import Softmax
+from experiments.accuracy import cell as one
+from experiments.accuracy.cells import cells
+from experiments.tasks.mqar import MQAR
+from experiments.training import Progress
+from tests.test_accuracy import settings
+
+REASON = "the extra `tensorboard` is not installed"
+pytest.importorskip("tensorboardX", reason=REASON)
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402 - after it is known to be there
+from tensorboardX.record_writer import masked_crc32c  # noqa: E402
+
+from experiments import events  # noqa: E402
+
+
+def read(folder):
+    """The events of the one file of a run; a record is a length, its checksum, the event, and its checksum."""
+    [path] = folder.iterdir()
+    data, found = path.read_bytes(), []
+    while data:
+        [length] = struct.unpack("<Q", data[:8])
+        assert struct.unpack("<I", data[8:12]) == (masked_crc32c(data[:8]),)
+        record, data = data[12 : 12 + length], data[12 + length :]
+        assert struct.unpack("<I", data[:4]) == (masked_crc32c(record),)
+        found.append(Event.FromString(record))
+        data = data[4:]
+    return found
+
+
+def points(folder, tag):
+    return [
+        (event.step, value.simple_value) for event in read(folder) for value in event.summary.value if value.tag == tag
+    ]
+
+
+def near(rows):
+    return [(step, pytest.approx(value, rel=1e-6)) for step, value in rows]
+
+
+def test_a_run_that_goes_on_has_every_point_once(tmp_path):
+    curve = [(step, 8.0 - step) for step in range(0, 40, 10)]
+    with pytest.raises(KeyboardInterrupt), events.following(tmp_path, "accuracy") as tell:
+        tell(Progress(step=21, curve=curve[:3], validations=[(20, -0.5)]))
+        tell(Progress(step=22, curve=curve[:3], validations=[(20, -0.5)]))
+        raise KeyboardInterrupt
+    assert points(tmp_path, "train/bits") == curve[:3]
+    with events.following(tmp_path, "accuracy") as tell:
+        for done in (2, 4):  # from a checkpoint of step 11
+            tell(Progress(step=10 * done, curve=curve[:done], validations=[(20, -0.5)]))
+    assert points(tmp_path, "train/bits") == curve
+    assert points(tmp_path, "validation/accuracy") == [(20, 0.5)]
+    first, second, *_ = read(tmp_path)
+    assert first.file_version == "brain.Event:2" and second.session_log.status == SessionLog.START
+
+
+def test_a_cell_that_was_killed_ends_with_the_curves_of_its_row(tmp_path):
+    chosen = settings(
+        tmp_path,
+        tasks=(MQAR(pairs=2, vocabulary=16),),
+        kernels=(Softmax(),),
+        steps=23,
+        validate_every=7,
+        save_every=9,
+        tensorboard=True,
+    )
+    [cell] = cells(chosen)
+
+    def die(progress):
+        if progress.step == 22:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        one.train(chosen, cell, die)
+    row = one.train(chosen, cell, lambda progress: None)
+    [folder] = (tmp_path / one.CURVES).iterdir()
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", folder.name)
+    assert points(folder, "train/bits") == near(row["curve"]) and len(row["curve"]) == 3
+    assert points(folder, "validation/accuracy") == near((step, -score) for step, score in row["validations"])
+
+
+def test_the_flag_is_refused_without_the_extra(tmp_path):
+    code = "import runpy, sys; sys.modules['tensorboardX'] = None; sys.argv[0] = 'x'\n"
+    code += "runpy.run_module('experiments.accuracy', run_name='__main__')"
+    words = [sys.executable, "-c", code, "--tensorboard", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=pathlib.Path(__file__).parent.parent)
+    assert done.returncode == 2 and "pip install -e '.[tensorboard]'" in done.stderr
+    assert "error: --tensorboard needs tensorboardX" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
