@@ -15,12 +15,20 @@ def summaries(rows: list[dict]) -> list[Table]:
     if own["speed"]:
         found.append(tables.pivot("Speed: training tokens per second", own["speed"], "kernel", "length", _rate))
     if own["recall"]:
-        found.append(
-            tables.pivot("Recall: share of the first tokens, %", own["recall"], "kernel", "distance", _recalled)
-        )
+        each = by_distance(own["recall"])
+        found.append(tables.pivot("Recall: share of the first tokens, %", each, "kernel", "distance", _recalled))
     if own["regression"]:
         found.append(_regression(own["regression"]))
     return found
+
+
+def by_distance(rows: list[dict]) -> list[dict]:
+    """A row for each model and distance, where a model's row has all its distances."""
+    return [
+        row | {"distance": distance, "accuracy": accuracy}
+        for row in rows
+        for distance, accuracy in zip(row["distances"], row["accuracies"], strict=True)
+    ]
 
 
 def _rate(group: list[dict]) -> Shown:

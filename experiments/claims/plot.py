@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from experiments import figures, statistics, wording
-from experiments.claims import recall, regression
+from experiments.claims import analysis, recall, regression
 
 DRAWN = {"markersize": 4.5, "linewidth": 1.4}
 
@@ -52,11 +52,12 @@ def _speed(rows: list[dict]):
 
 def _recall(rows: list[dict]):
     figure, (panel,) = figures.axes(1, width=6.4)
-    seeds, first = len({row["seed"] for row in rows}), rows[0]
+    seeds, first, each = len({row["seed"] for row in rows}), rows[0], analysis.by_distance(rows)
+    xs = first["distances"]
     below = f"{first['steps']:,} steps of {first['tokens']:,} tokens, all distances in turns; width {first['width']}"
     doubt = statistics.doubt(seeds)
     figures.title(figure, f"Recalling the first {recall.TASK.count} tokens{doubt and ': '}{doubt}", below)
-    figures.lengths_axis(panel, first["distances"])
+    figures.lengths_axis(panel, xs)
     panel.set_xlabel("tokens of noise between")
     panel.set_ylabel("share recalled")
     panel.set_ylim(-0.02, 1.04)
@@ -64,10 +65,10 @@ def _recall(rows: list[dict]):
     panel.axhline(0.2, color="#888888", linewidth=0.8, linestyle="--")
     styles, ends = figures.styles(rows), []
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
-        found = zip(*(row["accuracies"] for row in rows if row["kernel"] == kernel), strict=True)
-        means = [statistics.mean(list(values)) for values in found]
+        own = [row for row in each if row["kernel"] == kernel]
+        means = [statistics.mean([row["accuracy"] for row in own if row["distance"] == x]) for x in xs]
         spread = [mean.value - (mean.low if mean.low is not None else mean.value) for mean in means]
-        xs, ys = first["distances"], [mean.value for mean in means]
+        ys = [mean.value for mean in means]
         panel.errorbar(xs, ys, spread, elinewidth=1, **styles[kernel], **DRAWN)
         ends.append((wording.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
     figures.footnote(figure, ["Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."])
