@@ -148,8 +148,10 @@ def test_what_the_public_code_ran_stands_beside_what_the_paper_means():
     assert of("accuracy", "listops", "performer") == ("performer(features=2)", "performer(features=256)")
     assert "relu" in of("speed", "text", "performer", 1000).faithful
     assert "strided" in of("speed", "text", "local", 1000).faithful
+    assert of("accuracy", "text", "sinkhorn").faithful is None and of("speed", "text", "sinkhorn", 1000).faithful
+    assert of("accuracy", "text", "softmax").faithful == "softmax"
     assert "contiguous" in of("speed", "text", "local", 1000).corrected
-    assert "bucket_size=300" in of("speed", "text", "reformer", 3000).faithful
+    assert "chunk_size=300" in of("speed", "text", "reformer", 3000).faithful
 
 
 # The kernels of the public code.
@@ -315,7 +317,13 @@ def test_trained_models_are_commands_whose_rows_are_judged(tmp_path, monkeypatch
 def trained(rate, seed, score) -> dict:
     """A row as the accuracy experiment leaves it."""
     flags = trainings.TRAININGS["mqar"]
-    defaults = {"feed_forward": 0, "norm": "before", "pooling": "mean", "dropout": 0.0, "schedule": "cosine"}
+    defaults = {
+        "feed_forward": flags["feed_forward"],
+        "norm": "before",
+        "pooling": "mean",
+        "dropout": 0.0,
+        "schedule": "cosine",
+    }
     defaults |= {"weight_decay": float(flags["weight_decay"]), "dtype": "float32", "eval_lengths": [], "match": "none"}
     row = {name: flags[name] for name in ("steps", "tokens", "layers", "heads", "warmup", "test_examples")}
     row |= defaults | {"validate_every": flags["validate_every"], "task": "MQAR(pairs=4, vocabulary=8192)"}
