@@ -10,6 +10,7 @@ from experiments.reproduce.page import FIGURE
 from experiments.reproduce.published import MEMORY, REFERENCE, SPEED, ratio
 from experiments.reproduce.verdict import FACTOR
 
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 LABELS = {SPEED: "steps in a second / those of softmax", MEMORY: "memory / that of softmax"}
 
 
@@ -56,6 +57,10 @@ def _panel(panel, table: str, entries: list[Entry], styles: dict) -> None:
         edges, [edge / FACTOR for edge in edges], [edge * FACTOR for edge in edges], color="#dddddd", zorder=0.4
     )
     panel.set_xlim(low, high)
+    for axis, limits in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
+        ticks = [tick for tick in TICKS if limits[0] <= tick <= limits[1]]
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.minorticks_off()
     panel.set_xlabel(f"published: {LABELS[table]}")
     panel.set_ylabel(f"here: {LABELS[table]}")
     _label(panel, ends, styles)
@@ -73,6 +78,9 @@ def _label(panel, points, styles) -> None:
     """Each model's name beside the last of its points."""
     last = {}
     for entry, x in points:
-        found = entry.faithful.value or entry.corrected.value
+        found = entry.corrected.value if entry.result.model == REFERENCE else entry.faithful.value
+        found = found or entry.corrected.value
+        if found is None:
+            continue
         last[entry.result.model] = (entry.result.model, x, found.value, styles[entry.result.model]["color"])
     figures.label_lines(panel, list(last.values()))
