@@ -24,11 +24,15 @@ from attnzoo.kernels import Additive as Additive
 from attnzoo.kernels import BigBird as BigBird
 from attnzoo.kernels import Linear as Linear
 from attnzoo.kernels import Linformer as Linformer
+from attnzoo.kernels import Local as Local
 from attnzoo.kernels import NadarayaWatson as NadarayaWatson
 from attnzoo.kernels import Nystrom as Nystrom
 from attnzoo.kernels import Performer as Performer
+from attnzoo.kernels import Reformer as Reformer
+from attnzoo.kernels import Sinkhorn as Sinkhorn
 from attnzoo.kernels import SlidingWindow as SlidingWindow
 from attnzoo.kernels import Softmax as Softmax
+from attnzoo.kernels import Synthesizer as Synthesizer
 from attnzoo.masking import Mask as Mask
 from attnzoo.positions import ALiBi as ALiBi
 from attnzoo.positions import LearnedPositions as LearnedPositions

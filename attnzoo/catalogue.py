@@ -9,11 +9,15 @@ from attnzoo.kernels import (
     BigBird,
     Linear,
     Linformer,
+    Local,
     NadarayaWatson,
     Nystrom,
     Performer,
+    Reformer,
+    Sinkhorn,
     SlidingWindow,
     Softmax,
+    Synthesizer,
 )
 from attnzoo.positions import (
     ALiBi,
@@ -36,6 +40,10 @@ KERNELS: dict[str, type[Kernel]] = {
     "performer": Performer,
     "linformer": Linformer,
     "nystrom": Nystrom,
+    "local": Local,
+    "reformer": Reformer,
+    "sinkhorn": Sinkhorn,
+    "synthesizer": Synthesizer,
 }
 
 POSITIONS: dict[str, type[PositionEncoding]] = {

@@ -1,13 +1,16 @@
-"""Intervals of means over seeds."""
+"""Intervals of means over seeds, and of ratios over repetitions."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 # Two-sided 95% points of Student's t for 1, 2, ... degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 CLAIM = 5  # seeds below which nothing is claimed
+DRAWS = 2000  # of a bootstrap
 
 
 class Mean(NamedTuple):
@@ -44,3 +47,11 @@ def paired(values: dict[int, float], others: dict[int, float]) -> Mean | None:
     """The mean difference over the seeds that both have; None where there are none."""
     differences = [value - others[seed] for seed, value in sorted(values.items()) if seed in others]
     return mean(differences) if differences else None
+
+
+def ratio(times: list[float], others: list[float]) -> Mean:
+    """The median of `times` over that of `others`, with a 95% bootstrap interval over the repetitions of each."""
+    rng = np.random.default_rng(0)
+    draw = lambda values: np.median(rng.choice(values, (DRAWS, len(values))), axis=1)
+    low, high = np.quantile(draw(times) / draw(others), [0.025, 0.975])
+    return Mean(float(np.median(times) / np.median(others)), float(low), float(high))

@@ -52,12 +52,19 @@ def copied(node, *which) -> nnx.State:
 
 
 def _loss(model, batch: Examples):
-    return jnp.sum(bits(logits(model, batch), batch.targets) * batch.weights) / jnp.sum(batch.weights)
+    targets, weights = (at_places(x, batch) for x in (batch.targets, batch.weights))
+    return jnp.sum(bits(logits(model, batch), targets) * weights) / jnp.sum(weights)
 
 
 def logits(model: nnx.Module, batch: Examples) -> jax.Array:
-    """What a model says of a batch."""
-    return model(batch.inputs) if batch.lengths is None else model(batch.inputs, lengths=batch.lengths)
+    """What a model says of a batch, at its places where it has some."""
+    given = {"lengths": batch.lengths, "places": batch.places}
+    return model(batch.inputs, **{name: value for name, value in given.items() if value is not None})
+
+
+def at_places(x: jax.Array, batch: Examples) -> jax.Array:
+    """Entries [B, n] of x [B, T] where the answers of a batch stand; all of them where it has no places."""
+    return x if batch.places is None else jnp.take_along_axis(x, batch.places, axis=1)
 
 
 def bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -67,9 +74,13 @@ def bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 @nnx.jit
 def tested(model: nnx.Module, batch: Examples) -> tuple[jax.Array, jax.Array]:
-    """Bits of each target, and the likeliest answer to each: [B, T] or [B]."""
+    """Bits of each target, and the likeliest answer to each: [B, T] or [B]; 0 where a model does not speak."""
     said = logits(model, batch)
-    return bits(said, batch.targets), said.argmax(axis=-1)
+    found = bits(said, at_places(batch.targets, batch)), said.argmax(axis=-1)
+    if batch.places is None:
+        return found
+    rows = jnp.arange(len(batch.places))[:, None]
+    return tuple(jnp.zeros(batch.targets.shape, x.dtype).at[rows, batch.places].set(x) for x in found)
 
 
 def parameter_count(model: nnx.Module) -> int:

@@ -12,6 +12,9 @@ WINDOW = "SlidingWindow(left=5, right=3, dilation=1, global_tokens=0)"
 DILATED = "SlidingWindow(left=2, right=2, dilation=3, global_tokens=2)"
 BIGBIRD = "BigBird(block_size=4, num_random=2, num_window=3, num_global=1, seed=0)"
 LINEAR = "Linear(feature_map='elu+1', epsilon=1e-06)"
+STRIDED = "Local(block_size=5, layout='strided')"
+REFORMER = "Reformer(chunk_size=4, buckets=4, rounds=2, seed=0)"
+SINKHORN = "Sinkhorn(block_size=4, iterations=3, temperature=0.75)"
 PERFORMER = "Performer(features=16, orthogonal=True, seed=0)"
 
 
@@ -50,6 +53,18 @@ MUTANTS = [
     Mutant("kernels/linformer.py", "projection[..., :length]", "projection[..., -length:]", "tests/test_approximations.py::test_linformer_uses_the_first_columns_of_a_shorter_input_and_refuses_a_longer_one"),
     Mutant("kernels/linformer.py", "self._meet(q, key, value, scale)", "self._meet(q, key, value, 1.0)", law("batched_equals_head", "Linformer(rank=5, share='none')")),
     Mutant("kernels/nystrom.py", "jnp.cumsum(shown) - 1", "jnp.arange(len(shown))", "tests/test_approximations.py::test_hidden_tokens_do_not_move_landmarks"),
+    Mutant("kernels/local.py", "own = np.arange(first, last + 1)", "own = np.arange(0, last + 1 - first)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Local(block_size=4, layout='contiguous')]"),
+    Mutant("kernels/local.py", "self._strided(len(k), mask.used_length(), 0)", "self._strided(len(k), len(k), 0)", "tests/test_laws.py::test_law_of_another_form[padding_changes_nothing-Local(block_size=5, layout='strided')]"),
+    Mutant("kernels/local.py", "place * count + group", "group * self.block_size + place", oracle(STRIDED)),
+    Mutant("compute/groups.py", "(index >= 0).reshape", "(index >= -1).reshape", "tests/test_approximations.py::test_positions_count_from_the_offset[-9-Local(block_size=4, layout='strided')]"),
+    Mutant("kernels/reformer.py", "jnp.where(shown, bucket, self.buckets)", "bucket", law("padding_changes_nothing", REFORMER)),
+    Mutant("kernels/reformer.py", "-jnp.log(jnp.maximum(times, 1))", "0 * times", law("batched_equals_head", REFORMER)),
+    Mutant("kernels/reformer.py", "[turned, -turned]", "[turned, turned]", oracle(REFORMER)),
+    Mutant("kernels/sinkhorn.py", "(count > 0) & (count > 0).T", "(count >= 0) & (count >= 0).T", law("padding_changes_nothing", SINKHORN)),
+    Mutant("kernels/sinkhorn.py", "\"nl,nsh->lsh\"", "\"ln,nsh->lsh\"", oracle(SINKHORN)),
+    Mutant("kernels/sinkhorn.py", "for axis in (1, 0)", "for axis in (0, 1)", oracle(SINKHORN)),
+    Mutant("kernels/synthesizer.py", "params[\"key\"][:length]", "params[\"key\"][-length:]", "tests/test_approximations.py::test_what_was_learned_for_a_length_serves_shorter_inputs_from_its_start[Synthesizer(form='dense', units=None, rank=32)]"),
+    Mutant("kernels/synthesizer.py", "+ positions.query_offset)", "+ 1 + positions.query_offset)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Synthesizer(form='random', units=None, rank=3)]"),
     Mutant("positions/shaw.py", "key_positions[None, :] - query_positions[:, None]", "query_positions[:, None] - key_positions[None, :]", "tests/test_positions.py::test_rules_in_causal_cross_attention[shaw]"),
     Mutant("compute/streaming.py", "at[rows].add(parts.projected)", "at[rows].set(parts.projected)", "tests/test_positions.py::test_rules_of_many_tiles"),
     Mutant("layers.py", "structure.query_offset + jnp.arange", "jnp.arange", "tests/test_layers.py::test_positions_in_both_layers"),

@@ -168,3 +168,68 @@ def nystrom(q, k, v, visible, *, landmarks, iterations, scale=None):
         z = z @ (13 * one - a @ z @ (15 * one - a @ z @ (7 * one - a @ z))) / 4
     out[queries] = attention(q, k_marks) @ z @ attention(q_marks, k) @ v
     return out
+
+
+def local(q, k, v, visible, *, block_size, layout, used, offset=0, bias=None, scale=None):
+    joined = np.zeros((len(q), len(k)), bool)
+    groups = max(math.ceil(used / block_size), 1)
+    for i, j in np.ndindex(joined.shape):
+        p = i + offset
+        if layout == "contiguous":
+            joined[i, j] = math.floor(p / block_size) == j // block_size
+        else:
+            joined[i, j] = 0 <= p < used and (p - j) % groups == 0
+    return softmax(q, k, v, visible & joined, bias=bias, scale=scale)
+
+
+def reformer(q, k, v, visible, *, rotations, chunk_size, bias=None, scale=None):
+    keys = visible.any(axis=0)
+    queries = visible.any(axis=1) & keys
+    met = np.zeros((len(q), len(k)), bool)
+
+    def chunks(x, shown, rotation):
+        directions = np.concatenate([rotation, -rotation], axis=1).T
+        order = sorted(range(len(x)), key=lambda i: (not shown[i], shown[i] and np.argmax(directions @ x[i]), i))
+        return {token: place // chunk_size for place, token in enumerate(order)}
+
+    for rotation in rotations:
+        of_query, of_key = chunks(q, queries, rotation), chunks(k, keys, rotation)
+        for i, j in np.ndindex(met.shape):
+            met[i, j] |= of_query[i] - of_key[j] in (0, 1)
+    return softmax(q, k, v, visible & met, bias=bias, scale=scale)
+
+
+def sinkhorn(q, k, v, visible, *, directions, block_size, iterations, temperature):
+    shown, out = visible.any(axis=0), np.zeros((len(q), v.shape[1]))
+    blocks = [range(start, min(start + block_size, len(k))) for start in range(0, len(k), block_size)]
+    used = [n for n, block in enumerate(blocks) if shown[block].any()]
+    pooled = {n: np.mean([k[j] for j in blocks[n] if shown[j]], axis=0) for n in used}
+    sorting = np.array([[np.exp(directions[to] @ pooled[n] / temperature) for to in used] for n in used])
+    for _ in range(iterations):
+        sorting = sorting / sorting.sum(axis=1, keepdims=True)
+        sorting = sorting / sorting.sum(axis=0, keepdims=True)
+    for i in np.flatnonzero(visible.any(axis=1)):
+        block = i // block_size
+        met = [(1.0, k[j], v[j]) for j in blocks[block] if shown[j]]
+        for s in range(block_size if block in used else 0):
+            there = [(n, blocks[n][s]) for n in used if s < len(blocks[n]) and shown[blocks[n][s]]]
+            parts = [(sorting[used.index(n), used.index(block)], j) for n, j in there]
+            if parts:
+                mass = sum(share for share, _ in parts)
+                met.append((mass, *(sum(share * x[j] for share, j in parts) / mass for x in (k, v))))
+        if met:
+            weights = np.array([mass * np.exp(q[i] @ key / math.sqrt(q.shape[1])) for mass, key, _ in met])
+            out[i] = weights @ np.array([value for _, _, value in met]) / weights.sum()
+    return out
+
+
+def synthesizer(q, k, v, visible, *, params, form, offset=0, bias=None):
+    scores = np.zeros((len(q), len(k)))
+    for i, j in np.ndindex(scores.shape):
+        if form == "dense":
+            units = np.maximum(q[i] @ params["hidden"] + params["hidden_bias"], 0)
+            scores[i, j] = params["key"][j] @ units + params["key_bias"][j]
+        else:
+            row = min(max(i + offset, 0), len(params["query"]) - 1)
+            scores[i, j] = params["query"][row] @ params["key"][j]
+    return softmax_of(scores, visible, v, bias)

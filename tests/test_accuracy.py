@@ -314,7 +314,7 @@ def test_windows_are_a_pure_function_and_splits_are_disjoint():
     np.testing.assert_array_equal(np.concatenate(parts), text.windows(corpus, "train", 3, 0, 4, 20))
     assert not np.array_equal(parts[0], text.windows(corpus, "train", 4, 0, 2, 20))
     assert {text.split_of(name) for name in text.MODULES} == set(text.SPLITS)
-    inputs, tokens, hidden, _ = text.MaskedText().batch("train", 3, 0, 4, 20)
+    inputs, tokens, hidden, *_ = text.MaskedText().batch("train", 3, 0, 4, 20)
     assert (hidden.sum(axis=1) == 3).all() and (inputs[hidden > 0] == text.MASK).all()
     np.testing.assert_array_equal(inputs[hidden == 0], tokens[hidden == 0])
 

@@ -11,10 +11,14 @@ from attnzoo import (
     BigBird,
     Linear,
     Linformer,
+    Local,
     NadarayaWatson,
     Nystrom,
     Performer,
+    Reformer,
+    Sinkhorn,
     SlidingWindow,
+    Synthesizer,
     attend,
     parse,
 )
@@ -115,6 +119,24 @@ CALLS = {
         ),
         "at most 4 keys, key has 8",
     ),
+    "too many blocks": (
+        lambda: attend(Q, K, K, kernel=Sinkhorn(2), params=jnp.ones((1, 3, 16))),
+        "at most 3 blocks of 2 keys, key has 4: initialise it",
+    ),
+    "too long a query": (
+        lambda: attend(
+            Q,
+            K[:, :4],
+            K[:, :4],
+            kernel=Synthesizer("random"),
+            params=Synthesizer("random").init(RNG, attnzoo.Dims(2, 4, 4, 4, 2, 16, 16)),
+        ),
+        "query of at most 4 tokens, query has 8: initialise it",
+    ),
+    "layout": (lambda: Local(layout="dense"), "layout must be one of contiguous, strided"),
+    "odd buckets": (lambda: Reformer(buckets=7), r"Reformer\(buckets=7\): .* must be even; use 8"),
+    "temperature": (lambda: Sinkhorn(temperature=0), "temperature must be a finite number > 0"),
+    "form": (lambda: Synthesizer(form="sparse"), "form must be one of dense, random"),
     "negative left": (lambda: SlidingWindow(left=-1), r"SlidingWindow\(left=-1\): left must be an integer >= 0"),
     "no dilation": (lambda: SlidingWindow(dilation=0), "dilation must be an integer >= 1"),
     "even window": (lambda: BigBird(num_window=2), "must be odd; use 1 or 3"),
@@ -123,7 +145,7 @@ CALLS = {
     "feature map": (lambda: Linear("exp"), r"feature_map must be one of elu\+1, relu"),
     "share": (lambda: Linformer(share="layers"), "share must be one of none, kv, heads"),
     "landmarks": (lambda: Nystrom(landmarks=2.5), "landmarks must be an integer >= 1"),
-    "unknown kernel": (lambda: parse("preformer"), "unknown kernel 'preformer', did you mean 'performer'"),
+    "unknown kernel": (lambda: parse("perfomer"), "unknown kernel 'perfomer', did you mean 'performer'"),
     "unknown field": (
         lambda: parse("performer(feature=3)"),
         "Performer has no field 'feature', did you mean 'features'",
@@ -181,6 +203,13 @@ def test_refusals_name_kernel_argument_reason_and_others(argument):
         attend(Q, K, K, kernel=kernel, **arguments)
     for part in (type(kernel).__name__, f"`{argument}`", reason, other):
         assert part in str(caught.value)
+
+
+def test_a_sort_refuses_causality_and_says_why():
+    with pytest.raises(
+        NotImplementedError, match=r"Reformer cannot honour `is_causal`: .*a sort of the whole sequence"
+    ):
+        attend(Q, K, K, kernel=Reformer(4), is_causal=True)
 
 
 def test_cross_attention_is_refused_where_it_cannot_be():

@@ -43,7 +43,19 @@ def test_words_are_of_the_choices():
 
 
 @pytest.mark.parametrize(
-    "name", ["scaling", "accuracy", "report", "compare", "decoding", "generate", "inspect", "swap", "approximation"]
+    "name",
+    [
+        "scaling",
+        "accuracy",
+        "report",
+        "compare",
+        "decoding",
+        "generate",
+        "inspect",
+        "swap",
+        "approximation",
+        "reproduce",
+    ],
 )
 def test_help_shows_the_flags_without_jax(name):
     done = subprocess.run(

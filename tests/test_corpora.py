@@ -24,7 +24,7 @@ def test_windows_come_from_files_of_their_split(corpus):
     for split in task.SPLITS:
         names = [path.relative_to(corpus).as_posix() for path in corpus.rglob("*.txt")]
         letters = {(corpus / name).read_bytes()[0] for name in names if text.split_of(name) == split}
-        inputs, targets, weights, lengths = chosen.batch(split, 0, 0, 60, 30)
+        inputs, targets, weights, lengths, _ = chosen.batch(split, 0, 0, 60, 30)
         assert letters and set(np.unique(inputs)) == letters | {ord("\n")}
         np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
         assert weights.all() and lengths is None
@@ -79,7 +79,7 @@ def test_a_pass_meets_every_review_once(reviews):
     chosen = IMDb(str(reviews))
     found = {}
     for split, content in imdb.load(str(reviews)).splits.items():
-        inputs, targets, weights, lengths = chosen.batch(split, 0, 0, len(content), 64)
+        inputs, targets, weights, lengths, _ = chosen.batch(split, 0, 0, len(content), 64)
         found[split] = [bytes(row[:n].astype(np.uint8)) for row, n in zip(inputs, lengths, strict=True)]
         assert weights.shape == targets.shape and set(targets) == {0, 1}
         for row, written, answer in zip(inputs, found[split], targets, strict=True):
@@ -91,7 +91,7 @@ def test_a_pass_meets_every_review_once(reviews):
 
 
 def test_long_reviews_are_cut(reviews):
-    inputs, _, _, lengths = IMDb(str(reviews)).batch("test", 0, 0, 60, 20)
+    inputs, _, _, lengths, _ = IMDb(str(reviews)).batch("test", 0, 0, 60, 20)
     np.testing.assert_array_equal(inputs, IMDb(str(reviews)).batch("test", 0, 0, 60, 50).inputs[:, :20])
     assert lengths.max() == 20 and inputs.shape == (60, 20) and lengths.min() < 20
     parts = [IMDb(str(reviews)).batch("test", 0, start, 30, 20).inputs for start in (30, 0)]

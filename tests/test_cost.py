@@ -10,14 +10,14 @@ import attnzoo
 from attnzoo import KERNELS, Dims, Linformer, Softmax, counting
 from attnzoo.compute import dense
 from attnzoo.interface import Kernel, Support
-from tests.zoo import DECODING, ZOO
+from tests.zoo import DECODING, FURTHER, ZOO
 
 EVEN = Dims(2, 1536, 1536, 4, 2, 16, 48)
 WIDE = Dims(1, 4099, 4099, 2, 2, 128, 64)
 CROSS = Dims(1, 700, 2900, 4, 1, 32, 32)
 CASES = [
     (kernel, dims, is_causal)
-    for kernel in (*ZOO, *(kernel() for kernel in KERNELS.values()))
+    for kernel in (*ZOO, *FURTHER, *(kernel() for kernel in KERNELS.values()))
     for dims in (EVEN, WIDE, CROSS)
     for is_causal in (False, True)
     if (kernel.supports.causal or not is_causal) and (kernel.supports.cross or dims is not CROSS)
@@ -52,6 +52,10 @@ STATES = {
     "Performer(features=16, orthogonal=True, seed=0)": 4 * (16 * 48 + 16 + 48 + 1 + 1),
     "Linformer(rank=5, share='none')": None,
     "Nystrom(landmarks=5, iterations=6)": None,
+    "Local(block_size=4, layout='contiguous')": 3 * 2 * (16 + 48),
+    "Reformer(chunk_size=4, buckets=4, rounds=2, seed=0)": None,
+    "Sinkhorn(block_size=4, iterations=3, temperature=0.75)": None,
+    "Synthesizer(form='dense', units=None, rank=32)": 1536 * 2 * (16 + 48),
 }
 
 

@@ -3,12 +3,23 @@
 import pytest
 
 from attnzoo.testing import LAWS, check_kernel, check_law
-from tests.zoo import ZOO
+from tests.zoo import FURTHER, ZOO
 
 
 @pytest.mark.parametrize("name", LAWS)
 @pytest.mark.parametrize("kernel", ZOO, ids=repr)
 def test_law(name, kernel):
+    check_law(kernel, name)
+
+
+DIFFER = ("batched_equals_head", "padding_changes_nothing", "the_future_cannot_touch_the_past", "a_state_has_an_end")
+
+
+@pytest.mark.parametrize("kernel", FURTHER, ids=repr)
+@pytest.mark.parametrize(
+    "name", [name if name in DIFFER else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
+)
+def test_law_of_another_form(name, kernel):
     check_law(kernel, name)
 
 

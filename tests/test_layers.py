@@ -16,10 +16,13 @@ from attnzoo import (
     BigBird,
     LearnedPositions,
     Linformer,
+    Local,
     Nystrom,
     Performer,
+    Reformer,
     Rotary,
     Shaw,
+    Sinkhorn,
     SlidingWindow,
     Softmax,
     T5Buckets,
@@ -31,6 +34,9 @@ SMALL = {
     "performer": Performer(features=8),
     "linformer": Linformer(rank=4),
     "nystrom": Nystrom(landmarks=4),
+    "local": Local(block_size=4),
+    "reformer": Reformer(chunk_size=4, buckets=4),
+    "sinkhorn": Sinkhorn(block_size=4, iterations=3),
 }
 ZOO = [SMALL.get(name, kernel()) for name, kernel in KERNELS.items()]
 

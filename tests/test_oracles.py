@@ -7,10 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import BigBird, Dims, Linear, Linformer, Nystrom, Performer, SlidingWindow, Softmax, attend
+from attnzoo import (
+    BigBird,
+    Dims,
+    Linear,
+    Linformer,
+    Local,
+    Nystrom,
+    Performer,
+    Reformer,
+    Sinkhorn,
+    SlidingWindow,
+    Softmax,
+    attend,
+)
 from attnzoo import attention_weights as weights_of
 from tests import oracles
-from tests.zoo import ZOO
+from tests.zoo import FURTHER, ZOO
 
 BATCH, LENGTH, HEADS, KV_HEADS, DIM = 2, 13, 4, 2, 4
 
@@ -88,6 +101,27 @@ ORACLES = {
     "Nystrom": lambda kernel, one, own, drawn, structure, extra: oracles.nystrom(
         *one, landmarks=kernel.landmarks, iterations=kernel.iterations, **extra
     ),
+    "Local": lambda kernel, one, own, drawn, structure, extra: oracles.local(
+        *one,
+        block_size=kernel.block_size,
+        layout=kernel.layout,
+        used=structure["keys"],
+        offset=structure.get("query_offset", 0),
+        **extra,
+    ),
+    "Reformer": lambda kernel, one, own, drawn, structure, extra: oracles.reformer(
+        *one, rotations=drawn, chunk_size=kernel.chunk_size, **extra
+    ),
+    "Sinkhorn": lambda kernel, one, own, drawn, structure, extra: oracles.sinkhorn(
+        *one,
+        directions=own,
+        block_size=kernel.block_size,
+        iterations=kernel.iterations,
+        temperature=kernel.temperature,
+    ),
+    "Synthesizer": lambda kernel, one, own, drawn, structure, extra: oracles.synthesizer(
+        *one, params=own, form=kernel.form, offset=structure.get("query_offset", 0), **extra
+    ),
 }
 
 IDS = np.arange(LENGTH)[None] // np.array([[4], [6]])
@@ -116,7 +150,7 @@ def arguments_of(names):
     ("kernel", "names"),
     [
         (kernel, names)
-        for kernel in [*ZOO, Linear("relu"), Linformer(rank=5, share="kv")]
+        for kernel in [*ZOO, *FURTHER, Linear("relu"), Linformer(rank=5, share="kv")]
         for names in combinations(kernel)
     ],
     ids=lambda value: repr(value) if not isinstance(value, tuple) else "+".join(value) or "plain",
@@ -134,7 +168,7 @@ def test_values(kernel, names):
     np.testing.assert_allclose(out, want, atol=tolerance * max(1, np.abs(want).max()))
 
 
-@pytest.mark.parametrize("kernel", ZOO, ids=repr)
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
 def test_gradients_in_float64(kernel):
     """Along random directions, against central differences of the oracle."""
     names = [name for name in ("causal", "key_mask", "bias") if getattr(kernel.supports, name)]
@@ -204,6 +238,10 @@ def test_where_approximations_become_exact():
     identity = jnp.eye(LENGTH)[None]
     linformer = attend(q, k, v, kernel=Linformer(rank=LENGTH, share="kv"), params={"key": identity})
     np.testing.assert_allclose(linformer, exact, atol=1e-6)
+    for kernel in (Local(LENGTH), Local(LENGTH, "strided"), Reformer(LENGTH, rounds=3)):
+        np.testing.assert_allclose(attend(q, k, v, kernel=kernel), exact, atol=2e-6)
+    sinkhorn = attend(q, k, v, kernel=Sinkhorn(LENGTH), params=jnp.ones((1, 1, DIM)))
+    np.testing.assert_allclose(sinkhorn, exact, atol=1e-6)
     errors = [float(jnp.abs(attend(q, k, v, kernel=Nystrom(LENGTH, n)) - exact).max()) for n in (2, 6, 24)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
     errors = [float(jnp.abs(attend(q, k, v, kernel=Performer(m)) - exact).mean()) for m in (16, 256, 8192)]

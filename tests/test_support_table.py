@@ -15,6 +15,10 @@ REQUIRED = {
     "performer": {"causal", "key_mask", "segments", "cross", "decode"},
     "linformer": {"key_mask", "cross"},
     "nystrom": {"key_mask"},
+    "local": EVERYTHING,
+    "reformer": {"key_mask", "bias", "dropout"},
+    "sinkhorn": {"key_mask"},
+    "synthesizer": EVERYTHING,
 }
 
 
@@ -36,6 +40,6 @@ def test_a_refusal_has_a_reason(name):
 
 
 def test_quadratic_kernels_say_so():
-    exact = {"softmax", "nadaraya_watson", "additive"}
-    assert {name for name, kernel in KERNELS.items() if kernel.supports.work > 1} == exact
-    assert all(kernel.supports.memory == 1 for kernel in KERNELS.values())
+    quadratic = {"softmax", "nadaraya_watson", "additive", "synthesizer", "sinkhorn"}
+    assert {name for name, kernel in KERNELS.items() if kernel.supports.work > 1} == quadratic
+    assert {name for name, kernel in KERNELS.items() if kernel.supports.memory > 1} == {"sinkhorn"}

@@ -52,7 +52,7 @@ def test_an_example_is_a_function_of_its_number(case):
 
 def test_what_a_batch_is_made_of(case):
     chosen, length = case
-    inputs, targets, weights, lengths = chosen.batch("validation", 0, 3, 4, length)
+    inputs, targets, weights, lengths, places = chosen.batch("validation", 0, 3, 4, length)
     assert inputs.shape == (4, length) and inputs.dtype == targets.dtype == np.int32
     assert targets.shape == weights.shape == ((4,) if chosen.classes else (4, length))
     assert weights.dtype == np.float32 and set(np.unique(weights)) <= {0, 1} and weights.sum() >= 4
@@ -60,6 +60,8 @@ def test_what_a_batch_is_made_of(case):
     assert targets.min() >= 0 and targets.max() < (chosen.classes or chosen.vocabulary)
     if lengths is not None:
         assert lengths.dtype == np.int32 and lengths.min() > 0 and lengths.max() <= length
+    if places is not None:
+        assert places.dtype == np.int32 and [np.flatnonzero(row).tolist() for row in weights] == places.tolist()
     assert 0 < chosen.chance < 1 and hash(chosen) == hash(dataclasses.replace(chosen))
 
 
@@ -106,7 +108,7 @@ def worth(words):
 
 @pytest.mark.parametrize(("chosen", "length", "count"), [(ListOps(), 2048, 40), (SHORT, 50, 100)])
 def test_expressions_are_worth_what_is_said(chosen, length, count):
-    inputs, targets, _, lengths = chosen.batch("test", 1, 0, count, length)
+    inputs, targets, _, lengths, _ = chosen.batch("test", 1, 0, count, length)
     shortest, longest = chosen.bounds(length)
     for row, answer, tokens in zip(inputs, targets, lengths, strict=True):
         written = listops.text_of(row).split()
@@ -170,7 +172,7 @@ def test_the_root_alone_tells_much_of_listops():
 @pytest.mark.parametrize(("length", "pairs"), mqar.PUBLISHED)
 def test_queries_are_answered_by_their_pairs(length, pairs):
     chosen = MQAR(pairs=pairs)
-    inputs, targets, weights, _ = chosen.batch("train", 0, 0, 20, length)
+    inputs, targets, weights, *_ = chosen.batch("train", 0, 0, 20, length)
     for row, answers, counts in zip(inputs.tolist(), targets.tolist(), weights, strict=True):
         bound = dict(zip(row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2], strict=True))
         assert len(bound) == pairs == len(set(bound.values()))
@@ -201,7 +203,7 @@ def test_gaps_follow_the_power_law():
 @pytest.mark.parametrize("length", [2, 30, 31])
 def test_a_copy_says_the_string_again(length):
     chosen = Copy()
-    inputs, targets, weights, _ = chosen.batch("test", 0, 0, 20, length)
+    inputs, targets, weights, *_ = chosen.batch("test", 0, 0, 20, length)
     n, sign = length // 2, chosen.symbols + 1
     for row, answers, counts in zip(inputs.tolist(), targets.tolist(), weights.tolist(), strict=True):
         place = row.index(sign)
@@ -212,7 +214,7 @@ def test_a_copy_says_the_string_again(length):
 
 def test_a_selective_copy_is_what_is_no_blank():
     chosen = SelectiveCopy(count=6)
-    inputs, targets, weights, _ = chosen.batch("train", 0, 0, 50, 40)
+    inputs, targets, weights, *_ = chosen.batch("train", 0, 0, 50, 40)
     for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
         assert [token for token in row[:-6] if token] == answers[-6:] and row[-6:] == [16] * 6
     assert (weights[:, -6:] == 1).all() and not weights[:, :-6].any()
@@ -220,7 +222,7 @@ def test_a_selective_copy_is_what_is_no_blank():
 
 
 def test_the_first_sign_tells_the_answer():
-    inputs, targets, weights, _ = Induction().batch("train", 0, 0, 200, 12)
+    inputs, targets, weights, *_ = Induction().batch("train", 0, 0, 200, 12)
     for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
         assert row.count(15) == 2 and row[-1] == 15
         assert answers[-1] == row[row.index(15) + 1] != 15
@@ -232,7 +234,7 @@ def test_the_needle_stands_at_its_depth(depth):
     length = 300
     chosen = Needle(depth=depth)
     around = len(needle.QUESTION) + 5 + 1
-    inputs, targets, weights, _ = chosen.batch("test", 0, 0, 8, length)
+    inputs, targets, weights, *_ = chosen.batch("test", 0, 0, 8, length)
     elsewhere = Needle().batch("test", 0, 0, 8, length)
     for row, answers, counts in zip(inputs, targets, weights, strict=True):
         written, number = bytes(row.astype(np.uint8)), bytes(answers[counts > 0].astype(np.uint8))
@@ -245,7 +247,7 @@ def test_the_needle_stands_at_its_depth(depth):
 
 
 def test_text_is_to_be_told_on():
-    inputs, targets, weights, _ = Text().batch("train", 3, 0, 4, 20)
+    inputs, targets, weights, *_ = Text().batch("train", 3, 0, 4, 20)
     windows = text.windows(text.load(), "train", 3, 0, 4, 21)
     np.testing.assert_array_equal(inputs, windows[:, :-1])
     np.testing.assert_array_equal(targets, windows[:, 1:])
@@ -259,7 +261,7 @@ def test_text_is_to_be_told_on():
 def test_passages_lie_in_segments_of_their_split(length):
     assert sorted(itertools.chain(*modules.PLACES.values())) == list(range(10))
     for split, places in modules.PLACES.items():
-        inputs, targets, _, _ = Modules().batch(split, 0, 0, 60, length)
+        inputs, targets, *_ = Modules().batch(split, 0, 0, 60, length)
         for row, answer in zip(inputs, targets, strict=True):
             source, passage = modules.sources()[answer].tobytes(), bytes(row.astype(np.uint8))
             starts = [found.start() for found in re.finditer(b"(?=" + re.escape(passage) + b")", source)]

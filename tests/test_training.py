@@ -18,6 +18,7 @@ from flax import nnx
 
 from attnzoo.models import BlockConfig, LanguageModel
 from experiments import checkpoints, command_line, steps, training
+from experiments.tasks.mqar import MQAR
 from experiments.tasks.task import Examples
 from tests.training_run import batch, made, parameters, plan, validated
 
@@ -271,3 +272,16 @@ def test_several_devices_share_a_batch():
     shards, _, deviation = done.stdout.partition(" ")
     assert shards == "2", done.stderr
     assert float(deviation) < 1e-4
+
+
+def test_a_model_that_speaks_at_places_alone_learns_the_same():
+    model = LanguageModel(20, BlockConfig(width=8, num_heads=2), max_length=16, num_layers=1, rngs=nnx.Rngs(0))
+    placed = MQAR(pairs=3, vocabulary=20).batch("train", 0, 0, 4, 16)
+    whole = placed._replace(places=None)
+    assert steps.logits(model, placed).shape == (4, 3, 20) and steps.logits(model, whole).shape == (4, 16, 20)
+    whole.targets[whole.weights == 0] = 7  # nobody asks
+    (bits, said), (every_bit, all_said) = steps.tested(model, placed), steps.tested(model, whole)
+    np.testing.assert_allclose(bits, every_bit * whole.weights, atol=1e-5)
+    np.testing.assert_array_equal(said, all_said * whole.weights)
+    losses = [nnx.value_and_grad(steps._loss)(model, examples) for examples in (placed, whole)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *losses)

@@ -66,6 +66,15 @@ def written(cache: dict[str, jax.Array], new: dict[str, jax.Array], positions: j
     return {name: jax.vmap(write)(cached, new[name], positions) for name, cached in cache.items()}
 
 
+def beside_ring(cache: dict[str, jax.Array], new: dict[str, jax.Array], positions: jax.Array, slots: Slots):
+    """What a step meets, [B, slots + t, ...], and the positions [B, slots + t] where it stands.
+
+    The new tokens stand beside the ring, not in it: the first query still sees what the last one will replace.
+    """
+    columns = jnp.concatenate([jax.vmap(slots.held)(positions[:, 0]), positions], axis=1)
+    return columns, {name: jnp.concatenate(in_one_dtype(cache[name], x), axis=1) for name, x in new.items()}
+
+
 def seen(positions: jax.Array, columns: jax.Array) -> jax.Array:
     """Which keys at positions `columns` [s] the queries at `positions` [t] may see: bool [t, s]."""
     return (columns >= 0) & (columns <= positions[:, None])

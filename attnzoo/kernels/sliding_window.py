@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,17 +68,16 @@ class SlidingWindow(Kernel):
         kept = cache["key"].shape[1]
         pinned = min(self.global_tokens, kept)
         slots = caching.Slots(pinned, kept - pinned)
-        columns = jnp.concatenate([jax.vmap(slots.held)(positions[:, 0]), positions], axis=1)
         new = {"key": k, "value": v}
-        # The new tokens stand beside the ring, not in it: the first query still sees what the last one will replace.
-        keys, values = (jnp.concatenate(caching.in_one_dtype(cache[name], new[name]), axis=1) for name in new)
+        columns, beside = caching.beside_ring(cache, new, positions, slots)
 
         def one_head(q, k, v, positions, columns, bias):
             visible = caching.seen(positions, columns) & self.band.at(positions[:, None], columns[None, :])
             bias = caching.bias_at(bias, positions, columns)
             return dense.attend(dense.scores(q, k, scale), v, visible, bias)[0]
 
-        out = heads.over_heads(one_head, q, keys, values, (positions[:, None], columns[:, None], bias))
+        given = positions[:, None], columns[:, None], bias
+        out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)
         return caching.written(cache, new, positions, slots), out
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):

@@ -99,13 +99,22 @@ class LanguageModel(nnx.Module):
         self.stack = Stack(config, name, kernels, _relative(positions), max_length, is_causal=is_causal, rngs=rngs)
         self.head = nnx.Linear(config.width, vocabulary, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, *, lengths: jax.Array | None = None, sow_weights: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        lengths: jax.Array | None = None,
+        places: jax.Array | None = None,
+        sow_weights: bool = False,
+    ) -> jax.Array:
         """Tokens int [B, T], of which `lengths` [B] are real -> float32 logits [B, T, vocabulary].
 
-        With `sow_weights`, every attention layer leaves its [B, N, T, S] weights to `nnx.capture(model,
-        nnx.Intermediate)`, first layer first.
+        With `places` int [B, n], logits [B, n, vocabulary] at those positions alone. With `sow_weights`, every
+        attention layer leaves its [B, N, T, S] weights to `nnx.capture(model, nnx.Intermediate)`, first layer first.
         """
         x = self.stack(self.embedding(tokens), lengths=lengths, sow_weights=sow_weights)
+        if places is not None:
+            x = jnp.take_along_axis(x, places[..., None], axis=1)
         return self.head(x).astype(jnp.float32)
 
     def init_cache(self, batch: int, length: int) -> None:

@@ -36,8 +36,9 @@ def steps_in_low_precision_lose_little(subject: Subject) -> None:
     operands = subject.operands(dtype=jnp.bfloat16)
     exact = subject.attend(Operands(*(x.astype(jnp.float32) for x in operands)), is_causal=True)
     plain = subject.attend(operands, is_causal=True, implementation="reference")
-    state, first = _step(subject, _start(subject, operands), Operands(*(x[:, :30] for x in operands)))
-    _, last = _step(subject, state, Operands(*(x[:, 30:] for x in operands)))
+    params = subject.params(operands)
+    state, first = _step(subject, _start(subject, operands), Operands(*(x[:, :30] for x in operands)), params)
+    _, last = _step(subject, state, Operands(*(x[:, 30:] for x in operands)), params)
     errors = [jnp.abs(x.astype(jnp.float32) - exact).max() for x in (jnp.concatenate([first, last], axis=1), plain)]
     if not errors[0] <= 2 * errors[1] + jnp.finfo(jnp.bfloat16).eps * jnp.abs(exact).max():
         raise subject.broken(

@@ -30,12 +30,15 @@ class Examples(NamedTuple):
       targets: int32, [B, T] where every position has its own, [B] where an example has one.
       weights: float32 as `targets`: 1 where the answer counts, 0 elsewhere.
       lengths: int32 [B], tokens before the padding, or None where there is no padding.
+      places: int32 [B, n], where the answers that count stand, so that a model says nothing elsewhere; None where it is
+        to speak everywhere, or examples differ in how many there are.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
     lengths: np.ndarray | None = None
+    places: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""Softmax inside groups of tokens that are found at run time: gathered, attended group by group, and brought back.
+
+An `Order` is a partial one-to-one map between the L tokens of a sequence and the slots of G groups. Since it is known
+in both directions, to gather along it is the gradient of gathering back: nothing is scattered, forward or backward.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.compute import dense
+from attnzoo.dropout import Dropout
+from attnzoo.masking import Mask
+from attnzoo.positions.bias import Bias
+
+
+class Order(NamedTuple):
+    """Which token stands in which slot.
+
+    Attributes:
+      tokens: the token in each slot, int [G, g], -1 for none.
+      slots: the slot of each token, int [L], counted through all groups, -1 for none.
+    """
+
+    tokens: jax.Array
+    slots: jax.Array
+
+    def grouped(self, x: jax.Array) -> jax.Array:
+        """[L, ...] -> [G, g, ...], zero in empty slots."""
+        return _gathered(x, self.tokens.reshape(-1), self.slots).reshape(*self.tokens.shape, *x.shape[1:])
+
+    def restored(self, x: jax.Array) -> jax.Array:
+        """[G, g, ...] -> [L, ...], zero for tokens without a slot."""
+        return _gathered(x.reshape(-1, *x.shape[2:]), self.slots, self.tokens.reshape(-1))
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    rows: jax.Array,
+    columns: jax.Array,
+    mask: Mask,
+    bias: Bias | None,
+    scale: float | jax.Array | None,
+    dropout: Dropout | None,
+    added: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """One head in groups: out [G, t, Hv] and the log-sum-exp [G, t], which is -inf where nothing is visible.
+
+    Args:
+      q: [G, t, H]. k: [G, s, H]. v: [G, s, Hv].
+      rows: which queries these are, int [G, t], -1 for none. columns: which keys, int [G, s].
+      added: [G, t, s], added to the scores beside `bias`.
+    """
+
+    def group(q, k, v, rows, columns, added):
+        visible, scores = mask.at(rows, columns), dense.scores(q, k, scale)
+        scores = scores if added is None else scores + added
+        bias_here = None if bias is None else bias.at(rows, columns)
+        return dense.attend(scores, v, visible, bias_here, None if dropout is None else dropout.at(rows, columns))
+
+    return jax.vmap(group)(q, k, v, rows, columns, added)
+
+
+@jax.custom_vjp
+def _gathered(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
+    """x[index], 0 where index is -1; `inverse` leads back."""
+    picked = jnp.take(x, index, axis=0, mode="clip")
+    return jnp.where((index >= 0).reshape(-1, *(1,) * (x.ndim - 1)), picked, 0)
+
+
+_gathered.defvjp(
+    lambda x, index, inverse: (_gathered(x, index, inverse), (index, inverse)),
+    lambda indices, d_out: (_gathered(d_out, *indices[::-1]), None, None),
+)

@@ -1,0 +1,144 @@
+"""Local attention: softmax inside blocks of tokens, and nothing between them.
+
+    y_i = sum_{j in B(i)} softmax_j(scale q_i . k_j + b_ij) v_j
+    contiguous: B(i) = {j : floor(j / b) = floor(i / b)}        strided: B(i) = {j : j mod G = i mod G}
+
+with b = block_size and G = ceil(length / b) groups, i counted from `query_offset`. Cost O(T b H), memory O(T + S). The
+local attention of the Long Range Arena (Tay et al. 2021, arXiv:2011.04006), after Parmar et al. 2018, arXiv:1802.05751.
+
+"strided" is what the Arena's code computes where its paper says local: it reshapes [B, T, ...] to [B, b, T / b, ...]
+and attends over the axis of b, so that tokens T / b apart meet and neighbours do not. Its length is that of the
+sequence without padding, so that padding moves no group, and queries past it see nothing; the Arena's code pads by a
+whole block where b divides the length, and so has one group more there. Since its groups follow from the length, no
+step of decoding can know them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo import fields
+from attnzoo.compute import caching, costs, dense, groups, heads, schedule, streaming
+from attnzoo.compute.groups import Order
+from attnzoo.compute.schedule import Layout
+from attnzoo.interface import Kernel
+from attnzoo.kernels.softmax import EXACT
+from attnzoo.masking import Mask
+
+LAYOUTS = ("contiguous", "strided")
+STRIDED = dataclasses.replace(
+    EXACT,
+    positions=True,
+    cross=False,
+    decode=False,
+    work=1.0,
+    why="its groups follow from the length of the one sequence that it is given whole",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Local(Kernel):
+    """Attention inside blocks of `block_size` tokens; the last one may be shorter."""
+
+    block_size: int = 64
+    layout: str = "contiguous"
+
+    supports = dataclasses.replace(EXACT, positions=True, work=1.0)
+
+    def __post_init__(self):
+        fields.positive_integer(self, "block_size")
+        fields.one_of(self, "layout", LAYOUTS)
+        if self.layout == "strided":
+            object.__setattr__(self, "supports", STRIDED)
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+        i, j = jnp.arange(len(q)) + positions.query_offset, jnp.arange(len(k))
+        if self.layout == "contiguous":
+            joined = self._block_of(i)[:, None] == self._block_of(j)
+        else:
+            count = jnp.maximum(self._groups(positions.key_length), 1)
+            inside = (i >= 0) & (i < positions.key_length)
+            joined = (i % count)[:, None] == j % count
+            joined &= inside[:, None]
+        return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        if self.layout == "contiguous":
+            score, params = streaming.dot_product(scale, q.shape[-1])
+            return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, self._layout)
+
+        def one_head(q, k, v, mask, bias, dropout):
+            keys = self._strided(len(k), mask.used_length(), 0)
+            queries = self._strided(len(q), mask.used_length(), mask.query_offset)
+            given = queries.grouped(q), keys.grouped(k), keys.grouped(v)
+            out, lse = groups.attend(*given, queries.tokens, keys.tokens, mask, bias, scale, dropout)
+            return queries.restored(out), jnp.where(queries.slots >= 0, queries.restored(lse), -jnp.inf)
+
+        numbers = q.shape[1] * self.block_size
+        return heads.over_heads(one_head, q, k, v, (mask, bias, dropout), numbers=numbers)
+
+    def start(self, params, draws, dims, max_length, dtype):
+        """A ring of the tokens before the next query that may stand in its block."""
+        return caching.empty(dims, min(self.block_size - 1, max_length), dtype)
+
+    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+        slots = caching.Slots(0, cache["key"].shape[1])
+        new = {"key": k, "value": v}
+        columns, beside = caching.beside_ring(cache, new, positions, slots)
+
+        def one_head(q, k, v, positions, columns, bias):
+            visible = self._block_of(positions)[:, None] == self._block_of(columns)
+            bias = caching.bias_at(bias, positions, columns)
+            visible &= caching.seen(positions, columns)
+            return dense.attend(dense.scores(q, k, scale), v, visible, bias)[0]
+
+        given = positions[:, None], columns[:, None], bias
+        out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)
+        return caching.written(cache, new, positions, slots), out
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        if self.layout == "contiguous":
+            layout = self._layout(Mask(dims.query_length, dims.key_length, is_causal))
+            flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1)
+        else:
+            pairs = self._groups(dims.key_length) * self.block_size**2
+            pair_flops = 2 * dims.head_dim + 2 * dims.value_dim + costs.SOFTMAX
+            flops = dims.batch * dims.num_heads * pairs * pair_flops
+        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
+
+    def _layout(self, mask: Mask, drawn=()) -> Layout:
+        """A tile of queries for each block of positions, beside the tile of keys of the same block."""
+        first = self._block_of(mask.query_offset)
+        last = self._block_of(mask.query_offset + mask.query_length - 1)
+        index = np.arange(first * self.block_size, (last + 1) * self.block_size) - mask.query_offset
+        rows = np.where((index >= 0) & (index < mask.query_length), index, -1).reshape(-1, self.block_size)
+        columns = schedule.natural(mask.key_length, self.block_size)
+        own = np.arange(first, last + 1)
+        visited = np.flatnonzero((own >= 0) & (own < len(columns))).astype(np.int32)
+        is_whole = mask.covers((0, mask.query_length - 1), (0, mask.key_length - 1))
+        is_whole &= bool((rows >= 0).all() and (columns >= 0).all())
+        together = max(1, schedule.PAIRS // self.block_size**2)
+        blocks = own[visited, None].astype(np.int32)
+        return Layout(rows.astype(np.int32), columns, schedule.in_steps(visited, blocks, together, False, is_whole))
+
+    def _strided(self, length: int, used, offset: int) -> Order:
+        """Where the tokens of a sequence stand whose first is at position `offset`, among `used` positions in all."""
+        count = jnp.maximum(self._groups(used), 1)
+        slot = jnp.arange(self._groups(length) * self.block_size)
+        group, place = slot // self.block_size, slot % self.block_size
+        position = place * count + group
+        token = position - offset
+        there = (group < count) & (position < used) & (token >= 0) & (token < length)
+        position = jnp.arange(length) + offset
+        slots = position % count * self.block_size + position // count
+        slots = jnp.where((position >= 0) & (position < used), slots, -1)
+        return Order(jnp.where(there, token, -1).reshape(-1, self.block_size), slots)
+
+    def _groups(self, length):
+        return -(-length // self.block_size)
+
+    def _block_of(self, position):
+        return position // self.block_size

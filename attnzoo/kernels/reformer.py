@@ -1,0 +1,142 @@
+"""LSH attention: queries and keys that hash alike are sorted together, and meet in chunks.
+
+    y_i = sum_{j in P(i)} softmax_j(scale q_i . k_j + b_ij) v_j,    h(x) = argmax([x R; -x R])
+    P(i) = union over rounds of {j : chunk(i) - 1 <= chunk(j) <= chunk(i)},    chunk = floor(place / chunk_size)
+
+where the place is that in the order of (h, position), for queries and for keys, and R [H, buckets / 2] is drawn for
+each round. Cost O(T rounds (chunk_size + buckets) H), memory O(T rounds chunk_size), beside the sort. Kitaev, Kaiser
+and Levskaya 2020, arXiv:2001.04451, eq. 4 and appendix A: a pair that meets in several rounds counts once.
+
+The paper ties keys to queries, k_j = q_j / |q_j|. Here they come apart: both are hashed by the same R and sorted each
+for itself, as in SMYRF (Daras et al. 2020, arXiv:2010.05315), which is the paper's order where a layer ties them; keys
+are not normalised, so that the kernel nears softmax, and the rule against attending to oneself belongs to tied ones.
+Buckets are a number, not a share of the length, and hidden tokens come last in the order: padding moves no chunk. A
+token whose key is hidden is hidden as a query too. The gradient is that of the scores; the hash has none.
+
+There is no causal form: where chunks begin depends on the hashes of later tokens, so that they would change which
+earlier ones an earlier query meets. The paper and its code mask the future after the sort, and leak that much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo import fields
+from attnzoo.compute import costs, dense, groups, heads
+from attnzoo.compute.groups import Order
+from attnzoo.interface import Kernel, Support
+
+
+@dataclasses.dataclass(frozen=True)
+class Reformer(Kernel):
+    """Attention among tokens of like hash. More `rounds` let more pairs meet."""
+
+    chunk_size: int = 64
+    buckets: int = 64
+    rounds: int = 1
+    seed: int = 0
+
+    supports = Support(
+        key_mask=True,
+        bias=True,
+        scale=True,
+        dropout=True,
+        residual=True,
+        work=1.0,
+        memory=1.0,
+        why="who meets whom follows from a sort of the whole sequence",
+    )
+
+    def __post_init__(self):
+        for name in ("chunk_size", "buckets", "rounds"):
+            fields.positive_integer(self, name)
+        fields.natural_number(self, "seed")
+        if self.buckets % 2:
+            raise ValueError(
+                f"Reformer(buckets={self.buckets}): buckets come in pairs, a direction and its opposite, and must be "
+                f"even; use {self.buckets + 1}"
+            )
+
+    def draw(self, rng, dims):
+        """The rotations R of each head: [N, rounds, H, buckets / 2], float32 whatever the default is."""
+        return jax.random.normal(rng, (dims.num_heads, self.rounds, dims.head_dim, self.buckets // 2), jnp.float32)
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        keys = visible.any(axis=0)
+        order, key_order = self._order(draws, q, keys & visible.any(axis=1)), self._order(draws, k, keys)
+        chunks, key_chunks = order.slots // self.chunk_size, key_order.slots // self.chunk_size
+        met = _is_near(chunks[:, :, None], key_chunks[:, None, :]).any(axis=0)
+        return dense.attend(dense.scores(q, k, scale), v, visible & met, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        def one_head(q, k, v, draws, mask, bias, dropout):
+            keys = jnp.ones(len(k), bool) if mask.keys is None else mask.keys
+            queries = keys if mask.queries is None else keys & mask.queries
+            orders = self._order(draws, q, queries), self._order(draws, k, keys)
+
+            def one_round(order, key_order):
+                rows, columns = order.tokens, _beside_previous(key_order.tokens, -1)
+                given = order.grouped(q), *(_beside_previous(key_order.grouped(x), 0) for x in (k, v))
+                counted = self._times_counted(*orders, rows, columns)
+                out, lse = groups.attend(*given, rows, columns, mask, bias, scale, dropout, counted)
+                return order.restored(out), order.restored(lse)
+
+            return _joined(*jax.vmap(one_round)(*orders))
+
+        numbers = self.rounds * q.shape[1] * max(2 * self.chunk_size, self.buckets)
+        return heads.over_heads(one_head, q, k, v, (draws[None], mask, bias, dropout), numbers=numbers)
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        length, half = dims.query_length + dims.key_length, self.buckets // 2
+        hashes = length * half * (2 * dims.head_dim + 1)
+        tokens = -(-dims.query_length // self.chunk_size) * self.chunk_size
+        pair_flops = 2 * dims.head_dim + 2 * dims.value_dim + costs.SOFTMAX + (2 if self.rounds > 1 else 0)
+        pairs = tokens * 2 * self.chunk_size * pair_flops
+        joining = dims.query_length * (2 * dims.value_dim if self.rounds > 1 else 0)
+        flops = dims.batch * dims.num_heads * self.rounds * (hashes + pairs + joining)
+        rotations = dims.num_heads * self.rounds * dims.head_dim * half
+        return costs.of(dims, flops, dtype, extra_elements=rotations, state_bytes=self.state_bytes(dims, dtype))
+
+    def _order(self, rotations, x, shown) -> Order:
+        """The chunks of each round, by hash and position, hidden tokens last; leaves lead with [rounds]."""
+        precise = jnp.promote_types(x.dtype, jnp.float32)
+        # In full precision whatever that of other products is: two routes must not hash one token to two buckets.
+        x, rotations = jax.lax.stop_gradient(x).astype(precise), rotations.astype(precise)
+        turned = jnp.einsum("lh,rhc->rlc", x, rotations, precision=jax.lax.Precision.HIGHEST)
+        bucket = jnp.argmax(jnp.concatenate([turned, -turned], axis=-1), axis=-1)
+        tokens = jnp.argsort(jnp.where(shown, bucket, self.buckets), axis=-1, stable=True)
+        full = jnp.pad(tokens, ((0, 0), (0, -len(x) % self.chunk_size)), constant_values=-1)
+        return Order(full.reshape(self.rounds, -1, self.chunk_size), jnp.argsort(tokens, axis=-1))
+
+    def _times_counted(self, order, key_order, rows, columns):
+        """-log of the number of rounds in which a pair meets, [C, t, s]; None where there is but one round."""
+        if self.rounds == 1:
+            return None
+        size = self.chunk_size
+        times = sum(
+            _is_near((slots[rows] // size)[:, :, None], (key_slots[columns] // size)[:, None, :]).astype(jnp.float32)
+            for slots, key_slots in zip(order.slots, key_order.slots, strict=True)
+        )
+        return -jnp.log(jnp.maximum(times, 1))
+
+
+def _is_near(chunk, key_chunk):
+    """Whether keys stand in the queries' own chunk or in the one before."""
+    return (key_chunk == chunk) | (key_chunk == chunk - 1)
+
+
+def _beside_previous(x, fill):
+    """[C, m, ...] -> [C, 2 m, ...]: each chunk after the one before, which the first has not."""
+    previous = jnp.concatenate([jnp.full_like(x[:1], fill), x[:-1]])
+    return jnp.concatenate([previous, x], axis=1)
+
+
+def _joined(out, lse):
+    """One softmax from those of all rounds: out [rounds, T, Hv], log-sum-exp [rounds, T]."""
+    if len(out) == 1:
+        return out[0], lse[0]
+    weights, total = dense.softmax(jnp.where(lse > -jnp.inf, lse, 0).T, (lse > -jnp.inf).T)
+    return jnp.einsum("tr,rth->th", weights, out).astype(out.dtype), total

@@ -1,0 +1,96 @@
+"""The ledger as a page and as Markdown: the rule, the figure, and every published result."""
+
+from __future__ import annotations
+
+import html
+import pathlib
+from collections import Counter
+
+from experiments import webpage
+from experiments.reproduce import verdict
+from experiments.reproduce.ledger import Entry, Measured, Rows
+from experiments.reproduce.published import TABLES, ratio
+from experiments.reproduce.verdict import Reason
+
+TITLE = "Published results, measured again"
+INTRODUCTION = (
+    "What papers report of efficient attention, the command that measures each number, and a verdict by a rule that "
+    "was fixed before anything was measured."
+)
+FIGURE = "ratios"
+HEADER = ["task", "model", "published", "as the public code ran", "as the paper means it", "verdict", "why", "command"]
+ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "platform", "device", "cores", "commit", "dirty", "batch")
+
+
+def write(entries: list[Entry], rows: Rows, out: pathlib.Path) -> None:
+    """`ledger.html` and `ledger.md`."""
+    tables = {name: [entry for entry in entries if entry.result.table == name] for name in TABLES}
+    sections = [f"<h2>{html.escape(_heading(own))}</h2>" + webpage.table(*table(own)) for own in tables.values()]
+    picture = out / f"{FIGURE}.png"
+    parts = [_rule(), _counts(entries), *([webpage.figure(picture)] if picture.exists() else [])]
+    (out / "ledger.html").write_text(webpage.document(TITLE, INTRODUCTION, [*parts, *sections, _environment(rows)]))
+    (out / "ledger.md").write_text("\n".join(f"## {_heading(own)}\n\n{_markdown(own)}" for own in tables.values()))
+
+
+def table(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines, a line for each entry."""
+    return HEADER, [_line(entry) for entry in entries]
+
+
+def _line(entry: Entry) -> list[str]:
+    result, judgement = entry.result, entry.judgement
+    why = judgement.reason.value.partition(":")[0] if judgement.reason else result.note
+    return [
+        f"{result.task} {result.length:,}",
+        result.model,
+        f"{result.value:g} {result.unit}" + (f", ratio {ratio(result):.2f}" if result.is_ratio else ""),
+        _number(entry.faithful, entry.preset.faithful),
+        _number(entry.corrected, entry.preset.corrected),
+        judgement.verdict.value,
+        why + (f": {judgement.detail}" if judgement.detail else ""),
+        entry.command,
+    ]
+
+
+def _number(measured: Measured, kernel: str | None) -> str:
+    """A number with its interval, and the kernel that gave it."""
+    name = "" if kernel is None else kernel.rpartition(".")[2] if kernel.startswith("experiments.") else kernel
+    if measured.value is None:
+        return name
+    value, low, high = measured.value
+    interval = "" if low is None else f" [{low:.3g}, {high:.3g}]"
+    return f"{value:.3g}{interval} {name}"
+
+
+def _heading(entries: list[Entry]) -> str:
+    first = entries[0].result
+    return f"{first.source}, {first.table}: {first.metric} (arXiv:{first.arxiv})"
+
+
+def _markdown(entries: list[Entry]) -> str:
+    header, lines = table(entries)
+    cells = [header, ["---"] * len(header), *lines]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in cells)
+
+
+def _rule() -> str:
+    """The docstring of `verdict.py`, and the five reasons."""
+    paragraphs = verdict.__doc__.strip().split("\n\n")
+    reasons = "".join(f"<li>{html.escape(reason.value)}</li>" for reason in Reason)
+    return "<h2>The rule</h2>" + "".join(f"<p>{html.escape(text)}</p>" for text in paragraphs) + f"<ol>{reasons}</ol>"
+
+
+def _counts(entries: list[Entry]) -> str:
+    judged = Counter((entry.result.table, *_words(entry)) for entry in entries)
+    lines = [[*key, str(count)] for key, count in judged.items()]
+    return "<h2>In numbers</h2>" + webpage.table(["table", "verdict", "why", "results"], lines)
+
+
+def _words(entry: Entry) -> tuple[str, str]:
+    reason = entry.judgement.reason
+    return entry.judgement.verdict.value, reason.value if reason else ""
+
+
+def _environment(rows: Rows) -> str:
+    kinds = dict.fromkeys(tuple(str(row.get(name, "")) for name in ENVIRONMENT) for own in rows.values() for row in own)
+    return "<h2>Environment</h2>" + webpage.table(list(ENVIRONMENT), [list(kind) for kind in kinds])

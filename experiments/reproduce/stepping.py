@@ -1,0 +1,137 @@
+"""What a step of training costs: LRA's text classifier with each kernel, in time and in memory, relative to softmax.
+
+The model is that of LRA's public configuration: 4 layers of width 256 with 4 heads and 1,024 in between, norms before,
+the answer read at a learned first token; 257 symbols, two classes, random bytes of full length. A step is forward,
+backward and Adam. Left out are dropout, whose random numbers cost a CPU far more than a TPU, and the mask of a padding
+that is not there.
+
+Kernels of one length take turns, so that what slows the machine slows them all, beside the reference: softmax that
+keeps its scores, as theirs did. Each row has the reference's times of the same turns. Memory is what the compiler
+plans: arguments, results and temporary arrays. Published numbers are of a batch of 32 on 16 chips; here the batch is a
+flag, 1 unless given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+
+from attnzoo import Kernel, catalogue
+from attnzoo.models import BlockConfig, Classifier
+from attnzoo.positions import SinusoidalPositions
+from experiments import statistics, steps
+from experiments.reproduce.public import MaterialisedSoftmax
+from experiments.scaling import measuring
+from experiments.statistics import Mean
+from experiments.tasks.task import Examples
+
+REFERENCE = MaterialisedSoftmax()
+VOCABULARY, CLASSES = 257, 2
+BUDGET = 240.0  # seconds that the repetitions of a cell may take
+SIZES = ("width", "heads", "layers", "feed_forward", "shrink")
+KEY = ("kernel", "length", "batch", *SIZES, "platform", "device", "cores")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the model; `shrink` divides lengths, for a look at small ones."""
+
+    width: int = 256
+    heads: int = 4
+    layers: int = 4
+    feed_forward: int = 1024
+    shrink: int = 1
+
+
+LRA = Sizes()
+
+
+def cell(settings, kernel: Kernel, length: int) -> dict:
+    """What identifies a row, beside the environment."""
+    return {
+        "kernel": repr(kernel),
+        "name": catalogue.name_of(kernel),
+        "length": length,
+        "batch": settings.batch,
+        **dataclasses.asdict(settings.sizes),
+        "repeats": settings.repeats,
+        "cell_budget": BUDGET,
+    }
+
+
+def rows(settings, todo: Iterable[tuple[Kernel, int]], environment: dict) -> Iterator[dict]:
+    """The rows of kernels at lengths, length by length; the reference is timed again with each."""
+    todo = list(todo)
+    for length in dict.fromkeys(length for _, length in todo):
+        kernels = dict.fromkeys([REFERENCE, *(kernel for kernel, at in todo if at == length)])
+        ready, found = [], []
+        for kernel in kernels:
+            row, call = _prepared(settings, environment | cell(settings, kernel, length), kernel)
+            found += [row] if call is None else []
+            ready += [(row, call)] if call is not None else []
+        found += measuring.take_turns(ready, settings.repeats)
+        [reference] = [row for row in found if row["kernel"] == repr(REFERENCE)]
+        beside = {"seconds": reference.get("seconds"), "needed_bytes": reference.get("needed_bytes")}
+        for row in found:
+            yield row | {"reference": beside}
+        del ready
+        jax.clear_caches()
+        gc.collect()  # models hold gigabytes
+
+
+def _prepared(settings, row: dict, kernel: Kernel) -> tuple[dict, measuring.Call | None]:
+    """A row and the step to be timed; None where there is none."""
+    try:
+        model, state, batch = _training(settings, kernel, row["length"] // settings.sizes.shrink)
+        start = time.perf_counter()
+        compiled = steps.step.lower(model, state, batch).compile()
+        memory = compiled.memory_analysis()
+        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+        row |= {"compile_seconds": time.perf_counter() - start, "parameters": steps.parameter_count(model)}
+        row |= {"temporary_bytes": memory.temp_size_in_bytes, "needed_bytes": needed}
+        skip = measuring.does_not_fit(row)
+        return (row | skip, None) if skip else (row, lambda: compiled(model, state, batch))
+    except NotImplementedError as refusal:
+        return row | {"status": "refused", "reason": str(refusal)}, None
+    except Exception as error:  # one kernel that fails must not take the others with it
+        return row | measuring.failure(error), None
+
+
+def _training(settings, kernel: Kernel, length: int):
+    """The model, its optimizer, and a batch."""
+    sizes = settings.sizes
+    config = BlockConfig(width=sizes.width, num_heads=sizes.heads, feed_forward=sizes.feed_forward)
+    model = Classifier(
+        VOCABULARY,
+        CLASSES,
+        config,
+        max_length=length,
+        num_layers=sizes.layers,
+        attention=kernel,
+        positions=SinusoidalPositions(),
+        pooling="cls",
+        rngs=nnx.Rngs(0),
+    )
+    state = nnx.Optimizer(model, steps.adamw(steps.rsqrt(5.59e-4, 8000)), wrt=nnx.Param)
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(VOCABULARY - 1, size=(settings.batch, length)).astype(np.int32)
+    answers = rng.integers(CLASSES, size=settings.batch).astype(np.int32)
+    return model, state, Examples(inputs, answers, np.ones(settings.batch, np.float32))
+
+
+def speed(row: dict) -> Mean | None:
+    """Steps in a second, relative to the reference's; None where either was not timed."""
+    times = row["reference"]["seconds"]
+    return statistics.ratio(times, row["seconds"]) if times and row["status"] == "measured" else None
+
+
+def memory(row: dict) -> Mean | None:
+    """Memory relative to the reference's, a plan without an interval; None where either was not compiled."""
+    needed, reference = row.get("needed_bytes"), row["reference"]["needed_bytes"]
+    return Mean(needed / reference, None, None) if needed and reference else None

@@ -1,0 +1,367 @@
+"""The ledger of published results: the rule, one verdict for each, commands that can be run, and a small run."""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+import types
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+import attnzoo
+from attnzoo import Kernel, Softmax
+from experiments import records, statistics
+from experiments.accuracy.cells import KEY as TRAINED
+from experiments.reproduce import ledger, page, presets, public, run, stepping, trainings, verdict
+from experiments.reproduce.published import TABLES, Published, ratio, results
+from experiments.reproduce.stepping import Sizes
+from experiments.reproduce.verdict import Reason, Verdict
+from experiments.scaling import measuring
+from experiments.statistics import Mean
+
+TINY = Sizes(width=8, heads=2, layers=1, feed_forward=8, shrink=125)
+
+
+def settings(out, **changes):
+    given = {"only": ("speed", "memory"), "models": ("softmax", "linear"), "lengths": (1000,)}
+    return run.Settings(**given | {"batch": 1, "repeats": 5, "out": str(out), "sizes": TINY} | changes)
+
+
+def published(table, task, model, length=None) -> Published:
+    [found] = [
+        result
+        for result in results()
+        if (result.table, result.task, result.model) == (table, task, model) and length in (None, result.length)
+    ]
+    return found
+
+
+def entries(rows=None, out="o"):
+    empty = {name: [] for name in (ledger.STEPS, *trainings.TRAININGS)}
+    return [ledger.entry(result, empty | (rows or {}), out) for result in results()]
+
+
+# The rule.
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(88.99, "differs"), (89.01, "reproduced"), (97.99, "reproduced"), (98.01, "differs"), (93.5, "reproduced")],
+)
+def test_an_accuracy_is_within_the_interval_widened_by_a_point(value, found):
+    assert verdict.of_accuracy(value, Mean(93.5, 90.0, 97.0)).verdict.value == found
+
+
+def test_one_seed_decides_nothing():
+    judged = verdict.of_accuracy(50.0, Mean(50.0, None, None))
+    assert (judged.verdict, judged.reason) == (Verdict.NOT_COMPARABLE, Reason.NO_NUMBER)
+    assert "one seed" in judged.detail
+
+
+@pytest.mark.parametrize("published_ratio", [0.1, 1.0, 8.0])
+def test_a_ratio_is_within_a_quarter_whichever_way_it_is_written(published_ratio):
+    for factor, found in [(0.79, "differs"), (0.81, "reproduced"), (1.24, "reproduced"), (1.26, "differs")]:
+        ours = factor * published_ratio
+        assert verdict.of_ratio(published_ratio, ours).verdict.value == found
+        assert verdict.of_ratio(1 / published_ratio, 1 / ours).verdict.value == found
+
+
+def test_ratios_of_medians_have_an_interval_that_a_seed_decides():
+    times, others = [2.0, 2.1, 1.9, 2.2, 30.0], [1.0, 1.1, 0.9, 1.0, 1.0]
+    found = statistics.ratio(times, others)
+    assert found.value == 2.1 and found.low < 2.1 < found.high
+    assert found == statistics.ratio(times, others)
+
+
+# The published results.
+
+
+def test_every_published_result_is_there_once():
+    counts = Counter(result.table for result in results())
+    assert [counts[table] for table in TABLES] == [55, 21, 36, 14, 1] and len(results()) == 127
+    assert len({(result.table, result.task, result.length, result.model) for result in results()}) == 127
+    assert {result.task for result in results() if result.is_ratio} == {"text"}
+    assert ratio(published("speed", "text", "performer", 4000)) == pytest.approx(8.0 / 1.4)
+    assert ratio(published("memory", "text", "softmax", 4000)) == 1
+
+
+def test_without_a_run_everything_is_not_comparable_for_one_of_five_reasons():
+    judged = [entry.judgement for entry in entries()]
+    assert len(Reason) == 5
+    assert {one.verdict for one in judged} == {Verdict.NOT_COMPARABLE} and None not in {one.reason for one in judged}
+    found = Counter((entry.result.table, entry.judgement.reason.name) for entry in entries())
+    assert found["accuracy", "NO_TASK"] == 33 and found["accuracy, small", "NO_TASK"] == 12
+    assert found["speed", "REFERENCE"] == found["memory", "REFERENCE"] == 4
+    assert found["mqar", "NOT_RUN"] == 1
+    sparse = {entry.judgement.reason for entry in entries() if entry.result.model == "sparse_transformer"}
+    assert sparse == {Reason.NO_TASK, Reason.NO_KERNEL}
+
+
+def test_a_result_has_a_command_unless_its_task_or_all_its_kernels_are_missing():
+    for entry in entries():
+        without = entry.judgement.reason is Reason.NO_TASK or not ledger.known(entry.preset)
+        assert entry.result.is_ratio or bool(entry.command) != without, entry.result
+
+
+PARSE = """
+import json, sys
+import experiments.%(experiment)s.__main__ as flags
+import experiments.%(experiment)s.run as run
+run.run = lambda settings: 0
+for words in json.load(sys.stdin):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS(words)
+    assert flags.main() == 0
+"""
+
+
+@pytest.mark.parametrize("experiment", ["accuracy", "reproduce"])
+def test_every_command_is_understood_by_the_flags_that_it_is_for(experiment):
+    commands = {entry.command for entry in entries() if f"-m experiments.{experiment} " in entry.command}
+    words = [shlex.split(command)[2:] for command in sorted(commands)]
+    assert len(words) > 10
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE % {"experiment": experiment}],
+        input=json.dumps(words),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_kernels_of_presets_are_in_the_catalogue():
+    absent = set()
+    for result in results():
+        for text in filter(None, presets.preset(result)):
+            if presets.kernel(text) is None:
+                absent.add(text.partition("(")[0])
+    assert absent <= {"local", "reformer", "sinkhorn", "synthesizer"} - set(attnzoo.KERNELS)
+
+
+def test_what_the_public_code_ran_stands_beside_what_the_paper_means():
+    of = lambda *names: presets.preset(published(*names))
+    assert of("accuracy", "listops", "performer") == ("performer(features=2)", "performer(features=256)")
+    assert "relu" in of("speed", "text", "performer", 1000).faithful
+    assert "strided" in of("speed", "text", "local", 1000).faithful
+    assert of("accuracy", "text", "sinkhorn").faithful is None and of("speed", "text", "sinkhorn", 1000).faithful
+    assert of("accuracy", "text", "softmax").faithful == "softmax"
+    assert "contiguous" in of("speed", "text", "local", 1000).corrected
+    assert "chunk_size=300" in of("speed", "text", "reformer", 3000).faithful
+
+
+# The kernels of the public code.
+
+
+@pytest.mark.parametrize("lengths", [None, [9, 5]])
+def test_scores_that_are_kept_give_exact_attention_and_its_gradients(lengths):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 9, heads, 8)) for i, heads in enumerate((4, 2, 2)))
+    added = jax.random.normal(jax.random.key(3), (4, 12, 12))
+    lengths = None if lengths is None else np.array(lengths)
+
+    def both(kernel, **given):
+        given |= {"key_value_seq_lengths": lengths, "query_seq_lengths": lengths, "kernel": kernel}
+        loss = lambda q, k, v, added: (attnzoo.attend(q, k, v, **given, **_learned(kernel, added)) ** 2).sum()
+        return jax.value_and_grad(loss, (0, 1, 2))(q, k, v, added)
+
+    exact = lambda bias: both(Softmax(), bias=bias)
+    for got, expected in [
+        (both(public.MaterialisedSoftmax()), exact(None)),
+        (both(public.MixedSynthesizer()), exact(added[None, :, :9, :9])),
+        (both(public.MixedSynthesizer(), implementation="reference"), exact(added[None, :, :9, :9])),
+    ]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
+
+
+def _learned(kernel, added) -> dict:
+    return {"params": added} if isinstance(kernel, public.MixedSynthesizer) else {}
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    chosen = settings(tmp_path_factory.mktemp("reproduce"))
+    assert run.run(chosen) == 0
+    return chosen
+
+
+def test_steps_are_timed_beside_the_reference_and_not_again(ran):
+    rows = records.read(ran.out)
+    kernels = {"MaterialisedSoftmax()", "Softmax()", "Linear(feature_map='elu+1', epsilon=1e-06)"}
+    assert {(row["kernel"], row["length"]) for row in rows} == {(name, 1000) for name in kernels}
+    assert all(row["status"] == "measured" and len(row["reference"]["seconds"]) == 5 for row in rows)
+    assert run.run(ran) == 0
+    assert records.read(ran.out) == rows
+
+
+def test_a_run_leaves_verdicts_a_figure_and_a_ledger(ran):
+    rows = run.read(ran)
+    found = {(entry.result.table, entry.result.model, entry.result.length): entry for entry in entries(rows, ran.out)}
+    speed, memory = found["speed", "linear", 1000], found["memory", "linear", 1000]
+    [row] = [row for row in rows[ledger.STEPS] if row["name"] == "linear" and row["length"] == 1000]
+    assert speed.faithful.value.value == np.median(row["reference"]["seconds"]) / np.median(row["seconds"])
+    assert memory.faithful.value.value == row["needed_bytes"] / row["reference"]["needed_bytes"]
+    for entry in (speed, memory):
+        is_near = 0.8 <= entry.faithful.value.value / ratio(entry.result) <= 1.25
+        assert entry.judgement.verdict is (Verdict.REPRODUCED if is_near else Verdict.DIFFERS)
+    softmax = found["speed", "softmax", 1000]
+    assert softmax.judgement.reason is Reason.REFERENCE and softmax.corrected.value.value > 0
+    assert found["speed", "linear", 4000].judgement.reason is Reason.NOT_RUN
+    out = run.pathlib.Path(ran.out)
+    assert (out / "ratios.png").stat().st_size > 5000
+    shown, written = (out / "ledger.html").read_text(), (out / "ledger.md").read_text()
+    assert all(reason.value.replace("'", "&#x27;") in shown for reason in Reason) and "widened" in shown
+    assert written.count("| text 1,000 |") == 9 + 6 and written.count("| python -m") > 60
+
+
+def test_a_run_that_was_interrupted_goes_on(ran, tmp_path, monkeypatch):
+    chosen = dataclasses.replace(ran, out=str(tmp_path))
+    known, append = records.read(ran.out), records.append
+
+    def interrupted(out, row, *rest):
+        append(out, row, *rest)
+        if len(records.read(out)) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stepping, "rows", lambda settings, todo, environment: replayed(known, todo))
+    monkeypatch.setattr(records, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(chosen)
+    monkeypatch.setattr(records, "append", append)
+    todo = run.missing(chosen, records.environment(), records.read(tmp_path))
+    assert len(todo) == 1 and not (tmp_path / "ledger.html").exists()
+    assert run.run(chosen) == 0
+    assert len(records.read(tmp_path)) == 3 and (tmp_path / "ledger.html").exists()
+
+
+def replayed(known, todo):
+    return [row for kernel, n in todo for row in known if (row["kernel"], row["length"]) == (repr(kernel), n)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusing(Kernel):
+    """It has no form in which an encoder could use it."""
+
+    supports = attnzoo.Support(bidirectional=False, causal=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Kernel):
+    """A bug."""
+
+    def head(self, params, draws, q, k, v, visible):
+        return q + None
+
+
+def test_what_cannot_be_timed_is_a_row_and_no_number(tmp_path, monkeypatch):
+    names = [f"{__name__}.{cls.__name__}" for cls in (Refusing, Broken)]
+    monkeypatch.setitem(presets.LRA, "linear", presets.Preset(*names))
+    chosen = settings(tmp_path, models=("linear",), lengths=(1000,))
+    assert run.run(chosen) == 1
+    assert {row["name"]: row["status"] for row in records.read(tmp_path)} == {
+        "MaterialisedSoftmax": "measured",
+        "Refusing": "refused",
+        "Broken": "failed",
+    }
+    entry = ledger.entry(published("speed", "text", "linear", 1000), run.read(chosen), "o")
+    assert entry.judgement.reason is Reason.NO_NUMBER and entry.judgement.detail
+
+
+def test_what_does_not_fit_has_its_memory_and_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "free_memory", lambda: 1.0)
+    chosen = settings(tmp_path, models=("linear",), lengths=(1000,))
+    assert run.run(chosen) == 0
+    rows = run.read(chosen)
+    speed, memory = (ledger.entry(published(table, "text", "linear", 1000), rows, "o") for table in ("speed", "memory"))
+    assert speed.judgement.reason is Reason.NO_NUMBER and "GiB" in speed.judgement.detail
+    assert memory.faithful.value is not None and memory.judgement.reason is None
+    monkeypatch.undo()
+    assert len(run.missing(chosen, records.environment(), records.read(tmp_path))) == 2
+
+
+def test_trained_models_are_commands_whose_rows_are_judged(tmp_path, monkeypatch):
+    started = []
+
+    def accuracy(words):
+        started.append(words[1:])
+        flags = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
+        out = run.pathlib.Path(flags["out"])
+        out.mkdir(parents=True)
+        for rate, seed in [(float(rate), seed) for rate in flags["learning_rates"].split(",") for seed in range(5)]:
+            records.append(out, trained(rate, seed, score=0.995 + 0.001 * seed if rate == 2.2e-3 else 0.3))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(run, "subprocess", types.SimpleNamespace(run=accuracy))
+    chosen = settings(tmp_path, only=("mqar",), models=("softmax",), lengths=())
+    assert run.run(chosen) == 0
+    [words] = started
+    assert words[:2] == ["-m", "experiments.accuracy"] and "--kernels=softmax" in words
+    entry = ledger.entry(published("mqar", "mqar", "softmax"), run.read(chosen), "o")
+    assert entry.judgement.verdict is Verdict.REPRODUCED and entry.faithful.value.value == pytest.approx(99.7)
+    half = {"mqar": run.read(chosen)["mqar"][:7]}
+    [entry] = [entry for entry in entries(half) if entry.result.table == "mqar"]
+    assert entry.judgement.reason is Reason.NOT_RUN and "7 of 20 models trained" in entry.judgement.detail
+    others = {"mqar": [row | {"steps": 3} for row in run.read(chosen)["mqar"]]}
+    assert {entry.judgement.reason for entry in entries(others) if entry.result.table == "mqar"} == {Reason.NOT_RUN}
+    stopped = types.SimpleNamespace(run=lambda words: subprocess.CompletedProcess(words, 75))
+    monkeypatch.setattr(run, "subprocess", stopped)
+    assert run.run(chosen) == 75
+
+
+def trained(rate, seed, score) -> dict:
+    """A row as the accuracy experiment leaves it."""
+    flags = trainings.TRAININGS["mqar"]
+    defaults = {
+        "feed_forward": flags["feed_forward"],
+        "norm": "before",
+        "pooling": "mean",
+        "dropout": 0.0,
+        "schedule": "cosine",
+    }
+    defaults |= {"weight_decay": float(flags["weight_decay"]), "dtype": "float32", "eval_lengths": [], "match": "none"}
+    row = {name: flags[name] for name in ("steps", "tokens", "layers", "heads", "warmup", "test_examples")}
+    row |= defaults | {"validate_every": flags["validate_every"], "task": "MQAR(pairs=4, vocabulary=8192)"}
+    row |= {"kernel": "Softmax()", "name": "softmax", "positions": "LearnedPositions()", "length": 64, "width": 64}
+    row |= {"learning_rate": rate, "seed": seed, "digest": "", "metric": "accuracy", "status": "measured"}
+    assert set(TRAINED) <= set(row)
+    return row | {"score": score, "validation": -score, "baselines": {}, "parameters": 1}
+
+
+def test_a_dry_run_tells_what_is_to_do_and_does_nothing(tmp_path, capsys):
+    assert run.list_results(settings(tmp_path / "o", only=("speed", "mqar"))) == 0
+    shown = capsys.readouterr().out
+    assert "3 steps to time" in shown and "Softmax() at 1,000" in shown
+    assert "mqar: python -m experiments.accuracy" in shown
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only=sped"], "--only has 'sped': expected some of speed, memory"),
+        (["--models=transformer"], "--models has 'transformer': expected some of softmax"),
+        (["--lengths=999"], "no published result is all of these"),
+        (["--repeats=2"], "--repeats=2: expected at least 5"),
+        (["--batch=0"], "--batch=0: expected at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_flags_end_with_one_line(words, message, tmp_path):
+    command = [sys.executable, "-m", "experiments.reproduce", "--only=speed", *words, f"--out={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_table_shows_both_kernels_and_the_command():
+    [entry] = [one for one in entries() if one.result == published("speed", "text", "performer", 4000)]
+    header, [line] = page.table([entry])
+    shown = dict(zip(header, line, strict=True))
+    assert shown["published"] == "8 1/s, ratio 5.71" and shown["verdict"] == "not comparable"
+    assert "relu" in shown["as the public code ran"] and "256" in shown["as the paper means it"]
+    assert shown["command"] == "python -m experiments.reproduce --only=speed --models=performer --lengths=4000 --out=o"
