@@ -23,7 +23,7 @@ CASES = [
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_chunks():
-    """Chunks that a short sequence crosses several times; what was traced with others is forgotten, before and after."""
+    """Chunks that a short sequence crosses several times; what was traced with others is forgotten."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(recurrence.attend.__kwdefaults__, "chunk", 8)
         jax.clear_caches()
