@@ -25,6 +25,7 @@ class Description:
     attention: tuple[Kernel, ...]
     positions: PositionEncoding
     is_causal: bool
+    is_tied: bool = False
     seed: int = 0
 
     def build(self) -> LanguageModel:
@@ -37,6 +38,7 @@ class Description:
             attention=self.attention if len(self.attention) > 1 else self.attention[0],
             positions=self.positions,
             is_causal=self.is_causal,
+            is_tied=self.is_tied,
             rngs=nnx.Rngs(self.seed),
         )
 
@@ -50,6 +52,7 @@ class Description:
             "attention": ", ".join(map(catalogue.spelled, self.attention)),
             "positions": catalogue.spelled(self.positions),
             "is_causal": self.is_causal,
+            "is_tied": self.is_tied,
             "seed": self.seed,
         }
 
@@ -66,7 +69,8 @@ def read(told: dict, attention: tuple[Kernel, ...] | None = None) -> Description
     try:
         named = tuple(catalogue.parse(told["attention"], imports=False)) if attention is None else attention
         [positions] = catalogue.parse_positions(told["positions"], imports=False)
-        plain = {name: told[name] for name in ("vocabulary", "max_length", "num_layers", "is_causal", "seed")}
+        names = ("vocabulary", "max_length", "num_layers", "is_causal", "is_tied", "seed")
+        plain = {name: told[name] for name in names}
         return Description(BlockConfig(**told["config"]), attention=named, positions=positions, **plain)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a checkpoint describes no language model: {type(error).__name__}: {error}") from None

@@ -5,15 +5,15 @@ import os
 import pathlib
 from importlib import metadata
 
-# Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM. XLA's older way of emitting loops
-# takes half as long to compile; jax reads its flags when it is imported, and knows this one in these versions.
+# Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM: here, and in processes that tests
+# start. XLA's older way of emitting loops takes half as long to compile; jaxlib knows this flag in these versions.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest
 
-jax.config.update("jax_disable_most_optimizations", True)
 MAPS = pathlib.Path("/proc/self/maps")
 gc.set_threshold(100_000, 50, 50)  # tracing makes much that does not live long
 

@@ -22,7 +22,7 @@ from attnzoo import (
     Softmax,
 )
 from experiments import command_line, figures, language, records, statistics, steps
-from experiments.accuracy import analysis, cell, run, trades
+from experiments.accuracy import analysis, cell, flags, run, trades
 from experiments.accuracy.cells import Settings, cells, heard
 from experiments.report.page import write
 from experiments.tasks import text
@@ -249,6 +249,13 @@ def test_shards_share_a_folder_and_are_the_whole(tmp_path):
     assert [row["seed"] for row in rows] == [0, 2, 1]
     assert run.run(chosen) == 0
     assert records.read(tmp_path) == rows
+
+
+def test_settings_are_those_of_flags_and_their_defaults():
+    chosen = flags.parsed(task="copy", lengths="16:32", seeds=3, tied=True)
+    assert (chosen.lengths, chosen.seeds, chosen.tied, chosen.steps) == ((16, 32), 3, True, 200)
+    with pytest.raises(ValueError, match="--tied is of models that predict tokens: listops"):
+        flags.parsed(task="listops", tied=True)
 
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):

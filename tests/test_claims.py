@@ -41,7 +41,7 @@ def test_recall_is_of_every_distance_in_one_model(tmp_path):
 
 def test_the_beginning_comes_back_at_the_cues():
     task = recall.Recall(count=5, symbols=9)
-    inputs, targets, weights, _ = task.batch("train", 3, 7, count=4, length=task.length(20))
+    inputs, targets, weights, *_ = task.batch("train", 3, 7, count=4, length=task.length(20))
     assert inputs.shape == (4, 30)
     np.testing.assert_array_equal(inputs[:, :5], targets[weights == 1].reshape(4, 5))
     np.testing.assert_array_equal(inputs[:, -5:], np.tile([18, 19, 20, 21, 22], (4, 1)))

@@ -141,7 +141,7 @@ def test_maps_are_drawn_and_written(saved, tmp_path):
 
 
 def test_any_kernel_can_be_looked_at(tmp_path):
-    description = described(attention=(Nystrom(landmarks=4),), is_causal=False)
+    description = described(attention=(Nystrom(landmarks=4),), is_causal=False, is_tied=True)
     language.save(tmp_path / "one", description, description.build())
     assert inspect(Inspecting(str(tmp_path / "one"), "a text", None, str(tmp_path / "maps"))) == 0
     with pytest.raises(ValueError, match="--text is empty"):

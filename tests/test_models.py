@@ -204,6 +204,15 @@ def test_dropout_is_for_training():
     np.testing.assert_array_equal(model(TOKENS), plain(TOKENS))
 
 
+def test_tied_logits_are_products_with_embeddings():
+    model = language_model(SMALL, is_tied=True, rngs=nnx.Rngs(0))
+    x = model.stack(model.embedding(TOKENS))
+    np.testing.assert_allclose(model(TOKENS), x @ model.embedding.embed.embedding[...].T, atol=1e-6)
+    assert model.head is None and all("head" not in path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    model.init_cache(len(TOKENS), TOKENS.shape[1])
+    np.testing.assert_allclose(model.step(TOKENS), model(TOKENS), atol=1e-5)
+
+
 def test_weights_of_every_layer_can_be_looked_at():
     model = language_model(SMALL, attention=[Softmax(), Performer(8)], rngs=nnx.Rngs(0))
     _, sown = nnx.capture(model, nnx.Intermediate)(TOKENS, sow_weights=True)

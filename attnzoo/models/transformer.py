@@ -54,6 +54,10 @@ class Embedding(nnx.Module):
             x = x + self.absolute.vectors(learned, places, x.shape[-1]).astype(x.dtype)
         return self.dropout(x)
 
+    def logits(self, x: jax.Array) -> jax.Array:
+        """The product of vectors with every token's own."""
+        return self.embed.attend(x)
+
 
 class LanguageModel(nnx.Module):
     """Tokens to logits of the token that comes next, or of the tokens themselves where they are masked.
@@ -66,6 +70,8 @@ class LanguageModel(nnx.Module):
       attention: one kernel for all blocks, or one for each.
       positions: how the model knows where a token stands.
       is_causal: whether a token sees only itself and what stands before it.
+      is_tied: whether logits are products with the embeddings of tokens (Press and Wolf 2017, arXiv:1608.05859), and
+        not of a layer of their own.
 
     Raises:
       ValueError: as many kernels as blocks are expected; a sequence is longer than `max_length`.
@@ -90,6 +96,7 @@ class LanguageModel(nnx.Module):
         attention: Kernel | Sequence[Kernel] = Softmax(),
         positions: PositionEncoding = LearnedPositions(),
         is_causal: bool = True,
+        is_tied: bool = False,
         rngs: nnx.Rngs,
     ):
         kernels = kernels_of("attention", attention, num_layers)
@@ -97,7 +104,7 @@ class LanguageModel(nnx.Module):
         self.max_length, self.vocabulary = max_length, vocabulary
         self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
         self.stack = Stack(config, name, kernels, _relative(positions), max_length, is_causal=is_causal, rngs=rngs)
-        self.head = nnx.Linear(config.width, vocabulary, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        self.head = None if is_tied else nnx.Linear(config.width, vocabulary, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def __call__(
         self,
@@ -115,7 +122,7 @@ class LanguageModel(nnx.Module):
         x = self.stack(self.embedding(tokens), lengths=lengths, sow_weights=sow_weights)
         if places is not None:
             x = jnp.take_along_axis(x, places[..., None], axis=1)
-        return self.head(x).astype(jnp.float32)
+        return self._logits(x)
 
     def init_cache(self, batch: int, length: int) -> None:
         """Make the caches for `step`, or empty them, for sequences of up to `length` tokens.
@@ -134,7 +141,10 @@ class LanguageModel(nnx.Module):
           ValueError: tokens go past the end of the cache; under `jit` their logits are NaN.
         """
         x = self.stack.step(self.embedding(tokens, _advance(self, tokens, lengths)), lengths)
-        return self.head(x).astype(jnp.float32)
+        return self._logits(x)
+
+    def _logits(self, x):
+        return (self.embedding.logits if self.head is None else self.head)(x).astype(jnp.float32)
 
 
 class Classifier(nnx.Module):

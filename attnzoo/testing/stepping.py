@@ -85,13 +85,15 @@ def _arguments(subject: Subject) -> dict[str, dict]:
 def _ragged(subject: Subject, operands: Operands, given: dict) -> jax.Array:
     """Outputs [2, LENGTH, ...] of steps in which one example is ahead of the other, with garbage for padding."""
     params, state = subject.params(operands), _start(subject, operands)
+    arrays = [np.asarray(x) for x in operands]
     out = np.full((*operands.q.shape[:3], operands.v.shape[3]), np.nan, np.float32)
     for lengths in ([9, 14], [1, 1], [1, 0], [14, 14], *[[1, 1]] * 4, [8, 4]):
-        lengths, before, width = np.array(lengths), np.asarray(state.positions), max(lengths)
+        lengths, before, width = np.array(lengths), np.asarray(state.positions), 1 if max(lengths) == 1 else 14
         rows = before[:, None] + np.arange(width)
         padding = np.arange(width) >= lengths[:, None]
         rows = np.where(padding, 0, rows)
-        chunk = Operands(*(_with_garbage(jnp.stack([x[b, rows[b]] for b in (0, 1)]), padding) for x in operands))
+        picked = [np.stack([x[b, rows[b]] for b in (0, 1)]) for x in arrays]
+        chunk = Operands(*(jnp.asarray(np.where(padding[..., None, None], np.nan, x)) for x in picked))
         now = dict(given)
         if isinstance(now.get("bias"), jax.Array):
             now["bias"] = jnp.stack([now["bias"][0][:, rows[b]] for b in (0, 1)])
@@ -101,10 +103,6 @@ def _ragged(subject: Subject, operands: Operands, given: dict) -> jax.Array:
         for b in (0, 1):
             out[b, before[b] : before[b] + lengths[b]] = stepped[b, : lengths[b]]
     return jnp.asarray(out)
-
-
-def _with_garbage(x, padding):
-    return jnp.where(padding[..., None, None], jnp.nan, x)
 
 
 def _start(subject: Subject, operands: Operands, max_length: int | None = None) -> DecodingState:

@@ -54,9 +54,8 @@ def _built(settings, cell, config):
     if cell.task.classes is not None:
         sizes = cell.task.vocabulary, cell.task.classes, config
         return Classifier(*sizes, **shared, pooling=settings.pooling, rngs=nnx.Rngs(cell.seed))
-    return LanguageModel(
-        cell.task.vocabulary, config, **shared, is_causal=cell.task.is_causal, rngs=nnx.Rngs(cell.seed)
-    )
+    shared |= {"is_causal": cell.task.is_causal, "is_tied": settings.tied}
+    return LanguageModel(cell.task.vocabulary, config, **shared, rngs=nnx.Rngs(cell.seed))
 
 
 def _matched(settings, cell) -> int:
@@ -134,6 +133,7 @@ def description(settings: Settings, cell: Cell, model: LanguageModel) -> languag
         attention=(cell.kernel,),
         positions=cell.positions,
         is_causal=cell.task.is_causal,
+        is_tied=settings.tied,
         seed=cell.seed,
     )
 

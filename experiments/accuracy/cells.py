@@ -18,7 +18,7 @@ from experiments.training import Plan
 # Settings that all cells of a sweep share, and that a row has.
 SHARED = (
     "steps", "tokens", "layers", "heads", "feed_forward", "norm", "pooling", "dropout", "warmup", "schedule",
-    "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match",
+    "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match", "tied",
 )  # fmt: skip
 # What makes two rows the same cell.
 KEY = ("task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", *SHARED)
@@ -57,6 +57,7 @@ class Settings:
     isolate: bool
     shard: tuple[int, int] | None
     out: str
+    tied: bool = False
     tensorboard: bool = False
 
     def __post_init__(self):
@@ -74,6 +75,9 @@ class Settings:
             )
         if self.tokens < max(self.lengths):
             raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
+        classified = [tasks.spelled(task) for task in self.tasks if task.classes is not None]
+        if self.tied and classified:
+            raise ValueError(f"--tied is of models that predict tokens: {', '.join(classified)} asks for a class")
         for width in self.widths:
             if width % self.heads:
                 raise ValueError(f"--heads={self.heads} does not divide --widths={width}")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
 
 from attnzoo import catalogue
 from experiments import language, records
 from experiments.approximation import dials
 
 # Rotations leave attention to queries and keys, and let a small model learn in few steps where to look.
-TRAINING = {"kernels": "softmax", "positions": "rotary", "heads": 2, "test_examples": 16, "isolate": "false"}
+TRAINING = {"kernels": "softmax", "positions": "rotary", "heads": 2, "test_examples": 16, "isolate": False}
 
 
 def find(folder: pathlib.Path) -> pathlib.Path:
@@ -31,17 +29,18 @@ def find(folder: pathlib.Path) -> pathlib.Path:
 
 
 def train(folder: pathlib.Path, length: int, steps: int, is_causal: bool) -> pathlib.Path:
-    """The checkpoint of a small model below `folder`, trained unless it is there, in a process with flags of its own.
+    """The checkpoint of a small model below `folder`, trained unless it is there.
 
     Raises:
       ValueError: training has left none.
     """
+    from experiments.accuracy import flags, run
+
     task = "text" if is_causal else "masked_text"
     folder = folder / f"{task}-{length}-{steps}"
     if not _trained(folder):
         given = {"task": task, "lengths": length, "steps": steps, "tokens": max(2048, length), "out": folder}
-        words = [f"--{name}={value}" for name, value in (given | TRAINING).items()]
-        code = subprocess.run([sys.executable, "-m", "experiments.accuracy", *words]).returncode
+        code = run.run(flags.parsed(**given, **TRAINING))
         if code:
             raise ValueError(f"training into {folder} ended with code {code}: see above, or name a --checkpoint")
     return find(folder)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import subprocess
-import sys
 import time
 
 import jax
@@ -18,7 +16,7 @@ from experiments import command_line, language, progress, records, wording
 from experiments.decoding import plot
 from experiments.scaling import measuring
 
-TRAINING = {"task": "text", "heads": 2, "isolate": "false"}  # of the text models, beside what settings say
+TRAINING = {"task": "text", "heads": 2, "isolate": False}  # of the text models, beside what settings say
 # What makes two rows the same cell.
 KEY = (
     "kernel", "context", "tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed",
@@ -150,16 +148,16 @@ def after(empty: DecodingState, context: int, rng: jax.Array) -> DecodingState:
 
 
 def _train(settings: Settings, folder: pathlib.Path) -> int:
-    """Train the text models by the experiment that is for it, in a process with flags of its own."""
-    kernels = ", ".join(map(catalogue.spelled, settings.trained))
+    """Train the text models by the experiment that is for it."""
+    from experiments.accuracy import flags, run
+
     given = {
-        "kernels": kernels,
+        "kernels": ", ".join(map(catalogue.spelled, settings.trained)),
         "lengths": settings.length,
         "steps": settings.steps,
         "tokens": max(2048, settings.length),
     }
-    words = [f"--{name}={value}" for name, value in (given | TRAINING | {"out": folder}).items()]
-    return subprocess.run([sys.executable, "-m", "experiments.accuracy", *words]).returncode
+    return run.run(flags.parsed(**given, **TRAINING, out=folder))
 
 
 def trained(folder: pathlib.Path) -> list[dict]:
