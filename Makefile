@@ -15,17 +15,20 @@ QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/te
 compare: $(VENV)/experiments
 	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
 
+# Neighbours share programs and fixtures, so each worker takes a run of tests.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
 test: lint
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-quick: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 -q -m "not slow" $(QUICK)
+	$(PYTEST) -m "not slow" $(QUICK)
 
 test-slow: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 -q -m slow
+	$(PYTEST) -m slow
 
 parity: $(VENV)/test $(VENV)/peers
-	$(BIN)/python -m pytest -n 2 -q tests/test_packages.py tests/test_position_packages.py
+	$(PYTEST) tests/test_packages.py tests/test_position_packages.py
 
 mutants: $(VENV)/test
 	$(BIN)/python -m tests.mutants

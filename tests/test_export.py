@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from attnzoo import Dims, attend, start, step
-from tests.zoo import DECODING, ZOO
+from tests.zoo import DECODING, FURTHER, ZOO
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("kernel", ZOO, ids=repr)
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
 def test_gradient_lowers(kernel, platform):
     q, k = (jax.ShapeDtypeStruct((2, 37, heads, 8), jnp.bfloat16) for heads in (4, 2))
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), Dims(2, 37, 37, 4, 2, 8, 8)))

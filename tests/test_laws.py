@@ -12,7 +12,14 @@ def test_law(name, kernel):
     check_law(kernel, name)
 
 
-DIFFER = ("batched_equals_head", "padding_changes_nothing", "the_future_cannot_touch_the_past", "a_state_has_an_end")
+DIFFER = (
+    "batched_equals_head",
+    "long_sequences_work",
+    "padding_changes_nothing",
+    "the_future_cannot_touch_the_past",
+    "stepping_equals_the_whole",
+    "a_state_has_an_end",
+)
 
 
 @pytest.mark.parametrize("kernel", FURTHER, ids=repr)

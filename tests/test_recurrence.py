@@ -40,7 +40,9 @@ def operands(length=37, keys=37):
 
 
 @KERNELS
-@pytest.mark.parametrize("case", CASES[::7] + CASES[3::11], ids=str)
+@pytest.mark.parametrize(
+    "case", [*CASES[::7], *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[3::11])], ids=str
+)
 def test_outputs_and_gradients(case, kernel):
     (length, keys), causal, offset, segments, padded = case
     rng = np.random.default_rng(4)
