@@ -344,6 +344,11 @@ def test_a_dry_run_tells_what_is_to_do_and_does_nothing(tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
+def test_one_form_may_be_measured_alone(tmp_path):
+    both, faithful = (settings(tmp_path, forms=forms) for forms in (("faithful", "corrected"), ("faithful",)))
+    assert run.steps(faithful) == [pair for pair in run.steps(both) if pair[0] != Softmax()]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -8,6 +8,7 @@ FLAGS = flags.FLAGS
 GROUPS = ("speed", "memory", "mqar", "listops", "listops-small", "text", "text-small")
 flags.DEFINE_string("only", "speed,memory,mqar", f"What to measure: some of {', '.join(GROUPS)}.")
 flags.DEFINE_string("models", "all", "Models by their names in the tables, such as 'local, performer', or 'all'.")
+flags.DEFINE_string("forms", "faithful,corrected", "Kernels as public code ran them, as papers mean them, or both.")
 flags.DEFINE_string("lengths", "", "Published lengths of speed and memory, such as 1000,4000; empty for all.")
 flags.DEFINE_integer("batch", 1, "Examples in a timed step.")
 flags.DEFINE_integer("repeats", 7, "Timed repetitions of a step, after a warm-up; at least 5.")
@@ -24,6 +25,7 @@ def main() -> int:
     settings = Settings(
         only=command_line.words(FLAGS.only, GROUPS, "only"),
         models=models if FLAGS.models == "all" else command_line.words(FLAGS.models, models, "models"),
+        forms=command_line.words(FLAGS.forms, ("faithful", "corrected"), "forms"),
         lengths=command_line.lengths(FLAGS.lengths) if FLAGS.lengths else (),
         batch=FLAGS.batch,
         repeats=FLAGS.repeats,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import attnzoo
@@ -66,8 +67,8 @@ def command(result: Published, out: str) -> str:
     return trainings.command(setting, texts, out) if setting and texts else ""
 
 
-def known(kernels: Preset) -> list[str]:
-    """The kernels of a preset that the catalogue has."""
+def known(kernels: Iterable[str | None]) -> list[str]:
+    """Those of some kernels that the catalogue has."""
     return [text for text in kernels if kernel(text) is not None]
 
 

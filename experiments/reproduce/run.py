@@ -13,7 +13,7 @@ from experiments import command_line, optional, progress, records, wording
 from experiments.accuracy.cells import KEY as TRAINED
 from experiments.reproduce import ledger, page, stepping, trainings
 from experiments.reproduce.ledger import STEPS, Entry, Rows
-from experiments.reproduce.presets import kernel, preset
+from experiments.reproduce.presets import Preset, kernel, preset
 from experiments.reproduce.published import Published, results
 from experiments.reproduce.stepping import Sizes
 from experiments.scaling import measuring
@@ -29,6 +29,7 @@ class Settings:
     batch: int
     repeats: int
     out: str
+    forms: tuple[str, ...] = Preset._fields
     sizes: Sizes = stepping.LRA
 
     def __post_init__(self):
@@ -45,6 +46,10 @@ class Settings:
     def chosen(self) -> list[Published]:
         """The published results that flags name."""
         return [result for result in results() if self._has(result)]
+
+    def kernels(self, result: Published) -> list[str | None]:
+        """Those of a result, as text, in the forms that flags name."""
+        return [getattr(preset(result), form) for form in self.forms]
 
     def _has(self, result: Published) -> bool:
         group = result.table if result.is_ratio else trainings.name(result)
@@ -81,7 +86,7 @@ def list_results(settings: Settings) -> int:
 def steps(settings: Settings) -> list[tuple[Kernel, int]]:
     """Kernels and lengths that the chosen speeds and memories are of, those of the reference first."""
     chosen = [result for result in settings.chosen() if result.is_ratio]
-    found = [(kernel(text), result.length) for result in chosen for text in preset(result)]
+    found = [(kernel(text), result.length) for result in chosen for text in settings.kernels(result)]
     references = [(stepping.REFERENCE, length) for _, length in found]
     return list(dict.fromkeys(pair for pair in [*references, *found] if pair[0] is not None))
 
@@ -103,7 +108,7 @@ def models(settings: Settings) -> dict[str, list[str]]:
     """Kernels, as text, that each setting is to train."""
     found: dict[str, list[str]] = {}
     for result in settings.chosen():
-        texts = [] if result.is_ratio else ledger.known(preset(result))
+        texts = [] if result.is_ratio else ledger.known(settings.kernels(result))
         if texts:
             found.setdefault(trainings.name(result), []).extend(texts)
     return {setting: list(dict.fromkeys(texts)) for setting, texts in found.items()}
