@@ -109,14 +109,15 @@ def test_a_result_has_a_command_unless_its_task_or_all_its_kernels_are_missing()
 
 PARSE = """
 import json, sys
-import experiments.%(experiment)s.__main__ as flags
+from absl.flags import FLAGS
+import experiments.%(experiment)s.__main__ as command
 import experiments.%(experiment)s.run as run
 run.run = lambda settings: 0
 for words in json.load(sys.stdin):
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS(words)
-    assert flags.main() == 0
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    FLAGS(words)
+    assert command.main() == 0
 """
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -73,9 +74,6 @@ def rows(settings, todo: Iterable[tuple[Kernel, int]], environment: dict) -> Ite
         ready, found = [], []
         for kernel in kernels:
             row, call = _prepared(settings, environment | cell(settings, kernel, length), kernel)
-            # What was traced for one kernel slows the tracing of the next down, to a fifth of the speed after sixteen.
-            jax.clear_caches()
-            gc.collect()
             found += [row] if call is None else []
             ready += [(row, call)] if call is not None else []
         found += measuring.take_turns(ready, settings.repeats)
@@ -83,7 +81,9 @@ def rows(settings, todo: Iterable[tuple[Kernel, int]], environment: dict) -> Ite
         beside = {"seconds": reference.get("seconds"), "needed_bytes": reference.get("needed_bytes")}
         for row in found:
             yield row | {"reference": beside}
-        del ready  # models hold gigabytes
+        del ready
+        jax.clear_caches()
+        gc.collect()  # models hold gigabytes
 
 
 def _prepared(settings, row: dict, kernel: Kernel) -> tuple[dict, measuring.Call | None]:
@@ -108,22 +108,31 @@ def _training(settings, kernel: Kernel, length: int):
     """The model, its optimizer, and a batch."""
     sizes = settings.sizes
     config = BlockConfig(width=sizes.width, num_heads=sizes.heads, feed_forward=sizes.feed_forward)
-    model = Classifier(
-        VOCABULARY,
-        CLASSES,
-        config,
-        max_length=length,
-        num_layers=sizes.layers,
-        attention=kernel,
-        positions=SinusoidalPositions(),
-        pooling="cls",
-        rngs=nnx.Rngs(0),
-    )
-    state = nnx.Optimizer(model, steps.adamw(steps.rsqrt(5.59e-4, 8000)), wrt=nnx.Param)
+    given = {"max_length": length, "num_layers": sizes.layers, "attention": kernel, "pooling": "cls"}
+
+    def made():
+        model = Classifier(VOCABULARY, CLASSES, config, **given, positions=SinusoidalPositions(), rngs=nnx.Rngs(0))
+        return model, nnx.Optimizer(model, steps.adamw(steps.rsqrt(5.59e-4, 8000)), wrt=nnx.Param)
+
+    model, state = nnx.eval_shape(made)
     rng = np.random.default_rng(0)
+    nnx.update(model, jax.tree.map(lambda x: _filled(rng, x), nnx.state(model)))
+    nnx.update(state, jax.tree.map(_empty, nnx.state(state)))
     inputs = rng.integers(VOCABULARY - 1, size=(settings.batch, length)).astype(np.int32)
     answers = rng.integers(CLASSES, size=settings.batch).astype(np.int32)
     return model, state, Examples(inputs, answers, np.ones(settings.batch, np.float32))
+
+
+def _filled(rng, x):
+    """Small numbers in place of a weight's shape: initialisers would be compiled one by one, which takes minutes."""
+    return jnp.asarray(rng.normal(size=x.shape) * 0.02, x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else _empty(x)
+
+
+def _empty(x):
+    """A key, or zeros, in place of a shape."""
+    return (
+        jax.random.key(0) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.asarray(np.zeros(x.shape, x.dtype))
+    )
 
 
 def speed(row: dict) -> Mean | None:
