@@ -80,6 +80,13 @@ SECTIONS = (
     _section("swap", "trained checkpoint", SMALL, "A kernel that a model was trained with may lose far less."),
     _section("alignment", "score test_pairs", SMALL),
     _section("claims", "claim", MACHINE, SMALL),
+    _section(
+        "reproduce",
+        "shrink reference",
+        MACHINE,
+        "Published speeds are of a TPU, and verdicts in ledger.md, beside the rows.",
+        home="stepping",
+    ),
     _section("tiles", "tile pairs is_rule", MACHINE),
     _section("conformance", "law", "Laws are tested on small inputs, on one device."),
     _section(
