@@ -156,8 +156,8 @@ def test_a_figure_that_is_not_whole_is_told(tmp_path):
 
 
 def test_seeds_are_counted_by_cell(tmp_path):
-    base = {"claim": "recall", "status": "measured", "train_seconds": 1.0, "accuracy": 0.5, "kernel": "gru"}
-    page = page_of(tmp_path, *(base | {"distance": d, "seed": s} for d, s in [(1, 0), (1, 1), (2, 0)]))
+    base = {"claim": "recall", "status": "measured", "train_seconds": 1.0, "accuracies": [0.5], "kernel": "gru"}
+    page = page_of(tmp_path, *(base | {"distances": [d], "seed": s} for d, s in [(1, 0), (1, 1), (2, 0)]))
     assert "1 seed(s) for a trained cell" in page
 
 

@@ -66,9 +66,9 @@ def _quality(models: list[dict]):
     below = f"{first['layers']} layers of {first['heads']} heads, width {first['width']}; {first['steps']} steps"
     lengths = sorted({row["length"] for row in models})
     figures.title(figure, "What keeping less loses", f"{below}; sequences of {', '.join(map(str, lengths))} bytes")
-    seeds = len({row["seed"] for row in models})
-    few = [] if seeds >= statistics.CLAIM else [f"{seeds} seed(s): supports no claim about which kernel is better."]
-    figures.footnote(figure, ["Bits per byte of unseen source files; state of one example, all layers.", *few])
+    doubt = statistics.doubt(len({row["seed"] for row in models}))
+    notes = ["Bits per byte of unseen source files; state of one example, all layers.", doubt and f"{doubt}."]
+    figures.footnote(figure, notes)
     ends = []
     for length in lengths:
         for kernel, style in styles.items():
