@@ -163,7 +163,7 @@ def run(main: Callable[..., int | None], positional: str | None = None) -> None:
     package = sys.modules.get(module.__package__ or "")
     module.__doc__ = getattr(package, "__doc__", None) or module.__doc__
     logging.set_verbosity(logging.WARNING)  # jax tells of each accelerator that it does not find
-    gc.set_threshold(100_000, 50, 50)  # tracing makes much that does not live long, and was a third slower for it
+    gc.set_threshold(100_000, 50, 50)  # tracing makes much that does not live long
     app.run(guarded, flags_parser=_parse)
 
 

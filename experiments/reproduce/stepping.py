@@ -124,7 +124,7 @@ def _training(settings, kernel: Kernel, length: int):
 
 
 def _filled(rng, x):
-    """Small numbers in place of a weight's shape: initialisers would be compiled one by one, which takes minutes."""
+    """Small numbers in place of a weight's shape: to compile initialisers one by one takes longer."""
     return jnp.asarray(rng.normal(size=x.shape) * 0.02, x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else _empty(x)
 
 
