@@ -65,6 +65,12 @@ def _quantity(name: str, value: float) -> Shown:
     return wording.count_text(value) if isinstance(value, int) else Shown(f"{value:,.4g}", value)
 
 
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """A table as Markdown, where a bar would end a cell."""
+    cells = [header, ["---"] * len(header), *lines]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in cells)
+
+
 def pivot(title: str, rows: list[dict], down: str, across: str, cell: Callable[[list[dict]], str]) -> Table:
     """A line for each value of `down` and a column for each of `across`; `cell` tells of the rows where they meet."""
     groups: dict[tuple, list[dict]] = {}

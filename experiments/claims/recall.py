@@ -19,7 +19,7 @@ AT_ONCE = 8
 
 def cells(settings) -> Iterator[dict]:
     """Seed after seed, so that an interrupted run has whole comparisons."""
-    names = ("distances", "tokens", "steps", "width", "layers", "heads", "learning_rate")
+    names = ("tokens", "steps", "width", "layers", "heads", "learning_rate")
     shared = {name: getattr(settings, name) for name in names} | {"distances": list(settings.distances)}
     for seed in range(settings.seeds):
         for candidate in (*candidates.RECURRENT, *settings.kernels):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures
+from experiments import figures, tables
 from experiments.peers import analysis
 
 TABLE = "table.md"
@@ -12,9 +12,7 @@ TABLE = "table.md"
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
     """`ratios.png`, `ratios.svg` and `table.md`."""
-    header, lines = analysis.table(rows)
-    text = [header, ["---"] * len(header), *lines]
-    (out / TABLE).write_text("".join(f"| {' | '.join(line)} |\n" for line in text))
+    (out / TABLE).write_text(tables.markdown(*analysis.table(rows)))
     measured = [row for row in rows if row["status"] == "measured"]
     if measured:
         figures.save(_figure(measured), out / "ratios")

@@ -6,11 +6,12 @@ import html
 import pathlib
 from collections import Counter
 
-from experiments import webpage
+from experiments import records, webpage
 from experiments.reproduce import verdict
 from experiments.reproduce.ledger import Entry, Measured, Rows
 from experiments.reproduce.published import TABLES, ratio
 from experiments.reproduce.verdict import Reason
+from experiments.tables import markdown
 
 TITLE = "Published results, measured again"
 INTRODUCTION = (
@@ -19,7 +20,7 @@ INTRODUCTION = (
 )
 FIGURE = "ratios"
 HEADER = ["task", "model", "published", "as the public code ran", "as the paper means it", "verdict", "why", "command"]
-ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "platform", "device", "cores", "commit", "dirty", "batch")
+ENVIRONMENT = (*records.ENVIRONMENT, "batch")
 
 
 def write(entries: list[Entry], rows: Rows, out: pathlib.Path) -> None:
@@ -29,7 +30,9 @@ def write(entries: list[Entry], rows: Rows, out: pathlib.Path) -> None:
     picture = out / f"{FIGURE}.png"
     parts = [_rule(), _counts(entries), *([webpage.figure(picture)] if picture.exists() else [])]
     (out / "ledger.html").write_text(webpage.document(TITLE, INTRODUCTION, [*parts, *sections, _environment(rows)]))
-    (out / "ledger.md").write_text("\n".join(f"## {_heading(own)}\n\n{_markdown(own)}" for own in tables.values()))
+    (out / "ledger.md").write_text(
+        "\n".join(f"## {_heading(own)}\n\n{markdown(*table(own))}" for own in tables.values())
+    )
 
 
 def table(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
@@ -65,12 +68,6 @@ def _number(measured: Measured, kernel: str | None) -> str:
 def _heading(entries: list[Entry]) -> str:
     first = entries[0].result
     return f"{first.source}, {first.table}: {first.metric} (arXiv:{first.arxiv})"
-
-
-def _markdown(entries: list[Entry]) -> str:
-    header, lines = table(entries)
-    cells = [header, ["---"] * len(header), *lines]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in cells)
 
 
 def _rule() -> str:

@@ -96,12 +96,7 @@ def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[tup
     done = records.latest(rows, stepping.KEY)
     key = lambda pair: records.cell(environment | stepping.cell(settings, *pair), stepping.KEY)
     found = ((pair, done.get(key(pair))) for pair in steps(settings))
-    return [pair for pair, row in found if row is None or _again(row)]
-
-
-def _again(row: dict) -> bool:
-    is_large = row["status"] == "skipped" and row["limit"] == "memory"
-    return row["status"] == "failed" or (is_large and measuring.fits(row["needed_bytes"]))
+    return [pair for pair, row in found if row is None or measuring.is_to_repeat(row)]
 
 
 def models(settings: Settings) -> dict[str, list[str]]:

@@ -204,6 +204,12 @@ def does_not_fit(row: dict) -> dict | None:
     return {"status": "skipped", "limit": "memory", "reason": reason}
 
 
+def is_to_repeat(row: dict) -> bool:
+    """Whether a rerun tries again: what failed, and what did not fit and might now."""
+    is_large = row["status"] == "skipped" and row["limit"] == "memory"
+    return row["status"] == "failed" or (is_large and fits(row["needed_bytes"]))
+
+
 def fits(needed: float) -> bool:
     """Whether a program that needs so many bytes may run."""
     return needed <= MEMORY_SHARE * free_memory()

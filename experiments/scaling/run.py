@@ -149,9 +149,8 @@ def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[Cel
 
 
 def _again(row: dict, budget: float) -> bool:
-    if row["status"] == "skipped" and row["limit"] == "memory":
-        return measuring.fits(row["needed_bytes"])
-    return row["status"] == "failed" or (row["status"] == "skipped" and row["cell_budget"] != budget)
+    is_slow = row["status"] == "skipped" and row["limit"] != "memory"
+    return measuring.is_to_repeat(row) or (is_slow and row["cell_budget"] != budget)
 
 
 def wanted(settings: Settings, environment: dict, rows: list[dict]) -> list[dict]:

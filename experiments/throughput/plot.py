@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, wording
+from experiments import figures, tables, wording
 from experiments.throughput import analysis
 
 TABLE = "table.md"
@@ -21,9 +21,7 @@ STYLE = {
 def draw(rows: list[dict], out: pathlib.Path) -> None:
     """A figure for each kernel and pass, and `table.md`."""
     cells, ceilings = analysis.split(rows)
-    header, lines = analysis.table(cells, ceilings)
-    text = [header, ["---"] * len(header), *lines]
-    (out / TABLE).write_text("".join(f"| {' | '.join(line)} |\n" for line in text))
+    (out / TABLE).write_text(tables.markdown(*analysis.table(cells, ceilings)))
     kernels = list(dict.fromkeys(row["kernel"] for row in cells if row["status"] == "measured"))
     for index, kernel in enumerate(kernels):
         for passed in ("forward", "train"):
