@@ -13,15 +13,15 @@ import json
 import os
 import pathlib
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 
+from experiments import commands
+
 ROWS = "rows.jsonl"
 PARTS = "rows*.jsonl"
-COMMAND = "command.txt"
 # What `environment` tells.
 ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "numpy", "platform", "device", "cores", "commit", "dirty")
 
@@ -34,20 +34,8 @@ def writing(folder: pathlib.Path, part: str = "") -> Iterator[None]:
         _hold(stack, folder, ".lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)
         if part:
             _hold(stack, folder, f".lock-{part}", fcntl.LOCK_EX)
-        _remember_command(folder)
+        stack.enter_context(commands.remembered(folder))
         yield
-
-
-def _remember_command(folder: pathlib.Path) -> None:
-    """Add the command that this process was started by to the folder, where it is an experiment's and is new."""
-    _, *words = sys.orig_argv
-    if "-m" not in words or not words[words.index("-m") + 1].startswith("experiments."):
-        return
-    line = shlex.join(["python", *words[words.index("-m") :]]) + "\n"
-    path = folder / COMMAND
-    if not path.exists() or line not in path.read_text().splitlines(keepends=True):
-        with path.open("a") as file:
-            file.write(line)
 
 
 def _hold(stack: contextlib.ExitStack, folder: pathlib.Path, name: str, kind: int) -> None:

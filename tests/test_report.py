@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from experiments import records, tables, webpage, wording
+from experiments import commands, records, tables, webpage, wording
 from experiments.report import export, sections
 from experiments.report.page import HEAVY, write
 
@@ -39,12 +39,12 @@ def test_the_page_stands_alone(tmp_path):
 
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
     (tmp_path / "run" / "models").mkdir(parents=True)
-    (tmp_path / records.COMMAND).write_text("far")
-    (tmp_path / "run" / records.COMMAND).write_text("python -m experiments.run --kernels='<all>'\n")
+    (tmp_path / commands.COMMAND).write_text("far")
+    (tmp_path / "run" / commands.COMMAND).write_text("python -m experiments.run --kernels='<all>'\n")
     page_of(tmp_path / "run" / "models", row())
     page = write(tmp_path / "run", tmp_path / "page.html").read_text()
     assert "&lt;all&gt;" in page and "<pre>far" not in page
-    (tmp_path / "run" / records.COMMAND).unlink()
+    (tmp_path / "run" / commands.COMMAND).unlink()
     assert "<pre>" not in write(tmp_path / "run", tmp_path / "page.html").read_text()
 
 
@@ -96,7 +96,7 @@ def test_a_folder_without_rows_is_refused(tmp_path):
 def test_names_are_escaped_wherever_they_stand(tmp_path):
     place = tmp_path / "<b>folder"
     place.mkdir()
-    (place / records.COMMAND).write_text(f"python -m experiments.x --kernels={HOSTILE}")
+    (place / commands.COMMAND).write_text(f"python -m experiments.x --kernels={HOSTILE}")
     (place / '"onload="alert(1)<b>.png').write_bytes(webpage.PNG + b"IEND" + 8 * b"!")
     broken = row(status="broken", reason=HOSTILE, kernel=HOSTILE, law=HOSTILE)
     page = page_of(place, broken, {HOSTILE: HOSTILE, "status": HOSTILE}, {HOSTILE: 1})
@@ -161,15 +161,27 @@ def test_seeds_are_counted_by_cell(tmp_path):
     assert "1 seed(s) for a trained cell" in page
 
 
-def test_a_run_leaves_its_command(tmp_path, monkeypatch):
+def test_a_run_leaves_its_command_and_what_it_cost(tmp_path, monkeypatch):
+    spent = iter([1.0, 3.5, 10.0, 10.25, 20.0, 24.0])
+    monkeypatch.setattr(commands, "_minutes", lambda: next(spent))
+    command = "python -m experiments.scaling '--kernels=a, b'"
+    (tmp_path / commands.COMMAND).write_text("python -m experiments.peers\n")
     monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "experiments.scaling", "--kernels=a, b"])
     for _ in range(2):
         with records.writing(tmp_path):
-            pass
+            assert command in (tmp_path / commands.COMMAND).read_text()
     monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "pytest"])
     with records.writing(tmp_path):
         pass
-    assert (tmp_path / records.COMMAND).read_text() == "python -m experiments.scaling '--kernels=a, b'\n"
+    told = (tmp_path / commands.COMMAND).read_text()
+    assert told == f"python -m experiments.peers\n{command}  # 2.75 CPU minutes\n"
+
+
+def test_the_cost_of_a_folder_is_that_of_its_outermost_commands(tmp_path):
+    for name, minutes in (("a", 2), ("a/inner", 1), ("b/deep", 4)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / commands.COMMAND).write_text(f"python -m experiments.x  # {minutes}.00 CPU minutes\n")
+    assert commands.total(tmp_path) == 6 and commands.total(tmp_path / "a" / "inner") == 1
 
 
 def test_each_section_becomes_a_spreadsheet(tmp_path):

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from typing import NamedTuple
 
-from experiments import records, statistics, tables
+from experiments import commands, records, statistics, tables
 from experiments.report import sections
 from experiments.report.sections import Found
 from experiments.webpage import details, document, figure, table, warning
@@ -30,12 +30,17 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     parts = sorted((part for place in places(folder) for part in _parts(place, folder)), key=lambda part: part.place)
     if not parts:
         raise ValueError(f"no rows to report: expected {records.ROWS} in {folder}, or in folders below it")
-    page = document(TITLE, INTRODUCTION, _numbered(parts))
+    page = document(TITLE, INTRODUCTION + _cost(folder), _numbered(parts))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8", errors="replace")
     if len(page) > HEAVY:
         print(f"warning: {out} has {len(page) / 2**20:.0f} MiB: report parts of {folder} apart", file=sys.stderr)
     return out
+
+
+def _cost(folder: pathlib.Path) -> str:
+    minutes = commands.total(folder)
+    return f" In all they took {minutes:,.0f} minutes of processor time." if minutes >= 1 else ""
 
 
 def places(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -70,7 +75,7 @@ def _parts(place: pathlib.Path, root: pathlib.Path) -> list[Part]:
 def _commands(place: pathlib.Path, root: pathlib.Path) -> list[str]:
     """The commands of the folder, or of the nearest above it that tells its own: one run may fill several."""
     for near in (place, *place.parents):
-        command = near / records.COMMAND
+        command = near / commands.COMMAND
         if command.is_file():
             return [f"<pre>{html.escape(command.read_text(errors='replace').strip())}</pre>"]
         if near == root:
