@@ -23,9 +23,9 @@ from experiments.tasks.text import MaskedText, Text
 
 SHORT = ListOps(min_length=None, max_length=None)
 CASES = [
-    (Text(), 40), (MaskedText(), 40), (SHORT, 48), (ListOps(), 2000), (MQAR(pairs=3, vocabulary=20), 30), (Copy(), 31),
-    (SelectiveCopy(), 48), (Induction(), 33), (Needle(), 80), (Needle(depth=0.5, digits=2), 90), (Modules(), 64),
-    (Digits(), 64), (Recall(), 40),
+    (Text(), 40), (MaskedText(), 40), (SHORT, 48), (ListOps(), 2000), (MQAR(pairs=3, vocabulary=20), 30),
+    (MQAR(pairs=2, vocabulary=20, is_noisy=True), 16), (Copy(), 31), (SelectiveCopy(), 48), (Induction(), 33),
+    (Needle(), 80), (Needle(depth=0.5, digits=2), 90), (Modules(), 64), (Digits(), 64), (Recall(), 40),
 ]  # fmt: skip
 
 
@@ -169,9 +169,10 @@ def test_the_root_alone_tells_much_of_listops():
 # Recall
 
 
+@pytest.mark.parametrize("is_noisy", [False, True])
 @pytest.mark.parametrize(("length", "pairs"), mqar.PUBLISHED)
-def test_queries_are_answered_by_their_pairs(length, pairs):
-    chosen = MQAR(pairs=pairs)
+def test_queries_are_answered_by_their_pairs(length, pairs, is_noisy):
+    chosen = MQAR(pairs=pairs, is_noisy=is_noisy)
     inputs, targets, weights, *_ = chosen.batch("train", 0, 0, 20, length)
     for row, answers, counts in zip(inputs.tolist(), targets.tolist(), weights, strict=True):
         bound = dict(zip(row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2], strict=True))
@@ -180,6 +181,8 @@ def test_queries_are_answered_by_their_pairs(length, pairs):
         places = np.flatnonzero(counts).tolist()
         assert all(place >= 2 * pairs and place % 2 == 0 for place in places)
         assert {row[place]: answers[place] for place in places} == bound and len(places) == pairs
+        others = {token for place, token in enumerate(row[2 * pairs :], 2 * pairs) if place not in places}
+        assert (len(others) > 10) if is_noisy else others == {0}
 
 
 def test_keys_and_values_share_the_vocabulary_but_for_zero():

@@ -4,9 +4,10 @@
 
 With V tokens, keys are 1 .. V/2 - 1 and values V/2 .. V - 1, drawn without replacement. After the pairs, every key is
 asked for once, at an even distance 2g from their end, where g + 1 is drawn without replacement with a weight of
-(g + 1)^(-0.99): as in text, most repetitions are near. All else is noise, any token. Only queries count, and only there
-does a model speak: with 8,192 tokens, saying something everywhere would be nearly all of its work. Arora et al.
-2023, "Zoology", arXiv:2312.04927; their code keeps splits apart by seeds, here the pairs belong to a split by a hash.
+(g + 1)^(-0.99): as in text, most repetitions are near. All else is token 0, as in the published runs, or noise: any
+token, and then a model learns much later what to look at. Only queries count, and only there does a model speak: with
+8,192 tokens, saying something everywhere would be nearly all of its work. Arora et al. 2023, "Zoology",
+arXiv:2312.04927; their code keeps splits apart by seeds, here the pairs belong to a split by a hash.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ POWER = -0.99
 
 @dataclasses.dataclass(frozen=True)
 class MQAR(Task):
-    """`pairs` keys and values among `vocabulary` tokens. Chance is one of the values that are there, unbound."""
+    """`pairs` keys and values among `vocabulary` tokens, perhaps in noise. Chance is any one of the values there."""
 
     pairs: int = 8
     vocabulary: int = 8192
+    is_noisy: bool = False
 
     def __post_init__(self):
         fields.positive_integer(self, "pairs")
+        fields.truth_value(self, "is_noisy")
         if not fields.is_integer(self.vocabulary) or self.vocabulary % 2 or self.vocabulary < 2 * self.pairs + 2:
             expected = f"an even integer >= 2 * pairs + 2 = {2 * self.pairs + 2}"
             raise ValueError(f"MQAR(vocabulary={self.vocabulary!r}): vocabulary must be {expected}")
@@ -50,7 +53,7 @@ class MQAR(Task):
 
         bound = of_split(split, pairs)
         gaps = _gaps(rng, length // 2 - self.pairs, self.pairs)
-        inputs = rng.integers(self.vocabulary, size=length, dtype=np.int32)
+        inputs = rng.integers(self.vocabulary if self.is_noisy else 1, size=length, dtype=np.int32)
         inputs[: 2 * self.pairs] = bound.ravel()
         queries = 2 * (self.pairs + gaps)
         inputs[queries] = bound[:, 0]
