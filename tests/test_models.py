@@ -194,6 +194,15 @@ def test_activations_are_narrow_and_parameters_are_not():
     np.testing.assert_allclose(model(TOKENS), exact, atol=0.1)
 
 
+@pytest.mark.parametrize("stddev", [0.02, 1.0])
+def test_embeddings_start_as_large_as_is_said(stddev):
+    config = BlockConfig(width=64, num_heads=2, embedding_stddev=stddev)
+    decoder = language_model(config, rngs=nnx.Rngs(0))
+    encoder = Classifier(100, 2, config, max_length=8, num_layers=1, pooling="cls", rngs=nnx.Rngs(0))
+    drawn = [decoder.embedding.embed.embedding, encoder.embedding.embed.embedding, encoder.cls]
+    assert all(abs(float(x[...].std()) / stddev - 1) < 0.3 for x in drawn)
+
+
 def test_dropout_is_for_training():
     model = language_model(BlockConfig(width=8, num_heads=2, dropout_rate=0.5), rngs=nnx.Rngs(0))
     model.train()
@@ -231,6 +240,7 @@ BAD = {
     ),
     r"num_heads=3\): num_heads must divide width": lambda: BlockConfig(width=8, num_heads=3),
     r"num_kv_heads=3\): num_kv_heads must divide num_heads": lambda: BlockConfig(width=8, num_heads=4, num_kv_heads=3),
+    r"embedding_stddev=0\): embedding_stddev must be a finite": lambda: BlockConfig(width=8, num_heads=2, embedding_stddev=0),
     r"norm='post'\): norm must be one of before, after": lambda: BlockConfig(width=8, num_heads=2, norm="post"),
     r"dropout_rate=1.0\): expected a number in \[0, 1\)": lambda: BlockConfig(width=8, num_heads=2, dropout_rate=1.0),
     r"dtype='int8'\): dtype must be one of float32": lambda: BlockConfig(width=8, num_heads=2, dtype="int8"),

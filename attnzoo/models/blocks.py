@@ -36,6 +36,9 @@ class BlockConfig:
       norm: "before" or "after" each part.
       activation: of the feed-forward network, "gelu" or "relu".
       dropout_rate: of what each part gives, and of the embeddings; off in `model.eval()`.
+      embedding_stddev: of each coordinate of a token's embedding before training. Published models have 0.02 (GPT-2) to
+        1 (T5). Small models that must tell many tokens apart, such as for associative recall, learn sooner with 1: a
+        step of Adam moves every coordinate by about the learning rate, which is little only beside large ones.
       dtype: of activations; parameters are float32.
       remat: whether the backward pass computes a block's activations anew instead of keeping them.
     """
@@ -47,6 +50,7 @@ class BlockConfig:
     norm: str = "before"
     activation: str = "gelu"
     dropout_rate: float = 0.0
+    embedding_stddev: float = 0.02
     dtype: str = "float32"
     remat: bool = False
 
@@ -59,6 +63,7 @@ class BlockConfig:
         for name, choices in (("norm", NORMS), ("activation", tuple(ACTIVATIONS)), ("dtype", DTYPES)):
             fields.one_of(self, name, choices)
         fields.truth_value(self, "remat")
+        fields.positive_number(self, "embedding_stddev")
         if not fields.is_number(self.dropout_rate) or not 0 <= self.dropout_rate < 1:
             raise ValueError(f"BlockConfig(dropout_rate={self.dropout_rate!r}): expected a number in [0, 1)")
         if self.width % self.num_heads:

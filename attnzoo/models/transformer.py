@@ -25,7 +25,6 @@ from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of
 from attnzoo.positions import AbsoluteEncoding, LearnedPositions, NoPositions, PositionEncoding, RelativeEncoding
 
 POOLINGS = ("mean", "cls")
-small = nnx.initializers.normal(0.02)
 
 
 class Embedding(nnx.Module):
@@ -35,7 +34,8 @@ class Embedding(nnx.Module):
         self, vocabulary: int, config: BlockConfig, positions: PositionEncoding, max_length: int, rngs: nnx.Rngs
     ):
         self.max_length, self.vocabulary = max_length, vocabulary
-        self.embed = nnx.Embed(vocabulary, config.width, dtype=jnp.dtype(config.dtype), embedding_init=small, rngs=rngs)
+        init = _embedding_init(config)
+        self.embed = nnx.Embed(vocabulary, config.width, dtype=jnp.dtype(config.dtype), embedding_init=init, rngs=rngs)
         self.absolute = positions if isinstance(positions, AbsoluteEncoding) else None
         if self.absolute is not None:
             learned = self.absolute.init(rngs.params(), max_length, config.width)
@@ -189,7 +189,7 @@ class Classifier(nnx.Module):
         self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
         self.stack = Stack(config, "encoder", kernels, _relative(positions), longest, is_causal=False, rngs=rngs)
         if pooling == "cls":
-            self.cls = nnx.Param(small(rngs.params(), (config.width,)))
+            self.cls = nnx.Param(_embedding_init(config)(rngs.params(), (config.width,)))
         self.head = nnx.Linear(config.width, num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def __call__(self, tokens: jax.Array, *, lengths: jax.Array | None = None, sow_weights: bool = False) -> jax.Array:
@@ -319,6 +319,10 @@ class EncoderDecoder(nnx.Module):
         """The next target tokens int [B, t], as `LanguageModel.step`."""
         x = self.embedding(tokens, _advance(self, tokens, lengths))
         return self.head(self.decoder.step(x, lengths, self.source_lengths.get_value())).astype(jnp.float32)
+
+
+def _embedding_init(config: BlockConfig) -> nnx.Initializer:
+    return nnx.initializers.normal(config.embedding_stddev)
 
 
 def _relative(positions: PositionEncoding) -> RelativeEncoding:

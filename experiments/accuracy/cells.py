@@ -18,7 +18,7 @@ from experiments.training import Plan
 # Settings that all cells of a sweep share, and that a row has.
 SHARED = (
     "steps", "tokens", "layers", "heads", "feed_forward", "norm", "pooling", "dropout", "warmup", "schedule",
-    "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match", "tied",
+    "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match", "tied", "embedding_stddev",
 )  # fmt: skip
 # What makes two rows the same cell.
 KEY = ("task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", *SHARED)
@@ -58,6 +58,7 @@ class Settings:
     shard: tuple[int, int] | None
     out: str
     tied: bool = False
+    embedding_stddev: float = 0.02
     tensorboard: bool = False
 
     def __post_init__(self):
@@ -67,6 +68,7 @@ class Settings:
         command_line.at_least(0, warmup=self.warmup, feed_forward=self.feed_forward, weight_decay=self.weight_decay)
         command_line.at_least(0, save_every=self.save_every, validate_every=self.validate_every, memory=self.memory)
         command_line.at_least(0, minutes=self.minutes)
+        command_line.at_least(1e-12, embedding_stddev=self.embedding_stddev)
         for rate in self.learning_rates:
             command_line.at_least(1e-12, learning_rates=rate)
         if len(self.learning_rates) > 1 and not self.validate_every:
@@ -103,6 +105,7 @@ class Cell:
             feed_forward=settings.feed_forward or None,
             norm=settings.norm,
             dropout_rate=settings.dropout,
+            embedding_stddev=settings.embedding_stddev,
             dtype=settings.dtype,
         )
 

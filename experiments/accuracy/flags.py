@@ -38,6 +38,7 @@ def define(values: flags.FlagValues) -> None:
     choice("norm", "before", ["before", "after"], "Norms before parts, or after.")
     choice("pooling", "mean", ["mean", "cls"], "How a classifier pools.")
     switch("tied", False, "Logits by the embeddings of tokens, in place of a layer of their own.")
+    number("embedding_stddev", 0.02, "Of embeddings before training.")
     number("dropout", 0.0, "Dropout of activations.")
     count("warmup", 20, "Steps until the learning rate is reached.")
     choice("schedule", "cosine", ["cosine", "rsqrt"], "How it falls afterwards.")

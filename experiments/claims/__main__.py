@@ -6,8 +6,8 @@ from experiments import command_line
 
 FLAGS = flags.FLAGS
 KERNELS = (
-    "softmax, nadaraya_watson, additive, sliding_window(left=63, right=0), bigbird(block_size=16), linear, "
-    "performer(features=64)"
+    "softmax, nadaraya_watson, additive, sliding_window(left=63, right=0), local(block_size=64), "
+    "bigbird(block_size=16), linear, performer(features=64), synthesizer"
 )
 flags.DEFINE_string("claims", "speed,recall,regression", "Which to test: some of speed, recall, regression.")
 flags.DEFINE_string("kernels", KERNELS, "Kernels as calls, beside recurrent networks.")
