@@ -240,7 +240,9 @@ BAD = {
     ),
     r"num_heads=3\): num_heads must divide width": lambda: BlockConfig(width=8, num_heads=3),
     r"num_kv_heads=3\): num_kv_heads must divide num_heads": lambda: BlockConfig(width=8, num_heads=4, num_kv_heads=3),
-    r"embedding_stddev=0\): embedding_stddev must be a finite": lambda: BlockConfig(width=8, num_heads=2, embedding_stddev=0),
+    r"embedding_stddev=0\): embedding_stddev must be a finite": lambda: BlockConfig(
+        width=8, num_heads=2, embedding_stddev=0
+    ),
     r"norm='post'\): norm must be one of before, after": lambda: BlockConfig(width=8, num_heads=2, norm="post"),
     r"dropout_rate=1.0\): expected a number in \[0, 1\)": lambda: BlockConfig(width=8, num_heads=2, dropout_rate=1.0),
     r"dtype='int8'\): dtype must be one of float32": lambda: BlockConfig(width=8, num_heads=2, dtype="int8"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import attnzoo
-from attnzoo import Kernel, Rotary, Softmax
+from attnzoo import Kernel, Softmax, parse_positions
 from experiments import records, statistics
 from experiments.accuracy.cells import KEY as TRAINED
 from experiments.reproduce import ledger, page, presets, public, run, stepping, trainings, verdict
@@ -22,6 +22,7 @@ from experiments.reproduce.stepping import Sizes
 from experiments.reproduce.verdict import Reason, Verdict
 from experiments.scaling import measuring
 from experiments.statistics import Mean
+from experiments.tasks.mqar import MQAR
 
 TINY = Sizes(width=8, heads=2, layers=1, feed_forward=8, shrink=125)
 
@@ -328,10 +329,12 @@ def trained(rate, seed, score) -> dict:
         "eval_lengths": [],
         "match": "none",
         "tied": True,
+        "embedding_stddev": float(flags["embedding_stddev"]),
     }
     row = {name: flags[name] for name in ("steps", "tokens", "layers", "heads", "warmup", "test_examples")}
-    row |= defaults | {"validate_every": flags["validate_every"], "task": "MQAR(pairs=4, vocabulary=8192)"}
-    row |= {"kernel": "Softmax()", "name": "softmax", "positions": repr(Rotary()), "length": 64, "width": 64}
+    row |= defaults | {"validate_every": flags["validate_every"], "task": repr(MQAR(pairs=4))}
+    [positions] = parse_positions(flags["positions"])
+    row |= {"kernel": "Softmax()", "name": "softmax", "positions": repr(positions), "length": 64, "width": 64}
     row |= {"learning_rate": rate, "seed": seed, "digest": "", "metric": "accuracy", "status": "measured"}
     assert set(TRAINED) <= set(row)
     return row | {"score": score, "validation": -score, "baselines": {}, "parameters": 1}

@@ -9,7 +9,8 @@ Every setting has five seeds. Where a source says nothing, what is chosen here i
   a cosine.
 - mqar: 64 tokens, 4 pairs, 8,192 symbols, two layers, one head, width 64, logits tied to embeddings, as published.
   Published models have learned positions, no feed-forward networks, and see 12,500 batches of 512 examples at four
-  rates; ours have rotations and narrow feed-forward networks, and learn from a sixteenth as many at one rate.
+  rates; ours have biases by distance, narrow feed-forward networks and embeddings that start large, which is what it
+  takes to learn from a sixteenth as many at one rate.
 
 `imdb` wants the folder aclImdb (`experiments/tasks/imdb.py`).
 """
@@ -72,13 +73,14 @@ TRAININGS = {
         "tokens": 128 * 64,
         "test_examples": 1024,
         "steps": 3000,
-        "warmup": 100,
-        "positions": "rotary",
+        "warmup": 50,
+        "positions": "t5",
         "tied": True,
+        "embedding_stddev": "0.3",
         "widths": 64,
         "layers": 2,
         "heads": 1,
-        "feed_forward": 64,
+        "feed_forward": 1,
         "learning_rates": "5e-3",
         "weight_decay": "0.1",
         "validate_every": 1000,
