@@ -240,8 +240,9 @@ def test_what_is_larger_than_exact_attention_is_said():
     assert [line[7] for line in lines] == ["7", "8 (+14.3%)"]
 
 
-def test_shards_share_a_folder_and_are_the_whole(tmp_path):
-    chosen = softmax(tmp_path, seeds=3)
+def test_shards_share_a_folder_and_are_the_whole(tmp_path, monkeypatch):
+    chosen, drawn = softmax(tmp_path, seeds=3), []
+    monkeypatch.setattr(run.plot, "draw", lambda rows, *_: drawn.append([row["seed"] for row in rows]))
     for index in (0, 1):
         assert run.run(dataclasses.replace(chosen, shard=(index, 2))) == 0
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"rows-0-of-2.jsonl", "rows-1-of-2.jsonl"}
@@ -249,6 +250,7 @@ def test_shards_share_a_folder_and_are_the_whole(tmp_path):
     assert [row["seed"] for row in rows] == [0, 2, 1]
     assert run.run(chosen) == 0
     assert records.read(tmp_path) == rows
+    assert drawn == [[0, 2], [0, 1, 2], [0, 1, 2]]
 
 
 def test_settings_are_those_of_flags_and_their_defaults():

@@ -37,12 +37,18 @@ def run(settings: Settings) -> int:
                     each.say("stopped: the same command goes on from here")
                     return command_line.STOPPED
         found = records.latest(records.read(out), KEY)
-    rows = [found[key] for key in (records.cell(cell.row(settings), KEY) for cell in wanted)]
-    summary = analysis.summarise(rows)
-    plot.draw(rows, summary, out)
+    whole = _rows(found, dataclasses.replace(settings, shard=None))
+    summary = analysis.summarise(whole)
+    plot.draw(whole, summary, out)
     progress.table("Accuracy on what was not seen", *analysis.table(summary))
     print(f"rows and figures: {out}")
-    return int(any(row["status"] not in ("measured", "refused") for row in rows))
+    return int(any(row["status"] not in ("measured", "refused") for row in _rows(found, settings)))
+
+
+def _rows(found: dict, settings: Settings) -> list[dict]:
+    """The rows of a sweep's cells, of which other shards may not have done all."""
+    keys = (records.cell(cell.row(settings), KEY) for cell in cells(settings))
+    return [found[key] for key in keys if key in found]
 
 
 def list_cells(settings: Settings) -> int:
