@@ -69,8 +69,7 @@ def read(told: dict, attention: tuple[Kernel, ...] | None = None) -> Description
     try:
         named = tuple(catalogue.parse(told["attention"], imports=False)) if attention is None else attention
         [positions] = catalogue.parse_positions(told["positions"], imports=False)
-        names = ("vocabulary", "max_length", "num_layers", "is_causal", "is_tied", "seed")
-        plain = {name: told[name] for name in names}
+        plain = {name: value for name, value in told.items() if name not in ("config", "attention", "positions")}
         return Description(BlockConfig(**told["config"]), attention=named, positions=positions, **plain)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a checkpoint describes no language model: {type(error).__name__}: {error}") from None
