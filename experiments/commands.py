@@ -2,8 +2,8 @@
 
     python -m experiments.claims --claims=recall --out=results/claims  # 31.2 CPU minutes
 
-Time is of the process and of those that it has waited for, added up over reruns. A run that was killed has its command
-there, and not the time of that try.
+Time is of what is done while the folder is held, start-up and drawing left out, with processes that the run has waited
+for, added up over reruns. A run that was killed has its command there, and not the time of that try.
 """
 
 from __future__ import annotations
@@ -39,12 +39,9 @@ def remembered(folder: pathlib.Path) -> Iterator[None]:
 
 def total(root: pathlib.Path) -> float:
     """CPU minutes of all commands of a folder and of those below it, whose runs may have started each other."""
-    paths = [path for path in root.rglob(COMMAND) if not any(_is_above(root, path, near) for near in path.parents)]
+    places = {path.parent for path in root.rglob(COMMAND)}
+    paths = [place / COMMAND for place in places if places.isdisjoint(place.parents)]
     return sum(minutes or 0 for path in paths for minutes in _read(path.read_text(errors="replace")).values())
-
-
-def _is_above(root, path, near) -> bool:
-    return near != path.parent and near.is_relative_to(root) and (near / COMMAND).is_file()
 
 
 def _read(text: str) -> dict[str, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from experiments import command_line, progress, records, training, workers
 from experiments.accuracy import analysis, baselines, plot, prediction
@@ -37,18 +37,17 @@ def run(settings: Settings) -> int:
                     each.say("stopped: the same command goes on from here")
                     return command_line.STOPPED
         found = records.latest(records.read(out), KEY)
-    whole = _rows(found, dataclasses.replace(settings, shard=None))
-    summary = analysis.summarise(whole)
-    plot.draw(whole, summary, out)
+    own, whole = (_keys(settings, chosen) for chosen in (wanted, cells(dataclasses.replace(settings, shard=None))))
+    rows = [found[key] for key in whole if key in found]  # of other shards, some may not be there yet
+    summary = analysis.summarise(rows)
+    plot.draw(rows, summary, out)
     progress.table("Accuracy on what was not seen", *analysis.table(summary))
     print(f"rows and figures: {out}")
-    return int(any(row["status"] not in ("measured", "refused") for row in _rows(found, settings)))
+    return int(any(found[key]["status"] not in ("measured", "refused") for key in own))
 
 
-def _rows(found: dict, settings: Settings) -> list[dict]:
-    """The rows of a sweep's cells, of which other shards may not have done all."""
-    keys = (records.cell(cell.row(settings), KEY) for cell in cells(settings))
-    return [found[key] for key in keys if key in found]
+def _keys(settings: Settings, chosen: Iterable[Cell]) -> list:
+    return [records.cell(cell.row(settings), KEY) for cell in chosen]
 
 
 def list_cells(settings: Settings) -> int:

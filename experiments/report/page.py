@@ -40,7 +40,7 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
 
 def _cost(folder: pathlib.Path) -> str:
     minutes = commands.total(folder)
-    return f" In all they took {minutes:,.0f} minutes of processor time." if minutes >= 1 else ""
+    return f" Those that tell their processor time took {minutes:,.0f} minutes of it." if minutes >= 1 else ""
 
 
 def places(folder: pathlib.Path) -> list[pathlib.Path]:
