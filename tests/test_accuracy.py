@@ -26,6 +26,7 @@ from experiments.accuracy import analysis, cell, flags, run, trades
 from experiments.accuracy.cells import Settings, cells, heard
 from experiments.report.page import write
 from experiments.tasks import text
+from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.needle import Needle
@@ -98,6 +99,18 @@ def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
     assert records.read(out) == rows
     page = write(out.parent, out.parent / "report.html").read_text()
     assert "MaskedText(rate=0.15)" in page and rows[0]["digest"] in page
+
+
+def test_scores_are_of_all_examples_and_not_of_batches():
+    chosen = settings("unused", tasks=(Induction(symbols=2),), kernels=(Softmax(),), lengths=(16,), test_examples=7)
+    [only] = cells(chosen)
+    model = cell.build(chosen, only)
+    whole, parts = (
+        cell.scores(dataclasses.replace(chosen, tokens=tokens), only, model, "test", 16) for tokens in (7 * 16, 2 * 16)
+    )
+    positions = parts.pop("bits_by_position"), whole.pop("bits_by_position")
+    assert positions[0] == pytest.approx(positions[1])
+    assert parts == pytest.approx(whole) and 0 < whole["exact_match"] < 1
 
 
 def test_runs_are_repeatable_and_a_process_of_its_own_changes_nothing(ran, tmp_path):
@@ -224,12 +237,30 @@ def test_validation_chooses_the_learning_rate_and_differences_are_paired():
     np.testing.assert_allclose(linear["difference"], statistics.mean([-0.3, -0.4, -0.5]))
 
 
+@pytest.mark.parametrize(
+    ("kernels", "positions", "labels", "subject"),
+    [
+        (["Softmax()", "Linear()"], ["LearnedPositions()"] * 2, ["Softmax", "Linear"], "Text"),
+        (["Softmax()", "Linear()"], ["T5Buckets()"] * 2, ["Softmax", "Linear"], "Text, T5Buckets"),
+        (["Softmax()"] * 2, ["LearnedPositions()", "ALiBi()"], ["LearnedPositions", "ALiBi"], "Text, Softmax"),
+        (["Softmax()", "Linear()"], ["LearnedPositions()", "ALiBi()"], ["Softmax", "Linear, ALiBi"], "Text"),
+    ],
+)
+def test_a_figure_says_once_what_all_share(kernels, positions, labels, subject):
+    rows = [
+        {"task": "Text()", "kernel": kernel, "positions": chosen}
+        for kernel, chosen in zip(kernels, positions, strict=True)
+    ]
+    found = analysis.captioned(rows)
+    assert [row["label"] for row in found] == labels and {row["subject"] for row in found} == {subject}
+
+
 def test_bubbles_are_drawn_where_memory_is_known(tmp_path):
     rows = [row_of(0, 1e-3, 0.5, None, kernel) for kernel in ("Softmax()", "Linear()")]
     rows = [row | {"state_bytes": None, "steps": 3, "best_step": 3, "tokens": 8, "train_seconds": 1.0} for row in rows]
     for peaks, stems in (((None, 2**30), []), ((2**29, 2**30), ["bubbles_x"])):
-        known = [row | {"peak_bytes": peak} for row, peak in zip(rows, peaks, strict=True)]
-        styles = figures.styles([row | {"kernel": analysis.variant(row)} for row in known])
+        known = [row | {"peak_bytes": peak} for row, peak in zip(analysis.captioned(rows), peaks, strict=True)]
+        styles = figures.styles([row | {"kernel": row["label"]} for row in known])
         assert [stem.name for stem in trades.draw(known, styles, tmp_path, "x")] == stems
     assert (tmp_path / "bubbles_x.png").exists()
 

@@ -238,6 +238,7 @@ BAD = {
     r"pooling='max': expected one of mean, cls": lambda: Classifier(
         11, 3, SMALL, max_length=8, num_layers=1, pooling="max", rngs=nnx.Rngs(0)
     ),
+    r"positions=None: expected an instance such as": lambda: language_model(SMALL, positions=None, rngs=nnx.Rngs(0)),
     r"num_heads=3\): num_heads must divide width": lambda: BlockConfig(width=8, num_heads=3),
     r"num_kv_heads=3\): num_kv_heads must divide num_heads": lambda: BlockConfig(width=8, num_heads=4, num_kv_heads=3),
     r"embedding_stddev=0\): embedding_stddev must be a finite": lambda: BlockConfig(

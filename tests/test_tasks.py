@@ -50,6 +50,14 @@ def test_an_example_is_a_function_of_its_number(case):
     assert len(set(whole)) > 3 and whole != examples_of(chosen.batch("train", 6, 0, 6, length))
 
 
+def test_batches_are_all_of_the_examples_and_the_last_may_be_smaller(case):
+    chosen, length = case
+    parts = list(chosen.batches("test", 0, 5, 2, length))
+    assert [len(part.inputs) for part in parts] == [2, 2, 1]
+    joined = [example for part in parts for example in examples_of(part)]
+    assert joined == examples_of(chosen.batch("test", 0, 0, 5, length))
+
+
 def test_what_a_batch_is_made_of(case):
     chosen, length = case
     inputs, targets, weights, lengths, places = chosen.batch("validation", 0, 3, 4, length)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnzoo import layers
 from attnzoo.interface import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of
@@ -74,7 +75,7 @@ class LanguageModel(nnx.Module):
         not of a layer of their own.
 
     Raises:
-      ValueError: as many kernels as blocks are expected; a sequence is longer than `max_length`.
+      ValueError: as many kernels as blocks are expected; `positions` is none; a sequence is longer than `max_length`.
       NotImplementedError: a kernel cannot serve in its slot.
 
     Example:
@@ -326,7 +327,10 @@ def _embedding_init(config: BlockConfig) -> nnx.Initializer:
 
 
 def _relative(positions: PositionEncoding) -> RelativeEncoding:
-    return NoPositions() if isinstance(positions, AbsoluteEncoding) else positions
+    if isinstance(positions, AbsoluteEncoding):
+        return NoPositions()
+    layers.check_positions(positions)
+    return positions
 
 
 def _mean(x: jax.Array, lengths: jax.Array | None) -> jax.Array:

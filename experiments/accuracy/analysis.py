@@ -73,6 +73,23 @@ def variant(row: dict) -> str:
     return wording.short(row["kernel"]) + ("" if positions == "LearnedPositions" else f", {positions}")
 
 
+def captioned(rows: list[dict]) -> list[dict]:
+    """Rows of one task with what a figure says of them: the `label` of each variant, which tells it from the others,
+    and the `subject` of all, the task and what the variants share."""
+    shown = [{name: wording.short(row[name]) for name in ("task", "kernel", "positions")} for row in rows]
+    kernels, positions = ({each[name] for each in shown} for name in ("kernel", "positions"))
+    if len(positions) == 1:
+        label, shared = "kernel", positions - {"LearnedPositions"}
+    elif len(kernels) == 1:
+        label, shared = "positions", kernels
+    else:
+        label, shared = "variant", set()
+    return [
+        row | {"label": ({"variant": variant(row)} | each)[label], "subject": ", ".join([each["task"], *shared])}
+        for row, each in zip(rows, shown, strict=True)
+    ]
+
+
 def score_text(metric: str, score: float) -> str:
     """A score with its unit."""
     return f"{score:.3f} bits" if metric == "bits" else f"{score:.1%}"

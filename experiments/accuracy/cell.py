@@ -150,12 +150,12 @@ def scores(settings: Settings, cell: Cell, model: nnx.Module, split: str, length
         bits.append(of_each)
         right.append(said == batch.targets)
         weights.append(batch.weights)
-        exact.append(tasks.exact_match(batch, said))
+        exact.append(tasks.exact_match(batch, said) * len(said))
     bits, right, weights = (np.concatenate(parts).astype(np.float64) for parts in (bits, right, weights))
     found = {
         "bits": float((bits * weights).sum() / weights.sum()),
         "accuracy": float((right * weights).sum() / weights.sum()),
-        "exact_match": float(np.mean(exact)),
+        "exact_match": float(sum(exact) / len(bits)),
     }
     found["score"] = found[cell.task.metric]
     return found | ({"bits_by_position": _by_position(bits, weights)} if weights.ndim > 1 else {})
@@ -199,7 +199,5 @@ def _validated(settings, cell, model) -> float:
 
 
 def held_out(settings: Settings, cell: Cell, split: str, length: int) -> Iterator[Examples]:
-    """Batches of one size, `test_examples` in all."""
-    size = max(1, min(settings.test_examples, settings.tokens // length))
-    for start in range(0, settings.test_examples - size + 1, size):
-        yield cell.task.batch(split, 0, start, size, length)
+    """`test_examples` in batches as large as those of training."""
+    return cell.task.batches(split, 0, settings.test_examples, max(1, settings.tokens // length), length)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from experiments import figures, statistics, wording
 from experiments.accuracy import probes, trades
-from experiments.accuracy.analysis import LABELS, variant
+from experiments.accuracy.analysis import LABELS, captioned, variant
 
 POINT = {"markersize": 4.5, "linewidth": 1.4, "elinewidth": 1}
 
@@ -17,12 +17,12 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
     styles = figures.styles([row | {"kernel": variant(row)} for row in rows])
     stems = []
     for task in dict.fromkeys(row["task"] for row in rows):
-        own = [row for row in rows if row["task"] == task]
+        own, entries = (captioned([each for each in every if each["task"] == task]) for every in (rows, summary))
         if any(row["status"] == "measured" for row in own):
-            stems.append(out / f"score_{_stem(own[0], rows)}")
-            entries = [entry for entry in summary if entry["task"] == task and entry["score"]]
-            figures.save(_figure(own, entries, styles), stems[-1])
-            stems += trades.draw(own, styles, out, _stem(own[0], rows)) + probes.draw(own, out, _stem(own[0], rows))
+            name, looks = _stem(own[0], rows), {row["label"]: styles[variant(row)] for row in own}
+            stems.append(out / f"score_{name}")
+            figures.save(_figure(own, [entry for entry in entries if entry["score"]], looks), stems[-1])
+            stems += trades.draw(own, looks, out, name) + probes.draw(own, out, name)
     return stems
 
 
@@ -37,7 +37,7 @@ def _figure(rows, entries, styles):
     panels = _panels(measured, entries)
     figure, axes = figures.axes(len(panels), width=5.6, height=5.0)
     seeds = min(entry["seeds"] for entry in entries)
-    figures.title(figure, f"{wording.short(rows[0]['task'])}: {LABELS[rows[0]['metric']]}", statistics.doubt(seeds))
+    figures.title(figure, f"{rows[0]['subject']}: {LABELS[rows[0]['metric']]}", statistics.doubt(seeds))
     for axis, panel in zip(axes, panels, strict=True):
         figures.label_lines(axis, panel(axis, styles))
     figures.footnote(figure, _notes(rows, measured))
@@ -66,13 +66,16 @@ def _by(entries, name, fixed) -> Callable:
         axis.set_xlabel("sequence length" if name == "length" else "width of the model")
         axis.set_title(", ".join(f"{key} {value:,}" for key, value in fixed.items()), fontsize=10, loc="left")
         _baselines(axis, own)
-        return [_line(axis, own, which, name, styles) for which in dict.fromkeys(entry["variant"] for entry in own)]
+        ends = [_line(axis, own, which, name, styles) for which in dict.fromkeys(entry["label"] for entry in own)]
+        if own[0]["metric"] == "accuracy":  # Student's intervals do not know that shares end
+            axis.set_ylim(max(axis.get_ylim()[0], -0.03), min(axis.get_ylim()[1], 1.03))
+        return ends
 
     return draw
 
 
 def _line(axis, entries, which, name, styles) -> tuple:
-    own = sorted((entry for entry in entries if entry["variant"] == which), key=lambda entry: entry[name])
+    own = sorted((entry for entry in entries if entry["label"] == which), key=lambda entry: entry[name])
     xs, ys = [entry[name] for entry in own], [entry["score"].value for entry in own]
     spread = [0 if entry["score"].low is None else entry["score"].value - entry["score"].low for entry in own]
     axis.errorbar(xs, ys, spread, **POINT, **styles[which])
@@ -107,8 +110,8 @@ def _elsewhere(measured) -> Callable:
         axis.axvline(trained, color="#bbbbbb", linewidth=0.8)
         axis.set_title(f"trained at {trained:,} tokens, tested at others", fontsize=10, loc="left")
         ends = []
-        for which in dict.fromkeys(map(variant, measured)):
-            own = [row for row in measured if variant(row) == which and row["length"] == trained]
+        for which in dict.fromkeys(row["label"] for row in measured):
+            own = [row for row in measured if row["label"] == which and row["length"] == trained]
             points = {trained: [row["score"] for row in own]} | {
                 int(length): [row["by_length"][length] for row in own] for length in own[0]["by_length"]
             }
@@ -130,8 +133,8 @@ def _positions(measured) -> Callable:
         axis.set_title(f"by position, length {longest:,}", fontsize=10, loc="left")
         axis.set_xlabel("position in the sequence")
         ends = []
-        for which in dict.fromkeys(map(variant, measured)):
-            own = [row["bits_by_position"] for row in measured if variant(row) == which and row["length"] == longest]
+        for which in dict.fromkeys(row["label"] for row in measured):
+            own = [row["bits_by_position"] for row in measured if row["label"] == which and row["length"] == longest]
             if not own:
                 continue
             bins = [[run[i] for run in own if run[i] is not None] for i in range(len(own[0]))]
@@ -151,9 +154,9 @@ def _notes(rows, measured) -> list[str]:
         if measured[0]["metric"] == "bits"
         else []
     )
-    if {row["positions"] for row in rows} != {"LearnedPositions()"}:
+    if any(row["label"] == variant(row) != wording.short(row["kernel"]) for row in rows):
         notes.append("Positions are learned where none are named.")
-    refused = list(dict.fromkeys(variant(row) for row in rows if row["status"] == "refused"))
+    refused = list(dict.fromkeys(row["label"] for row in rows if row["status"] == "refused"))
     notes += [f"Refused: {'; '.join(refused)}."] if refused else []
     bad = [row for row in rows if row["status"] in ("diverged", "failed")]
     notes += [f"{len(bad)} run(s) diverged or failed."] if bad else []

@@ -6,8 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures, statistics, wording
-from experiments.accuracy.analysis import variant
+from experiments import figures, statistics
 
 
 def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:
@@ -17,11 +16,11 @@ def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:
         return []
     longest = max(row["length"] for row in rows)
     rows = [row for row in rows if row["length"] == longest]
-    kernels = list(dict.fromkeys(map(variant, rows)))
+    kernels = list(dict.fromkeys(row["label"] for row in rows))
     figure, panels = figures.axes(len(kernels), width=3.4, height=4.0)
-    figures.title(figure, f"{wording.short(rows[0]['task'])}: examples right in all, trained at {longest:,} tokens")
+    figures.title(figure, f"{rows[0]['subject']}: examples right in all, trained at {longest:,} tokens")
     for panel, which in zip(panels, kernels, strict=True):
-        _panel(panel, which, [row["probes"] for row in rows if variant(row) == which])
+        _panel(panel, which, [row["probes"] for row in rows if row["label"] == which])
     figures.save(figure, out / f"probes_{name}")
     return [out / f"probes_{name}"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from experiments import figures, statistics, wording
-from experiments.accuracy.analysis import LABELS, variant
+from experiments.accuracy.analysis import LABELS
 
 LARGEST = 900  # points squared, of the bubble that needs most memory
 
@@ -18,11 +18,11 @@ def draw(rows: list[dict], styles: dict, out: pathlib.Path, name: str) -> list[p
     weighed = [row for row in rows if row["peak_bytes"] is not None]
     drawn = []
     for stem, own, panel in (("state", kept, _states), ("bubbles", weighed, _bubbles)):
-        if len({variant(row) for row in own}) > 1:
+        if len({row["label"] for row in own}) > 1:
             figure, [axis] = figures.axes(1, width=6.4, height=4.8)
             figures.title(
                 figure,
-                f"{wording.short(own[0]['task'])}, length {longest:,}",
+                f"{own[0]['subject']}, length {longest:,}",
                 statistics.doubt(len({row["seed"] for row in own})),
             )
             axis.set_ylabel(LABELS[own[0]["metric"]])
@@ -35,8 +35,8 @@ def draw(rows: list[dict], styles: dict, out: pathlib.Path, name: str) -> list[p
 def _states(axis, rows, styles) -> list[tuple]:
     """Scores against bytes, a point for each kernel and width."""
     ends = []
-    for which, width in dict.fromkeys((variant(row), row["width"]) for row in rows):
-        own = [row for row in rows if (variant(row), row["width"]) == (which, width)]
+    for which, width in dict.fromkeys((row["label"], row["width"]) for row in rows):
+        own = [row for row in rows if (row["label"], row["width"]) == (which, width)]
         found = statistics.mean([row["score"] for row in own])
         error = None if found.low is None else [[found.value - found.low], [found.high - found.value]]
         style = styles[which] | {"linestyle": "none"}
@@ -50,8 +50,8 @@ def _states(axis, rows, styles) -> list[tuple]:
 def _bubbles(axis, rows, styles) -> list[tuple]:
     """Scores against training tokens in a second, the area of a bubble being memory at its peak."""
     ends, most = [], max(row["peak_bytes"] for row in rows)
-    for which in dict.fromkeys(variant(row) for row in rows):
-        own = [row for row in rows if variant(row) == which]
+    for which in dict.fromkeys(row["label"] for row in rows):
+        own = [row for row in rows if row["label"] == which]
         speed = statistics.mean([row["best_step"] * row["tokens"] / row["train_seconds"] for row in own]).value
         score = statistics.mean([row["score"] for row in own]).value
         size = LARGEST * max(row["peak_bytes"] for row in own) / most

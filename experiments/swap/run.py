@@ -72,15 +72,14 @@ def _tested(settings: Settings, folder: pathlib.Path, kernel: Kernel) -> dict:
         return {"status": "refused", "reason": str(error)}
     model.eval()
     bits, weights = [], []
-    count = min(BATCH, settings.test_examples)
     try:
-        for start in range(0, settings.test_examples - count + 1, count):
-            batch = _task(described).batch("test", 0, start, count, described.max_length)
+        for batch in _task(described).batches("test", 0, settings.test_examples, BATCH, described.max_length):
             bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
             weights.append(batch.weights)
     except Exception as error:  # one kernel that fails must not take the others with it
         return measuring.failure(error)
-    total = float((np.stack(bits) * np.stack(weights)).sum() / np.stack(weights).sum())
+    bits, weights = np.concatenate(bits), np.concatenate(weights)
+    total = float((bits * weights).sum() / weights.sum())
     return {"status": "measured", "bits": total}
 
 

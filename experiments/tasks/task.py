@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -92,6 +92,11 @@ class Task(abc.ABC):
                 raise ValueError(f"{name}={value!r}: expected an integer >= {smallest}")
         made = [self.example(split, seed, index, length) for index in range(start, start + count)]
         return Examples(*(None if parts[0] is None else np.stack(parts) for parts in zip(*made, strict=True)))
+
+    def batches(self, split: str, seed: int, total: int, size: int, length: int) -> Iterator[Examples]:
+        """The first `total` examples of a split in batches of `size`, the last of which may be smaller."""
+        for start in range(0, total, size):
+            yield self.batch(split, seed, start, min(size, total - start), length)
 
     def majority(self, length: int, seed: int = 0, count: int = 512) -> float:
         """The accuracy, on `count` test examples, of always giving the commonest answer of as many training ones."""
