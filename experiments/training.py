@@ -167,10 +167,12 @@ class _Run:
         self.model, self.state, self.folder = model, state, folder
         self.best = steps.copied(model, nnx.Param)
         self.is_cold = True
+        # To walk through both trees at every call takes longer than a step of a small model.
+        self._step = nnx.cached_partial(steps.step, model, state)
 
     def advance(self, batch: Examples):
         self.is_cold = False
-        return steps.step(self.model, self.state, batch)
+        return self._step(batch)
 
     def resume(self) -> Progress:
         """The progress of the newest checkpoint that is whole, with its state put in place."""
