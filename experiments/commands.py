@@ -38,10 +38,15 @@ def remembered(folder: pathlib.Path) -> Iterator[None]:
 
 
 def total(root: pathlib.Path) -> float:
-    """CPU minutes of all commands of a folder and of those below it, whose runs may have started each other."""
-    places = {path.parent for path in root.rglob(COMMAND)}
-    paths = [place / COMMAND for place in places if places.isdisjoint(place.parents)]
-    return sum(minutes or 0 for path in paths for minutes in _read(path.read_text(errors="replace")).values())
+    """CPU minutes of all commands of a folder and of those below it.
+
+    A command that has trained models for itself is noted in their folder too, with what that took: it counts once.
+    """
+    spent: dict[str, float] = {}
+    for path in root.rglob(COMMAND):
+        for command, minutes in _read(path.read_text(errors="replace")).items():
+            spent[command] = max(spent.get(command, 0.0), minutes or 0.0)
+    return sum(spent.values())
 
 
 def _read(text: str) -> dict[str, float | None]:

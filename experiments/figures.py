@@ -66,6 +66,29 @@ def axes(count: int, width: float = 5.2, height: float = 4.6):
     return figure, list(panels[0])
 
 
+def means(panel, xs, found, style: dict) -> None:
+    """A line through means over `xs`, with their intervals where there are any."""
+    spread = [
+        [0 if mean.low is None else mean.value - mean.low for mean in found],
+        [0 if mean.high is None else mean.high - mean.value for mean in found],
+    ]
+    panel.errorbar(xs, [mean.value for mean in found], spread, markersize=4.5, linewidth=1.4, elinewidth=1, **style)
+
+
+def levels(panel, found: dict[str, float]) -> None:
+    """Named heights, such as what is reached without a model."""
+    for name, value in found.items():
+        panel.axhline(value, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
+        place = {"xy": (0, value), "xycoords": ("axes fraction", "data"), "xytext": (3, 2)}
+        panel.annotate(name, **place, textcoords="offset points", fontsize=7.5, color="#777777")
+
+
+def shares(panel) -> None:
+    """A vertical axis of shares, which end where Student's intervals do not."""
+    low, high = panel.get_ylim()
+    panel.set_ylim(max(low, -0.03), min(high, 1.03))
+
+
 def lengths_axis(panel, lengths) -> None:
     """A logarithmic axis of sequence lengths, a tick at each."""
     panel.set_xscale("log", base=2)

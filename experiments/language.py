@@ -7,7 +7,7 @@ import pathlib
 
 from flax import nnx
 
-from attnzoo import Kernel, PositionEncoding, catalogue
+from attnzoo import Kernel, PositionEncoding, Softmax, catalogue
 from attnzoo.models import BlockConfig, LanguageModel
 from experiments import checkpoints, records
 
@@ -98,19 +98,37 @@ def find(folder: pathlib.Path) -> pathlib.Path:
     Raises:
       ValueError: there is none.
     """
+    return _find(folder, "a causal model of text", speaks)
+
+
+def find_exact(folder: pathlib.Path) -> pathlib.Path:
+    """The same of models with exact attention: the best causal one, or the best where none is causal."""
+    return _find(folder, "a model of text with exact attention", attends_exactly)
+
+
+def _find(folder, what, is_wanted) -> pathlib.Path:
     folder = pathlib.Path(folder)
     if (folder / checkpoints.ABOUT).is_file():
         return folder
-    saved = [row for row in records.read(folder) if speaks(row)]
+    saved = list(filter(is_wanted, records.read(folder)))
     if not saved:
         raise ValueError(
-            f"{folder} has neither a checkpoint nor rows of a causal model of text: expected a folder that `python -m "
+            f"{folder} has neither a checkpoint nor rows of {what}: expected a folder that `python -m "
             "experiments.accuracy` has written, or one of its checkpoints"
         )
-    best = min(saved, key=lambda row: row["bits"])
+    best = min(saved, key=lambda row: (not row["is_causal"], row["bits"]))
     return folder / FOLDER / pathlib.PurePath(best["checkpoint"]).name
+
+
+def attends_exactly(row: dict) -> bool:
+    """Whether a row is of a model of text with exact attention that was trained to its end."""
+    return _is_trained(row) and row.get("kernel") == repr(Softmax())
 
 
 def speaks(row: dict) -> bool:
     """Whether a row is of a causal model of text that was trained to its end."""
-    return row.get("status") == "measured" and row.get("metric") == "bits" and bool(row.get("is_causal"))
+    return _is_trained(row) and bool(row.get("is_causal"))
+
+
+def _is_trained(row):
+    return row.get("status") == "measured" and row.get("metric") == "bits" and bool(row.get("checkpoint"))

@@ -25,6 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments import checkpoints, steps
+from experiments.memory import planned
 from experiments.tasks.task import Examples
 
 SCHEDULES = ("cosine", "rsqrt")
@@ -85,6 +86,7 @@ class Progress:
       diverged: the step at which the loss or a gradient was no number, None otherwise.
       seconds: of all steps but the first after each start, which compiles.
       compile_seconds: of those.
+      needed_bytes: of arguments, results and temporary arrays of a step, as they were planned.
     """
 
     step: int = 0
@@ -94,6 +96,7 @@ class Progress:
     diverged: int | None = None
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    needed_bytes: int | None = None
 
 
 def fit(
@@ -120,27 +123,17 @@ def fit(
       Stopped: SIGTERM came; the step at hand was finished, and the state saved.
     """
     model.train()
-    state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
-    run = _Run(model, state, folder)
+    run = _Run(model, plan, folder)
     progress = run.resume()
-    place = _sharding()
     saves = folder is not None and plan.save_every > 0
     with _Termination() if saves else contextlib.nullcontext(_Termination()) as asked:
-        while progress.step < plan.steps and progress.diverged is None:
-            start, is_first = time.perf_counter(), run.is_cold
-            loss, is_good = map(np.asarray, run.advance(jax.tree.map(place, batch(progress.step))))
-            spent = time.perf_counter() - start
-            progress.seconds += 0 if is_first else spent
-            progress.compile_seconds += spent if is_first else 0
-            if not is_good:
-                progress.diverged = progress.step
+        while progress.step < plan.steps:
+            run.advance(progress, batch)
+            if progress.diverged is not None:
                 break
-            if progress.step % 10 == 0:
-                progress.curve.append((progress.step, float(loss)))
-            progress.step += 1
             is_last, to_end = progress.step == plan.steps, asked.to_end
             if validate and plan.validate_every and (is_last or progress.step % plan.validate_every == 0):
-                _validated(model, run, progress, validate)
+                run.validate(progress, validate)
             if saves and not is_last and (to_end or progress.step % plan.save_every == 0):
                 run.save(progress)
             told(progress)
@@ -151,28 +144,44 @@ def fit(
     return progress
 
 
-def _validated(model, run: _Run, progress: Progress, validate) -> None:
-    model.eval()
-    score = float(validate(model))
-    model.train()
-    progress.validations.append((progress.step, score))
-    if score <= min(known for _, known in progress.validations):
-        progress.best, run.best = progress.step, steps.copied(model, nnx.Param)
-
-
 class _Run:
     """A model with its optimizer, and their checkpoints."""
 
-    def __init__(self, model: nnx.Module, state: nnx.Optimizer, folder: pathlib.Path | None):
-        self.model, self.state, self.folder = model, state, folder
+    def __init__(self, model: nnx.Module, plan: Plan, folder: pathlib.Path | None):
+        self.model, self.folder = model, folder
+        self.state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
         self.best = steps.copied(model, nnx.Param)
-        self.is_cold = True
         # To walk through both trees at every call takes longer than a step of a small model.
-        self._step = nnx.cached_partial(steps.step, model, state)
+        self._step, self._place, self._is_cold = nnx.cached_partial(steps.step, model, self.state), _sharding(), True
 
-    def advance(self, batch: Examples):
-        self.is_cold = False
-        return self._step(batch)
+    def advance(self, progress: Progress, batch: Callable[[int], Examples]) -> None:
+        """One step, and what is told of it."""
+        start = time.perf_counter()
+        placed = jax.tree.map(self._place, batch(progress.step))
+        loss, is_good = map(np.asarray, self._step(placed))
+        spent = time.perf_counter() - start
+        if self._is_cold:
+            progress.compile_seconds += spent
+            compiled = steps.step.lower(self.model, self.state, placed).compile()  # it is kept, and not made again
+            progress.needed_bytes = planned(compiled)["needed_bytes"]
+            self._is_cold = False
+        else:
+            progress.seconds += spent
+        if not is_good:
+            progress.diverged = progress.step
+            return
+        if progress.step % 10 == 0:
+            progress.curve.append((progress.step, float(loss)))
+        progress.step += 1
+
+    def validate(self, progress: Progress, validate: Callable[[nnx.Module], float]) -> None:
+        """A score of the model as it is; where it is the best, its parameters are kept."""
+        self.model.eval()
+        score = float(validate(self.model))
+        self.model.train()
+        progress.validations.append((progress.step, score))
+        if score <= min(known for _, known in progress.validations):
+            progress.best, self.best = progress.step, steps.copied(self.model, nnx.Param)
 
     def resume(self) -> Progress:
         """The progress of the newest checkpoint that is whole, with its state put in place."""

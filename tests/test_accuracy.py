@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from attnzoo import (
     Softmax,
 )
 from experiments import command_line, figures, language, records, statistics, steps
-from experiments.accuracy import analysis, cell, flags, run, trades
+from experiments.accuracy import analysis, cell, flags, plot, prediction, run, trades
 from experiments.accuracy.cells import Settings, cells, heard
 from experiments.report.page import write
 from experiments.tasks import text
@@ -94,7 +95,7 @@ def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
     rows = records.read(out)
     assert [row["status"] for row in rows] == ["measured", "refused", "measured", "measured"]
     assert all(4 < row["bits"] < 9 and len(row["bits_by_position"]) == 16 for row in measured(out))
-    assert {path.name for path in out.glob("*.png")} == {"score_text.png", "score_masked_text.png"}
+    assert {path.stem for path in out.glob("*.png")} == {"score_text", "score_masked_text", "bubbles_masked_text"}
     run.run(ran)
     assert records.read(out) == rows
     page = write(out.parent, out.parent / "report.html").read_text()
@@ -118,7 +119,7 @@ def test_runs_are_repeatable_and_a_process_of_its_own_changes_nothing(ran, tmp_p
     assert run.run(softmax(tmp_path / "apart", isolate=True)) == 0
     first, [again], [apart] = measured(ran.out)[0], measured(tmp_path / "again"), measured(tmp_path / "apart")
     assert first["bits"] == again["bits"] and first["curve"] == again["curve"]
-    assert first["peak_bytes"] is None and apart["peak_bytes"] > 2**26
+    assert first["needed_bytes"] == again["needed_bytes"] > 4 * first["parameters"]
     assert abs(first["bits"] - apart["bits"]) < 1e-4  # the suite compiles with fewer optimisations
 
 
@@ -132,6 +133,10 @@ def test_models_are_left_and_the_best_causal_one_of_text_is_found(ran, tmp_path)
     assert cell.scores(ran, first, language.load(folder)[1], "test", 16)["bits"] == best["bits"]
     with pytest.raises(ValueError, match="has neither a checkpoint nor rows of a causal model of text"):
         language.find(tmp_path / "nothing")
+    exact = language.find_exact(ran.out)
+    assert exact.name == best["checkpoint"] and best["kernel"] == "Softmax()"
+    with pytest.raises(ValueError, match="rows of a model of text with exact attention"):
+        language.find_exact(tmp_path / "nothing")
 
 
 def test_a_run_that_diverges_is_a_row_and_an_exit_code(tmp_path):
@@ -255,14 +260,51 @@ def test_a_figure_says_once_what_all_share(kernels, positions, labels, subject):
     assert [row["label"] for row in found] == labels and {row["subject"] for row in found} == {subject}
 
 
-def test_bubbles_are_drawn_where_memory_is_known(tmp_path):
-    rows = [row_of(0, 1e-3, 0.5, None, kernel) for kernel in ("Softmax()", "Linear()")]
-    rows = [row | {"state_bytes": None, "steps": 3, "best_step": 3, "tokens": 8, "train_seconds": 1.0} for row in rows]
-    for peaks, stems in (((None, 2**30), []), ((2**29, 2**30), ["bubbles_x"])):
-        known = [row | {"peak_bytes": peak} for row, peak in zip(analysis.captioned(rows), peaks, strict=True)]
-        styles = figures.styles([row | {"kernel": row["label"]} for row in known])
-        assert [stem.name for stem in trades.draw(known, styles, tmp_path, "x")] == stems
-    assert (tmp_path / "bubbles_x.png").exists()
+def trained(**changes):
+    """A row with what figures want of it."""
+    row = row_of(0, 1e-3, 0.5, None) | {"width": 8, "steps": 3, "best_step": 1, "tokens": 8, "train_seconds": 1.0}
+    return row | {"task_name": "mqar", "state_bytes": 8, "needed_bytes": 2**20, "by_length": {}, "probes": {}} | changes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "stems"),
+    [
+        ({}, {"kernel": "Linear()"}, ["bubbles_x"]),
+        ({"needed_bytes": None}, {"kernel": "Linear()"}, []),
+        ({"needed_bytes": None}, {"kernel": "Linear()", "state_bytes": 4}, ["state_x"]),
+        ({}, {"width": 16, "state_bytes": 16}, []),
+    ],
+)
+def test_trades_are_drawn_where_there_are_any(tmp_path, first, second, stems):
+    rows = analysis.captioned([trained(**first), trained(**second)])
+    styles = figures.styles([row | {"kernel": row["label"]} for row in rows])
+    assert [stem.name for stem in trades.draw(rows, styles, tmp_path, "x")] == stems
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(stems)
+
+
+def test_speed_is_of_all_steps_and_not_of_those_to_the_best(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "sizes_axis", lambda axis: None)
+    axis = types.SimpleNamespace(
+        scatter=lambda x, y, **_: drawn.append((x, y)), set_xlabel=lambda text: None, margins=lambda share: None
+    )
+    rows = analysis.captioned([trained(), trained(width=16, score=0.75)])
+    ends = trades._bubbles(axis, rows, figures.styles([row | {"kernel": row["label"]} for row in rows]))
+    assert drawn == [(24.0, 0.5), (24.0, 0.75)]
+    assert [label for label, *_ in ends] == ["Softmax, width 8", "Softmax, width 16"]
+    rows = [trained(step_flops=10.0, status="measured")]
+    assert "3e-08 GFLOP/s" in prediction.of(settings("unused"), rows).basis
+
+
+def test_figures_are_of_the_rate_that_validation_chose(tmp_path, monkeypatch):
+    rows = [trained(learning_rate=rate, score=rate, validation=-rate) for rate in (0.9, 0.1)]
+    seen = []
+    for part in (plot.trades, plot.probes):
+        monkeypatch.setattr(part, "draw", lambda own, *_: seen.append([row["score"] for row in own]) or [])
+    monkeypatch.setattr(plot, "_figure", lambda own, *_: seen.append([row["score"] for row in own]))
+    monkeypatch.setattr(figures, "save", lambda *_: None)
+    plot.draw(rows, analysis.summarise(rows), tmp_path)
+    assert seen == [[0.9]] * 3
 
 
 def test_what_is_larger_than_exact_attention_is_said():

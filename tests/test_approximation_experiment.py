@@ -214,7 +214,7 @@ def test_a_model_is_trained_where_none_is_named(tmp_path, monkeypatch):
     assert run.run(settings(tmp_path, operands=("trained",), values=NONE)) == 0
     softmax, linear = records.read(tmp_path)
     assert not softmax["is_causal"] and softmax["model"] == linear["model"]
-    assert model.find(next((tmp_path / "model").iterdir())).name == softmax["model"].split()[0]
+    assert language.find_exact(next((tmp_path / "model").iterdir())).name == softmax["model"].split()[0]
 
 
 @pytest.mark.parametrize(

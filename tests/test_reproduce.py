@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -13,17 +14,19 @@ import numpy as np
 import pytest
 
 import attnzoo
-from attnzoo import Kernel, Softmax, parse_positions
+from attnzoo import Kernel, Softmax
 from experiments import records, statistics
+from experiments.accuracy import flags as accuracy_flags
 from experiments.accuracy.cells import KEY as TRAINED
-from experiments.reproduce import ledger, page, presets, public, run, stepping, trainings, verdict
+from experiments.accuracy.cells import cells
+from experiments.reproduce import analysis, ledger, page, presets, public, run, stepping, trainings, verdict
 from experiments.reproduce.published import TABLES, Published, ratio, results
 from experiments.reproduce.stepping import Sizes
 from experiments.reproduce.verdict import Reason, Verdict
 from experiments.scaling import measuring
 from experiments.statistics import Mean
-from experiments.tasks.mqar import MQAR
 
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
 TINY = Sizes(width=8, heads=2, layers=1, feed_forward=8, shrink=125)
 
 
@@ -306,8 +309,13 @@ def test_trained_models_are_commands_whose_rows_are_judged(tmp_path, monkeypatch
     half = {"mqar": run.read(chosen)["mqar"][:7]}
     [entry] = [entry for entry in entries(half) if entry.result.table == "mqar"]
     assert entry.judgement.reason is Reason.NOT_RUN and "7 of 10 models trained" in entry.judgement.detail
-    others = {"mqar": [row | {"steps": 3} for row in run.read(chosen)["mqar"]]}
-    assert {entry.judgement.reason for entry in entries(others) if entry.result.table == "mqar"} == {Reason.NOT_RUN}
+    for change in ({"steps": 3}, {"dropout": 0.5}, {"dtype": "bfloat16"}, {"schedule": "rsqrt"}, {"width": 8}):
+        others = {"mqar": [row | change for row in run.read(chosen)["mqar"]]}
+        assert {entry.judgement.reason for entry in entries(others) if entry.result.table == "mqar"} == {Reason.NOT_RUN}
+    lost = {"status": "diverged", "reason": "the loss was no number", "score": None, "validation": None}
+    less = {"mqar": [row | (lost if row["seed"] < 2 else {}) for row in run.read(chosen)["mqar"]]}
+    [entry] = [entry for entry in entries(less) if entry.result.table == "mqar"]
+    assert entry.judgement.reason is Reason.NO_NUMBER and "2 of 5 seeds" in entry.judgement.detail
     stopped = types.SimpleNamespace(run=lambda words: subprocess.CompletedProcess(words, 75))
     monkeypatch.setattr(run, "subprocess", stopped)
     assert run.run(chosen) == 75
@@ -315,27 +323,8 @@ def test_trained_models_are_commands_whose_rows_are_judged(tmp_path, monkeypatch
 
 def trained(rate, seed, score) -> dict:
     """A row as the accuracy experiment leaves it."""
-    flags = trainings.TRAININGS["mqar"]
-    defaults = {
-        "feed_forward": flags["feed_forward"],
-        "norm": "before",
-        "pooling": "mean",
-        "dropout": 0.0,
-        "schedule": "cosine",
-    }
-    defaults |= {
-        "weight_decay": float(flags["weight_decay"]),
-        "dtype": "float32",
-        "eval_lengths": [],
-        "match": "none",
-        "tied": True,
-        "embedding_stddev": float(flags["embedding_stddev"]),
-    }
-    row = {name: flags[name] for name in ("steps", "tokens", "layers", "heads", "warmup", "test_examples")}
-    row |= defaults | {"validate_every": flags["validate_every"], "task": repr(MQAR(pairs=4))}
-    [positions] = parse_positions(flags["positions"])
-    row |= {"kernel": "Softmax()", "name": "softmax", "positions": repr(positions), "length": 64, "width": 64}
-    row |= {"learning_rate": rate, "seed": seed, "digest": "", "metric": "accuracy", "status": "measured"}
+    chosen = accuracy_flags.parsed(**trainings.TRAININGS["mqar"] | {"kernels": "softmax", "learning_rates": rate})
+    row = next(cells(chosen)).row(chosen) | {"seed": seed, "status": "measured"}
     assert set(TRAINED) <= set(row)
     return row | {"score": score, "validation": -score, "baselines": {}, "parameters": 1}
 
@@ -377,3 +366,23 @@ def test_a_table_shows_both_kernels_and_the_command():
     assert shown["published"] == "8 1/s, ratio 5.71" and shown["verdict"] == "not comparable"
     assert "relu" in shown["as the public code ran"] and "256" in shown["as the paper means it"]
     assert shown["command"] == "python -m experiments.reproduce --only=speed --models=performer --lengths=4000 --out=o"
+
+
+def test_numbers_of_a_table_are_known_and_commands_measure_the_same_again():
+    rows = records.latest(records.read(RESULTS / "reproduce"), stepping.KEY).values()
+    _, _, speeds, memories = analysis.summaries(list(rows))
+    assert len(speeds.lines) == 36 and len(memories.lines) == 14
+    for line in speeds.lines + memories.lines:
+        _, _, told, faithful, _, verdict, *_ = line
+        shown = float(told.partition("ratio ")[2])
+        assert told.value == pytest.approx(shown, abs=0.005) and faithful.value == pytest.approx(
+            float(faithful.split()[0]), rel=0.01
+        )
+        is_near = shown / 1.25 <= faithful.value <= 1.25 * shown
+        assert verdict == ("reproduced" if is_near else "differs") or "softmax" in line
+    [entry] = [
+        one
+        for one in entries({ledger.STEPS: list(rows)})
+        if one.result == published("speed", "text", "performer", 4000)
+    ]
+    assert "--batch=1 --repeats=5" in entry.command

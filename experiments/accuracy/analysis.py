@@ -13,11 +13,21 @@ BASELINE = "Softmax()"  # what differences are taken to
 
 def summarise(rows: list[dict]) -> list[dict]:
     """One entry for each task, variant, length and width; runs that diverged are counted apart."""
+    groups = _groups(rows)
+    chosen = {key: _chosen(own) for key, own in groups.items()}
+    return [_entry(key, own, groups[key], _beside(chosen, key)) for key, own in chosen.items()]
+
+
+def at_chosen_rates(rows: list[dict]) -> list[dict]:
+    """The rows that the summary is of."""
+    return [row for own in _groups(rows).values() for row in _chosen(own)]
+
+
+def _groups(rows: list[dict]) -> dict[tuple, list[dict]]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in GROUP), []).append(row)
-    chosen = {key: _chosen(own) for key, own in groups.items()}
-    return [_entry(key, own, groups[key], _beside(chosen, key)) for key, own in chosen.items()]
+    return groups
 
 
 def _chosen(rows: list[dict]) -> list[dict]:
@@ -88,6 +98,20 @@ def captioned(rows: list[dict]) -> list[dict]:
         row | {"label": ({"variant": variant(row)} | each)[label], "subject": ", ".join([each["task"], *shared])}
         for row, each in zip(rows, shown, strict=True)
     ]
+
+
+def by_width(rows: list[dict]) -> dict[str, list[dict]]:
+    """Captioned rows of each variant at each width, which is named where there are several."""
+    is_named, found = len({row["width"] for row in rows}) > 1, {}
+    for row in rows:
+        found.setdefault(row["label"] + f", width {row['width']:,}" * is_named, []).append(row)
+    return found
+
+
+def nearby(rows: list[dict], worst: float) -> dict[str, float]:
+    """What is reached without a model: all shares, and bits where they are seen beside the `worst` that is drawn."""
+    found = {name: value for row in rows for name, value in row["baselines"].items()}
+    return {name: value for name, value in found.items() if rows[0]["metric"] == "accuracy" or value <= 1.3 * worst}
 
 
 def score_text(metric: str, score: float) -> str:

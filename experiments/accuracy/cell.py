@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import resource
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 
 import jax
@@ -94,6 +92,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         "best_step": progress.best or progress.step,
         "compile_seconds": progress.compile_seconds,
         "train_seconds": progress.seconds,
+        "needed_bytes": progress.needed_bytes,
     }
     if progress.diverged is not None:
         found |= {"status": "diverged", "reason": f"the loss or a gradient was no number at step {progress.diverged:,}"}
@@ -104,9 +103,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         }
         found["probes"] = probed(settings, cell, model)
         found["validation"] = min((score for _, score in progress.validations), default=None)
-    # In a process that has had other cells, the peak may be one of theirs.
-    peak = peak_bytes() if settings.isolate else None
-    found |= {"state_bytes": state_bytes(settings, cell), "peak_bytes": peak}
+    found["state_bytes"] = state_bytes(settings, cell)
     if isinstance(model, LanguageModel):
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
@@ -177,14 +174,6 @@ def state_bytes(settings: Settings, cell: Cell) -> float | None:
     """What all layers keep of one example to decode it; None where the kernel cannot."""
     found = cell.kernel.state_bytes(cell.config(settings).dims(1, cell.length), settings.dtype)
     return None if found is None else settings.layers * found
-
-
-def peak_bytes() -> int:
-    """The most memory that was in use: of the device where it tells, else of this process."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _by_position(bits, weights) -> list[float | None]:

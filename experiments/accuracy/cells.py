@@ -123,6 +123,10 @@ class Cell:
 
     def row(self, settings: Settings) -> dict:
         """What identifies its row."""
+        return self.asked(settings) | {"digest": self.task.digest}
+
+    def asked(self, settings: Settings) -> dict:
+        """What of it flags decide, whatever data there are."""
         return {
             "task": repr(self.task),
             "task_name": tasks.name_of(self.task),
@@ -133,7 +137,6 @@ class Cell:
             "width": self.width,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
-            "digest": self.task.digest,
             "metric": self.task.metric,
             "is_causal": self.task.is_causal,
             **{name: getattr(settings, name) for name in SHARED},

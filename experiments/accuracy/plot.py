@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 from experiments import figures, statistics, wording
 from experiments.accuracy import probes, trades
-from experiments.accuracy.analysis import LABELS, captioned, variant
-
-POINT = {"markersize": 4.5, "linewidth": 1.4, "elinewidth": 1}
+from experiments.accuracy.analysis import LABELS, at_chosen_rates, captioned, nearby, variant
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
@@ -17,7 +15,9 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
     styles = figures.styles([row | {"kernel": variant(row)} for row in rows])
     stems = []
     for task in dict.fromkeys(row["task"] for row in rows):
-        own, entries = (captioned([each for each in every if each["task"] == task]) for every in (rows, summary))
+        own, entries = (
+            captioned([each for each in every if each["task"] == task]) for every in (at_chosen_rates(rows), summary)
+        )
         if any(row["status"] == "measured" for row in own):
             name, looks = _stem(own[0], rows), {row["label"]: styles[variant(row)] for row in own}
             stems.append(out / f"score_{name}")
@@ -65,10 +65,8 @@ def _by(entries, name, fixed) -> Callable:
         figures.lengths_axis(axis, sorted({entry[name] for entry in own}))
         axis.set_xlabel("sequence length" if name == "length" else "width of the model")
         axis.set_title(", ".join(f"{key} {value:,}" for key, value in fixed.items()), fontsize=10, loc="left")
-        _baselines(axis, own)
         ends = [_line(axis, own, which, name, styles) for which in dict.fromkeys(entry["label"] for entry in own)]
-        if own[0]["metric"] == "accuracy":  # Student's intervals do not know that shares end
-            axis.set_ylim(max(axis.get_ylim()[0], -0.03), min(axis.get_ylim()[1], 1.03))
+        _levels(axis, own, max(entry["score"].value for entry in own))
         return ends
 
     return draw
@@ -76,28 +74,15 @@ def _by(entries, name, fixed) -> Callable:
 
 def _line(axis, entries, which, name, styles) -> tuple:
     own = sorted((entry for entry in entries if entry["label"] == which), key=lambda entry: entry[name])
-    xs, ys = [entry[name] for entry in own], [entry["score"].value for entry in own]
-    spread = [0 if entry["score"].low is None else entry["score"].value - entry["score"].low for entry in own]
-    axis.errorbar(xs, ys, spread, **POINT, **styles[which])
-    return which, xs[-1], ys[-1], styles[which]["color"]
+    xs, scores = [entry[name] for entry in own], [entry["score"] for entry in own]
+    figures.means(axis, xs, scores, styles[which])
+    return which, xs[-1], scores[-1].value, styles[which]["color"]
 
 
-def _baselines(axis, entries) -> None:
-    """What is reached without a model, where it is near enough to be seen beside the models."""
-    found = {name: value for entry in entries for name, value in entry["baselines"].items()}
-    worst = max(entry["score"].value for entry in entries)
-    for name, value in found.items():
-        if entries[0]["metric"] == "accuracy" or value <= 1.3 * worst:
-            axis.axhline(value, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
-            axis.annotate(
-                name,
-                (0, value),
-                xycoords=("axes fraction", "data"),
-                xytext=(3, 2),
-                textcoords="offset points",
-                fontsize=7.5,
-                color="#777777",
-            )
+def _levels(axis, rows, worst) -> None:
+    figures.levels(axis, nearby(rows, worst))
+    if rows[0]["metric"] == "accuracy":
+        figures.shares(axis)
 
 
 def _elsewhere(measured) -> Callable:
@@ -116,10 +101,10 @@ def _elsewhere(measured) -> Callable:
                 int(length): [row["by_length"][length] for row in own] for length in own[0]["by_length"]
             }
             xs = sorted(points)
-            means = [statistics.mean(points[x]) for x in xs]
-            spread = [0 if found.low is None else found.value - found.low for found in means]
-            axis.errorbar(xs, [found.value for found in means], spread, **POINT, **styles[which])
-            ends.append((which, xs[-1], means[-1].value, styles[which]["color"]))
+            scores = [statistics.mean(points[x]) for x in xs]
+            figures.means(axis, xs, scores, styles[which])
+            ends.append((which, xs[-1], scores[-1].value, styles[which]["color"]))
+        _levels(axis, measured, max(y for _, _, y, _ in ends))
         return ends
 
     return draw

@@ -30,7 +30,7 @@ class Prediction:
 def of(settings: Settings, rows: list[dict]) -> Prediction:
     """Operations counted from each program, at the rate that measured rows have reached, or at a guess."""
     rates = [
-        row["step_flops"] * row["best_step"] / row["train_seconds"]
+        row["step_flops"] * row["steps"] / row["train_seconds"]
         for row in rows
         if row["status"] == "measured" and row.get("step_flops") and row["train_seconds"] > 0
     ]

@@ -7,20 +7,22 @@ import pathlib
 import numpy as np
 
 from experiments import figures, statistics
+from experiments.accuracy.analysis import by_width
 
 
 def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """`probes_<name>`: a panel for each kernel that has been tested by parts, for models of the longest length."""
+    """`probes_<name>`: a panel for each variant that has been tested by parts, for models of the longest length."""
     rows = [row for row in rows if row["status"] == "measured" and row["probes"]]
     if not rows:
         return []
     longest = max(row["length"] for row in rows)
-    rows = [row for row in rows if row["length"] == longest]
-    kernels = list(dict.fromkeys(row["label"] for row in rows))
-    figure, panels = figures.axes(len(kernels), width=3.4, height=4.0)
-    figures.title(figure, f"{rows[0]['subject']}: examples right in all, trained at {longest:,} tokens")
-    for panel, which in zip(panels, kernels, strict=True):
-        _panel(panel, which, [row["probes"] for row in rows if row["label"] == which])
+    variants = by_width([row for row in rows if row["length"] == longest])
+    figure, panels = figures.axes(len(variants), width=3.4, height=4.0)
+    title = f"{rows[0]['subject']}: examples right in all, trained at {longest:,} tokens"
+    figures.title(figure, title, statistics.doubt(min(map(len, variants.values()))))
+    for panel, (which, own) in zip(panels, variants.items(), strict=True):
+        _panel(panel, which, [row["probes"] for row in own])
+    figures.footnote(figure, [f"{name}: {value:.0%} of each token." for name, value in rows[0]["baselines"].items()])
     figures.save(figure, out / f"probes_{name}")
     return [out / f"probes_{name}"]
 

@@ -5,58 +5,66 @@ from __future__ import annotations
 import pathlib
 
 from experiments import figures, statistics, wording
-from experiments.accuracy.analysis import LABELS
+from experiments.accuracy.analysis import LABELS, by_width, nearby
 
 LARGEST = 900  # points squared, of the bubble that needs most memory
 
 
 def draw(rows: list[dict], styles: dict, out: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """`state_<name>` where two kernels or more decode, and `bubbles_<name>` where the memory of two is known."""
+    """`state_<name>` where variants keep different amounts to decode, `bubbles_<name>` where two tell memory."""
     longest = max(row["length"] for row in rows)
     rows = [row for row in rows if row["status"] == "measured" and row["length"] == longest]
     kept = [row for row in rows if row["state_bytes"] is not None]
-    weighed = [row for row in rows if row["peak_bytes"] is not None]
+    weighed = [row for row in rows if row.get("needed_bytes") is not None]
+    are_different = len({(row["state_bytes"], row["width"]) for row in kept}) > len({row["width"] for row in kept})
     drawn = []
-    for stem, own, panel in (("state", kept, _states), ("bubbles", weighed, _bubbles)):
+    for stem, own, panel in (("state", kept * are_different, _states), ("bubbles", weighed, _bubbles)):
         if len({row["label"] for row in own}) > 1:
             figure, [axis] = figures.axes(1, width=6.4, height=4.8)
-            figures.title(
-                figure,
-                f"{own[0]['subject']}, length {longest:,}",
-                statistics.doubt(len({row["seed"] for row in own})),
-            )
+            seeds = statistics.doubt(len({row["seed"] for row in own}))
+            figures.title(figure, f"{own[0]['subject']}, length {longest:,}", seeds)
             axis.set_ylabel(LABELS[own[0]["metric"]])
-            figures.label_lines(axis, panel(axis, own, styles))
+            ends = panel(axis, own, styles)
+            figures.levels(axis, nearby(own, max(row["score"] for row in own)))
+            if own[0]["metric"] == "accuracy":
+                figures.shares(axis)
+            figures.label_lines(axis, ends)
             figures.save(figure, out / f"{stem}_{name}")
             drawn.append(out / f"{stem}_{name}")
     return drawn
 
 
 def _states(axis, rows, styles) -> list[tuple]:
-    """Scores against bytes, a point for each kernel and width."""
+    """Scores against bytes, a line over the widths of each variant."""
     ends = []
-    for which, width in dict.fromkeys((row["label"], row["width"]) for row in rows):
-        own = [row for row in rows if (row["label"], row["width"]) == (which, width)]
-        found = statistics.mean([row["score"] for row in own])
-        error = None if found.low is None else [[found.value - found.low], [found.high - found.value]]
-        style = styles[which] | {"linestyle": "none"}
-        axis.errorbar(own[0]["state_bytes"], found.value, yerr=error, markersize=5, **style)
-        ends.append((which, own[0]["state_bytes"], found.value, style["color"]))
+    for which in dict.fromkeys(row["label"] for row in rows):
+        points = sorted(_points([row for row in rows if row["label"] == which], "state_bytes"))
+        sizes, scores = zip(*points, strict=True)
+        figures.means(axis, sizes, scores, styles[which])
+        ends.append((which, sizes[-1], scores[-1].value, styles[which]["color"]))
     figures.sizes_axis(axis)
-    axis.set_xlabel("state of one example, all layers")
+    axis.set_xlabel("state of one example, all layers; a point for each width")
     return ends
 
 
+def _points(rows, name) -> list[tuple]:
+    """A number of the rows of each width, and their mean score."""
+    found = []
+    for width in dict.fromkeys(row["width"] for row in rows):
+        own = [row for row in rows if row["width"] == width]
+        found.append((own[0][name], statistics.mean([row["score"] for row in own])))
+    return found
+
+
 def _bubbles(axis, rows, styles) -> list[tuple]:
-    """Scores against training tokens in a second, the area of a bubble being memory at its peak."""
-    ends, most = [], max(row["peak_bytes"] for row in rows)
-    for which in dict.fromkeys(row["label"] for row in rows):
-        own = [row for row in rows if row["label"] == which]
-        speed = statistics.mean([row["best_step"] * row["tokens"] / row["train_seconds"] for row in own]).value
+    """Scores against training tokens in a second, the area of a bubble being the memory of a step."""
+    ends, most = [], max(row["needed_bytes"] for row in rows)
+    for which, own in by_width(rows).items():
+        speed = statistics.mean([row["steps"] * row["tokens"] / row["train_seconds"] for row in own]).value
         score = statistics.mean([row["score"] for row in own]).value
-        size = LARGEST * max(row["peak_bytes"] for row in own) / most
-        axis.scatter(speed, score, s=size, color=styles[which]["color"], alpha=0.5, linewidth=0)
-        ends.append((which, speed, score, styles[which]["color"]))
-    axis.set_xlabel(f"training tokens in a second (area: memory at its peak, at most {wording.size_text(most)})")
+        size, color = LARGEST * own[0]["needed_bytes"] / most, styles[own[0]["label"]]["color"]
+        axis.scatter(speed, score, s=size, color=color, alpha=0.5, linewidth=0)
+        ends.append((which, speed, score, color))
+    axis.set_xlabel(f"training tokens in a second (area: memory of a step, at most {wording.size_text(most)})")
     axis.margins(0.15)
     return ends

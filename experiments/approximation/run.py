@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attnzoo import Dims, Kernel
-from experiments import command_line, progress, records, wording
+from experiments import command_line, language, progress, records, wording
 from experiments.approximation import dials, errors, model, operands, plot
 from experiments.approximation.errors import Attention
 from experiments.approximation.operands import Layer, Random, Trained
@@ -76,7 +76,7 @@ def sources(settings: Settings, out: pathlib.Path) -> Iterator[Random | Trained]
             yield Random(temperature, dims, settings.is_causal, settings.seed)
     if "trained" in settings.operands:
         if settings.checkpoint:
-            folder = model.find(pathlib.Path(settings.checkpoint))
+            folder = language.find_exact(pathlib.Path(settings.checkpoint))
         else:
             folder = model.train(out / "model", settings.length, settings.steps, settings.is_causal)
         yield operands.trained(folder, settings.texts, settings.length, settings.seed)

@@ -84,7 +84,7 @@ SECTIONS = (
         "reproduce",
         "shrink reference",
         MACHINE,
-        "Published speeds are of a TPU, and verdicts in ledger.md, beside the rows.",
+        "Published speeds are of a TPU. Verdicts on accuracies are in ledger.md, beside the rows.",
         home="stepping",
     ),
     _section("tiles", "tile pairs is_rule", MACHINE),

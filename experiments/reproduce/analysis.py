@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from experiments import tables
-from experiments.reproduce import stepping
+from experiments.reproduce import ledger, page, stepping, trainings
+from experiments.reproduce.published import MEMORY, SPEED, results
 from experiments.tables import Table
 from experiments.wording import Shown
 
@@ -11,11 +12,19 @@ ACROSS = ("kernel", "length")
 
 
 def summaries(rows: list[dict]) -> list[Table]:
-    """Speed and memory, a line for each kernel; verdicts are in the ledger."""
+    """Speed and memory: a line for each kernel, and then the verdicts."""
     return [
         tables.pivot("Speed: steps in a second, relative to softmax that keeps its scores", rows, *ACROSS, _speed),
         tables.pivot("Memory, relative to softmax that keeps its scores", rows, *ACROSS, _memory),
+        *(_verdicts(table, rows) for table in (SPEED, MEMORY)),
     ]
+
+
+def _verdicts(table: str, rows: list[dict]) -> Table:
+    known = {ledger.STEPS: rows} | {setting: [] for setting in trainings.TRAININGS}
+    entries = [ledger.entry(result, known, "") for result in results() if result.table == table]
+    header, lines = page.table([entry for entry in entries if entry.faithful.value or entry.corrected.value])
+    return Table(f"Published {table}, measured again", header[:-1], [line[:-1] for line in lines])
 
 
 def _speed(group: list[dict]) -> str:

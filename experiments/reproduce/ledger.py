@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import attnzoo
 from attnzoo import Kernel
+from experiments import records
 from experiments.accuracy import analysis
-from experiments.accuracy.cells import SHARED
 from experiments.reproduce import stepping, trainings, verdict
 from experiments.reproduce.presets import Preset, kernel, preset
 from experiments.reproduce.published import REFERENCE, SPEED, Published, ratio
 from experiments.reproduce.verdict import Judgement, Reason
 from experiments.statistics import Mean
-from experiments.tasks import parse_tasks
 
 Rows = dict[str, list[dict]]  # of `STEPS`, and of each setting in `trainings.TRAININGS`
 STEPS = "steps"
@@ -44,7 +42,7 @@ def entry(result: Published, rows: Rows, out: str) -> Entry:
     kernels = preset(result)
     measure = _step if result.is_ratio else _training
     faithful, corrected = (measure(result, kernel(text), rows) for text in kernels)
-    return Entry(result, kernels, command(result, out), faithful, corrected, judged(result, faithful))
+    return Entry(result, kernels, command(result, rows, out), faithful, corrected, judged(result, faithful))
 
 
 def judged(result: Published, ours: Measured) -> Judgement:
@@ -55,13 +53,15 @@ def judged(result: Published, ours: Measured) -> Judgement:
         return verdict.not_comparable(ours.reason, ours.detail)
     if result.is_ratio:
         return verdict.of_ratio(ratio(result), ours.value.value)
-    return verdict.of_accuracy(result.value, ours.value)
+    return verdict.of_accuracy(result.value, ours.value)._replace(detail=trainings.DEVIATIONS[trainings.name(result)])
 
 
-def command(result: Published, out: str) -> str:
-    """What measures the kernels of a result; empty where its task or all of its kernels are not here."""
+def command(result: Published, rows: Rows, out: str) -> str:
+    """What measures a result, as its rows were measured; empty where its task or all of its kernels are not here."""
     if result.is_ratio:
         chosen = f"--only={result.table} --models={result.model} --lengths={result.length}"
+        timed = [row for row in rows[STEPS] if row["length"] == result.length][-1:]
+        chosen += "".join(f" --batch={row['batch']} --repeats={row['repeats']}" for row in timed)
         return f"python -m experiments.reproduce {chosen} --out={out}"
     setting, texts = trainings.name(result), known(preset(result))
     return trainings.command(setting, texts, out) if setting and texts else ""
@@ -90,22 +90,12 @@ def _training(result: Published, which: Kernel | None, rows: Rows) -> Measured:
         return Measured(reason=Reason.NO_TASK)
     if which is None:
         return Measured(reason=Reason.NO_KERNEL)
-    own = [row for row in rows[setting] if row["kernel"] == repr(which) and _is_of(row, setting)]
-    wanted = len(trainings.TRAININGS[setting]["learning_rates"].split(",")) * trainings.SEEDS
-    if len(own) < wanted:
-        return Measured(detail=f"{len(own)} of {wanted} models trained" if own else "")
+    wanted = trainings.cells(setting, which)
+    own = [row for row in rows[setting] if records.cell(row, trainings.SAME) in wanted]
+    if len(own) < len(wanted):
+        return Measured(detail=f"{len(own)} of {len(wanted)} models trained" if own else "")
     [found] = analysis.summarise(own)
-    percent = found["score"] and Mean(*(x if x is None else 100 * x for x in found["score"]))
-    return Measured(percent, Reason.NO_NUMBER, "" if percent else found["note"])
-
-
-def _is_of(row: dict, setting: str) -> bool:
-    """Whether a row was trained by a setting: its folder may hold others."""
-    flags = trainings.TRAININGS[setting]
-    given = {"length": flags["lengths"], "width": flags["widths"]}
-    given |= {name: flags[name] for name in SHARED if name in flags}
-    rates = {float(rate) for rate in flags["learning_rates"].split(",")}
-    [task], [positions] = parse_tasks(flags["task"]), attnzoo.parse_positions(flags.get("positions", "learned"))
-    is_same = all(row[name] == type(row[name])(value) for name, value in given.items())
-    is_same &= (row["task"], row["positions"]) == (repr(task), repr(positions))
-    return is_same and row["learning_rate"] in rates and row["seed"] < trainings.SEEDS
+    if found["seeds"] < trainings.SEEDS:
+        lost = trainings.SEEDS - found["seeds"]
+        return Measured(reason=Reason.NO_NUMBER, detail=f"{lost} of {trainings.SEEDS} seeds: {found['note']}")
+    return Measured(Mean(*(100 * x for x in found["score"])))

@@ -9,9 +9,10 @@ from collections import Counter
 from experiments import records, webpage
 from experiments.reproduce import verdict
 from experiments.reproduce.ledger import Entry, Measured, Rows
-from experiments.reproduce.published import TABLES, ratio
+from experiments.reproduce.published import TABLES, Published, ratio
 from experiments.reproduce.verdict import Reason
 from experiments.tables import markdown
+from experiments.wording import Shown
 
 TITLE = "Published results, measured again"
 INTRODUCTION = (
@@ -44,15 +45,23 @@ def _line(entry: Entry) -> list[str]:
     result, judgement = entry.result, entry.judgement
     why = judgement.reason.value.partition(":")[0] if judgement.reason else result.note
     return [
-        f"{result.task} {result.length:,}",
+        Shown(f"{result.task} {result.length:,}", result.length),
         result.model,
-        f"{result.value:g} {result.unit}" + (f", ratio {ratio(result):.2f}" if result.is_ratio else ""),
+        _published(result),
         _number(entry.faithful, entry.preset.faithful),
         _number(entry.corrected, entry.preset.corrected),
         judgement.verdict.value,
         why + (f": {judgement.detail}" if judgement.detail else ""),
-        entry.command,
+        entry.command or "none",
     ]
+
+
+def _published(result: Published) -> Shown:
+    """A value with its unit; where only ratios carry over, it is sorted by its own."""
+    told = f"{result.value:g} {result.unit}"
+    if not result.is_ratio:
+        return Shown(told, result.value)
+    return Shown(f"{told}, ratio {ratio(result):.2f}", ratio(result))
 
 
 def _number(measured: Measured, kernel: str | None) -> str:
@@ -62,7 +71,7 @@ def _number(measured: Measured, kernel: str | None) -> str:
         return name
     value, low, high = measured.value
     interval = "" if low is None else f" [{low:.3g}, {high:.3g}]"
-    return f"{value:.3g}{interval} {name}"
+    return Shown(f"{value:.3g}{interval} {name}", value)
 
 
 def _heading(entries: list[Entry]) -> str:

@@ -18,8 +18,8 @@ seen. What was read in google-research/long-range-arena:
 - bigbird: as in its paper, but that random blocks are among the first 1,024 tokens.
 
 And in mlpen/Nystromformer, whose models have two layers: Nystrom's layer adds a depthwise convolution of the values,
-Performer has ReLU features of 256 random projections, and neither is in the catalogue; one Linformer projection serves
-keys, values and all layers, here each layer has its own; Reformer hashes twice, and ties queries to keys.
+Performer has ReLU features of 256 random projections, and neither is in the catalogue; nor is a Linformer of which one
+projection for each head serves keys, values and all layers; Reformer hashes twice, and ties queries to keys.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LRA = {
 TWO_LAYERS = {
     "softmax": SOFTMAX,
     "nystrom": Preset(None, "nystrom(landmarks=128)"),
-    "linformer": _same("linformer(rank=256)"),
+    "linformer": Preset(None, "linformer(rank=256)"),
     "performer": Preset(None, "performer(features=256)"),
     "reformer": Preset(None, "reformer(chunk_size=64, rounds=2)"),
 }

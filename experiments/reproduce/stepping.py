@@ -27,6 +27,7 @@ from attnzoo import Kernel, catalogue
 from attnzoo.models import BlockConfig, Classifier
 from attnzoo.positions import SinusoidalPositions
 from experiments import statistics, steps
+from experiments.memory import planned
 from experiments.reproduce.public import MaterialisedSoftmax
 from experiments.scaling import measuring
 from experiments.statistics import Mean
@@ -92,10 +93,8 @@ def _prepared(settings, row: dict, kernel: Kernel) -> tuple[dict, measuring.Call
         model, state, batch = _training(settings, kernel, row["length"] // settings.sizes.shrink)
         start = time.perf_counter()
         compiled = steps.step.lower(model, state, batch).compile()
-        memory = compiled.memory_analysis()
-        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
         row |= {"compile_seconds": time.perf_counter() - start, "parameters": steps.parameter_count(model)}
-        row |= {"temporary_bytes": memory.temp_size_in_bytes, "needed_bytes": needed}
+        row |= planned(compiled)
         skip = measuring.does_not_fit(row)
         return (row | skip, None) if skip else (row, lambda: compiled(model, state, batch))
     except NotImplementedError as refusal:

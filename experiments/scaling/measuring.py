@@ -14,6 +14,7 @@ import numpy as np
 
 import attnzoo
 from attnzoo import Dims, Kernel, counting
+from experiments.memory import planned
 
 Call = Callable[[], object]
 
@@ -84,10 +85,7 @@ class Program:
         start = time.perf_counter()
         compiled = jax.jit(self).lower(*self.shapes()).compile()
         seconds = time.perf_counter() - start
-        memory = compiled.memory_analysis()
-        needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-        found = {"compile_seconds": seconds, "temporary_bytes": memory.temp_size_in_bytes, "needed_bytes": needed}
-        return compiled, found
+        return compiled, {"compile_seconds": seconds} | planned(compiled)
 
 
 def program(settings, cell) -> Program:

@@ -5,10 +5,11 @@ from absl import flags
 from experiments import command_line
 
 FLAGS = flags.FLAGS
-KERNELS = (
-    "softmax, sliding_window(left={3,15,63}, right=0), bigbird(block_size=8), linear, performer(features={16,64,256})"
+WINDOWS = ", ".join(f"sliding_window(left={reach}, right={reach})" for reach in (3, 15, 63))
+KERNELS = f"softmax, {WINDOWS}, bigbird(block_size=8), linear, performer(features={{16,64,256}})"
+flags.DEFINE_string(
+    "checkpoint", "runs/compare/accuracy", "A checkpoint, or a folder of accuracy, for its best softmax model."
 )
-flags.DEFINE_string("checkpoint", "runs/compare/accuracy", "A checkpoint, or a folder of experiments.accuracy.")
 flags.DEFINE_string("kernels", KERNELS, "Kernels to put in, as calls; {a,b} is a grid.")
 flags.DEFINE_integer("test_examples", 256, "Windows of unseen files.")
 flags.DEFINE_string("out", "runs/swap", "Folder for rows and figure.")

@@ -32,7 +32,7 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Test the model as it was trained and with each kernel that is missing, then draw; 1 if a test failed."""
-    out, folder = pathlib.Path(settings.out), language.find(pathlib.Path(settings.checkpoint))
+    out, folder = pathlib.Path(settings.out), language.find_exact(pathlib.Path(settings.checkpoint))
     described, _ = language.load(folder)
     kernels = dict.fromkeys((*described.attention, *settings.kernels))
     with records.writing(out):

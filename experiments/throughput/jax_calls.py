@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
+from experiments.memory import planned
 from experiments.scaling import measuring
 from experiments.throughput.work import dims_of, trouble
 
@@ -66,9 +67,7 @@ def _compiled(implementation: str, kernel, cell: dict):
 
 
 def _measured(cell: dict, compiled, shapes, compile_seconds: float, repeats: int) -> dict:
-    memory = compiled.memory_analysis()
-    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    found = {"compile_seconds": compile_seconds, "temporary_bytes": memory.temp_size_in_bytes, "needed_bytes": needed}
+    found = {"compile_seconds": compile_seconds} | planned(compiled)
     if skip := measuring.does_not_fit(found):
         return found | skip
     keys = jax.random.split(jax.random.key(cell["seed"]), len(shapes))
