@@ -10,6 +10,7 @@ from flax import nnx
 from attnzoo import Kernel, PositionEncoding, Softmax, catalogue
 from attnzoo.models import BlockConfig, LanguageModel
 from experiments import checkpoints, records
+from experiments.accuracy.cells import KEY
 
 FOLDER = "checkpoints"  # inside the folder of a run
 
@@ -104,6 +105,15 @@ def find(folder: pathlib.Path) -> pathlib.Path:
 def find_exact(folder: pathlib.Path) -> pathlib.Path:
     """The same of models with exact attention: the best causal one, or the best where none is causal."""
     return _find(folder, "a model of text with exact attention", attends_exactly)
+
+
+def find_seeds(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What `find_exact` finds, with all models of the folder that differ from it in their seed alone."""
+    best, others = find_exact(folder), list(filter(attends_exactly, records.read(pathlib.Path(folder))))
+    same = tuple(name for name in KEY if name != "seed")
+    wanted = {records.cell(row, same) for row in others if row["checkpoint"] == best.name}
+    found = {row["seed"]: row["checkpoint"] for row in others if records.cell(row, same) in wanted}
+    return [best.with_name(pathlib.PurePath(name).name) for _, name in sorted(found.items())] or [best]
 
 
 def _find(folder, what, is_wanted) -> pathlib.Path:

@@ -1,20 +1,22 @@
-"""A trained text model and kernels to rows: bits of each byte with every kernel in it."""
+"""Trained text models and kernels to rows: bits of each byte with every kernel in them."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from attnzoo import Kernel, catalogue
-from experiments import command_line, language, progress, records, steps
+from experiments import checkpoints, command_line, language, progress, records, steps
 from experiments.scaling import measuring
 from experiments.swap import plot
 from experiments.tasks.text import MaskedText, Text
 
 BATCH = 32
-KEY = ("checkpoint", "trained", "kernel", "test_examples", "digest")
+KEY = ("checkpoint", "trained", "positions", "seed", "kernel", "test_examples", "digest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,44 +32,57 @@ class Settings:
         command_line.at_least(1, test_examples=self.test_examples)
 
 
+class Swap(NamedTuple):
+    """A kernel to put into a model, and what identifies the row of it."""
+
+    folder: pathlib.Path
+    kernel: Kernel
+    row: dict
+
+
 def run(settings: Settings) -> int:
-    """Test the model as it was trained and with each kernel that is missing, then draw; 1 if a test failed."""
-    out, folder = pathlib.Path(settings.out), language.find_exact(pathlib.Path(settings.checkpoint))
-    described, _ = language.load(folder)
-    kernels = dict.fromkeys((*described.attention, *settings.kernels))
+    """Test models as they were trained and with each kernel that is missing, then draw; 1 if a test failed."""
+    out, folders = pathlib.Path(settings.out), language.find_seeds(pathlib.Path(settings.checkpoint))
     with records.writing(out):
-        shared = records.environment() | {
-            "checkpoint": folder.name,
-            "trained": ", ".join(map(repr, described.attention)),
-            "length": described.max_length,
-            "test_examples": settings.test_examples,
-            "digest": _task(described).digest,
-        }
-        wanted = [shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel)} for kernel in kernels]
+        wanted = [swap for folder in folders for swap in _swaps(settings, folder)]
         done = records.latest(records.read(out), KEY)
-        todo = [
-            (row, kernel) for row, kernel in zip(wanted, kernels, strict=True) if not records.is_done(row, done, KEY)
-        ]
-        with progress.over(todo, f"swap: {len(todo)} of {len(wanted)} kernels to test") as each:
-            for row, kernel in each:
-                row |= _tested(settings, folder, kernel)
+        todo = [swap for swap in wanted if not records.is_done(swap.row, done, KEY)]
+        with progress.over(todo, f"swap: {len(todo)} of {len(wanted)} to test") as each:
+            for swap in each:
+                row = swap.row | _tested(settings, swap)
                 records.append(out, row)
                 each.say(describe(row))
         done = records.latest(records.read(out), KEY)
-    rows = [done[records.cell(row, KEY)] for row in wanted]
+    rows = [done[records.cell(swap.row, KEY)] for swap in wanted]
     plot.draw(rows, out)
     print(f"rows and figure: {out}")
     return int(any(row["status"] == "failed" for row in rows))
+
+
+def _swaps(settings: Settings, folder: pathlib.Path) -> Iterator[Swap]:
+    """A model's own kernel first."""
+    described = language.read(checkpoints.about(folder))
+    shared = records.environment() | {
+        "checkpoint": folder.name,
+        "trained": ", ".join(map(repr, described.attention)),
+        "positions": repr(described.positions),
+        "length": described.max_length,
+        "seed": described.seed,
+        "test_examples": settings.test_examples,
+        "digest": _task(described).digest,
+    }
+    for kernel in dict.fromkeys((*described.attention, *settings.kernels)):
+        yield Swap(folder, kernel, shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel)})
 
 
 def _task(described: language.Description) -> Text:
     return Text() if described.is_causal else MaskedText()
 
 
-def _tested(settings: Settings, folder: pathlib.Path, kernel: Kernel) -> dict:
+def _tested(settings: Settings, swap: Swap) -> dict:
     """Bits of each byte with the kernel in all layers."""
     try:
-        described, model = language.load(folder, (kernel,))
+        described, model = language.load(swap.folder, (swap.kernel,))
     except (NotImplementedError, ValueError) as error:
         return {"status": "refused", "reason": str(error)}
     model.eval()
@@ -88,4 +103,4 @@ def describe(row: dict) -> str:
     told = (
         f"{row['bits']:.3f} bits of each byte" if row["status"] == "measured" else f"{row['status']}: {row['reason']}"
     )
-    return f"{row['kernel']} in a model trained with {row['trained']}: {told}"
+    return f"{row['kernel']} in a model trained with {row['trained']}, seed {row['seed']}: {told}"
