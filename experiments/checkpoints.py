@@ -1,4 +1,4 @@
-"""Trees of arrays on disk, by orbax, and beside them a description with a checksum of each.
+"""Trees of arrays on disk, by orbax, and beside them a description with a checksum of each, and one of itself.
 
 A checkpoint is whole once its description is there, which is written last. Nothing in it is executed: the description
 is JSON, and kernels are named by the catalogue.
@@ -6,6 +6,7 @@ is JSON, and kernels are named by the catalogue.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -32,16 +33,24 @@ def write(folder: pathlib.Path, tree: Tree, about: dict) -> None:
     folder = pathlib.Path(folder).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    leaves = _leaves(tree)
     try:
-        with _checkpointer() as checkpointer:
+        _write(folder, _leaves(tree), about)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write(folder, leaves, about):
+    try:
+        with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save(folder / ARRAYS, leaves)
     except ValueError as error:  # how tensorstore tells of a disk that is full
         raise OSError(_first_line(error)) from None
     described = {name: _described(array) for name, array in leaves.items()}
+    told = {"about": about, "arrays": described, "files": _files(folder)}
     unfinished = folder / f"{ABOUT}.unfinished"
     with unfinished.open("w") as file:
-        json.dump({"about": about, "arrays": described}, file, allow_nan=False, indent=1, sort_keys=True)
+        json.dump(told | {"sha256": _digest(told)}, file, allow_nan=False, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, folder / ABOUT)
@@ -64,9 +73,11 @@ def read(folder: pathlib.Path, like: Tree) -> tuple[Tree, dict]:
             f"{folder} is a checkpoint of another model: {name} is {_told(found.get(name))} there, and "
             f"{_told(expected.get(name))} in the model; build it as the checkpoint's {ABOUT} tells"
         )
+    if _files(folder) != description["files"]:  # which orbax would tell in hundreds of lines
+        raise ValueError(f"{folder} is damaged: the files in {ARRAYS} are not those that were saved")
     target = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in leaves.items()}
     try:
-        with _checkpointer() as checkpointer:
+        with _quiet(), _checkpointer() as checkpointer:
             arrays = checkpointer.restore(folder / ARRAYS, target)
     except Exception as error:  # each kind of damage raises another one
         raise ValueError(f"{folder} is damaged: {_first_line(error)}") from None
@@ -110,8 +121,29 @@ def _params(model: nnx.Module) -> dict:
 def _checkpointer():
     import orbax.checkpoint as orbax
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of how topologies are restored, which is told here
     return orbax.StandardCheckpointer()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """What fails is raised, and said in one line: orbax would log it in hundreds."""
+    log = logging.getLogger("absl")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _files(folder: pathlib.Path) -> dict[str, str]:
+    """A checksum of each file of the arrays."""
+    paths = sorted(path for path in (folder / ARRAYS).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _digest(told: dict) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(tree: Tree) -> dict[str, jax.Array]:
@@ -152,8 +184,9 @@ def _description(folder: pathlib.Path) -> dict:
         raise ValueError(f"{folder} is no checkpoint: it has no {ABOUT}; expected a folder that `save` has finished")
     try:
         found = json.loads(path.read_text())
-        if {"about", "arrays"} <= found.keys():
-            return found
-    except (ValueError, AttributeError):
-        pass
-    raise ValueError(f"{path} is damaged: expected JSON with `about` and `arrays`")
+        digest = found.pop("sha256")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: expected JSON with `about`, `arrays`, `files` and `sha256`") from None
+    if digest != _digest(found):
+        raise ValueError(f"{path} is damaged: it is not what was saved")
+    return found

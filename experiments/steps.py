@@ -24,11 +24,17 @@ def rsqrt(learning_rate: float, warmup: int) -> optax.Schedule:
 
 
 def adamw(rate: optax.Schedule, weight_decay: float = 0.01, clip: float = 1.0) -> optax.GradientTransformation:
-    """AdamW after clipping to a norm. Only matrices decay: neither biases nor norms, nor what is drawn."""
-    matrices = lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
+    """AdamW after clipping to a norm. Only matrices and embeddings decay: not norms, biases, or what is drawn."""
+    mask = lambda params: jax.tree_util.tree_map_with_path(_decays, params)
     return optax.chain(
-        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=matrices)
+        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=mask)
     )
+
+
+def _decays(path, x) -> bool:
+    """Biases of heads have two axes, too, and what layers learn of relative positions are biases of scores."""
+    names = [str(getattr(key, "key", key)) for key in path]
+    return jnp.ndim(x) > 1 and "positions" not in names and "bias" not in names
 
 
 @nnx.jit

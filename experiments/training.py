@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import shutil
 import signal
@@ -81,7 +82,7 @@ class Progress:
     Attributes:
       step: steps that are done.
       curve: (step, loss in bits) along the way.
-      validations: (step, score) of each, lower is better.
+      validations: (step, score) of each that has one, lower is better.
       best: the step whose parameters are kept, None before the first validation.
       diverged: the step at which the loss or a gradient was no number, None otherwise.
       seconds: of all steps but the first after each start, which compiles.
@@ -151,6 +152,7 @@ class _Run:
         self.model, self.folder = model, folder
         self.state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
         self.best = steps.copied(model, nnx.Param)
+        self._good: list[pathlib.Path] = []  # checkpoints that were read or written here
         # To walk through both trees at every call takes longer than a step of a small model.
         self._step, self._place, self._is_cold = nnx.cached_partial(steps.step, model, self.state), _sharding(), True
 
@@ -175,10 +177,12 @@ class _Run:
         progress.step += 1
 
     def validate(self, progress: Progress, validate: Callable[[nnx.Module], float]) -> None:
-        """A score of the model as it is; where it is the best, its parameters are kept."""
+        """A score of the model as it is, if it is a number; where it is the best, the parameters are kept."""
         self.model.eval()
         score = float(validate(self.model))
         self.model.train()
+        if not math.isfinite(score):
+            return
         progress.validations.append((progress.step, score))
         if score <= min(known for _, known in progress.validations):
             progress.best, self.best = progress.step, steps.copied(self.model, nnx.Param)
@@ -188,22 +192,26 @@ class _Run:
         for path in reversed(self._saved()):
             try:
                 found, told = checkpoints.read(path, self._tree())
-            except ValueError as error:
+                progress = Progress(**told)
+            except (ValueError, TypeError) as error:
                 print(f"warning: {error}; the checkpoint before it is taken", file=sys.stderr)
                 continue
             self._put(found)
-            return Progress(**told)
+            self._good = [path]
+            return progress
         return Progress()
 
     def save(self, progress: Progress) -> None:
-        """Write a checkpoint, and remove all but the newest few. Where that fails, the earlier ones stay."""
+        """Write a checkpoint, and remove all but the newest that are known to be whole. If it fails, all stay."""
+        path = self.folder / f"step_{progress.step:08d}"
         try:
-            checkpoints.write(self.folder / f"step_{progress.step:08d}", self._tree(), dataclasses.asdict(progress))
+            checkpoints.write(path, self._tree(), dataclasses.asdict(progress))
         except OSError as error:
             print(f"warning: step {progress.step:,} could not be saved, {error}; training goes on", file=sys.stderr)
             return
-        for path in self._saved()[:-KEPT]:
-            shutil.rmtree(path, ignore_errors=True)
+        self._good = [*self._good, path][-KEPT:]
+        for other in set(self._saved()).difference(self._good):
+            shutil.rmtree(other, ignore_errors=True)
 
     def _saved(self) -> list[pathlib.Path]:
         return sorted(self.folder.glob("step_*")) if self.folder and self.folder.is_dir() else []

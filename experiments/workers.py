@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 LATE = "no time left"
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt)\b")
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Worker:
     """The rows of a worker, as it prints them, killed after so many `seconds`, never where None.
 
-    Afterwards `code` is its exit code, and `ended` says how it ended, None for well.
+    Afterwards `code` is its exit code, `ended` says how it ended, None for well, and `warnings` are what it warned of.
     """
 
     def __init__(self, module: str, task: dict, seconds: float | None = None):
@@ -33,6 +35,7 @@ class Worker:
         self._process: subprocess.Popen | None = None
         self.ended: str | None = None
         self.code: int | None = None
+        self.warnings: list[str] = []
 
     def __iter__(self) -> Iterator[dict]:
         with tempfile.TemporaryFile("w+") as errors:
@@ -59,7 +62,10 @@ class Worker:
                 timer.cancel()
                 process.kill() if sys.exc_info()[0] else None
                 code = process.wait()
-            self.code, self.ended = code, None if code == 0 else _ended(code, late.is_set(), errors)
+            errors.seek(0)
+            said = errors.read().strip().splitlines()
+            self.warnings = [line for line in said if line.startswith("warning: ")]
+            self.code, self.ended = code, None if code == 0 else _ended(code, late.is_set(), said)
 
     def terminate(self) -> None:
         """Ask the process to end, by SIGTERM."""
@@ -67,11 +73,11 @@ class Worker:
             self._process.terminate()
 
 
-def _ended(code: int, is_late: bool, errors) -> str:
+def _ended(code: int, is_late: bool, said: list[str]) -> str:
     if is_late:
         return LATE
-    errors.seek(0)
-    last = (errors.read().strip().splitlines() or ["no message"])[-1]
+    raised = [line for line in said if _RAISED.match(line)]  # jax has the last word otherwise
+    last = (raised or said or ["no message"])[-1]
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return f"{name}: {last[:300]}"
 

@@ -27,7 +27,8 @@ BINS = 16  # parts in which loss by position is kept
 def refused(settings: Settings, cell: Cell) -> str | None:
     """Why the kernel, its positions or the task cannot serve the cell, or None."""
     try:
-        example = cell.task.batch("train", cell.seed, 0, 1, cell.length)
+        for length in (*settings.eval_lengths, cell.length):
+            example = cell.task.batch("train", cell.seed, 0, 1, length)
         nnx.eval_shape(lambda: steps.logits(build(settings, cell), example))
     except (NotImplementedError, ValueError) as error:
         return str(error)
@@ -78,14 +79,15 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
       training.Stopped: SIGTERM came; the same call goes on from what it has saved.
     """
     model, out = build(settings, cell), pathlib.Path(settings.out)
-    folder = out / RUNNING / cell.name(settings)
     count = settings.tokens // cell.length
     batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
     found = {"parameters": steps.parameter_count(model), "step_flops": steps.flops(model, batch(0))}
     validate = functools.partial(_validated, settings, cell)
     with _curves(settings, cell) as drawn:
         both = lambda progress: (told(progress), drawn(progress))
-        progress = training.fit(model, batch, cell.plan(settings), folder=folder, validate=validate, told=both)
+        progress = training.fit(
+            model, batch, cell.plan(settings), folder=_running(settings, cell), validate=validate, told=both
+        )
     found |= {
         "curve": progress.curve,
         "validations": progress.validations,
@@ -94,21 +96,42 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         "train_seconds": progress.seconds,
         "needed_bytes": progress.needed_bytes,
     }
-    if progress.diverged is not None:
-        found |= {"status": "diverged", "reason": f"the loss or a gradient was no number at step {progress.diverged:,}"}
-    else:
-        found |= {"status": "measured"} | scores(settings, cell, model, "test", cell.length)
-        found["by_length"] = {
-            str(length): scores(settings, cell, model, "test", length)["score"] for length in settings.eval_lengths
-        }
-        found["probes"] = probed(settings, cell, model)
-        found["validation"] = min((score for _, score in progress.validations), default=None)
+    found["validation"] = min((score for _, score in progress.validations), default=None)
+    found |= outcome(settings, cell, model, progress)
     found["state_bytes"] = state_bytes(settings, cell)
     if isinstance(model, LanguageModel):
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
-    shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def forget(settings: Settings, cell: Cell) -> None:
+    """Remove the checkpoints of a cell whose row is written."""
+    shutil.rmtree(_running(settings, cell), ignore_errors=True)
+
+
+def _running(settings, cell) -> pathlib.Path:
+    return pathlib.Path(settings.out) / RUNNING / cell.name(settings)
+
+
+def outcome(settings: Settings, cell: Cell, model: nnx.Module, progress: training.Progress) -> dict:
+    """What the trained model reaches on the test split, or where it has come to no numbers."""
+    if progress.diverged is not None:
+        reason = f"the loss or a gradient was no number at step {progress.diverged:,}"
+        return {"status": "diverged", "reason": reason}
+    found = tests(settings, cell, model)
+    if not np.isfinite([found["bits"], *found["by_length"].values()]).all():
+        return {"status": "diverged", "reason": "the loss on what was not seen was no number"}
+    return {"status": "measured"} | found
+
+
+def tests(settings: Settings, cell: Cell, model: nnx.Module) -> dict:
+    """Scores on the test split, at the length that was learned and at others, and of parts of the task."""
+    elsewhere = {
+        str(length): scores(settings, cell, model, "test", length)["score"] for length in settings.eval_lengths
+    }
+    here = scores(settings, cell, model, "test", cell.length)
+    return here | {"by_length": elsewhere, "probes": probed(settings, cell, model)}
 
 
 def _curves(settings: Settings, cell: Cell):

@@ -67,19 +67,21 @@ class Settings:
         command_line.at_least(1, test_examples=self.test_examples)
         command_line.at_least(0, warmup=self.warmup, feed_forward=self.feed_forward, weight_decay=self.weight_decay)
         command_line.at_least(0, save_every=self.save_every, validate_every=self.validate_every, memory=self.memory)
-        command_line.at_least(0, minutes=self.minutes)
+        command_line.at_least(0, minutes=self.minutes, dropout=self.dropout)
+        if self.dropout >= 1:
+            raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
+        if not self.isolate and (self.minutes or self.memory):
+            raise ValueError("--minutes and --memory limit processes: pass --isolate, which gives each cell its own")
         command_line.at_least(1e-12, embedding_stddev=self.embedding_stddev)
         for rate in self.learning_rates:
             command_line.at_least(1e-12, learning_rates=rate)
-        if len(self.learning_rates) > 1 and not self.validate_every:
-            raise ValueError(
-                f"--learning_rates has {len(self.learning_rates)}: validation chooses among them; pass --validate_every"
-            )
         if self.tokens < max(self.lengths):
             raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
         classified = [tasks.spelled(task) for task in self.tasks if task.classes is not None]
         if self.tied and classified:
             raise ValueError(f"--tied is of models that predict tokens: {', '.join(classified)} asks for a class")
+        if self.pooling != "mean" and not classified:
+            raise ValueError(f"--pooling={self.pooling} is of models that tell a class: no task here asks for one")
         for width in self.widths:
             if width % self.heads:
                 raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
@@ -117,7 +119,7 @@ class Cell:
             warmup=settings.warmup,
             schedule=settings.schedule,
             weight_decay=settings.weight_decay,
-            validate_every=settings.validate_every,
+            validate_every=settings.validate_every or settings.steps,
             save_every=settings.save_every,
         )
 

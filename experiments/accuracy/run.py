@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import signal
+import sys
 from collections.abc import Callable, Iterable
 
 from experiments import command_line, progress, records, training, workers
@@ -15,6 +16,7 @@ from experiments.scaling import measuring
 from experiments.workers import Worker
 
 Told = Callable[[int], None]  # how many steps are done
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "pthread_create", "Cannot allocate memory")
 
 
 def run(settings: Settings) -> int:
@@ -33,6 +35,8 @@ def run(settings: Settings) -> int:
                 each.say(describe(row))
                 if row["status"] != "stopped":
                     records.append(out, row, part)
+                if row["status"] in ("measured", "diverged"):
+                    one.forget(settings, cell)  # not before its row is there: a kill would lose what was learned
                 if termination.is_asked:
                     each.say("stopped: the same command goes on from here")
                     return command_line.STOPPED
@@ -91,16 +95,18 @@ def _part(settings: Settings) -> str:
 
 def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
     """How a cell ended: measured, refused, diverged, failed, or stopped."""
-    reason = one.refused(settings, cell)
+    try:
+        reason = one.refused(settings, cell)
+        known = baselines.of(cell.task, cell.length) if reason is None else {}  # now, since it may take long
+    except Exception as error:  # a kernel of someone else's, or data that are not there
+        return measuring.failure(error)
     if reason is not None:
         return {"status": "refused", "reason": reason}
     row = _isolated(settings, cell, termination, told) if settings.isolate else _here(settings, cell, told)
     if termination.is_asked and row["status"] == "failed":
         row["status"] = "stopped"
     termination.is_asked |= row["status"] == "stopped"
-    if row["status"] == "measured":
-        row["baselines"] = baselines.of(cell.task, cell.length)
-    return row
+    return row | ({"baselines": known} if row["status"] == "measured" else {})
 
 
 def _here(settings: Settings, cell: Cell, told: Told) -> dict:
@@ -123,6 +129,8 @@ def _isolated(settings: Settings, cell: Cell, termination: _Termination, told: T
         if "step" in said:
             told(said["step"])
     termination.worker = None
+    for warning in worker.warnings:
+        print(warning, file=sys.stderr)
     return row or _ended(settings, worker)
 
 
@@ -133,7 +141,9 @@ def _ended(settings: Settings, worker: Worker) -> dict:
     if worker.ended == workers.LATE:
         kept = "; what it has saved is kept, and the same command goes on from there" if settings.save_every else ""
         return {"status": "failed", "limit": "time", "reason": f"took more than --minutes={settings.minutes:g}{kept}"}
-    if any(sign in worker.ended for sign in ("RESOURCE_EXHAUSTED", "MemoryError", "SIGKILL")):
+    if "SIGKILL" in worker.ended:
+        return {"status": "failed", "limit": "memory", "reason": f"{worker.ended}: perhaps by a system out of memory"}
+    if any(sign in worker.ended for sign in OUT_OF_MEMORY) or (settings.memory and "SIG" in worker.ended):
         limit = f", --memory={settings.memory:g} GiB" if settings.memory else ""
         return {"status": "failed", "limit": "memory", "reason": f"out of memory{limit}: {worker.ended}"}
     return {"status": "failed", "reason": worker.ended}
