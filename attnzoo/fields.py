@@ -39,6 +39,13 @@ def truth_value(owner, field: str) -> None:
         raise ValueError(f"{type(owner).__name__}({field}={value!r}): {field} must be True or False")
 
 
+def text(owner, field: str) -> None:
+    """Refuse a field that is not text, or empty."""
+    value = getattr(owner, field)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{type(owner).__name__}({field}={value!r}): {field} must be text, in quotes, and not empty")
+
+
 def _integer_field(owner, field, smallest):
     value = getattr(owner, field)
     if not is_integer(value) or not smallest <= value <= LARGEST:

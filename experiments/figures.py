@@ -75,11 +75,17 @@ def means(panel, xs, found, style: dict) -> None:
     panel.errorbar(xs, [mean.value for mean in found], spread, markersize=4.5, linewidth=1.4, elinewidth=1, **style)
 
 
-def levels(panel, found: dict[str, float]) -> None:
-    """Named heights, such as what is reached without a model."""
-    for name, value in found.items():
-        panel.axhline(value, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
-        place = {"xy": (0, value), "xycoords": ("axes fraction", "data"), "xytext": (3, 2)}
+def levels(panel, found: dict[str, dict[float, float]]) -> None:
+    """Named heights over x, such as what is reached without a model; through the whole panel where they are one."""
+    style = {"color": "#999999", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 0.5}
+    for name, points in found.items():
+        xs = sorted(points)
+        first = points[xs[0]]
+        if len(set(points.values())) == 1:
+            panel.axhline(first, **style)
+        else:
+            panel.plot(xs, [points[x] for x in xs], **style)
+        place = {"xy": (0, first), "xycoords": ("axes fraction", "data"), "xytext": (3, 2)}
         panel.annotate(name, **place, textcoords="offset points", fontsize=7.5, color="#777777")
 
 

@@ -7,7 +7,7 @@ import pathlib
 
 from flax import nnx
 
-from attnzoo import Kernel, PositionEncoding, Softmax, catalogue
+from attnzoo import Kernel, PositionEncoding, Softmax, catalogue, fields
 from attnzoo.models import BlockConfig, LanguageModel
 from experiments import checkpoints, records
 from experiments.accuracy.cells import KEY
@@ -28,6 +28,11 @@ class Description:
     is_causal: bool
     is_tied: bool = False
     seed: int = 0
+
+    def __post_init__(self):
+        fields.positive_integer(self, "vocabulary")
+        fields.positive_integer(self, "max_length")
+        fields.positive_integer(self, "num_layers")
 
     def build(self) -> LanguageModel:
         """The model before training."""
@@ -126,7 +131,7 @@ def _find(folder, what, is_wanted) -> pathlib.Path:
             f"{folder} has neither a checkpoint nor rows of {what}: expected a folder that `python -m "
             "experiments.accuracy` has written, or one of its checkpoints"
         )
-    best = min(saved, key=lambda row: (not row["is_causal"], row["bits"]))
+    best = min(saved, key=lambda row: (not row.get("is_causal"), row["bits"]))
     return folder / FOLDER / pathlib.PurePath(best["checkpoint"]).name
 
 
@@ -141,4 +146,5 @@ def speaks(row: dict) -> bool:
 
 
 def _is_trained(row):
-    return row.get("status") == "measured" and row.get("metric") == "bits" and bool(row.get("checkpoint"))
+    is_whole = isinstance(row.get("checkpoint"), str) and fields.is_number(row.get("bits"))
+    return is_whole and row.get("status") == "measured" and row.get("metric") == "bits"

@@ -28,12 +28,21 @@ ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "numpy", "platform", "device",
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path, part: str = "") -> Iterator[None]:
-    """Hold the folder, or a part of it, for one run; a second one is refused. Locks end with the process."""
+    """Hold the folder, or a part of it, for one run; a second one is refused. Locks end with the process.
+
+    Args:
+      part: such as "0-of-2"; those of another number of parts would be other cells.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         _hold(stack, folder, ".lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)
         if part:
             _hold(stack, folder, f".lock-{part}", fcntl.LOCK_EX)
+            parts = f".lock-of-{part.rpartition('-')[2]}"
+            _hold(stack, folder, parts, fcntl.LOCK_SH)
+            with contextlib.ExitStack() as brief:
+                for other in {path.name for path in folder.glob(".lock-of-*")} - {parts}:
+                    _hold(brief, folder, other, fcntl.LOCK_EX)
         stack.enter_context(commands.remembered(folder))
         yield
 
@@ -104,7 +113,7 @@ def latest(rows: list[dict], key: tuple[str, ...]) -> dict[tuple, dict]:
 def is_done(row: dict, found: dict[tuple, dict], key: tuple[str, ...]) -> bool:
     """Whether `latest` has found the cell of a row, and it did not fail: what failed is tried again."""
     known = found.get(cell(row, key))
-    return known is not None and known["status"] != "failed"
+    return known is not None and known.get("status", "failed") != "failed"
 
 
 def cell(row: dict, key: tuple[str, ...]) -> tuple:

@@ -175,6 +175,59 @@ def test_a_cell_beyond_its_limits_is_a_row_and_the_rest_go_on(tmp_path, limit):
     assert len(records.read(tmp_path)) == 2
 
 
+def test_a_kernel_that_breaks_before_training_leaves_the_others(tmp_path, monkeypatch):
+    refused = cell.refused
+    broken = lambda settings, one: refused(settings, one) if one.kernel == Softmax() else 1 / 0
+    monkeypatch.setattr(cell, "refused", broken)
+    assert run.run(settings(tmp_path, tasks=(Text(),), kernels=(Linear(), Softmax()))) == 1
+    assert [row["status"] for row in records.read(tmp_path)] == ["failed", "measured"]
+
+
+def test_a_score_that_is_no_number_is_divergence(tmp_path, monkeypatch):
+    scores = cell.scores
+    monkeypatch.setattr(cell, "scores", lambda *given: scores(*given) | {"bits": float("nan")})
+    assert run.run(softmax(tmp_path)) == 1
+    [row] = records.read(tmp_path)
+    assert row["status"] == "diverged" and "score" not in row and "no number" in row["reason"]
+
+
+def test_a_cell_is_forgotten_after_its_row_is_there(tmp_path, monkeypatch):
+    append, kept = records.append, []
+    monkeypatch.setattr(
+        records,
+        "append",
+        lambda out, row, part: (kept.extend((out / cell.RUNNING).glob("*/step_*")), append(out, row, part)),
+    )
+    assert run.run(softmax(tmp_path, save_every=1)) == 0
+    assert kept and not list((tmp_path / cell.RUNNING).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout": 1.0}, r"--dropout=1.0: expected a share in \[0, 1\)"),
+        ({"minutes": 1.0}, "pass --isolate"),
+        ({"memory": 1.0}, "pass --isolate"),
+        ({"pooling": "cls"}, "--pooling=cls is of models that tell a class"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings("unused", **changes)
+
+
+def test_several_rates_need_no_other_flag():
+    chosen = flags.parsed(
+        task="mqar",
+        kernels="softmax, sliding_window(left={16,64}), performer(features={64,256})",
+        lengths="64,256",
+        seeds=5,
+        learning_rates="3e-4,1e-3",
+    )
+    assert len(list(cells(chosen))) == 5 * 2 * 5 * 2
+    assert next(cells(chosen)).plan(chosen).validate_every == chosen.steps
+
+
 def test_one_cell_that_fails_leaves_the_others(tmp_path, monkeypatch):
     train = cell.train
 
@@ -238,7 +291,7 @@ def test_validation_chooses_the_learning_rate_and_differences_are_paired():
     softmax, linear = analysis.summarise(rows)
     assert softmax["learning_rate"] == 1e-3 and softmax["rates"] == 2 and softmax["seeds"] == 3
     assert softmax["score"] == statistics.mean([0.5, 0.6, 0.7]) and softmax["difference"] is None
-    assert linear["learning_rate"] == 1e-2 and linear["diverged"] == 0
+    assert linear["learning_rate"] == 1e-2 and linear["diverged"] == 1
     np.testing.assert_allclose(linear["difference"], statistics.mean([-0.3, -0.4, -0.5]))
 
 
@@ -307,6 +360,24 @@ def test_figures_are_of_the_rate_that_validation_chose(tmp_path, monkeypatch):
     assert seen == [[0.9]] * 3
 
 
+def test_sweeps_of_one_folder_are_told_apart():
+    rows = [row_of(0, 1e-3, score, None) | {"steps": steps} for steps, score in ((10, 0.1), (1000, 0.9))]
+    header, lines = analysis.table(analysis.summarise(rows))
+    found = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [(line["steps"], line["score"], line["seeds"]) for line in found] == [
+        ("10", "10.0", "1"),
+        ("1,000", "90.0", "1"),
+    ]
+
+
+def test_what_diverged_is_counted_and_what_failed_chooses_no_rate():
+    rows = [row_of(seed, 1e-3, 0.9, -0.9) for seed in range(2)] + [row_of(2, 1e-3, None, None, status="failed")]
+    rows += [row_of(seed, 1e-2, 0.5, -0.5) for seed in range(3)]
+    rows += [row_of(seed, 1e-1, None, None, status="diverged") for seed in range(3)]
+    [found] = analysis.summarise(rows)
+    assert found["learning_rate"] == 1e-3 and found["diverged"] == 3 and found["seeds"] == 2
+
+
 def test_what_is_larger_than_exact_attention_is_said():
     rows = [row_of(0, 1e-3, 0.5, None), row_of(0, 1e-3, 0.5, None, "Linear()") | {"parameters": 8}]
     _, lines = analysis.table(analysis.summarise(rows))
@@ -335,11 +406,23 @@ def test_settings_are_those_of_flags_and_their_defaults():
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
     with records.writing(tmp_path, "0-of-2"):
-        for part in ("", "0-of-2"):
+        for part in ("", "0-of-2", "0-of-3", "1-of-3"):
             with pytest.raises(ValueError, match="another run is writing into"), records.writing(tmp_path, part):
                 pass
         with records.writing(tmp_path, "1-of-2"):
             pass
+    with records.writing(tmp_path, "0-of-3"), records.writing(tmp_path, "2-of-3"):
+        pass
+
+
+def test_kernels_of_one_name_are_two(tmp_path):
+    """What someone else calls Softmax is not exact attention, and has a row and a checkpoint of its own."""
+    other = dataclasses.dataclass(frozen=True)(type("Softmax", (Softmax,), {"__module__": "elsewhere"}))()
+    chosen = softmax(tmp_path)
+    ours, theirs = (dataclasses.replace(next(cells(chosen)), kernel=kernel) for kernel in (Softmax(), other))
+    assert repr(ours.kernel) == repr(theirs.kernel)
+    assert ours.row(chosen)["kernel"] == "Softmax()" and theirs.row(chosen)["kernel"] == "elsewhere.Softmax()"
+    assert ours.name(chosen) != theirs.name(chosen)
 
 
 def test_cells_are_listed_with_hours(ran, tmp_path, capsys):

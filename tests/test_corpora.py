@@ -52,6 +52,12 @@ def test_files_that_are_no_text_are_named(corpus, content, message):
         PlainText(str(corpus)).batch("train", 0, 0, 1, 8)
 
 
+def test_a_link_to_nothing_is_named(corpus):
+    (corpus / "gone.txt").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"gone.txt cannot be read: No such file or directory"):
+        PlainText(folder=str(corpus)).batch("train", 0, 0, 1, 8)
+
+
 def test_folders_without_text_are_refused(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere is no folder: expected one with text files, \*\.txt"):
         PlainText(str(tmp_path / "nowhere")).corpus()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import random
 import shutil
@@ -74,6 +75,10 @@ DAMAGES = {
     "truncated": (lambda path: [os.truncate(x, x.stat().st_size // 2) for x in arrays(path)], "is damaged"),
     "no arrays": (lambda path: shutil.rmtree(path / "arrays"), "is damaged"),
     "description": (lambda path: (path / "about.json").write_text('{"about":'), "is damaged"),
+    "empty description": (lambda path: (path / "about.json").write_text('{"about": {}, "arrays": []}'), "is damaged"),
+    "flipped bit of a number": (lambda path: reworded(path, '"step": 20', '"step": 22'), "is damaged"),
+    "flipped bit of a name": (lambda path: reworded(path, '"best": ', '"bess": '), "is damaged"),
+    "flipped bit of a checksum": (lambda path: reworded(path, '"sha256": "', '"sha256": "0'), "is damaged"),
 }
 
 
@@ -82,10 +87,17 @@ def arrays(path):
 
 
 def flip(path):
-    about = json.loads((path / "about.json").read_text())
-    name = next(name for name in about["arrays"] if "kernel" in name)
-    about["arrays"][name]["sha256"] = "0" * 64  # as if the array's bytes were others
-    (path / "about.json").write_text(json.dumps(about))
+    """A bit of an array's file."""
+    largest = max(arrays(path), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+
+
+def reworded(path, old, new):
+    about = path / "about.json"
+    assert old in about.read_text()
+    about.write_text(about.read_text().replace(old, new, 1))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -104,6 +116,28 @@ def test_without_a_good_checkpoint_a_run_starts_anew(whole, tmp_path, capsys):
         flip(path)
     same(fit(folder), whole[0])
     assert capsys.readouterr().err.count("warning: ") == 2
+
+
+def test_good_checkpoints_stay_beside_damaged_ones_with_higher_numbers(whole, tmp_path, capsys):
+    """What cannot be read must not push out what can."""
+    folder = damaged(whole, tmp_path)
+    shutil.rmtree(folder / "step_00000020")
+    for step in (20, 25):
+        (folder / f"step_{step:08d}").mkdir()
+    same(fit(folder), whole[0])
+    assert capsys.readouterr().err.count("warning: ") == 2
+    assert [path.name for path in sorted(folder.iterdir())] == ["step_00000015", "step_00000020"]
+    assert all((path / "about.json").exists() for path in folder.iterdir())
+
+
+def test_what_could_not_be_written_is_removed(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.json, "dump", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.write(tmp_path / "one", {"x": jnp.ones(3)}, {})
+    assert not (tmp_path / "one").exists()
 
 
 def test_a_checkpoint_of_another_type_is_not_taken(whole, tmp_path, capsys):
@@ -164,7 +198,7 @@ def test_a_step_without_a_number_changes_nothing_and_ends_the_run():
 
 
 def test_the_best_validation_is_kept():
-    scores = iter([3.0, 1.0, 2.0, 4.0])
+    scores = iter([math.nan, 3.0, 1.0, 2.0, 4.0])
     kept = {}
 
     def validate(model):
@@ -172,10 +206,10 @@ def test_the_best_validation_is_kept():
         return next(scores)
 
     model = made()
-    progress = training.fit(model, batch, plan(8, validate_every=2), validate=validate)
-    assert progress.validations == [(2, 3.0), (4, 1.0), (6, 2.0), (8, 4.0)]
-    assert progress.best == 4
-    assert parameters(model) == kept[1]
+    progress = training.fit(model, batch, plan(10, validate_every=2), validate=validate)
+    assert progress.validations == [(4, 3.0), (6, 1.0), (8, 2.0), (10, 4.0)]
+    assert progress.best == 6
+    assert parameters(model) == kept[2]
 
 
 def test_schedules():

@@ -10,6 +10,11 @@ ENDS = {
     "well": ("", None),
     "a crash": ("import os; os.abort()", "SIGABRT"),
     "an error": ("raise ValueError('too odd')", "exit code 1: ValueError: too odd"),
+    "an error with an afterword": (
+        "import sys; sys.excepthook = lambda kind, error, trace: print(f'ValueError: {error}\\nFor simplicity, ..', "
+        "file=sys.stderr); raise ValueError('too odd')",
+        "exit code 1: ValueError: too odd",
+    ),
     "no time": ("import time; time.sleep(60)", "no time left"),
 }
 
@@ -22,6 +27,7 @@ def test_rows_come_until_the_end_and_the_end_is_told(end, tmp_path, monkeypatch)
         "from experiments import workers\n"
         "def rows(task):\n"
         "    print('chatter')\n"
+        "    print('warning: it is late')\n"
         "    yield {'doubled': 2 * task['number']}\n"
         f"    {code or 'pass'}\n"
         "workers.work(rows)\n"
@@ -30,6 +36,7 @@ def test_rows_come_until_the_end_and_the_end_is_told(end, tmp_path, monkeypatch)
     worker = workers.Worker("some_worker", {"number": 4}, seconds=3 if end == "no time" else 60)
     assert list(worker) == [{"doubled": 8}]
     assert worker.ended is None if told is None else told in worker.ended
+    assert worker.warnings == ["warning: it is late"] or end in ("a crash", "no time")  # where it may be in a buffer
 
 
 def test_a_worker_that_cannot_start_is_told():

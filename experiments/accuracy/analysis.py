@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from experiments import statistics, wording
+from experiments import records, statistics, tables, wording
+from experiments.accuracy.cells import SHARED
 from experiments.tables import Table
 from experiments.wording import Shown
 
-GROUP = ("task", "kernel", "positions", "length", "width")
+GROUP = ("task", "kernel", "positions", "length", "width", "digest", *SHARED)
 LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
 BASELINE = "Softmax()"  # what differences are taken to
 
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """One entry for each task, variant, length and width; runs that diverged are counted apart."""
+    """One entry for each task, variant, length, width and all that is set; runs that diverged are counted apart."""
     groups = _groups(rows)
     chosen = {key: _chosen(own) for key, own in groups.items()}
     return [_entry(key, own, groups[key], _beside(chosen, key)) for key, own in chosen.items()]
@@ -26,18 +27,19 @@ def at_chosen_rates(rows: list[dict]) -> list[dict]:
 def _groups(rows: list[dict]) -> dict[tuple, list[dict]]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in GROUP), []).append(row)
+        groups.setdefault(records.cell(row, GROUP), []).append(row)
     return groups
 
 
 def _chosen(rows: list[dict]) -> list[dict]:
-    """The rows of the learning rate whose mean validation is best; a rate at which a seed diverged comes last."""
+    """The rows of the learning rate whose mean validation is best; one at which more seeds diverged comes later."""
     rates = list(dict.fromkeys(row["learning_rate"] for row in rows))
 
     def order(rate):
         own = [row for row in rows if row["learning_rate"] == rate]
         scores = [row["validation"] for row in own if row["status"] == "measured" and row["validation"] is not None]
-        return len(own) - len(scores), sum(scores) / len(scores) if scores else 0.0
+        diverged = sum(row["status"] == "diverged" for row in own)
+        return not scores, diverged, sum(scores) / len(scores) if scores else 0.0
 
     best = rates[0] if len(rates) == 1 else min(rates, key=order)
     return [row for row in rows if row["learning_rate"] == best]
@@ -60,14 +62,14 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
         "variant": variant(chosen[0]),
         "learning_rate": chosen[0]["learning_rate"],
         "rates": len({row["learning_rate"] for row in every}),
-        "seeds": len(measured),
+        "seeds": len(scores),
         "score": statistics.mean(list(scores.values())) if scores else None,
         "difference": None if is_baseline else statistics.paired(scores, others),
         "baselines": measured[0]["baselines"] if measured else {},
         "parameters": measured[0]["parameters"] if measured else None,
         "mismatch": _mismatch(measured, beside),
-        "diverged": sum(row["status"] == "diverged" for row in chosen),
-        "note": next((row["reason"] for row in chosen if row["status"] != "measured"), ""),
+        "diverged": sum(row["status"] == "diverged" for row in every),
+        "note": next((row["reason"] for row in (*chosen, *every) if row["status"] != "measured"), ""),
     }
 
 
@@ -86,7 +88,8 @@ def variant(row: dict) -> str:
 def captioned(rows: list[dict]) -> list[dict]:
     """Rows of one task with what a figure says of them: the `label` of each variant, which tells it from the others,
     and the `subject` of all, the task and what the variants share."""
-    shown = [{name: wording.short(row[name]) for name in ("task", "kernel", "positions")} for row in rows]
+    plain = lambda text: wording.short(text).replace("$", r"\$")  # a folder's name may look like a formula
+    shown = [{name: plain(row[name]) for name in ("task", "kernel", "positions")} for row in rows]
     kernels, positions = ({each[name] for each in shown} for name in ("kernel", "positions"))
     if len(positions) == 1:
         label, shared = "kernel", positions - {"LearnedPositions"}
@@ -108,10 +111,14 @@ def by_width(rows: list[dict]) -> dict[str, list[dict]]:
     return found
 
 
-def nearby(rows: list[dict], worst: float) -> dict[str, float]:
-    """What is reached without a model: all shares, and bits where they are seen beside the `worst` that is drawn."""
-    found = {name: value for row in rows for name, value in row["baselines"].items()}
-    return {name: value for name, value in found.items() if rows[0]["metric"] == "accuracy" or value <= 1.3 * worst}
+def nearby(rows: list[dict], worst: float, along: str = "length") -> dict[str, dict[int, float]]:
+    """What is reached without a model, along an axis: all shares, and bits seen beside the `worst` that is drawn."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value in row["baselines"].items():
+            if row["metric"] == "accuracy" or value <= 1.3 * worst:
+                found.setdefault(name, {})[row[along]] = value
+    return found
 
 
 def score_text(metric: str, score: float) -> str:
@@ -129,9 +136,10 @@ def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str
 
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the summary, a line for each entry."""
-    header = ["task", "kernel", "length", "width", "score", "minus softmax", "rate", "parameters", "seeds"]
-    header += ["diverged", "note"]
+    """Header and lines of the summary, a line for each entry, with what is set where that differs."""
+    differing = [name for name in SHARED if len({entry[name] for entry in summary}) > 1]
+    header = ["task", "kernel", "length", "width", *(name.replace("_", " ") for name in differing)]
+    header += ["score", "minus softmax", "rate", "parameters", "seeds", "diverged", "note"]
     lines = []
     for entry in summary:
         unit = "bits" if entry["metric"] == "bits" else "%"
@@ -143,6 +151,7 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
                 entry["variant"],
                 wording.count_text(entry["length"]),
                 wording.count_text(entry["width"]),
+                *(tables.text(name, entry[name]) for name in differing),
                 mean_text(entry["metric"], entry["score"]),
                 mean_text(entry["metric"], entry["difference"], "+"),
                 Shown(f"{entry['learning_rate']:g}{rates}", entry["learning_rate"]),

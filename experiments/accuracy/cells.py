@@ -132,9 +132,9 @@ class Cell:
         return {
             "task": repr(self.task),
             "task_name": tasks.name_of(self.task),
-            "kernel": repr(self.kernel),
+            "kernel": catalogue.identity(self.kernel),
             "name": catalogue.name_of(self.kernel),
-            "positions": repr(self.positions),
+            "positions": catalogue.identity(self.positions),
             "length": self.length,
             "width": self.width,
             "learning_rate": self.learning_rate,

@@ -66,7 +66,7 @@ def _by(entries, name, fixed) -> Callable:
         axis.set_xlabel("sequence length" if name == "length" else "width of the model")
         axis.set_title(", ".join(f"{key} {value:,}" for key, value in fixed.items()), fontsize=10, loc="left")
         ends = [_line(axis, own, which, name, styles) for which in dict.fromkeys(entry["label"] for entry in own)]
-        _levels(axis, own, max(entry["score"].value for entry in own))
+        _levels(axis, own, max(entry["score"].value for entry in own), name)
         return ends
 
     return draw
@@ -79,8 +79,8 @@ def _line(axis, entries, which, name, styles) -> tuple:
     return which, xs[-1], scores[-1].value, styles[which]["color"]
 
 
-def _levels(axis, rows, worst) -> None:
-    figures.levels(axis, nearby(rows, worst))
+def _levels(axis, rows, worst, along="length") -> None:
+    figures.levels(axis, nearby(rows, worst, along))
     if rows[0]["metric"] == "accuracy":
         figures.shares(axis)
 

@@ -32,7 +32,7 @@ def of(settings: Settings, rows: list[dict]) -> Prediction:
     rates = [
         row["step_flops"] * row["steps"] / row["train_seconds"]
         for row in rows
-        if row["status"] == "measured" and row.get("step_flops") and row["train_seconds"] > 0
+        if row.get("status") == "measured" and row.get("step_flops") and row.get("train_seconds")
     ]
     rate = float(np.median(rates)) if rates else RATE * records.cores()
     basis = f"at {rate / 1e9:.3g} GFLOP/s, " + ("as rows here have reached" if rates else "a guess: none is measured")

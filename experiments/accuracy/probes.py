@@ -29,7 +29,7 @@ def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:
 
 def _panel(panel, which: str, grids: list[dict]) -> None:
     """Means over seeds, written into their fields."""
-    parts, lengths = list(grids[0]), list(next(iter(grids[0].values())))
+    parts, lengths = list(grids[0]), sorted(next(iter(grids[0].values())), key=int)
     values = [[statistics.mean([grid[part][length] for grid in grids]).value for length in lengths] for part in parts]
     panel.imshow(np.array(values), cmap="viridis", vmin=0, vmax=1, aspect="auto")
     panel.grid(False)

@@ -21,8 +21,8 @@ def draw(rows: list[dict], styles: dict, out: pathlib.Path, name: str) -> list[p
     for stem, own, panel in (("state", kept * are_different, _states), ("bubbles", weighed, _bubbles)):
         if len({row["label"] for row in own}) > 1:
             figure, [axis] = figures.axes(1, width=6.4, height=4.8)
-            seeds = statistics.doubt(len({row["seed"] for row in own}))
-            figures.title(figure, f"{own[0]['subject']}, length {longest:,}", seeds)
+            fewest = min(len({row["seed"] for row in each}) for each in by_width(own).values())
+            figures.title(figure, f"{own[0]['subject']}, length {longest:,}", statistics.doubt(fewest))
             axis.set_ylabel(LABELS[own[0]["metric"]])
             ends = panel(axis, own, styles)
             figures.levels(axis, nearby(own, max(row["score"] for row in own)))

@@ -163,7 +163,7 @@ def base(settings: Settings, environment: dict, cell: Cell) -> dict:
     """What identifies a row, and where it was made."""
     chosen = ("tokens", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "repeats", "seed", "cell_budget")
     return environment | {
-        "kernel": repr(cell.kernel),
+        "kernel": catalogue.identity(cell.kernel),
         "name": catalogue.name_of(cell.kernel),
         "pass": cell.passed,
         "length": cell.length,

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import pathlib
 
+from attnzoo import fields
 from experiments.tasks import text
 
 
@@ -22,6 +23,10 @@ class PlainText(text.Text):
 
     folder: str = "corpus"
     suffix: str = ".txt"
+
+    def __post_init__(self):
+        fields.text(self, "folder")
+        fields.text(self, "suffix")
 
     def corpus(self) -> text.Corpus:
         return load(self.folder, self.suffix)
@@ -37,7 +42,7 @@ def load(folder: str, suffix: str = ".txt") -> text.Corpus:
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise ValueError(f"{root} is no folder: expected one with text files, *{suffix}, in it or below")
-    paths = sorted(path for path in root.rglob("*") if path.name.endswith(suffix) and path.is_file())
+    paths = sorted(path for path in root.rglob("*") if path.name.endswith(suffix) and not path.is_dir())
     if not paths:
         raise ValueError(f"{root} has no files *{suffix}, also none below: expected text files, or another suffix")
     return text.gathered({path.relative_to(root).as_posix(): read(path) for path in paths})
@@ -47,9 +52,12 @@ def read(path: pathlib.Path) -> bytes:
     """The bytes of a text file.
 
     Raises:
-      ValueError: it is empty, or its bytes are no UTF-8.
+      ValueError: it cannot be read, is empty, or its bytes are no UTF-8.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; expected a text file, or a link to one") from None
     if not content.strip():
         raise ValueError(f"{path} is empty: expected text in it; remove it, or fetch it again")
     try:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attnzoo import fields
 from experiments.tasks import corpus
 from experiments.tasks.task import SPLITS, Examples, Task, one_answer, split_of, visited
 
@@ -51,6 +52,9 @@ class IMDb(Task):
     classes = len(CLASSES)
     vocabulary = PAD + 1
     chance = 1 / len(CLASSES)
+
+    def __post_init__(self):
+        fields.text(self, "folder")
 
     @property
     def digest(self) -> str:

@@ -34,7 +34,8 @@ class MQAR(Task):
     def __post_init__(self):
         fields.positive_integer(self, "pairs")
         fields.truth_value(self, "is_noisy")
-        if not fields.is_integer(self.vocabulary) or self.vocabulary % 2 or self.vocabulary < 2 * self.pairs + 2:
+        fields.positive_integer(self, "vocabulary")
+        if self.vocabulary % 2 or self.vocabulary < 2 * self.pairs + 2:
             expected = f"an even integer >= 2 * pairs + 2 = {2 * self.pairs + 2}"
             raise ValueError(f"MQAR(vocabulary={self.vocabulary!r}): vocabulary must be {expected}")
 
