@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator
 
 from rich.console import Console
@@ -32,9 +33,11 @@ class Each:
 
     def __init__(self, items: Iterable, progress: Progress, task):
         self._items, self._progress, self._task = items, progress, task
+        self._begun, self._start = 0, time.monotonic()
 
     def __iter__(self) -> Iterator:
         for item in self._items:
+            self._begun += 1
             yield item
             self._progress.advance(self._task)
             if _interrupted.is_set():
@@ -45,8 +48,16 @@ class Each:
         self._progress.update(self._task, completed=done)
 
     def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        """Print a line above the bar, or with the time left where there is none."""
+        self._progress.console.print(line + self._left(), highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        [task] = self._progress.tasks
+        share = max(task.completed, self._begun) / task.total if task.total else 1.0
+        if console.is_terminal or not 0 < share < 1:
+            return ""
+        minutes = (time.monotonic() - self._start) * (1 / share - 1) / 60
+        return f" ({share:.0%} done, about {minutes:,.0f} min left)" if minutes >= 1 else f" ({share:.0%} done)"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+from experiments import progress
+
 CODE = """
 import os, signal
 from experiments import progress
@@ -25,3 +27,13 @@ def test_an_interrupt_that_a_callback_swallows_ends_the_job_after_the_item_at_ha
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.stdout.split() == ["three", "0"] and done.returncode in (1, 130, -signal.SIGINT)
     assert "Exception ignored" in done.stderr
+
+
+def test_lines_tell_the_time_left_where_no_bar_does(capsys, monkeypatch):
+    now = iter([0.0, 120.0, 240.0, 300.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    with progress.over("abc", "letters") as each:
+        for letter in each:
+            each.say(letter)
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["letters", "a (33% done, about 4 min left)", "b (67% done, about 2 min left)", "c"]
