@@ -1,5 +1,9 @@
 """The swap experiment, small and whole: the model as it was trained, with other kernels, and what cannot be put in."""
 
+import dataclasses
+
+import pytest
+
 from attnzoo import Additive, LearnedPositions, Linear, Nystrom, SlidingWindow, Softmax
 from attnzoo.models import BlockConfig
 from experiments import language, records
@@ -48,3 +52,8 @@ def test_all_seeds_of_a_folder_are_exchanged_and_compared_with_themselves(tmp_pa
     )
     assert "2 seeds, which supports no claim" in summaries.of(tmp_path / "out")
     assert [folder.name for folder in language.find_seeds(tmp_path / language.FOLDER / "m3")] == ["m3"]
+    both = run.Settings(str(tmp_path), (SlidingWindow(1, 0),), 4, str(tmp_path / "out"), lengths=(8, 16))
+    assert run.run(both) == 0
+    assert [row["length"] for row in records.read(tmp_path / "out")] == [16] * 4 + [8] * 4
+    with pytest.raises(ValueError, match="--lengths=17: m0 takes at most 16 tokens"):
+        run.run(dataclasses.replace(both, lengths=(17,)))

@@ -11,6 +11,7 @@ flags.DEFINE_string(
     "checkpoint", "runs/compare/accuracy", "A checkpoint, or a folder of accuracy, for its best softmax model."
 )
 flags.DEFINE_string("kernels", KERNELS, "Kernels to put in, as calls; {a,b} is a grid.")
+flags.DEFINE_string("lengths", "", "Tokens of each window, such as 64,512; the longest that the models take if empty.")
 flags.DEFINE_integer("test_examples", 256, "Windows of unseen files.")
 flags.DEFINE_string("out", "runs/swap", "Folder for rows and figure.")
 
@@ -24,6 +25,7 @@ def main() -> int:
         kernels=command_line.kernels(FLAGS.kernels),
         test_examples=FLAGS.test_examples,
         out=FLAGS.out,
+        lengths=command_line.lengths(FLAGS.lengths) if FLAGS.lengths else (),
     )
     return run(settings)
 

@@ -16,10 +16,11 @@ def summaries(rows: list[dict]) -> list[Table]:
 
 def grouped(rows: list[dict]) -> list[list[dict]]:
     """Rows of each kernel in models of one kind, with `change`, the bits that it adds to the same model, if known."""
-    trained = {row["checkpoint"]: row["bits"] for row in rows if row["kernel"] == row["trained"] and "bits" in row}
+    own = [row for row in rows if row["kernel"] == row["trained"] and "bits" in row]
+    trained = {(row["checkpoint"], row["length"]): row["bits"] for row in own}
     found: dict[tuple, list[dict]] = {}
     for row in rows:
-        before = trained.get(row["checkpoint"])
+        before = trained.get((row["checkpoint"], row["length"]))
         change = row["bits"] - before if row["status"] == "measured" and before is not None else None
         kind = tuple(row.get(name) for name in (*MODEL, "kernel"))
         found.setdefault(kind, []).append(row | {"change": change})

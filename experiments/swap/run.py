@@ -16,7 +16,7 @@ from experiments.swap import plot
 from experiments.tasks.text import MaskedText, Text
 
 BATCH = 32
-KEY = ("checkpoint", "trained", "positions", "seed", "kernel", "test_examples", "digest")
+KEY = ("checkpoint", "trained", "positions", "seed", "length", "kernel", "test_examples", "digest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Settings:
     kernels: tuple[Kernel, ...]
     test_examples: int
     out: str
+    lengths: tuple[int, ...] = ()  # the longest that models take, where empty
 
     def __post_init__(self):
         command_line.at_least(1, test_examples=self.test_examples)
@@ -62,17 +63,23 @@ def run(settings: Settings) -> int:
 def _swaps(settings: Settings, folder: pathlib.Path) -> Iterator[Swap]:
     """A model's own kernel first."""
     described = language.read(checkpoints.about(folder))
+    longest = described.max_length
+    if max(settings.lengths, default=0) > longest:
+        raise ValueError(
+            f"--lengths={','.join(map(str, settings.lengths))}: {folder.name} takes at most {longest} tokens"
+        )
     shared = records.environment() | {
         "checkpoint": folder.name,
         "trained": ", ".join(map(repr, described.attention)),
         "positions": repr(described.positions),
-        "length": described.max_length,
         "seed": described.seed,
         "test_examples": settings.test_examples,
         "digest": _task(described).digest,
     }
-    for kernel in dict.fromkeys((*described.attention, *settings.kernels)):
-        yield Swap(folder, kernel, shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel)})
+    for length in settings.lengths or (longest,):
+        for kernel in dict.fromkeys((*described.attention, *settings.kernels)):
+            told = {"length": length, "kernel": catalogue.identity(kernel), "name": catalogue.name_of(kernel)}
+            yield Swap(folder, kernel, shared | told)
 
 
 def _task(described: language.Description) -> Text:
@@ -88,7 +95,7 @@ def _tested(settings: Settings, swap: Swap) -> dict:
     model.eval()
     bits, weights = [], []
     try:
-        for batch in _task(described).batches("test", 0, settings.test_examples, BATCH, described.max_length):
+        for batch in _task(described).batches("test", 0, settings.test_examples, BATCH, swap.row["length"]):
             bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
             weights.append(batch.weights)
     except Exception as error:  # one kernel that fails must not take the others with it
@@ -103,4 +110,4 @@ def describe(row: dict) -> str:
     told = (
         f"{row['bits']:.3f} bits of each byte" if row["status"] == "measured" else f"{row['status']}: {row['reason']}"
     )
-    return f"{row['kernel']} in a model trained with {row['trained']}, seed {row['seed']}: {told}"
+    return f"{row['kernel']} for {row['trained']}, seed {row['seed']}, length {row['length']:,}: {told}"
