@@ -177,11 +177,13 @@ def test_a_run_leaves_its_command_and_what_it_cost(tmp_path, monkeypatch):
     assert told == f"python -m experiments.peers\n{command}  # 2.75 CPU minutes\n"
 
 
-def test_the_cost_of_a_folder_is_that_of_its_outermost_commands(tmp_path):
-    for name, minutes in (("a", 2), ("a/inner", 1), ("b/deep", 4)):
+def test_a_command_counts_once_and_what_was_started_by_hand_beside_it(tmp_path):
+    told = {"a": ("x", 2), "a/inner": ("x", 1), "a/by_hand": ("y --out=a/by_hand", 3), "b/deep": ("x --out=b", 4)}
+    for name, (command, minutes) in told.items():
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / commands.COMMAND).write_text(f"python -m experiments.x  # {minutes}.00 CPU minutes\n")
-    assert commands.total(tmp_path) == 6 and commands.total(tmp_path / "a" / "inner") == 1
+        line = f"python -m experiments.{command}  # {minutes}.00 CPU minutes\npython -m experiments.z\n"
+        (tmp_path / name / commands.COMMAND).write_text(line)
+    assert commands.total(tmp_path) == 9 and commands.total(tmp_path / "a" / "inner") == 1
 
 
 def test_each_section_becomes_a_spreadsheet(tmp_path):
