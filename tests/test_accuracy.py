@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
@@ -337,10 +336,8 @@ def test_trades_are_drawn_where_there_are_any(tmp_path, first, second, stems):
 
 def test_speed_is_of_all_steps_and_not_of_those_to_the_best(monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "sizes_axis", lambda axis: None)
-    axis = types.SimpleNamespace(
-        scatter=lambda x, y, **_: drawn.append((x, y)), set_xlabel=lambda text: None, margins=lambda share: None
-    )
+    _, [axis] = figures.axes(1)
+    monkeypatch.setattr(axis, "scatter", lambda x, y, **_: drawn.append((x, y)))
     rows = analysis.captioned([trained(), trained(width=16, score=0.75)])
     ends = trades._bubbles(axis, rows, figures.styles([row | {"kernel": row["label"]} for row in rows]))
     assert drawn == [(24.0, 0.5), (24.0, 0.75)]

@@ -26,7 +26,7 @@ def draw(rows: list[dict], styles: dict, out: pathlib.Path, name: str) -> list[p
             axis.set_ylabel(LABELS[own[0]["metric"]])
             ends = panel(axis, own, styles)
             figures.levels(axis, nearby(own, max(row["score"] for row in own)))
-            if own[0]["metric"] == "accuracy":
+            if own[0]["metric"] == "accuracy" and panel is _states:  # bubbles may reach beyond
                 figures.shares(axis)
             figures.label_lines(axis, ends)
             figures.save(figure, out / f"{stem}_{name}")
@@ -67,4 +67,6 @@ def _bubbles(axis, rows, styles) -> list[tuple]:
         ends.append((which, speed, score, color))
     axis.set_xlabel(f"training tokens in a second (area: memory of a step, at most {wording.size_text(most)})")
     axis.margins(0.15)
+    axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     return ends
