@@ -67,6 +67,6 @@ def _bubbles(axis, rows, styles) -> list[tuple]:
         ends.append((which, speed, score, color))
     axis.set_xlabel(f"training tokens in a second (area: memory of a step, at most {wording.size_text(most)})")
     axis.margins(0.15)
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.15 * max(speed for _, speed, *_ in ends))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     return ends
