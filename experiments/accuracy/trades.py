@@ -38,8 +38,8 @@ def _states(axis, rows, styles) -> list[tuple]:
     """Scores against bytes, a line over the widths of each variant."""
     ends = []
     for which in dict.fromkeys(row["label"] for row in rows):
-        points = sorted(_points([row for row in rows if row["label"] == which], "state_bytes"))
-        sizes, scores = zip(*points, strict=True)
+        points = _points([row for row in rows if row["label"] == which])
+        sizes, scores = zip(*sorted(points.items()), strict=True)
         figures.means(axis, sizes, scores, styles[which])
         ends.append((which, sizes[-1], scores[-1].value, styles[which]["color"]))
     figures.sizes_axis(axis)
@@ -47,13 +47,12 @@ def _states(axis, rows, styles) -> list[tuple]:
     return ends
 
 
-def _points(rows, name) -> list[tuple]:
-    """A number of the rows of each width, and their mean score."""
-    found = []
-    for width in dict.fromkeys(row["width"] for row in rows):
-        own = [row for row in rows if row["width"] == width]
-        found.append((own[0][name], statistics.mean([row["score"] for row in own])))
-    return found
+def _points(rows) -> dict[float, statistics.Mean]:
+    """The mean score at each size of the state."""
+    scores: dict[float, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["state_bytes"], []).append(row["score"])
+    return {size: statistics.mean(own) for size, own in scores.items()}
 
 
 def _bubbles(axis, rows, styles) -> list[tuple]:
