@@ -1,0 +1,115 @@
+"""What the accuracy experiment says of its rows: the chosen rate, differences, what is counted apart, and figures."""
+
+import numpy as np
+import pytest
+
+from experiments import figures, statistics
+from experiments.accuracy import analysis, flags, plot, prediction, trades
+
+
+def row_of(seed, rate, score, validation, kernel="Softmax()", status="measured"):
+    return {
+        "task": "MQAR()", "kernel": kernel, "name": "softmax", "positions": "LearnedPositions()", "length": 8,
+        "width": 4, "metric": "accuracy", "learning_rate": rate, "seed": seed, "score": score,
+        "validation": validation, "status": status, "parameters": 7, "baselines": {}, "reason": "",
+    }  # fmt: skip
+
+
+def test_validation_chooses_the_learning_rate_and_differences_are_paired():
+    rows = [row_of(seed, 1e-3, 0.5 + seed / 10, -0.5) for seed in range(3)]
+    rows += [row_of(seed, 1e-2, 0.9, -0.4) for seed in range(3)]
+    rows += [row_of(seed, 1e-3, 0.3 + seed / 10, -0.9, "Linear()") for seed in range(2)]
+    rows += [row_of(2, 1e-3, 0.0, None, "Linear()", "diverged")]
+    rows += [row_of(seed, 1e-2, 0.2, -0.1, "Linear()") for seed in range(3)]
+    softmax, linear = analysis.summarise(rows)
+    assert softmax["learning_rate"] == 1e-3 and softmax["rates"] == 2 and softmax["seeds"] == 3
+    assert softmax["score"] == statistics.mean([0.5, 0.6, 0.7]) and softmax["difference"] is None
+    assert linear["learning_rate"] == 1e-2 and linear["diverged"] == 1
+    np.testing.assert_allclose(linear["difference"], statistics.mean([-0.3, -0.4, -0.5]))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "positions", "labels", "subject"),
+    [
+        (["Softmax()", "Linear()"], ["LearnedPositions()"] * 2, ["Softmax", "Linear"], "Text"),
+        (["Softmax()", "Linear()"], ["T5Buckets()"] * 2, ["Softmax", "Linear"], "Text, T5Buckets"),
+        (["Softmax()"] * 2, ["LearnedPositions()", "ALiBi()"], ["LearnedPositions", "ALiBi"], "Text, Softmax"),
+        (["Softmax()", "Linear()"], ["LearnedPositions()", "ALiBi()"], ["Softmax", "Linear, ALiBi"], "Text"),
+    ],
+)
+def test_a_figure_says_once_what_all_share(kernels, positions, labels, subject):
+    rows = [
+        {"task": "Text()", "kernel": kernel, "positions": chosen}
+        for kernel, chosen in zip(kernels, positions, strict=True)
+    ]
+    found = analysis.captioned(rows)
+    assert [row["label"] for row in found] == labels and {row["subject"] for row in found} == {subject}
+
+
+def trained(**changes):
+    """A row with what figures want of it."""
+    row = row_of(0, 1e-3, 0.5, None) | {"width": 8, "steps": 3, "best_step": 1, "tokens": 8, "train_seconds": 1.0}
+    return row | {"task_name": "mqar", "state_bytes": 8, "needed_bytes": 2**20, "by_length": {}, "probes": {}} | changes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "stems"),
+    [
+        ({}, {"kernel": "Linear()"}, ["bubbles_x"]),
+        ({"needed_bytes": None}, {"kernel": "Linear()"}, []),
+        ({"needed_bytes": None}, {"kernel": "Linear()", "state_bytes": 4}, ["state_x"]),
+        ({}, {"width": 16, "state_bytes": 16}, []),
+    ],
+)
+def test_trades_are_drawn_where_there_are_any(tmp_path, first, second, stems):
+    rows = analysis.captioned([trained(**first), trained(**second)])
+    styles = figures.styles([row | {"kernel": row["label"]} for row in rows])
+    assert [stem.name for stem in trades.draw(rows, styles, tmp_path, "x")] == stems
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(stems)
+
+
+def test_speed_is_of_all_steps_and_not_of_those_to_the_best(monkeypatch):
+    drawn = []
+    _, [axis] = figures.axes(1)
+    monkeypatch.setattr(axis, "scatter", lambda x, y, **_: drawn.append((x, y)))
+    rows = analysis.captioned([trained(), trained(width=16, score=0.75)])
+    ends = trades._bubbles(axis, rows, figures.styles([row | {"kernel": row["label"]} for row in rows]))
+    assert drawn == [(24.0, 0.5), (24.0, 0.75)]
+    assert [label for label, *_ in ends] == ["Softmax, width 8", "Softmax, width 16"]
+    rows = [trained(step_flops=10.0, status="measured")]
+    assert "3e-08 GFLOP/s" in prediction.of(flags.parsed(task="copy", kernels="softmax"), rows).basis
+
+
+def test_figures_are_of_the_rate_that_validation_chose(tmp_path, monkeypatch):
+    rows = [trained(learning_rate=rate, score=rate, validation=-rate) for rate in (0.9, 0.1)]
+    seen = []
+    for part in (plot.trades, plot.probes):
+        monkeypatch.setattr(part, "draw", lambda own, *_: seen.append([row["score"] for row in own]) or [])
+    monkeypatch.setattr(plot, "_figure", lambda own, *_: seen.append([row["score"] for row in own]))
+    monkeypatch.setattr(figures, "save", lambda *_: None)
+    plot.draw(rows, analysis.summarise(rows), tmp_path)
+    assert seen == [[0.9]] * 3
+
+
+def test_sweeps_of_one_folder_are_told_apart():
+    rows = [row_of(0, 1e-3, score, None) | {"steps": steps} for steps, score in ((10, 0.1), (1000, 0.9))]
+    header, lines = analysis.table(analysis.summarise(rows))
+    found = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [(line["steps"], line["score"], line["seeds"]) for line in found] == [
+        ("10", "10.0", "1"),
+        ("1,000", "90.0", "1"),
+    ]
+
+
+def test_what_diverged_is_counted_and_what_failed_chooses_no_rate():
+    rows = [row_of(seed, 1e-3, 0.9, -0.9) for seed in range(2)] + [row_of(2, 1e-3, None, None, status="failed")]
+    rows += [row_of(seed, 1e-2, 0.5, -0.5) for seed in range(3)]
+    rows += [row_of(seed, 1e-1, None, None, status="diverged") for seed in range(3)]
+    [found] = analysis.summarise(rows)
+    assert found["learning_rate"] == 1e-3 and found["diverged"] == 3 and found["seeds"] == 2
+
+
+def test_what_is_larger_than_exact_attention_is_said():
+    rows = [row_of(0, 1e-3, 0.5, None), row_of(0, 1e-3, 0.5, None, "Linear()") | {"parameters": 8}]
+    _, lines = analysis.table(analysis.summarise(rows))
+    assert [line[7] for line in lines] == ["7", "8 (+14.3%)"]
