@@ -45,11 +45,7 @@ def define(values: flags.FlagValues) -> None:
     number("weight_decay", 0.01, "Of matrices.")
     choice("dtype", "float32", ["float32", "bfloat16"], "Type of activations.")
     count("test_examples", 256, "Held-out examples, and as many to validate on.")
-    count(
-        "validate_every",
-        0,
-        "Steps between validations, the best of which is tested; 0 for the last step.",
-    )
+    count("validate_every", 0, "Steps between validations, the best of which is tested; 0 for the last step.")
     count("save_every", 500, "Steps between checkpoints of an unfinished cell; 0 for none.")
     choice("match", "none", ["none", "params"], "params: feed-forward widths make models equally large.")
     number("minutes", 0.0, "Limit of each cell; 0 for none.")

@@ -45,12 +45,13 @@ def run(settings: Settings) -> int:
     """Test models as they were trained and with each kernel that is missing, then draw; 1 if a test failed."""
     out, folders = pathlib.Path(settings.out), language.find_seeds(pathlib.Path(settings.checkpoint))
     with records.writing(out):
+        environment = records.environment()
         wanted = [swap for folder in folders for swap in _swaps(settings, folder)]
         done = records.latest(records.read(out), KEY)
         todo = [swap for swap in wanted if not records.is_done(swap.row, done, KEY)]
         with progress.over(todo, f"swap: {len(todo)} of {len(wanted)} to test") as each:
             for swap in each:
-                row = swap.row | _tested(settings, swap)
+                row = environment | swap.row | _tested(settings, swap)
                 records.append(out, row)
                 each.say(describe(row))
         done = records.latest(records.read(out), KEY)
@@ -68,10 +69,10 @@ def _swaps(settings: Settings, folder: pathlib.Path) -> Iterator[Swap]:
         raise ValueError(
             f"--lengths={','.join(map(str, settings.lengths))}: {folder.name} takes at most {longest} tokens"
         )
-    shared = records.environment() | {
+    shared = {
         "checkpoint": folder.name,
-        "trained": ", ".join(map(repr, described.attention)),
-        "positions": repr(described.positions),
+        "trained": ", ".join(map(catalogue.identity, described.attention)),
+        "positions": catalogue.identity(described.positions),
         "seed": described.seed,
         "test_examples": settings.test_examples,
         "digest": _task(described).digest,
