@@ -66,13 +66,14 @@ def axes(count: int, width: float = 5.2, height: float = 4.6):
     return figure, list(panels[0])
 
 
-def means(panel, xs, found, style: dict) -> None:
-    """A line through means over `xs`, with their intervals where there are any."""
+def means(panel, xs, found, style: dict, across=None) -> None:
+    """A line through means over `xs`, with their intervals where there are any, and those of `xs` if given."""
     spread = [
         [0 if mean.low is None else mean.value - mean.low for mean in found],
         [0 if mean.high is None else mean.high - mean.value for mean in found],
     ]
-    panel.errorbar(xs, [mean.value for mean in found], spread, markersize=4.5, linewidth=1.4, elinewidth=1, **style)
+    drawn = {"markersize": 4.5, "linewidth": 1.4, "elinewidth": 1} | style
+    panel.errorbar(xs, [mean.value for mean in found], spread, across, **drawn)
 
 
 def levels(panel, found: dict[str, dict[float, float]]) -> None:

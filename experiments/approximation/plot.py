@@ -9,7 +9,7 @@ from matplotlib import ticker
 
 from experiments import figures, statistics, wording
 
-LINE = {"linewidth": 1.4, "elinewidth": 0.8, "markersize": 4.5}
+THIN = {"elinewidth": 0.8}
 PANELS = {
     "output": "output, relative Frobenius error",
     "weights": "attention matrix, relative Frobenius error",
@@ -59,7 +59,7 @@ def _error_line(panel, own: list[dict], style: dict, name: str, terms: list[int]
     means, xs = [statistics.mean(row[name]) for row in own], [row["terms"] for row in own]
     if xs[0] is None:
         xs, means, style = [terms[0], terms[-1]], means * 2, style | {"marker": ""}
-    _errorbar(panel, xs, means, style)
+    figures.means(panel, xs, means, style | THIN)
     return own[0]["dial"], xs[-1], min(means[-1].value, WORST), style["color"]
 
 
@@ -103,7 +103,7 @@ def _trade_line(panel, own: list[dict], style: dict) -> tuple[str, float, float,
     """Draw a dial's errors over ratios of time; its label, and where that belongs."""
     means, ratios = [statistics.mean(row["output"]) for row in own], [row["ratio"] for row in own]
     across = np.abs(np.array([row["ratio_quartiles"] for row in own]).T - ratios)
-    _errorbar(panel, ratios, means, style, across)
+    figures.means(panel, ratios, means, style | THIN, across)
     is_first = style["linestyle"] == "-"  # variants have the same values nearby
     for row, mean in zip(own, means, strict=True):
         if is_first and row["value"] is not None and row in (own[0], own[-1]):
@@ -129,12 +129,6 @@ def _lines(rows: list[dict]) -> list[tuple[list[dict], dict]]:
     styles = figures.styles([{"kernel": dial, "name": name} for dial, name in names.items()])
     own = {dial: [row for row in rows if row["dial"] == dial] for dial in names}
     return [(sorted(own[dial], key=lambda row: row["terms"] or 0), style) for dial, style in styles.items()]
-
-
-def _errorbar(panel, xs: list[float], means: list[statistics.Mean], style: dict, across=None) -> None:
-    """Means with their intervals, where there are any."""
-    half = [0.0 if mean.high is None else mean.high - mean.value for mean in means]
-    panel.errorbar(xs, [mean.value for mean in means], yerr=half, xerr=across, **style, **LINE)
 
 
 def _mean_of_values(panel, rows: list[dict], name: str) -> float:

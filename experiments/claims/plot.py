@@ -67,10 +67,8 @@ def _recall(rows: list[dict]):
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         own = [row for row in each if row["kernel"] == kernel]
         means = [statistics.mean([row["accuracy"] for row in own if row["distance"] == x]) for x in xs]
-        spread = [mean.value - (mean.low if mean.low is not None else mean.value) for mean in means]
-        ys = [mean.value for mean in means]
-        panel.errorbar(xs, ys, spread, elinewidth=1, **styles[kernel], **DRAWN)
-        ends.append((wording.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
+        figures.means(panel, xs, means, styles[kernel])
+        ends.append((wording.short(kernel), xs[-1], means[-1].value, styles[kernel]["color"]))
     figures.footnote(figure, ["Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."])
     figures.label_lines(panel, ends)
     return figure
