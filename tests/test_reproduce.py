@@ -19,6 +19,7 @@ from experiments import records, statistics
 from experiments.accuracy import flags as accuracy_flags
 from experiments.accuracy.cells import KEY as TRAINED
 from experiments.accuracy.cells import cells
+from experiments.report import sections
 from experiments.reproduce import analysis, ledger, page, presets, public, run, stepping, trainings, verdict
 from experiments.reproduce.published import TABLES, Published, ratio, results
 from experiments.reproduce.stepping import Sizes
@@ -386,3 +387,13 @@ def test_numbers_of_a_table_are_known_and_commands_measure_the_same_again():
         if one.result == published("speed", "text", "performer", 4000)
     ]
     assert "--batch=1 --repeats=5" in entry.command
+
+
+def test_models_of_a_published_setting_have_a_verdict_on_the_page_and_others_none():
+    rows = records.read(RESULTS / "reproduce" / "mqar")
+    [table] = analysis.of_models(rows)
+    [line] = table.lines
+    assert "mqar" in table.title and line[:3] == ["mqar 64", "softmax", "99 %"] and "reproduced" in line
+    assert analysis.of_models([row | {"weight_decay": 0.0} for row in rows]) == []
+    [found] = sections.split(rows)
+    assert table in found.section.summaries(found.rows)

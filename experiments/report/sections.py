@@ -26,12 +26,14 @@ class Section:
       columns: what its rows have, and those of no other experiment.
       caveats: what its numbers do not support, whatever they are.
       home: the module of the package that has KEY, which makes two rows the same cell.
+      has_models: whether rows are of trained models, which a published accuracy may be about.
     """
 
     name: str
     columns: frozenset[str]
     caveats: tuple[str, ...] = ()
     home: str = "run"
+    has_models: bool = False
 
     @property
     def question(self) -> str:
@@ -44,12 +46,17 @@ class Section:
         return importlib.import_module(f"experiments.{self.name}.{self.home}").KEY
 
     def summaries(self, rows: list[dict]) -> list[Table]:
-        """What the experiment says of its rows."""
-        return importlib.import_module(f"experiments.{self.name}.analysis").summaries(rows)
+        """What the experiment says of its rows, and where they are of a published setting, the verdict."""
+        own = _analysis(self.name).summaries(rows)
+        return [*own, *_analysis("reproduce").of_models(rows)] if self.has_models else own
 
 
-def _section(name: str, columns: str, *caveats: str, home: str = "run") -> Section:
-    return Section(name, frozenset(columns.split()), caveats, home)
+def _analysis(name: str):
+    return importlib.import_module(f"experiments.{name}.analysis")
+
+
+def _section(name: str, columns: str, *caveats: str, **given) -> Section:
+    return Section(name, frozenset(columns.split()), caveats, **given)
 
 
 # In the order of the page.
@@ -68,6 +75,7 @@ SECTIONS = (
         SMALL,
         "Differences to softmax are paired by seed.",
         home="cells",
+        has_models=True,
     ),
     _section("peers", "peer pairs", MACHINE, "Definitions differ as the notes say."),
     _section("decoding", "context tokens cell_budget", MACHINE, "States are full of random numbers."),
@@ -84,7 +92,7 @@ SECTIONS = (
         "reproduce",
         "shrink reference",
         MACHINE,
-        "Published speeds are of a TPU. Verdicts on accuracies are in ledger.md, beside the rows.",
+        "Published speeds are of a TPU.",
         home="stepping",
     ),
     _section("tiles", "tile pairs is_rule", MACHINE),

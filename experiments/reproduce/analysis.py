@@ -1,10 +1,10 @@
-"""Rows to statements: what a step costs with each kernel, relative to softmax that keeps its scores."""
+"""Rows to statements: what a step costs with each kernel, relative to softmax that keeps its scores, and verdicts."""
 
 from __future__ import annotations
 
 from experiments import tables
 from experiments.reproduce import ledger, page, stepping, trainings
-from experiments.reproduce.published import MEMORY, SPEED, results
+from experiments.reproduce.published import TABLES, results
 from experiments.tables import Table
 from experiments.wording import Shown
 
@@ -16,15 +16,26 @@ def summaries(rows: list[dict]) -> list[Table]:
     return [
         tables.pivot("Speed: steps in a second, relative to softmax that keeps its scores", rows, *ACROSS, _speed),
         tables.pivot("Memory, relative to softmax that keeps its scores", rows, *ACROSS, _memory),
-        *(_verdicts(table, rows) for table in (SPEED, MEMORY)),
+        *_verdicts({ledger.STEPS: rows} | dict.fromkeys(trainings.TRAININGS, ())),
     ]
 
 
-def _verdicts(table: str, rows: list[dict]) -> Table:
-    known = {ledger.STEPS: rows} | {setting: [] for setting in trainings.TRAININGS}
-    entries = [ledger.entry(result, known, "") for result in results() if result.table == table]
-    header, lines = page.table([entry for entry in entries if entry.faithful.value or entry.corrected.value])
-    return Table(f"Published {table}, measured again", header[:-1], [line[:-1] for line in lines])
+def of_models(rows: list[dict]) -> list[Table]:
+    """Verdicts on published accuracies, by models of `experiments.accuracy`; none where no setting is published."""
+    return _verdicts({ledger.STEPS: ()} | dict.fromkeys(trainings.TRAININGS, rows))
+
+
+def _verdicts(rows: ledger.Rows) -> list[Table]:
+    """The lines of the ledger with a number, a table for each published one."""
+    entries = [ledger.entry(result, rows, "") for result in results()]
+    measured = [entry for entry in entries if entry.faithful.value or entry.corrected.value]
+    found = []
+    for table in TABLES:
+        header, lines = page.table([entry for entry in measured if entry.result.table == table])
+        if lines:
+            without_command = header[:-1], [line[:-1] for line in lines]
+            found.append(Table(f"Published {table}, measured again", *without_command))
+    return found
 
 
 def _speed(group: list[dict]) -> str:
