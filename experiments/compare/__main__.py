@@ -1,4 +1,4 @@
-"""`python -m experiments.compare`: two experiments and a report, each by its own command line."""
+"""`python -m experiments.compare`: some experiments and a report, each by its own command line."""
 
 import pathlib
 import shlex
@@ -8,54 +8,36 @@ import sys
 from absl import flags
 
 from experiments import command_line
+from experiments.compare.presets import PRESETS, Part
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("preset", "full", ["full", "small"], "full: about six minutes on two cores; small: about one.")
+flags.DEFINE_enum(
+    "preset",
+    "full",
+    list(PRESETS),
+    "full: about eight minutes on two cores. small: about one. hour: an hour of processor time, what `results` tells "
+    "of accuracy, approximation and published numbers.",
+)
 flags.DEFINE_string("out", "runs/compare", "Folder for rows, figures and the page.")
-
-PRESETS = {
-    "full": {
-        "scaling": {"kernels": "all", "lengths": "256:4096", "passes": "forward,train", "cell_budget": "8"},
-        "accuracy": {
-            "kernels": "softmax, sliding_window(left=7, right=7), linear, linformer(rank=16), nystrom(landmarks=16)",
-            "lengths": "32,64",
-            "steps": "150",
-            "tokens": "2048",
-            "heads": "2",
-            "test_examples": "128",
-        },
-    },
-    "small": {
-        "scaling": {"kernels": "all", "lengths": "64:256", "passes": "forward", "heads": "2", "head_dim": "16"},
-        "accuracy": {
-            "kernels": "softmax, sliding_window(left=15, right=15), nystrom(landmarks=8)",
-            "lengths": "32,64",
-            "steps": "20",
-            "tokens": "512",
-            "heads": "2",
-            "widths": "32",
-            "layers": "1",
-            "test_examples": "64",
-            "isolate": "false",
-        },
-    },
-}
 
 
 def main() -> int:
     """Run what the preset lists, and write the page."""
     out = pathlib.Path(FLAGS.out)
-    codes = [_experiment(name, arguments, out / name) for name, arguments in PRESETS[FLAGS.preset].items()]
-    if any(code not in (0, 1) for code in codes):
-        return max(map(abs, codes))  # a part that was killed has a negative code
+    codes = []
+    for folder, part in PRESETS[FLAGS.preset].items():
+        codes.append(_run(part, out, folder))
+        if codes[-1] not in (0, 1):
+            return abs(codes[-1])  # a part that was killed has a negative code
     from experiments.report.page import write
 
     print(f"report: {write(out, out / 'report.html')}")
     return max(codes)
 
 
-def _experiment(name: str, arguments: dict[str, str], out: pathlib.Path) -> int:
-    words = ["-m", f"experiments.{name}", *(f"--{flag}={value}" for flag, value in arguments.items()), f"--out={out}"]
+def _run(part: Part, out: pathlib.Path, folder: str) -> int:
+    given = [f"--{flag}={value.format(out=out)}" for flag, value in part.flags.items()]
+    words = ["-m", f"experiments.{part.experiment}", *given, f"--out={out / folder}"]
     print(f"$ {shlex.join(['python', *words])}", flush=True)
     return subprocess.run([sys.executable, *words]).returncode
 
