@@ -121,6 +121,40 @@ def test_mean_pooling_is_the_mean_and_cls_the_first():
     np.testing.assert_allclose(model(TOKENS), model.head(x[:, 0]), atol=1e-6)
 
 
+PAIRS = jnp.stack([TOKENS, TOKENS[::-1, ::-1]], axis=1)
+
+
+@pytest.mark.parametrize(("pairing", "pooling"), [("joined", "cls"), ("compared", "mean")])
+def test_a_pair_is_two_documents_that_one_encoder_reads(pairing, pooling):
+    """Each by itself, as far as it is long; then what is made of both meets one hidden layer."""
+    config = BlockConfig(width=8, num_heads=2, feed_forward=40)
+    given = {"max_length": 8, "num_layers": 1, "pooling": pooling, "pairing": pairing}
+    model = loud(Classifier(11, 3, config, **given, rngs=nnx.Rngs(0)))
+    lengths = jnp.array([[8, 5], [3, 8]])
+    logits = model(PAIRS, lengths=lengths)
+    assert logits.shape == (2, 3) and logits.dtype == jnp.float32
+    np.testing.assert_array_equal(model(PAIRS.at[0, 1, 5:].set(0), lengths=lengths), logits)
+    assert np.abs(model(PAIRS.at[0, 1, :5].set(7), lengths=lengths) - logits)[0].max() > 1e-3
+
+    head, model.head = model.head, lambda x: x.reshape(-1, 8)  # what the encoder says of each document
+    x, y = (model(PAIRS, lengths=lengths).reshape(2, 2, 8)[:, document] for document in (0, 1))
+    alone = model(jnp.stack([PAIRS[:, 1]] * 2, axis=1), lengths=jnp.stack([lengths[:, 1]] * 2, axis=1))
+    np.testing.assert_allclose(alone.reshape(2, 2, 8)[:, 0], y, atol=1e-5)
+    features = jnp.concatenate([x, y] if pairing == "joined" else [x, y, x * y, x - y], axis=1)
+    assert head.hidden.kernel.shape == (features.shape[1], 40)
+    expected = head.out(jnp.maximum(head.hidden(features), 0))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pairing", "tokens", "expected"), [(None, PAIRS, r"\[B, T\]"), ("joined", TOKENS, r"\[B, 2, T\]")]
+)
+def test_a_model_of_pairs_takes_pairs_alone(pairing, tokens, expected):
+    model = Classifier(11, 3, SMALL, max_length=8, num_layers=0, pairing=pairing, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=rf"tokens have shape \(2, .*8\): expected {expected}"):
+        model(tokens)
+
+
 @pytest.mark.parametrize("cross", [Softmax(), Additive(4), Linear(), Linformer(4)], ids=repr)
 def test_an_encoder_decoder_sees_its_source_and_only_earlier_targets(cross):
     model = loud(encoder_decoder(cross_attention=cross, encoder_attention=Nystrom(4), rngs=nnx.Rngs(0)))
@@ -237,6 +271,9 @@ BAD = {
     ),
     r"pooling='max': expected one of mean, cls": lambda: Classifier(
         11, 3, SMALL, max_length=8, num_layers=1, pooling="max", rngs=nnx.Rngs(0)
+    ),
+    r"pairing='product': expected one of joined, compared, or None": lambda: Classifier(
+        11, 3, SMALL, max_length=8, num_layers=1, pairing="product", rngs=nnx.Rngs(0)
     ),
     r"positions=None: expected an instance such as": lambda: language_model(SMALL, positions=None, rngs=nnx.Rngs(0)),
     r"num_heads=3\): num_heads must divide width": lambda: BlockConfig(width=8, num_heads=3),

@@ -2,7 +2,7 @@
 
     x = embed(tokens) + position;  x = blocks(x)
     LanguageModel      logits = head(x)                       a decoder alone, or with is_causal=False an encoder alone
-    Classifier         logits = head(pooled x)                an encoder
+    Classifier         logits = head(pooled x)                an encoder, over one document or over each of two
     EncoderDecoder     logits = head(decoder(target; encoder(source)))
 
 Vaswani et al. 2017, arXiv:1706.03762, whose own choices are `BlockConfig(norm="after", activation="relu")` and
@@ -26,6 +26,10 @@ from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of
 from attnzoo.positions import AbsoluteEncoding, LearnedPositions, NoPositions, PositionEncoding, RelativeEncoding
 
 POOLINGS = ("mean", "cls")
+PAIRINGS = {
+    "joined": lambda x, y: (x, y),
+    "compared": lambda x, y: (x, y, x * y, x - y),
+}
 
 
 class Embedding(nnx.Module):
@@ -155,10 +159,11 @@ class Classifier(nnx.Module):
       vocabulary: number of tokens.
       num_classes: number of classes.
       pooling: "mean" over real tokens, or "cls", the output at a learned vector that is put before them.
+      pairing: None where an example is one document. For pairs, what a `PairHead` sees of two: "joined" or "compared".
       (others): those of `LanguageModel`.
 
     Raises:
-      ValueError: there is no such pooling, or what `LanguageModel` raises.
+      ValueError: there is no such pooling or pairing, or what `LanguageModel` raises.
       NotImplementedError: a kernel cannot serve in its slot.
 
     Example:
@@ -167,6 +172,10 @@ class Classifier(nnx.Module):
       >>> model = Classifier(256, 10, config, max_length=64, num_layers=2, attention=Performer(16), rngs=nnx.Rngs(0))
       >>> model(jnp.zeros((2, 64), int), lengths=jnp.array([64, 3])).shape
       (2, 10)
+      >>> sizes = {"max_length": 64, "num_layers": 2}
+      >>> model = Classifier(256, 2, config, **sizes, pairing="compared", rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((3, 2, 64), int), lengths=jnp.array([[64, 3], [9, 9], [1, 64]])).shape
+      (3, 2)
     """
 
     def __init__(
@@ -180,28 +189,64 @@ class Classifier(nnx.Module):
         attention: Kernel | Sequence[Kernel] = Softmax(),
         positions: PositionEncoding = LearnedPositions(),
         pooling: str = "mean",
+        pairing: str | None = None,
         rngs: nnx.Rngs,
     ):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r}: expected one of {', '.join(POOLINGS)}")
+        if pairing not in (None, *PAIRINGS):
+            raise ValueError(f"pairing={pairing!r}: expected one of {', '.join(PAIRINGS)}, or None for no pairs")
         kernels = kernels_of("attention", attention, num_layers)
-        self.pooling, self.max_length = pooling, max_length
+        self.pooling, self.pairing, self.max_length = pooling, pairing, max_length
         longest = max_length + (pooling == "cls")
         self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
         self.stack = Stack(config, "encoder", kernels, _relative(positions), longest, is_causal=False, rngs=rngs)
         if pooling == "cls":
             self.cls = nnx.Param(_embedding_init(config)(rngs.params(), (config.width,)))
-        self.head = nnx.Linear(config.width, num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        if pairing is None:
+            self.head = nnx.Linear(config.width, num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        else:
+            self.head = PairHead(num_classes, config, pairing, rngs)
 
     def __call__(self, tokens: jax.Array, *, lengths: jax.Array | None = None, sow_weights: bool = False) -> jax.Array:
-        """Tokens int [B, T], of which `lengths` [B] are real -> float32 logits [B, num_classes]."""
+        """Tokens int [B, T], of which `lengths` [B] are real -> float32 logits [B, num_classes].
+
+        With a pairing, tokens [B, 2, T] and `lengths` [B, 2]: the encoder meets 2 B documents, and none sees another.
+        """
+        if tokens.ndim != (2 if self.pairing is None else 3):
+            expected = "[B, T]" if self.pairing is None else "[B, 2, T], the documents of each pair"
+            raise ValueError(f"tokens have shape {tokens.shape}: expected {expected}")
+        flat = None if lengths is None else lengths.reshape(-1)
+        pooled = self._pooled(tokens.reshape(-1, tokens.shape[-1]), flat, sow_weights)
+        return self.head(pooled.reshape(*tokens.shape[:-1], -1)).astype(jnp.float32)
+
+    def _pooled(self, tokens, lengths, sow_weights):
         x = self.embedding(tokens)
         if self.pooling == "cls":
             first = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
             x, lengths = jnp.concatenate([first, x], axis=1), None if lengths is None else lengths + 1
         x = self.stack(x, lengths=lengths, sow_weights=sow_weights)
-        pooled = x[:, 0] if self.pooling == "cls" else _mean(x, lengths)
-        return self.head(pooled).astype(jnp.float32)
+        return x[:, 0] if self.pooling == "cls" else _mean(x, lengths)
+
+
+class PairHead(nnx.Module):
+    """Vectors of two documents to logits: one hidden layer over what `pairing` makes of them.
+
+    joined      [x, y]
+    compared    [x, y, x * y, x - y]            Mou et al. 2016, arXiv:1512.08422
+    """
+
+    def __init__(self, num_classes: int, config: BlockConfig, pairing: str, rngs: nnx.Rngs):
+        inner, dtype = config.feed_forward or 4 * config.width, jnp.dtype(config.dtype)
+        self.pairing = pairing
+        features = len(PAIRINGS[pairing](0, 0)) * config.width
+        self.hidden = nnx.Linear(features, inner, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(inner, num_classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, 2, width] -> [B, num_classes]."""
+        features = jnp.concatenate(PAIRINGS[self.pairing](x[:, 0], x[:, 1]), axis=-1)
+        return self.out(jax.nn.relu(self.hidden(features)))
 
 
 class EncoderDecoder(nnx.Module):
