@@ -1,11 +1,18 @@
-"""Folders of one's own text and of film reviews: what is read, how it is split, and what is said of what is wrong."""
+"""Folders of data that one brings: what is read, how it is split, and what is said of what is wrong."""
+
+import shutil
+import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from experiments.tasks import imdb, task, text
+from experiments.tasks import image, imdb, pathfinder, retrieval, task, text
 from experiments.tasks.corpus import PlainText
+from experiments.tasks.image import Image
 from experiments.tasks.imdb import IMDb
+from experiments.tasks.pathfinder import Pathfinder
+from experiments.tasks.retrieval import Retrieval
 
 
 @pytest.fixture
@@ -135,3 +142,215 @@ def test_a_split_without_reviews_is_refused(reviews):
     assert kept[absent] == 0 and kept["test"] == 2
     with pytest.raises(ValueError, match=f"leaves no review for the {absent} split: expected more than a few"):
         IMDb(str(reviews)).batch(absent, 0, 0, 1, 8)
+
+
+# Pictures and pairs of the Long Range Arena.
+
+
+def colours(count, first=0):
+    """Records of CIFAR-10: classes in turn, and colours that no other record has."""
+    rng = np.random.default_rng([count, first])
+    pixels = rng.integers(256, size=(count, 3 * 1024)).astype(np.uint8)
+    answers = np.arange(first, first + count, dtype=np.uint8)[:, None] % 10
+    return np.concatenate([answers, pixels], axis=1)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Four records in each file of training pictures, and six tests."""
+    for number, name in enumerate((*image.TRAINING, image.TEST)):
+        (tmp_path / name).write_bytes(colours(6 if name == image.TEST else 4, number).tobytes())
+    return tmp_path
+
+
+def in_grey(record):
+    """The pixels of a record, as TensorFlow mixes them, in double precision."""
+    red, green, blue = record[1:].reshape(3, 1024) / 255
+    return np.floor((0.2989 * red + 0.587 * green + 0.114 * blue) * 255.5)
+
+
+def test_photographs_are_grey_rows_of_pixels(photographs):
+    chosen = Image(str(photographs))
+    records = np.concatenate([np.frombuffer((photographs / name).read_bytes(), np.uint8) for name in image.TRAINING])
+    records = records.reshape(-1, 3073)
+    wanted = {"train": records[:18], "validation": records[18:]}
+    wanted["test"] = np.frombuffer((photographs / image.TEST).read_bytes(), np.uint8).reshape(-1, 3073)
+    for split, own in wanted.items():
+        inputs, targets, weights, lengths, _ = chosen.batch(split, 0, 0, len(own), 1024)
+        assert inputs.dtype == np.int32 and inputs.shape == (len(own), 1024) and weights.all() and lengths is None
+        order = [np.abs(inputs - in_grey(record)).max(axis=1).argmin() for record in own]
+        assert sorted(order) == list(range(len(own)))
+        for place, record in zip(order, own, strict=True):
+            assert targets[place] == record[0]
+            assert (inputs[place] != in_grey(record)).mean() < 0.01  # where single precision rounds otherwise
+            assert np.abs(inputs[place] - in_grey(record)).max() <= 1
+    other = np.concatenate([chosen.batch("test", 0, start, 3, 1024).inputs for start in (3, 0)])
+    np.testing.assert_array_equal(np.concatenate([other[3:], other[:3]]), chosen.batch("test", 0, 0, 6, 1024).inputs)
+    assert len(chosen.digest) == 64 and Image(str(photographs)) == chosen
+
+
+def test_black_and_white_and_the_three_colours():
+    found = image.grey(np.array([[[0, 255, 255, 0, 0], [0, 255, 0, 255, 0], [0, 255, 0, 0, 255]]], np.uint8))
+    assert found.tolist() == [[0, 255, 76, 149, 29]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "data_batch_3.bin",
+            None,
+            r"data_batch_3\.bin cannot be read: No such .*; expected .* as cifar-10-binary\.tar\.gz",
+        ),
+        ("test_batch.bin", b"", r"test_batch\.bin has 0 bytes: expected records of 3,073 each"),
+        ("test_batch.bin", bytes(3072), r"has 3,072 bytes: expected records of 3,073 each"),
+        ("data_batch_1.bin", b"\x0b" + bytes(3072), r"data_batch_1\.bin has a picture of class 11: expected 0 to 9"),
+    ],
+)
+def test_photographs_that_are_missing_or_broken_are_named(photographs, name, content, message):
+    (photographs / name).unlink()
+    if content is not None:
+        (photographs / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Image(str(photographs)).batch("train", 0, 0, 1, 1024)
+
+
+@pytest.mark.parametrize("chosen", [Image, Pathfinder], ids=lambda cls: cls.__name__)
+def test_pictures_have_one_length(chosen):
+    with pytest.raises(ValueError, match=r"length=512: .* expects 1024, the pixels of a picture"):
+        chosen().batch("train", 0, 0, 1, 512)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Twenty pictures in two folders, told by two files; one more has no content."""
+    level = tmp_path / "curv_contour_length_14"
+    (level / "metadata").mkdir(parents=True)
+    for folder in (0, 1):
+        (level / "imgs" / str(folder)).mkdir(parents=True)
+        lines = []
+        for number in range(10):
+            draw(level / "imgs" / str(folder) / f"sample_{number}.png", np.full((32, 32), 10 * folder + number))
+            lines.append(f"imgs/{folder} sample_{number}.png {number} {number % 2} 1.0 14 0.5\n")
+        (level / "metadata" / f"{folder}.npy").write_text("".join(lines))
+    (level / "imgs" / "0" / "sample_99.png").touch()
+    with (level / "metadata" / "0.npy").open("a") as file:
+        file.write("imgs/0 sample_99.png 99 1 1.0 14 0.5\n")
+    return tmp_path
+
+
+def draw(path, pixels, mode="L"):
+    PIL.Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(path)
+
+
+def test_every_path_is_in_one_split_and_has_its_label(paths):
+    chosen, found = Pathfinder(str(paths)), {}
+    for split, count in (("train", 16), ("validation", 2), ("test", 2)):
+        inputs, targets, weights, lengths, _ = chosen.batch(split, 0, 0, count, 1024)
+        assert inputs.shape == (count, 1024) and inputs.dtype == np.int32 and weights.all() and lengths is None
+        assert (inputs == inputs[:, :1]).all() and (targets == inputs[:, 0] % 10 % 2).all()
+        found[split] = set(inputs[:, 0].tolist())
+        assert len(found[split]) == count
+    assert set.union(*found.values()) == set(range(20))
+    draw(paths / "curv_contour_length_14" / "imgs" / "0" / "sample_0.png", np.arange(1024).reshape(32, 32) % 256)
+    pixels = pathfinder.load(f"{paths}/").splits
+    rows = np.concatenate([part.pixels for part in pixels.values()])
+    assert (rows == np.arange(1024) % 256).all(axis=1).sum() == 1  # row after row
+    assert chosen.digest != Pathfinder(f"{paths}/").digest
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("imgs", None, r"14/imgs is no folder: expected .*imgs/\*/\*\.png and metadata/\*\.npy, as lra_release\.gz"),
+        ("metadata/*", None, r"metadata lists no pictures: expected files \*\.npy"),
+        ("metadata/1.npy", b"imgs/1 a.png 0\n", r"1\.npy, line 1 is 'imgs/1 a\.png 0': expected a folder, a file"),
+        ("metadata/1.npy", b"imgs/1 sample_0.png 0 2 x\n", "line 1 is .*: expected .* a label, 0 or 1, such as"),
+        ("metadata/1.npy", b"\x93NUMPY", r"1\.npy is no UTF-8 text"),
+        ("metadata/1.npy", b"imgs/1 a.png 0 1\n", r"imgs/1/a\.png cannot be read: No such file .* as the metadata say"),
+        ("imgs/1/sample_4.png", b"GIF89a", r"sample_4\.png is no PNG picture"),
+        ("imgs/1/sample_4.png", "cut", r"sample_4\.png is no PNG picture"),
+        ("imgs/1/sample_4.png", "RGB", r"sample_4\.png has 32 x 32 pixels of mode RGB: expected 32 x 32 of mode L"),
+        ("imgs/1/sample_4.png", "wide", r"sample_4\.png has 40 x 32 pixels of mode L: expected 32 x 32"),
+    ],
+)
+def test_paths_that_are_missing_or_broken_are_named(paths, name, change, message):
+    for path in list((paths / "curv_contour_length_14").glob(name)):
+        if change is None:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif change == "cut":
+            path.write_bytes(path.read_bytes()[:60])
+        elif isinstance(change, str):
+            draw(path, np.zeros((32, 40 if change == "wide" else 32)), "L" if change == "wide" else change)
+        else:
+            path.write_bytes(change)
+    with pytest.raises(ValueError, match=message):
+        Pathfinder(str(paths)).batch("train", 0, 0, 1, 1024)
+
+
+def test_a_split_without_pictures_is_refused(paths):
+    for path in (paths / "curv_contour_length_14" / "metadata").iterdir():
+        path.write_text("imgs/1 sample_0.png 0 0\n")
+    assert len(Pathfinder(str(paths)).batch("test", 0, 0, 1, 1024).inputs) == 1
+    with pytest.raises(ValueError, match="leaves no picture for the train split: expected more than a few"):
+        Pathfinder(str(paths)).batch("train", 0, 0, 1, 1024)
+
+
+def test_without_pillow_the_extra_is_named(paths, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ValueError, match=r"reads PNG with Pillow, .*pip install 'attnzoo\[experiments\]'"):
+        Pathfinder(str(paths)).batch("train", 0, 0, 1, 1024)
+
+
+@pytest.fixture
+def papers(tmp_path):
+    """Twelve pairs in each file, whose documents say where they stand, one of them short."""
+    for name in ("train", "eval", "test"):
+        lines = [f'{number % 2}.0\tA{number}\tB\t{name} {number} {"x" * 90}\t"{number}" é' for number in range(12)]
+        (tmp_path / f"new_aan_pairs.{name}.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_a_pass_meets_every_pair_once(papers):
+    chosen = Retrieval(str(papers))
+    for split, name in retrieval.FILES.items():
+        inputs, targets, weights, lengths, _ = chosen.batch(split, 0, 0, 12, 30)
+        assert inputs.shape == (12, 2, 30) and lengths.shape == (12, 2) and inputs.dtype == lengths.dtype == np.int32
+        assert targets.shape == weights.shape == (12,)
+        numbers = []
+        for pair, answer, sizes in zip(inputs, targets, lengths, strict=True):
+            first, second = (bytes(row[:n].astype(np.uint8)).decode() for row, n in zip(pair, sizes, strict=True))
+            numbers.append(int(first.split()[1]))
+            assert first == f"{name} {numbers[-1]} {'x' * 90}"[:30] and second == f'"{numbers[-1]}" é'
+            assert answer == numbers[-1] % 2 and (pair[1, sizes[1] :] == retrieval.PAD).all()
+        assert sorted(numbers) == list(range(12))
+    np.testing.assert_array_equal(
+        chosen.batch("test", 0, 0, 12, 9).inputs, chosen.batch("test", 0, 0, 12, 30).inputs[..., :9]
+    )
+    np.testing.assert_array_equal(
+        chosen.batch("test", 0, 7, 1, 9).inputs, chosen.batch("test", 0, 0, 12, 9).inputs[7:8]
+    )
+    assert len(chosen.digest) == 64 and 0.3 < chosen.majority(9, count=12) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"eval\.tsv is no file: expected .* with new_aan_pairs\.\{train,eval,test\}\.tsv, as lra_release\.gz"),
+        (b"", r"eval\.tsv is empty: expected a pair in each line"),
+        (
+            b"1.0\tA\tB\tone\ttwo\n1\tA\tB\tone\n",
+            r"eval\.tsv, line 2 has 4 columns, the first '1': expected a label, a n",
+        ),
+        (b"2\tA\tB\tone\ttwo\n", "line 1 has 5 columns, the first '2': expected .* and the label 0 or 1"),
+        (b"1\tA\tB\tone\t\n", "line 1 has 5 columns, .* none of them empty"),
+        (b"\n", "line 1 has 1 columns, the first ''"),
+    ],
+)
+def test_pairs_that_are_missing_or_broken_are_named(papers, content, message):
+    path = papers / "new_aan_pairs.eval.tsv"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Retrieval(str(papers)).batch("train", 0, 0, 1, 8)

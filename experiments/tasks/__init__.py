@@ -1,7 +1,7 @@
 """Where data comes from: one generator a file, a pure function of seed, split and index.
 
-`TASKS` is the catalogue, for text such as `mqar(pairs=8)`. The two that read a folder, `corpus` and `imdb`, need it on
-disk, and `digits` needs scikit-learn; all others work everywhere.
+`TASKS` is the catalogue, for text such as `mqar(pairs=8)`. Those that have a `folder` need it on disk, and `digits`
+needs scikit-learn; all others work everywhere.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from attnzoo.calls import Catalogue
 from experiments.tasks.copying import Copy, SelectiveCopy
 from experiments.tasks.corpus import PlainText
 from experiments.tasks.digits import Digits
+from experiments.tasks.image import Image
 from experiments.tasks.imdb import IMDb
 from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
 from experiments.tasks.modules import Modules
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.needle import Needle
+from experiments.tasks.pathfinder import Pathfinder
 from experiments.tasks.recall import Recall
+from experiments.tasks.retrieval import Retrieval
 from experiments.tasks.task import Task
 from experiments.tasks.text import MaskedText, Text
 
@@ -34,6 +37,9 @@ TASKS: dict[str, type[Task]] = {
     "modules": Modules,
     "digits": Digits,
     "imdb": IMDb,
+    "image": Image,
+    "pathfinder": Pathfinder,
+    "retrieval": Retrieval,
 }
 
 _TASKS = Catalogue("task", TASKS, Task, "text, mqar(pairs=8)")

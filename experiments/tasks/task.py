@@ -26,10 +26,10 @@ class Examples(NamedTuple):
     """What a model sees, and what it should say: a batch, or, without the axes of the batch, a single example.
 
     Attributes:
-      inputs: int32 [B, T].
+      inputs: int32 [B, T], or [B, 2, T] where an example is a pair of documents.
       targets: int32, [B, T] where every position has its own, [B] where an example has one.
       weights: float32 as `targets`: 1 where the answer counts, 0 elsewhere.
-      lengths: int32 [B], tokens before the padding, or None where there is no padding.
+      lengths: int32 [B], or [B, 2], tokens before the padding, or None where there is no padding.
       places: int32 [B, n], where the answers that count stand, so that a model says nothing elsewhere; None where it is
         to speak everywhere, or examples differ in how many there are.
     """
@@ -47,13 +47,17 @@ class Task(abc.ABC):
 
     Attributes:
       classes: how many answers there are to a whole example; None where tokens are predicted.
+      is_pair: whether an example is two documents, each as long as is said.
       is_causal: whether they are predicted from those before alone; without meaning where there are classes.
       metric: what is told of a model, "accuracy" of answers or "bits" of each.
+      folder: where the data are that one has to bring; None where there are none.
     """
 
     classes: ClassVar[int | None] = None
+    is_pair: ClassVar[bool] = False
     is_causal: ClassVar[bool] = True
     metric: ClassVar[str] = "accuracy"
+    folder: ClassVar[str | None] = None
 
     @property
     @abc.abstractmethod
@@ -129,8 +133,8 @@ def answers_at_end(inputs: np.ndarray, answers: np.ndarray) -> Examples:
     return Examples(inputs.astype(np.int32), targets, weights)
 
 
-def one_answer(inputs: np.ndarray, answer: int, length: int | None = None) -> Examples:
-    """One example with one answer, the class that it is of."""
+def one_answer(inputs: np.ndarray, answer: int, length: int | list[int] | None = None) -> Examples:
+    """One example with one answer, the class that it is of; a pair of documents has two lengths."""
     tokens = None if length is None else np.asarray(length, np.int32)
     return Examples(inputs.astype(np.int32), np.asarray(answer, np.int32), np.ones((), np.float32), tokens)
 
