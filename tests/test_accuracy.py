@@ -30,6 +30,7 @@ from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.needle import Needle
+from experiments.tasks.retrieval import FILES, Retrieval
 from experiments.tasks.text import MaskedText, Text
 
 
@@ -208,6 +209,7 @@ def test_a_cell_is_forgotten_after_its_row_is_there(tmp_path, monkeypatch):
         ({"minutes": 1.0}, "pass --isolate"),
         ({"memory": 1.0}, "pass --isolate"),
         ({"pooling": "cls"}, "--pooling=cls is of models that tell a class"),
+        ({"pairing": "joined"}, "--pairing=joined is of models that meet pairs of documents"),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(changes, message):
@@ -360,6 +362,34 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path)
     for name in ("bits", "curve", "validations", "best_step"):
         assert first[name] == second[name]
     assert not saved(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("changes", [{"pooling": "cls"}, {"pairing": "joined", "tasks": (Retrieval(),)}], ids=str)
+def test_the_process_of_a_cell_is_told_its_settings(changes, tmp_path):
+    chosen = settings(tmp_path, **{"tasks": (ListOps(),)} | changes)
+    [first, *_] = cells(chosen)
+    told = json.loads(json.dumps(run.handed(chosen, first)))
+    there = Settings(**told["settings"])
+    assert (there.pooling, there.pairing, there.steps) == (chosen.pooling, chosen.pairing, chosen.steps)
+    assert heard(told["cell"]) == first
+
+
+def test_how_pairs_are_met_makes_another_cell_and_of_other_tasks_none(tmp_path):
+    for name in FILES.values():
+        lines = [f"{number % 2}\tA\tB\tone {number}\ttwo {number % 2}\n" for number in range(9)]
+        (tmp_path / f"new_aan_pairs.{name}.tsv").write_text("".join(lines))
+    given = {"tasks": (Retrieval(str(tmp_path)), Text()), "kernels": (Linear(),), "seeds": 1}
+    for pairing in ("compared", "joined"):
+        assert run.run(settings(tmp_path / "out", **given, pairing=pairing)) == 0
+    rows = records.read(tmp_path / "out")
+    assert [row["pairing"] for row in rows] == ["compared", None, "joined"]
+    assert rows[0]["parameters"] - rows[2]["parameters"] == 2 * 8 * 32 and rows[0]["baselines"]["chance"] == 0.5
+    header, lines = analysis.table(analysis.summarise(rows))
+    assert [line[header.index("pairing")] for line in lines] == ["compared", "", "joined"]
+    for row in rows:  # rows that are older than pairs
+        del row["pairing"]
+    chosen = settings(tmp_path / "out", **given)
+    assert [cell.task for cell in run.missing(chosen, list(cells(chosen)), rows)] == [Retrieval(str(tmp_path))]
 
 
 def test_windows_are_a_pure_function_and_splits_are_disjoint():

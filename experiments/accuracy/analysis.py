@@ -7,7 +7,7 @@ from experiments.accuracy.cells import SHARED
 from experiments.tables import Table
 from experiments.wording import Shown
 
-GROUP = ("task", "kernel", "positions", "length", "width", "digest", *SHARED)
+GROUP = ("task", "kernel", "positions", "length", "width", "digest", "pairing", *SHARED)
 LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
 BASELINE = "Softmax()"  # what differences are taken to
 
@@ -137,7 +137,7 @@ def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the summary, a line for each entry, with what is set where that differs."""
-    differing = [name for name in SHARED if len({entry[name] for entry in summary}) > 1]
+    differing = [name for name in ("pairing", *SHARED) if len({entry[name] for entry in summary}) > 1]
     header = ["task", "kernel", "length", "width", *(name.replace("_", " ") for name in differing)]
     header += ["score", "minus softmax", "rate", "parameters", "seeds", "diverged", "note"]
     lines = []

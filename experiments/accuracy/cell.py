@@ -52,7 +52,8 @@ def _built(settings, cell, config):
     }
     if cell.task.classes is not None:
         sizes = cell.task.vocabulary, cell.task.classes, config
-        return Classifier(*sizes, **shared, pooling=settings.pooling, rngs=nnx.Rngs(cell.seed))
+        shared |= {"pooling": settings.pooling, "pairing": cell.pairing(settings)}
+        return Classifier(*sizes, **shared, rngs=nnx.Rngs(cell.seed))
     shared |= {"is_causal": cell.task.is_causal, "is_tied": settings.tied}
     return LanguageModel(cell.task.vocabulary, config, **shared, rngs=nnx.Rngs(cell.seed))
 

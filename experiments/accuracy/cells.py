@@ -21,7 +21,7 @@ SHARED = (
     "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match", "tied", "embedding_stddev",
 )  # fmt: skip
 # What makes two rows the same cell.
-KEY = ("task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", *SHARED)
+KEY = ("task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", "pairing", *SHARED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Settings:
     out: str
     tied: bool = False
     embedding_stddev: float = 0.02
+    pairing: str = "compared"
     tensorboard: bool = False
 
     def __post_init__(self):
@@ -77,14 +78,22 @@ class Settings:
             command_line.at_least(1e-12, learning_rates=rate)
         if self.tokens < max(self.lengths):
             raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
+        if self.tasks:  # the process of a cell is given none here: its cell has its own
+            self._check_tasks()
+        for width in self.widths:
+            if width % self.heads:
+                raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
+
+    def _check_tasks(self):
         classified = [tasks.spelled(task) for task in self.tasks if task.classes is not None]
         if self.tied and classified:
             raise ValueError(f"--tied is of models that predict tokens: {', '.join(classified)} asks for a class")
         if self.pooling != "mean" and not classified:
             raise ValueError(f"--pooling={self.pooling} is of models that tell a class: no task here asks for one")
-        for width in self.widths:
-            if width % self.heads:
-                raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
+        if self.pairing != "compared" and not any(task.is_pair for task in self.tasks):
+            raise ValueError(
+                f"--pairing={self.pairing} is of models that meet pairs of documents: no task here has them"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +119,10 @@ class Cell:
             embedding_stddev=settings.embedding_stddev,
             dtype=settings.dtype,
         )
+
+    def pairing(self, settings: Settings) -> str | None:
+        """How its model meets pairs of documents; None where the task has none, so that rows without the field count."""
+        return settings.pairing if self.task.is_pair else None
 
     def plan(self, settings: Settings) -> Plan:
         """How it is trained."""
@@ -141,6 +154,7 @@ class Cell:
             "seed": self.seed,
             "metric": self.task.metric,
             "is_causal": self.task.is_causal,
+            "pairing": self.pairing(settings),
             **{name: getattr(settings, name) for name in SHARED},
         }
 

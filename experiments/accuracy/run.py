@@ -118,10 +118,15 @@ def _here(settings: Settings, cell: Cell, told: Told) -> dict:
         return measuring.failure(error)
 
 
+def handed(settings: Settings, cell: Cell) -> dict:
+    """What the process of a cell is told: plain values, and no tasks or kernels but those of the cell."""
+    plain = dataclasses.replace(settings, tasks=(), kernels=(), positions=())
+    return {"settings": dataclasses.asdict(plain), "cell": cell.told()}
+
+
 def _isolated(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
-    plain = dataclasses.asdict(dataclasses.replace(settings, tasks=(), kernels=(), positions=()))
     seconds = settings.minutes * 60 or None
-    worker = Worker("experiments.accuracy.worker", {"settings": plain, "cell": cell.told()}, seconds)
+    worker = Worker("experiments.accuracy.worker", handed(settings, cell), seconds)
     termination.worker = worker
     row = None
     for said in worker:
