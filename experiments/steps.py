@@ -99,7 +99,8 @@ def flops(model: nnx.Module, batch: Examples) -> float | None:
     from attnzoo import counting
 
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    gradient: Callable = jax.grad(lambda params: _loss(nnx.merge(graph, params, rest), batch))
+    # A copy, for dropout counts in the model how often it has drawn.
+    gradient: Callable = jax.grad(lambda params: _loss(nnx.merge(graph, params, rest, copy=True), batch))
     try:
         return counting.flops(gradient, params)
     except ValueError:  # a loop whose trip count is not known

@@ -378,12 +378,13 @@ def test_how_pairs_are_met_makes_another_cell_and_of_other_tasks_none(tmp_path):
     for name in FILES.values():
         lines = [f"{number % 2}\tA\tB\tone {number}\ttwo {number % 2}\n" for number in range(9)]
         (tmp_path / f"new_aan_pairs.{name}.tsv").write_text("".join(lines))
-    given = {"tasks": (Retrieval(str(tmp_path)), Text()), "kernels": (Linear(),), "seeds": 1}
+    given = {"tasks": (Retrieval(str(tmp_path)), Text()), "kernels": (Linear(),), "pooling": "cls", "dropout": 0.1}
     for pairing in ("compared", "joined"):
         assert run.run(settings(tmp_path / "out", **given, pairing=pairing)) == 0
     rows = records.read(tmp_path / "out")
     assert [row["pairing"] for row in rows] == ["compared", None, "joined"]
     assert rows[0]["parameters"] - rows[2]["parameters"] == 2 * 8 * 32 and rows[0]["baselines"]["chance"] == 0.5
+    assert all(row["step_flops"] > 0 for row in rows)
     header, lines = analysis.table(analysis.summarise(rows))
     assert [line[header.index("pairing")] for line in lines] == ["compared", "", "joined"]
     for row in rows:  # rows that are older than pairs

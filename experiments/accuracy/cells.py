@@ -121,7 +121,7 @@ class Cell:
         )
 
     def pairing(self, settings: Settings) -> str | None:
-        """How its model meets pairs of documents; None where the task has none, so that rows without the field count."""
+        """How its model meets pairs of documents; None where it has none, so that rows without the field count."""
         return settings.pairing if self.task.is_pair else None
 
     def plan(self, settings: Settings) -> Plan:
