@@ -5,7 +5,8 @@ from absl import flags
 from experiments import command_line
 
 FLAGS = flags.FLAGS
-GROUPS = ("speed", "memory", "mqar", "listops", "listops-small", "text", "text-small")
+TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
+GROUPS = ("speed", "memory", "mqar", *TASKS, *(f"{task}-small" for task in TASKS))
 flags.DEFINE_string("only", "speed,memory,mqar", f"What to measure: some of {', '.join(GROUPS)}.")
 flags.DEFINE_string("models", "all", "Models by their names in the tables, such as 'local, performer', or 'all'.")
 flags.DEFINE_string("forms", "faithful,corrected", "Kernels as public code ran them, as papers mean them, or both.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -53,18 +54,18 @@ def judged(result: Published, ours: Measured) -> Judgement:
         return verdict.not_comparable(ours.reason, ours.detail)
     if result.is_ratio:
         return verdict.of_ratio(ratio(result), ours.value.value)
-    return verdict.of_accuracy(result.value, ours.value)._replace(detail=trainings.DEVIATIONS[trainings.name(result)])
+    return verdict.of_accuracy(result.value, ours.value)._replace(detail=trainings.DEVIATIONS[trainings.group(result)])
 
 
 def command(result: Published, rows: Rows, out: str) -> str:
-    """What measures a result, as its rows were measured; empty where its task or all of its kernels are not here."""
+    """What measures a result, as its rows were measured; empty where none of its kernels is here."""
     if result.is_ratio:
         chosen = f"--only={result.table} --models={result.model} --lengths={result.length}"
         timed = [row for row in rows[STEPS] if row["length"] == result.length][-1:]
         chosen += "".join(f" --batch={row['batch']} --repeats={row['repeats']}" for row in timed)
         return f"python -m experiments.reproduce {chosen} --out={out}"
     setting, texts = trainings.name(result), known(preset(result))
-    return trainings.command(setting, texts, out) if setting and texts else ""
+    return trainings.command(setting, texts, out) if texts else ""
 
 
 def known(kernels: Iterable[str | None]) -> list[str]:
@@ -85,15 +86,15 @@ def _step(result: Published, which: Kernel | None, rows: Rows) -> Measured:
 
 
 def _training(result: Published, which: Kernel | None, rows: Rows) -> Measured:
-    setting = trainings.name(result)
-    if setting is None:
-        return Measured(reason=Reason.NO_TASK)
     if which is None:
         return Measured(reason=Reason.NO_KERNEL)
+    setting = trainings.name(result)
     wanted = trainings.cells(setting, which)
     own = [row for row in rows[setting] if records.cell(row, trainings.SAME) in wanted]
     if len(own) < len(wanted):
-        return Measured(detail=f"{len(own)} of {len(wanted)} models trained" if own else "")
+        folder = trainings.folder(setting)
+        reason = Reason.NOT_RUN if folder is None or pathlib.Path(folder).is_dir() else Reason.NO_DATA
+        return Measured(reason=reason, detail=f"{len(own)} of {len(wanted)} models trained" if own else "")
     [found] = analysis.summarise(own)
     if found["seeds"] < trainings.SEEDS:
         lost = trainings.SEEDS - found["seeds"]

@@ -70,6 +70,12 @@ LEARNED = {
     "reformer": Preset(None, LRA["reformer"].corrected),
     "sinkhorn": Preset(None, LRA["sinkhorn"].corrected),
 }
+# Pictures are cut into blocks of 64, since their training script does hand on what configurations say.
+BLOCKS = {
+    "local": Preset('local(block_size=64, layout="strided")', 'local(block_size=64, layout="contiguous")'),
+    "sinkhorn": Preset(None, "sinkhorn(block_size=64)"),
+}
+PICTURES = {"image": BLOCKS, "pathfinder": BLOCKS}
 
 
 def preset(result: Published) -> Preset:
@@ -80,7 +86,7 @@ def preset(result: Published) -> Preset:
         return TWO_LAYERS[result.model]
     if (result.task, result.model) == ("listops", "performer"):
         return Preset("performer(features=2)", "performer(features=256)")
-    known = LRA if result.is_ratio else LRA | LEARNED
+    known = LRA if result.is_ratio else LRA | LEARNED | PICTURES.get(result.task, {})
     return Preset(*(text and text.format(tenth=result.length // 10) for text in known[result.model]))
 
 

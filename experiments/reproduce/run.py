@@ -52,7 +52,7 @@ class Settings:
         return [getattr(preset(result), form) for form in self.forms]
 
     def _has(self, result: Published) -> bool:
-        group = result.table if result.is_ratio else trainings.name(result)
+        group = result.table if result.is_ratio else trainings.group(result)
         is_long = not result.is_ratio or not self.lengths or result.length in self.lengths
         return group in self.only and result.model in self.models and is_long
 

@@ -3,17 +3,22 @@
 Every setting has five seeds. Where a source says nothing, what is chosen here is said, and what is not as published
 stands in the ledger (`DEVIATIONS`):
 
-- listops, text: the public configurations of LRA. Their rate, 0.05 / sqrt(max(step, warm-up)), is given by its peak.
-  Positions are sinusoidal, the answer is read at a learned first token. The paper's text is 4,000 bytes long, the
-  configuration's 1,000: the paper's is taken.
-- listops-small, text-small: Nystromformer's configuration, two layers of width 64. Its rate falls linearly, ours along
-  a cosine.
+- listops, text, retrieval: the public configurations of LRA. Their rate, 0.05 / sqrt(max(step, warm-up)), is given by
+  its peak. Positions are sinusoidal, the answer is read at a learned first token. The paper's text is 4,000 bytes long,
+  the configuration's 1,000: the paper's is taken. Retrieval warms up for 8,000 steps and ends after 5,000, and its
+  training script joins the two documents' vectors without comparing them.
+- image, pathfinder: the same, where each model has a size of its own (`SIZES`), and so a setting, such as image-local.
+  Two public configurations of image cannot run: bigbird's misspells its four heads, and sinkhorn's asks for a first
+  token, which its model has not. Four heads and the mean are taken.
+- the small ones: Nystromformer's configurations, two layers of width 64, whose documents are compared. Its rate falls
+  linearly, ours along a cosine.
 - mqar: 64 tokens, 4 pairs, 8,192 symbols, two layers, one head, width 64, logits tied to embeddings, as published.
   Published models see 12,500 batches of 512 examples at four rates. Ours learn from a fiftieth at one, which takes
   embeddings that start large and positions as large as they, chosen in trials with one seed: keys and values are told
   apart by where they stand.
 
-`imdb` wants the folder aclImdb (`experiments/tasks/imdb.py`).
+All but listops and mqar want a folder: aclImdb, cifar-10-batches-bin, and pathfinder32 and tsv_data of lra_release.gz
+(`experiments/tasks/` says what is in them).
 """
 
 from __future__ import annotations
@@ -31,14 +36,9 @@ from experiments.reproduce.published import ACCURACY, MQAR, SMALL, Published
 
 MODULE = "experiments.accuracy"
 SEEDS = 5
-LRA = {
-    "positions": "sinusoidal",
-    "dropout": "0.1",
-    "pooling": "cls",
-    "schedule": "rsqrt",
-    "weight_decay": "0.1",
-    "seeds": SEEDS,
-}
+LRA = {"dropout": "0.1", "embedding_stddev": 1, "seeds": SEEDS}
+RSQRT = LRA | {"positions": "sinusoidal", "pooling": "cls", "schedule": "rsqrt", "weight_decay": "0.1"}
+COSINE = LRA | {"schedule": "cosine", "weight_decay": "0"}
 TWO_LAYERS = {
     "widths": 64,
     "layers": 2,
@@ -66,13 +66,77 @@ TEXT = {
     "steps": 20_000,
     "warmup": 8000,
 }
+RETRIEVAL = {
+    "task": 'retrieval(folder="tsv_data")',
+    "lengths": 4000,
+    "tokens": 32 * 4000,
+    "test_examples": 17_437,
+}
+IMAGE = {
+    "task": 'image(folder="cifar-10-batches-bin")',
+    "lengths": 1024,
+    "tokens": 256 * 1024,
+    "test_examples": 10_000,
+    "steps": 35_000,
+    "warmup": 175,
+}
+PATHFINDER = {
+    "task": 'pathfinder(folder="pathfinder32")',
+    "lengths": 1024,
+    "test_examples": 20_000,
+    "steps": 62_400,
+    "warmup": 312,
+}
+# Of LRA's models of pictures: width, layers, heads, width of feed-forward networks, dropout, and pooling.
+SIZED = ("widths", "layers", "heads", "feed_forward", "dropout", "pooling")
+SIZES = {
+    ("image", "softmax"): (32, 1, 1, 64, "0.3", "cls"),
+    ("image", "local"): (128, 1, 2, 128, "0.3", "mean"),
+    ("image", "sparse_transformer"): (128, 1, 8, 128, "0.3", "cls"),
+    ("image", "longformer"): (128, 4, 4, 128, "0.3", "mean"),
+    ("image", "linformer"): (128, 1, 8, 128, "0.3", "cls"),
+    ("image", "reformer"): (64, 4, 8, 64, "0.3", "cls"),
+    ("image", "sinkhorn"): (32, 1, 1, 64, "0.1", "mean"),
+    ("image", "synthesizer"): (128, 1, 8, 128, "0.3", "cls"),
+    ("image", "bigbird"): (128, 1, 4, 128, "0.3", "cls"),
+    ("image", "linear"): (128, 1, 8, 128, "0.3", "cls"),
+    ("image", "performer"): (128, 1, 8, 128, "0.3", "cls"),
+    ("pathfinder", "softmax"): (128, 1, 4, 128, "0.2", "mean"),
+    ("pathfinder", "local"): (64, 2, 4, 64, "0.1", "mean"),
+    ("pathfinder", "sparse_transformer"): (32, 1, 8, 32, "0.2", "mean"),
+    ("pathfinder", "longformer"): (32, 2, 2, 32, "0.1", "mean"),
+    ("pathfinder", "linformer"): (32, 1, 2, 32, "0.2", "mean"),
+    ("pathfinder", "reformer"): (64, 2, 8, 64, "0.2", "mean"),
+    ("pathfinder", "sinkhorn"): (32, 2, 4, 64, "0.2", "mean"),
+    ("pathfinder", "synthesizer"): (64, 2, 4, 64, "0.2", "mean"),
+    ("pathfinder", "bigbird"): (64, 4, 2, 64, "0.2", "mean"),
+    ("pathfinder", "linear"): (128, 1, 2, 128, "0.2", "mean"),
+    ("pathfinder", "performer"): (32, 4, 8, 32, "0.2", "mean"),
+}
+PICTURES = {
+    "image": IMAGE | COSINE | {"positions": "learned", "learning_rates": "5e-4"},
+    "pathfinder": PATHFINDER | COSINE | {"positions": "sinusoidal", "tokens": 512 * 1024, "learning_rates": "1e-3"},
+}
 TRAININGS = {
     "listops": LISTOPS
-    | LRA
+    | RSQRT
     | {"widths": 512, "layers": 6, "heads": 8, "feed_forward": 2048, "learning_rates": "1.58e-3"},
-    "text": TEXT | LRA | {"widths": 256, "layers": 4, "heads": 4, "feed_forward": 1024, "learning_rates": "5.59e-4"},
+    "text": TEXT | RSQRT | {"widths": 256, "layers": 4, "heads": 4, "feed_forward": 1024, "learning_rates": "5.59e-4"},
+    "retrieval": RETRIEVAL
+    | RSQRT
+    | {"widths": 128, "layers": 4, "heads": 4, "feed_forward": 512, "learning_rates": "5.59e-4"}
+    | {"steps": 5000, "warmup": 8000, "pairing": "joined"},
+    **{
+        f"{task}-{model}": PICTURES[task] | dict(zip(SIZED, sizes, strict=True))
+        for (task, model), sizes in SIZES.items()
+    },
     "listops-small": LISTOPS | TWO_LAYERS,
     "text-small": TEXT | TWO_LAYERS,
+    "retrieval-small": RETRIEVAL
+    | TWO_LAYERS
+    | {"steps": 30_000, "warmup": 800, "validate_every": 300, "pairing": "compared"},
+    "image-small": IMAGE | TWO_LAYERS | {"validate_every": 175},
+    "pathfinder-small": PATHFINDER | TWO_LAYERS | {"tokens": 256 * 1024, "validate_every": 312},
     "mqar": {
         "task": "mqar(pairs=4)",
         "lengths": 64,
@@ -93,19 +157,29 @@ TRAININGS = {
         "seeds": SEEDS,
     },
 }
-NAMES = {
-    (ACCURACY, "listops"): "listops",
-    (ACCURACY, "text"): "text",
-    (SMALL, "listops"): "listops-small",
-    (SMALL, "text"): "text-small",
+TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
+GROUPS = {
+    **{(ACCURACY, task): task for task in TASKS},
+    **{(SMALL, task): f"{task}-small" for task in TASKS},
     (MQAR, "mqar"): "mqar",
 }
 
+# Of all models but mqar's, which are small and tell tokens.
+PLAIN = "ours: gradients clipped to a norm of 1, no dropout of attention's weights, no hidden layer before the classes"
+PAIRED = PLAIN.replace("no hidden layer before the classes", "one hidden layer before the classes for two")
+HALVED = f"{PLAIN}; heads that are as wide as the model together, not half as wide as most of theirs; rates to a tenth"
+SMALLER = f"{PLAIN}; rates along a cosine"
 DEVIATIONS = {
-    "listops": "",
-    "text": "",
-    "listops-small": "ours: rates along a cosine",
-    "text-small": "ours: rates along a cosine",
+    "listops": PLAIN,
+    "text": PLAIN,
+    "retrieval": f"{PAIRED}; the answer at a learned first token, not at the first byte",
+    "image": HALVED,
+    "pathfinder": HALVED,
+    "listops-small": SMALLER,
+    "text-small": SMALLER,
+    "retrieval-small": SMALLER.replace(", no hidden layer before the classes", ""),
+    "image-small": SMALLER,
+    "pathfinder-small": SMALLER,
     "mqar": (
         "ours: sinusoidal positions for learned ones, feed-forward networks of width 1 for none, embeddings that start "
         "at 0.3, one rate for the best of four, and 1 example for 50"
@@ -115,9 +189,21 @@ DEVIATIONS = {
 SAME = tuple(name for name in KEY if name != "digest")
 
 
-def name(result: Published) -> str | None:
-    """The setting of a published result, None where its task is not here."""
-    return NAMES.get((result.table, result.task))
+def group(result: Published) -> str:
+    """What --only calls the training of a published accuracy."""
+    return GROUPS[result.table, result.task]
+
+
+def name(result: Published) -> str:
+    """The setting of a published accuracy: that of its group, or of its model where models have sizes of their own."""
+    own = f"{group(result)}-{result.model}"
+    return own if own in TRAININGS else group(result)
+
+
+def folder(setting: str) -> str | None:
+    """Where a setting's data are that one has to bring; None where there are none."""
+    [task] = flags.parsed(**TRAININGS[setting]).tasks
+    return task.folder
 
 
 def cells(setting: str, kernel: Kernel) -> set[tuple]:
