@@ -132,7 +132,7 @@ def test_pictures_are_learned_by_models_of_the_sizes_that_the_public_code_gives_
         model: trainings.TRAININGS[trainings.name(published("accuracy", "image", model))]
         for model in ("softmax", "longformer")
     }
-    assert [given["softmax"][name] for name in trainings.SIZED] == [32, 1, 1, 64, "0.3", "cls"]
+    assert [given["softmax"][name] for name in trainings.SIZED] == [32, 1, 1, 64, "0.3", "cls", "0"]
     assert given["longformer"]["layers"] == 4 and given["longformer"]["steps"] == 35_000
     small = published("accuracy, small", "pathfinder", "softmax")
     assert trainings.name(small) == trainings.group(small) == "pathfinder-small"

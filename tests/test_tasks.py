@@ -350,6 +350,8 @@ def test_tasks_are_written_as_calls():
         ("corpus(folder=5)", "folder must be text, in quotes"),
         ("corpus(suffix=5)", "suffix must be text, in quotes"),
         ("imdb(folder='')", "folder must be text, in quotes"),
+        ("image(folder=3)", "folder must be text, in quotes"),
+        ("retrieval(folder=None)", "folder must be text, in quotes"),
         ("mqar(pairs=8, vocabulary=17)", "vocabulary must be an even integer >= 2 [*] pairs [+] 2 = 18"),
         ("listops(max_arguments=1)", "max_arguments must be an integer >= 2"),
         ("listops(branching=0)", "branching must be a number > 0 and <= 1"),
