@@ -28,7 +28,7 @@ class Mutant(NamedTuple):
 
 
 def law(name: str, kernel: str) -> str:
-    return f"tests/test_laws.py::test_law[{name}-{kernel}]"
+    return f"tests/test_laws.py::test_law[{kernel}-{name}]"
 
 
 def oracle(kernel: str) -> str:
