@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant("kernels/linformer.py", "projection[..., :length]", "projection[..., -length:]", "tests/test_approximations.py::test_linformer_uses_the_first_columns_of_a_shorter_input_and_refuses_a_longer_one"),
     Mutant("kernels/linformer.py", "self._meet(q, key, value, scale)", "self._meet(q, key, value, 1.0)", law("batched_equals_head", "Linformer(rank=5, share='none')")),
     Mutant("kernels/nystrom.py", "jnp.cumsum(shown) - 1", "jnp.arange(len(shown))", "tests/test_approximations.py::test_hidden_tokens_do_not_move_landmarks"),
-    Mutant("kernels/local.py", "own = np.arange(first, last + 1)", "own = np.arange(0, last + 1 - first)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Local(block_size=4, layout='contiguous')]"),
+    Mutant("compute/schedule.py", "np.arange(block_size) - mask.query_offset", "np.arange(block_size)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Local(block_size=4, layout='contiguous')]"),
     Mutant("kernels/local.py", "self._strided(len(k), mask.used_length(), 0)", "self._strided(len(k), len(k), 0)", "tests/test_laws.py::test_law_of_another_form[padding_changes_nothing-Local(block_size=5, layout='strided')]"),
     Mutant("kernels/local.py", "place * count + group", "group * self.block_size + place", oracle(STRIDED)),
     Mutant("compute/groups.py", "(index >= 0).reshape", "(index >= -1).reshape", "tests/test_approximations.py::test_positions_count_from_the_offset[-9-Local(block_size=4, layout='strided')]"),

@@ -92,13 +92,13 @@ def visible_tiles(
     Args:
       mask: of its arrays, only whether they are there is asked.
       rows: query indices [R, t] in an order where those of one residue modulo `dilation` stand together.
-      columns: key indices [C, s], likewise.
+      columns: key indices [C, s], likewise; keys that are visited otherwise are left out.
       dilation: keys of other residues than the query's are hidden, `global_tokens` apart.
       global_tokens: the first keys, listed for every query that causality lets see them.
       pairs: of queries and keys in one step, at most about.
     """
     size = columns.shape[1]
-    place = np.empty(mask.key_length, np.int64)
+    place = np.full(mask.key_length, -1)
     flat = columns.reshape(-1)
     place[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
     visible = {}
@@ -113,6 +113,28 @@ def visible_tiles(
     if max(counts) <= widest and max(counts) * len(counts) <= 1.25 * sum(counts):
         return _one_step_a_row(mask, rows, columns, visible, max(1, widest // max(counts)))
     return _several_steps_a_row(mask, rows, columns, visible, widest)
+
+
+def own_blocks(mask: Mask, block_size: int, columns: np.ndarray) -> Layout:
+    """A tile of queries for each block of positions, beside the tile of keys of the same block.
+
+    Args:
+      mask: of its arrays, only whether they are there is asked.
+      columns: keys of each block, int [C, s], counted from the first; not all keys of a block need be there.
+    """
+    first = mask.query_offset // block_size
+    last = (mask.query_offset + mask.query_length - 1) // block_size
+    own = np.arange(first, last + 1)
+    index = own[:, None] * block_size + np.arange(block_size) - mask.query_offset
+    rows = np.where((index >= 0) & (index < mask.query_length), index, -1).astype(np.int32)
+    if columns.shape[1] == 0:
+        return Layout(rows, columns, ())
+    visited = np.flatnonzero((own >= 0) & (own < len(columns))).astype(np.int32)
+    is_whole = mask.covers((0, mask.query_length - 1), (0, mask.key_length - 1))
+    is_whole &= bool((rows >= 0).all() and (columns >= 0).all())
+    together = max(1, PAIRS // (block_size * columns.shape[1]))
+    blocks = own[visited, None].astype(np.int32)
+    return Layout(rows, columns, in_steps(visited, blocks, together, False, is_whole))
 
 
 def in_steps(rows, blocks, together: int, is_run: bool = False, is_whole: bool = False) -> tuple[Schedule, ...]:
@@ -135,14 +157,14 @@ def _visible_blocks(mask: Mask, queries: np.ndarray, place: np.ndarray, size: in
         low, high = low + (residue - low) % dilation, high - (high - residue) % dilation
         if low <= high:
             first, last = place[low], place[high]
-            if last - first == (high - low) // dilation:
+            if first >= 0 and last - first == (high - low) // dilation:
                 blocks.update(range(first // size, last // size + 1))
             else:
-                blocks.update(place[low : high + 1] // size)
+                blocks.update(np.unique(place[low : high + 1] // size))
     if global_tokens and len(queries):
         last = min(global_tokens, len(place), positions.max() + 1 if mask.is_causal else len(place))
         blocks.update(place[: max(last, 0)] // size)
-    return blocks
+    return blocks - {-1}
 
 
 def _one_step_a_row(mask, rows, columns, visible: dict[int, list[int]], together: int) -> tuple[Schedule, ...]:

@@ -170,6 +170,17 @@ def natural_layout(
     return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs))
 
 
+def together(*parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Softmax over the keys of all parts, none of which is in two: each part is what `over_heads` has returned."""
+
+    def running(out, lse):
+        seen = lse > -jnp.inf
+        return Running(out.astype(lse.dtype), jnp.where(seen, lse, jnp.finfo(lse.dtype).min), seen.astype(lse.dtype))
+
+    out, lse = _settled(functools.reduce(_merged, [running(*part) for part in parts]))
+    return out.astype(parts[0][0].dtype), lse
+
+
 def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout]:
     (q, k, v), (params, bias), (mask, dropout, drawn) = operands, learned, fixed
     layout = layout_of(mask, drawn)
@@ -206,10 +217,7 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
             return Running(*(x.at[rows].set(new) for x, new in zip(running, merged, strict=True))), None
 
         running, _ = jax.lax.scan(step, running, (jnp.asarray(visited.rows), jnp.asarray(visited.blocks)))
-    seen = running.total > 0
-    total = jnp.where(seen, running.total, 1)
-    out = running.out / total[..., None]
-    lse = jnp.where(seen, running.top + jnp.log(total), -jnp.inf)
+    out, lse = _settled(running)
     return _join(out, layout.rows, length, 0), _join(lse, layout.rows, length, -jnp.inf)
 
 
@@ -245,6 +253,13 @@ def _merged(a: Running, b: Running) -> Running:
     first, second = jnp.exp(a.top - top), jnp.exp(b.top - top)
     out = a.out * first[..., None] + b.out * second[..., None]
     return Running(out, top, a.total * first + b.total * second)
+
+
+def _settled(running: Running) -> tuple[jax.Array, jax.Array]:
+    """Output and log-sum-exp; 0 and -inf for queries that have seen nothing."""
+    seen = running.total > 0
+    total = jnp.where(seen, running.total, 1)
+    return running.out / total[..., None], jnp.where(seen, running.top + jnp.log(total), -jnp.inf)
 
 
 def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learned, out, lse, d_out, d_lse):

@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 
 from attnzoo import fields
 from attnzoo.compute import caching, costs, dense, groups, heads, schedule, streaming
@@ -111,18 +110,7 @@ class Local(Kernel):
 
     def _layout(self, mask: Mask, drawn=()) -> Layout:
         """A tile of queries for each block of positions, beside the tile of keys of the same block."""
-        first = self._block_of(mask.query_offset)
-        last = self._block_of(mask.query_offset + mask.query_length - 1)
-        index = np.arange(first * self.block_size, (last + 1) * self.block_size) - mask.query_offset
-        rows = np.where((index >= 0) & (index < mask.query_length), index, -1).reshape(-1, self.block_size)
-        columns = schedule.natural(mask.key_length, self.block_size)
-        own = np.arange(first, last + 1)
-        visited = np.flatnonzero((own >= 0) & (own < len(columns))).astype(np.int32)
-        is_whole = mask.covers((0, mask.query_length - 1), (0, mask.key_length - 1))
-        is_whole &= bool((rows >= 0).all() and (columns >= 0).all())
-        together = max(1, schedule.PAIRS // self.block_size**2)
-        blocks = own[visited, None].astype(np.int32)
-        return Layout(rows.astype(np.int32), columns, schedule.in_steps(visited, blocks, together, False, is_whole))
+        return schedule.own_blocks(mask, self.block_size, schedule.natural(mask.key_length, self.block_size))
 
     def _strided(self, length: int, used, offset: int) -> Order:
         """Where the tokens of a sequence stand whose first is at position `offset`, among `used` positions in all."""
