@@ -32,6 +32,7 @@ from attnzoo.kernels import Reformer as Reformer
 from attnzoo.kernels import Sinkhorn as Sinkhorn
 from attnzoo.kernels import SlidingWindow as SlidingWindow
 from attnzoo.kernels import Softmax as Softmax
+from attnzoo.kernels import SparseTransformer as SparseTransformer
 from attnzoo.kernels import Synthesizer as Synthesizer
 from attnzoo.masking import Mask as Mask
 from attnzoo.positions import ALiBi as ALiBi

@@ -17,6 +17,7 @@ from attnzoo.kernels import (
     Sinkhorn,
     SlidingWindow,
     Softmax,
+    SparseTransformer,
     Synthesizer,
 )
 from attnzoo.positions import (
@@ -44,6 +45,7 @@ KERNELS: dict[str, type[Kernel]] = {
     "reformer": Reformer,
     "sinkhorn": Sinkhorn,
     "synthesizer": Synthesizer,
+    "sparse_transformer": SparseTransformer,
 }
 
 POSITIONS: dict[str, type[PositionEncoding]] = {

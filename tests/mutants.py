@@ -15,6 +15,7 @@ LINEAR = "Linear(feature_map='elu+1', epsilon=1e-06)"
 STRIDED = "Local(block_size=5, layout='strided')"
 REFORMER = "Reformer(chunk_size=4, buckets=4, rounds=2, seed=0)"
 SINKHORN = "Sinkhorn(block_size=4, iterations=3, temperature=0.75)"
+SPARSE = "SparseTransformer(block_size=6, summary=2)"
 PERFORMER = "Performer(features=16, orthogonal=True, seed=0)"
 
 
@@ -63,6 +64,9 @@ MUTANTS = [
     Mutant("kernels/sinkhorn.py", "(count > 0) & (count > 0).T", "(count >= 0) & (count >= 0).T", law("padding_changes_nothing", SINKHORN)),
     Mutant("kernels/sinkhorn.py", "\"nl,nsh->lsh\"", "\"ln,nsh->lsh\"", oracle(SINKHORN)),
     Mutant("kernels/sinkhorn.py", "for axis in (1, 0)", "for axis in (0, 1)", oracle(SINKHORN)),
+    Mutant("kernels/sparse_transformer.py", "mask.key_length, self.block_size)[:, apart]", "mask.key_length, self.block_size)", oracle(SPARSE)),
+    Mutant("kernels/sparse_transformer.py", ">= self.block_size - self.summary", "> self.block_size - self.summary", oracle(SPARSE)),
+    Mutant("compute/streaming.py", "jnp.where(seen, lse, jnp.finfo(lse.dtype).min)", "lse", law("blind_queries_give_nothing", SPARSE)),
     Mutant("kernels/synthesizer.py", "params[\"key\"][:length]", "params[\"key\"][-length:]", "tests/test_approximations.py::test_what_was_learned_for_a_length_serves_shorter_inputs_from_its_start[Synthesizer(form='dense', units=None, rank=32)]"),
     Mutant("kernels/synthesizer.py", "+ positions.query_offset)", "+ 1 + positions.query_offset)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Synthesizer(form='random', units=None, rank=3)]"),
     Mutant("positions/shaw.py", "key_positions[None, :] - query_positions[:, None]", "query_positions[:, None] - key_positions[None, :]", "tests/test_positions.py::test_rules_in_causal_cross_attention[shaw]"),

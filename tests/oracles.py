@@ -223,6 +223,14 @@ def sinkhorn(q, k, v, visible, *, directions, block_size, iterations, temperatur
     return out
 
 
+def sparse_transformer(q, k, v, visible, *, block_size, summary, offset=0, bias=None, scale=None):
+    joined = np.zeros((len(q), len(k)), bool)
+    for i, j in np.ndindex(joined.shape):
+        own_block = math.floor((i + offset) / block_size) == math.floor(j / block_size)
+        joined[i, j] = own_block or j % block_size in range(block_size - summary, block_size)
+    return softmax(q, k, v, visible & joined, bias=bias, scale=scale)
+
+
 def synthesizer(q, k, v, visible, *, params, form, offset=0, bias=None):
     scores = np.zeros((len(q), len(k)))
     for i, j in np.ndindex(scores.shape):

@@ -14,6 +14,7 @@ from attnzoo import (
     Performer,
     Reformer,
     Sinkhorn,
+    SparseTransformer,
     Synthesizer,
     attend,
     attention_weights,
@@ -76,7 +77,9 @@ def test_strided_blocks_are_those_of_the_reshape():
     np.testing.assert_allclose(out, jnp.einsum("bghst,btghd->bsghd", weights, v).reshape(3, 12, 2, DIM), atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", [Local(4), Local(4, "strided"), Synthesizer("random", rank=3)], ids=repr)
+@pytest.mark.parametrize(
+    "kernel", [Local(4), Local(4, "strided"), SparseTransformer(6, 2), Synthesizer("random", rank=3)], ids=repr
+)
 @pytest.mark.parametrize("offset", [-9, 9])
 def test_positions_count_from_the_offset(kernel, offset):
     params = kernel.init(jax.random.key(0), Dims(3, LENGTH, LENGTH, 2, 1, DIM, DIM))

@@ -18,6 +18,7 @@ from attnzoo import (
     Reformer,
     Sinkhorn,
     SlidingWindow,
+    SparseTransformer,
     Synthesizer,
     attend,
     parse,
@@ -132,6 +133,10 @@ CALLS = {
             params=Synthesizer("random").init(RNG, attnzoo.Dims(2, 4, 4, 4, 2, 16, 16)),
         ),
         "query of at most 4 tokens, query has 8: initialise it",
+    ),
+    "summary": (
+        lambda: SparseTransformer(block_size=4, summary=5),
+        r"SparseTransformer\(block_size=4, summary=5\): .* at most block_size",
     ),
     "layout": (lambda: Local(layout="dense"), "layout must be one of contiguous, strided"),
     "odd buckets": (lambda: Reformer(buckets=7), r"Reformer\(buckets=7\): .* must be even; use 8"),

@@ -56,6 +56,7 @@ STATES = {
     "Reformer(chunk_size=4, buckets=4, rounds=2, seed=0)": None,
     "Sinkhorn(block_size=4, iterations=3, temperature=0.75)": None,
     "Synthesizer(form='dense', units=None, rank=32)": 1536 * 2 * (16 + 48),
+    "SparseTransformer(block_size=6, summary=2)": 1536 * 2 * (16 + 48),
 }
 
 

@@ -25,6 +25,7 @@ from attnzoo import (
     Sinkhorn,
     SlidingWindow,
     Softmax,
+    SparseTransformer,
     T5Buckets,
 )
 
@@ -37,6 +38,7 @@ SMALL = {
     "local": Local(block_size=4),
     "reformer": Reformer(chunk_size=4, buckets=4),
     "sinkhorn": Sinkhorn(block_size=4, iterations=3),
+    "sparse_transformer": SparseTransformer(block_size=4, summary=1),
 }
 ZOO = [SMALL.get(name, kernel()) for name, kernel in KERNELS.items()]
 

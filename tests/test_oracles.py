@@ -19,6 +19,7 @@ from attnzoo import (
     Sinkhorn,
     SlidingWindow,
     Softmax,
+    SparseTransformer,
     attend,
 )
 from attnzoo import attention_weights as weights_of
@@ -118,6 +119,13 @@ ORACLES = {
         block_size=kernel.block_size,
         iterations=kernel.iterations,
         temperature=kernel.temperature,
+    ),
+    "SparseTransformer": lambda kernel, one, own, drawn, structure, extra: oracles.sparse_transformer(
+        *one,
+        block_size=kernel.block_size,
+        summary=kernel.summary,
+        offset=structure.get("query_offset", 0),
+        **extra,
     ),
     "Synthesizer": lambda kernel, one, own, drawn, structure, extra: oracles.synthesizer(
         *one, params=own, form=kernel.form, offset=structure.get("query_offset", 0), **extra
@@ -238,7 +246,8 @@ def test_where_approximations_become_exact():
     identity = jnp.eye(LENGTH)[None]
     linformer = attend(q, k, v, kernel=Linformer(rank=LENGTH, share="kv"), params={"key": identity})
     np.testing.assert_allclose(linformer, exact, atol=1e-6)
-    for kernel in (Local(LENGTH), Local(LENGTH, "strided"), Reformer(LENGTH, rounds=3)):
+    blocks = (Local(LENGTH), Local(LENGTH, "strided"), SparseTransformer(LENGTH, 0), SparseTransformer(4, 4))
+    for kernel in (*blocks, Reformer(LENGTH, rounds=3)):
         np.testing.assert_allclose(attend(q, k, v, kernel=kernel), exact, atol=2e-6)
     sinkhorn = attend(q, k, v, kernel=Sinkhorn(LENGTH), params=jnp.ones((1, 1, DIM)))
     np.testing.assert_allclose(sinkhorn, exact, atol=1e-6)

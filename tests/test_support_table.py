@@ -19,6 +19,7 @@ REQUIRED = {
     "reformer": {"key_mask", "bias", "dropout"},
     "sinkhorn": {"key_mask"},
     "synthesizer": EVERYTHING,
+    "sparse_transformer": EVERYTHING,
 }
 
 
@@ -40,6 +41,6 @@ def test_a_refusal_has_a_reason(name):
 
 
 def test_quadratic_kernels_say_so():
-    quadratic = {"softmax", "nadaraya_watson", "additive", "synthesizer", "sinkhorn"}
+    quadratic = {"softmax", "nadaraya_watson", "additive", "synthesizer", "sinkhorn", "sparse_transformer"}
     assert {name for name, kernel in KERNELS.items() if kernel.supports.work > 1} == quadratic
     assert {name for name, kernel in KERNELS.items() if kernel.supports.memory > 1} == {"sinkhorn"}

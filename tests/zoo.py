@@ -15,6 +15,7 @@ from attnzoo import (
     Reformer,
     Sinkhorn,
     SlidingWindow,
+    SparseTransformer,
     Synthesizer,
 )
 
@@ -27,6 +28,7 @@ SMALL = {
     "local": [Local(block_size=4)],
     "reformer": [Reformer(chunk_size=4, buckets=4, rounds=2)],
     "sinkhorn": [Sinkhorn(block_size=4, iterations=3)],
+    "sparse_transformer": [SparseTransformer(block_size=6, summary=2)],
 }
 FURTHER = [
     NadarayaWatson(),

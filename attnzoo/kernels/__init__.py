@@ -12,4 +12,5 @@ from attnzoo.kernels.reformer import Reformer as Reformer
 from attnzoo.kernels.sinkhorn import Sinkhorn as Sinkhorn
 from attnzoo.kernels.sliding_window import SlidingWindow as SlidingWindow
 from attnzoo.kernels.softmax import Softmax as Softmax
+from attnzoo.kernels.sparse_transformer import SparseTransformer as SparseTransformer
 from attnzoo.kernels.synthesizer import Synthesizer as Synthesizer

@@ -10,7 +10,8 @@ KERNELS = (
     "sliding_window(left=2, right=2, dilation=3, global_tokens=2), bigbird(block_size=4, num_random=2), linear, "
     "performer(features=16), linformer(rank=5), nystrom(landmarks=5), local(block_size=4), "
     "local(block_size=5, layout='strided'), reformer(chunk_size=4, buckets=4, rounds=2), "
-    "sinkhorn(block_size=4, iterations=3), synthesizer, synthesizer(form='random', rank=4)"
+    "sinkhorn(block_size=4, iterations=3), synthesizer, synthesizer(form='random', rank=4), "
+    "sparse_transformer(block_size=6, summary=2)"
 )
 flags.DEFINE_string("kernels", KERNELS, "Kernels as calls, or 'all'; small ones show their pattern in short sequences.")
 flags.DEFINE_string("laws", "all", "Names of laws, separated by commas, or 'all'.")

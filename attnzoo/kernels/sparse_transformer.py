@@ -1,0 +1,78 @@
+"""Sparse Transformer, the fixed pattern: every query sees its own block, and the summaries of all blocks.
+
+    y_i = sum_{j in A(i)} softmax_j(scale q_i . k_j + b_ij) v_j
+    A(i) = {j : floor(j / l) = floor(i / l)  or  j mod l >= l - c}
+
+with l = block_size and c = summary, i counted from `query_offset`; causality removes what lies right of i. Cost
+O(T (l + S c / l) H), which is T^2 for a given l, about c / l of exact attention's, and T^1.5 where one lets l grow as
+the root of T; memory O(T + S). Child et al. 2019, arXiv:1904.10509, section 4.3.
+
+One softmax runs over the paper's two sets, a key counted once: its merged head. The sets are causal; ours go both ways
+where `is_causal` is not asked for. Its heads that take one set each, and its strided pattern, are not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo import fields
+from attnzoo.compute import costs, dense, schedule, streaming
+from attnzoo.compute.schedule import Layout
+from attnzoo.interface import Kernel
+from attnzoo.kernels.softmax import EXACT
+from attnzoo.masking import Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseTransformer(Kernel):
+    """Attention inside blocks of `block_size` tokens, and to the last `summary` tokens of every block."""
+
+    block_size: int = 128
+    summary: int = 32
+
+    supports = dataclasses.replace(EXACT, positions=True)
+
+    def __post_init__(self):
+        fields.positive_integer(self, "block_size")
+        fields.natural_number(self, "summary")
+        if self.summary > self.block_size:
+            raise ValueError(
+                f"{type(self).__name__}(block_size={self.block_size}, summary={self.summary}): summary counts the last "
+                f"positions of a block, and must be at most block_size"
+            )
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+        i, j = jnp.arange(len(q)) + positions.query_offset, jnp.arange(len(k))
+        joined = (i // self.block_size)[:, None] == j // self.block_size
+        joined |= self.is_summary(j)
+        return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        score, params = streaming.dot_product(scale, q.shape[-1])
+        over = lambda layout: streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout)
+        return streaming.together(over(self._own), over(self._summaries))
+
+    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
+        mask = Mask(dims.query_length, dims.key_length, is_causal)
+        layouts = self._own(mask), self._summaries(mask)
+        flops = sum(costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1) for layout in layouts)
+        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
+
+    def is_summary(self, position):
+        """Whether keys at these positions are seen from every block."""
+        return position % self.block_size >= self.block_size - self.summary
+
+    def _own(self, mask: Mask, drawn=()) -> Layout:
+        """Each block of queries beside its own keys, apart from summaries."""
+        apart = ~self.is_summary(np.arange(self.block_size))
+        return schedule.own_blocks(mask, self.block_size, schedule.natural(mask.key_length, self.block_size)[:, apart])
+
+    def _summaries(self, mask: Mask, drawn=()) -> Layout:
+        """All queries beside the summaries of all blocks, put together into tiles of their own."""
+        keys = np.flatnonzero(self.is_summary(np.arange(mask.key_length)))
+        rows = schedule.natural(mask.query_length, schedule.tile_size(mask.query_length, streaming.TILE))
+        columns = schedule.tiled(keys, schedule.tile_size(len(keys), streaming.TILE))
+        return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns))
