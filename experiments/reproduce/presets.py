@@ -14,6 +14,9 @@ seen. What was read in google-research/long-range-arena:
 - synthesizer: see `public.py`;
 - performer: ReLU features without random projections, which is linear attention, but for ListOps: FAVOR+ with 2
   features;
+- sparse_transformer: the fixed pattern, both of its sets in one softmax, as a mask on T^2 scores. It never looks ahead,
+  but for the token at which the answer is read, and the first token of a block is a summary beside its last 10: see
+  `public.py`. What the paper means stands here in both directions, since this is an encoder;
 - longformer: a window of 512 tokens as a mask on T^2 scores, the same function as a sparse one, and no global token;
 - bigbird: as in its paper, but that random blocks are among the first 1,024 tokens.
 
@@ -46,7 +49,9 @@ SOFTMAX = _same("softmax")
 LRA = {
     "softmax": Preset("experiments.reproduce.public.MaterialisedSoftmax", "softmax"),
     "local": Preset('local(block_size=50, layout="strided")', 'local(block_size=50, layout="contiguous")'),
-    "sparse_transformer": Preset(None, None),
+    "sparse_transformer": Preset(
+        "experiments.reproduce.public.ClassSparseTransformer", "sparse_transformer(block_size=50, summary=10)"
+    ),
     "longformer": _same("sliding_window(left=255, right=256)"),
     "linformer": Preset('linformer(rank=16, share="kv")', 'linformer(rank=32, share="kv")'),
     "reformer": Preset("reformer(chunk_size={tenth}, buckets=10)", "reformer(chunk_size=64, rounds=4)"),

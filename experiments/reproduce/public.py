@@ -1,14 +1,20 @@
 """Kernels as the public code of the Long Range Arena runs them, where the library has no reason to.
 
-Both keep the scores of all heads, [B, N, T, S], as plain automatic differentiation does: that T^2 memory is what the
-published ratios are taken to.
+    MaterialisedSoftmax        softmax(scale q k^T) v
+    MixedSynthesizer           softmax(scale q k^T + R) v,    R learned, [N, longest T, longest S]
+    ClassSparseTransformer     softmax over A(i) = {j <= i : j in the block of i, or j mod l = 0, or j mod l >= l - c}
 
-    MaterialisedSoftmax    softmax(scale q k^T) v
-    MixedSynthesizer       softmax(scale q k^T + R) v,    R learned, [N, longest T, longest S]
+The first two keep the scores of all heads, [B, N, T, S], as plain automatic differentiation does: that T^2 memory is
+what the published ratios are taken to. The third has accuracies alone, and visits no more than it shows.
 
 The second is what LRA's "Synthesizer" computes: its configuration asks for factorised random scores in place of
 products (Tay et al. 2020, arXiv:2005.00743), its training script hands none of that on, and the layer's own defaults,
 a full random matrix added to products, remain.
+
+The third is LRA's Sparse Transformer: the fixed pattern of Child et al. 2019, arXiv:1904.10509, with l = 50 and c = 10,
+never looking ahead though it encodes. The paper's summaries have the remainders l - c to l; the code counts positions
+from 0, so that l is the first of a block. The learned token at which the answer is read stands before the others, sees
+all and is seen by all; i and j count from the one after it.
 """
 
 from __future__ import annotations
@@ -17,8 +23,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from attnzoo import Kernel, Support
+from attnzoo import Kernel, SparseTransformer, Support
+from attnzoo.compute import dense, schedule, streaming
+from attnzoo.compute.schedule import Layout
 
 KEPT = Support(mask=True, key_mask=True, scale=True, memory=2.0)
 
@@ -51,6 +60,68 @@ class MixedSynthesizer(Kernel):
 
     def batched(self, params, draws, q, k, v, mask, *, scale):
         return _over_heads(q, k, v, mask, scale, params[:, : q.shape[1], : k.shape[1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassSparseTransformer(SparseTransformer):
+    """The fixed pattern behind a token that stands for the class."""
+
+    block_size: int = 50
+    summary: int = 10
+
+    supports = dataclasses.replace(
+        SparseTransformer.supports,
+        causal=False,
+        cross=False,
+        decode=False,
+        positions=False,
+        why="its first token sees the whole of one sequence",
+    )
+    cost = Kernel.cost
+
+    def is_summary(self, position):
+        return super().is_summary(position) | (position % self.block_size == 0)
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        i, j = np.arange(len(q))[:, None] - 1, np.arange(len(k)) - 1
+        joined = (i // self.block_size == j // self.block_size) | self.is_summary(j)
+        joined = joined & (j <= i) | (i < 0) | (j < 0)
+        return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
+
+    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+        score, params = streaming.dot_product(scale, q.shape[-1])
+        over = lambda mask, layout: streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout)
+        causal = dataclasses.replace(mask, is_causal=True)
+        layouts = (_first_key, self._own, self._summaries)
+        return streaming.together(over(mask, _first_query), *(over(causal, layout) for layout in layouts))
+
+    def _own(self, mask, drawn=()):
+        return _after_the_first(super()._own, mask)
+
+    def _summaries(self, mask, drawn=()):
+        return _after_the_first(super()._summaries, mask)
+
+
+def _first_query(mask, drawn=()) -> Layout:
+    """Query 0 beside all keys."""
+    return _listed(mask, np.arange(mask.query_length)[:1], np.arange(mask.key_length))
+
+
+def _first_key(mask, drawn=()) -> Layout:
+    """All other queries beside key 0."""
+    return _listed(mask, np.arange(mask.query_length)[1:], np.arange(mask.key_length)[:1])
+
+
+def _listed(mask, queries, keys) -> Layout:
+    rows, columns = (schedule.tiled(x, schedule.tile_size(len(x), streaming.TILE)) for x in (queries, keys))
+    return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns))
+
+
+def _after_the_first(layout_of, mask) -> Layout:
+    """A layout of all tokens but the first, which it does not count."""
+    lengths = {"query_length": max(mask.query_length - 1, 0), "key_length": max(mask.key_length - 1, 0)}
+    rows, columns, schedules = layout_of(dataclasses.replace(mask, **lengths))
+    return Layout(*(np.where(x >= 0, x + 1, -1).astype(np.int32) for x in (rows, columns)), schedules)
 
 
 def _scores(q, k, scale):
