@@ -178,7 +178,7 @@ def test_what_the_public_code_ran_stands_beside_what_the_paper_means():
     assert "strided" in of("speed", "text", "local", 1000).faithful
     assert of("accuracy", "text", "sinkhorn").faithful is None and of("speed", "text", "sinkhorn", 1000).faithful
     assert of("accuracy", "text", "softmax").faithful == "softmax"
-    assert "ClassSparse" in of("accuracy", "listops", "sparse_transformer").faithful
+    assert "CausalSparse" in of("accuracy", "listops", "sparse_transformer").faithful
     assert "contiguous" in of("speed", "text", "local", 1000).corrected
     assert "chunk_size=300" in of("speed", "text", "reformer", 3000).faithful
 
@@ -206,13 +206,14 @@ def test_scores_that_are_kept_give_exact_attention_and_its_gradients(lengths):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
 
 
+@pytest.mark.parametrize("has_class", [True, False])
 @pytest.mark.parametrize("implementation", [None, "reference"])
-def test_the_public_sparse_transformer_sees_what_its_mask_shows(implementation):
+def test_the_public_sparse_transformer_sees_what_its_mask_shows(implementation, has_class):
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 16, heads, 8)) for i, heads in enumerate((4, 2, 2)))
     shown = np.ones((16, 16), bool)
-    for i, j in np.ndindex(15, 15):
-        shown[i + 1, j + 1] = j <= i and (i // 4 == j // 4 or j % 4 in (0, 3))
-    kernel = public.ClassSparseTransformer(block_size=4, summary=1)
+    for i, j in np.ndindex(16 - has_class, 16 - has_class):
+        shown[i + has_class, j + has_class] = j <= i and (i // 4 == j // 4 or j % 4 in (0, 3))
+    kernel = public.CausalSparseTransformer(block_size=4, summary=1, has_class=has_class)
 
     def both(**given):
         loss = lambda q, k, v: (attnzoo.attend(q, k, v, key_value_seq_lengths=np.array([16, 9]), **given) ** 2).sum()
@@ -220,7 +221,7 @@ def test_the_public_sparse_transformer_sees_what_its_mask_shows(implementation):
 
     got, expected = both(kernel=kernel, implementation=implementation), both(mask=shown)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
-    with pytest.raises(NotImplementedError, match="ClassSparseTransformer cannot honour `is_causal`"):
+    with pytest.raises(NotImplementedError, match="CausalSparseTransformer cannot honour `is_causal`"):
         both(kernel=kernel, is_causal=True)
 
 

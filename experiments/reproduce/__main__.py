@@ -3,9 +3,9 @@
 from absl import flags
 
 from experiments import command_line
+from experiments.reproduce.published import TASKS
 
 FLAGS = flags.FLAGS
-TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 GROUPS = ("speed", "memory", "mqar", *TASKS, *(f"{task}-small" for task in TASKS))
 flags.DEFINE_string("only", "speed,memory,mqar", f"What to measure: some of {', '.join(GROUPS)}.")
 flags.DEFINE_string("models", "all", "Models by their names in the tables, such as 'local, performer', or 'all'.")

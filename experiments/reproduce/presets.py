@@ -50,7 +50,7 @@ LRA = {
     "softmax": Preset("experiments.reproduce.public.MaterialisedSoftmax", "softmax"),
     "local": Preset('local(block_size=50, layout="strided")', 'local(block_size=50, layout="contiguous")'),
     "sparse_transformer": Preset(
-        "experiments.reproduce.public.ClassSparseTransformer", "sparse_transformer(block_size=50, summary=10)"
+        "experiments.reproduce.public.CausalSparseTransformer", "sparse_transformer(block_size=50, summary=10)"
     ),
     "longformer": _same("sliding_window(left=255, right=256)"),
     "linformer": Preset('linformer(rank=16, share="kv")', 'linformer(rank=32, share="kv")'),
@@ -80,7 +80,13 @@ BLOCKS = {
     "local": Preset('local(block_size=64, layout="strided")', 'local(block_size=64, layout="contiguous")'),
     "sinkhorn": Preset(None, "sinkhorn(block_size=64)"),
 }
-PICTURES = {"image": BLOCKS, "pathfinder": BLOCKS}
+# Pathfinder's has no token for the class.
+PATHFINDER = {
+    "sparse_transformer": Preset(
+        f"{LRA['sparse_transformer'].faithful}(has_class=False)", LRA["sparse_transformer"].corrected
+    )
+}
+PICTURES = {"image": BLOCKS, "pathfinder": BLOCKS | PATHFINDER}
 
 
 def preset(result: Published) -> Preset:

@@ -2,7 +2,7 @@
 
     MaterialisedSoftmax        softmax(scale q k^T) v
     MixedSynthesizer           softmax(scale q k^T + R) v,    R learned, [N, longest T, longest S]
-    ClassSparseTransformer     softmax over A(i) = {j <= i : j in the block of i, or j mod l = 0, or j mod l >= l - c}
+    CausalSparseTransformer    softmax over A(i) = {j <= i : j in the block of i, or j mod l = 0, or j mod l >= l - c}
 
 The first two keep the scores of all heads, [B, N, T, S], as plain automatic differentiation does: that T^2 memory is
 what the published ratios are taken to. The third has accuracies alone, and visits no more than it shows.
@@ -13,8 +13,8 @@ a full random matrix added to products, remain.
 
 The third is LRA's Sparse Transformer: the fixed pattern of Child et al. 2019, arXiv:1904.10509, with l = 50 and c = 10,
 never looking ahead though it encodes. The paper's summaries have the remainders l - c to l; the code counts positions
-from 0, so that l is the first of a block. The learned token at which the answer is read stands before the others, sees
-all and is seen by all; i and j count from the one after it.
+from 0, so that l is the first of a block. The learned token at which the answer is read, where there is one, stands
+before the others, sees all and is seen by all; i and j count from the one after it.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ class MixedSynthesizer(Kernel):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassSparseTransformer(SparseTransformer):
-    """The fixed pattern behind a token that stands for the class."""
+class CausalSparseTransformer(SparseTransformer):
+    """The fixed pattern, never looking ahead; `has_class` where its first token stands for the class."""
 
     block_size: int = 50
     summary: int = 10
+    has_class: bool = True
 
     supports = dataclasses.replace(
         SparseTransformer.supports,
@@ -83,7 +84,7 @@ class ClassSparseTransformer(SparseTransformer):
         return super().is_summary(position) | (position % self.block_size == 0)
 
     def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
-        i, j = np.arange(len(q))[:, None] - 1, np.arange(len(k)) - 1
+        i, j = np.arange(len(q))[:, None] - self.has_class, np.arange(len(k)) - self.has_class
         joined = (i // self.block_size == j // self.block_size) | self.is_summary(j)
         joined = joined & (j <= i) | (i < 0) | (j < 0)
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
@@ -92,14 +93,16 @@ class ClassSparseTransformer(SparseTransformer):
         score, params = streaming.dot_product(scale, q.shape[-1])
         over = lambda mask, layout: streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout)
         causal = dataclasses.replace(mask, is_causal=True)
-        layouts = (_first_key, self._own, self._summaries)
-        return streaming.together(over(mask, _first_query), *(over(causal, layout) for layout in layouts))
+        found = [over(causal, self._own), over(causal, self._summaries)]
+        if self.has_class:
+            found += [over(mask, _first_query), over(causal, _first_key)]
+        return streaming.together(*found)
 
     def _own(self, mask, drawn=()):
-        return _after_the_first(super()._own, mask)
+        return _after_the_first(super()._own, mask) if self.has_class else super()._own(mask)
 
     def _summaries(self, mask, drawn=()):
-        return _after_the_first(super()._summaries, mask)
+        return _after_the_first(super()._summaries, mask) if self.has_class else super()._summaries(mask)
 
 
 def _first_query(mask, drawn=()) -> Layout:

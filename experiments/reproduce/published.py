@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 FILE = pathlib.Path(__file__).with_name("published.csv")
 ACCURACY, SMALL, SPEED, MEMORY, MQAR = TABLES = ("accuracy", "accuracy, small", "speed", "memory", "mqar")
+TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # of LRA
 REFERENCE = "softmax"  # the model that speed and memory are told relative to
 
 

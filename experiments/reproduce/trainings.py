@@ -32,7 +32,7 @@ from experiments import records
 from experiments.accuracy import flags
 from experiments.accuracy.cells import KEY
 from experiments.accuracy.cells import cells as every
-from experiments.reproduce.published import ACCURACY, MQAR, SMALL, Published
+from experiments.reproduce.published import ACCURACY, MQAR, SMALL, TASKS, Published
 
 MODULE = "experiments.accuracy"
 SEEDS = 5
@@ -157,7 +157,6 @@ TRAININGS = {
         "seeds": SEEDS,
     },
 }
-TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 GROUPS = {
     **{(ACCURACY, task): task for task in TASKS},
     **{(SMALL, task): f"{task}-small" for task in TASKS},
