@@ -25,8 +25,8 @@ def main() -> int:
     """Run what the preset lists, and write the page."""
     out = pathlib.Path(FLAGS.out)
     codes = []
-    for folder, part in PRESETS[FLAGS.preset].items():
-        codes.append(_run(part, out, folder))
+    for part in PRESETS[FLAGS.preset]:
+        codes.append(_run(part, out))
         if codes[-1] not in (0, 1):
             return abs(codes[-1])  # a part that was killed has a negative code
     from experiments.report.page import write
@@ -35,9 +35,9 @@ def main() -> int:
     return max(codes)
 
 
-def _run(part: Part, out: pathlib.Path, folder: str) -> int:
+def _run(part: Part, out: pathlib.Path) -> int:
     given = [f"--{flag}={value.format(out=out)}" for flag, value in part.flags.items()]
-    words = ["-m", f"experiments.{part.experiment}", *given, f"--out={out / folder}"]
+    words = ["-m", f"experiments.{part.experiment}", *given, f"--out={out / part.folder}"]
     print(f"$ {shlex.join(['python', *words])}", flush=True)
     return subprocess.run([sys.executable, *words]).returncode
 

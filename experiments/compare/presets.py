@@ -1,4 +1,4 @@
-"""What a preset runs: for each folder, an experiment and its flags."""
+"""What a preset runs: experiments with their flags, one after another."""
 
 from __future__ import annotations
 
@@ -6,37 +6,45 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """One command; `{out}` in a flag is the folder of the whole."""
+    """One command, and the folder for what it leaves; `{out}` in a flag is the folder of all parts."""
 
     experiment: str
+    folder: str
     flags: dict[str, str]
 
 
-FULL = {
-    "scaling": Part(
-        "scaling", {"kernels": "all", "lengths": "256:4096", "passes": "forward,train", "cell_budget": "8"}
+# Seeds of small models, in one process and without checkpoints of unfinished ones.
+SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
+
+FULL = (
+    Part(
+        "scaling",
+        "scaling",
+        {"kernels": "all", "lengths": "256:4096", "passes": "forward,train", "cell_budget": "8"},
     ),
-    "accuracy": Part(
+    Part(
         "accuracy",
-        {
+        "accuracy",
+        SEEDS
+        | {
             "task": "text",
-            "kernels": "softmax, sliding_window(left=7, right=7), linear, performer(features=32)",
+            "kernels": "softmax, sliding_window(left=7, right=7), linear",
             "lengths": "32,64,128",
             "steps": "150",
             "tokens": "2048",
             "heads": "2",
             "test_examples": "128",
-            "seeds": "5",
-            "save_every": "0",
-            "isolate": "false",
         },
     ),
-}
-SMALL = {
-    "scaling": Part(
-        "scaling", {"kernels": "all", "lengths": "64:256", "passes": "forward", "heads": "2", "head_dim": "16"}
+)
+SMALL = (
+    Part(
+        "scaling",
+        "scaling",
+        {"kernels": "all", "lengths": "64:256", "passes": "forward", "heads": "2", "head_dim": "16"},
     ),
-    "accuracy": Part(
+    Part(
+        "accuracy",
         "accuracy",
         {
             "kernels": "softmax, sliding_window(left=15, right=15), nystrom(landmarks=8)",
@@ -50,31 +58,52 @@ SMALL = {
             "isolate": "false",
         },
     ),
-}
-# Five seeds of small models, in one process and without checkpoints of unfinished ones.
-TRAINED = {"seeds": "5", "save_every": "0", "isolate": "false"}
-HOUR = {f"compare/{folder}": part for folder, part in FULL.items()} | {
-    "approximation": Part("approximation", {}),
-    "accuracy/mqar": Part(
+)
+# Recall needs embeddings and positions that start large, by which keys and values are told apart.
+RECALL = {"embedding_stddev": "1", "positions": "sinusoidal(scale=1.0)", "heads": "1", "feed_forward": "64"}
+HOUR = (
+    *(part._replace(folder=f"compare/{part.folder}") for part in FULL),
+    Part(
         "accuracy",
-        TRAINED
+        "accuracy/mqar",
+        SEEDS
+        | RECALL
         | {
-            "task": "mqar(pairs=2, vocabulary=64)",
-            "kernels": "softmax, sliding_window(left=7, right=0), linear",
-            "positions": "sinusoidal(scale=1.0)",
-            "embedding_stddev": "1",
-            "heads": "1",
-            "feed_forward": "64",
-            "widths": "16,64",
+            "task": "mqar(pairs=4, vocabulary=64)",
+            "kernels": "softmax, linear",
+            "widths": "32,64,128",
             "lengths": "16,32",
-            "tokens": "1024",
-            "steps": "400",
+            "tokens": "2048",
+            "steps": "250",
             "learning_rates": "5e-3",
         },
     ),
-    "accuracy/longer": Part(
+    Part(
         "accuracy",
-        TRAINED
+        "accuracy/needle",
+        SEEDS
+        | {
+            "task": "needle(digits=3)",
+            "kernels": "softmax, sliding_window(left=31, right=0)",
+            "positions": "t5",
+            "tied": "true",
+            "embedding_stddev": "0.3",
+            "lengths": "64",
+            "eval_lengths": "128,256",
+            "tokens": "2048",
+            "steps": "1000",
+            "warmup": "50",
+            "learning_rates": "5e-3",
+            "weight_decay": "0.1",
+            "heads": "2",
+            "feed_forward": "64",
+            "test_examples": "64",
+        },
+    ),
+    Part(
+        "accuracy",
+        "accuracy/longer",
+        SEEDS
         | {
             "task": "text",
             "kernels": "softmax",
@@ -85,28 +114,9 @@ HOUR = {f"compare/{folder}": part for folder, part in FULL.items()} | {
             "steps": "300",
         },
     ),
-    "accuracy/needle": Part(
-        "accuracy",
-        TRAINED
-        | {
-            "task": "needle",
-            "kernels": "softmax, sliding_window(left=31, right=0)",
-            "positions": "t5",
-            "tied": "true",
-            "embedding_stddev": "0.3",
-            "lengths": "64",
-            "eval_lengths": "128,256",
-            "tokens": "2048",
-            "steps": "1200",
-            "warmup": "50",
-            "learning_rates": "5e-3",
-            "weight_decay": "0.1",
-            "heads": "2",
-            "feed_forward": "64",
-            "test_examples": "64",
-        },
-    ),
-    "swap": Part("swap", {"checkpoint": "{out}/accuracy/longer", "lengths": "64,512"}),
-    "reproduce": Part("reproduce", {"repeats": "5"}),
-}
+    Part("swap", "swap", {"checkpoint": "{out}/accuracy/longer", "lengths": "64,512"}),
+    Part("approximation", "approximation", {}),
+    Part("reproduce", "reproduce", {"only": "speed,memory", "lengths": "1000,4000", "repeats": "5"}),
+    Part("reproduce", "reproduce", {"lengths": "2000,3000", "forms": "faithful", "repeats": "5"}),
+)
 PRESETS = {"full": FULL, "small": SMALL, "hour": HOUR}
