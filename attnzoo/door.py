@@ -227,7 +227,10 @@ def bias_of(bias: jax.Array | PositionBias | None, dims: Dims, query_offset: int
 
 @functools.lru_cache(maxsize=256)
 def drawn(kernel: Kernel, dims: Dims) -> Tree:
-    """What a kernel draws from its seed."""
+    """What a kernel draws from its seed; where that is nothing, nothing is compiled."""
+    shapes = _shapes(kernel, dims)["draws"]
+    if not jax.tree.leaves(shapes):
+        return shapes
     with jax.ensure_compile_time_eval():
         return jax.jit(lambda rng: kernel.draw(rng, dims))(jax.random.key(kernel.seed))
 

@@ -6,10 +6,12 @@ import pathlib
 from importlib import metadata
 
 # Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM: here, and in processes that tests
-# start. XLA's older way of emitting loops takes half as long to compile; jaxlib knows this flag in these versions.
+# start. XLA's older way of emitting loops takes half as long to compile, and a module that is not cut into 32 parts
+# for 32 threads an eighth less; jaxlib knows these flags in these versions.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 import jax
 import pytest
@@ -24,3 +26,10 @@ def _not_too_many_programs():
     yield
     if not MAPS.exists() or len(MAPS.read_bytes().splitlines()) > 25_000:
         jax.clear_caches()
+
+
+@pytest.fixture
+def programs_are_kept(tmp_path, monkeypatch):
+    """Processes that a test starts one after another compile a program once."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -175,6 +176,21 @@ def test_a_cell_beyond_its_limits_is_a_row_and_the_rest_go_on(tmp_path, limit):
     assert len(records.read(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(
+    "ended",
+    [
+        "exit code 1: MemoryError",
+        "exit code 1: jaxlib.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.",
+        "exit code 1: OSError: [Errno 12] Cannot allocate memory",
+        "exit code 127: cannot allocate memory for thread-local data: ABORT",
+    ],
+)
+def test_every_word_for_no_memory_is_understood(ended):
+    """Which allocation fails first is chance: Python's, XLA's, the system's or that of the C library."""
+    row = run._ended(softmax("unused"), types.SimpleNamespace(code=1, ended=ended))
+    assert row["limit"] == "memory" and row["reason"] == f"out of memory: {ended}"
+
+
 def test_a_kernel_that_breaks_before_training_leaves_the_others(tmp_path, monkeypatch):
     refused = cell.refused
     broken = lambda settings, one: refused(settings, one) if one.kernel == Softmax() else 1 / 0
@@ -326,8 +342,8 @@ def test_cells_are_listed_with_hours(ran, tmp_path, capsys):
 
 
 COMMAND = (
-    "--task=text --kernels=softmax --lengths=16 --widths=8 --layers=1 --heads=2 --tokens=64 --test_examples=8 "
-    "--validate_every=50 --steps=400 --save_every=20"
+    "--task=mqar(pairs=2,vocabulary=16) --kernels=softmax --lengths=16 --widths=8 --layers=1 --heads=2 --tokens=64 "
+    "--test_examples=8 --validate_every=50 --steps=160 --save_every=20"
 ).split()
 
 
@@ -347,15 +363,16 @@ def wait_for(condition, seconds=90):
         time.sleep(0.02)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path):
-    process, whole = started(tmp_path / "stopped"), started(tmp_path / "whole", "--isolate=false")
+def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path, programs_are_kept):
+    process = started(tmp_path / "stopped")
     wait_for(lambda: saved(tmp_path / "stopped"))
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=90)[0]
     assert process.returncode == command_line.STOPPED, said
     assert "the same command goes on from here" in said
     assert records.read(tmp_path / "stopped") == []
-    for process in (started(tmp_path / "stopped", "--isolate=false"), whole):
+    for name in ("stopped", "whole"):
+        process = started(tmp_path / name, "--isolate=false")
         said = process.communicate(timeout=180)[0]
         assert process.returncode == 0, said
     [first], [second] = (records.read(tmp_path / name) for name in ("stopped", "whole"))

@@ -17,7 +17,7 @@ WIDE = Dims(1, 4099, 4099, 2, 2, 128, 64)
 CROSS = Dims(1, 700, 2900, 4, 1, 32, 32)
 CASES = [
     (kernel, dims, is_causal)
-    for kernel in (*ZOO, *FURTHER, *(kernel() for kernel in KERNELS.values()))
+    for kernel in dict.fromkeys([*ZOO, *FURTHER, *(kernel() for kernel in KERNELS.values())])
     for dims in (EVEN, WIDE, CROSS)
     for is_causal in (False, True)
     if (kernel.supports.causal or not is_causal) and (kernel.supports.cross or dims is not CROSS)

@@ -112,7 +112,7 @@ def test_results_do_not_depend_on_the_tile():
     def value_and_gradients(tile, pairs):
         layout = functools.partial(streaming.natural_layout, tile=tile, pairs=pairs)
         call = lambda *x: jnp.sum(streaming.over_heads(score, params, *x, mask, None, dropout, layout)[0] ** 2)
-        return jax.value_and_grad(call, (0, 1, 2))(q, k, v)
+        return jax.jit(jax.value_and_grad(call, (0, 1, 2)))(q, k, v)
 
     whole = value_and_gradients((40, 40), 1600)
     for tile, pairs in (((7, 11), 77), ((7, 11), 300), ((16, 3), 10**6), ((5, 5), 100)):

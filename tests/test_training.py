@@ -227,7 +227,8 @@ def test_matrices_decay_and_nothing_else():
     nnx.update(model, jax.tree.map(lambda x: x + 1.0, steps.copied(model, nnx.Param)))
     before = dict(nnx.to_flat_state(steps.copied(model, nnx.Param)))
     state = nnx.Optimizer(model, steps.adamw(optax.constant_schedule(0.1), 0.5), wrt=nnx.Param)
-    state.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    nothing = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+    nnx.jit(lambda state, model: state.update(model, nothing))(state, model)
     after = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     for path, variable in before.items():
         factor = 0.95 if path[-1] in ("kernel", "embedding") else 1.0
@@ -236,15 +237,14 @@ def test_matrices_decay_and_nothing_else():
     assert not [path for path in before if "draw" in str(path)]
 
 
-def run(folder, caches):
-    keep = {"JAX_COMPILATION_CACHE_DIR": str(caches), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+def run(folder):
     command = [sys.executable, "-m", "tests.training_run", str(folder), str(STEPS)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | keep)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def killed(folder, rng, caches, most):
+def killed(folder, rng, most):
     """Start the run and kill it some time after a random number of steps, up to `most`: its code, and its last word."""
-    process, said, left = run(folder, caches), [], rng.randint(1, most)
+    process, said, left = run(folder), [], rng.randint(1, most)
     for line in process.stdout:
         said.append(json.loads(line))
         if len(said) == left:
@@ -257,7 +257,7 @@ def kills(tmp_path, times, most, seed):
     """What a run ends with that is killed up to so many times, and how often it was."""
     rng, ended, count, reached = random.Random(seed), None, 0, 0
     while ended is None:
-        code, found = killed(tmp_path / "run", rng, tmp_path / "caches", most if count < times else 10**6)
+        code, found = killed(tmp_path / "run", rng, most if count < times else 10**6)
         if isinstance(found, dict):
             ended = found
         else:
@@ -268,17 +268,17 @@ def kills(tmp_path, times, most, seed):
 
 
 def undisturbed(tmp_path):
-    said = run(tmp_path / "undisturbed", tmp_path / "caches").communicate(timeout=120)[0]
+    said = run(tmp_path / "undisturbed").communicate(timeout=120)[0]
     return json.loads(said.strip().splitlines()[-1])
 
 
-def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path, programs_are_kept):
     ended, count = kills(tmp_path, 1, 9, seed=0)
     assert count >= 1 and ended == undisturbed(tmp_path)
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_at_twenty_random_moments(tmp_path):
+def test_runs_that_are_killed_at_twenty_random_moments(tmp_path, programs_are_kept):
     expected, total = undisturbed(tmp_path), 0
     while total < 20:
         ended, count = kills(tmp_path / str(total), 20 - total, 7, seed=total)
@@ -287,7 +287,7 @@ def test_runs_that_are_killed_at_twenty_random_moments(tmp_path):
 
 
 def test_sigterm_finishes_the_step_and_saves(tmp_path):
-    process = run(tmp_path, tmp_path / "caches")
+    process = run(tmp_path)
     assert process.stdout.readline() == "1\n"
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
@@ -322,5 +322,6 @@ def test_a_model_that_speaks_at_places_alone_learns_the_same():
     (bits, said), (every_bit, all_said) = steps.tested(model, placed), steps.tested(model, whole)
     np.testing.assert_allclose(bits, every_bit * whole.weights, atol=1e-5)
     np.testing.assert_array_equal(said, all_said * whole.weights)
-    losses = [nnx.value_and_grad(steps._loss)(model, examples) for examples in (placed, whole)]
+    graded = nnx.jit(nnx.value_and_grad(steps._loss))
+    losses = [graded(model, examples) for examples in (placed, whole)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *losses)

@@ -16,7 +16,7 @@ from experiments.scaling import measuring
 from experiments.workers import Worker
 
 Told = Callable[[int], None]  # how many steps are done
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "pthread_create", "Cannot allocate memory")
+OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_create", "cannot allocate memory")
 
 
 def run(settings: Settings) -> int:
@@ -148,7 +148,7 @@ def _ended(settings: Settings, worker: Worker) -> dict:
         return {"status": "failed", "limit": "time", "reason": f"took more than --minutes={settings.minutes:g}{kept}"}
     if "SIGKILL" in worker.ended:
         return {"status": "failed", "limit": "memory", "reason": f"{worker.ended}: perhaps by a system out of memory"}
-    if any(sign in worker.ended for sign in OUT_OF_MEMORY) or (settings.memory and "SIG" in worker.ended):
+    if any(sign in worker.ended.lower() for sign in OUT_OF_MEMORY) or (settings.memory and "SIG" in worker.ended):
         limit = f", --memory={settings.memory:g} GiB" if settings.memory else ""
         return {"status": "failed", "limit": "memory", "reason": f"out of memory{limit}: {worker.ended}"}
     return {"status": "failed", "reason": worker.ended}
