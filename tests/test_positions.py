@@ -279,7 +279,7 @@ def test_garbage_in_padding_reaches_no_learned_bias():
 
     def gradient(name, q, k, v):
         call = functools.partial(attend, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
-        return jax.grad(lambda rule: call(q, k, v, rule).sum())(RULES[name][0])
+        return jax.jit(jax.grad(lambda rule, *x: call(*x, rule).sum()))(RULES[name][0], q, k, v)
 
     for name in RULES:
         clean = gradient(name, q, k, v)
@@ -298,10 +298,10 @@ def test_no_rule_makes_a_whole_array(kernel, name):
         q, k = (jax.ShapeDtypeStruct((1, length, heads, DIM), jnp.float32) for heads in (HEADS, KV_HEADS))
         loss = lambda q, k, v, rule: attend(q, k, v, rule, kernel=kernel, is_causal=True).sum()
         gradient = jax.grad(loss, (0, 3))
-        largest.append(counting.largest_of(jax.make_jaxpr(gradient)(q, k, k, rule).jaxpr))
+        traced = jax.jit(gradient).trace(q, k, k, rule)
+        largest.append(counting.largest_of(traced.jaxpr.jaxpr))
         if isinstance(kernel, SlidingWindow):
-            compiled = jax.jit(gradient).lower(q, k, k, rule).compile()
-            temporary.append(compiled.memory_analysis().temp_size_in_bytes)
+            temporary.append(traced.lower().compile().memory_analysis().temp_size_in_bytes)
     assert largest[1] < 5 * largest[0] and largest[1] < LENGTHS[1] ** 2 / 8
     assert not temporary or temporary[1] < 5 * temporary[0]
 

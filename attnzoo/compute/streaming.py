@@ -203,10 +203,11 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
     """One head: out [T, Hv] and log-sum-exp [T]; 0 and -inf for queries that see nothing."""
     accumulated = jnp.promote_types(tiles.q.dtype, jnp.float32)
     (count, height), width = tiles.q.shape[:2], tiles.v.shape[-1]
+    zero = _zero(tiles, accumulated)
     running = Running(
-        jnp.zeros((count, height, width), accumulated),
-        jnp.full((count, height), jnp.finfo(accumulated).min, accumulated),
-        jnp.zeros((count, height), accumulated),
+        jnp.full((count, height, width), zero),
+        jnp.full((count, height), zero + jnp.finfo(accumulated).min),
+        jnp.full((count, height), zero),
     )
     for visited in layout.schedules:
         visit = _each_row(functools.partial(_visit, score, tiles, frame, visited))
@@ -219,6 +220,14 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
         running, _ = jax.lax.scan(step, running, (jnp.asarray(visited.rows), jnp.asarray(visited.blocks)))
     out, lse = _settled(running)
     return _join(out, layout.rows, length, 0), _join(lse, layout.rows, length, -jnp.inf)
+
+
+def _zero(tiles: Tiles, dtype) -> jax.Array:
+    """0 with the batch axes of the queries, whatever they hold.
+
+    What starts without them gets them in a scan's first step, for which each `vmap` traces the step twice.
+    """
+    return jnp.where(True, 0, tiles.q[0, 0, 0]).astype(dtype)
 
 
 def _each_row(function: Callable) -> Callable:
@@ -282,7 +291,8 @@ def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learn
         (d_picked,) = pull(weights * (d_weights + shift[row][:, None]))
         return d_picked._replace(v=d_v)
 
-    total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, lse.dtype)), tiles)
+    zero = _zero(tiles, lse.dtype)
+    total = jax.tree.map(lambda x: jnp.full(x.shape, zero, jnp.promote_types(x.dtype, lse.dtype)), tiles)
     for visited in layout.schedules:
 
         def step(total, listed, visited=visited):
