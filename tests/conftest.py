@@ -8,10 +8,15 @@ from importlib import metadata
 # Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM: here, and in processes that tests
 # start. XLA's older way of emitting loops takes half as long to compile, and a module that is not cut into 32 parts
 # for 32 threads an eighth less; jaxlib knows these flags in these versions.
-QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+    os.environ["XLA_FLAGS"] = " ".join(
+        (
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_cpu_use_fusion_emitters=false",
+            "--xla_cpu_parallel_codegen_split_count=1",
+        )
+    )
 
 import jax
 import pytest
