@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _run(part: Part, out: pathlib.Path) -> int:
-    given = [f"--{flag}={value.format(out=out)}" for flag, value in part.flags.items()]
+    given = [f"--{flag}={value}".replace("{out}", str(out)) for flag, value in part.flags.items()]
     words = ["-m", f"experiments.{part.experiment}", *given, f"--out={out / part.folder}"]
     print(f"$ {shlex.join(['python', *words])}", flush=True)
     return subprocess.run([sys.executable, *words]).returncode

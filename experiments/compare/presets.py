@@ -116,7 +116,7 @@ HOUR = (
     ),
     Part("swap", "swap", {"checkpoint": "{out}/accuracy/longer", "lengths": "64,512"}),
     Part("approximation", "approximation", {}),
-    Part("reproduce", "reproduce", {"only": "speed,memory", "lengths": "1000,4000", "repeats": "5"}),
-    Part("reproduce", "reproduce", {"lengths": "2000,3000", "forms": "faithful", "repeats": "5"}),
+    Part("reproduce", "reproduce", {"only": "speed,memory", "lengths": "4000", "repeats": "5"}),
+    Part("reproduce", "reproduce", {"lengths": "1000,2000,3000", "forms": "faithful", "repeats": "5"}),
 )
 PRESETS = {"full": FULL, "small": SMALL, "hour": HOUR}
