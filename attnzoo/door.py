@@ -227,7 +227,7 @@ def bias_of(bias: jax.Array | PositionBias | None, dims: Dims, query_offset: int
 
 @functools.lru_cache(maxsize=256)
 def drawn(kernel: Kernel, dims: Dims) -> Tree:
-    """What a kernel draws from its seed; where that is nothing, nothing is compiled."""
+    """What a kernel draws from its seed; a kernel that draws nothing compiles nothing."""
     shapes = _shapes(kernel, dims)["draws"]
     if not jax.tree.leaves(shapes):
         return shapes

@@ -8,6 +8,10 @@ import sys
 import pytest
 
 from experiments import command_line
+from experiments.accuracy import flags
+from experiments.compare.presets import PRESETS
+
+EXPERIMENTS = pathlib.Path(command_line.__file__).parent
 
 
 def run(*words):
@@ -64,6 +68,19 @@ def test_help_shows_the_flags_without_jax(name):
     assert f"python -m experiments.{name}" in done.stdout and "flags:" in done.stdout
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not modules & {"jax", "attnzoo", "matplotlib", "numpy"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_commands_that_their_experiments_know(preset):
+    parts = PRESETS[preset]
+    folders = [part.folder for part in parts if part.experiment == "accuracy"]
+    assert len(folders) == len(set(folders)) and folders
+    for part in parts:
+        if part.experiment == "accuracy":
+            flags.parsed(**part.flags)
+        else:
+            known = (EXPERIMENTS / part.experiment / "__main__.py").read_text()
+            assert all(f'"{flag}", ' in known for flag in part.flags), part
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,7 @@ def test_every_path_is_in_one_split_and_has_its_label(paths):
         ("metadata/1.npy", b"imgs/1 a.png 0 1\n", r"imgs/1/a\.png cannot be read: No such file .* as the metadata say"),
         ("imgs/1/sample_4.png", b"GIF89a", r"sample_4\.png is no PNG picture"),
         ("imgs/1/sample_4.png", "cut", r"sample_4\.png is no PNG picture"),
+        ("imgs/1/sample_4.png", b"\x89PNG\r\n\x1a\n\0\0\0\0IHDR\0\0\0\0", r"sample_4\.png is no PNG picture"),
         ("imgs/1/sample_4.png", "RGB", r"sample_4\.png has 32 x 32 pixels of mode RGB: expected 32 x 32 of mode L"),
         ("imgs/1/sample_4.png", "wide", r"sample_4\.png has 40 x 32 pixels of mode L: expected 32 x 32"),
     ],
@@ -309,6 +310,14 @@ def papers(tmp_path):
         lines = [f'{number % 2}.0\tA{number}\tB\t{name} {number} {"x" * 90}\t"{number}" é' for number in range(12)]
         (tmp_path / f"new_aan_pairs.{name}.tsv").write_text("\n".join(lines) + "\n")
     return tmp_path
+
+
+def test_a_pair_that_goes_to_another_split_makes_other_data(papers):
+    train, held_out = (papers / f"new_aan_pairs.{name}.tsv" for name in ("train", "eval"))
+    before, lines = Retrieval(str(papers)).digest, train.read_bytes().splitlines(keepends=True)
+    train.write_bytes(b"".join(lines[:-1]))
+    held_out.write_bytes(lines[-1] + held_out.read_bytes())
+    assert Retrieval(f"{papers}/").digest != before
 
 
 def test_a_pass_meets_every_pair_once(papers):

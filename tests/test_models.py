@@ -147,12 +147,24 @@ def test_a_pair_is_two_documents_that_one_encoder_reads(pairing, pooling):
 
 
 @pytest.mark.parametrize(
-    ("pairing", "tokens", "expected"), [(None, PAIRS, r"\[B, T\]"), ("joined", TOKENS, r"\[B, 2, T\]")]
+    ("pairing", "tokens", "expected"),
+    [
+        (None, PAIRS, r"\[B, T\]"),
+        ("joined", TOKENS, r"\[B, 2, T\]"),
+        ("compared", jnp.concatenate([PAIRS, PAIRS], axis=1), r"\[B, 2, T\]"),
+    ],
 )
 def test_a_model_of_pairs_takes_pairs_alone(pairing, tokens, expected):
     model = Classifier(11, 3, SMALL, max_length=8, num_layers=0, pairing=pairing, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=rf"tokens have shape \(2, .*8\): expected {expected}"):
         model(tokens)
+
+
+@pytest.mark.parametrize(("pairing", "tokens"), [(None, TOKENS), ("joined", PAIRS)])
+def test_lengths_are_those_of_the_documents(pairing, tokens):
+    model = Classifier(11, 3, SMALL, max_length=8, num_layers=0, pairing=pairing, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"lengths have shape \(1, 4\): expected one for each document, \(2"):
+        model(tokens, lengths=jnp.ones((1, 4), int))
 
 
 @pytest.mark.parametrize("cross", [Softmax(), Additive(4), Linear(), Linformer(4)], ids=repr)

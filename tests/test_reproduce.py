@@ -206,20 +206,23 @@ def test_scores_that_are_kept_give_exact_attention_and_its_gradients(lengths):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
 
 
+@pytest.mark.parametrize(("length", "offset"), [(16, 0), (16, 3), (16, -3), (1, 0)])
 @pytest.mark.parametrize("has_class", [True, False])
 @pytest.mark.parametrize("implementation", [None, "reference"])
-def test_the_public_sparse_transformer_sees_what_its_mask_shows(implementation, has_class):
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 16, heads, 8)) for i, heads in enumerate((4, 2, 2)))
-    shown = np.ones((16, 16), bool)
-    for i, j in np.ndindex(16 - has_class, 16 - has_class):
-        shown[i + has_class, j + has_class] = j <= i and (i // 4 == j // 4 or j % 4 in (0, 3))
+def test_the_public_sparse_transformer_sees_what_its_mask_shows(implementation, has_class, length, offset):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, length, heads, 8)) for i, heads in enumerate((4, 2, 2)))
+    shown = np.zeros((length, length), bool)
+    for row, column in np.ndindex(length, length):
+        i, j = row + offset - has_class, column - has_class
+        shown[row, column] = (j <= i and (i // 4 == j // 4 or j % 4 in (0, 3))) or (has_class and min(i, j) < 0)
     kernel = public.CausalSparseTransformer(block_size=4, summary=1, has_class=has_class)
 
     def both(**given):
-        loss = lambda q, k, v: (attnzoo.attend(q, k, v, key_value_seq_lengths=np.array([16, 9]), **given) ** 2).sum()
+        sizes = np.array([length, min(length, 9)])
+        loss = lambda q, k, v: (attnzoo.attend(q, k, v, key_value_seq_lengths=sizes, **given) ** 2).sum()
         return jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
 
-    got, expected = both(kernel=kernel, implementation=implementation), both(mask=shown)
+    got, expected = both(kernel=kernel, implementation=implementation, query_offset=offset), both(mask=shown)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
     with pytest.raises(NotImplementedError, match="CausalSparseTransformer cannot honour `is_causal`"):
         both(kernel=kernel, is_causal=True)
@@ -441,5 +444,7 @@ def test_models_of_a_published_setting_have_a_verdict_on_the_page_and_others_non
     [line] = table.lines
     assert "mqar" in table.title and line[:3] == ["mqar 64", "softmax", "99 %"] and "reproduced" in line
     assert analysis.of_models([row | {"weight_decay": 0.0} for row in rows]) == []
+    fetched_before = [row | {"digest": "old", "score": 0.5} for row in rows]
+    assert analysis.of_models(fetched_before + rows) == [table]
     [found] = sections.split(rows)
     assert table in found.section.summaries(found.rows)

@@ -92,7 +92,7 @@ def visible_tiles(
     Args:
       mask: of its arrays, only whether they are there is asked.
       rows: query indices [R, t] in an order where those of one residue modulo `dilation` stand together.
-      columns: key indices [C, s], likewise; keys that are visited otherwise are left out.
+      columns: key indices [C, s], likewise; keys that another layout visits may be missing.
       dilation: keys of other residues than the query's are hidden, `global_tokens` apart.
       global_tokens: the first keys, listed for every query that causality lets see them.
       pairs: of queries and keys in one step, at most about.

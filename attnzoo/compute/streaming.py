@@ -24,7 +24,7 @@ from attnzoo.dropout import Dropout
 from attnzoo.masking import Mask, pick
 from attnzoo.positions.bias import Bias
 
-# Queries and keys in a tile. Measured on a CPU at H = 64: see `schedule.WIDEST`.
+# Queries and keys in a tile. Measured on a CPU at H = 64: see `schedule.PAIRS`.
 TILE = 512
 
 
@@ -170,7 +170,7 @@ def natural_layout(
     return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs))
 
 
-def together(*parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def joined(*parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Softmax over the keys of all parts, none of which is in two: each part is what `over_heads` has returned."""
 
     def running(out, lse):
@@ -225,7 +225,7 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
 def _zero(tiles: Tiles, dtype) -> jax.Array:
     """0 with the batch axes of the queries, whatever they hold.
 
-    What starts without them gets them in a scan's first step, for which each `vmap` traces the step twice.
+    A carry that starts without those axes gains them in the first step, and then each `vmap` traces the step twice.
     """
     return jnp.where(True, 0, tiles.q[0, 0, 0]).astype(dtype)
 

@@ -53,7 +53,7 @@ class SparseTransformer(Kernel):
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
         score, params = streaming.dot_product(scale, q.shape[-1])
         over = lambda layout: streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout)
-        return streaming.together(over(self._own), over(self._summaries))
+        return streaming.joined(over(self._own), over(self._summaries))
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         mask = Mask(dims.query_length, dims.key_length, is_causal)

@@ -77,6 +77,11 @@ class BlockConfig:
                 "num_heads"
             )
 
+    @property
+    def inner_width(self) -> int:
+        """What feed-forward networks widen to."""
+        return self.feed_forward or 4 * self.width
+
     def dims(self, batch: int, length: int) -> Dims:
         """The sizes of attention among `length` tokens."""
         width = self.width // self.num_heads
@@ -87,7 +92,7 @@ class FeedForward(nnx.Module):
     """narrow(activation(widen(x)))."""
 
     def __init__(self, config: BlockConfig, rngs: nnx.Rngs):
-        inner, dtype = config.feed_forward or 4 * config.width, jnp.dtype(config.dtype)
+        inner, dtype = config.inner_width, jnp.dtype(config.dtype)
         self.activation = config.activation
         self.widen = nnx.Linear(config.width, inner, dtype=dtype, rngs=rngs)
         self.narrow = nnx.Linear(inner, config.width, dtype=dtype, rngs=rngs)

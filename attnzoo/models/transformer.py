@@ -213,9 +213,11 @@ class Classifier(nnx.Module):
 
         With a pairing, tokens [B, 2, T] and `lengths` [B, 2]: the encoder meets 2 B documents, and none sees another.
         """
-        if tokens.ndim != (2 if self.pairing is None else 3):
+        if tokens.ndim != (2 if self.pairing is None else 3) or (self.pairing and tokens.shape[1] != 2):
             expected = "[B, T]" if self.pairing is None else "[B, 2, T], the documents of each pair"
             raise ValueError(f"tokens have shape {tokens.shape}: expected {expected}")
+        if lengths is not None and lengths.shape != tokens.shape[:-1]:
+            raise ValueError(f"lengths have shape {lengths.shape}: expected one for each document, {tokens.shape[:-1]}")
         flat = None if lengths is None else lengths.reshape(-1)
         pooled = self._pooled(tokens.reshape(-1, tokens.shape[-1]), flat, sow_weights)
         return self.head(pooled.reshape(*tokens.shape[:-1], -1)).astype(jnp.float32)
@@ -237,7 +239,7 @@ class PairHead(nnx.Module):
     """
 
     def __init__(self, num_classes: int, config: BlockConfig, pairing: str, rngs: nnx.Rngs):
-        inner, dtype = config.feed_forward or 4 * config.width, jnp.dtype(config.dtype)
+        inner, dtype = config.inner_width, jnp.dtype(config.dtype)
         self.pairing = pairing
         features = len(PAIRINGS[pairing](0, 0)) * config.width
         self.hidden = nnx.Linear(features, inner, dtype=dtype, rngs=rngs)

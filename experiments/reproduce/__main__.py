@@ -6,8 +6,8 @@ from experiments import command_line
 from experiments.reproduce.published import TASKS
 
 FLAGS = flags.FLAGS
-GROUPS = ("speed", "memory", "mqar", *TASKS, *(f"{task}-small" for task in TASKS))
-flags.DEFINE_string("only", "speed,memory,mqar", f"What to measure: some of {', '.join(GROUPS)}.")
+MEASURED = ("speed", "memory", "mqar", *TASKS, *(f"{task}-small" for task in TASKS))
+flags.DEFINE_string("only", "speed,memory,mqar", f"What to measure: some of {', '.join(MEASURED)}.")
 flags.DEFINE_string("models", "all", "Models by their names in the tables, such as 'local, performer', or 'all'.")
 flags.DEFINE_string("forms", "faithful,corrected", "Kernels as public code ran them, as papers mean them, or both.")
 flags.DEFINE_string("lengths", "", "Published lengths of speed and memory, such as 1000,4000; empty for all.")
@@ -24,7 +24,7 @@ def main() -> int:
 
     models = tuple(dict.fromkeys(result.model for result in results()))
     settings = Settings(
-        only=command_line.words(FLAGS.only, GROUPS, "only"),
+        only=command_line.words(FLAGS.only, MEASURED, "only"),
         models=models if FLAGS.models == "all" else command_line.words(FLAGS.models, models, "models"),
         forms=command_line.words(FLAGS.forms, ("faithful", "corrected"), "forms"),
         lengths=command_line.lengths(FLAGS.lengths) if FLAGS.lengths else (),

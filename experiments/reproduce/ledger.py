@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line of the ledger; `command` is empty where nothing here could measure the result."""
+    """A line of the ledger."""
 
     result: Published
     preset: Preset
@@ -58,14 +58,13 @@ def judged(result: Published, ours: Measured) -> Judgement:
 
 
 def command(result: Published, rows: Rows, out: str) -> str:
-    """What measures a result, as its rows were measured; empty where none of its kernels is here."""
+    """What measures a result, as its rows were measured."""
     if result.is_ratio:
         chosen = f"--only={result.table} --models={result.model} --lengths={result.length}"
         timed = [row for row in rows[STEPS] if row["length"] == result.length][-1:]
         chosen += "".join(f" --batch={row['batch']} --repeats={row['repeats']}" for row in timed)
         return f"python -m experiments.reproduce {chosen} --out={out}"
-    setting, texts = trainings.name(result), known(preset(result))
-    return trainings.command(setting, texts, out) if texts else ""
+    return trainings.command(trainings.name(result), known(preset(result)), out)
 
 
 def known(kernels: Iterable[str | None]) -> list[str]:
@@ -91,6 +90,7 @@ def _training(result: Published, which: Kernel | None, rows: Rows) -> Measured:
     setting = trainings.name(result)
     wanted = trainings.cells(setting, which)
     own = [row for row in rows[setting] if records.cell(row, trainings.SAME) in wanted]
+    own = [row for row in own if row["digest"] == own[-1]["digest"]]  # of the data as they were last
     if len(own) < len(wanted):
         folder = trainings.folder(setting)
         reason = Reason.NOT_RUN if folder is None or pathlib.Path(folder).is_dir() else Reason.NO_DATA

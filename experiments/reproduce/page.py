@@ -52,7 +52,7 @@ def _line(entry: Entry) -> list[str]:
         _number(entry.corrected, entry.preset.corrected),
         judgement.verdict.value,
         why + (f": {judgement.detail}" if judgement.detail else ""),
-        entry.command or "none",
+        entry.command,
     ]
 
 

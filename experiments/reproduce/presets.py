@@ -75,7 +75,7 @@ LEARNED = {
     "reformer": Preset(None, LRA["reformer"].corrected),
     "sinkhorn": Preset(None, LRA["sinkhorn"].corrected),
 }
-# Pictures are cut into blocks of 64, since their training script does hand on what configurations say.
+# Pictures are cut into blocks of 64: their training script, unlike that of text, hands on what configurations say.
 BLOCKS = {
     "local": Preset('local(block_size=64, layout="strided")', 'local(block_size=64, layout="contiguous")'),
     "sinkhorn": Preset(None, "sinkhorn(block_size=64)"),

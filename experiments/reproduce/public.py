@@ -5,7 +5,7 @@
     CausalSparseTransformer    softmax over A(i) = {j <= i : j in the block of i, or j mod l = 0, or j mod l >= l - c}
 
 The first two keep the scores of all heads, [B, N, T, S], as plain automatic differentiation does: that T^2 memory is
-what the published ratios are taken to. The third has accuracies alone, and visits no more than it shows.
+what the published ratios are taken to. For the third only accuracies were published; it visits only what is visible.
 
 The second is what LRA's "Synthesizer" computes: its configuration asks for factorised random scores in place of
 products (Tay et al. 2020, arXiv:2005.00743), its training script hands none of that on, and the layer's own defaults,
@@ -13,8 +13,8 @@ a full random matrix added to products, remain.
 
 The third is LRA's Sparse Transformer: the fixed pattern of Child et al. 2019, arXiv:1904.10509, with l = 50 and c = 10,
 never looking ahead though it encodes. The paper's summaries have the remainders l - c to l; the code counts positions
-from 0, so that l is the first of a block. The learned token at which the answer is read, where there is one, stands
-before the others, sees all and is seen by all; i and j count from the one after it.
+from 0, so that the remainder l, which is 0, is the first of a block. The learned token at which the answer is read,
+where there is one, stands before the others, sees all and is seen by all; i and j count from the one after it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ class CausalSparseTransformer(SparseTransformer):
         causal=False,
         cross=False,
         decode=False,
-        positions=False,
         why="its first token sees the whole of one sequence",
     )
     cost = Kernel.cost
@@ -83,10 +82,11 @@ class CausalSparseTransformer(SparseTransformer):
     def is_summary(self, position):
         return super().is_summary(position) | (position % self.block_size == 0)
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
-        i, j = np.arange(len(q))[:, None] - self.has_class, np.arange(len(k)) - self.has_class
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+        i = jnp.arange(len(q))[:, None] + positions.query_offset - self.has_class
+        j = jnp.arange(len(k)) - self.has_class
         joined = (i // self.block_size == j // self.block_size) | self.is_summary(j)
-        joined = joined & (j <= i) | (i < 0) | (j < 0)
+        joined = joined & (j <= i) | (self.has_class & ((i < 0) | (j < 0)))
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
@@ -96,35 +96,41 @@ class CausalSparseTransformer(SparseTransformer):
         found = [over(causal, self._own), over(causal, self._summaries)]
         if self.has_class:
             found += [over(mask, _first_query), over(causal, _first_key)]
-        return streaming.together(*found)
+        return streaming.joined(*found)
 
     def _own(self, mask, drawn=()):
-        return _after_the_first(super()._own, mask) if self.has_class else super()._own(mask)
+        return self._after_the_class(super()._own, mask)
 
     def _summaries(self, mask, drawn=()):
-        return _after_the_first(super()._summaries, mask) if self.has_class else super()._summaries(mask)
+        return self._after_the_class(super()._summaries, mask)
+
+    def _after_the_class(self, layout_of, mask) -> Layout:
+        """A layout that counts from the key after the token of the class, where there is one."""
+        if not self.has_class:
+            return layout_of(mask)
+        counted = {"query_offset": mask.query_offset - 1, "key_length": mask.key_length - 1}
+        rows, columns, schedules = layout_of(dataclasses.replace(mask, **counted))
+        return Layout(rows, np.where(columns >= 0, columns + 1, -1).astype(np.int32), schedules)
 
 
 def _first_query(mask, drawn=()) -> Layout:
-    """Query 0 beside all keys."""
-    return _listed(mask, np.arange(mask.query_length)[:1], np.arange(mask.key_length))
+    """The query at position 0, or before it, beside all keys."""
+    return _listed(mask, _places(mask) < 1, np.arange(mask.key_length))
 
 
 def _first_key(mask, drawn=()) -> Layout:
     """All other queries beside key 0."""
-    return _listed(mask, np.arange(mask.query_length)[1:], np.arange(mask.key_length)[:1])
+    return _listed(mask, _places(mask) >= 1, np.arange(mask.key_length)[:1])
 
 
-def _listed(mask, queries, keys) -> Layout:
+def _places(mask) -> np.ndarray:
+    return np.arange(mask.query_length) + mask.query_offset
+
+
+def _listed(mask, which, keys) -> Layout:
+    queries = np.flatnonzero(which)
     rows, columns = (schedule.tiled(x, schedule.tile_size(len(x), streaming.TILE)) for x in (queries, keys))
     return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns))
-
-
-def _after_the_first(layout_of, mask) -> Layout:
-    """A layout of all tokens but the first, which it does not count."""
-    lengths = {"query_length": max(mask.query_length - 1, 0), "key_length": max(mask.key_length - 1, 0)}
-    rows, columns, schedules = layout_of(dataclasses.replace(mask, **lengths))
-    return Layout(*(np.where(x >= 0, x + 1, -1).astype(np.int32) for x in (rows, columns)), schedules)
 
 
 def _scores(q, k, scale):

@@ -7,9 +7,9 @@ stands in the ledger (`DEVIATIONS`):
   its peak. Positions are sinusoidal, the answer is read at a learned first token. The paper's text is 4,000 bytes long,
   the configuration's 1,000: the paper's is taken. Retrieval warms up for 8,000 steps and ends after 5,000, and its
   training script joins the two documents' vectors without comparing them.
-- image, pathfinder: from there, too. Rates fall along a cosine, and each model has a size of its own (`SIZES`), and so
-  a setting, such as image-local. Two public configurations of image cannot run: bigbird's misspells its four heads, and
-  sinkhorn's asks for a first token, which its model has not. Four heads and the mean are taken.
+- image, pathfinder: from there as well. Rates fall along a cosine, and each model has a size of its own (`SIZES`), and
+  so a setting, such as image-local. Two public configurations of image cannot run: bigbird's misspells its four heads,
+  and sinkhorn's asks for a first token, which its model has not. Four heads and the mean are taken.
 - the small ones: Nystromformer's configurations, two layers of width 64, whose documents are compared. Its rate falls
   linearly, ours along a cosine.
 - mqar: 64 tokens, 4 pairs, 8,192 symbols, two layers, one head, width 64, logits tied to embeddings, as published.
@@ -23,6 +23,7 @@ All but listops and mqar want a folder: aclImdb, cifar-10-batches-bin, and pathf
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import shlex
 from collections.abc import Iterable
@@ -163,20 +164,23 @@ GROUPS = {
     (MQAR, "mqar"): "mqar",
 }
 
-# Of all models but mqar's, which are small and tell tokens.
-PLAIN = "ours: gradients clipped to a norm of 1, no dropout of attention's weights, no hidden layer before the classes"
-PAIRED = PLAIN.replace("no hidden layer before the classes", "one hidden layer before the classes for two")
-HALVED = f"{PLAIN}; heads that are as wide as the model together, not half as wide as most of theirs; rates to a tenth"
+# Of all models but mqar's, which are small and predict tokens.
+CLIPPED = "ours: gradients clipped to a norm of 1, no dropout of attention's weights"
+PLAIN = f"{CLIPPED}, no hidden layer before the classes"
+PICTURED = (
+    f"{PLAIN}; heads that are as wide as the model together, not half as wide as most of theirs; rates to a tenth; "
+    "black pixels are seen, which theirs take for padding"
+)
 SMALLER = f"{PLAIN}; rates along a cosine"
 DEVIATIONS = {
     "listops": PLAIN,
     "text": PLAIN,
-    "retrieval": f"{PAIRED}; the answer at a learned first token, not at the first byte",
-    "image": HALVED,
-    "pathfinder": HALVED,
+    "retrieval": f"{CLIPPED}, one hidden layer before the classes for two; the answer at a learned token, no byte",
+    "image": PICTURED,
+    "pathfinder": PICTURED,
     "listops-small": SMALLER,
     "text-small": SMALLER,
-    "retrieval-small": SMALLER.replace(", no hidden layer before the classes", ""),
+    "retrieval-small": f"{CLIPPED}; rates along a cosine",
     "image-small": SMALLER,
     "pathfinder-small": SMALLER,
     "mqar": (
@@ -199,16 +203,18 @@ def name(result: Published) -> str:
     return own if own in TRAININGS else group(result)
 
 
+@functools.cache
 def folder(setting: str) -> str | None:
     """Where a setting's data are that one has to bring; None where there are none."""
     [task] = flags.parsed(**TRAININGS[setting]).tasks
     return task.folder
 
 
-def cells(setting: str, kernel: Kernel) -> set[tuple]:
+@functools.cache
+def cells(setting: str, kernel: Kernel) -> frozenset[tuple]:
     """What identifies each model of a setting with a kernel, in every field of `SAME`."""
     settings = flags.parsed(**TRAININGS[setting] | {"kernels": catalogue.spelled(kernel)})
-    return {records.cell(cell.asked(settings), SAME) for cell in every(settings)}
+    return frozenset(records.cell(cell.asked(settings), SAME) for cell in every(settings))
 
 
 def arguments(setting: str, kernels: Iterable[str], out: str) -> list[str]:

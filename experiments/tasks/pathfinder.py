@@ -6,9 +6,9 @@
         metadata/*.npy       text in spite of its name: a line for each picture, "imgs/0 sample_0.png 0 1 .."
 
 The task is that of Linsley et al. 2018, arXiv:1805.08315, in the hard form of Tay et al. 2021, arXiv:2011.04006: paths
-of 14 dashes among shorter ones. The fourth word of a line is 1 where a path joins the dots. As in their public code,
-files without content are left out, and of all others 8 in 10 train, 1 validates and 1 tests, cut from an order that a
-hash of names decides: theirs is that of TensorFlow Datasets, ours SHA-256. No picture is in two splits.
+of 14 dashes among shorter ones. The fourth word of a line is 1 where a path joins the dots. Files without
+content are left out, as in their public code, and of all others 8 in 10 train, 1 validates and 1 tests, cut from an
+order that a hash of names decides: theirs is that of TensorFlow Datasets, ours SHA-256. No picture is in two splits.
 """
 
 from __future__ import annotations
@@ -108,10 +108,11 @@ def _pixels(path: pathlib.Path, content: bytes) -> np.ndarray:
         ) from None
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            if (picture.mode, picture.size) != ("L", (SIDE, SIDE)):
-                width, height = picture.size
-                found = f"has {width} x {height} pixels of mode {picture.mode}"
-                raise ValueError(f"{path} {found}: expected {SIDE} x {SIDE} of mode L, 8 bits of grey")
-            return np.asarray(picture, np.uint8).reshape(-1)
-    except (OSError, SyntaxError) as error:  # what Pillow raises of files that are damaged
+            mode, size = picture.mode, picture.size
+            pixels = np.asarray(picture, np.uint8) if size == (SIDE, SIDE) else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of files that are damaged
         raise ValueError(f"{path} is no PNG picture: {error}; fetch it again") from None
+    if mode != "L" or pixels is None:
+        found = f"has {size[0]} x {size[1]} pixels of mode {mode}"
+        raise ValueError(f"{path} {found}: expected {SIDE} x {SIDE} of mode L, 8 bits of grey")
+    return pixels.reshape(-1)

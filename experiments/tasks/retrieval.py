@@ -6,7 +6,7 @@
 Pairs of the ACL Anthology Network, Radev et al. 2009; up to 4,000 bytes of each document are the retrieval task of Tay
 et al. 2021, arXiv:2011.04006, with 147,086, 18,090 and 17,437 pairs. A line is a pair in five columns between tabs. As
 in their public code, quotes mean nothing, and a document is taken as it is written: what is escaped stays escaped.
-Splits are the files: no line is in two of them, though a document may be.
+Splits are the files, as they are handed out; a document may be in several.
 
 Documents are left on the disk, where a pass over the files finds each pair's place: whole papers take gigabytes.
 """
@@ -92,6 +92,7 @@ def _lines(path: pathlib.Path, digest) -> Lines:
     if not path.is_file():
         expected = f"{path.parent} with new_aan_pairs.{{train,eval,test}}.tsv, as lra_release.gz unpacks"
         raise ValueError(f"{path} is no file: expected {expected}")
+    digest.update(f"{path.name}\0".encode())
     place, places, answers = 0, [], []
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -47,10 +47,10 @@ class Task(abc.ABC):
 
     Attributes:
       classes: how many answers there are to a whole example; None where tokens are predicted.
-      is_pair: whether an example is two documents, each as long as is said.
+      is_pair: whether an example is two documents, each of up to `length` tokens.
       is_causal: whether they are predicted from those before alone; without meaning where there are classes.
       metric: what is told of a model, "accuracy" of answers or "bits" of each.
-      folder: where the data are that one has to bring; None where there are none.
+      folder: of data that the user supplies; None where there are none.
     """
 
     classes: ClassVar[int | None] = None
