@@ -71,10 +71,10 @@ HOUR = (
         | {
             "task": "mqar(pairs=4, vocabulary=64)",
             "kernels": "softmax, linear",
-            "widths": "32,64,128",
+            "widths": "16,32,64",
             "lengths": "16,32",
             "tokens": "2048",
-            "steps": "250",
+            "steps": "400",
             "learning_rates": "5e-3",
         },
     ),
@@ -84,7 +84,7 @@ HOUR = (
         SEEDS
         | {
             "task": "needle(digits=3)",
-            "kernels": "softmax, sliding_window(left=31, right=0)",
+            "kernels": "softmax",
             "positions": "t5",
             "tied": "true",
             "embedding_stddev": "0.3",
@@ -111,7 +111,7 @@ HOUR = (
             "lengths": "64",
             "eval_lengths": "128,256,512",
             "tokens": "2048",
-            "steps": "300",
+            "steps": "200",
         },
     ),
     Part("swap", "swap", {"checkpoint": "{out}/accuracy/longer", "lengths": "64,512"}),
