@@ -70,7 +70,7 @@ HOUR = (
         | RECALL
         | {
             "task": "mqar(pairs=4, vocabulary=64)",
-            "kernels": "softmax, linear",
+            "kernels": "softmax, sliding_window(left=7, right=0)",
             "widths": "16,32,64",
             "lengths": "16,32",
             "tokens": "2048",
