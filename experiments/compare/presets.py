@@ -30,7 +30,7 @@ FULL = (
             "task": "text",
             "kernels": "softmax, sliding_window(left=7, right=7), linear",
             "lengths": "32,64,128",
-            "steps": "150",
+            "steps": "100",
             "tokens": "2048",
             "heads": "2",
             "test_examples": "128",
@@ -116,7 +116,7 @@ HOUR = (
     ),
     Part("swap", "swap", {"checkpoint": "{out}/accuracy/longer", "lengths": "64,512"}),
     Part("approximation", "approximation", {}),
-    Part("reproduce", "reproduce", {"only": "speed,memory", "lengths": "4000", "repeats": "5"}),
-    Part("reproduce", "reproduce", {"lengths": "1000,2000,3000", "forms": "faithful", "repeats": "5"}),
+    Part("reproduce", "reproduce", {"forms": "faithful", "repeats": "5"}),
+    Part("reproduce", "reproduce", {"only": "speed,memory", "forms": "corrected", "lengths": "1000", "repeats": "5"}),
 )
 PRESETS = {"full": FULL, "small": SMALL, "hour": HOUR}
