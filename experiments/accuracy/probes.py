@@ -17,7 +17,7 @@ def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:
         return []
     longest = max(row["length"] for row in rows)
     variants = by_width([row for row in rows if row["length"] == longest])
-    figure, panels = figures.axes(len(variants), width=3.4, height=4.0)
+    figure, panels = figures.axes(len(variants), width=max(3.4, 7.0 / len(variants)), height=4.0)
     title = f"{rows[0]['subject']}: examples right in all, trained at {longest:,} tokens"
     figures.title(figure, title, statistics.doubt(min(map(len, variants.values()))))
     for panel, (which, own) in zip(panels, variants.items(), strict=True):
