@@ -115,7 +115,11 @@ HOUR = (
         },
     ),
     Part("swap", "swap", {"checkpoint": "{out}/accuracy/longer", "lengths": "64,512"}),
-    Part("approximation", "approximation", {"heads": "4", "landmarks": "16:256", "steps": "200"}),
+    Part(
+        "approximation",
+        "approximation",
+        {"length": "512", "heads": "4", "landmarks": "16:256", "random_blocks": "1:4", "steps": "200"},
+    ),
     Part("reproduce", "reproduce", {"forms": "faithful", "repeats": "5"}),
     Part("reproduce", "reproduce", {"only": "speed,memory", "forms": "corrected", "lengths": "1000", "repeats": "5"}),
 )
