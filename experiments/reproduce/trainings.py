@@ -23,7 +23,6 @@ All but listops and mqar want a folder: aclImdb, cifar-10-batches-bin, and pathf
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import shlex
 from collections.abc import Iterable
@@ -203,18 +202,16 @@ def name(result: Published) -> str:
     return own if own in TRAININGS else group(result)
 
 
-@functools.cache
 def folder(setting: str) -> str | None:
     """Where a setting's data are that one has to bring; None where there are none."""
     [task] = flags.parsed(**TRAININGS[setting]).tasks
     return task.folder
 
 
-@functools.cache
-def cells(setting: str, kernel: Kernel) -> frozenset[tuple]:
+def cells(setting: str, kernel: Kernel) -> set[tuple]:
     """What identifies each model of a setting with a kernel, in every field of `SAME`."""
     settings = flags.parsed(**TRAININGS[setting] | {"kernels": catalogue.spelled(kernel)})
-    return frozenset(records.cell(cell.asked(settings), SAME) for cell in every(settings))
+    return {records.cell(cell.asked(settings), SAME) for cell in every(settings)}
 
 
 def arguments(setting: str, kernels: Iterable[str], out: str) -> list[str]:
