@@ -71,7 +71,7 @@ HOUR = (
         | {
             "task": "mqar(pairs=4, vocabulary=64)",
             "kernels": "softmax, sliding_window(left=7, right=0)",
-            "widths": "16,32,64",
+            "widths": "32,64",
             "lengths": "16,32",
             "tokens": "2048",
             "steps": "400",
@@ -114,7 +114,15 @@ HOUR = (
             "steps": "200",
         },
     ),
-    Part("swap", "swap", {"checkpoint": "{out}/accuracy/longer", "lengths": "64,512"}),
+    Part(
+        "swap",
+        "swap",
+        {
+            "checkpoint": "{out}/accuracy/longer",
+            "kernels": "sliding_window(left={3,15}), bigbird(block_size=8), linear, performer(features={16,256})",
+            "lengths": "64,512",
+        },
+    ),
     Part(
         "approximation",
         "approximation",
