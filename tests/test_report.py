@@ -29,7 +29,7 @@ def test_the_page_stands_alone(tmp_path):
     page = write(RESULTS, tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list(RESULTS.rglob("*.png")))
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    for part in ("&#x27;--kernels=softmax, ", "support no claim", "time exponent", "MaskedText", "jaxlib"):
+    for part in ("&#x27;--kernels=softmax, ", "support no claim", "time exponent", "MQAR", "jaxlib"):
         assert part in page
     assert "SlidingWindow(left=7" in page and "warning" not in page[page.index("<body>") :]
     assert page.index("What does each kernel cost") < page.index("What does each kernel lose")
