@@ -23,7 +23,8 @@ import pathlib
 
 import numpy as np
 
-from experiments.tasks.pixels import PIXELS, Pictures, Pixels, Stored
+from experiments.tasks.folder import Stored
+from experiments.tasks.pixels import PIXELS, Pictures, Pixels
 
 TRAINING = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = "test_batch.bin"

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnzoo import fields
 from experiments.tasks import corpus
-from experiments.tasks.task import SPLITS, Examples, Task, one_answer, split_of, visited
+from experiments.tasks.folder import FolderTask, Stored
+from experiments.tasks.task import SPLITS, Examples, one_answer, split_of, visited
 
 PAD = 256
 CLASSES = ("neg", "pos")
@@ -36,15 +36,8 @@ class Review(NamedTuple):
     answer: int
 
 
-class Reviews(NamedTuple):
-    """The reviews of each split, and the SHA-256 over names and contents."""
-
-    splits: dict[str, list[Review]]
-    digest: str
-
-
 @dataclasses.dataclass(frozen=True)
-class IMDb(Task):
+class IMDb(FolderTask):
     """Two classes; of each review the first `length` bytes. A pass over a split meets each review once."""
 
     folder: str = "aclImdb"
@@ -53,15 +46,11 @@ class IMDb(Task):
     vocabulary = PAD + 1
     chance = 1 / len(CLASSES)
 
-    def __post_init__(self):
-        fields.text(self, "folder")
-
-    @property
-    def digest(self) -> str:
-        return load(self.folder).digest
+    def stored(self) -> Stored:
+        return load(self.folder)
 
     def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        reviews = load(self.folder).splits[split]
+        reviews = self.stored().splits[split]
         if not reviews:
             raise ValueError(f"{self.folder} leaves no review for the {split} split: expected more than a few")
         content, answer = reviews[visited(seed, split, index, len(reviews))]
@@ -72,7 +61,7 @@ class IMDb(Task):
 
 
 @functools.lru_cache(maxsize=2)
-def load(folder: str) -> Reviews:
+def load(folder: str) -> Stored:
     """Read all reviews, once in a process.
 
     Raises:
@@ -86,7 +75,7 @@ def load(folder: str) -> Reviews:
         if content not in seen:
             splits[_split(name)].append(Review(content, CLASSES.index(path.parent.name)))
         seen.add(content)
-    return Reviews(splits, digest.hexdigest())
+    return Stored(splits, digest.hexdigest())
 
 
 def _files(root):

@@ -23,7 +23,8 @@ import pathlib
 import numpy as np
 
 from experiments.tasks import corpus
-from experiments.tasks.pixels import SIDE, Pictures, Pixels, Stored
+from experiments.tasks.folder import Stored
+from experiments.tasks.pixels import SIDE, Pictures, Pixels
 from experiments.tasks.task import SPLITS
 
 LEVEL = "curv_contour_length_14"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
-from attnzoo import fields
-from experiments.tasks.task import Examples, Task, one_answer, visited, wrong_length
+from experiments.tasks.folder import FolderTask
+from experiments.tasks.task import Examples, one_answer, visited, wrong_length
 
 SIDE = 32
 PIXELS = SIDE * SIDE
@@ -22,31 +21,11 @@ class Pictures(NamedTuple):
     answers: np.ndarray
 
 
-class Stored(NamedTuple):
-    """The pictures of each split, and the SHA-256 of what they were read from."""
-
-    splits: dict[str, Pictures]
-    digest: str
-
-
 @dataclasses.dataclass(frozen=True)
-class Pixels(Task):
-    """Classes of the pictures in a folder. A pass over a split meets each once."""
-
-    folder: str
+class Pixels(FolderTask):
+    """Classes of `Pictures`, which are what is stored of a split. A pass over it meets each once."""
 
     vocabulary = 256
-
-    def __post_init__(self):
-        fields.text(self, "folder")
-
-    @abc.abstractmethod
-    def stored(self) -> Stored:
-        """What the folder holds, read once in a process."""
-
-    @property
-    def digest(self) -> str:
-        return self.stored().digest
 
     def example(self, split: str, seed: int, index: int, length: int) -> Examples:
         if length != PIXELS:

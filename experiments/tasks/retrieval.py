@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnzoo import fields
-from experiments.tasks.task import Examples, Task, one_answer, visited
+from experiments.tasks.folder import FolderTask, Stored
+from experiments.tasks.task import Examples, one_answer, visited
 
 PAD = 256
 FILES = {"train": "train", "validation": "eval", "test": "test"}
@@ -38,15 +38,8 @@ class Lines(NamedTuple):
     answers: np.ndarray
 
 
-class Pairs(NamedTuple):
-    """The pairs of each split, and the SHA-256 over the files."""
-
-    splits: dict[str, Lines]
-    digest: str
-
-
 @dataclasses.dataclass(frozen=True)
-class Retrieval(Task):
+class Retrieval(FolderTask):
     """Two classes; of each document the first `length` bytes. A pass over a split meets each pair once."""
 
     folder: str = "tsv_data"
@@ -56,15 +49,11 @@ class Retrieval(Task):
     vocabulary = PAD + 1
     chance = 0.5
 
-    def __post_init__(self):
-        fields.text(self, "folder")
-
-    @property
-    def digest(self) -> str:
-        return load(self.folder).digest
+    def stored(self) -> Stored:
+        return load(self.folder)
 
     def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        path, places, answers = load(self.folder).splits[split]
+        path, places, answers = self.stored().splits[split]
         number = visited(seed, split, index, len(places))
         inputs, lengths = np.full((2, length), PAD, np.int32), []
         for row, content in zip(inputs, _documents(path, places[number]), strict=True):
@@ -75,7 +64,7 @@ class Retrieval(Task):
 
 
 @functools.lru_cache(maxsize=2)
-def load(folder: str) -> Pairs:
+def load(folder: str) -> Stored:
     """Find all pairs, once in a process.
 
     Raises:
@@ -85,7 +74,7 @@ def load(folder: str) -> Pairs:
     splits = {
         split: _lines(pathlib.Path(folder) / f"new_aan_pairs.{name}.tsv", digest) for split, name in FILES.items()
     }
-    return Pairs(splits, digest.hexdigest())
+    return Stored(splits, digest.hexdigest())
 
 
 def _lines(path: pathlib.Path, digest) -> Lines:
