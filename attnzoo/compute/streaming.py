@@ -164,9 +164,21 @@ def over_heads(
 def natural_layout(
     mask: Mask, drawn: Any = (), *, tile: tuple[int, int] = (TILE, TILE), pairs: int = schedule.PAIRS
 ) -> Layout:
-    """Queries and keys in their order, in even tiles of at most about `tile`, and `pairs` in a step."""
-    rows = schedule.natural(mask.query_length, schedule.tile_size(mask.query_length, tile[0]))
-    columns = schedule.natural(mask.key_length, schedule.tile_size(mask.key_length, tile[1]))
+    """All queries and keys in their order, in even tiles of at most about `tile`, and `pairs` in a step."""
+    return listed_layout(mask, np.arange(mask.query_length), np.arange(mask.key_length), tile=tile, pairs=pairs)
+
+
+def listed_layout(
+    mask: Mask,
+    queries: np.ndarray,
+    keys: np.ndarray,
+    *,
+    tile: tuple[int, int] = (TILE, TILE),
+    pairs: int = schedule.PAIRS,
+) -> Layout:
+    """The same of some queries beside some keys, by their indices."""
+    sizes = (schedule.tile_size(len(index), size) for index, size in zip((queries, keys), tile, strict=True))
+    rows, columns = map(schedule.tiled, (queries, keys), sizes)
     return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs))
 
 

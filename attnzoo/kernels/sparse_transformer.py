@@ -73,6 +73,4 @@ class SparseTransformer(Kernel):
     def _summaries(self, mask: Mask, drawn=()) -> Layout:
         """All queries beside the summaries of all blocks, put together into tiles of their own."""
         keys = np.flatnonzero(self.is_summary(np.arange(mask.key_length)))
-        rows = schedule.natural(mask.query_length, schedule.tile_size(mask.query_length, streaming.TILE))
-        columns = schedule.tiled(keys, schedule.tile_size(len(keys), streaming.TILE))
-        return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns))
+        return streaming.listed_layout(mask, np.arange(mask.query_length), keys)

@@ -16,18 +16,18 @@ def summaries(rows: list[dict]) -> list[Table]:
     return [
         tables.pivot("Speed: steps in a second, relative to softmax that keeps its scores", rows, *ACROSS, _speed),
         tables.pivot("Memory, relative to softmax that keeps its scores", rows, *ACROSS, _memory),
-        *_verdicts({ledger.STEPS: rows} | dict.fromkeys(trainings.TRAININGS, ())),
+        *_verdicts({ledger.STEPS: rows}, are_ratios=True),
     ]
 
 
 def of_models(rows: list[dict]) -> list[Table]:
     """Verdicts on published accuracies, by models of `experiments.accuracy`; none where no setting is published."""
-    return _verdicts({ledger.STEPS: ()} | dict.fromkeys(trainings.TRAININGS, rows))
+    return _verdicts(dict.fromkeys(trainings.TRAININGS, rows), are_ratios=False)
 
 
-def _verdicts(rows: ledger.Rows) -> list[Table]:
+def _verdicts(rows: ledger.Rows, *, are_ratios: bool) -> list[Table]:
     """The lines of the ledger with a number, a table for each published one."""
-    entries = [ledger.entry(result, rows, "") for result in results()]
+    entries = [ledger.entry(result, rows, "") for result in results() if result.is_ratio is are_ratios]
     measured = [entry for entry in entries if entry.faithful.value or entry.corrected.value]
     found = []
     for table in TABLES:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import Kernel, SparseTransformer, Support
-from attnzoo.compute import dense, schedule, streaming
+from attnzoo.compute import dense, streaming
 from attnzoo.compute.schedule import Layout
 
 KEPT = Support(mask=True, key_mask=True, scale=True, memory=2.0)
@@ -115,22 +115,16 @@ class CausalSparseTransformer(SparseTransformer):
 
 def _first_query(mask, drawn=()) -> Layout:
     """The query at position 0, or before it, beside all keys."""
-    return _listed(mask, _places(mask) < 1, np.arange(mask.key_length))
+    return streaming.listed_layout(mask, np.flatnonzero(_places(mask) < 1), np.arange(mask.key_length))
 
 
 def _first_key(mask, drawn=()) -> Layout:
     """All other queries beside key 0."""
-    return _listed(mask, _places(mask) >= 1, np.arange(mask.key_length)[:1])
+    return streaming.listed_layout(mask, np.flatnonzero(_places(mask) >= 1), np.arange(mask.key_length)[:1])
 
 
 def _places(mask) -> np.ndarray:
     return np.arange(mask.query_length) + mask.query_offset
-
-
-def _listed(mask, which, keys) -> Layout:
-    queries = np.flatnonzero(which)
-    rows, columns = (schedule.tiled(x, schedule.tile_size(len(x), streaming.TILE)) for x in (queries, keys))
-    return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns))
 
 
 def _scores(q, k, scale):

@@ -6,9 +6,9 @@
         metadata/*.npy       text in spite of its name: a line for each picture, "imgs/0 sample_0.png 0 1 .."
 
 The task is that of Linsley et al. 2018, arXiv:1805.08315, in the hard form of Tay et al. 2021, arXiv:2011.04006: paths
-of 14 dashes among shorter ones. The fourth word of a line is 1 where a path joins the dots. Files without
-content are left out, as in their public code, and of all others 8 in 10 train, 1 validates and 1 tests, cut from an
-order that a hash of names decides: theirs is that of TensorFlow Datasets, ours SHA-256. No picture is in two splits.
+of 14 dashes among shorter ones. The fourth word of a line is 1 where a path joins the dots. Files without content are
+left out, as in their public code, and of all others 8 in 10 train, 1 validates and 1 tests, cut from an order that a
+hash of names decides: theirs is that of TensorFlow Datasets, ours SHA-256. No picture is in two splits.
 """
 
 from __future__ import annotations
