@@ -64,8 +64,8 @@ def attend(
       query_seq_lengths: int [B]; queries from there on are padding and give 0.
       key_value_seq_lengths: int [B]; keys from there on are hidden.
       key_mask: bool [B, S], False for hidden keys.
-      query_segment_ids: int [B, T], non-decreasing (checked where concrete, trusted where traced); queries see keys
-        of their own segment alone.
+      query_segment_ids: int [B, T]; queries see keys of their own segment alone. Ids come in any order, and one that
+        returns is the same segment.
       key_value_segment_ids: int [B, S], likewise.
       local_window_size: w or (left, right): key positions further from the query's are hidden.
       scale: of the scores, 1 / sqrt(H) where None.

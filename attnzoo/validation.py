@@ -189,7 +189,7 @@ def key_mask(value, batch: int, length: int) -> None:
 
 
 def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int) -> None:
-    """Refuse segment ids that come alone, are not int [B, T] and [B, S], or decrease along the sequence."""
+    """Refuse segment ids that come alone, or are not int [B, T] and [B, S]."""
     names = ("query_segment_ids", "key_value_segment_ids")
     given = [ids is not None for ids in (query_ids, key_ids)]
     if given[0] != given[1]:
@@ -199,11 +199,6 @@ def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int)
             raise ValueError(f"{name} has dtype {ids.dtype}: expected an integer dtype")
         if ids.shape != (batch, length):
             raise ValueError(f"{name} has shape {ids.shape}: expected [batch, length] = {[batch, length]}")
-        if not is_traced(ids) and (np.diff(np.asarray(ids), axis=1) < 0).any():
-            raise ValueError(
-                f"{name} decreases along the sequence: expected non-decreasing ids, as packing makes them; number the "
-                "segments in their order and give padding the largest id, or hide it with `key_mask`"
-            )
 
 
 def scale(value) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -17,20 +19,49 @@ def scale_of(scale: float | jax.Array | None, q: jax.Array) -> jax.Array:
     return jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, jnp.promote_types(q.dtype, jnp.float32))
 
 
-def softmax(scores: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Weights [T, S] over visible keys and their log-sum-exp [T]; a row that sees nothing gives 0 and -inf."""
-    lowest = jnp.finfo(scores.dtype).min
-    top = jax.lax.stop_gradient(jnp.max(jnp.where(visible, scores, lowest), axis=-1, keepdims=True, initial=lowest))
-    weights = jnp.where(visible, jnp.exp(jnp.where(visible, scores - top, 0)), 0)
-    total = weights.sum(axis=-1, keepdims=True)
-    seen = total > 0
-    total = jnp.where(seen, total, 1)
-    return weights / total, jnp.where(seen, top + jnp.log(total), -jnp.inf)[:, 0]
+class Part(NamedTuple):
+    """Softmax over some keys of every query: what it gives, and what joins it with softmax over other keys."""
+
+    out: jax.Array  # [..., T, Hv]
+    top: jax.Array  # the largest score [..., T], -inf where nothing is visible; it has no gradient
+    log_total: jax.Array  # log sum_j e^(s_j - top) [..., T], 0 where nothing is visible
+
+    def lse(self) -> jax.Array:
+        """The log-sum-exp of the scores, [..., T]."""
+        return self.top + self.log_total
+
+
+def softmax(scores: jax.Array, visible: jax.Array, shares: jax.Array | None = None) -> Part:
+    """Weights [T, S] over visible keys, as `out`; a row that sees nothing gives 0.
+
+    A score of -inf hides; the lowest finite number is a score like others, and weighs as much as its equals.
+
+    Args:
+      shares: [T, S], by which the exponentials are multiplied.
+    """
+    scores = jnp.where(visible, scores, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=-jnp.inf))
+    weights = jnp.exp(scores - finite(top)[:, None])
+    weights = weights if shares is None else weights * shares
+    total = weights.sum(axis=-1)
+    total = jnp.where(total > 0, total, 1)
+    return Part(weights / total[:, None], top, jnp.log(total))
+
+
+def finite(top: jax.Array) -> jax.Array:
+    """The largest score, 0 where it is -inf: from where nothing is visible, exponentials are of -inf, and so 0."""
+    return jnp.where(top == -jnp.inf, 0, top)
 
 
 def attend(scores, v, visible, bias=None, dropout=None):
     """softmax(scores + bias) v over visible keys: out [T, Hv], log-sum-exp [T]."""
-    weights, lse = softmax(scores if bias is None else scores + bias, visible)
-    if dropout is not None:
-        weights = weights * dropout
-    return jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=scores.dtype).astype(v.dtype), lse
+    found = part(scores, v, visible, bias, dropout)
+    return found.out, found.lse()
+
+
+def part(scores, v, visible, bias=None, dropout=None, shares=None) -> Part:
+    """The same as a part of softmax over more keys."""
+    found = softmax(scores if bias is None else scores + bias, visible, shares)
+    weights = found.out if dropout is None else found.out * dropout
+    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=scores.dtype).astype(v.dtype)
+    return found._replace(out=out)

@@ -47,23 +47,22 @@ def attend(
     bias: Bias | None,
     scale: float | jax.Array | None,
     dropout: Dropout | None,
-    added: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """One head in groups: out [G, t, Hv] and the log-sum-exp [G, t], which is -inf where nothing is visible.
+    shares: jax.Array | None = None,
+) -> dense.Part:
+    """One head in groups: leaves lead with [G, t].
 
     Args:
       q: [G, t, H]. k: [G, s, H]. v: [G, s, Hv].
       rows: which queries these are, int [G, t], -1 for none. columns: which keys, int [G, s].
-      added: [G, t, s], added to the scores beside `bias`.
+      shares: [G, t, s], by which the exponentials of scores are multiplied.
     """
 
-    def group(q, k, v, rows, columns, added):
-        visible, scores = mask.at(rows, columns), dense.scores(q, k, scale)
-        scores = scores if added is None else scores + added
+    def group(q, k, v, rows, columns, shares):
         bias_here = None if bias is None else bias.at(rows, columns)
-        return dense.attend(scores, v, visible, bias_here, None if dropout is None else dropout.at(rows, columns))
+        dropped = None if dropout is None else dropout.at(rows, columns)
+        return dense.part(dense.scores(q, k, scale), v, mask.at(rows, columns), bias_here, dropped, shares)
 
-    return jax.vmap(group)(q, k, v, rows, columns, added)
+    return jax.vmap(group)(q, k, v, rows, columns, shares)
 
 
 @jax.custom_vjp

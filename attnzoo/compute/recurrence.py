@@ -8,9 +8,10 @@ floor are optional. Work and memory are O(T + S): sums over everything where all
 scan over chunks that carries the sums so far (Katharopoulos et al. 2020, arXiv:2006.16236; the chunked form of Hua
 et al. 2022, arXiv:2202.10447).
 
-A query is placed at the last key that it sees, so that causality and segments become one thing: the keys up to a
-place, of one segment. Places do not decrease along the queries, so chunks of queries and of keys meet like two
-sorted lists that are merged.
+Where there are segments, tokens are brought into the order of their ids first, and of positions among equals, so that
+ids may come in any order. A query is placed at the last key that it sees, so that causality and segments become one
+thing: the keys up to a place, of one segment. Places do not decrease along the queries, so chunks of queries and of
+keys meet like two sorted lists that are merged.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.compute import heads
+from attnzoo.compute.groups import Order
 from attnzoo.interface import Dims
 from attnzoo.masking import Mask
 
@@ -204,18 +206,21 @@ def _aligned(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
 
 def _merged(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
     """With segments: the chunks of queries and keys that meet, found by merging their places."""
-    place, query_segment, key_segment = _places(mask), mask.query_segments[:, 0], mask.key_segments[:, 0]
-    query_chunks, key_chunks = -(-q.shape[1] // chunk), -(-k.shape[1] // chunk)
-    cut_queries = functools.partial(_cut, chunks=query_chunks, chunk=chunk)
-    cut_keys = functools.partial(_cut, chunks=key_chunks, chunk=chunk)
-    seen = (place >= 0) & (jnp.take_along_axis(key_segment, jnp.maximum(place, 0), axis=1) == query_segment)
-    last = cut_queries(jnp.maximum(place, 0), mode="edge")[..., -1].T // chunk
+    query_segment, key_segment = mask.query_segments[:, 0], mask.key_segments[:, 0]
+    queries_in_order, keys_in_order = (jax.vmap(lambda x: _sorted(x, chunk))(x) for x in (query_segment, key_segment))
+    cut_queries, cut_keys = (
+        lambda x, order=order: jnp.moveaxis(jax.vmap(Order.grouped)(order, x), 1, 0)
+        for order in (queries_in_order, keys_in_order)
+    )
+    place, seen = jax.vmap(functools.partial(_places, mask))(query_segment, key_segment)
+    query_chunks, key_chunks = queries_in_order.tokens.shape[1], keys_in_order.tokens.shape[1]
+    last = cut_queries(jnp.maximum(place, 0))[..., -1].T // chunk
     step = jnp.arange(query_chunks + key_chunks - 1)
     row = jax.vmap(lambda last: jnp.searchsorted(jnp.arange(query_chunks - 1) + last[:-1], step))(last).T
     column = step[:, None] - row
     places = cut_queries(jnp.where(seen, place, -1) + 1) - 1
     queries = Queries(cut_queries(q), places, cut_queries(query_segment))
-    segment = cut_keys(key_segment, mode="edge")
+    segment = cut_keys(key_segment)
     following = jnp.roll(segment[..., 0], -1, axis=0)
     index = jnp.broadcast_to(jnp.arange(key_chunks * chunk).reshape(key_chunks, 1, chunk), segment.shape)
     shown = jnp.ones(key_segment.shape, bool) if mask.keys is None else mask.keys[:, 0]
@@ -225,23 +230,38 @@ def _merged(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
     queries, keys = (jax.tree.map(lambda x, at=at: each(x, at), tree) for tree, at in ((queries, row), (keys, column)))
     advances = jnp.diff(column, axis=0, append=column[-1:]) > 0
     out = _scan(features_of, constants, (queries, keys, advances), lambda *chunk: chunk, epsilon)
-    add = jax.vmap(lambda out, row: jnp.zeros((query_chunks, *out.shape[1:]), out.dtype).at[row].add(out), 1, 1)
-    return _uncut(add(out, row))[:, : q.shape[1]]
+    add = jax.vmap(lambda out, row: jnp.zeros((query_chunks, *out.shape[1:]), out.dtype).at[row].add(out), 1)
+    return jax.vmap(Order.restored)(queries_in_order, add(out, row))
 
 
-def _places(mask: Mask) -> jax.Array:
-    """The last key of its segment that each query may see, int [B, T], non-decreasing; some other key where none."""
-    find = jax.vmap(functools.partial(jnp.searchsorted, side="right"))
-    last = find(mask.key_segments[:, 0], mask.query_segments[:, 0]) - 1
-    if mask.is_causal:
-        last = jnp.minimum(last, jnp.arange(mask.query_length) + mask.query_offset)
-    return last
+def _sorted(segment: jax.Array, chunk: int) -> Order:
+    """Tokens in the order of their ids, int [L], in chunks."""
+    tokens = jnp.argsort(segment, stable=True)
+    slots = jnp.zeros_like(tokens).at[tokens].set(jnp.arange(len(tokens), dtype=tokens.dtype))
+    padded = jnp.pad(tokens, (0, -len(tokens) % chunk), constant_values=-1)
+    return Order(padded.reshape(-1, chunk), slots)
 
 
-def _cut(x: jax.Array, chunks: int, chunk: int, lead: int = 0, mode: str = "constant") -> jax.Array:
+def _places(mask: Mask, query_segment: jax.Array, key_segment: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The last key of its segment that each query [T] may see, by its place in their order, and whether one is there.
+
+    Where none is, it is the place of some other key, so that places never decrease along sorted queries.
+    """
+    keys, queries = jnp.arange(mask.key_length), jnp.arange(mask.query_length)
+    stands = queries + mask.query_offset if mask.is_causal else jnp.full_like(queries, mask.key_length)
+    is_query = jnp.concatenate([jnp.zeros_like(keys), jnp.ones_like(queries)])
+    by_position, by_segment = jnp.concatenate([keys, stands]), jnp.concatenate([key_segment, query_segment])
+    order = jnp.lexsort((is_query, by_position, by_segment))
+    come = jnp.cumsum(1 - is_query[order]) - 1
+    place = jnp.zeros_like(come).at[order].set(come)[len(keys) :]
+    found = jnp.sort(key_segment)[jnp.maximum(place, 0)]
+    return place, (place >= 0) & (found == query_segment)
+
+
+def _cut(x: jax.Array, chunks: int, chunk: int, lead: int = 0) -> jax.Array:
     """[B, L, ...] -> [chunks, B, chunk, ...], with `lead` positions before the first."""
     behind = chunks * chunk - lead - x.shape[1]
-    padded = jnp.pad(x, [(0, 0), (lead, behind)] + [(0, 0)] * (x.ndim - 2), mode=mode)
+    padded = jnp.pad(x, [(0, 0), (lead, behind)] + [(0, 0)] * (x.ndim - 2))
     return jnp.moveaxis(padded.reshape(x.shape[0], chunks, chunk, *x.shape[2:]), 1, 0)
 
 

@@ -3,8 +3,11 @@
     m' = max(m, max_j s_j)    l' = l e^(m - m') + sum_j e^(s_j - m')    o' = o e^(m - m') + sum_j e^(s_j - m') v_j
 
 A step takes a few tiles of queries, each beside a few tiles of keys (`schedule`); the backward pass visits the same
-tiles again and recomputes their weights from the log-sum-exp, so nothing of size [T, S] is ever kept. Rabe and Staats
+tiles again and recomputes their weights from maximum and sum, so nothing of size [T, S] is ever kept. Rabe and Staats
 2021, arXiv:2112.05682; Dao et al. 2022, arXiv:2205.14135.
+
+What is hidden scores -inf, as under a bias of -inf. The lowest finite number, of which additive masks are full, is a
+score like others: maximum and sum stay apart, since beside it the logarithm of a sum is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.compute import heads, schedule
+from attnzoo.compute import dense, heads, schedule
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.dropout import Dropout
 from attnzoo.masking import Mask, pick
@@ -54,34 +57,40 @@ class Running(NamedTuple):
     """Softmax over the tiles visited so far: leaves lead with [R, t], or with [G, t] for the tiles of one step."""
 
     out: jax.Array
-    top: jax.Array
+    top: jax.Array  # -inf where nothing has been visible
     total: jax.Array
 
 
-def dot_product(scale: float | jax.Array | None, head_dim: int) -> tuple[Callable, Any]:
+def dot_product(scale: float | jax.Array | None, q: jax.Array) -> tuple[Callable, Any]:
     """A score scale q k^T and its parameters: `scale` where it is an array, nothing where None stands for H^-1/2."""
+    dtype, usual = q.dtype, q.shape[-1] ** -0.5
     if scale is None:
-        return functools.partial(_scaled, head_dim**-0.5), ()
-    return lambda scale, q, k: _scaled(scale, None, q, k), scale[None, None]
+        return lambda params, q, k: product(q, k, dtype) * usual, ()
+    return lambda scale, q, k: product(q, k, dtype) * scale, scale[None, None]
 
 
-def _scaled(scale, params, q, k):
-    return product(q, k) * scale
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(q: jax.Array, k: jax.Array, dtype) -> jax.Array:
+    """q k^T of operands in `dtype`, accumulated in float32 at least; gradients come in the dtypes of q and k."""
+    return _dot("th,sh->ts", q.astype(dtype), k.astype(dtype))
 
 
-@jax.custom_vjp
-def product(q: jax.Array, k: jax.Array) -> jax.Array:
-    """q k^T, accumulated in float32 at least."""
-    return _dot("th,sh->ts", q, k)
-
-
-def _product_gradients(operands, d_scores):
+def _product_gradients(dtype, operands, d_scores):
     q, k = operands
-    d_scores = d_scores.astype(q.dtype)
-    return _dot("ts,sh->th", d_scores, k).astype(q.dtype), _over_queries(d_scores, q).astype(k.dtype)
+    d_scores = _as_operand(d_scores, dtype)
+    d_q, d_k = _dot("ts,sh->th", d_scores, k.astype(dtype)), _over_queries(d_scores, q.astype(dtype))
+    return d_q.astype(q.dtype), d_k.astype(k.dtype)
 
 
-product.defvjp(lambda q, k: (product(q, k), (q, k)), _product_gradients)
+product.defvjp(lambda q, k, dtype: (product(q, k, dtype), (q, k)), _product_gradients)
+
+
+def _as_operand(pairs: jax.Array, dtype) -> jax.Array:
+    """Gradients by pairs as an operand of the products that sum them: in the dtype of the others, if its range allows.
+
+    Small gradients, shared by many keys, fall below the range of float16.
+    """
+    return pairs if dtype == jnp.float16 else pairs.astype(dtype)
 
 
 def _over_queries(pairs: jax.Array, x: jax.Array) -> jax.Array:
@@ -92,7 +101,17 @@ def _over_queries(pairs: jax.Array, x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(_dot("th,ts->hs", x, pairs)).T
 
 
-def over_heads(
+def over_heads(*args, **kwargs) -> tuple[jax.Array, jax.Array]:
+    """Softmax attention of all heads over listed tiles, of the arguments of `part`.
+
+    Returns:
+      out [B, T, N, Hv], and the log-sum-exp of the scores [B, T, N], -inf where nothing is visible.
+    """
+    only = part(*args, **kwargs)
+    return only.out, only.lse()
+
+
+def part(
     score: Callable,
     params: Any,
     q: jax.Array,
@@ -105,8 +124,8 @@ def over_heads(
     drawn: Any = (),
     *,
     per_pair: int = 1,
-):
-    """Softmax attention of all heads over listed tiles.
+) -> dense.Part:
+    """Softmax of all heads over the keys that a layout lists.
 
     Args:
       score: `score(params, q [t, H], k [s, H]) -> [t, s]`, in float32 at least.
@@ -115,12 +134,11 @@ def over_heads(
       layout_of: `layout_of(mask, drawn)` of one head; its tiles are known beforehand, its steps may be traced.
       drawn: a tree that `layout_of` needs beside the mask; leaves lead with [B or 1, N or 1].
       per_pair: numbers that the score of one pair goes through at once.
-
-    Returns:
-      out [B, T, N, Hv], and the log-sum-exp of the scores [B, T, N], -inf where nothing is visible.
     """
     accumulated = jnp.promote_types(q.dtype, jnp.float32)
     batch, length, num_heads, _ = q.shape
+    of_out = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype)
+    of_row = jax.ShapeDtypeStruct((batch, num_heads, length), accumulated)
     numbers = batch * num_heads * length * k.shape[1] * per_pair
     precision = jax.config.jax_default_matmul_precision
 
@@ -130,35 +148,33 @@ def over_heads(
 
     def forward(operands, learned, fixed):
         def head(operands, leading):
-            out, lse = _forward(score, *_cut_head(operands, *leading, layout_of), len(operands[0]))
-            return out.astype(v.dtype), lse
+            out, *rows = _forward(score, *_cut_head(operands, *leading, layout_of), len(operands[0]))
+            return out.astype(of_out.dtype), tuple(rows)
 
-        shapes = (
-            jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype),
-            jax.ShapeDtypeStruct((batch, num_heads, length), accumulated),
-        )
-        out, lse = heads.accumulate(head, operands, (learned, fixed), shapes, numbers)
-        return (out, lse), (operands, learned, fixed, out, lse)
+        found = heads.accumulate(head, operands, (learned, fixed), (of_out, (of_row, of_row)), numbers)
+        out, (top, log_total) = found
+        return found, (operands, learned, fixed, out, (dense.finite(top), log_total))
 
     def backward(residuals, cotangents):
-        operands, learned, fixed, out, lse = residuals
-        d_out, d_lse = cotangents
+        operands, learned, fixed, out, rows = residuals
+        d_out, (_, d_log_total) = cotangents
 
         def head(sequences, leading):
-            (operands, out, d_out), (learned, fixed, lse, d_lse) = sequences, leading
+            (operands, out, d_out), (learned, fixed, rows, d_log_total) = sequences, leading
             cut = _cut_head(operands, learned, fixed, layout_of)
-            return _backward(score, *cut, operands, learned, out, lse, d_out, d_lse)
+            return _backward(score, *cut, operands, learned, out, rows, d_out, d_log_total)
 
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, accumulated)), (operands, learned)
         )
         with jax.default_matmul_precision(precision):
-            grads = heads.accumulate(head, (operands, out, d_out), (learned, fixed, lse, d_lse), shapes, numbers)
+            grads = heads.accumulate(head, (operands, out, d_out), (learned, fixed, rows, d_log_total), shapes, numbers)
         return *jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, (operands, learned)), None
 
     attend.defvjp(forward, backward)
-    out, lse = attend((q, k, v), (params, bias), (mask, dropout, drawn))
-    return out, jnp.moveaxis(lse, 1, 2)
+    out, rows = attend((q, k, v), (params, bias), (mask, dropout, drawn))
+    top, log_total = (jnp.moveaxis(x, 1, 2) for x in rows)
+    return dense.Part(out, jax.lax.stop_gradient(top), log_total)
 
 
 def natural_layout(
@@ -166,6 +182,11 @@ def natural_layout(
 ) -> Layout:
     """All queries and keys in their order, in even tiles of at most about `tile`, and `pairs` in a step."""
     return listed_layout(mask, np.arange(mask.query_length), np.arange(mask.key_length), tile=tile, pairs=pairs)
+
+
+# Where each pair goes through as many numbers as a head has: 128 x 128 pairs of 64 are 4 MB, about as much as the
+# scores of a step elsewhere.
+pairwise_layout = functools.partial(natural_layout, tile=(128, 128), pairs=128 * 128)
 
 
 def listed_layout(
@@ -182,15 +203,15 @@ def listed_layout(
     return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs))
 
 
-def joined(*parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Softmax over the keys of all parts, none of which is in two: each part is what `over_heads` has returned."""
+def joined(*parts: dense.Part) -> tuple[jax.Array, jax.Array]:
+    """Softmax over the keys of all parts, none of which is in two, and its log-sum-exp."""
 
-    def running(out, lse):
-        seen = lse > -jnp.inf
-        return Running(out.astype(lse.dtype), jnp.where(seen, lse, jnp.finfo(lse.dtype).min), seen.astype(lse.dtype))
+    def running(part: dense.Part) -> Running:
+        total = jnp.exp(part.log_total)
+        return Running(part.out.astype(total.dtype) * total[..., None], part.top, total)
 
-    out, lse = _settled(functools.reduce(_merged, [running(*part) for part in parts]))
-    return out.astype(parts[0][0].dtype), lse
+    out, top, log_total = _settled(functools.reduce(_merged, map(running, parts)))
+    return out.astype(parts[0].out.dtype), top + log_total
 
 
 def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout]:
@@ -212,13 +233,13 @@ def _cut_bias(bias: Bias | None, rows: np.ndarray, columns: np.ndarray):
 
 
 def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
-    """One head: out [T, Hv] and log-sum-exp [T]; 0 and -inf for queries that see nothing."""
+    """One head: out [T, Hv], the largest score [T] and the logarithm of the sum [T], as in a `dense.Part`."""
     accumulated = jnp.promote_types(tiles.q.dtype, jnp.float32)
     (count, height), width = tiles.q.shape[:2], tiles.v.shape[-1]
     zero = _zero(tiles, accumulated)
     running = Running(
         jnp.full((count, height, width), zero),
-        jnp.full((count, height), zero + jnp.finfo(accumulated).min),
+        jnp.full((count, height), zero - jnp.inf),
         jnp.full((count, height), zero),
     )
     for visited in layout.schedules:
@@ -230,8 +251,8 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
             return Running(*(x.at[rows].set(new) for x, new in zip(running, merged, strict=True))), None
 
         running, _ = jax.lax.scan(step, running, (jnp.asarray(visited.rows), jnp.asarray(visited.blocks)))
-    out, lse = _settled(running)
-    return _join(out, layout.rows, length, 0), _join(lse, layout.rows, length, -jnp.inf)
+    fills = 0, -jnp.inf, 0
+    return [_join(x, layout.rows, length, fill) for x, fill in zip(_settled(running), fills, strict=True)]
 
 
 def _zero(tiles: Tiles, dtype) -> jax.Array:
@@ -256,12 +277,9 @@ def _each_row(function: Callable) -> Callable:
 def _visit(score, tiles: Tiles, frame: Frame, visited: Schedule, row, blocks) -> Running:
     """Softmax of one tile of queries over the listed tiles of keys."""
     scores, visible = _scores(score, _gather(tiles, visited, row, blocks), frame, visited, row, blocks)
-    lowest = jnp.finfo(scores.dtype).min
-    if visible is not None:
-        scores = jnp.where(visible, scores, lowest)
-    top = scores.max(axis=1)
-    # Where nothing is visible, exponentials are of the lowest number, and so 0.
-    weights = jnp.exp(scores - (top if visible is None else jnp.where(top == lowest, 0, top))[:, None])
+    scores = scores if visible is None else jnp.where(visible, scores, -jnp.inf)
+    top = jax.lax.stop_gradient(scores.max(axis=1))
+    weights = jnp.exp(scores - dense.finite(top)[:, None])
     total = weights.sum(axis=1)
     weights = _dropped(weights, frame, row, blocks)
     values = _blocks(tiles.v, visited, blocks)
@@ -271,40 +289,40 @@ def _visit(score, tiles: Tiles, frame: Frame, visited: Schedule, row, blocks) ->
 def _merged(a: Running, b: Running) -> Running:
     """Softmax over the tiles of both."""
     top = jnp.maximum(a.top, b.top)
-    first, second = jnp.exp(a.top - top), jnp.exp(b.top - top)
+    base = dense.finite(top)
+    first, second = jnp.exp(a.top - base), jnp.exp(b.top - base)
     out = a.out * first[..., None] + b.out * second[..., None]
     return Running(out, top, a.total * first + b.total * second)
 
 
-def _settled(running: Running) -> tuple[jax.Array, jax.Array]:
-    """Output and log-sum-exp; 0 and -inf for queries that have seen nothing."""
-    seen = running.total > 0
-    total = jnp.where(seen, running.total, 1)
-    return running.out / total[..., None], jnp.where(seen, running.top + jnp.log(total), -jnp.inf)
+def _settled(running: Running) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Output, largest score, and logarithm of the sum: 0, -inf and 0 for queries that have seen nothing."""
+    total = jnp.where(running.total > 0, running.total, 1)
+    return running.out / total[..., None], running.top, jnp.log(total)
 
 
-def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learned, out, lse, d_out, d_lse):
+def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learned, out, rows, d_out, d_lse):
     """One head: the gradients of `operands` and `learned`."""
     # d s_ij = w_ij (d w_ij - d_out_i . out_i + d_lse_i): the row sum of the softmax rule is known beforehand.
-    shift = d_lse - jnp.sum(d_out.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
-    lse = jnp.where(lse == -jnp.inf, 0, lse)
-    lse, shift, d_out = (_cut(x, layout.rows) for x in (lse, shift, d_out))
+    shift = d_lse - jnp.sum(d_out.astype(d_lse.dtype) * out.astype(d_lse.dtype), axis=-1)
+    top, log_total, shift, d_out = (_cut(x, layout.rows) for x in (*rows, shift, d_out))
 
     def gradients(visited, row, blocks):
-        picked = _gather(tiles, visited, row, blocks)
+        # In float32 at least, so that gradients of a tile are not rounded before they are summed over tiles.
+        picked = jax.tree.map(_precise, _gather(tiles, visited, row, blocks))
         scores, pull, visible = jax.vjp(
             lambda picked: _scores(score, picked, frame, visited, row, blocks), picked, has_aux=True
         )
-        weights = jnp.exp(scores - lse[row][:, None])
-        weights = weights if visible is None else jnp.where(visible, weights, 0)
+        scores = scores if visible is None else jnp.where(visible, scores, -jnp.inf)
+        weights = jnp.exp(scores - top[row][:, None] - log_total[row][:, None])
         values = _blocks(tiles.v, visited, blocks)
         d_weights = _dropped(_dot("th,sh->ts", d_out[row], values), frame, row, blocks)
-        d_v = _over_queries(_dropped(weights, frame, row, blocks).astype(values.dtype), d_out[row])
+        d_v = _over_queries(_as_operand(_dropped(weights, frame, row, blocks), values.dtype), d_out[row])
         (d_picked,) = pull(weights * (d_weights + shift[row][:, None]))
         return d_picked._replace(v=d_v)
 
-    zero = _zero(tiles, lse.dtype)
-    total = jax.tree.map(lambda x: jnp.full(x.shape, zero, jnp.promote_types(x.dtype, lse.dtype)), tiles)
+    zero = _zero(tiles, shift.dtype)
+    total = jax.tree.map(lambda x: jnp.full(x.shape, zero, jnp.promote_types(x.dtype, shift.dtype)), tiles)
     for visited in layout.schedules:
 
         def step(total, listed, visited=visited):
@@ -463,6 +481,10 @@ def _join_pairs(pairs: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: 
         if length > 1:
             array = jnp.moveaxis(_join(jnp.moveaxis(array, axis, 0)[None], index, length, 0), 0, axis)
     return array
+
+
+def _precise(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -10,7 +10,6 @@ w is called v_a. Learned: W_q, W_k [N, H, U], b and w [N, U].
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,6 @@ from attnzoo.compute import caching, costs, dense, heads, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
 from attnzoo.masking import Mask
-
-# 128 x 128 pairs of 64 units are 4 MB, about as much as the scores of a step elsewhere.
-LAYOUT = functools.partial(streaming.natural_layout, tile=(128, 128), pairs=128 * 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +55,9 @@ class Additive(Kernel):
         k = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
         q, score = jax.vmap(_project_queries, (0, 2), (2, 0))(params, q)
         units = score.shape[-1]
-        return streaming.over_heads(_score, score[None], q, k, v, mask, bias, dropout, LAYOUT, per_pair=units)
+        return streaming.over_heads(
+            _score, score[None], q, k, v, mask, bias, dropout, streaming.pairwise_layout, per_pair=units
+        )
 
     def start(self, params, draws, dims, max_length, dtype):
         """W_k k, which each query head has of its own, and the values."""
@@ -84,7 +82,7 @@ class Additive(Kernel):
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         units = dims.head_dim if self.units is None else self.units
-        layout = LAYOUT(Mask(dims.query_length, dims.key_length, is_causal))
+        layout = streaming.pairwise_layout(Mask(dims.query_length, dims.key_length, is_causal))
         projections = 2 * (dims.query_length + dims.key_length) * dims.head_dim * units
         flops = costs.softmax_over_tiles(dims, layout, 4 * units) + dims.batch * dims.num_heads * projections
         weights = dims.num_heads * 2 * units * (dims.head_dim + 1)

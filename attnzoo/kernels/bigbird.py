@@ -78,7 +78,7 @@ class BigBird(Kernel):
         rows = np.where((index >= 0) & (index < mask.query_length), index, -1).astype(np.int32)
         columns = schedule.natural(mask.key_length, self.block_size)
         layout_of = lambda mask, draws: Layout(rows, columns, self._schedules(draws, row_blocks, len(columns), mask))
-        score, params = streaming.dot_product(scale, q.shape[-1])
+        score, params = streaming.dot_product(scale, q)
         return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout_of, draws[None])
 
     def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):

@@ -66,15 +66,16 @@ class Local(Kernel):
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
         if self.layout == "contiguous":
-            score, params = streaming.dot_product(scale, q.shape[-1])
+            score, params = streaming.dot_product(scale, q)
             return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, self._layout)
 
         def one_head(q, k, v, mask, bias, dropout):
             keys = self._strided(len(k), mask.used_length(), 0)
             queries = self._strided(len(q), mask.used_length(), mask.query_offset)
             given = queries.grouped(q), keys.grouped(k), keys.grouped(v)
-            out, lse = groups.attend(*given, queries.tokens, keys.tokens, mask, bias, scale, dropout)
-            return queries.restored(out), jnp.where(queries.slots >= 0, queries.restored(lse), -jnp.inf)
+            found = groups.attend(*given, queries.tokens, keys.tokens, mask, bias, scale, dropout)
+            lse = jnp.where(queries.slots >= 0, queries.restored(found.lse()), -jnp.inf)
+            return queries.restored(found.out), lse
 
         numbers = q.shape[1] * self.block_size
         return heads.over_heads(one_head, q, k, v, (mask, bias, dropout), numbers=numbers)

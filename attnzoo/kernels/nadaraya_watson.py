@@ -32,23 +32,19 @@ class NadarayaWatson(Kernel):
         fields.positive_number(self, "bandwidth")
 
     def head(self, params, draws, q, k, v, visible, *, bias, dropout):
-        precise = jnp.promote_types(q.dtype, jnp.float32)
-        distance = jnp.sum((q[:, None].astype(precise) - k[None, :].astype(precise)) ** 2, axis=-1)
-        return dense.attend(-distance / (2 * self.bandwidth**2), v, visible, bias, dropout)
+        return dense.attend(self._score(params, q, k), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
-        return streaming.over_heads(self._score, (), q, k, v, mask, bias, dropout, streaming.natural_layout)
+        layout, numbers = streaming.pairwise_layout, q.shape[-1]
+        return streaming.over_heads(self._score, (), q, k, v, mask, bias, dropout, layout, per_pair=numbers)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
-        flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 4)
+        layout = streaming.pairwise_layout(Mask(dims.query_length, dims.key_length, is_causal))
+        flops = costs.softmax_over_tiles(dims, layout, 3 * dims.head_dim + 1)
         return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _score(self, params, q, k):
-        """-|q - k|^2 / 2 bandwidth^2, the square multiplied out so that a matrix product does the work."""
-        products = streaming.product(q, k)
-
-        def half_square(x):
-            return jnp.sum(x.astype(products.dtype) ** 2, axis=-1) / 2
-
-        return (products - half_square(q)[:, None] - half_square(k)[None, :]) * self.bandwidth**-2
+        """-|q - k|^2 / 2 bandwidth^2. Multiplied out it would be a matrix product, and lose what is near far from 0."""
+        precise = jnp.promote_types(q.dtype, jnp.float32)
+        difference = q[:, None].astype(precise) - k[None, :].astype(precise)
+        return jnp.sum(difference**2, axis=-1) / (-2 * self.bandwidth**2)

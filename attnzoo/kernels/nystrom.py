@@ -69,7 +69,7 @@ class Nystrom(Kernel):
         k_marks, k_used = self._landmarks(k, keys)
 
         def weights(x, y, shown):
-            return dense.softmax(dense.scores(x, y, scale), shown)[0]
+            return dense.softmax(dense.scores(x, y, scale), shown).out
 
         front = weights(q, k_marks, k_used[None, :])
         between = weights(q_marks, k_marks, q_used[:, None] & k_used[None, :])

@@ -80,11 +80,11 @@ class Reformer(Kernel):
             def one_round(order, key_order):
                 rows, columns = order.tokens, _beside_previous(key_order.tokens, -1)
                 given = order.grouped(q), *(_beside_previous(key_order.grouped(x), 0) for x in (k, v))
-                counted = self._times_counted(*orders, rows, columns)
-                out, lse = groups.attend(*given, rows, columns, mask, bias, scale, dropout, counted)
-                return order.restored(out), order.restored(lse)
+                shares = self._shares(*orders, rows, columns)
+                found = groups.attend(*given, rows, columns, mask, bias, scale, dropout, shares)
+                return jax.tree.map(order.restored, found)
 
-            return _joined(*jax.vmap(one_round)(*orders))
+            return _joined(jax.vmap(one_round)(*orders))
 
         numbers = self.rounds * q.shape[1] * max(2 * self.chunk_size, self.buckets)
         return heads.over_heads(one_head, q, k, v, (draws[None], mask, bias, dropout), numbers=numbers)
@@ -111,8 +111,8 @@ class Reformer(Kernel):
         full = jnp.pad(tokens, ((0, 0), (0, -len(x) % self.chunk_size)), constant_values=-1)
         return Order(full.reshape(self.rounds, -1, self.chunk_size), jnp.argsort(tokens, axis=-1))
 
-    def _times_counted(self, order, key_order, rows, columns):
-        """-log of the number of rounds in which a pair meets, [C, t, s]; None where there is but one round."""
+    def _shares(self, order, key_order, rows, columns):
+        """1 / the number of rounds in which a pair meets, [C, t, s]; None where there is but one round."""
         if self.rounds == 1:
             return None
         size = self.chunk_size
@@ -120,7 +120,7 @@ class Reformer(Kernel):
             _is_near((slots[rows] // size)[:, :, None], (key_slots[columns] // size)[:, None, :]).astype(jnp.float32)
             for slots, key_slots in zip(order.slots, key_order.slots, strict=True)
         )
-        return -jnp.log(jnp.maximum(times, 1))
+        return 1 / jnp.maximum(times, 1)
 
 
 def _is_near(chunk, key_chunk):
@@ -134,9 +134,7 @@ def _beside_previous(x, fill):
     return jnp.concatenate([previous, x], axis=1)
 
 
-def _joined(out, lse):
-    """One softmax from those of all rounds: out [rounds, T, Hv], log-sum-exp [rounds, T]."""
-    if len(out) == 1:
-        return out[0], lse[0]
-    weights, total = dense.softmax(jnp.where(lse > -jnp.inf, lse, 0).T, (lse > -jnp.inf).T)
-    return jnp.einsum("tr,rth->th", weights, out).astype(out.dtype), total
+def _joined(rounds: dense.Part) -> tuple[jax.Array, jax.Array]:
+    """One softmax from those of all rounds, whose leaves lead with [rounds, T]: out [T, Hv] and log-sum-exp [T]."""
+    joined = dense.softmax(rounds.top.T, (rounds.top > -jnp.inf).T, jnp.exp(rounds.log_total).T)
+    return jnp.einsum("tr,rth->th", joined.out, rounds.out).astype(rounds.out.dtype), joined.lse()

@@ -54,7 +54,7 @@ class SlidingWindow(Kernel):
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q.shape[-1])
+        score, params = streaming.dot_product(scale, q)
         return streaming.over_heads(score, params, q, k, v, mask.within(self.band), bias, dropout, self._layout)
 
     def as_softmax(self, mask):

@@ -41,7 +41,7 @@ class Softmax(Kernel):
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q.shape[-1])
+        score, params = streaming.dot_product(scale, q)
         return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, streaming.natural_layout)
 
     def as_softmax(self, mask):

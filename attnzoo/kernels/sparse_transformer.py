@@ -51,9 +51,9 @@ class SparseTransformer(Kernel):
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q.shape[-1])
-        over = lambda layout: streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout)
-        return streaming.joined(over(self._own), over(self._summaries))
+        score, params = streaming.dot_product(scale, q)
+        part = lambda layout: streaming.part(score, params, q, k, v, mask, bias, dropout, layout)
+        return streaming.joined(part(self._own), part(self._summaries))
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         mask = Mask(dims.query_length, dims.key_length, is_causal)

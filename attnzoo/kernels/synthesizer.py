@@ -126,4 +126,4 @@ class Synthesizer(Kernel):
 
 
 def _score(params, q, k):
-    return streaming.product(q, k)
+    return streaming.product(q, k, q.dtype)

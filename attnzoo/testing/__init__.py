@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attnzoo.interface import Kernel
-from attnzoo.testing import growth, laws, stepping
+from attnzoo.testing import extremes, growth, laws, stepping
 from attnzoo.testing.subject import LawBroken as LawBroken
 from attnzoo.testing.subject import Subject
 
@@ -40,6 +40,11 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         laws.scale_scales,
         laws.residual_is_the_log_of_the_sum,
         laws.dropout_acts_on_weights,
+        extremes.additive_masks_hide,
+        extremes.segments_come_in_any_order,
+        extremes.operands_of_any_size,
+        extremes.small_gradients_survive,
+        extremes.gradients_of_gradients,
         stepping.stepping_equals_the_whole,
         stepping.steps_in_low_precision_lose_little,
         stepping.a_state_has_an_end,

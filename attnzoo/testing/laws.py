@@ -33,10 +33,18 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
     if s.mask:
         chosen["mask"] = jax.random.bernoulli(jax.random.key(2), 0.8, (2, 1, length, length))
     if s.bias:
-        chosen["bias"] = jax.random.normal(jax.random.key(3), (1, heads, length, length))
+        chosen["bias"] = _scattered(jax.random.normal(jax.random.key(3), (1, heads, length, length)))
     if s.dropout:
         chosen |= {"dropout_rate": 0.3, "rng": jax.random.key(4)}
     return chosen
+
+
+def _scattered(bias):
+    """A bias as additive masks are: some entries, and the later half of every other row, hide by what is lowest."""
+    row, column = jnp.arange(bias.shape[2])[:, None], jnp.arange(bias.shape[3])[None, :]
+    bias = jnp.where((row % 2 == 0) & (column > bias.shape[3] // 2), -jnp.inf, bias)
+    bias = jnp.where((row + column) % 7 == 0, -jnp.inf, bias)
+    return jnp.where((row + column) % 11 == 0, jnp.finfo(bias.dtype).min, bias)
 
 
 def shape_and_dtype_are_kept(subject: Subject) -> None:
