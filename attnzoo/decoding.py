@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo import door, refusal, validation
+from attnzoo import apart, door, refusal, validation
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
@@ -180,11 +180,15 @@ def is_endless(kernel: Kernel, dims: Dims) -> bool:
     return cache_shapes(kernel, dims, ENDLESS) == cache_shapes(kernel, dims, ENDLESS // 2)
 
 
-@functools.lru_cache(maxsize=256)
-def cache_shapes(kernel: Kernel, dims: Dims, max_length: int, dtype=jnp.float32) -> Tree:
-    """The cache of a state as shapes and dtypes."""
-    dims, rng = dims._replace(query_length=max_length, key_length=max_length), jax.random.key(0)
-    return jax.eval_shape(lambda: kernel.start(kernel.init(rng, dims), kernel.draw(rng, dims), dims, max_length, dtype))
+@apart.remembered
+def cache_shapes(kernel: Kernel, dims: Dims, max_length: int) -> Tree:
+    """The cache of a state as shapes and dtypes, in float32."""
+    dims = dims._replace(query_length=max_length, key_length=max_length)
+
+    def cache(rng):
+        return kernel.start(kernel.init(rng, dims), kernel.draw(rng, dims), dims, max_length, jnp.float32)
+
+    return jax.eval_shape(lambda: cache(jax.random.key(0)))
 
 
 def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> tuple[Tree, Tree]:
@@ -197,7 +201,7 @@ def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> 
 def _step(state: DecodingState, query, key, value, bias, params, draws, lengths, scale, *, precision):
     kernel, (batch, tokens) = state.kernel, query.shape[:2]
     lengths = jnp.full(batch, tokens) if lengths is None else lengths
-    place = jnp.arange(tokens)
+    place = jnp.arange(tokens)[None]
     real = place < lengths[:, None]
     positions = state.positions[:, None] + place
     fits = positions < state.dims.key_length

@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo import refusal, routes, validation, visibility
+from attnzoo import apart, randomness, refusal, routes, validation, visibility
 from attnzoo.dropout import Dropout
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
@@ -225,29 +225,34 @@ def bias_of(bias: jax.Array | PositionBias | None, dims: Dims, query_offset: int
     return Bias(array=array.reshape((1,) * (4 - array.ndim) + array.shape))
 
 
-@functools.lru_cache(maxsize=256)
 def drawn(kernel: Kernel, dims: Dims) -> Tree:
-    """What a kernel draws from its seed; a kernel that draws nothing compiles nothing."""
+    """What a kernel draws from its seed, as NumPy arrays; a kernel that draws nothing compiles nothing."""
+    return _drawn(kernel, _of_any_batch(dims))
+
+
+@apart.remembered
+def _drawn(kernel: Kernel, dims: Dims) -> Tree:
     shapes = _shapes(kernel, dims)["draws"]
     if not jax.tree.leaves(shapes):
         return shapes
-    with jax.ensure_compile_time_eval():
-        return jax.jit(lambda rng: kernel.draw(rng, dims))(jax.random.key(kernel.seed))
+    return jax.jit(lambda rng: kernel.draw(rng, dims))(randomness.of_seed(kernel.seed))
 
 
-@functools.lru_cache(maxsize=256)
+@apart.remembered
 def _shapes(kernel: Kernel, dims: Dims) -> dict[str, Tree]:
-    rng = jax.random.key(0)
-    return {
-        "params": jax.eval_shape(lambda: kernel.init(rng, dims)),
-        "draws": jax.eval_shape(lambda: kernel.draw(rng, dims)),
-    }
+    made = {"params": kernel.init, "draws": kernel.draw}
+    return {name: jax.eval_shape(lambda make=make: make(jax.random.key(0), dims)) for name, make in made.items()}
+
+
+def _of_any_batch(dims: Dims) -> Dims:
+    """What is learned or drawn for each head knows no batch, whose size may be a symbol."""
+    return dims._replace(batch=1)
 
 
 def tree_of(name: str, given: Tree, kernel: Kernel, dims: Dims) -> Tree:
     """`params` or `draws` as arrays, checked."""
     given = jax.tree.map(jnp.asarray, given)
-    validation.tree(name, given, _shapes(kernel, dims)[name], kernel, dims.num_heads)
+    validation.tree(name, given, _shapes(kernel, _of_any_batch(dims))[name], kernel, dims.num_heads)
     return given
 
 

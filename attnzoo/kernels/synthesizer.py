@@ -98,7 +98,7 @@ class Synthesizer(Kernel):
             rows = jnp.take(params["query"].astype(precise), positions, axis=0, mode="clip")
             return jnp.broadcast_to(rows, (*q.shape[:-1], self.rank))
         hidden, bias = (params[name].astype(precise) for name in ("hidden", "hidden_bias"))
-        units = jax.nn.relu(q.astype(precise) @ hidden + bias)
+        units = jax.nn.relu(q.astype(precise) @ hidden + jnp.expand_dims(bias, range(q.ndim - 1)))
         return jnp.concatenate([units, jnp.ones_like(units[..., :1])], axis=-1)
 
     def _of_keys(self, params, dtype, length):
