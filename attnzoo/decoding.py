@@ -101,6 +101,7 @@ def start(
         max_length = ENDLESS
     validation.max_length(max_length)
     dims = Dims(batch, max_length, max_length, num_heads, kv_heads, head_dim, value_dim)
+    _tell_flax()
     cache = kernel.start(*_constants(kernel, params, draws, dims), dims, max_length, dtype)
     return DecodingState(jnp.zeros(batch, jnp.int32), cache, kernel, dims)
 
@@ -170,9 +171,31 @@ def step(
         door.bias_of(bias, dims, 0),
         *_constants(kernel, params, draws, state.dims),
         lengths,
-        None if scale is None else validation.scale(scale),
+        None if scale is None else validation.scale(scale, query.dtype),
         precision=validation.precision_name(precision),
     )
+
+
+@functools.cache
+def _tell_flax() -> None:
+    """Let `flax.serialization` save and restore states, all of which come from `start`."""
+    from flax import serialization
+
+    def saved(state):
+        return {name: serialization.to_state_dict(getattr(state, name)) for name in ("positions", "cache")}
+
+    def restored(state, given):
+        made = {name: serialization.from_state_dict(getattr(state, name), given[name], name) for name in saved(state)}
+        after = dataclasses.replace(state, **made)
+        shapes, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state))
+        if shapes != expected:
+            raise ValueError(
+                f"the saved state of {state.kernel!r} holds {shapes.cache}: expected {expected.cache}; start the one to "
+                "restore into with the sizes of the one that was saved"
+            )
+        return after
+
+    serialization.register_serialization_state(DecodingState, saved, restored)
 
 
 def is_endless(kernel: Kernel, dims: Dims) -> bool:

@@ -77,7 +77,7 @@ class Synthesizer(Kernel):
         positions = jnp.arange(q.shape[1]) + mask.query_offset
         rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, positions)
         columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, k.shape[1]), 0, 1)(params)
-        columns = jnp.broadcast_to(columns, (len(q), *columns.shape))
+        columns = jnp.broadcast_to(columns, (q.shape[0], *columns.shape))
         return streaming.over_heads(_score, (), rows, columns, v, mask, bias, dropout, streaming.natural_layout)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):

@@ -1,0 +1,261 @@
+"""Every kernel under jax's modes: forward, gradient and a step, as in the plain mode where values should not differ."""
+
+import contextlib
+import functools
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+
+from attnzoo import ALiBi, BigBird, Dims, Performer, Reformer, Softmax, attend, attention_weights, start, step, testing
+from attnzoo.dropout import Dropout
+from attnzoo.testing.laws import _arguments
+from attnzoo.testing.subject import Subject
+from tests.zoo import DECODING, FURTHER, ZOO
+
+GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
+DRAWING = [kernel for kernel in ZOO if isinstance(kernel, BigBird | Performer | Reformer)]
+SIZES = {"length": 13, "batch": 2, "heads": 4, "kv_heads": 2, "dim": 4}
+MODES = {
+    "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "nans": lambda: jax.debug_nans(True),
+    "leaks": jax.checking_leaks,
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        yield
+
+
+def everything(kernel, dtype=jnp.float32):
+    """Operands, parameters and all arguments at once that a kernel supports."""
+    subject = Subject("modes", kernel)
+    operands = subject.operands(**SIZES, dtype=dtype)
+    params = jax.tree.map(lambda x: x.astype(dtype), subject.params(operands))
+    return operands, params, _arguments(subject, operands)
+
+
+def loss(operands, params, kernel, given):
+    out = attend(*operands, kernel=kernel, params=params, **given)
+    return jnp.sum(out.astype(jnp.float32) ** 2), out
+
+
+def whole(kernel, dtype=jnp.float32):
+    """The output and its gradients."""
+    operands, params, given = everything(kernel, dtype)
+    pulled = jax.value_and_grad(functools.partial(loss, kernel=kernel, given=given), (0, 1), has_aux=True)
+    (_, out), gradients = jax.jit(pulled)(operands, params)
+    return out, gradients
+
+
+def stepped(kernel, dtype=jnp.float32):
+    """The outputs of a prompt, padded, and of a token after it."""
+    q, k, v = Subject("modes", kernel).operands(**SIZES, dtype=dtype)
+    params = kernel.init(jax.random.key(0), Dims(2, 16, 16, 4, 2, 4, 4))
+    given = {"bias": ALiBi.of(4)} if kernel.supports.bias else {}
+    sizes = {"batch": 2, "num_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "max_length": 16, "dtype": dtype}
+
+    @jax.jit
+    def run(params, q, k, v):
+        state, first = step(
+            start(**sizes, kernel=kernel, params=params),
+            q, k, v, params=params, query_seq_lengths=jnp.array([13, 9]), **given,
+        )  # fmt: skip
+        return first, step(state, q[:, :1], k[:, :1], v[:, :1], params=params, **given)[1]
+
+    return run(params, q, k, v)
+
+
+def held_together(got, expected, tolerance):
+    def same(a, b):
+        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), atol=tolerance, rtol=tolerance)
+
+    jax.tree.map(same, got, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+def test_nothing_is_raised(kernel, mode):
+    """Ranks are promoted in words, blind rows make no NaN, and no tracer is kept."""
+    with MODES[mode]():
+        whole(kernel)
+        if kernel.supports.decode:
+            stepped(kernel)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+def test_x64(kernel, dtype):
+    """Operands keep their dtype, and nothing is narrowed or widened on the way."""
+    plain = whole(kernel)
+    with jax.enable_x64(True):
+        out, gradients = whole(kernel, dtype)
+        assert {x.dtype for x in jax.tree.leaves((out, gradients))} == {jnp.dtype(dtype)}
+        if kernel.supports.decode:
+            assert {x.dtype for x in stepped(kernel, dtype)} == {jnp.dtype(dtype)}
+    held_together(out, plain[0], 1e-4)
+
+
+@pytest.mark.parametrize("scale", [2, np.float64(2), np.array(2), jnp.int32(2)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_scale_may_be_any_real_number(scale, x64):
+    q, k, v = Subject("modes", Softmax()).operands(**SIZES)
+    with jax.enable_x64(x64):
+        calls = [lambda scale: attend(q, k, v, scale=scale), lambda scale: attend(q, k, v, np.zeros((4, 13, 13)) * 1.0)]
+        expected = attend(q, k, v, scale=2.0)
+        np.testing.assert_array_equal(calls[0](scale), expected)
+        np.testing.assert_array_equal(jax.jit(calls[0])(scale), expected)
+        assert calls[1](scale).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("impl", GENERATORS)
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+def test_a_seed_stands_for_the_same_under_every_generator(kernel, impl):
+    """So that what holds under the default holds under all."""
+    operands, params, _ = everything(kernel)
+    call = lambda: attend(*operands, kernel=kernel, params=params, is_causal=kernel.supports.causal)
+    expected = call()
+    with jax.default_prng_impl(impl):
+        jax.clear_caches()
+        np.testing.assert_array_equal(call(), expected)
+
+
+@pytest.mark.parametrize("impl", GENERATORS)
+@pytest.mark.parametrize("kernel", DRAWING, ids=repr)
+def test_laws_of_what_is_drawn(kernel, impl):
+    with jax.default_prng_impl(impl):
+        testing.check_kernel(
+            kernel, ("the_future_cannot_touch_the_past", "batched_equals_head", "dropout_acts_on_weights")
+        )
+
+
+@pytest.mark.parametrize("impl", GENERATORS)
+@pytest.mark.parametrize("kernel", DRAWING, ids=repr)
+def test_draws_depend_on_their_key_alone(kernel, impl):
+    """Not on the keys that are mapped over beside it, nor on whether it is typed or words."""
+    keys = [jax.random.key(seed, impl=impl) for seed in range(3)]
+    draw = jax.jit(lambda key: kernel.draw(key, Dims(1, 8, 8, 2, 2, 4, 4)))
+    each = [draw(key) for key in keys]
+    held_together(jax.vmap(draw)(jnp.stack(keys)), jnp.stack(each), 1e-6)
+    held_together(draw(jax.random.key_data(keys[1])), each[1], 1e-6)
+    assert (np.asarray(each[0]) != np.asarray(each[1])).any()
+    assert np.unique(each[0].reshape(2, -1), axis=0).shape[0] == 2  # heads differ
+
+
+@pytest.mark.parametrize("impl", GENERATORS)
+def test_dropout_depends_on_its_key_alone(impl):
+    keys = [jax.random.key(seed, impl=impl) for seed in range(3)]
+    seeds = lambda key: Dropout.make(key, 0.5, 2, 3).seeds
+    each = np.stack([seeds(key) for key in keys])
+    np.testing.assert_array_equal(jax.vmap(seeds)(jnp.stack(keys)), each)
+    np.testing.assert_array_equal(seeds(jax.random.key_data(keys[1])), each[1])
+    assert np.unique(each.reshape(-1, 2), axis=0).shape[0] == 18
+
+
+@pytest.mark.parametrize("given", [None, {"shape": (3, 2)}], ids=["one", "batched"])
+@pytest.mark.parametrize("rng", [0, 1.5, "key", [0, 1], np.ones(2, np.int32), np.ones(3, np.uint32)], ids=repr)
+def test_what_is_no_key_is_refused_by_name(rng, given):
+    x = jnp.ones((1, 3, 2, 4))
+    rng = rng if given is None else jnp.ones(given["shape"], jnp.uint32)
+    for rate in (0.0, 0.5):
+        with pytest.raises(ValueError, match=r"rng.*: expected (a|one) key; make (one|it) with jax.random.key"):
+            attend(x, x, x, rng=rng, dropout_rate=rate)
+
+
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+def test_values_may_have_no_width(kernel):
+    operands, params, given = everything(kernel)
+    q, k, v = operands
+    for route in ("xla", "reference"):
+        out = attend(q, k, v[..., :0], kernel=kernel, params=params, implementation=route, **given)
+        assert out.shape == (*q.shape[:3], 0)
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in (*ZOO, *FURTHER) if kernel.supports.cross], ids=repr)
+def test_weights_of_few_queries(kernel):
+    """They are pulled back, and equal those that the identity gives, here with keys enough to be more than queries."""
+    subject = Subject("modes", kernel)
+    q, k, v = subject.operands(**SIZES | {"length": 3}, keys=13)
+    given = {"kernel": kernel, "params": subject.params((q, k, v)), "is_causal": not kernel.supports.bidirectional}
+    if kernel.supports.dropout:
+        given |= {"dropout_rate": 0.3, "rng": jax.random.key(0)}
+    found = attention_weights(q, k, **given)
+    assert found.shape == (2, 4, 3, 13)
+    held_together(jnp.einsum("bnts,bsnh->btnh", found, jnp.repeat(v, 2, axis=2)), attend(q, k, v, **given), 2e-5)
+
+
+def test_weights_of_few_queries_take_little_memory():
+    q, k = (jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32) for length in (2, 50_000))
+    memory = jax.jit(attention_weights).lower(q, k).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 50e6  # the identity would take 20 GB
+
+
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+def test_states_are_saved_and_restored_by_flax(kernel):
+    q, k, v = Subject("modes", kernel).operands(**SIZES)
+    params = kernel.init(jax.random.key(0), Dims(2, 30, 30, 4, 2, 4, 4))
+    sizes = {"num_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "max_length": 30}
+    begin = functools.partial(start, **sizes, kernel=kernel, params=params)
+    state, _ = step(begin(batch=2), q, k, v, params=params)
+    restored = serialization.from_bytes(begin(batch=2), serialization.to_bytes(state))
+    assert restored.kernel == kernel
+    jax.tree.map(
+        np.testing.assert_array_equal, step(restored, q, k, v, params=params), step(state, q, k, v, params=params)
+    )
+    with pytest.raises(ValueError, match="start the one to restore into with the sizes"):
+        serialization.from_bytes(begin(batch=1), serialization.to_bytes(state))
+
+
+def test_all_brings_no_modules():
+    names = {}
+    exec("import attnzoo.linen, attnzoo.nnx; from attnzoo import *", names)
+    assert "attend" in names and "Softmax" in names
+    assert not {"nnx", "linen", "decoding"} & set(names)
+
+
+SYMBOLIC = [kernel for kernel in (*ZOO, *FURTHER)]
+
+
+@pytest.mark.parametrize("kernel", SYMBOLIC, ids=repr)
+def test_export_for_any_batch(kernel):
+    (batch,) = jax.export.symbolic_shape("b")
+    params = kernel.init(jax.random.key(0), Dims(1, 13, 13, 4, 4, 4, 4))
+    call = lambda x: attend(x, x, x, kernel=kernel, params=params, is_causal=kernel.supports.causal)
+    exported = jax.export.export(jax.jit(call))(jax.ShapeDtypeStruct((batch, 13, 4, 4), jnp.float32))
+    x = Subject("modes", kernel).operands(**SIZES | {"batch": 3})[0]
+    held_together(exported.call(x), call(x), 1e-5)
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from attnzoo import attend
+from tests.test_modes import DRAWING
+
+x = jax.random.normal(jax.random.key(0), (4, 16, 4, 4))
+for kernel in DRAWING:
+    call = lambda x: attend(x, x, x, kernel=kernel)
+    meshes = [jax.make_mesh((n,), ("x",), (AxisType.Auto,), devices=jax.devices()[:n]) for n in (4, 2)]
+    outs = [jax.jit(jax.shard_map(call, mesh=meshes[0], in_specs=P("x"), out_specs=P("x"), check_vma=False))(x)]
+    for mesh in meshes:
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(x, NamedSharding(mesh, P("x")))
+            outs += [call(placed), jax.jit(call)(placed)]
+    outs += [call(x), call(jax.device_put(x, jax.devices()[3])), jax.pmap(call)(x[:, None])[:, 0]]
+    for out in outs:
+        np.testing.assert_allclose(np.asarray(out), np.asarray(outs[-2]), atol=1e-5)
+"""
+
+
+def test_draws_serve_every_device_and_mesh(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    done = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
