@@ -190,8 +190,8 @@ def _tell_flax() -> None:
         shapes, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state))
         if shapes != expected:
             raise ValueError(
-                f"the saved state of {state.kernel!r} holds {shapes.cache}: expected {expected.cache}; start the one to "
-                "restore into with the sizes of the one that was saved"
+                f"the saved state of {state.kernel!r} holds {shapes.cache}: expected {expected.cache}; start the one "
+                "to restore into with the sizes of the one that was saved"
             )
         return after
 

@@ -18,8 +18,9 @@ def of_seed(seed: int) -> jax.Array:
 
 
 def threefry(rng: jax.Array) -> jax.Array:
-    """A Threefry key from one of any generator, typed or as words uint32 [2] or [4]; a Threefry key is itself."""
+    """A Threefry key from one of any generator, typed or as its words, uint32 [w]; one of two words is itself."""
     words = jax.random.key_data(rng) if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) else jnp.asarray(rng)
+    words = jnp.pad(words, (0, max(0, 2 - words.size)))
     key = jax.random.wrap_key_data(words[:2], impl=THREEFRY)
     for word in words[2:]:
         key = jax.random.fold_in(key, word)

@@ -207,7 +207,7 @@ def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int)
 
 
 def scale(value, dtype) -> jax.Array:
-    """`scale` as an array of the dtype that scores of operands in `dtype` have; refuse what is not one finite number."""
+    """`scale` as an array of the dtype that scores of `dtype` have; refuse what is not one finite number."""
     is_one = is_number(value) or (hasattr(value, "shape") and value.shape == () and _is_real(value.dtype))
     if not is_one or not (is_traced(value) or math.isfinite(value)):
         raise ValueError(f"scale={value!r}: expected one finite number, or None for 1 / sqrt(head_dim)")
@@ -258,13 +258,13 @@ def dropout(rate, rng) -> None:
 
 
 def one_key(rng) -> None:
-    """Refuse what is not one key of some generator: typed, or as words, uint32 [2] or [4]."""
+    """Refuse what is not one key of some generator: typed, or as its words, uint32 [1], [2] or [4]."""
     if not isinstance(rng, jax.Array | np.ndarray):
         raise ValueError(f"rng={rng!r}: expected a key; make one with jax.random.key(seed)")
     is_typed = jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) and rng.shape == ()
-    if not is_typed and not (rng.dtype == jnp.uint32 and rng.shape in ((2,), (4,))):
+    if not is_typed and not (rng.dtype == jnp.uint32 and rng.shape in ((1,), (2,), (4,))):
         raise ValueError(
-            f"rng has dtype {rng.dtype} and shape {rng.shape}: expected one key; make it with jax.random.key(seed), and "
+            f"rng has dtype {rng.dtype} and shape {rng.shape}: expected one key; make it with jax.random.key(seed); "
             "of several keys pass one, or map over them with jax.vmap"
         )
 

@@ -116,7 +116,7 @@ class _Sampling:
         return jnp.take_along_axis(tokens, drawn[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
     def narrowed(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The logits that may be drawn, likeliest first and the others at -inf, and which token each is: [B, k] both."""
+        """Logits, the likeliest first and those that may not be drawn at -inf, and the token of each: [B, k] both."""
         if self.top_k is None and self.top_p is None:
             return logits, jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
         size = logits.shape[-1]
