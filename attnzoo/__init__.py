@@ -5,6 +5,8 @@
 The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every kernel obeys in `attnzoo.testing`.
 """
 
+import types as _types
+
 from attnzoo.adapters import as_attention_fn as as_attention_fn
 from attnzoo.catalogue import KERNELS as KERNELS
 from attnzoo.catalogue import POSITIONS as POSITIONS
@@ -50,3 +52,6 @@ from attnzoo.positions import T5Bias as T5Bias
 from attnzoo.positions import T5Buckets as T5Buckets
 from attnzoo.positions import rotate as rotate
 from attnzoo.positions import sinusoidal as sinusoidal
+
+# Modules are left out: `from attnzoo import *` must not bring an `nnx` or a `linen` over Flax's own.
+__all__ = [name for name, x in globals().items() if name[0] != "_" and not isinstance(x, _types.ModuleType)]

@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo import door, refusal, validation
+from attnzoo import apart, door, refusal, validation
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
@@ -101,6 +101,7 @@ def start(
         max_length = ENDLESS
     validation.max_length(max_length)
     dims = Dims(batch, max_length, max_length, num_heads, kv_heads, head_dim, value_dim)
+    _tell_flax()
     cache = kernel.start(*_constants(kernel, params, draws, dims), dims, max_length, dtype)
     return DecodingState(jnp.zeros(batch, jnp.int32), cache, kernel, dims)
 
@@ -170,9 +171,31 @@ def step(
         door.bias_of(bias, dims, 0),
         *_constants(kernel, params, draws, state.dims),
         lengths,
-        None if scale is None else validation.scale(scale),
+        None if scale is None else validation.scale(scale, query.dtype),
         precision=validation.precision_name(precision),
     )
+
+
+@functools.cache
+def _tell_flax() -> None:
+    """Let `flax.serialization` save and restore states, all of which come from `start`."""
+    from flax import serialization
+
+    def saved(state):
+        return {name: serialization.to_state_dict(getattr(state, name)) for name in ("positions", "cache")}
+
+    def restored(state, given):
+        made = {name: serialization.from_state_dict(getattr(state, name), given[name], name) for name in saved(state)}
+        after = dataclasses.replace(state, **made)
+        shapes, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state))
+        if shapes != expected:
+            raise ValueError(
+                f"the saved state of {state.kernel!r} holds {shapes.cache}: expected {expected.cache}; start the one "
+                "to restore into with the sizes of the one that was saved"
+            )
+        return after
+
+    serialization.register_serialization_state(DecodingState, saved, restored)
 
 
 def is_endless(kernel: Kernel, dims: Dims) -> bool:
@@ -180,11 +203,15 @@ def is_endless(kernel: Kernel, dims: Dims) -> bool:
     return cache_shapes(kernel, dims, ENDLESS) == cache_shapes(kernel, dims, ENDLESS // 2)
 
 
-@functools.lru_cache(maxsize=256)
-def cache_shapes(kernel: Kernel, dims: Dims, max_length: int, dtype=jnp.float32) -> Tree:
-    """The cache of a state as shapes and dtypes."""
-    dims, rng = dims._replace(query_length=max_length, key_length=max_length), jax.random.key(0)
-    return jax.eval_shape(lambda: kernel.start(kernel.init(rng, dims), kernel.draw(rng, dims), dims, max_length, dtype))
+@apart.remembered
+def cache_shapes(kernel: Kernel, dims: Dims, max_length: int) -> Tree:
+    """The cache of a state as shapes and dtypes, in float32."""
+    dims = dims._replace(query_length=max_length, key_length=max_length)
+
+    def cache(rng):
+        return kernel.start(kernel.init(rng, dims), kernel.draw(rng, dims), dims, max_length, jnp.float32)
+
+    return jax.eval_shape(lambda: cache(jax.random.key(0)))
 
 
 def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> tuple[Tree, Tree]:
@@ -197,7 +224,7 @@ def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> 
 def _step(state: DecodingState, query, key, value, bias, params, draws, lengths, scale, *, precision):
     kernel, (batch, tokens) = state.kernel, query.shape[:2]
     lengths = jnp.full(batch, tokens) if lengths is None else lengths
-    place = jnp.arange(tokens)
+    place = jnp.arange(tokens)[None]
     real = place < lengths[:, None]
     positions = state.positions[:, None] + place
     fits = positions < state.dims.key_length

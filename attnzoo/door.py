@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo import refusal, routes, validation, visibility
+from attnzoo import apart, randomness, refusal, routes, validation, visibility
 from attnzoo.dropout import Dropout
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
@@ -132,7 +132,7 @@ def attend(
         masking,
         tree_of("params", params, kernel, dims),
         tree_of("draws", drawn(kernel, dims) if draws is None else draws, kernel, dims),
-        None if scale is None else validation.scale(scale),
+        None if scale is None else validation.scale(scale, query.dtype),
         rng if dropout_rate > 0 else None,
         kernel=kernel,
         dropout_rate=float(dropout_rate),
@@ -170,22 +170,23 @@ def attention_weights(
 ) -> jax.Array:
     """The matrix that `attend` with the same arguments multiplies the values by: [B, N, T, S].
 
-    Every kernel here is linear in the values, so the identity as value yields its effective weights. For Nystrom
-    they may be negative; for the others they are weights in the usual sense.
+    Every kernel here is linear in the values, so the identity as value yields its effective weights, and so does a
+    pull back of the identity, which takes its place where there are fewer queries than keys: memory is that of the
+    weights. For Nystrom they may be negative; for the others they are weights in the usual sense.
 
     Example:
       >>> q = k = jnp.ones((2, 16, 4, 8))
       >>> attention_weights(q, k, is_causal=True).shape
       (2, 4, 16, 16)
     """
-    key = jnp.asarray(key)
-    identity = jnp.eye(key.shape[-3], dtype=key.dtype)[:, None, :]
-    weights = attend(
+    query, key = jnp.asarray(query), jnp.asarray(key)
+    validation.operands(query, key, key)
+    attended = functools.partial(
+        attend,
         query,
         key,
-        jnp.broadcast_to(identity, (*key.shape[:-1], key.shape[-3])),
-        bias,
-        mask,
+        bias=bias,
+        mask=mask,
         kernel=kernel,
         params=params,
         draws=draws,
@@ -203,7 +204,22 @@ def attention_weights(
         precision=precision,
         implementation=implementation,
     )
+    if 0 < query.shape[-3] * query.shape[-2] < key.shape[-3] * key.shape[-2]:
+        return _pulled_weights(attended, query, key)
+    identity = jnp.eye(key.shape[-3], dtype=key.dtype)[:, None, :]
+    weights = attended(value=jnp.broadcast_to(identity, (*key.shape[:-1], key.shape[-3])))
     return jnp.swapaxes(weights, -3, -2)
+
+
+def _pulled_weights(attended, query, key) -> jax.Array:
+    """[B, N, T, S] as the gradient by values that have a coordinate for each query of a group of heads."""
+    length, num_heads = query.shape[-3:-1]
+    group = num_heads // key.shape[-2]
+    width = group * length
+    out, pull = jax.vjp(lambda value: attended(value=value), jnp.zeros((*key.shape[:-1], width), key.dtype))
+    one_group = jnp.swapaxes(jnp.eye(width, dtype=out.dtype).reshape(group, length, width), 0, 1)
+    (weights,) = pull(jnp.broadcast_to(jnp.tile(one_group, (1, key.shape[-2], 1)), out.shape))
+    return jnp.moveaxis(weights.reshape(*key.shape[:-2], num_heads, length), -3, -1)
 
 
 def dims_of(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
@@ -225,29 +241,34 @@ def bias_of(bias: jax.Array | PositionBias | None, dims: Dims, query_offset: int
     return Bias(array=array.reshape((1,) * (4 - array.ndim) + array.shape))
 
 
-@functools.lru_cache(maxsize=256)
 def drawn(kernel: Kernel, dims: Dims) -> Tree:
-    """What a kernel draws from its seed; a kernel that draws nothing compiles nothing."""
+    """What a kernel draws from its seed, as NumPy arrays; a kernel that draws nothing compiles nothing."""
+    return _drawn(kernel, _of_any_batch(dims))
+
+
+@apart.remembered
+def _drawn(kernel: Kernel, dims: Dims) -> Tree:
     shapes = _shapes(kernel, dims)["draws"]
     if not jax.tree.leaves(shapes):
         return shapes
-    with jax.ensure_compile_time_eval():
-        return jax.jit(lambda rng: kernel.draw(rng, dims))(jax.random.key(kernel.seed))
+    return jax.jit(lambda rng: kernel.draw(rng, dims))(randomness.of_seed(kernel.seed))
 
 
-@functools.lru_cache(maxsize=256)
+@apart.remembered
 def _shapes(kernel: Kernel, dims: Dims) -> dict[str, Tree]:
-    rng = jax.random.key(0)
-    return {
-        "params": jax.eval_shape(lambda: kernel.init(rng, dims)),
-        "draws": jax.eval_shape(lambda: kernel.draw(rng, dims)),
-    }
+    made = {"params": kernel.init, "draws": kernel.draw}
+    return {name: jax.eval_shape(lambda make=make: make(jax.random.key(0), dims)) for name, make in made.items()}
+
+
+def _of_any_batch(dims: Dims) -> Dims:
+    """What is learned or drawn for each head knows no batch, whose size may be a symbol."""
+    return dims._replace(batch=1)
 
 
 def tree_of(name: str, given: Tree, kernel: Kernel, dims: Dims) -> Tree:
     """`params` or `draws` as arrays, checked."""
     given = jax.tree.map(jnp.asarray, given)
-    validation.tree(name, given, _shapes(kernel, dims)[name], kernel, dims.num_heads)
+    validation.tree(name, given, _shapes(kernel, _of_any_batch(dims))[name], kernel, dims.num_heads)
     return given
 
 
@@ -270,9 +291,11 @@ def _attend(
     with_residual,
 ):
     """Silence what is hidden, run the route, and zero what it wrote for hidden queries: (out, residual or None)."""
-    batch, length, num_heads, _ = query.shape
+    (batch, length, num_heads, _), width = query.shape, value.shape[-1]
     if 0 in (batch, length, key.shape[1]):
         return _nothing(query, value)
+    if width == 0:
+        value = jnp.zeros((*value.shape[:-1], 1), value.dtype)  # sizes of other axes are lost where one is 0
     shown_keys, shown_queries = visibility.shown(mask, key.shape[2])
     query, key, value = _only(shown_queries, query), _only(shown_keys, key), _only(shown_keys, value)
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
@@ -287,7 +310,7 @@ def _attend(
     validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
     if residual is not None and shown_queries is not None:
         residual = jnp.where(shown_queries, residual, -jnp.inf)
-    return _only(shown_queries, out).astype(query.dtype), residual
+    return _only(shown_queries, out[..., :width]).astype(query.dtype), residual
 
 
 def _nothing(query, value):

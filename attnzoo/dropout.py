@@ -11,6 +11,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from attnzoo import randomness
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Dropout:
     @staticmethod
     def make(rng: jax.Array, rate: float, batch: int, num_heads: int) -> Dropout:
         """Independent dropout for each head of each example."""
-        return Dropout(rate, jax.random.bits(rng, (batch, num_heads, 2), jnp.uint32))
+        return Dropout(rate, jax.random.bits(randomness.threefry(rng), (batch, num_heads, 2), jnp.uint32))
 
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Factors [t, s] of one head: 0 or 1 / (1 - rate)."""

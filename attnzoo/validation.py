@@ -201,13 +201,16 @@ def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int)
             raise ValueError(f"{name} has shape {ids.shape}: expected [batch, length] = {[batch, length]}")
 
 
-def scale(value) -> jax.Array:
-    """`scale` as an array; refuse what is not one finite number."""
-    if is_traced(value) and value.shape == ():
-        return value
-    if not (is_number(value) or (hasattr(value, "shape") and value.shape == ())) or not math.isfinite(value):
+def scale(value, dtype) -> jax.Array:
+    """`scale` as an array of the dtype that scores of `dtype` have; refuse what is not one finite number."""
+    is_one = is_number(value) or (hasattr(value, "shape") and value.shape == () and _is_real(value.dtype))
+    if not is_one or not (is_traced(value) or math.isfinite(value)):
         raise ValueError(f"scale={value!r}: expected one finite number, or None for 1 / sqrt(head_dim)")
-    return jnp.asarray(value, float)
+    return jnp.asarray(value).astype(jnp.promote_types(dtype, jnp.float32))
+
+
+def _is_real(dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def window(value) -> tuple[int, int] | None:
@@ -245,10 +248,20 @@ def dropout(rate, rng) -> None:
         raise ValueError(f"dropout_rate={rate!r}: expected a Python number in [0, 1)")
     if rate > 0 and rng is None:
         raise ValueError(f"dropout_rate={rate} came without rng: pass `rng=jax.random.key(...)`, or dropout_rate=0.0")
-    if rng is not None and not (
-        jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) or (rng.dtype == jnp.uint32 and rng.shape == (2,))
-    ):
-        raise ValueError(f"rng has dtype {rng.dtype} and shape {rng.shape}: expected one key from jax.random.key")
+    if rng is not None:
+        one_key(rng)
+
+
+def one_key(rng) -> None:
+    """Refuse what is not one key of some generator: typed, or as its words, uint32 [1], [2] or [4]."""
+    if not isinstance(rng, jax.Array | np.ndarray):
+        raise ValueError(f"rng={rng!r}: expected a key; make one with jax.random.key(seed)")
+    is_typed = jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) and rng.shape == ()
+    if not is_typed and not (rng.dtype == jnp.uint32 and rng.shape in ((1,), (2,), (4,))):
+        raise ValueError(
+            f"rng has dtype {rng.dtype} and shape {rng.shape}: expected one key; make it with jax.random.key(seed); "
+            "of several keys pass one, or map over them with jax.vmap"
+        )
 
 
 def precision_name(value) -> str | None:

@@ -49,11 +49,11 @@ def apply(structure: Mask, arguments: Arguments, dims: Dims, unbatched: bool) ->
         keys.append(key_mask)
     if key_lengths is not None:
         validation.lengths("key_value_seq_lengths", key_lengths, dims.batch, dims.key_length)
-        keys.append(jnp.arange(dims.key_length) < key_lengths[:, None])
+        keys.append(jnp.arange(dims.key_length)[None] < key_lengths[:, None])
     queries = None
     if query_lengths is not None:
         validation.lengths("query_seq_lengths", query_lengths, dims.batch, dims.query_length)
-        queries = (jnp.arange(dims.query_length) < query_lengths[:, None])[:, None]
+        queries = (jnp.arange(dims.query_length)[None] < query_lengths[:, None])[:, None]
     if query_segments is not None or key_segments is not None:
         validation.segments(query_segments, key_segments, dims.batch, dims.query_length, dims.key_length)
         query_segments, key_segments = query_segments[:, None], key_segments[:, None]

@@ -111,12 +111,43 @@ def test_drawn_tokens_follow_the_model():
 @pytest.mark.parametrize("top_k", [None, 1, 4, 50])
 def test_the_nucleus_is_the_smallest_set_that_has_the_probability(top_k, top_p):
     logits = np.random.default_rng(0).normal(size=(5, 11)) * 2
-    kept = np.isfinite(_Sampling(1.0, top_k, top_p).narrowed(jnp.asarray(logits, jnp.float32)))
-    for row, found in zip(logits, kept, strict=True):
+    likely, tokens = _Sampling(1.0, top_k, top_p).narrowed(jnp.asarray(logits, jnp.float32))
+    for row, kept, tokens_here in zip(logits, np.isfinite(likely), np.asarray(tokens), strict=True):
         order = np.argsort(-row)[: top_k or 11]
         share = np.exp(row[order]) / np.exp(row[order]).sum()
         count = min(int(np.searchsorted(np.cumsum(share), top_p * (1 - 1e-6))) + 1, len(order))
-        np.testing.assert_array_equal(np.flatnonzero(found), np.sort(order[:count]))
+        np.testing.assert_array_equal(np.sort(tokens_here[kept]), np.sort(order[:count]))
+
+
+@pytest.mark.parametrize("given", [{"top_k": 2}, {"top_p": 0.3}, {"top_k": 4, "top_p": 0.5}], ids=repr)
+def test_ties_are_cut_where_the_count_is_full(given):
+    """Six tokens of one logit: two of them are two, and so is a third of the probability."""
+    sampling = _Sampling(1.0, **{"top_k": None, "top_p": None} | given)
+    draws = sampling(jax.random.key(0), jnp.tile(jnp.array([0.0, 5, 5, 5, 5, 5, 5, 0]), (200, 1)))
+    assert sorted(np.unique(draws)) == [1, 2]
+
+
+@pytest.mark.parametrize("given", [{}, {"top_k": 3}, {"top_p": 0.9}], ids=repr)
+@pytest.mark.parametrize("temperature", [1e-39, 1e-45, 5e-324, np.float32(1e-39)])
+def test_no_temperature_is_too_low(temperature, given):
+    sampling = _Sampling(temperature, **{"top_k": None, "top_p": None} | given)
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 11)), jnp.float32)
+    np.testing.assert_array_equal(sampling(jax.random.key(0), logits), logits.argmax(axis=-1))
+
+
+def test_no_temperature_is_too_high():
+    sampling = _Sampling(1e300, None, 0.999)
+    draws = sampling(jax.random.key(0), jnp.tile(jnp.array([0.0, 100, -100]), (200, 1)))
+    assert sorted(np.unique(draws)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_draws_know_no_batch_mates(impl):
+    """Nor how many steps follow, whatever generator the key is of."""
+    draw = lambda tokens, steps: generate(made(), tokens, steps, temperature=1.0, rng=jax.random.key(0, impl=impl))
+    whole = draw(TOKENS, STEPS)
+    np.testing.assert_array_equal(draw(TOKENS[:1], STEPS), whole[:1])
+    np.testing.assert_array_equal(draw(TOKENS, 3), whole[:, :3])
 
 
 def test_draws_repeat_by_key():

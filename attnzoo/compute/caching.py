@@ -77,7 +77,7 @@ def beside_ring(cache: dict[str, jax.Array], new: dict[str, jax.Array], position
 
 def seen(positions: jax.Array, columns: jax.Array) -> jax.Array:
     """Which keys at positions `columns` [s] the queries at `positions` [t] may see: bool [t, s]."""
-    return (columns >= 0) & (columns <= positions[:, None])
+    return (columns >= 0)[None] & (columns[None] <= positions[:, None])
 
 
 def bias_at(bias: Bias | None, positions: jax.Array, columns: jax.Array, rows: jax.Array | None = None):

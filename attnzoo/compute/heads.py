@@ -68,7 +68,7 @@ def accumulate(function: Callable, sequences: Any, leading: Any, into: tuple[Any
 
 
 def _chosen(looped, at_once, numbers: int, *operands):
-    if numbers <= SMALL:
+    if isinstance(numbers, int) and numbers <= SMALL:  # a symbol is of any size
         return at_once(*operands)
     return jax.lax.platform_dependent(*operands, cpu=looped, default=at_once)
 
@@ -78,7 +78,7 @@ def _summed_in_a_loop(function, sequences, leading, into, batch, num_heads):
         b, n = head // num_heads, head % num_heads
         if is_sequence:
             return b, slice(None), n * x.shape[2] // num_heads
-        return b if x.shape[0] > 1 else 0, n if x.shape[1] > 1 else 0
+        return b if x.shape[0] != 1 else 0, n if x.shape[1] != 1 else 0
 
     def picked(is_sequence, tree, head):
         return jax.tree.map(lambda x: x[at(is_sequence, x, head)], tree)

@@ -316,8 +316,8 @@ def _beside(features, q, psi, b, v, queries: Queries, keys: Keys, sums: Sums, ep
     """Outputs [t, Hv] of one head of queries over the keys of the chunk and those before it."""
     first, last = keys.index[0], keys.index[-1]
     live = (queries.place >= first) & (queries.place <= last)
-    inside = live[:, None] & keys.shown & (keys.index <= queries.place[:, None])
-    inside &= queries.segment[:, None] == keys.segment
+    inside = live[:, None] & keys.shown[None] & (keys.index[None] <= queries.place[:, None])
+    inside &= queries.segment[:, None] == keys.segment[None]
     before = live & (queries.segment == keys.segment[0])
     return _normalised(*_join(*features.query(q), psi, b, v, inside, before, sums), epsilon)
 
@@ -347,7 +347,7 @@ def _join(phi, floor, psi, b, v, inside, before, sums: Sums):
     if b is not None:
         top = jnp.max(jnp.where(inside, b, LOWEST), axis=1)
         top = jnp.maximum(top, jnp.where(before, sums.top, LOWEST))
-        weights *= jnp.exp(jnp.where(inside, b - top[:, None], LOWEST))
+        weights *= jnp.exp(jnp.where(inside, b[None] - top[:, None], LOWEST))
     if floor is not None:
         weights += floor[:, None]
     weights = jnp.where(inside, weights, 0)
@@ -364,7 +364,7 @@ def _meet(phi, floor, sums: Sums, top):
     above, below = phi @ sums.values, phi @ sums.weights
     above, below = above * jnp.reshape(shrink, (-1, 1)), below * shrink
     if floor is not None:
-        above += floor[:, None] * sums.plain_values
+        above += floor[:, None] * sums.plain_values[None]
         below += floor * sums.count
     return above, below
 

@@ -98,7 +98,7 @@ def _project_queries(params, q):
     """W_q q + b, and w beside it, in float32 at least."""
     precise = jnp.promote_types(q.dtype, jnp.float32)
     query, bias, score = (params[name].astype(precise) for name in ("query", "bias", "score"))
-    return q.astype(precise) @ query + bias, score
+    return q.astype(precise) @ query + jnp.expand_dims(bias, range(q.ndim - 1)), score
 
 
 def _project_keys(params, k):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import fields
+from attnzoo import fields, randomness
 from attnzoo.compute import caching, costs, dense, heads, schedule, streaming
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.interface import Kernel
@@ -57,8 +57,8 @@ class BigBird(Kernel):
 
     def draw(self, rng, dims):
         """A key of two words for each head, from which the random blocks of any row follow: uint32 [N, 2]."""
-        fold = jax.vmap(lambda head: jax.random.key_data(jax.random.fold_in(rng, head)))
-        return fold(jnp.arange(dims.num_heads))
+        rng = randomness.threefry(rng)
+        return jax.vmap(lambda head: jax.random.key_data(jax.random.fold_in(rng, head)))(jnp.arange(dims.num_heads))
 
     def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
         last_block = self._block_of(len(k) - 1)
@@ -121,7 +121,7 @@ class BigBird(Kernel):
         rows = rows[:, None]
         ends = jnp.broadcast_to(jnp.arange(self.num_global), (len(rows), self.num_global))
         reach = self.num_window - 1 if is_causal else self.num_window // 2
-        window = rows + jnp.arange(-reach, 1 if is_causal else reach + 1)
+        window = rows + jnp.arange(-reach, 1 if is_causal else reach + 1)[None]
         middle = rows + 1 if is_causal else used - self.num_global
         parts = [
             jnp.where(ends <= rows, ends, -1) if is_causal else ends,
@@ -137,7 +137,7 @@ class BigBird(Kernel):
         """The keys in the blocks of queries at `positions` [t], causally: int [t, L * block_size], -1 for none."""
         rows = self._block_of(jnp.maximum(positions, 0))
         blocks = self.listed_blocks(draws, rows, rows.max() + 1, is_causal=True)[..., None]
-        keys = jnp.where(blocks < 0, -1, blocks * self.block_size + jnp.arange(self.block_size))
+        keys = jnp.where(blocks < 0, -1, blocks * self.block_size + jnp.arange(self.block_size)[None, None])
         return keys.reshape(len(rows), -1)
 
     def _random_blocks(self, draws, rows, reach, used, is_causal):
@@ -154,7 +154,7 @@ class BigBird(Kernel):
             hole = jnp.clip(rows - reach, start, jnp.maximum(end, start))
             width = jnp.clip(rows + reach + 1, start, jnp.maximum(end, start)) - hole
         candidates = jnp.maximum(end - start, 0) - width
-        key = jax.random.wrap_key_data(draws)
+        key = randomness.threefry(draws)
         draw = lambda row: jax.random.bits(jax.random.fold_in(key, row), (self.num_random,), jnp.uint32)
         bits = jax.vmap(draw)(rows[:, 0])
         chosen = jnp.zeros((len(rows), 0), int)

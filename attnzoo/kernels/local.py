@@ -56,11 +56,11 @@ class Local(Kernel):
     def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
         i, j = jnp.arange(len(q)) + positions.query_offset, jnp.arange(len(k))
         if self.layout == "contiguous":
-            joined = self._block_of(i)[:, None] == self._block_of(j)
+            joined = self._block_of(i)[:, None] == self._block_of(j)[None]
         else:
             count = jnp.maximum(self._groups(positions.key_length), 1)
             inside = (i >= 0) & (i < positions.key_length)
-            joined = (i % count)[:, None] == j % count
+            joined = (i % count)[:, None] == (j % count)[None]
             joined &= inside[:, None]
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
@@ -90,7 +90,7 @@ class Local(Kernel):
         columns, beside = caching.beside_ring(cache, new, positions, slots)
 
         def one_head(q, k, v, positions, columns, bias):
-            visible = self._block_of(positions)[:, None] == self._block_of(columns)
+            visible = self._block_of(positions)[:, None] == self._block_of(columns)[None]
             bias = caching.bias_at(bias, positions, columns)
             visible &= caching.seen(positions, columns)
             return dense.attend(dense.scores(q, k, scale), v, visible, bias)[0]

@@ -17,7 +17,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields
+from attnzoo import fields, randomness
 from attnzoo.compute import costs, dense, recurrence
 from attnzoo.interface import Kernel, Support
 
@@ -52,14 +52,15 @@ class Performer(Kernel):
     def draw(self, rng, dims):
         """The projection W of each head: [N, features, H]."""
         draw = _orthogonal if self.orthogonal else _normal
-        return jax.vmap(lambda rng: draw(rng, (self.features, dims.head_dim)))(jax.random.split(rng, dims.num_heads))
+        rngs = jax.random.split(randomness.threefry(rng), dims.num_heads)
+        return jax.vmap(lambda rng: draw(rng, (self.features, dims.head_dim)))(rngs)
 
     def head(self, params, draws, q, k, v, visible, *, scale):
         precise = jnp.promote_types(q.dtype, jnp.float32)
         features = self._features(draws.astype(precise), scale, q)
         (phi, floor), (psi, b) = features.query(q.astype(precise)), features.key(k.astype(precise))
         top = jnp.max(jnp.where(visible, b, recurrence.LOWEST), axis=1, keepdims=True, initial=recurrence.LOWEST)
-        weights = phi @ psi.T * jnp.exp(jnp.where(visible, b - top, recurrence.LOWEST)) + floor[:, None]
+        weights = phi @ psi.T * jnp.exp(jnp.where(visible, b[None] - top, recurrence.LOWEST)) + floor[:, None]
         weights = jnp.where(visible, weights, 0)
         total = weights.sum(axis=1, keepdims=True)
         return (weights @ v.astype(precise) / jnp.where(total == 0, 1, total)).astype(v.dtype)

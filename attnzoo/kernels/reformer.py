@@ -24,7 +24,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields
+from attnzoo import fields, randomness
 from attnzoo.compute import costs, dense, groups, heads
 from attnzoo.compute.groups import Order
 from attnzoo.interface import Kernel, Support
@@ -62,7 +62,8 @@ class Reformer(Kernel):
 
     def draw(self, rng, dims):
         """The rotations R of each head: [N, rounds, H, buckets / 2], float32 whatever the default is."""
-        return jax.random.normal(rng, (dims.num_heads, self.rounds, dims.head_dim, self.buckets // 2), jnp.float32)
+        shape = (dims.num_heads, self.rounds, dims.head_dim, self.buckets // 2)
+        return jax.random.normal(randomness.threefry(rng), shape, jnp.float32)
 
     def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
         keys = visible.any(axis=0)

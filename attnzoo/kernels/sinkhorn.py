@@ -88,7 +88,7 @@ class Sinkhorn(Kernel):
 
         visible = jnp.concatenate([shown, mass], axis=1) > 0
         added = jnp.concatenate([jnp.zeros_like(shown), jnp.log(held)], axis=1)
-        scores = jax.vmap(lambda q, k, added: dense.scores(q, k) + added)(q, beside_sorted(k), added)
+        scores = jax.vmap(lambda q, k, added: dense.scores(q, k) + added[None])(q, beside_sorted(k), added)
         out = jax.vmap(dense.attend)(scores, beside_sorted(v), visible[:, None])[0]
         return out.reshape(-1, out.shape[-1])[:length].astype(dtype)
 

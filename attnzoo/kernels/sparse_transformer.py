@@ -46,8 +46,8 @@ class SparseTransformer(Kernel):
 
     def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
         i, j = jnp.arange(len(q)) + positions.query_offset, jnp.arange(len(k))
-        joined = (i // self.block_size)[:, None] == j // self.block_size
-        joined |= self.is_summary(j)
+        joined = (i // self.block_size)[:, None] == (j // self.block_size)[None]
+        joined |= self.is_summary(j)[None]
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):

@@ -77,7 +77,7 @@ class Synthesizer(Kernel):
         positions = jnp.arange(q.shape[1]) + mask.query_offset
         rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, positions)
         columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, k.shape[1]), 0, 1)(params)
-        columns = jnp.broadcast_to(columns, (len(q), *columns.shape))
+        columns = jnp.broadcast_to(columns, (q.shape[0], *columns.shape))
         return streaming.over_heads(_score, (), rows, columns, v, mask, bias, dropout, streaming.natural_layout)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
@@ -98,7 +98,7 @@ class Synthesizer(Kernel):
             rows = jnp.take(params["query"].astype(precise), positions, axis=0, mode="clip")
             return jnp.broadcast_to(rows, (*q.shape[:-1], self.rank))
         hidden, bias = (params[name].astype(precise) for name in ("hidden", "hidden_bias"))
-        units = jax.nn.relu(q.astype(precise) @ hidden + bias)
+        units = jax.nn.relu(q.astype(precise) @ hidden + jnp.expand_dims(bias, range(q.ndim - 1)))
         return jnp.concatenate([units, jnp.ones_like(units[..., :1])], axis=-1)
 
     def _of_keys(self, params, dtype, length):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attnzoo import validation
+from attnzoo import randomness, validation
 from attnzoo.fields import is_integer, is_number
 from attnzoo.models.transformer import EncoderDecoder, LanguageModel
 
@@ -46,7 +46,7 @@ def generate(
       temperature: 0 for the likeliest token.
       top_k: draw among this many tokens.
       top_p: draw among the likeliest tokens that have this probability together.
-      rng: a key, where tokens are drawn.
+      rng: a key, where tokens are drawn. What an example draws follows from the key, its row and the step alone.
       stop: a token after which an example only repeats it.
 
     Returns:
@@ -76,11 +76,13 @@ def generate(
     if (rng is None) is not (temperature == 0):
         wanted = "pass jax.random.key(seed)" if rng is None else "nothing is drawn at temperature 0: leave it out"
         raise ValueError(f"rng={rng!r} with temperature={temperature}: {wanted}")
+    if rng is not None:
+        validation.one_key(rng)
     if stop is not None and not (is_integer(stop) and 0 <= stop < model.vocabulary):
         raise ValueError(f"stop={stop!r}: expected a token, 0..{model.vocabulary - 1}")
     given = _source(model, source, source_lengths)
     graph, state = nnx.split(model)
-    rng = jax.random.key(0) if rng is None else rng
+    rng = randomness.of_seed(0) if rng is None else randomness.threefry(rng)
     return _generate(graph, state, prompt, lengths, given, rng, steps=steps, sampling=sampling, stop=stop)
 
 
@@ -106,20 +108,30 @@ class _Sampling:
     def __call__(self, rng: jax.Array, logits: jax.Array) -> jax.Array:
         if self.temperature == 0:
             return logits.argmax(axis=-1).astype(jnp.int32)
-        return jax.random.categorical(rng, self.narrowed(logits / self.temperature)).astype(jnp.int32)
+        likely, tokens = self.narrowed(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        # The largest is 0 at any temperature, and below that of the smallest number the others are out of reach.
+        likely = (likely - likely.max(axis=-1, keepdims=True)) / self._divisor(likely.dtype)
+        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(logits)))
+        drawn = jax.vmap(jax.random.categorical)(rngs, likely)
+        return jnp.take_along_axis(tokens, drawn[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
-    def narrowed(self, logits: jax.Array) -> jax.Array:
-        """The logits with those that may not be drawn at -inf."""
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            least = jax.lax.top_k(logits, self.top_k)[0][:, -1:]
-            logits = jnp.where(logits < least, -jnp.inf, logits)
+    def narrowed(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits, the likeliest first and those that may not be drawn at -inf, and the token of each: [B, k] both."""
+        if self.top_k is None and self.top_p is None:
+            return logits, jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
+        size = logits.shape[-1]
+        logits, tokens = jax.lax.top_k(logits, size if self.top_k is None else min(self.top_k, size))
         if self.top_p is not None:
-            ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-            share = jax.nn.softmax(ordered, axis=-1)
+            largest = logits[:, :1]
+            share = jax.nn.softmax((logits - largest) / self._divisor(logits.dtype), axis=-1)
             needed = jnp.cumsum(share, axis=-1) - share < self.top_p  # those before it are not enough
-            least = jnp.min(jnp.where(needed, ordered, jnp.inf), axis=-1, keepdims=True)
-            logits = jnp.where(logits < least, -jnp.inf, logits)
-        return logits
+            logits = jnp.where(needed, logits, -jnp.inf)
+        return logits, tokens
+
+    def _divisor(self, dtype) -> float:
+        """The temperature, where it and its inverse are normal numbers of a dtype."""
+        smallest = float(jnp.finfo(dtype).tiny)
+        return min(max(self.temperature, smallest), 1 / smallest)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps", "sampling", "stop"))
@@ -128,7 +140,7 @@ def _generate(graph, state, prompt, lengths, given, rng, *, steps, sampling, sto
     model.eval()
     model.init_cache(len(prompt), prompt.shape[1] + steps, **given)
     logits = model.step(prompt, lengths=lengths)
-    first, *later = jax.random.split(rng, steps)
+    first, *later = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(steps))
     last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
     token = sampling(first, last)
     graph, cache, rest = nnx.split(model, nnx.Cache, ...)

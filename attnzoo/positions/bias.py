@@ -57,13 +57,18 @@ class Bias:
     query_offset: int = dataclasses.field(default=0, metadata={"static": True})
 
     def of(self, query: jax.Array, scale: float | jax.Array | None) -> Bias:
-        """This bias for queries [B, T, N, H], whose scores are scaled by `scale`, 1 / sqrt(H) where None."""
+        """This bias for queries [B, T, N, H], whose scores are scaled by `scale`, 1 / sqrt(H) where None.
+
+        It is no wider than the scores.
+        """
+        precise = jnp.promote_types(query.dtype, jnp.float32)
+        narrowed = jax.tree.map(lambda x: x.astype(precise) if x.dtype.itemsize > precise.itemsize else x, self)
         if not isinstance(self.rule, QueryBias):
-            return self
+            return narrowed
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        rule = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (query.shape[2], *x.shape[2:])), self.rule)
+        rule = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (query.shape[2], *x.shape[2:])), narrowed.rule)
         example = jax.vmap(lambda rule, q: rule.project(q, scale), (0, 1))
-        return dataclasses.replace(self, projected=jax.vmap(example, (None, 0))(rule, query))
+        return dataclasses.replace(narrowed, projected=jax.vmap(example, (None, 0))(rule, query))
 
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Bias of one head for queries `rows` [t] and keys `columns` [s], broadcastable to [t, s]."""

@@ -64,6 +64,7 @@ def rotate(
         raise ValueError(f"pairing={pairing!r}: expected one of {', '.join(map(repr, PAIRINGS))}")
     width = x.shape[-1] if width is None else width
     turned = angles(positions, width, base, jnp.promote_types(x.dtype, jnp.float32))[..., None, :]
+    turned = jnp.expand_dims(turned, range(x.ndim - turned.ndim))
     if width > x.shape[-1]:
         raise ValueError(f"width={width}: expected at most the head dim of x, {x.shape[-1]}")
     axis = -1 if pairing == "interleaved" else -2
@@ -81,7 +82,7 @@ def angles(positions: jax.Array, width: int, base: float, dtype=jnp.float32) -> 
     if not fields.is_number(base) or not 0 < base < np.inf:
         raise ValueError(f"base={base!r}: expected a finite number > 0; the papers have 10000")
     frequencies = float(base) ** (-np.arange(0, width, 2) / width)
-    return jnp.asarray(positions)[..., None].astype(dtype) * jnp.asarray(frequencies, dtype)
+    return jnp.multiply.outer(jnp.asarray(positions, dtype), jnp.asarray(frequencies, dtype))
 
 
 def integers(positions) -> np.ndarray | jax.Array:
