@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import app, flags, logging
 
@@ -135,6 +135,12 @@ def at_least(smallest: float, **values: float) -> None:
     for name, value in values.items():
         if not smallest <= value < math.inf:
             raise ValueError(f"--{name}={value}: expected at least {smallest:g}, and a finite number")
+
+
+def code(rows: Iterable[dict]) -> int:
+    """The exit code of a run with these rows: 1 where one failed or diverged, or all were refused; else 0."""
+    statuses = {row["status"] for row in rows}
+    return int(bool(statuses & {"failed", "diverged"}) or statuses == {"refused"})
 
 
 def run(main: Callable[..., int | None], positional: str | None = None) -> None:

@@ -28,9 +28,9 @@ def cells(settings) -> Iterator[dict]:
 
 def rows(settings, todo: list[dict]) -> Iterator[dict]:
     """The rows of cells."""
+    longest = TASK.length(max(settings.distances))
     for cell in todo:
-        reason = candidates.refusal(cell["candidate"])
-        yield cell | ({"status": "refused", "reason": reason} if reason else _trained(settings, cell))
+        yield cell | (candidates.refusal(cell["candidate"], longest) or _trained(settings, cell))
 
 
 def _trained(settings, cell: dict) -> dict:
