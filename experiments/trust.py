@@ -1,4 +1,4 @@
-"""Whether a kernel may be trained or timed: what it cannot do is refused by its error, what it does wrong is found here.
+"""Whether a kernel may be trained or timed: what it cannot do its errors tell, what it does wrong is found here.
 
 A kernel that sees the tokens which it is to predict wins every comparison. So each one is held, before anything is
 made of it, to the laws of the places that it is to stand in, once for each process: about a second a kernel on a CPU.

@@ -86,9 +86,7 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
     out, gradients = _compiled(pulled, *whole)(*whole)
     padding.same(out[0, seen], expected[0], "output of a padded example beside the bare one", PADDED)
     blind.zero((out[1], gradients[0][1]), "output or gradient of queries that see nothing because of padding")
-    blind.finite(
-        (out, gradients), "output or gradients beside those of queries that see nothing because of padding are"
-    )
+    blind.finite((out, gradients), "output or gradients beside those of queries that see nothing are")
 
 
 def _forward(kernel: Kernel, is_causal: bool) -> Callable:

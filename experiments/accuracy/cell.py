@@ -102,6 +102,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         "compile_seconds": progress.compile_seconds,
         "train_seconds": progress.seconds,
         "needed_bytes": progress.needed_bytes,
+        "devices": progress.devices,
     }
     found["validation"] = min((score for _, score in progress.validations), default=None)
     found |= outcome(settings, cell, model, progress)

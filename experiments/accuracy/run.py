@@ -20,8 +20,7 @@ OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_crea
 
 
 def run(settings: Settings) -> int:
-    """Train what is missing, then draw; 1 if a cell failed or diverged or none was measured, `command_line.STOPPED` after
-    SIGTERM."""
+    """Train what is missing, then draw; 1 if a cell failed or diverged, or all were refused, `STOPPED` at SIGTERM."""
     out, part = pathlib.Path(settings.out), _part(settings)
     with records.writing(out, part):
         environment, wanted = records.environment(), list(cells(settings))

@@ -78,6 +78,7 @@ def _trained(settings: Settings, row: dict, ticks: Iterator) -> dict:
         "curve": trained.curve,
         "compile_seconds": trained.compile_seconds,
         "train_seconds": trained.seconds,
+        "devices": trained.devices,
     }
     if trained.diverged is not None:
         return found | {"status": "diverged", "reason": f"the loss was no number at step {trained.diverged:,}"}

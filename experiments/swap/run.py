@@ -42,7 +42,7 @@ class Swap(NamedTuple):
 
 
 def run(settings: Settings) -> int:
-    """Test models as they were trained and with each kernel that is missing, then draw; 1 if a test failed, or none was done."""
+    """Test models as they were trained and with each kernel that is missing, then draw; 1 if a test failed."""
     out, folders = pathlib.Path(settings.out), language.find_seeds(pathlib.Path(settings.checkpoint))
     with records.writing(out):
         environment = records.environment()
