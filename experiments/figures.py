@@ -69,7 +69,7 @@ def axes(count: int, width: float = 5.2, height: float = 4.6):
 
 def seeds(panel, xs, values: list[list[float]], style: dict) -> None:
     """The values of each seed as points, over `xs`: whether a mean is one of them, or between two kinds of them."""
-    look = {"linestyle": "none", "marker": style["marker"], "markersize": 3, "alpha": 0.45, "markeredgewidth": 0}
+    look = {"linestyle": "none", "marker": style["marker"], "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
     for x, own in zip(xs, values, strict=True):
         panel.plot([x] * len(own), own, color=style["color"], **look)
 

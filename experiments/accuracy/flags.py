@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from experiments.accuracy.cells import Settings
 
 
-# All of `experiments.tasks.TASKS`, in its order, which is not imported here: it takes jax, and help would have to wait for that.
+# All of `experiments.tasks.TASKS`, in its order; it is not imported, since help does not wait for jax.
 TASKS = (
     "text, masked_text, corpus(folder='/path'), listops, mqar(pairs=4), copy, selective_copy, induction, needle, "
     "recall, modules, digits, imdb(folder='/path'), image(folder='/path'), pathfinder(folder='/path'), "
