@@ -193,9 +193,9 @@ def test_every_word_for_no_memory_is_understood(ended):
 
 
 def test_a_kernel_that_breaks_before_training_leaves_the_others(tmp_path, monkeypatch):
-    refused = cell.refused
-    broken = lambda settings, one: refused(settings, one) if one.kernel == Softmax() else 1 / 0
-    monkeypatch.setattr(cell, "refused", broken)
+    refusal = cell.refusal
+    broken = lambda settings, one: refusal(settings, one) if one.kernel == Softmax() else 1 / 0
+    monkeypatch.setattr(cell, "refusal", broken)
     assert run.run(settings(tmp_path, tasks=(Text(),), kernels=(Linear(), Softmax()))) == 1
     assert [row["status"] for row in records.read(tmp_path)] == ["failed", "measured"]
 

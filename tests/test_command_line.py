@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):
     assert done.returncode == 2 and "file" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["--helpfull", "--helpshort", "-h"])
+@pytest.mark.parametrize("flag", ["--helpfull", "--helpshort", "-?"])
 def test_all_kinds_of_help_are_no_failure(flag):
     assert run("experiments.report", flag).returncode == 0
 
