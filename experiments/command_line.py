@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import app, flags, logging
 
+_PATH = re.compile(r"""(\w+)=([^\s'",()={}]*/[^\s'",()={}]*)""")  # without quotes
 STOPPED = 75  # exit code of a run that was asked to end, has saved its state, and can be continued
 
 
@@ -109,7 +111,9 @@ def tasks(text: str, flag: str = "task") -> tuple:
     try:
         return tuple(dict.fromkeys(parse_tasks(expanded(text, flag))))
     except ValueError as error:
-        raise ValueError(f"--{flag}: {error}") from None
+        path = _PATH.search(text)
+        hint = "; a path stands in quotes: {}='{}'".format(*path.groups()) if path else ""
+        raise ValueError(f"--{flag}: {error}{hint}") from None
 
 
 def numbers(text: str, flag: str) -> tuple[float, ...]:
@@ -135,6 +139,12 @@ def at_least(smallest: float, **values: float) -> None:
     for name, value in values.items():
         if not smallest <= value < math.inf:
             raise ValueError(f"--{name}={value}: expected at least {smallest:g}, and a finite number")
+
+
+def code(rows: Iterable[dict]) -> int:
+    """The exit code of a run with these rows: 1 where one failed or diverged, or all were refused; else 0."""
+    statuses = {row["status"] for row in rows}
+    return int(bool(statuses & {"failed", "diverged"}) or statuses == {"refused"})
 
 
 def run(main: Callable[..., int | None], positional: str | None = None) -> None:
@@ -181,3 +191,5 @@ def _parse(arguments: list[str]) -> list[str]:
     except flags.Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit:  # absl ends with 1 where it was asked for help, and has given it
+        sys.exit(0)

@@ -67,6 +67,13 @@ def axes(count: int, width: float = 5.2, height: float = 4.6):
     return figure, list(panels[0])
 
 
+def seeds(panel, xs, values: list[list[float]], style: dict) -> None:
+    """The values of each seed as points, over `xs`: whether a mean is one of them, or between two kinds of them."""
+    look = {"linestyle": "none", "marker": style["marker"], "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
+    for x, own in zip(xs, values, strict=True):
+        panel.plot([x] * len(own), own, color=style["color"], **look)
+
+
 def means(panel, xs, found, style: dict, across=None) -> None:
     """A line through means over `xs`, with their intervals where there are any, and those of `xs` if given."""
     spread = [
@@ -92,7 +99,7 @@ def levels(panel, found: dict[str, dict[float, float]]) -> None:
 
 
 def shares(panel) -> None:
-    """A vertical axis of shares, which end where Student's intervals do not."""
+    """A vertical axis of shares, which end at 0 and 1."""
     low, high = panel.get_ylim()
     panel.set_ylim(max(low, -0.03), min(high, 1.03))
 

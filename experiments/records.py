@@ -111,9 +111,9 @@ def latest(rows: list[dict], key: tuple[str, ...]) -> dict[tuple, dict]:
 
 
 def is_done(row: dict, found: dict[tuple, dict], key: tuple[str, ...]) -> bool:
-    """Whether `latest` has found the cell of a row, and it did not fail: what failed is tried again."""
+    """Whether `latest` has found the cell of a row. What failed, or broke a law, is tried again: it may be mended."""
     known = found.get(cell(row, key))
-    return known is not None and known.get("status", "failed") != "failed"
+    return known is not None and known.get("status", "failed") != "failed" and "law" not in known
 
 
 def cell(row: dict, key: tuple[str, ...]) -> tuple:

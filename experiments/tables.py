@@ -9,6 +9,7 @@ from experiments import records, statistics, wording
 from experiments.wording import Shown
 
 REPRS = ("kernel", "positions", "task", "trained")  # shown without fields at their defaults
+APART = 20  # points between the least and the greatest seed
 SECONDS, BYTES = ("seconds", "median"), ("bytes",)  # how names of such fields end
 
 
@@ -88,6 +89,20 @@ def mean_text(values: list[float], form: str) -> Shown:
     found = statistics.mean(values)
     interval = "" if found.low is None else f" [{found.low:{form}}, {found.high:{form}}]"
     return Shown(f"{found.value:{form}}{interval}", found.value)
+
+
+def shares_text(values: list[float], form: str) -> Shown:
+    """The same of percentages, which end at 0 and 100; where seeds are far apart, with each of them."""
+    found = statistics.share(values)
+    interval = "" if found.low is None else f" [{found.low:{form}}, {found.high:{form}}]"
+    return Shown(f"{found.value:{form}}{interval}{seeds_text(values, form)}", found.value)
+
+
+def seeds_text(values: list[float], form: str) -> str:
+    """Percentages of seeds so far apart that their mean may be none of them, from least to greatest, such as
+    `, each 24, 48, 100`; else nothing."""
+    is_apart = max(values) - min(values) > APART
+    return f", each {', '.join(f'{value:{form}}' for value in sorted(values))}" if is_apart else ""
 
 
 def range_text(value: float, low: float, high: float, form: str = ".2f") -> Shown:

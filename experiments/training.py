@@ -88,6 +88,7 @@ class Progress:
       seconds: of all steps but the first after each start, which compiles.
       compile_seconds: of those.
       needed_bytes: of arguments, results and temporary arrays of a step, as they were planned.
+      devices: on how many a step was computed, the fewest where batches differ.
     """
 
     step: int = 0
@@ -98,6 +99,7 @@ class Progress:
     seconds: float = 0.0
     compile_seconds: float = 0.0
     needed_bytes: int | None = None
+    devices: int | None = None
 
 
 def fit(
@@ -154,12 +156,16 @@ class _Run:
         self.best = steps.copied(model, nnx.Param)
         self._good: list[pathlib.Path] = []  # checkpoints that were read or written here
         # To walk through both trees at every call takes longer than a step of a small model.
-        self._step, self._place, self._is_cold = nnx.cached_partial(steps.step, model, self.state), _sharding(), True
+        self._step, self._is_cold = nnx.cached_partial(steps.step, model, self.state), True
+        self._devices: _Devices | None = None
 
     def advance(self, progress: Progress, batch: Callable[[int], Examples]) -> None:
         """One step, and what is told of it."""
         start = time.perf_counter()
-        placed = jax.tree.map(self._place, batch(progress.step))
+        examples = batch(progress.step)
+        self._devices = self._devices or _Devices(_size(examples))
+        placed, devices = self._devices.placed(examples)
+        progress.devices = min(devices, progress.devices or devices)
         loss, is_good = map(np.asarray, self._step(placed))
         spent = time.perf_counter() - start
         if self._is_cold:
@@ -247,10 +253,32 @@ class _Termination:
         self.to_end = True
 
 
-def _sharding():
-    """Arrays split by their first axis over all local devices, where there are several and they divide it."""
-    devices = jax.local_devices()
-    if len(devices) == 1:
-        return lambda x: x
-    split = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec("data"))
-    return lambda x: jax.device_put(x, split) if len(x) % len(devices) == 0 else x
+class _Devices:
+    """Those that a run computes on, among which batches are split: as many of the local ones as divide its first."""
+
+    def __init__(self, size: int):
+        local = jax.local_devices()
+        self._count = max(count for count in range(1, len(local) + 1) if size % count == 0)
+        self._split = NamedSharding(Mesh(np.array(local[: self._count]), ("data",)), PartitionSpec("data"))
+        self._told: set[int] = set()
+        if self._count < len(local):
+            self._tell(size, f"of {len(local)} devices, {self._count} are used")
+
+    def placed(self, examples: Examples) -> tuple[Examples, int]:
+        """Examples as their step takes them, and on how many devices each of them is computed once."""
+        size = _size(examples)
+        if self._count == 1:
+            return examples, 1
+        if size % self._count:
+            self._tell(size, f"each of {self._count} devices computes all of it")
+            return examples, 1
+        return jax.tree.map(lambda x: jax.device_put(x, self._split), examples), self._count
+
+    def _tell(self, size: int, what: str) -> None:
+        if size not in self._told:
+            self._told.add(size)
+            print(f"warning: a batch of {size:,} examples: {what}; make it a multiple of them", file=sys.stderr)
+
+
+def _size(examples: Examples) -> int:
+    return len(jax.tree.leaves(examples)[0])

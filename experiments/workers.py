@@ -25,13 +25,16 @@ SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 class Worker:
     """The rows of a worker, as it prints them, killed after so many `seconds`, never where None.
 
+    `xla_flags` are added to those of the environment.
+
     Afterwards `code` is its exit code, `ended` says how it ended, None for well, and `warnings` are what it warned of.
     """
 
-    def __init__(self, module: str, task: dict, seconds: float | None = None):
+    def __init__(self, module: str, task: dict, seconds: float | None = None, xla_flags: str = ""):
         self._command = [sys.executable, "-m", module]
         self._task = json.dumps(task)
         self._seconds = seconds
+        self._xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
         self._process: subprocess.Popen | None = None
         self.ended: str | None = None
         self.code: int | None = None
@@ -45,7 +48,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=os.environ | SHARED,
+                env=os.environ | SHARED | ({"XLA_FLAGS": self._xla_flags} if self._xla_flags else {}),
             )
             self._process = process
             late = threading.Event()

@@ -39,6 +39,14 @@ class FutureLeak(Plain):
 
 
 @dataclasses.dataclass(frozen=True)
+class SeesEverything(Plain):
+    """Reads `visible` nowhere."""
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        return dense.attend(dense.scores(q, k, scale), v, jnp.ones_like(visible), bias, dropout)
+
+
+@dataclasses.dataclass(frozen=True)
 class IgnoredKeyMask(Kernel):
     """Padding hides nothing: the door has made it zero, but it is counted."""
 

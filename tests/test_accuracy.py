@@ -1,6 +1,7 @@
 """The accuracy experiment, small and whole: cells, limits, learning rates, statistics, and what a rerun does."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -22,7 +23,7 @@ from attnzoo import (
     Rotary,
     Softmax,
 )
-from experiments import command_line, figures, language, records, statistics, steps
+from experiments import command_line, figures, language, records, statistics, steps, tables
 from experiments.accuracy import analysis, cell, flags, run
 from experiments.accuracy.cells import Settings, cells, heard
 from experiments.report.page import write
@@ -192,9 +193,9 @@ def test_every_word_for_no_memory_is_understood(ended):
 
 
 def test_a_kernel_that_breaks_before_training_leaves_the_others(tmp_path, monkeypatch):
-    refused = cell.refused
-    broken = lambda settings, one: refused(settings, one) if one.kernel == Softmax() else 1 / 0
-    monkeypatch.setattr(cell, "refused", broken)
+    refusal = cell.refusal
+    broken = lambda settings, one: refusal(settings, one) if one.kernel == Softmax() else 1 / 0
+    monkeypatch.setattr(cell, "refusal", broken)
     assert run.run(settings(tmp_path, tasks=(Text(),), kernels=(Linear(), Softmax()))) == 1
     assert [row["status"] for row in records.read(tmp_path)] == ["failed", "measured"]
 
@@ -440,6 +441,24 @@ def test_students_interval():
     paired = statistics.paired({0: 1.0, 1: 2.5, 2: 3.0, 7: 9.0}, {0: 0.5, 1: 1.5, 2: 3.0, 3: 1.0})
     assert paired == statistics.mean([0.5, 1.0, 0.0])
     assert statistics.paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_intervals_of_shares_lie_among_the_seeds():
+    near = [0.999, 1.0, 0.998, 1.0, 0.97]
+    assert statistics.mean(near).high > 1  # which no share is
+    found = statistics.share(near)
+    means = sorted(np.mean(each) for each in itertools.product(near, repeat=5))
+    cut = lambda share: means[int(np.ceil(share * len(means))) - 1]
+    np.testing.assert_allclose(found, (np.mean(near), cut(0.025), cut(0.975)), rtol=1e-12)
+    many = statistics.share([0.0] * 10 + [1.0] * 10)
+    assert 0 <= many.low < 0.35 and 0.65 < many.high <= 1 and many == statistics.share([0.0] * 10 + [1.0] * 10)
+    assert statistics.share([0.7]) == (0.7, None, None) and statistics.share([0.9] * 5).low == 0.9
+    assert statistics.interval("bits") is statistics.mean and statistics.interval("accuracy") is statistics.share
+
+
+def test_seeds_that_differ_in_kind_are_told_each():
+    assert tables.shares_text([99.0, 98.0, 100.0], ".0f") == "99 [98, 100]"
+    assert tables.shares_text([24.0, 100.0, 48.0], ".0f").endswith("], each 24, 48, 100")
 
 
 def test_positions_are_an_axis_of_the_grid(tmp_path):

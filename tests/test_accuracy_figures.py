@@ -23,9 +23,9 @@ def test_validation_chooses_the_learning_rate_and_differences_are_paired():
     rows += [row_of(seed, 1e-2, 0.2, -0.1, "Linear()") for seed in range(3)]
     softmax, linear = analysis.summarise(rows)
     assert softmax["learning_rate"] == 1e-3 and softmax["rates"] == 2 and softmax["seeds"] == 3
-    assert softmax["score"] == statistics.mean([0.5, 0.6, 0.7]) and softmax["difference"] is None
+    assert softmax["score"] == statistics.share([0.5, 0.6, 0.7]) and softmax["difference"] is None
     assert linear["learning_rate"] == 1e-2 and linear["diverged"] == 1
-    np.testing.assert_allclose(linear["difference"], statistics.mean([-0.3, -0.4, -0.5]))
+    np.testing.assert_allclose(linear["difference"], statistics.share([-0.3, -0.4, -0.5]))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments import command_line
+from experiments import command_line, tasks
 from experiments.accuracy import flags
 from experiments.compare.presets import PRESETS
 
@@ -65,7 +65,7 @@ def test_help_shows_the_flags_without_jax(name):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"experiments.{name}", "--help"], capture_output=True, text=True
     )
-    assert f"python -m experiments.{name}" in done.stdout and "flags:" in done.stdout
+    assert f"python -m experiments.{name}" in done.stdout and "flags:" in done.stdout and done.returncode == 0
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not modules & {"jax", "attnzoo", "matplotlib", "numpy"}
 
@@ -119,6 +119,16 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = run("experiments.scaling", "--kernels=softmax", "--lengths=16", f"--out={tmp_path / 'file'}")
     assert done.returncode == 2 and "file" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--helpfull", "--helpshort", "-?"])
+def test_all_kinds_of_help_are_no_failure(flag):
+    assert run("experiments.report", flag).returncode == 0
+
+
+def test_help_lists_every_task():
+    assert [tasks.name_of(each) for each in tasks.parse_tasks(flags.TASKS)] == list(tasks.TASKS)
+    assert all(name in run("experiments.accuracy", "--help").stdout for name in tasks.TASKS)
 
 
 def test_help_tells_the_question_and_the_command():

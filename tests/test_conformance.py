@@ -1,7 +1,9 @@
 """Laws on a device: decided once, and a process that dies takes its own law alone with it."""
 
+import pytest
+
 from attnzoo import Linear, Softmax
-from experiments import records
+from experiments import records, workers
 from experiments.conformance import run
 from tests import summaries
 
@@ -22,6 +24,22 @@ def test_laws_are_decided_drawn_and_not_repeated(tmp_path):
     assert "Softmax | 1 | 0 | 0 |" in summaries.of(tmp_path)
     run.run(given)
     assert len(records.read(tmp_path)) == 2
+    assert {row["xla_flags"] for row in rows} == {""}  # which are for a GPU
+
+
+def test_a_worker_is_started_with_flags_for_its_platform(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--one")
+    seen = []
+
+    def started(*_, env, **__):
+        seen.append(env["XLA_FLAGS"])
+        raise FileNotFoundError
+
+    monkeypatch.setattr(workers.subprocess, "Popen", started)
+    for flags in ("", run.XLA_FLAGS["gpu"]):
+        with pytest.raises(FileNotFoundError):
+            list(workers.Worker("experiments.conformance.worker", {}, xla_flags=flags))
+    assert seen == ["--one", "--one --xla_gpu_autotune_level=0 --xla_gpu_deterministic_ops=true"]
 
 
 def test_a_broken_law_is_a_row_with_its_reason(tmp_path):
@@ -36,7 +54,7 @@ def test_a_process_that_dies_breaks_the_law_at_hand(tmp_path, monkeypatch):
     class Dying:
         ended = "SIGSEGV: no message"
 
-        def __init__(self, module, task, seconds):
+        def __init__(self, module, task, seconds, xla_flags):
             self.laws = task["laws"]
 
         def __iter__(self):

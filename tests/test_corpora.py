@@ -1,5 +1,6 @@
 """Folders of data that one brings: what is read, how it is split, and what is said of what is wrong."""
 
+import hashlib
 import shutil
 import sys
 
@@ -7,7 +8,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments.tasks import image, imdb, pathfinder, retrieval, task, text
+from experiments import command_line
+from experiments.accuracy import cell as accuracy_cell
+from experiments.accuracy import flags
+from experiments.accuracy.cells import cells as accuracy_cells
+from experiments.tasks import corpus as corpora
+from experiments.tasks import image, imdb, pathfinder, retrieval, task
 from experiments.tasks.corpus import PlainText
 from experiments.tasks.image import Image
 from experiments.tasks.imdb import IMDb
@@ -30,11 +36,50 @@ def test_windows_come_from_files_of_their_split(corpus):
     chosen = PlainText(str(corpus))
     for split in task.SPLITS:
         names = [path.relative_to(corpus).as_posix() for path in corpus.rglob("*.txt")]
-        letters = {(corpus / name).read_bytes()[0] for name in names if text.split_of(name) == split}
+        order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+        own = {"test": order[:4], "validation": order[4:8], "train": order[8:]}[split]
+        letters = {(corpus / name).read_bytes()[0] for name in own}
         inputs, targets, weights, lengths, _ = chosen.batch(split, 0, 0, 60, 30)
         assert letters and set(np.unique(inputs)) == letters | {ord("\n")}
         np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
         assert weights.all() and lengths is None
+
+
+def test_no_split_of_three_files_or_more_is_empty():
+    for count in (3, 4, 12, 20, 25):
+        found = corpora.split({f"{number}.txt": bytes([number]) for number in range(count)})
+        sizes = {name: len(texts) for name, texts in found.items()}
+        few = max(1, round(count / 10))
+        assert sizes == {"train": count - 2 * few, "validation": few, "test": few}
+        assert len({text for texts in found.values() for text in texts}) == count
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_files_are_split_by_place(tmp_path, count):
+    for number in range(count):
+        (tmp_path / f"{number}.txt").write_bytes(bytes(range(32 + 100 * number, 132 + 100 * number - 28 * number)))
+    splits = corpora.split({path.name: path.read_bytes() for path in sorted(tmp_path.iterdir())})
+    for number in range(count):
+        parts = [splits[name][number] for name in task.SPLITS]
+        assert b"".join(parts) == (tmp_path / f"{number}.txt").read_bytes() and len(parts[1]) == len(parts[2])
+        assert 0.75 < len(parts[0]) / len(b"".join(parts)) < 0.85
+
+
+def test_a_split_that_is_too_short_is_found_before_training(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "only.txt").write_text("x" * 200)
+    given = {"task": f"corpus(folder='{tmp_path / 'texts'}')", "kernels": "softmax", "tokens": 64, "out": tmp_path}
+    chosen = flags.parsed(**given | {"lengths": "16,24", "isolate": False, "steps": 2, "widths": 8, "layers": 1})
+    fits, long = accuracy_cells(chosen)
+    assert accuracy_cell.refusal(chosen, fits) is None
+    assert "the files of the validation split have 20" in accuracy_cell.refusal(chosen, long)["reason"]
+
+
+def test_a_path_without_quotes_is_told_how_to_write_it():
+    for text_of in ("corpus(folder=/data/texts)", "imdb(folder=~/aclImdb)", "text, corpus(folder=data/texts)"):
+        path = text_of.partition("=")[2].rstrip(")")
+        with pytest.raises(ValueError, match=f"a path stands in quotes: folder='{path}'"):
+            command_line.tasks(text_of)
 
 
 def test_a_corpus_is_told_by_its_contents(corpus):

@@ -21,6 +21,14 @@ FAULTS = {
         "biases_add_to_scores",
         "dropout_acts_on_weights",
     },
+    # Masked weights are where a bias and dropout are looked at, and queries that are blind by a mask alone see all.
+    broken.SeesEverything(): {
+        "the_future_cannot_touch_the_past",
+        "packed_neighbours_cannot_touch_each_other",
+        "masks_hide",
+        "padding_changes_nothing",
+        "blind_queries_give_nothing",
+    },
     broken.IgnoredKeyMask(): {"padding_changes_nothing"},
     # The factor that mixes examples is not in `head`, and depends on padding and on later keys.
     broken.BatchMatesMixed(): {

@@ -69,6 +69,18 @@ def test_outputs_that_deviate_are_not_timed(monkeypatch):
     assert row["status"] == "failed" and "deviate" in row["reason"] and "seconds" not in row
 
 
+def test_some_are_timed_before_the_next_are_compiled(monkeypatch):
+    from experiments.throughput import jax_calls
+
+    done = []
+    monkeypatch.setattr(jax_calls, "COMPILING", 2)
+    monkeypatch.setattr(jax_calls, "_compiled", lambda _, __, cell: done.append(("compiled", cell["length"])) or ())
+    monkeypatch.setattr(jax_calls, "_measured", lambda cell, *_: done.append(("timed", cell["length"])) or {})
+    list(jax_calls.measured("attnzoo", [CELL | {"kernel": "x", "length": n} for n in range(3)], {"x": None}, 5))
+    order = [(what, n) for ns in ((0, 1), (2,)) for what in ("compiled", "timed") for n in ns]
+    assert done[4:] == order[4:] and done[2:4] == order[2:4] and set(done[:2]) == set(order[:2])
+
+
 def test_what_time_does_not_reach_is_said(tmp_path):
     given = settings(tmp_path, implementations=("attnzoo",), minutes=0.1)
     object.__setattr__(given, "minutes", 0.001)

@@ -300,17 +300,42 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path):
 def test_several_devices_share_a_batch():
     """Two devices give what one gives, up to rounding."""
     code = (
-        "import numpy as np\nfrom tests.training_run import *\nfound = []\nsharding = training._sharding\n"
-        "for place in (sharding, lambda: lambda x: x):\n    training._sharding = place\n"
-        "    model = made(dropout_rate=0.0)\n    training.fit(model, batch, plan(3, validate_every=0, save_every=0))\n"
+        "import numpy as np\nfrom tests.training_run import *\nfound, devices = [], jax.local_devices\n"
+        "for local in (devices, lambda: devices()[:1]):\n    jax.local_devices = local\n"
+        "    model = made(dropout_rate=0.0)\n"
+        "    print(training.fit(model, batch, plan(3, validate_every=0, save_every=0)).devices)\n"
         "    found.append(np.concatenate([np.ravel(x) for x in parameters(model)]))\n"
-        "print(len(sharding()(np.ones(4)).addressable_shards), abs(found[0] - found[1]).max())"
+        "print(abs(found[0] - found[1]).max())"
     )
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | flags)
-    shards, _, deviation = done.stdout.partition(" ")
-    assert shards == "2", done.stderr
+    done = on_devices(2, code)
+    *counts, deviation = done.stdout.split()
+    assert counts == ["2", "1"] and "warning" not in done.stderr, done.stderr
     assert float(deviation) < 1e-4
+
+
+def on_devices(count, code):
+    """A process that has so many devices runs `code`."""
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | flags)
+
+
+def test_a_batch_that_devices_do_not_divide_is_said_and_recorded():
+    """Four examples, and five in the second step, on three devices."""
+    code = (
+        "from tests.training_run import *\n"
+        "one = lambda step: jax.tree.map(lambda x: np.concatenate([x, x[:1]]) if step == 1 else x, batch(step))\n"
+        "for examples in (batch, one):\n"
+        "    model = made(dropout_rate=0.0)\n"
+        "    print(training.fit(model, examples, plan(2, validate_every=0, save_every=0)).devices)\n"
+    )
+    done = on_devices(3, code)
+    assert done.stdout.split() == ["2", "1"], done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("warning")]
+    assert [line.partition(";")[0] for line in said] == [
+        "warning: a batch of 4 examples: of 3 devices, 2 are used",
+        "warning: a batch of 4 examples: of 3 devices, 2 are used",
+        "warning: a batch of 5 examples: each of 2 devices computes all of it",
+    ]
 
 
 def test_a_model_that_speaks_at_places_alone_learns_the_same():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from attnzoo.interface import Kernel
 from attnzoo.testing import extremes, growth, laws, stepping
+from attnzoo.testing.probing import probe_kernel as probe_kernel
 from attnzoo.testing.subject import LawBroken as LawBroken
 from attnzoo.testing.subject import Subject
 

@@ -55,7 +55,7 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
     measured = [row for row in chosen if row["status"] == "measured"]
     scores = {row["seed"]: row["score"] for row in measured}
     others = {row["seed"]: row["score"] for row in beside if row["status"] == "measured"}
-    is_baseline = key[1] == BASELINE
+    is_baseline, of = key[1] == BASELINE, statistics.interval(chosen[0]["metric"])
     return dict(zip(GROUP, key, strict=True)) | {
         "metric": chosen[0]["metric"],
         "name": chosen[0]["name"],
@@ -63,8 +63,9 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
         "learning_rate": chosen[0]["learning_rate"],
         "rates": len({row["learning_rate"] for row in every}),
         "seeds": len(scores),
-        "score": statistics.mean(list(scores.values())) if scores else None,
-        "difference": None if is_baseline else statistics.paired(scores, others),
+        "scores": list(scores.values()),
+        "score": of(list(scores.values())) if scores else None,
+        "difference": None if is_baseline else statistics.paired(scores, others, of),
         "baselines": measured[0]["baselines"] if measured else {},
         "parameters": measured[0]["parameters"] if measured else None,
         "mismatch": _mismatch(measured, beside),
@@ -126,6 +127,14 @@ def score_text(metric: str, score: float) -> str:
     return f"{score:.3f} bits" if metric == "bits" else f"{score:.1%}"
 
 
+def scored_text(entry: dict) -> str:
+    """The mean of an entry; where it is of seeds of which some have learned what others have not, with each of them."""
+    told = mean_text(entry["metric"], entry["score"])
+    if entry["score"] is None or entry["metric"] != "accuracy":
+        return told
+    return Shown(f"{told}{tables.seeds_text([100 * score for score in entry['scores']], '.0f')}", told.value)
+
+
 def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str:
     """A mean with its interval, such as `3.210 [3.180, 3.240]`, shares in percent."""
     if found is None:
@@ -152,7 +161,7 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
                 wording.count_text(entry["length"]),
                 wording.count_text(entry["width"]),
                 *(tables.text(name, entry[name]) for name in differing),
-                mean_text(entry["metric"], entry["score"]),
+                scored_text(entry),
                 mean_text(entry["metric"], entry["difference"], "+"),
                 Shown(f"{entry['learning_rate']:g}{rates}", entry["learning_rate"]),
                 "" if entry["parameters"] is None else Shown(f"{entry['parameters']:,}{mismatch}", entry["parameters"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,24 +16,29 @@ from flax import nnx
 
 from attnzoo import Softmax
 from attnzoo.models import Classifier, LanguageModel
-from experiments import language, steps, training
+from experiments import language, steps, training, trust
 from experiments.accuracy.cells import Cell, Settings
 from experiments.tasks import task as tasks
-from experiments.tasks.task import Examples
+from experiments.tasks.task import SPLITS, Examples
 
 RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
 BINS = 16  # parts in which loss by position is kept
 
 
-def refused(settings: Settings, cell: Cell) -> str | None:
-    """Why the kernel, its positions or the task cannot serve the cell, or None."""
+def refusal(settings: Settings, cell: Cell) -> dict | None:
+    """What the row says where the kernel, its positions or the task cannot serve the cell, or a law is broken; or None.
+
+    Examples of every split are asked for, so that data which are not there are missed before anything is trained.
+    """
     try:
-        for length in (*settings.eval_lengths, cell.length):
-            example = cell.task.batch("train", cell.seed, 0, 1, length)
+        for split, length in itertools.product(SPLITS, (*settings.eval_lengths, cell.length)):
+            example = cell.task.batch(split, cell.seed, 0, 1, length)
         nnx.eval_shape(lambda: steps.logits(build(settings, cell), example))
     except (NotImplementedError, ValueError) as error:
-        return str(error)
-    return None
+        return {"status": "refused", "reason": str(error)}
+    is_causal = cell.task.classes is None and cell.task.is_causal
+    longest = max((*settings.lengths, *settings.eval_lengths))  # one probe for all cells of a kernel
+    return trust.breach(cell.kernel, longest, is_causal=is_causal, is_padded=example.lengths is not None)
 
 
 def build(settings: Settings, cell: Cell) -> nnx.Module:
@@ -96,6 +102,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
         "compile_seconds": progress.compile_seconds,
         "train_seconds": progress.seconds,
         "needed_bytes": progress.needed_bytes,
+        "devices": progress.devices,
     }
     found["validation"] = min((score for _, score in progress.validations), default=None)
     found |= outcome(settings, cell, model, progress)

@@ -14,11 +14,19 @@ if TYPE_CHECKING:
     from experiments.accuracy.cells import Settings
 
 
+# All of `experiments.tasks.TASKS`, in its order; it is not imported, since help does not wait for jax.
+TASKS = (
+    "text, masked_text, corpus(folder='/path'), listops, mqar(pairs=4), copy, selective_copy, induction, needle, "
+    "recall, modules, digits, imdb(folder='/path'), image(folder='/path'), pathfinder(folder='/path'), "
+    "retrieval(folder='/path')"
+)
+
+
 def define(values: flags.FlagValues) -> None:
     """Register the flags with `values`."""
     kinds = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float, flags.DEFINE_enum, flags.DEFINE_bool
     text, count, number, choice, switch = (functools.partial(kind, flag_values=values) for kind in kinds)
-    text("task", "text, masked_text", "Tasks as calls: text, masked_text, listops, mqar(pairs=4), copy, ...")
+    text("task", "text, masked_text", f"Tasks as calls: {TASKS}.")
     text("kernels", "softmax, sliding_window, linear", "Kernels as calls, or 'all'; {a,b} is a grid.")
     text(
         "positions",

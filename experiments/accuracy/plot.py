@@ -75,6 +75,8 @@ def _by(entries, name, fixed) -> Callable:
 def _line(axis, entries, which, name, styles) -> tuple:
     own = sorted((entry for entry in entries if entry["label"] == which), key=lambda entry: entry[name])
     xs, scores = [entry[name] for entry in own], [entry["score"] for entry in own]
+    if own[0]["metric"] == "accuracy":
+        figures.seeds(axis, xs, [entry["scores"] for entry in own], styles[which])
     figures.means(axis, xs, scores, styles[which])
     return which, xs[-1], scores[-1].value, styles[which]["color"]
 
@@ -101,7 +103,9 @@ def _elsewhere(measured) -> Callable:
                 int(length): [row["by_length"][length] for row in own] for length in own[0]["by_length"]
             }
             xs = sorted(points)
-            scores = [statistics.mean(points[x]) for x in xs]
+            scores = list(map(statistics.interval(own[0]["metric"]), (points[x] for x in xs)))
+            if own[0]["metric"] == "accuracy":
+                figures.seeds(axis, xs, [points[x] for x in xs], styles[which])
             figures.means(axis, xs, scores, styles[which])
             ends.append((which, xs[-1], scores[-1].value, styles[which]["color"]))
         _levels(axis, measured, max(y for _, _, y, _ in ends))

@@ -20,7 +20,7 @@ OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_crea
 
 
 def run(settings: Settings) -> int:
-    """Train what is missing, then draw; 1 if a cell failed or diverged, `command_line.STOPPED` after SIGTERM."""
+    """Train what is missing, then draw; 1 if a cell failed or diverged, or all were refused, `STOPPED` at SIGTERM."""
     out, part = pathlib.Path(settings.out), _part(settings)
     with records.writing(out, part):
         environment, wanted = records.environment(), list(cells(settings))
@@ -47,7 +47,7 @@ def run(settings: Settings) -> int:
     plot.draw(rows, summary, out)
     progress.table("Accuracy on what was not seen", *analysis.table(summary))
     print(f"rows and figures: {out}")
-    return int(any(found[key]["status"] not in ("measured", "refused") for key in own))
+    return command_line.code(found[key] for key in own)
 
 
 def _keys(settings: Settings, chosen: Iterable[Cell]) -> list:
@@ -63,10 +63,10 @@ def list_cells(settings: Settings) -> int:
     lines, hours = [], 0.0
     for cell in wanted:
         row = cell.row(settings)
-        reason = one.refused(settings, cell)
-        expected = 0.0 if reason or records.cell(row, KEY) not in todo else predict(cell)
+        refusal = one.refusal(settings, cell)
+        expected = 0.0 if refusal or records.cell(row, KEY) not in todo else predict(cell)
         hours += expected or 0.0
-        state = f"refused: {reason}" if reason else "to do" if records.cell(row, KEY) in todo else "done"
+        state = f"refused: {refusal['reason']}" if refusal else "to do" if records.cell(row, KEY) in todo else "done"
         lines.append(
             [
                 *(row[name] for name in ("task", "kernel", "positions")),
@@ -96,12 +96,12 @@ def _part(settings: Settings) -> str:
 def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
     """How a cell ended: measured, refused, diverged, failed, or stopped."""
     try:
-        reason = one.refused(settings, cell)
-        known = baselines.of(cell.task, cell.length) if reason is None else {}  # now, since it may take long
+        refusal = one.refusal(settings, cell)
+        known = baselines.of(cell.task, cell.length) if refusal is None else {}  # now, since it may take long
     except Exception as error:  # a kernel of someone else's, or data that are not there
         return measuring.failure(error)
-    if reason is not None:
-        return {"status": "refused", "reason": reason}
+    if refusal is not None:
+        return refusal
     row = _isolated(settings, cell, termination, told) if settings.isolate else _here(settings, cell, told)
     if termination.is_asked and row["status"] == "failed":
         row["status"] = "stopped"

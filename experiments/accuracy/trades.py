@@ -39,7 +39,10 @@ def _states(axis, rows, styles) -> list[tuple]:
     ends = []
     for which in dict.fromkeys(row["label"] for row in rows):
         points = _points([row for row in rows if row["label"] == which])
-        sizes, scores = zip(*sorted(points.items()), strict=True)
+        sizes, each = zip(*sorted(points.items()), strict=True)
+        scores = list(map(statistics.interval(rows[0]["metric"]), each))
+        if rows[0]["metric"] == "accuracy":
+            figures.seeds(axis, sizes, each, styles[which])
         figures.means(axis, sizes, scores, styles[which])
         ends.append((which, sizes[-1], scores[-1].value, styles[which]["color"]))
     figures.sizes_axis(axis)
@@ -47,12 +50,12 @@ def _states(axis, rows, styles) -> list[tuple]:
     return ends
 
 
-def _points(rows) -> dict[float, statistics.Mean]:
-    """The mean score at each size of the state."""
+def _points(rows) -> dict[float, list[float]]:
+    """The scores of all seeds at each size of the state."""
     scores: dict[float, list[float]] = {}
     for row in rows:
         scores.setdefault(row["state_bytes"], []).append(row["score"])
-    return {size: statistics.mean(own) for size, own in scores.items()}
+    return scores
 
 
 def _bubbles(axis, rows, styles) -> list[tuple]:

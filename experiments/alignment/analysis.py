@@ -21,7 +21,7 @@ def _line(score: str, own: list[dict]) -> list[str]:
     return [
         score,
         wording.count_text(len(own)),
-        tables.mean_text([100 * row["exact_match"] for row in own], ".2f"),
+        tables.shares_text([100 * row["exact_match"] for row in own], ".2f"),
         wording.seconds_text(sum(row["train_seconds"] for row in own) / len(own)),
         wording.count_text(own[0]["parameters"]),
     ]

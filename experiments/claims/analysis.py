@@ -37,7 +37,7 @@ def _rate(group: list[dict]) -> Shown:
 
 
 def _recalled(group: list[dict]) -> Shown:
-    return tables.mean_text([100 * row["accuracy"] for row in group], ".1f")
+    return tables.shares_text([100 * row["accuracy"] for row in group], ".1f")
 
 
 def _regression(rows: list[dict]) -> Table:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flax import nnx
 
-import attnzoo
 from attnzoo import Kernel, catalogue
 from attnzoo.models import BlockConfig, LanguageModel, RecurrentLanguageModel
+from experiments import trust
 
 RECURRENT = ("gru", "lstm")
 
@@ -33,8 +33,10 @@ def built(candidate: str | Kernel, settings, vocabulary: int, length: int, seed:
     )
 
 
-def refusal(candidate: str | Kernel) -> str | None:
-    """Why a kernel cannot model a language, or None."""
-    if isinstance(candidate, attnzoo.Kernel) and not candidate.supports.causal:
-        return f"it has no causal form: {candidate.supports.why}"
-    return None
+def refusal(candidate: str | Kernel, length: int) -> dict | None:
+    """What a row says of a kernel that cannot model a language, or breaks a law of its place there; or None."""
+    if isinstance(candidate, str):
+        return None
+    if not candidate.supports.causal:
+        return {"status": "refused", "reason": f"it has no causal form: {candidate.supports.why}"}
+    return trust.breach(candidate, length, is_causal=True)

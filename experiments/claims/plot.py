@@ -66,7 +66,9 @@ def _recall(rows: list[dict]):
     styles, ends = figures.styles(rows), []
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         own = [row for row in each if row["kernel"] == kernel]
-        means = [statistics.mean([row["accuracy"] for row in own if row["distance"] == x]) for x in xs]
+        shares = [[row["accuracy"] for row in own if row["distance"] == x] for x in xs]
+        means = list(map(statistics.share, shares))
+        figures.seeds(panel, xs, shares, styles[kernel])
         figures.means(panel, xs, means, styles[kernel])
         ends.append((wording.short(kernel), xs[-1], means[-1].value, styles[kernel]["color"]))
     figures.footnote(figure, ["Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."])

@@ -28,9 +28,9 @@ def cells(settings) -> Iterator[dict]:
 
 def rows(settings, todo: list[dict]) -> Iterator[dict]:
     """The rows of cells."""
+    longest = TASK.length(max(settings.distances))
     for cell in todo:
-        reason = candidates.refusal(cell["candidate"])
-        yield cell | ({"status": "refused", "reason": reason} if reason else _trained(settings, cell))
+        yield cell | (candidates.refusal(cell["candidate"], longest) or _trained(settings, cell))
 
 
 def _trained(settings, cell: dict) -> dict:
@@ -45,6 +45,7 @@ def _trained(settings, cell: dict) -> dict:
     plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
     trained = training.fit(model, batch, plan)
     found = {"parameters": steps.parameter_count(model), "train_seconds": trained.seconds, "curve": trained.curve}
+    found["devices"] = trained.devices
     if trained.diverged is not None:
         return found | {"status": "diverged", "reason": f"the loss was no number at step {trained.diverged:,}"}
     return found | {"status": "measured", "accuracies": [_recalled(model, x, cell["seed"]) for x in settings.distances]}

@@ -42,7 +42,7 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Do what is missing, then draw; 1 if a cell failed or diverged."""
+    """Do what is missing, then draw; 1 if a cell failed or diverged, or all were refused."""
     out = pathlib.Path(settings.out)
     found = []
     with records.writing(out):
@@ -51,7 +51,7 @@ def run(settings: Settings) -> int:
             module = CLAIMS[claim]
             wanted = [environment | {"claim": claim} | cell for cell in module.cells(settings)]
             done = records.latest(records.read(out), module.KEY)
-            todo = [cell for cell in wanted if records.cell(cell, module.KEY) not in done]
+            todo = [cell for cell in wanted if not records.is_done(cell, done, module.KEY)]
             with progress.over(module.rows(settings, todo), f"{claim}: {len(todo)} cells to do", len(todo)) as each:
                 for row in each:
                     row.pop("candidate", None)
@@ -61,7 +61,7 @@ def run(settings: Settings) -> int:
             found += [done[records.cell(cell, module.KEY)] for cell in wanted]
     plot.draw(found, out)
     print(f"rows and figures: {out}")
-    return int(any(row["status"] in ("failed", "diverged") for row in found))
+    return command_line.code(found)
 
 
 def describe(row: dict) -> str:

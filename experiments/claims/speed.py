@@ -30,9 +30,9 @@ def rows(settings, todo: list[dict]) -> Iterator[dict]:
     for length in dict.fromkeys(cell["length"] for cell in todo):
         ready = []
         for cell in (cell for cell in todo if cell["length"] == length):
-            reason = candidates.refusal(cell["candidate"])
-            if reason is not None:
-                yield cell | {"status": "refused", "reason": reason}
+            refusal = candidates.refusal(cell["candidate"], max(settings.lengths))
+            if refusal is not None:
+                yield cell | refusal
                 continue
             found, call = _step_of(settings, cell)
             ready.append((cell | found, call))

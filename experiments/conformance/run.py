@@ -12,6 +12,9 @@ from attnzoo import Kernel, catalogue
 from experiments import command_line, optional, records, workers
 from experiments.workers import Worker
 
+# A law is about what may touch what, not about speed, nor about the order in which a device adds: to choose among
+# algorithms takes most of the time of compiling, and sums by atomic operations differ in their last bits.
+XLA_FLAGS = {"gpu": "--xla_gpu_autotune_level=0 --xla_gpu_deterministic_ops=true"}
 KEY = ("kernel", "law", "platform", "device", "jax", "commit", "dirty")
 
 
@@ -74,9 +77,10 @@ def _cell(environment, kernel, law):
 
 def _check(kernel, laws, environment, deadline, keep):
     """Rows of one kernel; the law at which its process died is broken, those after it are not run."""
-    base = environment | {"kernel": repr(kernel), "name": catalogue.name_of(kernel)}
+    xla_flags = XLA_FLAGS.get(environment["platform"], "")
+    base = environment | {"kernel": repr(kernel), "name": catalogue.name_of(kernel), "xla_flags": xla_flags}
     task = {"kernel": catalogue.spelled(kernel), "laws": laws}
-    worker = Worker("experiments.conformance.worker", task, deadline - time.monotonic())
+    worker = Worker("experiments.conformance.worker", task, deadline - time.monotonic(), xla_flags)
     left, current = list(laws), None
     for row in worker:
         current = row["law"]

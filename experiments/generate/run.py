@@ -10,7 +10,7 @@ import numpy as np
 
 from attnzoo import Kernel
 from attnzoo.models import generate
-from experiments import command_line, language
+from experiments import command_line, language, trust
 from experiments.tasks import text
 
 
@@ -39,6 +39,8 @@ def run(settings: Settings) -> int:
     """Print what the model says."""
     folder = language.find(pathlib.Path(settings.checkpoint))
     described, model = language.load(folder, settings.attention)
+    for kernel in dict.fromkeys(described.attention):
+        trust.require(kernel, described.max_length, is_causal=described.is_causal)
     print(f"{folder.name}: {', '.join(map(repr, described.attention))}, {described.max_length} bytes long")
     for said in samples(settings, model):
         print(said)

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from attnzoo import Kernel
-from experiments import language, progress
+from experiments import language, progress, trust
 from experiments.inspect import heads, page, plot
 
 
@@ -30,6 +30,8 @@ def run(settings: Settings) -> int:
     """Draw, and write the page."""
     folder = language.find(pathlib.Path(settings.checkpoint))
     described, model = language.load(folder, settings.attention)
+    for kernel in dict.fromkeys(described.attention):
+        trust.require(kernel, described.max_length, is_causal=described.is_causal)
     tokens = np.frombuffer(settings.text.encode(), np.uint8).astype(np.int32)
     if len(tokens) > described.max_length:
         raise ValueError(f"--text has {len(tokens)} bytes: the model was built for at most {described.max_length}")

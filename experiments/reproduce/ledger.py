@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from attnzoo import Kernel
-from experiments import records
+from experiments import records, statistics
 from experiments.accuracy import analysis
 from experiments.reproduce import stepping, trainings, verdict
 from experiments.reproduce.presets import Preset, kernel, preset
@@ -99,4 +99,5 @@ def _training(result: Published, which: Kernel | None, rows: Rows) -> Measured:
     if found["seeds"] < trainings.SEEDS:
         lost = trainings.SEEDS - found["seeds"]
         return Measured(reason=Reason.NO_NUMBER, detail=f"{lost} of {trainings.SEEDS} seeds: {found['note']}")
-    return Measured(Mean(*(100 * x for x in found["score"])))
+    value, low, high = statistics.mean([100 * score for score in found["scores"]])
+    return Measured(Mean(value, max(low, 0.0), min(high, 100.0)))  # no published share is beyond: no verdict moves

@@ -132,18 +132,18 @@ def write(settings: Settings) -> list[Entry]:
 
 
 def _time(settings: Settings, out: pathlib.Path) -> int:
-    """1 if a step failed."""
+    """1 if a step failed, or all were refused."""
     environment = records.environment()
     wanted = steps(settings)
     todo = missing(settings, environment, records.read(out))
     title = f"reproduce: {len(todo)} of {len(wanted)} steps to time"
-    is_failed = False
+    found = []
     with progress.over(stepping.rows(settings, todo, environment), title, len(todo)) as each:
         for row in each:
             records.append(out, row)
-            is_failed |= row["status"] == "failed"
+            found.append(row)
             each.say(describe(row))
-    return int(is_failed)
+    return command_line.code(found)
 
 
 def _train(setting: str, texts: list[str], out: str) -> int:

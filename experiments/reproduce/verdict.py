@@ -1,7 +1,7 @@
 """Whether a published result was reproduced: a rule that was written before anything was measured.
 
-An accuracy is *reproduced* where the published value lies in the 95% Student t interval of our mean over seeds, widened
-by one point at each end. One seed has no interval, and decides nothing.
+An accuracy is *reproduced* where the published value lies in the 95% Student t interval of our mean over seeds, cut at
+0 and 100% and widened by one point at each end. One seed has no interval, and decides nothing.
 
 A speed or a memory is *reproduced* where our ratio to softmax, at the same length, is within 25% of the published
 ratio: between published / 1.25 and published x 1.25. That is the same rule whichever way a ratio is written, steps in a

@@ -203,9 +203,9 @@ def does_not_fit(row: dict) -> dict | None:
 
 
 def is_to_repeat(row: dict) -> bool:
-    """Whether a rerun tries again: what failed, and what did not fit and might now."""
+    """Whether a rerun tries again: what failed or broke a law, and what did not fit and might now."""
     is_large = row["status"] == "skipped" and row["limit"] == "memory"
-    return row["status"] == "failed" or (is_large and fits(row["needed_bytes"]))
+    return row["status"] == "failed" or "law" in row or (is_large and fits(row["needed_bytes"]))
 
 
 def fits(needed: float) -> bool:

@@ -3,18 +3,23 @@
     corpus/
       anything/below/it.txt
 
-Files are split by a hash of their names below the folder, 8 in 10 for training and 1 in 10 each for validation and
-tests, so that no file is in two splits, and a file that is added or removed moves no other.
+Files are put into the order of a hash of their names below the folder; the first tenth is for tests, the next for
+validation, at least one file each, and the others are for training: no file is in two splits, and none is empty. Fewer
+than three files are each cut into a beginning for training, a tenth for validation, and a last tenth for tests.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
+
+import numpy as np
 
 from attnzoo import fields
 from experiments.tasks import text
+from experiments.tasks.task import SPLITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,25 @@ def load(folder: str, suffix: str = ".txt") -> text.Corpus:
     paths = sorted(path for path in root.rglob("*") if path.name.endswith(suffix) and not path.is_dir())
     if not paths:
         raise ValueError(f"{root} has no files *{suffix}, also none below: expected text files, or another suffix")
-    return text.gathered({path.relative_to(root).as_posix(): read(path) for path in paths})
+    return text.corpus_of({path.relative_to(root).as_posix(): read(path) for path in paths}, split)
+
+
+def split(contents: dict[str, bytes]) -> dict[str, list[bytes]]:
+    """The texts of each split, from those of files by name."""
+    if len(contents) < len(SPLITS):
+        cuts = [_cut(content) for content in contents.values()]
+        return {name: [cut[name] for cut in cuts] for name in SPLITS}
+    order = sorted(contents, key=lambda name: hashlib.sha256(name.encode()).digest())
+    count = max(1, round(len(order) / 10))
+    places = dict(zip(("test", "validation", "train"), np.split(np.array(order), [count, 2 * count]), strict=True))
+    return {name: [contents[each] for each in sorted(places[name].tolist())] for name in SPLITS}
+
+
+def _cut(content: bytes) -> dict[str, bytes]:
+    """A text by place."""
+    tenth = max(1, len(content) // 10)
+    parts = content[: -2 * tenth], content[-2 * tenth : -tenth], content[-tenth:]
+    return dict(zip(SPLITS, parts, strict=True))
 
 
 def read(path: pathlib.Path) -> bytes:

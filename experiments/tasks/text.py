@@ -13,6 +13,7 @@ import hashlib
 import pathlib
 import platform
 import sysconfig
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -114,7 +115,7 @@ def load(folder: str | None = None) -> Corpus:
     if len(files) < 0.9 * len(MODULES):
         absent = ", ".join(name for name in MODULES if name not in files)[:200]
         raise ValueError(f"{root} has {len(files)} of {len(MODULES)} modules of the corpus as source; absent: {absent}")
-    return gathered({name: path.read_bytes() for name, path in files.items()}, platform.python_version())
+    return corpus_of({name: path.read_bytes() for name, path in files.items()}, by_name, platform.python_version())
 
 
 @functools.cache
@@ -123,13 +124,19 @@ def library() -> Corpus:
     return load()
 
 
-def gathered(contents: dict[str, bytes], python: str = "") -> Corpus:
-    """A corpus of files by name, in the order of names."""
+def corpus_of(
+    contents: dict[str, bytes], split: Callable[[dict[str, bytes]], dict[str, list[bytes]]], python: str = ""
+) -> Corpus:
+    """A corpus of files by name, in the order of names; `split` tells the texts of each split."""
     contents = dict(sorted(contents.items()))
     digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in contents.items())).hexdigest()
-    texts = {split: [text for name, text in contents.items() if split_of(name) == split] for split in SPLITS}
-    splits = {split: np.frombuffer(b"\n".join(found), np.uint8) for split, found in texts.items()}
+    splits = {name: np.frombuffer(b"\n".join(texts), np.uint8) for name, texts in split(contents).items()}
     return Corpus(splits, digest, python)
+
+
+def by_name(contents: dict[str, bytes]) -> dict[str, list[bytes]]:
+    """The texts of each split, by a hash of each name alone."""
+    return {split: [text for name, text in contents.items() if split_of(name) == split] for split in SPLITS}
 
 
 def split_of(name: str) -> str:
@@ -152,8 +159,8 @@ def window(corpus: Corpus, split: str, rng: np.random.Generator, length: int) ->
     text = corpus.splits[split]
     if length >= len(text):
         raise ValueError(
-            f"a window of {length:,} bytes: the files of the {split} split have {len(text):,}, expected more; as files "
-            "are split by name, 8 : 1 : 1, add some, or cut long ones, as by `split -C 64k --additional-suffix=.txt`"
+            f"a window of {length:,} bytes: the files of the {split} split have {len(text):,}, expected more; as they "
+            "are split 8 : 1 : 1, add some, or cut long ones, as by `split -C 64k --additional-suffix=.txt`"
         )
     offset = rng.integers(len(text) - length)
     return text[offset : offset + length]

@@ -16,7 +16,7 @@ from experiments.memory import planned
 from experiments.scaling import measuring
 from experiments.throughput.work import dims_of, trouble
 
-COMPILING = 8  # programs compiled at a time: XLA uses about one core for each
+COMPILING = 8  # programs compiled at a time, before they are timed: XLA uses about one core for each
 ENOUGH = 0.05  # seconds of calls between two looks at the clock
 
 
@@ -41,14 +41,16 @@ def outputs(implementation: str, kernel, is_causal: bool, inputs: list[np.ndarra
 
 
 def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int) -> Iterator[dict]:
-    """Rows of cells; all are compiled beforehand, several at a time, so that nothing else runs beside a call."""
-    with futures.ThreadPoolExecutor(COMPILING) as pool:
-        programs = [pool.submit(_compiled, implementation, kernels[cell["kernel"]], cell) for cell in cells]
-    for cell, program in zip(cells, programs, strict=True):
-        try:
-            yield cell | _measured(cell, *program.result(), repeats)
-        except Exception as error:
-            yield cell | trouble(error)
+    """Rows of cells, some at a time: they are compiled beside each other, then timed with nothing beside a call."""
+    for start in range(0, len(cells), COMPILING):
+        some = cells[start : start + COMPILING]
+        with futures.ThreadPoolExecutor(COMPILING) as pool:
+            programs = [pool.submit(_compiled, implementation, kernels[cell["kernel"]], cell) for cell in some]
+        for cell, program in zip(some, programs, strict=True):
+            try:
+                yield cell | _measured(cell, *program.result(), repeats)
+            except Exception as error:
+                yield cell | trouble(error)
 
 
 def _compiled(implementation: str, kernel, cell: dict):

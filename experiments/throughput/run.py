@@ -47,7 +47,7 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Time what is missing, then draw; 1 if a cell failed."""
+    """Time what is missing, then draw; 1 if a cell failed, or all were refused."""
     environment = records.environment()
     workers.require(settings.platform, environment)
     out = pathlib.Path(settings.out)
@@ -62,7 +62,7 @@ def run(settings: Settings) -> int:
         rows = list(records.latest(records.read(out), KEY).values())
     optional.draw("experiments.throughput.plot", rows, out)
     print(f"rows, figures and table: {out}")
-    return int(any(row["status"] == "failed" for row in rows))
+    return command_line.code(rows)
 
 
 def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[tuple[str, list[dict]]]:

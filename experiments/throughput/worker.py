@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import attnzoo
-from experiments import workers
+from experiments import trust, workers
 from experiments.scaling import measuring
 
 LENGTH = 1024  # at which outputs are compared
@@ -40,6 +40,8 @@ def rows(task: dict) -> Iterator[dict]:
 def _compared(calls, task: dict, kernel) -> dict:
     """How far outputs are from the equation's, and what a row says where that is too far, or there are none."""
     is_causal, dtype = task["is_causal"], task["dtype"]
+    if task["implementation"].startswith("attnzoo") and (found := trust.breach(kernel, LENGTH, is_causal=is_causal)):
+        return found
     rng = np.random.default_rng(task["seed"])
     inputs = [rng.normal(size=(1, LENGTH, 2, 64)).astype(np.float32) for _ in range(3)]
     with jax.default_device(jax.devices("cpu")[0]):

@@ -1,0 +1,100 @@
+"""The laws without which a score means nothing, in few and small programs: about a second, where all laws take minutes.
+
+Whoever trains a kernel, or times one, asks them first: a kernel that sees what it is to predict wins every comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.door import attend
+from attnzoo.interface import Kernel
+from attnzoo.testing.subject import Operands, Subject, curved
+
+LONGEST = 256  # tokens of a probe: four of the usual blocks
+ROUNDING = 1e-6  # a device that adds in no fixed order does not give the same bits twice
+PADDED = 2e-5  # as in `padding_changes_nothing`: a sum over another number of keys is rounded otherwise
+# Compiling is nearly all of the time; these are options of XLA's backend for CPUs, and others do not know them.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def probe_kernel(
+    kernel: Kernel, length: int, *, is_causal: bool = False, is_padded: bool = False, is_cross: bool = False
+) -> None:
+    """Hold `kernel` to the laws that one place in a model rests on.
+
+    In every place, examples of a batch cannot touch each other. Where it `is_causal`, the future cannot touch the past;
+    where it `is_padded`, padding changes nothing, and queries that see nothing give nothing, with finite gradients.
+
+    Args:
+      length: of the sequences there, of which `LONGEST` are asked for at most.
+      is_padded: whether examples have lengths of their own.
+      is_cross: whether queries are of another sequence than keys.
+
+    Raises:
+      LawBroken: for the first law that is broken.
+      NotImplementedError: the kernel does not support the place.
+    """
+    length = min(length, LONGEST)
+    queries = length // 2 + 1 if is_cross else length
+    operands = Subject("", kernel).operands(queries, keys=length, heads=2, kv_heads=2)
+    _touched(kernel, operands, is_causal)
+    if is_padded and length > 1:
+        _padded(kernel, operands, is_causal, is_cross)
+
+
+def _touched(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
+    """What must not be felt is changed, and the same program run again."""
+    mates, future = (
+        Subject(law, kernel) for law in ("batch_mates_cannot_touch_each_other", "the_future_cannot_touch_the_past")
+    )
+    params = mates.params(operands)
+    program = _compiled(_forward(kernel, is_causal), *operands, params)
+    call = lambda *operands: program(*operands, params)
+    before = call(*operands)
+    moved = (x.at[1].mul(30.0) for x in operands)
+    mates.same(call(*moved)[0], before[0], "output of the mate of an example times 30.0", ROUNDING)
+    length, (q, k, v) = operands.q.shape[1], operands
+    for cut in sorted({length // 2, length - 1}) if is_causal else ():
+        moved = q.at[:, cut:].mul(-2.0), k.at[:, cut:].mul(9.0), v.at[:, cut:].add(1.0)
+        what = f"output before token {cut} of {length}, after a change of all from there on,"
+        future.same(call(*moved)[:, :cut], before[:, :cut], what, ROUNDING)
+
+
+def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool) -> None:
+    """One example that is half padding, beside it without, and one that is nothing else."""
+    padding, blind = (Subject(law, kernel) for law in ("padding_changes_nothing", "blind_queries_give_nothing"))
+    params, half = padding.params(operands), operands.k.shape[1] // 2
+    forward = _forward(kernel, is_causal)
+
+    def pulled(q, k, v, params, lengths):
+        def loss(q, k, v):
+            given = {} if is_cross else {"query_seq_lengths": lengths}
+            out = forward(q, k, v, params, key_value_seq_lengths=lengths, **given)
+            return jnp.sum(curved(out)), out
+
+        (_, out), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+        return out, gradients
+
+    seen = slice(None) if is_cross else slice(half)
+    bare = operands.q[:, seen], operands.k[:, :half], operands.v[:, :half], params
+    expected = _compiled(forward, *bare)(*bare)
+    whole = *operands, params, jnp.array([half, 0])
+    out, gradients = _compiled(pulled, *whole)(*whole)
+    padding.same(out[0, seen], expected[0], "output of a padded example beside the bare one", PADDED)
+    blind.zero((out[1], gradients[0][1]), "output or gradient of queries that see nothing because of padding")
+    blind.finite((out, gradients), "output or gradients beside those of queries that see nothing are")
+
+
+def _forward(kernel: Kernel, is_causal: bool) -> Callable:
+    return lambda q, k, v, params, **lengths: attend(
+        q, k, v, kernel=kernel, params=params, is_causal=is_causal, **lengths
+    )
+
+
+def _compiled(function: Callable, *operands) -> Callable:
+    options = QUICK if jax.default_backend() == "cpu" else None
+    return jax.jit(function).lower(*operands).compile(compiler_options=options)

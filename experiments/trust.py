@@ -1,0 +1,40 @@
+"""Whether a kernel may be trained or timed: what it cannot do its errors tell, what it does wrong is found here.
+
+A kernel that sees the tokens which it is to predict wins every comparison. So each one is held, before anything is
+made of it, to the laws of the places that it is to stand in, once for each process: about a second a kernel on a CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from attnzoo import Kernel
+from attnzoo.testing import LawBroken, probe_kernel
+
+
+@functools.lru_cache(maxsize=1024)
+def breach(kernel: Kernel, length: int, **place: bool) -> dict | None:
+    """What a row says of a kernel that breaks a law in a place, or None.
+
+    Args:
+      length: of the longest sequences there.
+      place: what `probe_kernel` asks of it: `is_causal`, `is_padded`, `is_cross`.
+
+    Raises:
+      NotImplementedError: the kernel does not support the place.
+    """
+    try:
+        probe_kernel(kernel, length, **place)
+    except LawBroken as broken:
+        return {"status": "refused", "law": broken.law, "reason": str(broken)}
+    return None
+
+
+def require(kernel: Kernel, length: int, **place: bool) -> None:
+    """Refuse a kernel that breaks a law in a place.
+
+    Raises:
+      ValueError: it does.
+    """
+    if found := breach(kernel, length, **place):
+        raise ValueError(found["reason"])

@@ -1,0 +1,102 @@
+"""No experiment makes anything of a kernel that breaks a law of the place that it is to stand in."""
+
+import time
+
+import pytest
+
+from attnzoo import Kernel, Linear, Softmax, catalogue
+from attnzoo.testing import LawBroken, probe_kernel
+from experiments import records, trust
+from experiments.accuracy import flags
+from experiments.accuracy import run as accuracy
+from experiments.claims import candidates
+from experiments.generate import run as generate
+from experiments.scaling import run as scaling
+from experiments.swap import run as swap
+from tests import broken_kernels as broken
+from tests.test_scaling import settings as scaled
+from tests.zoo import FURTHER, ZOO
+
+FUTURE, PADDING = "the_future_cannot_touch_the_past", "padding_changes_nothing"
+LEAK = broken.SeesEverything()
+TINY = {"lengths": 16, "steps": 2, "tokens": 32, "widths": 8, "layers": 1, "heads": 2, "test_examples": 4}
+
+
+def swept(out, kernels, **changes) -> tuple[int, list[dict]]:
+    """The exit code of a small sweep, and its rows."""
+    spelled = ", ".join(map(catalogue.spelled, kernels))
+    code = accuracy.run(flags.parsed(**TINY | changes | {"kernels": spelled, "isolate": False, "out": out}))
+    return code, records.read(out)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "place", "law"),
+    [
+        (LEAK, {"is_causal": True}, FUTURE),
+        (broken.FutureLeak(), {"is_causal": True}, FUTURE),
+        (LEAK, {"is_padded": True}, PADDING),
+        (LEAK, {"is_padded": True, "is_cross": True}, PADDING),
+        (broken.IgnoredKeyMask(), {"is_padded": True}, PADDING),
+        (broken.BlindNaN(), {"is_padded": True}, "blind_queries_give_nothing"),
+        (broken.BatchMatesMixed(), {}, "batch_mates_cannot_touch_each_other"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Kernel) else None,
+)
+def test_a_kernel_is_held_to_the_laws_of_its_place(kernel, place, law):
+    with pytest.raises(LawBroken) as caught:
+        probe_kernel(kernel, 24, **place)
+    assert caught.value.law == law and trust.breach(kernel, 24, **place)["law"] == law
+
+
+RIGHT = [*ZOO, *FURTHER, broken.Plain()]
+
+
+@pytest.mark.parametrize(
+    "kernel", [x if x == Linear() else pytest.param(x, marks=pytest.mark.slow) for x in RIGHT], ids=repr
+)
+def test_what_is_right_passes_in_each_place(kernel):
+    probe_kernel(kernel, 24, is_causal=kernel.supports.causal)
+    if kernel.supports.bidirectional:
+        probe_kernel(kernel, 24, is_padded=True)
+
+
+def test_what_a_place_does_not_need_is_not_asked():
+    assert trust.breach(broken.IgnoredKeyMask(), 24) is None
+
+
+def test_a_probe_is_made_once():
+    trust.breach(Softmax(), 20, is_causal=True)
+    start = time.perf_counter()
+    assert trust.breach(Softmax(), 20, is_causal=True) is None and time.perf_counter() - start < 0.01
+
+
+def test_a_leak_is_a_refused_row_and_is_asked_again(tmp_path):
+    code, rows = swept(tmp_path, [Softmax(), LEAK], task="text")
+    assert code == 0 and [row["status"] for row in rows] == ["measured", "refused"]
+    assert rows[1]["law"] == FUTURE and FUTURE in rows[1]["reason"]
+    _, again = swept(tmp_path, [Softmax(), LEAK], task="text")
+    assert [row["status"] for row in again[2:]] == ["refused"]  # it may have been mended, and so it is asked each time
+
+
+def test_where_all_are_refused_the_exit_code_says_so(tmp_path):
+    assert swept(tmp_path, [LEAK], task="text") == (1, records.read(tmp_path))
+
+
+def test_padding_is_asked_for_where_a_task_has_it(tmp_path):
+    task = "listops(min_length=None, max_length=None), masked_text"
+    _, rows = swept(tmp_path, [broken.IgnoredKeyMask()], task=task, lengths=64, tokens=64)
+    assert [row.get("law") for row in rows] == [PADDING, None]
+
+
+def test_what_exchanges_or_times_a_leak_refuses_it(tmp_path, capsys):
+    swept(tmp_path / "trained", [Softmax()], task="text")
+    given = {"checkpoint": str(tmp_path / "trained"), "test_examples": 4, "out": str(tmp_path / "swap")}
+    swap.run(swap.Settings(kernels=(LEAK,), **given))
+    assert [row.get("law") for row in records.read(tmp_path / "swap")] == [None, FUTURE]
+    said = {"prompt": "a", "tokens": 1, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "samples": 1, "seed": 0}
+    with pytest.raises(ValueError, match=FUTURE):
+        generate.run(generate.Settings(given["checkpoint"], **said, attention=(LEAK,)))
+    timed = scaled(tmp_path / "scaling", kernels=(LEAK,), lengths=(16,), passes=("forward",))
+    assert scaling.run(timed) == 1
+    assert [row["law"] for row in records.read(tmp_path / "scaling")] == [FUTURE]
+    assert candidates.refusal(LEAK, 16)["law"] == FUTURE and candidates.refusal("gru", 16) is None
