@@ -18,6 +18,14 @@ from attnzoo.fields import LARGEST, is_integer
 UNENDING = 2**40  # further than any two positions lie apart
 
 
+@jax.tree_util.register_static
+class Known(int):
+    """An offset that is known before the program runs, so that schedules may follow from it; no leaf of a tree."""
+
+
+START = Known(0)
+
+
 class Band(NamedTuple):
     """Query position p sees keys p - left * dilation .. p + right * dilation in steps of `dilation`.
 
@@ -56,7 +64,7 @@ class Mask:
       query_length: T.
       key_length: S.
       is_causal: query i sees no key after position i + query_offset.
-      query_offset: the key position of query 0.
+      query_offset: the key position of query 0: `Known`, or int32 [...], which may be traced.
       bands: every one of them must join a query and a key.
       dense: bool [..., T or 1, S or 1], or None.
       keys: bool [..., S], False for keys hidden from every query (padding), or None.
@@ -68,7 +76,7 @@ class Mask:
     query_length: int = dataclasses.field(metadata={"static": True})
     key_length: int = dataclasses.field(metadata={"static": True})
     is_causal: bool = dataclasses.field(default=False, metadata={"static": True})
-    query_offset: int = dataclasses.field(default=0, metadata={"static": True})
+    query_offset: int | jax.Array = START
     bands: tuple[Band, ...] = dataclasses.field(default=(), metadata={"static": True})
     dense: jax.Array | None = None
     keys: jax.Array | None = None
@@ -76,9 +84,19 @@ class Mask:
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
 
+    def __post_init__(self):
+        if is_integer(self.query_offset):
+            object.__setattr__(self, "query_offset", Known(self.query_offset))
+
     def within(self, band: Band) -> Mask:
         """This mask, and the band."""
         return dataclasses.replace(self, bands=(*self.bands, band))
+
+    def in_one_segment(self, batch: int) -> Mask:
+        """The same mask with segments, of which there is one."""
+        lengths = self.query_length, self.key_length
+        query, key = (jnp.zeros((batch, 1, length), jnp.int32) for length in lengths)
+        return dataclasses.replace(self, query_segments=query, key_segments=key)
 
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. Negative indices are hidden."""
@@ -107,7 +125,7 @@ class Mask:
     @property
     def is_placed(self) -> bool:
         """Whether it is known beforehand where the queries stand."""
-        return is_integer(self.query_offset)
+        return isinstance(self.query_offset, Known)
 
     @property
     def is_known(self) -> bool:
@@ -117,7 +135,7 @@ class Mask:
     @property
     def place(self) -> int:
         """The position of query 0 where it is known, and 0 where it does not matter."""
-        return int(self.query_offset) if self.is_placed else 0
+        return self.query_offset if self.is_placed else 0
 
     def span(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The keys that any of the queries first..last may see, as far as reach tells: (low, high), inclusive."""

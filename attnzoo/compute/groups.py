@@ -60,7 +60,7 @@ def attend(
     def group(q, k, v, rows, columns, added):
         visible, scores = mask.at(rows, columns), dense.scores(q, k, scale)
         scores = scores if added is None else scores + added
-        bias_here = None if bias is None else bias.at(rows, columns)
+        bias_here = None if bias is None else bias.at(rows, columns, rows + mask.query_offset)
         return dense.attend(scores, v, visible, bias_here, None if dropout is None else dropout.at(rows, columns))
 
     return jax.vmap(group)(q, k, v, rows, columns, added)

@@ -92,6 +92,8 @@ def attend(
     """
     if mask.key_segments is not None:
         out = _merged(features_of, constants, q, k, v, mask, epsilon, chunk)
+    elif mask.is_causal and not mask.is_placed:
+        out = _merged(features_of, constants, q, k, v, mask.in_one_segment(len(q)), epsilon, chunk)
     elif mask.is_causal:
         out = _aligned(features_of, constants, q, k, v, mask, epsilon, chunk)
     else:

@@ -148,7 +148,7 @@ def visible_tiles(
       mask: of its arrays, only whether they are there is asked.
       rows: query indices [R, t], in an order where those of one residue modulo `dilation` stand together; where their
         place is traced, `rows_apart`.
-      columns: key indices [C, s], by their residue and then their order; keys that another layout visits may be missing.
+      columns: key indices [C, s], by residue and then in order; keys that another layout visits may be missing.
       dilation: keys of other residues than the query's are hidden, `global_tokens` apart.
       global_tokens: the first keys, listed for every query that causality lets see them.
       pairs: of queries and keys in one step, at most about.
@@ -161,7 +161,7 @@ def visible_tiles(
     blocks = _first_in_reach(mask, rows, columns, dilation, width)[:, None] + jnp.arange(width)
     pinned = np.unique(np.flatnonzero((columns >= 0) & (columns < global_tokens)) // columns.shape[1])
     if len(pinned):
-        blocks = jnp.where(np.isin(np.arange(len(columns)), pinned)[blocks], -1, blocks)
+        blocks = jnp.where(jnp.asarray(np.isin(np.arange(len(columns)), pinned))[blocks], -1, blocks)
         blocks = jnp.concatenate([jnp.broadcast_to(pinned, (len(rows), len(pinned))), blocks], axis=1)
     return _beside(jnp.arange(len(rows)), blocks, max(1, pairs // (rows.shape[1] * columns.shape[1])), not len(pinned))
 
@@ -318,8 +318,9 @@ def _one_step_a_row(seen: Spans, row, begins, counts, key_tiles: int, whole, tog
 def _several_steps_a_row(seen: Spans, whole, widest: int) -> tuple[Schedule, ...]:
     """Runs of `widest` tiles, or half as many, or a quarter ..., whole ones apart from those with something hidden."""
     start, stop = (side[seen.row] for side in whole)
-    before, after = Spans(seen.row, seen.first, np.minimum(seen.last, start - 1)), seen._replace(
-        first=np.maximum(seen.first, stop)
+    before, after = (
+        Spans(seen.row, seen.first, np.minimum(seen.last, start - 1)),
+        seen._replace(first=np.maximum(seen.first, stop)),
     )
     inside = Spans(seen.row, np.maximum(seen.first, start), np.minimum(seen.last, stop - 1))
     partly = Spans(*map(np.concatenate, zip(before, after, strict=True)))

@@ -361,7 +361,7 @@ def _scores(score, picked: Tiles, frame: Frame, visited: Schedule, row, blocks):
     if picked.bias is not None:
         scores += picked.bias
     if picked.rule is not None:
-        scores += picked.rule.rule_at(rows, columns, picked.projected)
+        scores += picked.rule.rule_at(rows + frame.mask.query_offset, columns, picked.projected)
     if visited.is_whole:
         return scores, None
     visible = frame.mask.at(rows, columns)

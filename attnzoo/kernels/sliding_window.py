@@ -116,8 +116,8 @@ class SlidingWindow(Kernel):
         if mask.is_placed:
             positions = np.where(rows >= 0, rows + mask.query_offset, -1)
             is_global = (positions >= 0) & (positions < self.global_tokens)
-            found = rows[is_global]
-            return np.where(is_global, -1, rows), schedule.tiled(found, size) if len(found) else np.zeros((0, size), int)
+            globals_ = schedule.tiled(rows[is_global], size)
+            return np.where(is_global, -1, rows), globals_[: len(globals_) * is_global.any()]
         positions = jnp.where(rows >= 0, rows + mask.query_offset, -1)
         is_global = (positions >= 0) & (positions < self.global_tokens)
         places = np.arange(-(-min(self.global_tokens, mask.query_length) // size) * size)

@@ -41,6 +41,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         laws.residual_is_the_log_of_the_sum,
         laws.dropout_acts_on_weights,
         stepping.stepping_equals_the_whole,
+        stepping.calls_at_an_offset_equal_the_whole,
         stepping.steps_in_low_precision_lose_little,
         stepping.a_state_has_an_end,
         growth.work_grows_as_claimed,
