@@ -7,11 +7,12 @@ structure that a kernel can honour.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from attnzoo import layers, refusal
+from attnzoo import layers, refusal, validation
 from attnzoo.interface import Dims, Kernel
 from attnzoo.layers import Structure
 from attnzoo.positions import NoPositions
@@ -26,7 +27,7 @@ MEANINGS = {
 }
 
 
-def as_attention_fn(kernel: Kernel, mask: str = "dense") -> Callable:
+def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | None = None) -> Callable:
     """An `attention_fn` for Flax's own Linen and NNX layers that attends with `kernel`.
 
     Args:
@@ -35,13 +36,17 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense") -> Callable:
         lower triangle. "causal+key": both. Queries that the mask leaves blind, such as padding, give 0. The structure
         is checked where the mask is concrete, and trusted where it is traced. A key mask does not tell which queries
         are padding: kernels that average queries, as `Nystrom`, count them; `attend` takes `query_seq_lengths`.
+      query_offset: the key position of query 0, as in `attend`. None reads it off the mask where there are not as many
+        queries as keys and they must be placed: with `decode=True` Flax shows a query the keys of its cache up to its
+        own. Where a mask is traced and is no such one, outputs are NaN.
 
     Returns:
       A function of query, key and value [*batch, length, heads, dim] and of every keyword that the layers pass. Each is
       honoured or refused by name; a mask is never dropped.
 
     Raises:
-      ValueError: `mask` is no such word; the kernel has learned parameters; when called, the mask is not what was said.
+      ValueError: `mask` is no such word; `query_offset` is no integer; the kernel has learned parameters; when called,
+        the mask is not what was said, or does not tell where the queries stand.
       NotImplementedError: when called, the kernel cannot honour the mask.
 
     Example:
@@ -56,6 +61,8 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense") -> Callable:
             f"{kernel!r} has learned parameters, which Flax's own layers cannot hold: use MultiHeadAttention of "
             "attnzoo.linen or attnzoo.nnx"
         )
+    if query_offset is not None:
+        validation.query_offset(query_offset, None)
     meaning = mask
 
     def attention_fn(
@@ -88,12 +95,12 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense") -> Callable:
         layers.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
         if dtype is not None:
             query, key, value = (x.astype(dtype) for x in (query, key, value))
-        structure, seen = _structure(kernel, meaning, mask, bias, is_causal, query, key)
+        found = _recovered(kernel, meaning, mask, bias, is_causal, query, key, query_offset)
         attended = layers.attend_heads(
-            _where(seen, query),
+            _where(found.seen, query),
             key,
             value,
-            structure,
+            found.structure,
             kernel=kernel,
             params=(),
             positions=NoPositions(),
@@ -105,42 +112,73 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense") -> Callable:
         )
         if module is not None:
             _sow(module, attended.weights)
-        return _where(seen, attended.out)
+        out = _where(found.seen, attended.out)
+        return out if found.sure is None else jnp.where(found.sure[..., None, None, None], out, jnp.nan)
 
     return attention_fn
 
 
-def _structure(kernel, meaning, mask, bias, is_causal, query, key):
-    """What the mask hides, as arguments of `attend`, and the queries that it lets see, bool [*batch, T] or None."""
+class _Recovered(NamedTuple):
+    """What a layer's mask tells.
+
+    Attributes:
+      structure: what it hides and where the queries stand, as arguments of `attend`.
+      seen: the queries that it lets see, bool [*batch, T], or None.
+      sure: bool [*batch], False where the place of the queries was not to be read off it, or None.
+    """
+
+    structure: Structure
+    seen: jax.Array | None = None
+    sure: jax.Array | None = None
+
+
+def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Recovered:
+    shape, batch = (query.shape[-3], key.shape[-3]), query.shape[:-3]
+    counts = kernel.supports.positions or is_causal or "causal" in meaning
+    is_known = told is not None or shape[0] == shape[1] or not counts
     if mask is None:
         if "causal" in meaning and not is_causal:
             raise ValueError(
                 f'the layer passed no mask, but as_attention_fn was told mask="{meaning}": pass it a causal mask'
             )
-        return Structure(bias=bias, is_causal=is_causal), None
+        if not is_known:
+            _refuse_place(kernel, shape, "it passed no mask")
+        return _Recovered(Structure(bias=bias, is_causal=is_causal, query_offset=told or 0))
     for field in MEANINGS[meaning]:
         if not getattr(kernel.supports, field):
             refusal.refuse(kernel, [(f'mask="{meaning}" of as_attention_fn (one of {", ".join(MEANINGS)})', field)])
     mask = jnp.asarray(mask).astype(bool)
+    offset, given = told or 0, {"bias": bias, "is_causal": is_causal or "causal" in meaning}
+    if meaning == "dense" and is_known:
+        return _Recovered(Structure(mask=mask, query_offset=offset, **given))
+    whole = mask[None] if mask.ndim == 2 else mask
+    whole = jnp.broadcast_to(whole, (*batch, whole.shape[-3], *shape))
+    if not is_known:
+        if meaning == "key":
+            _refuse_place(kernel, shape, 'mask="key" tells nothing of it')
+        offset = jnp.max(jnp.where(whole[..., 0, -1, :], jnp.arange(1, shape[1] + 1), 0), axis=-1) - shape[0]
+    last = jnp.asarray(offset)[..., None] + jnp.arange(shape[0])
+    triangle = jnp.arange(shape[1]) <= last[..., None]
     if meaning == "dense":
-        return Structure(mask=mask, bias=bias, is_causal=is_causal), None
-    shape = (query.shape[-3], key.shape[-3])
-    batch = query.shape[:-3]
-    mask = mask[None] if mask.ndim == 2 else mask
-    mask = jnp.broadcast_to(mask, (*batch, mask.shape[-3], *shape))
-    causal = "causal" in meaning
-    if causal and shape[0] != shape[1]:
-        raise ValueError(
-            f'mask="{meaning}" of as_attention_fn needs as many queries as keys, the layer passed {shape[0]} and '
-            f'{shape[1]} (as it does when decoding): use mask="dense"'
-        )
-    triangle = jnp.tri(*shape, dtype=bool) if causal else jnp.ones(shape, bool)
-    keys = mask.any(axis=-2).any(axis=-2) if "key" in meaning else jnp.ones((*batch, shape[1]), bool)
-    seen = mask.any(axis=-1).any(axis=-2)
-    expected = triangle & keys[..., None, None, :]
-    _check(meaning, mask, expected & seen[..., None, :, None])
+        sure = (whole == triangle[..., None, :, :]).all(axis=(-3, -2, -1))
+        if not is_traced(sure) and not bool(sure.all()):
+            _refuse_place(kernel, shape, "its mask is not that of a cache, which shows all keys up to the query's own")
+        return _Recovered(Structure(mask=mask, query_offset=offset, **given), sure=sure)
+    triangle = triangle if "causal" in meaning else jnp.ones(shape, bool)
+    keys = whole.any(axis=-2).any(axis=-2) if "key" in meaning else jnp.ones((*batch, shape[1]), bool)
+    seen = whole.any(axis=-1).any(axis=-2)
+    expected = (triangle & keys[..., None, :])[..., None, :, :]
+    _check(meaning, whole, expected & seen[..., None, :, None])
     key_mask = keys if "key" in meaning else None
-    return Structure(bias=bias, is_causal=causal or is_causal, key_mask=key_mask), seen
+    return _Recovered(Structure(key_mask=key_mask, query_offset=offset, **given), seen)
+
+
+def _refuse_place(kernel, shape, why):
+    raise ValueError(
+        f"the layer passed {shape[0]} queries and {shape[1]} keys, and {kernel!r} or causality must know where these "
+        f"queries stand: {why}; pass as_attention_fn a `query_offset`, or take the layers of attnzoo.linen or "
+        "attnzoo.nnx"
+    )
 
 
 def _check(meaning, mask, expected):

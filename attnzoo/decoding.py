@@ -168,7 +168,7 @@ def step(
         query,
         key,
         value,
-        door.bias_of(bias, dims, 0),
+        door.bias_of(bias, dims),
         *_constants(kernel, params, draws, state.dims),
         lengths,
         None if scale is None else validation.scale(scale, query.dtype),

@@ -31,7 +31,7 @@ def attend(
     params: Tree = (),
     draws: Tree | None = None,
     is_causal: bool = False,
-    query_offset: int = 0,
+    query_offset: int | jax.Array = 0,
     query_seq_lengths: jax.Array | None = None,
     key_value_seq_lengths: jax.Array | None = None,
     key_mask: jax.Array | None = None,
@@ -61,6 +61,7 @@ def attend(
       draws: what is random in the kernel, from `kernel.draw(rng, dims)`; None draws from `kernel.seed`.
       is_causal: query i sees no key after position i + query_offset.
       query_offset: the key position of query 0; causality, windows, block patterns and position biases count from it.
+        A whole number, known beforehand, or an int array that may be traced: a scalar, or [B], one for each example.
       query_seq_lengths: int [B]; queries from there on are padding and give 0.
       key_value_seq_lengths: int [B]; keys from there on are hidden.
       key_mask: bool [B, S], False for hidden keys.
@@ -93,7 +94,6 @@ def attend(
     """
     validation.kernel(kernel)
     validation.switches(is_causal=is_causal, return_residual=return_residual)
-    validation.query_offset(query_offset)
     validation.dropout(dropout_rate, rng)
     validation.implementation(implementation, routes.IMPLEMENTATIONS)
     query, key, value = (jnp.asarray(x) for x in (query, key, value))
@@ -104,7 +104,8 @@ def attend(
         query, key, value = query[None], key[None], value[None]
     dims = dims_of(query, key, value)
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
-    structure = Mask(dims.query_length, dims.key_length, bool(is_causal), int(query_offset), bands)
+    offset = validation.query_offset(query_offset, None if unbatched else dims.batch)
+    structure = Mask(dims.query_length, dims.key_length, bool(is_causal), offset, bands)
     hidden = visibility.Arguments(
         mask, key_mask, query_seq_lengths, key_value_seq_lengths, query_segment_ids, key_value_segment_ids
     )
@@ -128,7 +129,7 @@ def attend(
         query,
         key,
         value,
-        bias_of(bias, dims, int(query_offset)),
+        bias_of(bias, dims),
         masking,
         tree_of("params", params, kernel, dims),
         tree_of("draws", drawn(kernel, dims) if draws is None else draws, kernel, dims),
@@ -155,7 +156,7 @@ def attention_weights(
     params: Tree = (),
     draws: Tree | None = None,
     is_causal: bool = False,
-    query_offset: int = 0,
+    query_offset: int | jax.Array = 0,
     query_seq_lengths: jax.Array | None = None,
     key_value_seq_lengths: jax.Array | None = None,
     key_mask: jax.Array | None = None,
@@ -228,13 +229,13 @@ def dims_of(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
     return Dims(batch, query_length, key.shape[1], num_heads, key.shape[2], head_dim, value.shape[3])
 
 
-def bias_of(bias: jax.Array | PositionBias | None, dims: Dims, query_offset: int) -> Bias | None:
+def bias_of(bias: jax.Array | PositionBias | None, dims: Dims) -> Bias | None:
     """`bias` as kernels receive it, checked."""
     if bias is None:
         return None
     if isinstance(bias, PositionBias):
         validation.position_bias(bias, dims.num_heads)
-        return Bias(rule=jax.tree.map(lambda x: x[None], bias), query_offset=query_offset)
+        return Bias(rule=jax.tree.map(lambda x: x[None], bias))
     validation.no_encoding(bias)
     array = jnp.asarray(bias)
     validation.bias_array(array, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))

@@ -222,7 +222,7 @@ class _Reference(NamedTuple):
     def __call__(self, q, k, v, params, draws, mask, bias, dropout):
         rows, columns = jnp.arange(len(q)), jnp.arange(len(k))
         given = {
-            "bias": None if bias is None else bias.at(rows, columns),
+            "bias": None if bias is None else bias.at(rows, columns, rows + mask.query_offset),
             "scale": self.scale,
             "dropout": None if dropout is None else dropout.at(rows, columns),
             "positions": Positions(mask.is_causal, mask.query_offset, mask.used_length()),

@@ -1,8 +1,9 @@
 """The decoding state as variables of a Flax layer, under Flax's own names where they can hold.
 
 A leaf `x` of a kernel's cache is the variable `cached_x`, [*batch, ...]: `cached_key` and `cached_value` are Flax's. So
-is `cache_index`, one position for all examples, until a call gives `query_seq_lengths`: from there on it is [*batch].
-Nothing else is kept; the length of a cache that grows is read off its shape, and one that does not grow has no end.
+is `cache_index`, one position for all examples, or [*batch] in a cache that is made ragged; one that is not becomes so
+when a call gives `query_seq_lengths`, which no loop can carry. Nothing else is kept; the length of a cache that grows
+is read off its shape, and one that does not grow has no end.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ def names(kernel: Kernel, dims: Dims) -> list[str]:
     return [f"cached_{jax.tree_util.keystr(path, simple=True, separator='_')}" for path, _ in paths]
 
 
-def start(kernel: Kernel, params: Tree, dims: Dims, batch: tuple[int, ...], dtype) -> dict[str, jax.Array]:
+def start(
+    kernel: Kernel, params: Tree, dims: Dims, batch: tuple[int, ...], dtype, is_ragged: bool
+) -> dict[str, jax.Array]:
     """Variables before the first token, for sequences up to `dims.key_length`.
 
     Args:
       dims: with `batch` as one axis.
+      is_ragged: whether each example has an index of its own.
     """
     refuse_kernel(kernel)
     state = decoding.start(
@@ -49,7 +53,7 @@ def start(kernel: Kernel, params: Tree, dims: Dims, batch: tuple[int, ...], dtyp
         params=params,
         dtype=dtype,
     )
-    return _variables(state, batch) | {INDEX: jnp.array(0, jnp.int32)}
+    return _variables(state, batch) | {INDEX: jnp.zeros(batch if is_ragged else (), jnp.int32)}
 
 
 def step(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.door import attend, attention_weights
+from attnzoo.fields import is_integer
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.positions import AbsoluteEncoding, PositionBias, RelativeEncoding
 
@@ -19,7 +20,7 @@ class Structure(NamedTuple):
     mask: jax.Array | None = None
     bias: jax.Array | PositionBias | None = None
     is_causal: bool = False
-    query_offset: int = 0
+    query_offset: int | jax.Array = 0
     query_seq_lengths: jax.Array | None = None
     key_value_seq_lengths: jax.Array | None = None
     key_mask: jax.Array | None = None
@@ -29,7 +30,14 @@ class Structure(NamedTuple):
     scale: float | jax.Array | None = None
 
 
-BATCHED = ("query_seq_lengths", "key_value_seq_lengths", "key_mask", "query_segment_ids", "key_value_segment_ids")
+BATCHED = (
+    "query_offset",
+    "query_seq_lengths",
+    "key_value_seq_lengths",
+    "key_mask",
+    "query_segment_ids",
+    "key_value_segment_ids",
+)
 
 
 class Attended(NamedTuple):
@@ -55,7 +63,9 @@ def attend_heads(
     with_weights: bool,
 ) -> Attended:
     """`attend` for heads [*batch, T, N, H]; weights are those before dropout."""
-    places = structure.query_offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
+    offset = structure.query_offset
+    offset = offset if is_integer(offset) else jnp.asarray(offset)[..., None]
+    places = offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
     query, key, structure = placed(query, key, structure, positions, position_params, *places)
     batch = query.shape[:-3]
     query, key, value = (x.reshape(_flat(batch) + x.shape[len(batch) :]) for x in (query, key, value))
@@ -139,7 +149,7 @@ def flattened(structure: Structure, batch: tuple[int, ...]) -> Structure:
         given["mask"] = jnp.asarray(structure.mask).astype(bool)
     if len(batch) > 1:
         for name in BATCHED:
-            if given[name] is not None:
+            if given[name] is not None and not is_integer(given[name]):
                 array = jnp.asarray(given[name])
                 given[name] = jnp.broadcast_to(array, batch + array.shape[len(batch) :]).reshape(
                     _flat(batch) + array.shape[len(batch) :]

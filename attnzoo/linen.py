@@ -30,7 +30,9 @@ class MultiHeadAttention(nn.Module):
       broadcast_dropout: False by default; True is refused where there is dropout.
       decode: step by step, as in Flax: `init` with an input of the full length makes the collection "cache", and each
         `apply(..., mutable=["cache"])` takes the tokens that come next, one or several. `query_seq_lengths` says how
-        many of them each example has. Tokens past the end raise, or give NaN under `jit`; nothing is overwritten.
+        many of them each example has; where a loop carries the cache, give it to `init` too, so that the index has an
+        entry for each example from the start. Tokens past the end raise, or give NaN under `jit`; nothing is
+        overwritten.
 
     Example:
       >>> import attnzoo.linen
@@ -73,7 +75,7 @@ class MultiHeadAttention(nn.Module):
         dropout_rng: jax.Array | None = None,
         sow_weights: bool = False,
         is_causal: bool = False,
-        query_offset: int = 0,
+        query_offset: int | jax.Array = 0,
         query_seq_lengths: jax.Array | None = None,
         key_value_seq_lengths: jax.Array | None = None,
         key_mask: jax.Array | None = None,
@@ -138,7 +140,8 @@ class MultiHeadAttention(nn.Module):
         is_new = not self.has_variable("cache", layer_cache.INDEX)
         if is_new:
             dims = layers.dims_of_heads(query, key, value)
-            cache = layer_cache.start(self.attention, given["params"], dims, query.shape[:-3], key.dtype)
+            is_ragged = structure.query_seq_lengths is not None
+            cache = layer_cache.start(self.attention, given["params"], dims, query.shape[:-3], key.dtype, is_ragged)
         else:
             cache = dict(self.variables["cache"])
         after, out = layer_cache.step(cache, query, key, value, structure, **given)

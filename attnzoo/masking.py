@@ -7,13 +7,23 @@ padding and segments are vectors; a dense array is kept only where the caller br
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from attnzoo.fields import LARGEST
+from attnzoo.fields import LARGEST, is_integer
+
+UNENDING = 2**40  # further than any two positions lie apart
+
+
+@jax.tree_util.register_static
+class Known(int):
+    """An offset that is known before the program runs, so that schedules may follow from it; no leaf of a tree."""
+
+
+START = Known(0)
 
 
 class Band(NamedTuple):
@@ -38,17 +48,11 @@ class Band(NamedTuple):
             inside |= (j < self.global_tokens) | ((i >= 0) & (i < self.global_tokens))
         return inside
 
-    def covers(self, queries: tuple[int, int], keys: tuple[int, int]) -> bool:
-        """Whether all query positions of an interval see all key positions of another; no for some that do."""
-        left = self.left is None or queries[1] - keys[0] <= self.left * self.dilation
-        right = self.right is None or keys[1] - queries[0] <= self.right * self.dilation
-        return self.dilation == 1 and left and right
-
-    def span(self, first: int, last: int) -> tuple[float, float]:
-        """The interval of key positions that query positions first..last see, global tokens apart."""
-        low = -math.inf if self.left is None else first - self.left * self.dilation
-        high = math.inf if self.right is None else last + self.right * self.dilation
-        return low, high
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How far to the left and to the right a query sees, global tokens apart; `UNENDING` for no end."""
+        sides = (UNENDING if side is None else side * self.dilation for side in (self.left, self.right))
+        return tuple(min(side, UNENDING) for side in sides)
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +64,7 @@ class Mask:
       query_length: T.
       key_length: S.
       is_causal: query i sees no key after position i + query_offset.
-      query_offset: the key position of query 0.
+      query_offset: the key position of query 0: `Known`, or int32 [...], which may be traced.
       bands: every one of them must join a query and a key.
       dense: bool [..., T or 1, S or 1], or None.
       keys: bool [..., S], False for keys hidden from every query (padding), or None.
@@ -72,7 +76,7 @@ class Mask:
     query_length: int = dataclasses.field(metadata={"static": True})
     key_length: int = dataclasses.field(metadata={"static": True})
     is_causal: bool = dataclasses.field(default=False, metadata={"static": True})
-    query_offset: int = dataclasses.field(default=0, metadata={"static": True})
+    query_offset: int | jax.Array = START
     bands: tuple[Band, ...] = dataclasses.field(default=(), metadata={"static": True})
     dense: jax.Array | None = None
     keys: jax.Array | None = None
@@ -80,9 +84,19 @@ class Mask:
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
 
+    def __post_init__(self):
+        if is_integer(self.query_offset):
+            object.__setattr__(self, "query_offset", Known(self.query_offset))
+
     def within(self, band: Band) -> Mask:
         """This mask, and the band."""
         return dataclasses.replace(self, bands=(*self.bands, band))
+
+    def in_one_segment(self, batch: int) -> Mask:
+        """The same mask with segments, of which there is one."""
+        lengths = self.query_length, self.key_length
+        query, key = (jnp.zeros((batch, 1, length), jnp.int32) for length in lengths)
+        return dataclasses.replace(self, query_segments=query, key_segments=key)
 
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. Negative indices are hidden."""
@@ -102,24 +116,42 @@ class Mask:
             visible &= pick(self.query_segments, rows)[..., :, None] == pick(self.key_segments, columns)[..., None, :]
         return visible
 
-    def span(self, first: int, last: int) -> tuple[int, int]:
-        """The keys that queries first..last may see, as far as causality and bands tell: (low, high), inclusive."""
-        first, last = first + self.query_offset, last + self.query_offset
-        low, high = 0, self.key_length - 1
-        if self.is_causal:
-            high = min(high, last)
-        for band in self.bands:
-            band_low, band_high = band.span(first, last)
-            low, high = max(low, band_low), min(high, band_high)
-        return int(low), int(high)
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How far to the left and to the right of its position a query sees, as far as causality and bands tell."""
+        sides = [band.reach for band in self.bands] + [(UNENDING, 0 if self.is_causal else UNENDING)]
+        return tuple(map(min, zip(*sides, strict=True)))
 
-    def covers(self, queries: tuple[int, int], keys: tuple[int, int]) -> bool:
-        """Whether all queries of an interval are known to see all keys of another, before any array is looked at."""
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known beforehand where the queries stand."""
+        return isinstance(self.query_offset, Known)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known beforehand what causality and bands hide."""
+        return self.is_placed or min(self.reach) >= UNENDING
+
+    @property
+    def place(self) -> int:
+        """The position of query 0 where it is known, and 0 where it does not matter."""
+        return self.query_offset if self.is_placed else 0
+
+    def span(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The keys that any of the queries first..last may see, as far as reach tells: (low, high), inclusive."""
+        left, right = self.reach
+        low, high = first + self.place - left, last + self.place + right
+        return np.maximum(low, 0), np.minimum(high, self.key_length - 1)
+
+    def core(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The keys that each of the queries first..last is known to see, before any array is looked at: (low, high)."""
         arrays = (self.dense, self.keys, self.queries, self.query_segments, self.key_segments)
-        if any(array is not None for array in arrays):
-            return False
-        first, last = (i + self.query_offset for i in queries)
-        return (not self.is_causal or keys[1] <= first) and all(band.covers((first, last), keys) for band in self.bands)
+        hidden = any(array is not None for array in arrays) or any(band.dilation > 1 for band in self.bands)
+        if hidden or not self.is_known:
+            return np.zeros_like(first), np.full_like(last, -1)
+        left, right = self.reach
+        low, high = last + self.place - left, first + self.place + right
+        return np.maximum(low, 0), np.minimum(high, self.key_length - 1)
 
     def used_length(self) -> int | jax.Array:
         """Keys up to and with the last one that is not padding: a scalar for each leading axis."""

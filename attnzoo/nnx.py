@@ -122,7 +122,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         sow_weights: bool = False,
         decode: bool | None = None,
         is_causal: bool = False,
-        query_offset: int = 0,
+        query_offset: int | jax.Array = 0,
         query_seq_lengths: jax.Array | None = None,
         key_value_seq_lengths: jax.Array | None = None,
         key_mask: jax.Array | None = None,
@@ -175,10 +175,12 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             self.sow(nnx.Intermediate, "attention_weights", weights)
         return self.out(out)
 
-    def init_cache(self, input_shape: tuple[int, ...], dtype=jnp.float32) -> None:
+    def init_cache(self, input_shape: tuple[int, ...], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
         """Make the cache, or empty it, for inputs up to `input_shape`, [*batch, longest, in_features].
 
-        What the kernel keeps of keys and values has `dtype`; sums over keys are kept in float32 at least.
+        What the kernel keeps of keys and values has `dtype`; sums over keys are kept in float32 at least. With
+        `is_ragged`, `cache_index` has an entry for each example from the start, and not only once `query_seq_lengths`
+        came: `nnx.scan` and other loops carry variables whose shapes do not change.
 
         Example:
           >>> from flax import nnx
@@ -190,7 +192,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         """
         *batch, length, _ = input_shape
         dims = self._dims(math.prod(batch), length)
-        made = layer_cache.start(self.attention_kernel, self._learned("attention"), dims, tuple(batch), dtype)
+        given = self.attention_kernel, self._learned("attention"), dims, tuple(batch), dtype
+        made = layer_cache.start(*given, is_ragged)
         for name, array in made.items():
             setattr(self, name, nnx.Cache(array))
 

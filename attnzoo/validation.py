@@ -14,6 +14,7 @@ import numpy as np
 
 from attnzoo.fields import is_integer, is_number
 from attnzoo.interface import Kernel
+from attnzoo.masking import Known
 from attnzoo.positions import PositionBias, PositionEncoding
 
 FURTHEST = 2**30  # of an offset: positions are int32, and twice this is too much
@@ -231,15 +232,24 @@ def switches(**flags) -> None:
             raise ValueError(f"{name}={value!r}: expected True or False, known before tracing")
 
 
-def query_offset(value) -> None:
-    """Refuse an offset that is not a Python integer, or so far that positions would wrap."""
-    if not is_integer(value):
+def query_offset(value, batch: int | None) -> Known | jax.Array:
+    """The offset as masks take it, `Known` or int32 [B or 1, 1]; refuse one that is no whole number, or so far that
+    positions would wrap.
+
+    Args:
+      batch: B, None where there is no axis of examples.
+    """
+    expected = f"a whole number{'' if batch is None else f', or one for each example, int [{batch}]'}"
+    is_array = isinstance(value, (jax.Array, np.ndarray)) and jnp.issubdtype(value.dtype, jnp.integer)
+    if not is_integer(value) and not is_array:
         raise ValueError(
-            f"query_offset={value!r}: expected a Python integer, known before tracing: query i stands at key position "
-            "i + query_offset"
+            f"query_offset={value!r}: expected {expected}, as query i stands at key position i + query_offset"
         )
-    if abs(value) > FURTHEST:
+    if is_array and value.shape not in ((), *([] if batch is None else [(batch,)])):
+        raise ValueError(f"query_offset has shape {value.shape}: expected {expected}")
+    if not is_traced(value) and np.abs(np.asarray(value, np.int64)).max(initial=0) > FURTHEST:
         raise ValueError(f"query_offset={value}: expected at most {FURTHEST} to either side, as positions are int32")
+    return jnp.asarray(value, jnp.int32).reshape(-1, 1) if is_array else Known(value)
 
 
 def dropout(rate, rng) -> None:

@@ -71,7 +71,7 @@ MUTANTS = [
     Mutant("kernels/synthesizer.py", "+ positions.query_offset)", "+ 1 + positions.query_offset)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Synthesizer(form='random', units=None, rank=3)]"),
     Mutant("positions/shaw.py", "key_positions[None, :] - query_positions[:, None]", "query_positions[:, None] - key_positions[None, :]", "tests/test_positions.py::test_rules_in_causal_cross_attention[shaw]"),
     Mutant("compute/streaming.py", "at[rows].add(parts.projected)", "at[rows].set(parts.projected)", "tests/test_positions.py::test_rules_of_many_tiles"),
-    Mutant("layers.py", "structure.query_offset + jnp.arange", "jnp.arange", "tests/test_layers.py::test_positions_in_both_layers"),
+    Mutant("layers.py", "places = offset + jnp.arange", "places = jnp.arange", "tests/test_layers.py::test_positions_in_both_layers"),
     Mutant("layer_cache.py", "index[..., None] + jnp.arange", "index.max() + jnp.arange", "tests/test_layer_decoding.py::test_positions_are_those_of_each_example"),
     Mutant("compute/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", WINDOW)),
     Mutant("compute/caching.py", "(columns <= positions[:, None])", "(columns < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 import attnzoo
-from attnzoo import Additive, Linear, Nystrom, Performer, SlidingWindow, Softmax, as_attention_fn
+from attnzoo import (
+    Additive,
+    Linear,
+    Local,
+    Nystrom,
+    Performer,
+    SlidingWindow,
+    Softmax,
+    SparseTransformer,
+    as_attention_fn,
+)
 
 LENGTH = 10
 TOKENS = jnp.array([[1] * 7 + [0] * 3, [1] * 10])
@@ -82,8 +92,6 @@ def test_a_mask_is_never_dropped():
         as_attention_fn(Nystrom(4), mask="causal")(q, q, q, mask=jnp.tri(4, dtype=bool))
     with pytest.raises(ValueError, match="the layer passed no mask"):
         as_attention_fn(Softmax(), mask="causal")(q, q, q)
-    with pytest.raises(ValueError, match="as many queries as keys"):
-        as_attention_fn(Softmax(), mask="causal")(q[:, :1], q, q, mask=jnp.ones((1, 1, 1, 4)))
 
 
 def test_what_cannot_be_honoured_is_refused():
@@ -111,6 +119,70 @@ def test_dropout_and_sown_weights_in_flax_layers():
     still, state = flax.nnx.capture(layer, flax.nnx.Intermediate)(X, deterministic=True, sow_weights=True)
     assert np.abs(layer(X, deterministic=False) - still).max() > 1e-3
     assert state["attention_weights"][0].shape == (2, 2, LENGTH, LENGTH)
+
+
+PLACED = {
+    "dense": [Softmax(), SlidingWindow(3, 2), SlidingWindow(2, 0, 2, 1), Local(4), SparseTransformer(4, 1)],
+    "causal": [Linear(), Performer(8), SlidingWindow(3, 0), Local(4)],
+}
+
+
+@pytest.mark.parametrize(
+    ("meaning", "kernel"), [(name, kernel) for name, kernels in PLACED.items() for kernel in kernels], ids=str
+)
+def test_steps_of_flax_equal_the_whole(meaning, kernel):
+    """Flax's cache tells where a query stands, eager and traced, in both layers."""
+    attention_fn = as_attention_fn(kernel, mask=meaning)
+    layer = linen_layer(attention_fn, decode=True)
+    variables = layer.init(jax.random.key(1), X, mask=MASKS["causal"])
+    params, cache = {"params": variables["params"]}, variables["cache"]
+    whole = linen_layer(as_attention_fn(kernel, mask="causal")).apply(params, X, mask=MASKS["causal"])
+
+    def step(cache, x):
+        out, state = layer.apply(params | {"cache": cache}, x[:, None], mutable=["cache"])
+        return state["cache"], out[:, 0]
+
+    after, first = step(cache, X[:, 0])
+    np.testing.assert_allclose(first, whole[:, 0], atol=1e-5)
+    _, later = jax.jit(lambda cache, x: jax.lax.scan(step, cache, x))(after, jnp.moveaxis(X[:, 1:], 1, 0))
+    np.testing.assert_allclose(jnp.moveaxis(later, 0, 1), whole[:, 1:], atol=1e-5)
+    theirs = flax.nnx.MultiHeadAttention(2, 16, attention_fn=attention_fn, decode=True, rngs=flax.nnx.Rngs(0))
+    call = flax.nnx.jit(lambda layer, x: layer(x))
+    for name, tree in params["params"].items():
+        for part, array in tree.items():
+            setattr(getattr(theirs, name), part, flax.nnx.Param(array))
+    theirs.init_cache(X.shape)
+    stepped = [call(theirs, X[:, i : i + 1]) for i in range(LENGTH)]
+    np.testing.assert_allclose(jnp.concatenate(stepped, axis=1), whole, atol=1e-5)
+
+
+def test_a_place_is_never_guessed():
+    q = jax.random.normal(jax.random.key(2), (1, LENGTH, 2, 8))
+    cache = jnp.arange(LENGTH) < 7
+    holes = cache & (jnp.arange(LENGTH) != 3)
+    call = lambda mask, kernel=SlidingWindow(2, 0), **given: as_attention_fn(kernel, **given)(q[:, :1], q, q, mask=mask)
+    for arguments, why in (
+        ((None,), "it passed no mask"),
+        ((holes[None],), "not that of a cache"),
+        ((jnp.tri(LENGTH)[None, 4:5, ::-1],), "not that of a cache"),
+    ):
+        with pytest.raises(ValueError, match=f"1 queries and 10 keys, and SlidingWindow.*{why}.*`query_offset`"):
+            call(*arguments)
+    with pytest.raises(ValueError, match='mask="key" tells nothing of it'):
+        as_attention_fn(Local(4), mask="key")(q[:, :1], q, q, mask=cache[None])
+    with pytest.raises(ValueError, match="it passed no mask"):
+        as_attention_fn(Softmax())(q[:, :1], q, q, is_causal=True)
+    assert np.isnan(jax.jit(call)(holes[None])).all()
+    told = call(None, query_offset=6)
+    np.testing.assert_allclose(told, attnzoo.attend(q[:, :1], q, q, kernel=SlidingWindow(2, 0), query_offset=6))
+    np.testing.assert_allclose(jax.jit(call)(cache[None]), told, atol=1e-6)
+    np.testing.assert_allclose(
+        as_attention_fn(Softmax())(q[:, :1], q, q, mask=cache[None], is_causal=True),
+        attnzoo.attend(q[:, :1], q, q, mask=cache),
+        atol=1e-6,
+    )
+    with pytest.raises(ValueError, match=r"query_offset=2\.5: expected a whole number"):
+        as_attention_fn(Softmax(), query_offset=2.5)
 
 
 def test_an_adapter_is_importable_without_flax():

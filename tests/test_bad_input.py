@@ -101,7 +101,22 @@ CALLS = {
         lambda: Performer(orthogonal="no"),
         r"Performer\(orthogonal='no'\): orthogonal must be True or False",
     ),
-    "query_offset": (lambda: attend(Q, K, K, query_offset=jnp.array(3)), "query_offset=.*: expected a Python integer"),
+    "query_offset": (
+        lambda: attend(Q, K, K, query_offset=2.5),
+        "query_offset=2.5: expected a whole number, or one for",
+    ),
+    "query_offset of floats": (
+        lambda: attend(Q, K, K, query_offset=jnp.array(3.0)),
+        "query_offset=.*: expected a whole",
+    ),
+    "query_offsets": (
+        lambda: attend(Q, K, K, query_offset=jnp.arange(7)),
+        r"query_offset has shape \(7,\): expected a whole",
+    ),
+    "far array": (
+        lambda: attend(Q, K, K, query_offset=np.int64([2**40] * len(Q))),
+        "query_offset=.*: expected at most",
+    ),
     "precision": (lambda: attend(Q, K, K, precision="exact"), "precision='exact': expected None, a jax.lax.Precision"),
     "implementation": (lambda: attend(Q, K, K, implementation="flash"), "implementation='flash': expected None"),
     "kernel class": (lambda: attend(Q, K, K, kernel=Linear), r"kernel=Linear is a class: .* such as Linear\(\)"),

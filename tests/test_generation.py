@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnzoo import Linear, NoPositions, Nystrom, Rotary, SlidingWindow, Softmax, T5Buckets
+from attnzoo import (
+    Linear,
+    Local,
+    NoPositions,
+    Nystrom,
+    Rotary,
+    SlidingWindow,
+    Softmax,
+    SparseTransformer,
+    Synthesizer,
+    T5Buckets,
+)
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate
 from attnzoo.models.generation import _Sampling
 from tests.test_models import SMALL, TOKENS, loud
@@ -52,15 +63,28 @@ def test_greedy_knows_positions(positions):
         np.testing.assert_array_equal(row, recomputed(model, prompt))
 
 
-@pytest.mark.parametrize("cross", [Softmax(), Linear()], ids=repr)
+CROSS = [
+    Softmax(),
+    Linear(),
+    SlidingWindow(1, 1),
+    SlidingWindow(1, 0, 2, 1),
+    Local(3),
+    SparseTransformer(4, 1),
+    Synthesizer("random", rank=3),
+]
+
+
+@pytest.mark.parametrize("cross", CROSS, ids=repr)
 def test_an_encoder_decoder_reads_its_source_once(cross):
     model = loud(
         EncoderDecoder(
-            11, 12, SMALL, max_source_length=8, max_length=9, num_layers=2, cross_attention=cross, rngs=nnx.Rngs(0)
+            11, 12, SMALL, max_source_length=9, max_length=9, num_layers=2, cross_attention=cross, rngs=nnx.Rngs(0)
         )
     )
-    found = generate(model, TOKENS[:, :2], STEPS, source=TOKENS, source_lengths=jnp.array([8, 5]))
-    for row, source, prompt in zip(found, (TOKENS[:1], TOKENS[1:, :5]), TOKENS[:, :2], strict=True):
+    given = {"lengths": jnp.array([2, 1]), "source": TOKENS, "source_lengths": jnp.array([8, 5])}
+    found = generate(model, TOKENS[:, :2], STEPS, **given)
+    prompts = TOKENS[0, :2], TOKENS[1, :1]
+    for row, source, prompt in zip(found, (TOKENS[:1], TOKENS[1:, :5]), prompts, strict=True):
         np.testing.assert_array_equal(row, recomputed(model, prompt, source=source))
 
 

@@ -18,6 +18,7 @@ DIFFER = (
     "padding_changes_nothing",
     "the_future_cannot_touch_the_past",
     "stepping_equals_the_whole",
+    "calls_at_an_offset_equal_the_whole",
     "a_state_has_an_end",
 )
 

@@ -130,6 +130,35 @@ def test_a_linen_cache_is_the_carry_of_a_scan():
     np.testing.assert_allclose(jnp.moveaxis(out[:, :, 0], 0, 1), whole, atol=1e-5)
 
 
+def test_ragged_steps_are_the_body_of_a_scan():
+    """A cache that is made ragged keeps its shapes, in Linen, NNX, and `nnx.scan`."""
+    module, params, _, x = linen()
+    lengths = jnp.array([[2, 3], [1, 3], [3, 1]])
+    starts = jnp.cumsum(lengths, axis=0) - lengths
+    rows = starts[..., None] + jnp.arange(3)
+    chunks = jnp.stack([jnp.take_along_axis(x, row[..., None], axis=1) for row in rows])
+    whole = module.clone(decode=False).apply(params, x, is_causal=True)
+    real = (jnp.arange(3) < lengths[..., None])[..., None]
+    expected = [jnp.take_along_axis(whole, row[..., None], axis=1) for row in rows]
+
+    def step(cache, given):
+        return advance(module, params, cache, given[0], query_seq_lengths=given[1])
+
+    cache = module.init(jax.random.key(0), x, query_seq_lengths=jnp.full(2, LENGTH))["cache"]
+    cache, out = jax.lax.scan(step, cache, (chunks, lengths))
+    np.testing.assert_allclose(jnp.where(real, out, 0), jnp.where(real, jnp.stack(expected), 0), atol=1e-5)
+    layer = nnx(params)
+    layer.init_cache(x.shape, is_ragged=True)
+    scanned = flax.nnx.scan(
+        lambda layer, x, lengths: (layer, layer(x, query_seq_lengths=lengths)),
+        in_axes=(flax.nnx.Carry, 0, 0),
+        out_axes=(flax.nnx.Carry, 0),
+    )
+    layer, out = scanned(layer, chunks, lengths)
+    np.testing.assert_allclose(jnp.where(real, out, 0), jnp.where(real, jnp.stack(expected), 0), atol=1e-5)
+    assert cache["cache_index"].tolist() == layer.cache_index[...].tolist() == [6, 7]
+
+
 def test_an_nnx_cache_is_carried_by_jit():
     _, params, _, x = linen()
     layer, eager = nnx(params), nnx(params)

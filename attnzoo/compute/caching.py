@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.masking import pick
-
 if TYPE_CHECKING:
     from attnzoo.interface import Dims
     from attnzoo.positions.bias import Bias
@@ -87,10 +85,7 @@ def bias_at(bias: Bias | None, positions: jax.Array, columns: jax.Array, rows: j
     """
     if bias is None:
         return None
-    rows = jnp.arange(len(positions)) if rows is None else rows
-    if bias.rule is None:
-        return bias.at(rows, columns)
-    return bias.rule_at(positions, columns, None if bias.projected is None else pick(bias.projected, rows, -2))
+    return bias.at(jnp.arange(len(positions)) if rows is None else rows, columns, positions)
 
 
 def in_one_dtype(*arrays: jax.Array) -> list[jax.Array]:

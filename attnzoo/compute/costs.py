@@ -22,7 +22,7 @@ def of(dims: Dims, flops: float, dtype, *, extra_elements: float, state_bytes: f
 def softmax_over_tiles(dims: Dims, layout: Layout, pair_flops: float) -> float:
     """Operations of `streaming` over `layout`, with `pair_flops` for the score of one pair."""
     height, size = layout.rows.shape[1], layout.columns.shape[1]
-    steps = [(visited.rows.size, visited.blocks.shape[-1] * size) for visited in layout.schedules]
+    steps = [(visited.visits, visited.blocks.shape[-1] * size) for visited in layout.schedules]
     return dims.batch * dims.num_heads * sum(tiles(dims, rows, height, width, pair_flops) for rows, width in steps)
 
 

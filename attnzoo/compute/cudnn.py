@@ -28,8 +28,9 @@ def declined(q, k, v, mask: Mask, *, bias=None, scale=None, dropout=None) -> lis
     hidden = {"a dense mask": mask.dense, "padded keys": mask.keys, "segments": mask.key_segments}
     given = hidden | {"a bias": bias, "a scale of one's own": scale, "dropout": dropout}
     reasons = [f"{name} came, which it is not given here" for name, value in given.items() if value is not None]
-    if mask.query_offset:
-        reasons.append(f"query_offset={mask.query_offset}: it counts queries from the first key")
+    if not mask.is_placed or mask.query_offset:
+        offset = f"={mask.query_offset}" if mask.is_placed else " is an array"
+        reasons.append(f"query_offset{offset}: it counts queries from the first key")
     if mask.is_causal and mask.query_length != mask.key_length:
         reasons.append(
             f"causal with {mask.query_length} queries and {mask.key_length} keys: it may align them otherwise"

@@ -58,7 +58,7 @@ def attend(
     """
 
     def group(q, k, v, rows, columns, shares):
-        bias_here = None if bias is None else bias.at(rows, columns)
+        bias_here = None if bias is None else bias.at(rows, columns, rows + mask.query_offset)
         dropped = None if dropout is None else dropout.at(rows, columns)
         return dense.part(dense.scores(q, k, scale), v, mask.at(rows, columns), bias_here, dropped, shares)
 

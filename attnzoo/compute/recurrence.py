@@ -94,6 +94,8 @@ def attend(
     """
     if mask.key_segments is not None:
         out = _merged(features_of, constants, q, k, v, mask, epsilon, chunk)
+    elif mask.is_causal and not mask.is_placed:
+        out = _merged(features_of, constants, q, k, v, mask.in_one_segment(len(q)), epsilon, chunk)
     elif mask.is_causal:
         out = _aligned(features_of, constants, q, k, v, mask, epsilon, chunk)
     else:
@@ -212,7 +214,9 @@ def _merged(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
         lambda x, order=order: jnp.moveaxis(jax.vmap(Order.grouped)(order, x), 1, 0)
         for order in (queries_in_order, keys_in_order)
     )
-    place, seen = jax.vmap(functools.partial(_places, mask))(query_segment, key_segment)
+    stands = jnp.arange(mask.query_length)[None] + mask.query_offset if mask.is_causal else mask.key_length
+    stands = jnp.broadcast_to(stands, query_segment.shape)
+    place, seen = jax.vmap(_places)(query_segment, key_segment, stands)
     query_chunks, key_chunks = queries_in_order.tokens.shape[1], keys_in_order.tokens.shape[1]
     last = cut_queries(jnp.maximum(place, 0))[..., -1].T // chunk
     step = jnp.arange(query_chunks + key_chunks - 1)
@@ -242,14 +246,13 @@ def _sorted(segment: jax.Array, chunk: int) -> Order:
     return Order(padded.reshape(-1, chunk), slots)
 
 
-def _places(mask: Mask, query_segment: jax.Array, key_segment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The last key of its segment that each query [T] may see, by its place in their order, and whether one is there.
+def _places(query_segment: jax.Array, key_segment: jax.Array, stands: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The last key of its segment up to where each query [T] stands, by its place in their order; and whether one is.
 
     Where none is, it is the place of some other key, so that places never decrease along sorted queries.
     """
-    keys, queries = jnp.arange(mask.key_length), jnp.arange(mask.query_length)
-    stands = queries + mask.query_offset if mask.is_causal else jnp.full_like(queries, mask.key_length)
-    is_query = jnp.concatenate([jnp.zeros_like(keys), jnp.ones_like(queries)])
+    keys = jnp.arange(len(key_segment))
+    is_query = jnp.concatenate([jnp.zeros_like(keys), jnp.ones_like(stands)])
     by_position, by_segment = jnp.concatenate([keys, stands]), jnp.concatenate([key_segment, query_segment])
     order = jnp.lexsort((is_query, by_position, by_segment))
     come = jnp.cumsum(1 - is_query[order]) - 1

@@ -2,19 +2,21 @@
 
 Queries and keys are laid out as tiles of positions (`natural`, `interleaved`), -1 where a tile is not full. A
 schedule lists, step by step, a few tiles of queries and, beside each, a few tiles of keys; tiles that the mask hides
-entirely are not listed, and tiles that it leaves whole are set apart, since nothing has to be hidden in them.
+entirely are not listed, and tiles that it leaves whole are set apart, since nothing has to be hidden in them. What a
+row of tiles sees is a few intervals, so that a schedule is as long as the rows and not as the pairs of tiles.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.compute.progressions import as_arithmetic
 from attnzoo.masking import Mask
 
 # Pairs of queries and keys in one step. Measured on a CPU (length 4096, H = 64, float32): 512 x 4096 is within 3% of
@@ -23,22 +25,50 @@ from attnzoo.masking import Mask
 PAIRS = 2**21
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Steps over tiles. Step p visits query tiles rows[p, g], each beside key tiles blocks[p, g], -1 for none.
+    """Steps over tiles. Entry p visits query tiles rows[p, g], each beside key tiles blocks[p, g], -1 for none.
 
     Attributes:
       rows: int [P, G], none twice in a step.
       blocks: int [P, G, L]. A pair of tiles is listed at most once.
+      turns: int [P], the steps that an entry stands for, each with the L blocks that follow those of the one before it;
+        None where all are one step.
       is_run: the L key tiles follow each other, so that they are one slice.
       is_whole: nothing is hidden in these pairs of tiles.
     """
 
     rows: np.ndarray | jax.Array
     blocks: np.ndarray | jax.Array
-    is_run: bool = dataclasses.field(default=False, metadata={"static": True})
-    is_whole: bool = dataclasses.field(default=False, metadata={"static": True})
+    turns: np.ndarray | None = None
+    is_run: bool = False
+    is_whole: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self.rows) if self.turns is None else int(self.turns.sum())
+
+    @property
+    def visits(self) -> int:
+        """How often a tile of queries is taken up."""
+        return self.steps * self.rows.shape[1]
+
+    def scan(self, step: Callable[[Any, jax.Array, jax.Array], Any], carry: Any) -> Any:
+        """The carry after `step(carry, rows [G], blocks [G, L])` of all steps."""
+        rows, blocks = as_arithmetic(self.rows), as_arithmetic(self.blocks)
+        if self.turns is None:
+            return jax.lax.scan(lambda carry, listed: (step(carry, *listed), None), carry, (rows, blocks))[0]
+        turns, width = as_arithmetic(self.turns), blocks.shape[2]
+
+        def advance(state, _):
+            carry, entry, turn = state
+            carry = step(carry, rows[entry], blocks[entry] + turn * width)
+            is_last = turn + 1 == turns[entry]
+            return (carry, entry + is_last, jnp.where(is_last, 0, turn + 1)), None
+
+        start = carry, jnp.int32(0), jnp.int32(0)
+        return jax.lax.scan(advance, start, length=self.steps)[0][0]
 
 
 class Layout(NamedTuple):
@@ -78,6 +108,31 @@ def tiled(index: np.ndarray, size: int) -> np.ndarray:
     return np.pad(index, (0, tiles * size - len(index)), constant_values=-1).reshape(tiles, size).astype(np.int32)
 
 
+def rows_apart(length: int, size: int, dilation: int) -> np.ndarray:
+    """Indices of one residue modulo `dilation` stand together, and no tile holds two residues: int [tiles, size]."""
+    tiles = -(-max(1, -(-length // dilation)) // size)
+    place = np.arange(tiles * size) * dilation
+    index = np.arange(max(1, min(dilation, length)))[:, None] + place
+    return np.where(index < length, index, -1).reshape(-1, size).astype(np.int32)
+
+
+class Spans(NamedTuple):
+    """Key tiles first .. last beside a tile of queries, each int [...]; those of one row are disjoint, in order."""
+
+    row: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    @property
+    def widths(self) -> np.ndarray:
+        """How many tiles are in each."""
+        return self.last - self.first + 1
+
+    def where(self, condition: np.ndarray) -> Spans:
+        """Some of them."""
+        return Spans(*(x[condition] for x in self))
+
+
 def visible_tiles(
     mask: Mask,
     rows: np.ndarray,
@@ -87,32 +142,34 @@ def visible_tiles(
     global_tokens: int = 0,
     pairs: int = PAIRS,
 ) -> tuple[Schedule, ...]:
-    """The tiles that causality and bands leave visible.
+    """The tiles that causality and bands leave visible; where the place of queries is traced, those in reach of it.
 
     Args:
       mask: of its arrays, only whether they are there is asked.
-      rows: query indices [R, t] in an order where those of one residue modulo `dilation` stand together.
-      columns: key indices [C, s], likewise; keys that another layout visits may be missing.
+      rows: query indices [R, t], in an order where those of one residue modulo `dilation` stand together; where their
+        place is traced, `rows_apart`.
+      columns: key indices [C, s], by residue and then in order; keys that another layout visits may be missing.
       dilation: keys of other residues than the query's are hidden, `global_tokens` apart.
       global_tokens: the first keys, listed for every query that causality lets see them.
       pairs: of queries and keys in one step, at most about.
     """
-    size = columns.shape[1]
-    place = np.full(mask.key_length, -1)
-    flat = columns.reshape(-1)
-    place[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
-    visible = {}
-    for row, tile in enumerate(rows):
-        blocks = sorted(_visible_blocks(mask, tile[tile >= 0], place, size, dilation, global_tokens))
-        if blocks:
-            visible[row] = blocks
-    widest = max(1, pairs // (rows.shape[1] * size))
-    counts = [len(blocks) for blocks in visible.values()]
-    if not counts:
-        return ()
-    if max(counts) <= widest and max(counts) * len(counts) <= 1.25 * sum(counts):
-        return _one_step_a_row(mask, rows, columns, visible, max(1, widest // max(counts)))
-    return _several_steps_a_row(mask, rows, columns, visible, widest)
+    if mask.is_known:
+        return _listed(mask, rows, columns, _visible(mask, rows, columns, dilation, global_tokens), pairs)
+    width = _in_reach(mask, rows, columns, dilation)
+    if width >= len(columns) or np.count_nonzero(columns >= 0) < mask.key_length:
+        return all_tiles(mask, rows, columns, pairs=pairs)
+    blocks = _first_in_reach(mask, rows, columns, dilation, width)[:, None] + jnp.arange(width)
+    pinned = np.unique(np.flatnonzero((columns >= 0) & (columns < global_tokens)) // columns.shape[1])
+    if len(pinned):
+        blocks = jnp.where(jnp.asarray(np.isin(np.arange(len(columns)), pinned))[blocks], -1, blocks)
+        blocks = jnp.concatenate([jnp.broadcast_to(pinned, (len(rows), len(pinned))), blocks], axis=1)
+    return _beside(jnp.arange(len(rows)), blocks, max(1, pairs // (rows.shape[1] * columns.shape[1])), not len(pinned))
+
+
+def all_tiles(mask: Mask, rows, columns: np.ndarray, *, pairs: int = PAIRS) -> tuple[Schedule, ...]:
+    """Every tile of keys beside every tile of queries, whatever their order; rows [R, t] may be traced."""
+    row = np.arange(len(rows))
+    return _listed(mask, rows, columns, Spans(row, np.zeros_like(row), np.full_like(row, len(columns) - 1)), pairs)
 
 
 def own_blocks(mask: Mask, block_size: int, columns: np.ndarray) -> Layout:
@@ -122,19 +179,31 @@ def own_blocks(mask: Mask, block_size: int, columns: np.ndarray) -> Layout:
       mask: of its arrays, only whether they are there is asked.
       columns: keys of each block, int [C, s], counted from the first; not all keys of a block need be there.
     """
-    first = mask.query_offset // block_size
-    last = (mask.query_offset + mask.query_length - 1) // block_size
-    own = np.arange(first, last + 1)
-    index = own[:, None] * block_size + np.arange(block_size) - mask.query_offset
-    rows = np.where((index >= 0) & (index < mask.query_length), index, -1).astype(np.int32)
+    own, rows = in_blocks(mask, block_size)
     if columns.shape[1] == 0:
         return Layout(rows, columns, ())
-    visited = np.flatnonzero((own >= 0) & (own < len(columns))).astype(np.int32)
-    is_whole = mask.covers((0, mask.query_length - 1), (0, mask.key_length - 1))
-    is_whole &= bool((rows >= 0).all() and (columns >= 0).all())
     together = max(1, PAIRS // (block_size * columns.shape[1]))
-    blocks = own[visited, None].astype(np.int32)
-    return Layout(rows, columns, in_steps(visited, blocks, together, False, is_whole))
+    exists = (own >= 0) & (own < len(columns))
+    if not mask.is_placed:
+        blocks = jnp.where(exists, own, -1)[:, None]
+        return Layout(rows, columns, in_steps(jnp.arange(len(rows)), blocks, together))
+    low, high = mask.core(np.array([0]), np.array([mask.query_length - 1]))
+    is_whole = low[0] == 0 and high[0] == mask.key_length - 1 and bool((rows >= 0).all() and (columns >= 0).all())
+    visited = np.flatnonzero(exists).astype(np.int32)
+    return Layout(rows, columns, in_steps(visited, own[visited, None], together, False, is_whole))
+
+
+def in_blocks(mask: Mask, block_size: int) -> tuple[np.ndarray | jax.Array, np.ndarray | jax.Array]:
+    """The blocks of positions [R] in which queries stand, and the queries [R, block_size] of each; as many as there may
+    be where their place is traced.
+    """
+    place, length, known = mask.query_offset, mask.query_length, mask.is_placed
+    first = place // block_size
+    count = (place + length - 1) // block_size - first + 1 if known else (length + block_size - 2) // block_size + 1
+    xp = np if known else jnp
+    own = (first + xp.arange(count)).astype(xp.int32)
+    index = own[:, None] * block_size + xp.arange(block_size) - place
+    return own, xp.where((index >= 0) & (index < length), index, -1).astype(xp.int32)
 
 
 def in_steps(rows, blocks, together: int, is_run: bool = False, is_whole: bool = False) -> tuple[Schedule, ...]:
@@ -142,80 +211,134 @@ def in_steps(rows, blocks, together: int, is_run: bool = False, is_whole: bool =
     even = len(rows) // together * together
     parts = [(rows[:even], blocks[:even], together), (rows[even:], blocks[even:], len(rows) - even)]
     return tuple(
-        Schedule(rows.reshape(-1, group), blocks.reshape(-1, group, blocks.shape[1]), is_run, is_whole)
+        Schedule(rows.reshape(-1, group), blocks.reshape(-1, group, blocks.shape[1]), None, is_run, is_whole)
         for rows, blocks, group in parts
         if len(rows)
     )
 
 
-def _visible_blocks(mask: Mask, queries: np.ndarray, place: np.ndarray, size: int, dilation: int, global_tokens: int):
-    blocks = set()
-    positions = queries + mask.query_offset
-    for residue in np.unique(positions % dilation):
-        same = queries[positions % dilation == residue]
-        low, high = mask.span(int(same.min()), int(same.max()))
-        low, high = low + (residue - low) % dilation, high - (high - residue) % dilation
-        if low <= high:
-            first, last = place[low], place[high]
-            if first >= 0 and last - first == (high - low) // dilation:
-                blocks.update(range(first // size, last // size + 1))
-            else:
-                blocks.update(np.unique(place[low : high + 1] // size))
-    if global_tokens and len(queries):
-        last = min(global_tokens, len(place), positions.max() + 1 if mask.is_causal else len(place))
-        blocks.update(place[: max(last, 0)] // size)
-    return blocks - {-1}
+def _visible(mask: Mask, rows: np.ndarray, columns: np.ndarray, dilation: int, global_tokens: int) -> Spans:
+    """What each row sees, as far as causality and bands tell."""
+    there = rows >= 0
+    row, query = np.nonzero(there)[0], rows[there].astype(np.int64)
+    residue = (query + mask.place) % dilation
+    begins = np.flatnonzero((np.diff(row, prepend=-1) != 0) | (np.diff(residue, prepend=-1) != 0))
+    if not len(begins):
+        return Spans(row, row, row)
+    row, first, last = row[begins], np.minimum.reduceat(query, begins), np.maximum.reduceat(query, begins)
+    sought = [(row, residue[begins], *mask.span(first, last))]
+    for other in range(min(global_tokens, dilation)):
+        high = np.minimum(last + mask.place, global_tokens - 1) if mask.is_causal else global_tokens - 1
+        sought.append((row, np.full_like(row, other), np.zeros_like(row), np.broadcast_to(high, row.shape)))
+    row, residue, low, high = map(np.concatenate, zip(*sought, strict=True))
+    keys = columns[columns >= 0].astype(np.int64)
+    order = keys % dilation * mask.key_length + keys
+    low, high = residue * mask.key_length + low, residue * mask.key_length + np.minimum(high, mask.key_length - 1)
+    first, last = np.searchsorted(order, low), np.searchsorted(order, high, side="right") - 1
+    size = columns.shape[1]
+    return _united(Spans(row, first // size, last // size).where((low <= high) & (first <= last)), len(columns))
 
 
-def _one_step_a_row(mask, rows, columns, visible: dict[int, list[int]], together: int) -> tuple[Schedule, ...]:
+def _united(found: Spans, width: int) -> Spans:
+    """Spans in order, with those joined that overlap or touch."""
+    found = found.where(np.lexsort((found.first, found.row)))
+    start = found.row * (width + 2)
+    reached = np.maximum.accumulate(start + found.last)
+    begins = np.flatnonzero(np.append(True, (start + found.first)[1:] > reached[:-1] + 1)[: len(start)])
+    if not len(begins):
+        return found
+    return Spans(found.row[begins], found.first[begins], np.maximum.reduceat(found.last, begins))
+
+
+def _in_reach(mask: Mask, rows: np.ndarray, columns: np.ndarray, dilation: int) -> int:
+    """How many tiles of keys one tile of queries can see, wherever it stands."""
+    left, right = (side // dilation for side in mask.reach)
+    return -(-(rows.shape[1] - 1 + left + right) // columns.shape[1]) + 1
+
+
+def _first_in_reach(mask: Mask, rows: np.ndarray, columns: np.ndarray, dilation: int, width: int) -> jax.Array:
+    """The first of the `width` tiles of keys that each tile of `rows_apart` can see, int [R]."""
+    begin = as_arithmetic(rows[:, 0]) + mask.query_offset
+    residue, longer = begin % dilation, mask.key_length % dilation
+    place = residue * (mask.key_length // dilation) + jnp.minimum(residue, longer)
+    place += jnp.maximum(begin // dilation - mask.reach[0] // dilation, 0)
+    return jnp.clip(place // columns.shape[1], 0, len(columns) - width)
+
+
+def _beside(rows, blocks, widest: int, is_run: bool) -> tuple[Schedule, ...]:
+    """Blocks [R, L] beside rows [R]: several rows in a step, or several steps for each row."""
+    width = blocks.shape[1]
+    if width <= widest:
+        return in_steps(rows, blocks, widest // width, is_run)
+    turns = -(-width // widest)
+    blocks = jnp.pad(blocks, ((0, 0), (0, turns * widest - width)), constant_values=-1)
+    return in_steps(jnp.repeat(rows, turns), blocks.reshape(-1, widest), 1)
+
+
+def _listed(mask: Mask, rows, columns: np.ndarray, seen: Spans, pairs: int) -> tuple[Schedule, ...]:
+    """The steps over what each row sees."""
+    if not len(seen.row):
+        return ()
+    widest = max(1, pairs // (rows.shape[1] * columns.shape[1]))
+    row, begins = np.unique(seen.row, return_index=True)
+    counts = np.add.reduceat(seen.widths, begins)
+    whole = _whole(mask, rows, columns)
+    if counts.max() <= widest and counts.max() * len(row) <= 1.25 * counts.sum():
+        return _one_step_a_row(seen, row, begins, counts, len(columns), whole, max(1, widest // counts.max()))
+    return _several_steps_a_row(seen, whole, widest)
+
+
+def _whole(mask: Mask, rows, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tiles of keys from .. to, the last not counted, that all queries of each row see, int [R] both."""
+    if not isinstance(rows, np.ndarray):
+        return np.zeros(len(rows), int), np.zeros(len(rows), int)
+    low, high = mask.core(rows.min(axis=1).astype(np.int64), rows.max(axis=1).astype(np.int64))
+    full = (columns >= 0).all(axis=1)
+    least, most = (np.where(full, side, mask.key_length) for side in (columns.min(axis=1), columns.max(axis=1)))
+    start = np.searchsorted(np.minimum.accumulate(least[::-1])[::-1], low)
+    stop = np.searchsorted(np.maximum.accumulate(most), high, side="right")
+    some = (rows.min(axis=1) >= 0) & (start < stop)
+    return np.where(some, start, 0), np.where(some, stop, 0)
+
+
+def _one_step_a_row(seen: Spans, row, begins, counts, key_tiles: int, whole, together: int) -> tuple[Schedule, ...]:
     """All key tiles of a row at once, `together` rows in a step; what is left over makes another schedule."""
-    width = max(map(len, visible.values()))
-    is_whole = all(_is_whole(mask, rows[row], columns[blocks]) for row, blocks in visible.items())
-    is_whole &= all(len(blocks) == width for blocks in visible.values())
-    runs = {row: min(blocks[0], len(columns) - width) for row, blocks in visible.items()}
-    is_run = all(visible[row][-1] < start + width for row, start in runs.items())
+    width, (start, stop) = counts.max(), (side[seen.row] for side in whole)
+    is_whole = bool((counts == width).all() and ((seen.first >= start) & (seen.last < stop)).all())
+    first = np.minimum(seen.first[begins], key_tiles - width)
+    is_run = bool((np.maximum.reduceat(seen.last, begins) < first + width).all())
     if is_run:
-        # A run may reach beyond what is visible, which the mask hides.
-        visible = {row: list(range(start, start + width)) for row, start in runs.items()}
-    listed = [blocks + [-1] * (width - len(blocks)) for blocks in visible.values()]
-    return in_steps(np.array(list(visible), np.int32), np.array(listed, np.int32), together, is_run, is_whole)
+        blocks = first[:, None] + np.arange(width)  # which may reach beyond what is visible; the mask hides that
+    else:
+        blocks = np.full((len(row), width), -1)
+        blocks[np.arange(width) < counts[:, None]] = _expanded(seen.first, seen.widths)
+    return in_steps(row.astype(np.int32), blocks.astype(np.int32), together, is_run, is_whole)
 
 
-def _several_steps_a_row(mask, rows, columns, visible: dict[int, list[int]], widest: int) -> tuple[Schedule, ...]:
+def _several_steps_a_row(seen: Spans, whole, widest: int) -> tuple[Schedule, ...]:
     """Runs of `widest` tiles, or half as many, or a quarter ..., whole ones apart from those with something hidden."""
-    steps: dict[tuple[bool, int], list] = {}
-    for row, blocks in visible.items():
-        whole = {block: _is_whole(mask, rows[row], columns[[block]]) for block in blocks}
-        for is_whole, run in itertools.groupby(_runs(blocks, whole), key=lambda run: whole[run[0]]):
-            for start, width in _split(run, widest):
-                steps.setdefault((is_whole, width), []).append((row, list(range(start, start + width))))
-    schedules = ()
-    for is_whole, width in sorted(steps, reverse=True):
-        listed_rows, listed = zip(*steps[is_whole, width], strict=True)
-        schedules += in_steps(np.array(listed_rows, np.int32), np.array(listed, np.int32), 1, True, is_whole)
-    return schedules
+    start, stop = (side[seen.row] for side in whole)
+    before, after = (
+        Spans(seen.row, seen.first, np.minimum(seen.last, start - 1)),
+        seen._replace(first=np.maximum(seen.first, stop)),
+    )
+    inside = Spans(seen.row, np.maximum(seen.first, start), np.minimum(seen.last, stop - 1))
+    partly = Spans(*map(np.concatenate, zip(before, after, strict=True)))
+    schedules = []
+    for spans, is_whole in ((inside, True), (partly, False)):
+        row, first, left = spans.row, spans.first, np.maximum(spans.widths, 0)
+        width = widest
+        while width:
+            turns = left // width
+            some = turns > 0
+            if some.any():
+                blocks = first[some, None, None] + np.arange(width)
+                again = turns[some] if turns.max() > 1 else None
+                schedules.append(Schedule(row[some, None], blocks, again, True, is_whole))
+            first, left, width = first + turns * width, left % width, width // 2
+    return tuple(schedules)
 
 
-def _runs(blocks: list[int], whole: dict[int, bool]) -> Iterable[list[int]]:
-    """Neighbours that are all whole, or none of them."""
-    for _, run in itertools.groupby(enumerate(blocks), key=lambda item: (item[1] - item[0], whole[item[1]])):
-        yield [block for _, block in run]
-
-
-def _split(runs: Iterable[list[int]], widest: int) -> Iterable[tuple[int, int]]:
-    """Starts and widths of pieces of runs, each as wide as `widest` halved some times allows."""
-    for run in runs:
-        start, left = run[0], len(run)
-        while left:
-            width = widest
-            while width > left:
-                width //= 2
-            yield start, width
-            start, left = start + width, left - width
-
-
-def _is_whole(mask: Mask, queries: np.ndarray, keys: np.ndarray) -> bool:
-    """Whether these queries see all of these keys, as far as structure tells."""
-    if queries.min() < 0 or keys.min() < 0:
-        return False
-    return mask.covers((int(queries.min()), int(queries.max())), (int(keys.min()), int(keys.max())))
+def _expanded(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """first, first + 1, ... for each count, one after another."""
+    return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.compute import dense, heads, schedule
+from attnzoo.compute.progressions import as_arithmetic
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.dropout import Dropout
 from attnzoo.masking import Mask, pick
@@ -220,7 +221,7 @@ def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout
     rows, columns = layout.rows, layout.columns
     tiles = Tiles(_cut(q, rows), _cut(k, columns), _cut(v, columns), *_cut_bias(bias, rows, columns), params)
     dense = _cut_pairs(mask.dense, rows, columns)
-    frame = Frame(jnp.asarray(rows), jnp.asarray(columns), dataclasses.replace(mask, dense=None), dense, dropout)
+    frame = Frame(as_arithmetic(rows), as_arithmetic(columns), dataclasses.replace(mask, dense=None), dense, dropout)
     return tiles, frame, layout
 
 
@@ -245,12 +246,11 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
     for visited in layout.schedules:
         visit = _each_row(functools.partial(_visit, score, tiles, frame, visited))
 
-        def step(running, listed, visit=visit):
-            rows = listed[0]
-            merged = _merged(Running(*(x[rows] for x in running)), visit(*listed))
-            return Running(*(x.at[rows].set(new) for x, new in zip(running, merged, strict=True))), None
+        def step(running, rows, blocks, visit=visit):
+            merged = _merged(Running(*(x[rows] for x in running)), visit(rows, blocks))
+            return Running(*(x.at[rows].set(new) for x, new in zip(running, merged, strict=True)))
 
-        running, _ = jax.lax.scan(step, running, (jnp.asarray(visited.rows), jnp.asarray(visited.blocks)))
+        running = visited.scan(step, running)
     fills = 0, -jnp.inf, 0
     return [_join(x, layout.rows, length, fill) for x, fill in zip(_settled(running), fills, strict=True)]
 
@@ -325,11 +325,11 @@ def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learn
     total = jax.tree.map(lambda x: jnp.full(x.shape, zero, jnp.promote_types(x.dtype, shift.dtype)), tiles)
     for visited in layout.schedules:
 
-        def step(total, listed, visited=visited):
-            parts = _each_row(functools.partial(gradients, visited))(*listed)
-            return _scatter(total, parts, visited, *listed), None
+        def step(total, rows, blocks, visited=visited):
+            parts = _each_row(functools.partial(gradients, visited))(rows, blocks)
+            return _scatter(total, parts, visited, rows, blocks)
 
-        total, _ = jax.lax.scan(step, total, (jnp.asarray(visited.rows), jnp.asarray(visited.blocks)))
+        total = visited.scan(step, total)
     return _uncut(total, layout, operands, learned)
 
 
@@ -379,7 +379,7 @@ def _scores(score, picked: Tiles, frame: Frame, visited: Schedule, row, blocks):
     if picked.bias is not None:
         scores += picked.bias
     if picked.rule is not None:
-        scores += picked.rule.rule_at(rows, columns, picked.projected)
+        scores += picked.rule.rule_at(rows + frame.mask.query_offset, columns, picked.projected)
     if visited.is_whole:
         return scores, None
     visible = frame.mask.at(rows, columns)
@@ -442,8 +442,8 @@ def _pair_index(pairs, rows, blocks):
     return (jnp.zeros_like(rows) if pairs.shape[0] == 1 else rows), blocks
 
 
-def _is_natural(index: np.ndarray, length: int) -> bool:
-    return np.array_equal(index.reshape(-1)[:length], np.arange(length))
+def _is_natural(index: np.ndarray | jax.Array, length: int) -> bool:
+    return isinstance(index, np.ndarray) and np.array_equal(index.reshape(-1)[:length], np.arange(length))
 
 
 def _cut(array: jax.Array, index: np.ndarray) -> jax.Array:
@@ -451,7 +451,7 @@ def _cut(array: jax.Array, index: np.ndarray) -> jax.Array:
     if _is_natural(index, len(array)):
         tiles = jnp.pad(array, [(0, index.size - len(array))] + [(0, 0)] * (array.ndim - 1))
     else:
-        tiles = jnp.take(array, index.reshape(-1), axis=0, mode="clip")
+        tiles = jnp.take(array, as_arithmetic(index).reshape(-1), axis=0, mode="clip")
     return tiles.reshape(*index.shape, *array.shape[1:])
 
 
@@ -460,7 +460,8 @@ def _cut_pairs(array: jax.Array | None, rows: np.ndarray, columns: np.ndarray) -
     if array is None:
         return None
     row_tiles, column_tiles = ((1, 1) if n == 1 else i.shape for n, i in zip(array.shape, (rows, columns), strict=True))
-    array = pick(pick(array, rows.reshape(-1), 0), columns.reshape(-1), 1)
+    for axis, index in enumerate((rows, columns)):
+        array = pick(array, as_arithmetic(index).reshape(-1), axis)
     return array.reshape(row_tiles + column_tiles).swapaxes(1, 2)
 
 
@@ -469,8 +470,9 @@ def _join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.
     flat = tiles.reshape(-1, *tiles.shape[2:])
     if _is_natural(index, length):
         return flat[:length]
-    index = index.reshape(-1)
-    return jnp.full((length, *flat.shape[1:]), fill, flat.dtype).at[index[index >= 0]].set(flat[index >= 0])
+    index = as_arithmetic(index).reshape(-1)
+    index = jnp.where(index < 0, length, index)
+    return jnp.full((length, *flat.shape[1:]), fill, flat.dtype).at[index].set(flat, mode="drop")
 
 
 def _join_pairs(pairs: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> jax.Array:

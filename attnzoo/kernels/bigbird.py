@@ -22,6 +22,7 @@ import numpy as np
 
 from attnzoo import fields, randomness
 from attnzoo.compute import caching, costs, dense, heads, schedule, streaming
+from attnzoo.compute.progressions import as_arithmetic
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -71,13 +72,12 @@ class BigBird(Kernel):
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        first = self._block_of(mask.query_offset)
-        last = self._block_of(mask.query_offset + mask.query_length - 1)
-        row_blocks = np.arange(first, last + 1)
-        index = row_blocks[:, None] * self.block_size + np.arange(self.block_size) - mask.query_offset
-        rows = np.where((index >= 0) & (index < mask.query_length), index, -1).astype(np.int32)
         columns = schedule.natural(mask.key_length, self.block_size)
-        layout_of = lambda mask, draws: Layout(rows, columns, self._schedules(draws, row_blocks, len(columns), mask))
+
+        def layout_of(mask, draws):
+            row_blocks, rows = schedule.in_blocks(mask, self.block_size)
+            return Layout(rows, columns, self._schedules(draws, as_arithmetic(row_blocks), len(columns), mask))
+
         score, params = streaming.dot_product(scale, q)
         return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout_of, draws[None])
 
@@ -172,7 +172,7 @@ class BigBird(Kernel):
             return jnp.zeros(jnp.shape(rows), bool)
         return ((rows >= 0) & (rows < self.num_global)) | ((rows >= used - self.num_global) & (rows < used))
 
-    def _schedules(self, draws, row_blocks: np.ndarray, key_blocks: int, mask) -> tuple[Schedule, ...]:
+    def _schedules(self, draws, row_blocks: jax.Array, key_blocks: int, mask) -> tuple[Schedule, ...]:
         """The listed blocks of each row in one step; then the global rows, which take all blocks in several."""
         used = self._block_of(mask.used_length() - 1) + 1
         listed = self.listed_blocks(draws, row_blocks, used, mask.is_causal)
@@ -190,7 +190,7 @@ class BigBird(Kernel):
         width = min(key_blocks, max(1, schedule.PAIRS // self.block_size**2))
         everything = np.pad(np.arange(key_blocks), (0, -key_blocks % width), constant_values=-1).reshape(-1, width)
         rows = jnp.repeat(jnp.where(exists, row, 0), len(everything))
-        blocks = jnp.where(exists[:, None, None], everything, -1).reshape(-1, width)
+        blocks = jnp.where(exists[:, None, None], as_arithmetic(everything), -1).reshape(-1, width)
         return local + schedule.in_steps(rows, blocks, 1)
 
     def _block_of(self, position):

@@ -93,16 +93,34 @@ class SlidingWindow(Kernel):
         """
         largest = min(max(self.left, self.right, SMALLEST_TILE), streaming.TILE)
         size = schedule.tile_size(max(mask.query_length // self.dilation, 1), largest)
-        rows = schedule.interleaved(mask.query_length, size, self.dilation, mask.query_offset)
+        if mask.is_placed:
+            rows = schedule.interleaved(mask.query_length, size, self.dilation, mask.query_offset)
+        else:
+            rows = schedule.rows_apart(mask.query_length, size, self.dilation)
         columns = schedule.interleaved(mask.key_length, size, self.dilation)
-        positions = np.where(rows >= 0, rows + mask.query_offset, -1)
-        is_global = (positions >= 0) & (positions < self.global_tokens) & (not mask.is_causal)
-        local = np.where(is_global, -1, rows)
-        visited = schedule.visible_tiles(mask, local, columns, dilation=self.dilation, global_tokens=self.global_tokens)
-        if not is_global.any():
-            return Layout(rows, columns, visited)
-        globals_ = schedule.tiled(rows[is_global], size)
+        given = {"dilation": self.dilation, "global_tokens": self.global_tokens}
+        if mask.is_causal or self.global_tokens == 0:
+            return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, **given))
+        local, globals_ = self._apart(mask, rows)
+        if not len(globals_):
+            return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, **given))
+        visited = schedule.visible_tiles(mask, local if mask.is_placed else rows, columns, **given)
         everything = dataclasses.replace(mask, bands=mask.bands[:-1])
-        seeing_all = schedule.visible_tiles(everything, globals_, columns)
+        seeing_all = schedule.all_tiles(everything, globals_, columns)
         visited += tuple(dataclasses.replace(x, rows=x.rows + len(local)) for x in seeing_all)
-        return Layout(np.concatenate([local, globals_]), columns, visited)
+        return Layout((np if mask.is_placed else jnp).concatenate([local, globals_]), columns, visited)
+
+    def _apart(self, mask: Mask, rows: np.ndarray):
+        """Tiles of `rows` without global queries, and tiles of these."""
+        size = rows.shape[1]
+        if mask.is_placed:
+            positions = np.where(rows >= 0, rows + mask.query_offset, -1)
+            is_global = (positions >= 0) & (positions < self.global_tokens)
+            globals_ = schedule.tiled(rows[is_global], size)
+            return np.where(is_global, -1, rows), globals_[: len(globals_) * is_global.any()]
+        positions = jnp.where(rows >= 0, rows + mask.query_offset, -1)
+        is_global = (positions >= 0) & (positions < self.global_tokens)
+        places = np.arange(-(-min(self.global_tokens, mask.query_length) // size) * size)
+        found = jnp.maximum(-mask.query_offset, 0) + places
+        found = jnp.where((found < mask.query_length) & (found + mask.query_offset < self.global_tokens), found, -1)
+        return jnp.where(is_global, -1, rows), found.reshape(-1, size)

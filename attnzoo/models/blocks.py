@@ -109,14 +109,17 @@ class CrossAttention(MultiHeadAttention):
         self.memory_key = nnx.Cache(self.key(memory))
         self.memory_value = nnx.Cache(self.value(memory))
 
-    def recall(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-        """Attend from x [B, t, width] to what is remembered, of which `lengths` [B] tokens are real."""
+    def recall(self, x: jax.Array, place: jax.Array, lengths: jax.Array | None) -> jax.Array:
+        """Attend from x [B, t, width], of which the first stands at `place` [B], to what is remembered.
+
+        Of that, `lengths` [B] tokens are real.
+        """
         query, key, value = self.query(x), self.memory_key.get_value(), self.memory_value.get_value()
         attended = layers.attend_heads(
             query,
             key.astype(query.dtype),
             value.astype(query.dtype),
-            Structure(key_value_seq_lengths=lengths),
+            Structure(query_offset=place, key_value_seq_lengths=lengths),
             kernel=self.attention_kernel,
             params=self._learned("attention"),
             positions=self.position_encoding,
@@ -192,10 +195,11 @@ class Block(nnx.Module):
         self, x: jax.Array, lengths: jax.Array | None = None, memory_lengths: jax.Array | None = None
     ) -> jax.Array:
         """The next tokens x [B, t, width], `lengths` of them real, after `init_cache` and `remember`."""
+        place = self.attention.cache_index.get_value()
         attend = lambda x: self.attention(x, decode=True, query_seq_lengths=lengths)
         x = self._around(self.attention_norm, attend, x)
         if self.cross is not None:
-            x = self._around(self.cross_norm, lambda x: self.cross.recall(x, memory_lengths), x)
+            x = self._around(self.cross_norm, lambda x: self.cross.recall(x, place, memory_lengths), x)
         return self._around(self.feed_forward_norm, self.feed_forward, x)
 
     def _norm(self, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -290,7 +294,7 @@ class Stack(nnx.Module):
     def init_cache(self, batch: int, length: int, memory: jax.Array | None = None) -> None:
         """Make the caches of all blocks, or empty them, for sequences of up to `length` tokens."""
         for block in self.blocks:
-            block.attention.init_cache((batch, length, self.config.width), jnp.dtype(self.config.dtype))
+            block.attention.init_cache((batch, length, self.config.width), jnp.dtype(self.config.dtype), is_ragged=True)
             if memory is not None:
                 block.cross.remember(memory)
 

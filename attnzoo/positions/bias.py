@@ -40,7 +40,7 @@ class QueryBias(PositionBias):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """What the door makes of `bias`: an array, or a rule and the position of query 0.
+    """What the door makes of `bias`: an array, or a rule.
 
     Leaves lead with [B or 1, N or 1]; those of a single head lead with nothing.
 
@@ -48,13 +48,11 @@ class Bias:
       array: [..., T or 1, S or 1].
       rule: evaluated tile by tile.
       projected: [..., T, R], what a `QueryBias` keeps of each query.
-      query_offset: the key position of query 0.
     """
 
     array: jax.Array | None = None
     rule: PositionBias | None = None
     projected: jax.Array | None = None
-    query_offset: int = dataclasses.field(default=0, metadata={"static": True})
 
     def of(self, query: jax.Array, scale: float | jax.Array | None) -> Bias:
         """This bias for queries [B, T, N, H], whose scores are scaled by `scale`, 1 / sqrt(H) where None.
@@ -70,19 +68,22 @@ class Bias:
         example = jax.vmap(lambda rule, q: rule.project(q, scale), (0, 1))
         return dataclasses.replace(narrowed, projected=jax.vmap(example, (None, 0))(rule, query))
 
-    def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
-        """Bias of one head for queries `rows` [t] and keys `columns` [s], broadcastable to [t, s]."""
+    def at(self, rows: jax.Array, columns: jax.Array, positions: jax.Array) -> jax.Array:
+        """Bias of one head for queries `rows` [t], which stand at `positions` [t], and keys `columns` [s].
+
+        It broadcasts to [t, s].
+        """
         if self.rule is None:
             return pick(pick(self.array, rows, -2), columns, -1)
-        return self.rule_at(rows, columns, None if self.projected is None else pick(self.projected, rows, -2))
+        return self.rule_at(positions, columns, None if self.projected is None else pick(self.projected, rows, -2))
 
-    def rule_at(self, rows: jax.Array, columns: jax.Array, projected: jax.Array | None) -> jax.Array:
+    def rule_at(self, positions: jax.Array, columns: jax.Array, projected: jax.Array | None) -> jax.Array:
         """The same by the rule, where `projected` has the rows [t, R] of these queries already."""
-        positions = rows + self.query_offset, columns
-        found = self.rule(*positions) if projected is None else self.rule(*positions, projected)
-        if found.shape != (*rows.shape, *columns.shape):
+        found = self.rule(positions, columns, *(() if projected is None else (projected,)))
+        if found.shape != (*positions.shape, *columns.shape):
+            count = len(positions)
             raise ValueError(
-                f"{type(self.rule).__name__} gave {list(found.shape)} for {len(rows)} queries and {len(columns)} keys: "
+                f"{type(self.rule).__name__} gave {list(found.shape)} for {count} queries and {len(columns)} keys: "
                 "expected a number for each pair, from leaves whose axis of heads is taken off"
             )
         return found

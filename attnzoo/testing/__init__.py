@@ -47,6 +47,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         extremes.small_gradients_survive,
         extremes.gradients_of_gradients,
         stepping.stepping_equals_the_whole,
+        stepping.calls_at_an_offset_equal_the_whole,
         stepping.steps_in_low_precision_lose_little,
         stepping.a_state_has_an_end,
         growth.work_grows_as_claimed,

@@ -29,6 +29,28 @@ def stepping_equals_the_whole(subject: Subject) -> None:
     return None
 
 
+def calls_at_an_offset_equal_the_whole(subject: Subject) -> None:
+    """Some queries, at an offset that is traced and differs by example, give what they give beside the others."""
+    operands = subject.operands()
+    params = subject.params(operands)
+    if not subject.supports.cross:
+        return _counts_from_the_offset(subject, operands, params)
+    forms = {True: subject.supports.causal, False: subject.supports.bidirectional}
+    for is_causal, width in ((True, 9), (False, 1)):
+        if not forms[is_causal]:
+            continue
+        whole, gradients = subject.pulled(operands, params, is_causal=is_causal)
+        for offsets in ([0, 9], [28, 20]):
+            rows = (np.array(offsets)[:, None] + np.arange(width))[..., None, None]
+            some = lambda x, rows=rows: jnp.take_along_axis(x, rows, axis=1)
+            given = {"is_causal": is_causal, "query_offset": jnp.array(offsets)}
+            out, pulled = subject.pulled(operands._replace(q=some(operands.q)), params, **given)
+            case = f"of queries at {offsets}, is_causal={is_causal}, beside that of all,"
+            subject.same(out, some(whole), f"output {case}", 1e-5)
+            subject.same(pulled.operands.q, some(gradients.operands.q), f"gradient by q {case}", 2e-4)
+    return None
+
+
 def steps_in_low_precision_lose_little(subject: Subject) -> None:
     """In bfloat16, steps err at most twice as much as the equation does there, but for one rounding."""
     if not subject.supports.decode:
@@ -71,6 +93,15 @@ def a_state_has_an_end(subject: Subject) -> None:
         raise subject.broken("under `jit` the output of a token past the end is not NaN")
     subject.same(after.cache, full.cache, "the cache after a token past the end", 1e-5)
     return None
+
+
+def _counts_from_the_offset(subject: Subject, operands: Operands, params) -> None:
+    """A traced offset for each example gives what known ones give, one example after another."""
+    offsets = (3, -4)
+    out, _ = subject.pulled(operands, params, query_offset=jnp.array(offsets))
+    alone = [Operands(*(x[b : b + 1] for x in operands)) for b in (0, 1)]
+    known = [subject.attend(one, params, query_offset=offset) for one, offset in zip(alone, offsets, strict=True)]
+    subject.same(out, jnp.concatenate(known), f"output at traced offsets {offsets} beside that at known ones", 1e-5)
 
 
 def _arguments(subject: Subject) -> dict[str, dict]:
