@@ -87,7 +87,7 @@ class Performer(Kernel):
     def _features(self, projection, scale, q) -> recurrence.Features:
         """The maps of one head. Of psi, e^b is taken out, so that it lies within (0, 1]; m^-1/2 cancels but for phi."""
         scale = dense.scale_of(scale, q)
-        root = jnp.sqrt(jnp.abs(scale))
+        root = _root(jnp.abs(scale))
 
         def exponents(x):
             return x @ projection.T - jnp.sum(x**2, axis=-1, keepdims=True) / 2
@@ -103,6 +103,11 @@ class Performer(Kernel):
             return jnp.exp(a - b[:, None]), b
 
         return recurrence.Features(query, key)
+
+
+def _root(x):
+    """Its square root, whose slope at 0 is taken for 0 where it is infinite: features are even there but for chance."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def _normal(rng, shape):
