@@ -74,7 +74,7 @@ MUTANTS = [
     Mutant("layers.py", "structure.query_offset + jnp.arange", "jnp.arange", "tests/test_layers.py::test_positions_in_both_layers"),
     Mutant("layer_cache.py", "index[..., None] + jnp.arange", "index.max() + jnp.arange", "tests/test_layer_decoding.py::test_positions_are_those_of_each_example"),
     Mutant("compute/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", WINDOW)),
-    Mutant("compute/caching.py", "(columns <= positions[:, None])", "(columns < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
+    Mutant("compute/caching.py", "(columns[None] <= positions[:, None])", "(columns[None] < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
     Mutant("compute/recurrence.py", "nothing, nothing, shown, None", "nothing, nothing, nothing == 0, None", law("stepping_equals_the_whole", PERFORMER)),
     Mutant("kernels/bigbird.py", "blocks * self.block_size + jnp.arange", "blocks * self.block_size + 1 + jnp.arange", law("stepping_equals_the_whole", BIGBIRD)),
     Mutant("decoding.py", "positions=state.positions + come", "positions=state.positions + tokens", law("stepping_equals_the_whole", LINEAR)),
