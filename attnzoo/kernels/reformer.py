@@ -81,7 +81,7 @@ class Reformer(Kernel):
             def one_round(order, key_order):
                 rows, columns = order.tokens, _beside_previous(key_order.tokens, -1)
                 given = order.grouped(q), *(_beside_previous(key_order.grouped(x), 0) for x in (k, v))
-                shares = self._shares(*orders, rows, columns)
+                shares = self._shares(*orders, rows, columns, jnp.promote_types(q.dtype, jnp.float32))
                 found = groups.attend(*given, rows, columns, mask, bias, scale, dropout, shares)
                 return jax.tree.map(order.restored, found)
 
@@ -112,13 +112,13 @@ class Reformer(Kernel):
         full = jnp.pad(tokens, ((0, 0), (0, -len(x) % self.chunk_size)), constant_values=-1)
         return Order(full.reshape(self.rounds, -1, self.chunk_size), jnp.argsort(tokens, axis=-1))
 
-    def _shares(self, order, key_order, rows, columns):
+    def _shares(self, order, key_order, rows, columns, dtype):
         """1 / the number of rounds in which a pair meets, [C, t, s]; None where there is but one round."""
         if self.rounds == 1:
             return None
         size = self.chunk_size
         times = sum(
-            _is_near((slots[rows] // size)[:, :, None], (key_slots[columns] // size)[:, None, :]).astype(jnp.float32)
+            _is_near((slots[rows] // size)[:, :, None], (key_slots[columns] // size)[:, None, :]).astype(dtype)
             for slots, key_slots in zip(order.slots, key_order.slots, strict=True)
         )
         return 1 / jnp.maximum(times, 1)
