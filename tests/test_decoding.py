@@ -3,24 +3,29 @@
 import dataclasses
 import functools
 
+import flax.nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import attnzoo
+import attnzoo.nnx
 from attnzoo import (
     Additive,
     ALiBi,
     BigBird,
     Linear,
     Linformer,
+    Local,
     NadarayaWatson,
     Nystrom,
     Performer,
+    Rotary,
     Shaw,
     SlidingWindow,
     Softmax,
+    SparseTransformer,
     attend,
     counting,
     decoding,
@@ -386,3 +391,40 @@ def test_what_a_kernel_cannot_add_is_refused():
 def test_few_tokens_of_many_heads_are_no_swapped_axes(recwarn):
     step(STATE, *(x[:, :2] for x in arrays(4, kv_heads=2)))
     assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [Softmax(), SlidingWindow(4, 0), SlidingWindow(2, 3, 2, 1), Local(5), SparseTransformer(4, 1), Linear()],
+    ids=repr,
+)
+def test_a_cache_of_the_callers_own_is_placed_under_scan(kernel):
+    """As Hugging Face's GPT-2 and Gemma's example do it: all keys in one array, and an index that is traced."""
+    query, key, value = arrays()
+    given = {"kernel": kernel, "is_causal": True} | ({"bias": ALiBi.of(query.shape[2])} if kernel.supports.bias else {})
+    whole = attend(query, key, value, **given)
+
+    def step(carry, token):
+        index, *cached = carry
+        new, *rest = (x[:, None] for x in token)
+        cached = [jax.lax.dynamic_update_slice_in_dim(x, y, index, 1) for x, y in zip(cached, rest, strict=True)]
+        return (index + 1, *cached), attend(new, *cached, query_offset=index, **given)[:, 0]
+
+    start = jnp.int32(0), jnp.zeros_like(key), jnp.zeros_like(value)
+    tokens = [jnp.moveaxis(x, 1, 0) for x in (query, key, value)]
+    _, out = jax.jit(lambda start, tokens: jax.lax.scan(step, start, tokens))(start, tokens)
+    np.testing.assert_allclose(jnp.moveaxis(out, 0, 1), whole, atol=1e-5)
+    chunk = jax.jit(lambda index: attend(query[:, 9:14], key, value, query_offset=index, **given))
+    np.testing.assert_allclose(chunk(9), whole[:, 9:14], atol=1e-5)
+
+
+def test_layers_turn_and_bias_at_a_traced_offset():
+    x = jax.random.normal(jax.random.key(3), (2, 12, 16))
+    for positions in (Rotary(), ALiBi()):
+        layer = attnzoo.nnx.MultiHeadAttention(4, 16, positions=positions, rngs=flax.nnx.Rngs(0))
+        whole = layer(x, is_causal=True)
+        call = flax.nnx.jit(lambda layer, x, rows, offset: layer(rows, x, is_causal=True, query_offset=offset))
+        np.testing.assert_allclose(call(layer, x, x[:, 5:8], 5), whole[:, 5:8], atol=1e-5)
+        rows = jnp.stack([x[0, 2:5], x[1, 7:10]])
+        expected = jnp.stack([whole[0, 2:5], whole[1, 7:10]])
+        np.testing.assert_allclose(call(layer, x, rows, jnp.array([2, 7])), expected, atol=1e-5)
