@@ -71,12 +71,6 @@ CALLS = {
         lambda: attend(Q, K, K, query_segment_ids=jnp.ones((2, 8)), key_value_segment_ids=jnp.ones((2, 8))),
         "query_segment_ids has dtype float32",
     ),
-    "segments decrease": (
-        lambda: attend(
-            Q, K, K, query_segment_ids=jnp.ones((2, 8), int), key_value_segment_ids=-jnp.arange(16).reshape(2, 8)
-        ),
-        "key_value_segment_ids decreases",
-    ),
     "negative window": (
         lambda: attend(Q, K, K, local_window_size=-1),
         "local_window_size=-1: expected an integer >= 0",

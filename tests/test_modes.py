@@ -12,9 +12,11 @@ import pytest
 from flax import serialization
 
 from attnzoo import (
+    Additive,
     ALiBi,
     BigBird,
     Dims,
+    Linear,
     Performer,
     Reformer,
     Softmax,
@@ -93,8 +95,19 @@ def held_together(got, expected, tolerance):
     jax.tree.map(same, got, expected)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+def slow_where(condition, *values):
+    return pytest.param(*values, marks=[pytest.mark.slow] * condition)
+
+
+# Where a program has many parts, looking for leaks takes a minute: one kernel stands for the engine, one for recurrences.
+QUICKLY = (Additive(), Linear())
+
+
+@pytest.mark.parametrize(
+    "kernel, mode",
+    [slow_where(mode == "leaks" and x not in QUICKLY, x, mode) for mode in MODES for x in (*ZOO, *FURTHER)],
+    ids=repr,
+)
 def test_tracing_raises_nothing(kernel, mode):
     """Ranks are promoted in words, no tracer is kept, and no generator is taken for granted."""
     with MODES[mode]():
@@ -147,6 +160,14 @@ def test_a_scale_may_be_any_real_number(scale, x64):
 def test_laws_under_another_generator(kernel):
     with jax.default_prng_impl("rbg"):
         testing.check_kernel(kernel, ("the_future_cannot_touch_the_past", "dropout_acts_on_weights"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+def test_all_laws_under_another_generator(kernel, generator):
+    with jax.default_prng_impl(generator):
+        testing.check_kernel(kernel)
 
 
 @pytest.mark.parametrize("kernel", DRAWING, ids=repr)

@@ -179,7 +179,7 @@ def _whole(features_of, constants, q, k, v, mask: Mask, epsilon):
         return _normalised(*_meet(phi, floor, sums, sums.top), epsilon)
 
     per_head = jax.tree.map(lambda x: x[None], constants), mask
-    numbers = max(mask.query_length, mask.key_length) * widest
+    numbers = (mask.query_length + mask.key_length) * widest
     return heads.over_heads(one_head, q, k, v, per_head, numbers=numbers, shares_keys=_is_shared(constants))
 
 
@@ -305,14 +305,15 @@ def _scan(features_of, constants, chunks, meet, epsilon):
         sums, out = each(constants, sums, q.reshape(sum_heads, -1, *q.shape[1:]), k, v)
         return sums, jnp.moveaxis(out.reshape(num_heads, *out.shape[2:]), 0, 1)
 
-    @jax.checkpoint
     def step(sums, chunk):
         return heads.over_axis(example, _vmap, batch)(sums, *meet(*chunk))
 
     nothing = [jnp.zeros((1, x.shape[-1]), x.dtype) for x in (keys.k, keys.v)]
     empty = _empty(features_of(_first(constants)), *_precise(*nothing))
     start = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, sum_heads, *x.shape)), empty)
-    return jax.lax.scan(step, start, chunks)[1]
+    if len(jax.tree.leaves(chunks)[0]) == 1:
+        return step(start, _first(chunks))[1][None]
+    return jax.lax.scan(jax.checkpoint(step), start, chunks)[1]
 
 
 def _beside(features, q, psi, b, v, queries: Queries, keys: Keys, sums: Sums, epsilon):

@@ -470,9 +470,19 @@ def _join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.
     flat = tiles.reshape(-1, *tiles.shape[2:])
     if _is_natural(index, length):
         return flat[:length]
-    index = as_arithmetic(index).reshape(-1)
-    index = jnp.where(index < 0, length, index)
-    return jnp.full((length, *flat.shape[1:]), fill, flat.dtype).at[index].set(flat, mode="drop")
+    place = _inverse(index, length)
+    found = jnp.take(flat, place, axis=0, mode="clip")
+    return jnp.where((place < 0).reshape(-1, *(1,) * (flat.ndim - 1)), fill, found)
+
+
+def _inverse(index: np.ndarray | jax.Array, length: int) -> jax.Array:
+    """Where in `index` [R, t] each of 0..length-1 stands, -1 for those that do not: gathers have an order on every
+    device, and scatters have none.
+    """
+    xp, flat = (np if isinstance(index, np.ndarray) else jnp), index.reshape(-1)
+    order = xp.argsort(flat, stable=True).astype(xp.int32)
+    place = xp.minimum(xp.searchsorted(flat[order], xp.arange(length)), flat.size - 1)
+    return as_arithmetic(xp.where(flat[order][place] == xp.arange(length), order[place], -1).astype(xp.int32))
 
 
 def _join_pairs(pairs: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> jax.Array:

@@ -50,7 +50,8 @@ class Nystrom(Kernel):
             keys = jnp.ones(len(k), bool) if keys is None else keys
             return self._attend(q, k, v, queries & keys.any(), keys & queries.any(), scale)
 
-        return heads.over_heads(one_head, q, k, v, (mask.queries, mask.keys))
+        numbers = (q.shape[1] + k.shape[1]) * self.landmarks
+        return heads.over_heads(one_head, q, k, v, (mask.queries, mask.keys), numbers=numbers)
 
     def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
         m, length = self.landmarks, dims.query_length + dims.key_length

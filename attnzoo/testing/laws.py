@@ -174,8 +174,9 @@ def hidden_keys_touch_nothing(subject: Subject) -> None:
     clean = subject.pulled(operands, key_value_seq_lengths=lengths)
     for garbage in (7.0, jnp.nan, jnp.inf):
         dirty = Operands(operands.q, *(jnp.where(hidden, garbage, x) for x in operands[1:]))
-        got = subject.pulled(dirty, key_value_seq_lengths=lengths)
-        subject.same(got, clean, f"output or gradient with {garbage} in hidden keys")
+        out, gradients = subject.pulled(dirty, key_value_seq_lengths=lengths)
+        subject.same(out, clean[0], f"output with {garbage} in hidden keys")
+        subject.same(gradients, clean[1], f"gradient with {garbage} in hidden keys", subject.unordered)
     subject.zero([jnp.where(hidden, x, 0) for x in clean[1].operands[1:]], "gradient of hidden keys and values")
     mask = jnp.arange(LENGTH)[None] % 5 != jnp.array([[1], [2]])
     dirty = Operands(operands.q, *(jnp.where(mask[..., None, None], x, 50.0) for x in operands[1:]))

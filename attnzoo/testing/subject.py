@@ -57,6 +57,11 @@ class Subject:
     def supports(self):
         return self.kernel.supports
 
+    @property
+    def unordered(self) -> float:
+        """How far two runs of one gradient may lie apart: on a GPU, sums by atomic additions come in any order."""
+        return 1e-6 if jax.default_backend() == "gpu" else 0.0
+
     def operands(
         self, length=LENGTH, batch=2, heads=4, kv_heads=2, dim=8, keys=None, dtype=jnp.float32, value_dim=None
     ) -> Operands:
