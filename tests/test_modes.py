@@ -99,14 +99,19 @@ def slow_where(condition, *values):
     return pytest.param(*values, marks=[pytest.mark.slow] * condition)
 
 
-# Where a program has many parts, looking for leaks takes a minute: one kernel stands for the engine, one for recurrences.
-QUICKLY = (Additive(), Linear())
+EVERY = [slow_where(kernel in FURTHER, kernel) for kernel in (*ZOO, *FURTHER)]
+# Looking for leaks in a program of many parts takes a minute: one kernel stands for the engine, one for recurrences.
+LOOKED_INTO = (Additive(), Linear())
 
 
 @pytest.mark.parametrize(
     "kernel, mode",
-    [slow_where(mode == "leaks" and x not in QUICKLY, x, mode) for mode in MODES for x in (*ZOO, *FURTHER)],
-    ids=repr,
+    [
+        slow_where(kernel in FURTHER or mode == "leaks" and kernel not in LOOKED_INTO, kernel, mode)
+        for mode in MODES
+        for kernel in (*ZOO, *FURTHER)
+    ],
+    ids=str,
 )
 def test_tracing_raises_nothing(kernel, mode):
     """Ranks are promoted in words, no tracer is kept, and no generator is taken for granted."""
@@ -116,7 +121,7 @@ def test_tracing_raises_nothing(kernel, mode):
             function.trace(*args)
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+@pytest.mark.parametrize("kernel", EVERY, ids=repr)
 def test_no_nan_on_the_way(kernel):
     """Blind rows, hidden keys and empty groups included."""
     with jax.debug_nans(True):
@@ -125,7 +130,7 @@ def test_no_nan_on_the_way(kernel):
             function(*args)
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+@pytest.mark.parametrize("kernel", EVERY, ids=repr)
 def test_x64_keeps_dtypes(kernel):
     with jax.enable_x64(True):
         for dtype in (jnp.float32, jnp.float64):
@@ -135,7 +140,7 @@ def test_x64_keeps_dtypes(kernel):
                 assert {x.dtype for x in made if x.shape} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+@pytest.mark.parametrize("kernel", EVERY, ids=repr)
 def test_x64_is_precise(kernel):
     """Nothing is narrowed on the way."""
     with jax.enable_x64(True):

@@ -476,13 +476,13 @@ def _join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.
 
 
 def _inverse(index: np.ndarray | jax.Array, length: int) -> jax.Array:
-    """Where in `index` [R, t] each of 0..length-1 stands, -1 for those that do not: gathers have an order on every
-    device, and scatters have none.
+    """Where in `index` [R, t] each of 0..length-1 stands, -1 for those that do not.
+
+    This is the one scatter, of whole numbers, none of which is outside; what it orders is gathered.
     """
-    xp, flat = (np if isinstance(index, np.ndarray) else jnp), index.reshape(-1)
-    order = xp.argsort(flat, stable=True).astype(xp.int32)
-    place = xp.minimum(xp.searchsorted(flat[order], xp.arange(length)), flat.size - 1)
-    return as_arithmetic(xp.where(flat[order][place] == xp.arange(length), order[place], -1).astype(xp.int32))
+    index = as_arithmetic(index).reshape(-1)
+    place = jnp.arange(index.size, dtype=jnp.int32)
+    return jnp.full(length + 1, -1, jnp.int32).at[jnp.where(index < 0, length, index)].set(place)[:length]
 
 
 def _join_pairs(pairs: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> jax.Array:

@@ -90,8 +90,8 @@ class CausalSparseTransformer(SparseTransformer):
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q.shape[-1])
-        over = lambda mask, layout: streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout)
+        score, params = streaming.dot_product(scale, q)
+        over = lambda mask, layout: streaming.part(score, params, q, k, v, mask, bias, dropout, layout)
         causal = dataclasses.replace(mask, is_causal=True)
         found = [over(causal, self._own), over(causal, self._summaries)]
         if self.has_class:

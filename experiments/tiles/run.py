@@ -98,9 +98,9 @@ def _ready(row: dict):
     attributes, _, _ = WORKS[row["work"]]
     mask = Mask(row["length"], row["length"], **attributes)
     layout_of = functools.partial(streaming.natural_layout, tile=(row["tile"],) * 2, pairs=row["pairs"])
-    score, params = streaming.dot_product(None, row["head_dim"])
 
     def program(q, k, v):
+        score, params = streaming.dot_product(None, q)
         return streaming.over_heads(score, params, q, k, v, mask, None, None, layout_of)[0]
 
     keys = jax.random.split(jax.random.key(row["seed"]), 3)
