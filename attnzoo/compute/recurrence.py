@@ -210,10 +210,7 @@ def _merged(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
     """With segments: the chunks of queries and keys that meet, found by merging their places."""
     query_segment, key_segment = mask.query_segments[:, 0], mask.key_segments[:, 0]
     queries_in_order, keys_in_order = (jax.vmap(lambda x: _sorted(x, chunk))(x) for x in (query_segment, key_segment))
-    cut_queries, cut_keys = (
-        lambda x, order=order: jnp.moveaxis(jax.vmap(Order.grouped)(order, x), 1, 0)
-        for order in (queries_in_order, keys_in_order)
-    )
+    cut_queries, cut_keys = (functools.partial(_cut_along, order) for order in (queries_in_order, keys_in_order))
     stands = jnp.arange(mask.query_length)[None] + mask.query_offset if mask.is_causal else mask.key_length
     stands = jnp.broadcast_to(stands, query_segment.shape)
     place, seen = jax.vmap(_places)(query_segment, key_segment, stands)
@@ -244,6 +241,11 @@ def _sorted(segment: jax.Array, chunk: int) -> Order:
     slots = jnp.zeros_like(tokens).at[tokens].set(jnp.arange(len(tokens), dtype=tokens.dtype))
     padded = jnp.pad(tokens, (0, -len(tokens) % chunk), constant_values=-1)
     return Order(padded.reshape(-1, chunk), slots)
+
+
+def _cut_along(order: Order, x: jax.Array) -> jax.Array:
+    """[B, L, ...] -> [chunks, B, chunk, ...] in an order of each example."""
+    return jnp.moveaxis(jax.vmap(Order.grouped)(order, x), 1, 0)
 
 
 def _places(query_segment: jax.Array, key_segment: jax.Array, stands: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -478,7 +478,7 @@ def _join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.
 def _inverse(index: np.ndarray | jax.Array, length: int) -> jax.Array:
     """Where in `index` [R, t] each of 0..length-1 stands, -1 for those that do not.
 
-    This is the one scatter, of whole numbers, none of which is outside; what it orders is gathered.
+    Whole numbers are scattered, none of them to a place outside; what they order is gathered.
     """
     index = as_arithmetic(index).reshape(-1)
     place = jnp.arange(index.size, dtype=jnp.int32)
