@@ -24,8 +24,9 @@ import numpy as np
 from attnzoo.compute import dense, heads, schedule
 from attnzoo.compute.progressions import as_arithmetic
 from attnzoo.compute.schedule import Layout, Schedule
+from attnzoo.compute.tiling import cut, cut_pairs, join, join_pairs
 from attnzoo.dropout import Dropout
-from attnzoo.masking import Mask, pick
+from attnzoo.masking import Mask
 from attnzoo.positions.bias import Bias
 
 # Queries and keys in a tile. Measured on a CPU at H = 64: see `schedule.PAIRS`.
@@ -162,8 +163,8 @@ def part(
 
         def head(sequences, leading):
             (operands, out, d_out), (learned, fixed, rows, d_log_total) = sequences, leading
-            cut = _cut_head(operands, learned, fixed, layout_of)
-            return _backward(score, *cut, operands, learned, out, rows, d_out, d_log_total)
+            tiles = _cut_head(operands, learned, fixed, layout_of)
+            return _backward(score, *tiles, operands, learned, out, rows, d_out, d_log_total)
 
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, accumulated)), (operands, learned)
@@ -219,8 +220,8 @@ def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout
     (q, k, v), (params, bias), (mask, dropout, drawn) = operands, learned, fixed
     layout = layout_of(mask, drawn)
     rows, columns = layout.rows, layout.columns
-    tiles = Tiles(_cut(q, rows), _cut(k, columns), _cut(v, columns), *_cut_bias(bias, rows, columns), params)
-    dense = _cut_pairs(mask.dense, rows, columns)
+    tiles = Tiles(cut(q, rows), cut(k, columns), cut(v, columns), *_cut_bias(bias, rows, columns), params)
+    dense = cut_pairs(mask.dense, rows, columns)
     frame = Frame(as_arithmetic(rows), as_arithmetic(columns), dataclasses.replace(mask, dense=None), dense, dropout)
     return tiles, frame, layout
 
@@ -228,8 +229,8 @@ def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout
 def _cut_bias(bias: Bias | None, rows: np.ndarray, columns: np.ndarray):
     """The array in tiles, what a rule keeps of each query in tiles, and the rule."""
     if bias is None or bias.rule is None:
-        return _cut_pairs(None if bias is None else bias.array, rows, columns), None, None
-    projected = None if bias.projected is None else _cut(bias.projected, rows)
+        return cut_pairs(None if bias is None else bias.array, rows, columns), None, None
+    projected = None if bias.projected is None else cut(bias.projected, rows)
     return None, projected, dataclasses.replace(bias, projected=None)
 
 
@@ -252,7 +253,7 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
 
         running = visited.scan(step, running)
     fills = 0, -jnp.inf, 0
-    return [_join(x, layout.rows, length, fill) for x, fill in zip(_settled(running), fills, strict=True)]
+    return [join(x, layout.rows, length, fill) for x, fill in zip(_settled(running), fills, strict=True)]
 
 
 def _zero(tiles: Tiles, dtype) -> jax.Array:
@@ -305,7 +306,7 @@ def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learn
     """One head: the gradients of `operands` and `learned`."""
     # d s_ij = w_ij (d w_ij - d_out_i . out_i + d_lse_i): the row sum of the softmax rule is known beforehand.
     shift = d_lse - jnp.sum(d_out.astype(d_lse.dtype) * out.astype(d_lse.dtype), axis=-1)
-    top, log_total, shift, d_out = (_cut(x, layout.rows) for x in (*rows, shift, d_out))
+    top, log_total, shift, d_out = (cut(x, layout.rows) for x in (*rows, shift, d_out))
 
     def gradients(visited, row, blocks):
         # In float32 at least, so that gradients of a tile are not rounded before they are summed over tiles.
@@ -337,15 +338,15 @@ def _uncut(grads: Tiles, layout: Layout, operands, learned):
     """Gradients of tiles as those of what they were cut from."""
     (q, k, v), (_, bias) = operands, learned
     of_operands = tuple(
-        _join(grad, index, len(x), 0)
+        join(grad, index, len(x), 0)
         for grad, index, x in zip(grads[:3], (layout.rows, layout.columns, layout.columns), (q, k, v), strict=True)
     )
     if bias is None:
         return of_operands, (grads.params, None)
     if bias.rule is not None:
-        projected = None if grads.projected is None else _join(grads.projected, layout.rows, len(q), 0)
+        projected = None if grads.projected is None else join(grads.projected, layout.rows, len(q), 0)
         return of_operands, (grads.params, dataclasses.replace(grads.rule, projected=projected))
-    array = _join_pairs(grads.bias, layout.rows, layout.columns, bias.array.shape)
+    array = join_pairs(grads.bias, layout.rows, layout.columns, bias.array.shape)
     return of_operands, (grads.params, dataclasses.replace(bias, array=array))
 
 
@@ -440,59 +441,6 @@ def _pair_index(pairs, rows, blocks):
     shared_columns = pairs.shape[1] == 1 and pairs.shape[3] == 1
     blocks = jnp.zeros_like(blocks[..., :1]) if shared_columns else jnp.maximum(blocks, 0)
     return (jnp.zeros_like(rows) if pairs.shape[0] == 1 else rows), blocks
-
-
-def _is_natural(index: np.ndarray | jax.Array, length: int) -> bool:
-    return isinstance(index, np.ndarray) and np.array_equal(index.reshape(-1)[:length], np.arange(length))
-
-
-def _cut(array: jax.Array, index: np.ndarray) -> jax.Array:
-    """[T, ...] -> [R, t, ...]; what stands where `index` is -1 is hidden by the mask."""
-    if _is_natural(index, len(array)):
-        tiles = jnp.pad(array, [(0, index.size - len(array))] + [(0, 0)] * (array.ndim - 1))
-    else:
-        tiles = jnp.take(array, as_arithmetic(index).reshape(-1), axis=0, mode="clip")
-    return tiles.reshape(*index.shape, *array.shape[1:])
-
-
-def _cut_pairs(array: jax.Array | None, rows: np.ndarray, columns: np.ndarray) -> jax.Array | None:
-    """[T or 1, S or 1] -> [R or 1, C or 1, t or 1, s or 1]."""
-    if array is None:
-        return None
-    row_tiles, column_tiles = ((1, 1) if n == 1 else i.shape for n, i in zip(array.shape, (rows, columns), strict=True))
-    for axis, index in enumerate((rows, columns)):
-        array = pick(array, as_arithmetic(index).reshape(-1), axis)
-    return array.reshape(row_tiles + column_tiles).swapaxes(1, 2)
-
-
-def _join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.Array:
-    """[R, t, ...] -> [T, ...], the inverse of `_cut`; `fill` for positions that no tile holds."""
-    flat = tiles.reshape(-1, *tiles.shape[2:])
-    if _is_natural(index, length):
-        return flat[:length]
-    place = _inverse(index, length)
-    found = jnp.take(flat, place, axis=0, mode="clip")
-    return jnp.where((place < 0).reshape(-1, *(1,) * (flat.ndim - 1)), fill, found)
-
-
-def _inverse(index: np.ndarray | jax.Array, length: int) -> jax.Array:
-    """Where in `index` [R, t] each of 0..length-1 stands, -1 for those that do not.
-
-    Whole numbers are scattered, none of them to a place outside; what they order is gathered.
-    """
-    index = as_arithmetic(index).reshape(-1)
-    place = jnp.arange(index.size, dtype=jnp.int32)
-    return jnp.full(length + 1, -1, jnp.int32).at[jnp.where(index < 0, length, index)].set(place)[:length]
-
-
-def _join_pairs(pairs: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> jax.Array:
-    """[R or 1, C or 1, t or 1, s or 1] -> [T or 1, S or 1], the inverse of `_cut_pairs`."""
-    array = pairs.swapaxes(1, 2)
-    array = array.reshape(array.shape[0] * array.shape[1], -1)
-    for axis, (length, index) in enumerate(zip(shape, (rows, columns), strict=True)):
-        if length > 1:
-            array = jnp.moveaxis(_join(jnp.moveaxis(array, axis, 0)[None], index, length, 0), 0, axis)
-    return array
 
 
 def _precise(x: jax.Array) -> jax.Array:
