@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import tempfile
 from importlib import metadata
 
 # Compiling is most of the suite's time, and what is tested is arithmetic, not LLVM: here, and in processes that tests
@@ -18,6 +19,12 @@ if metadata.version("jaxlib").startswith("0.10."):
         )
     )
 
+# The processes of one run, those that tests start included, compile a program once.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.TemporaryDirectory(prefix="attnzoo-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
 import jax
 import pytest
 
@@ -31,10 +38,3 @@ def _not_too_many_programs():
     yield
     if not MAPS.exists() or len(MAPS.read_bytes().splitlines()) > 25_000:
         jax.clear_caches()
-
-
-@pytest.fixture
-def programs_are_kept(tmp_path, monkeypatch):
-    """Processes that a test starts one after another compile a program once."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -272,13 +272,13 @@ def undisturbed(tmp_path):
     return json.loads(said.strip().splitlines()[-1])
 
 
-def test_a_killed_run_goes_on_to_the_same_result(tmp_path, programs_are_kept):
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     ended, count = kills(tmp_path, 1, 9, seed=0)
     assert count >= 1 and ended == undisturbed(tmp_path)
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_at_twenty_random_moments(tmp_path, programs_are_kept):
+def test_runs_that_are_killed_at_twenty_random_moments(tmp_path):
     expected, total = undisturbed(tmp_path), 0
     while total < 20:
         ended, count = kills(tmp_path / str(total), 20 - total, 7, seed=total)

@@ -92,11 +92,16 @@ def _summed_in_a_loop(function, sequences, leading, into, batch, num_heads):
         return jax.tree.map(lambda total, part: total.at[at(is_sequence, total, head)].add(part), totals, parts)
 
     def one(head, totals):
-        parts = function(picked(True, sequences, head), picked(False, leading, head))
+        parts = function(jax.tree.map(_precise, picked(True, sequences, head)), picked(False, leading, head))
         return added(True, totals[0], parts[0], head), added(False, totals[1], parts[1], head)
 
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), into)
     return jax.lax.fori_loop(0, batch * num_heads, one, start)
+
+
+def _precise(x):
+    """In float32 at least: a CPU multiplies in it, and would round and widen what is as large as the scores."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _summed_at_once(function, sequences, leading, into, batch, num_heads, kv_heads):

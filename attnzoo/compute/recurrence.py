@@ -92,11 +92,12 @@ def attend(
         head and their constants share sums, too.
       epsilon: added to the normaliser.
     """
+    chunk = _fitting(chunk, q.shape[1], k.shape[1])
     if mask.key_segments is not None:
         out = _merged(features_of, constants, q, k, v, mask, epsilon, chunk)
     elif mask.is_causal and not mask.is_placed:
         out = _merged(features_of, constants, q, k, v, mask.in_one_segment(len(q)), epsilon, chunk)
-    elif mask.is_causal:
+    elif mask.is_causal or chunk == max(q.shape[1], k.shape[1]):
         out = _aligned(features_of, constants, q, k, v, mask, epsilon, chunk)
     else:
         out = _whole(features_of, constants, q, k, v, mask, epsilon)
@@ -155,14 +156,20 @@ def flops(
     Args:
       key_heads: how many heads have keys of their own; the others share features and sums.
     """
+    chunk = _fitting(chunk, dims.query_length, dims.key_length)
     per_key = 2 * features * dims.value_dim + 2 * dims.value_dim + 3 * features + feature_flops
     per_query = 2 * features * dims.value_dim + 2 * features + 3 * dims.value_dim + feature_flops
-    if not is_causal:
+    if not is_causal and chunk < max(dims.query_length, dims.key_length):
         keys, queries = dims.key_length, dims.query_length
     else:
         keys = queries = -(-max(dims.key_length, dims.query_length) // chunk) * chunk
         per_query += chunk * (2 * features + 2 * dims.value_dim + 2)
     return dims.batch * (key_heads * keys * per_key + dims.num_heads * queries * per_query)
+
+
+def _fitting(chunk: int, *lengths: int) -> int:
+    """The size of a chunk, no longer than the longest sequence."""
+    return max(1, min(chunk, max(lengths)))
 
 
 def _whole(features_of, constants, q, k, v, mask: Mask, epsilon):
@@ -184,23 +191,23 @@ def _whole(features_of, constants, q, k, v, mask: Mask, epsilon):
 
 
 def _aligned(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
-    """Causal without segments: query i stands beside key i + offset, and chunks go in pairs."""
-    offset, length, key_length = mask.query_offset, q.shape[1], k.shape[1]
+    """Without segments: causal, where query i stands beside key i + offset and chunks go in pairs, or all in one."""
+    offset, length, key_length = mask.query_offset if mask.is_causal else 0, q.shape[1], k.shape[1]
     before = min(length, max(0, -offset))
     lead = min(max(0, offset), max(key_length - 1, 0))
     chunks = -(-max(key_length, lead + length - before) // chunk)
     cut = functools.partial(_cut, chunks=chunks, chunk=chunk)
     # What is the same in all chunks is known beforehand, so that its arithmetic disappears.
     index, nothing = np.arange(chunk)[None], np.zeros((1, chunk), int)
-    everything = np.ones((1, chunk), bool)
+    place, everything = index if mask.is_causal else np.full_like(index, chunk - 1), np.ones((1, chunk), bool)
 
     def meet(q, k, v, shown):
         keys = Keys(k, v, index, nothing, everything if shown is None else shown, nothing[:, 0])
-        return Queries(q, index, nothing), keys, everything[:, 0]
+        return Queries(q, place, nothing), keys, everything[:, 0]
 
     shown = None if mask.keys is None else cut(mask.keys[:, 0])
-    if shown is None and lead + length - before > key_length:
-        shown = cut(np.ones((1, key_length), bool))  # later queries must not see what fills the last chunk
+    if shown is None and (lead + length - before > key_length or not mask.is_causal):
+        shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is hidden from queries that reach it
     out = _scan(features_of, constants, (cut(q[:, before:], lead=lead), cut(k), cut(v), shown), meet, epsilon)
     out = _uncut(out)[:, lead : lead + length - before]
     return jnp.pad(out, ((0, 0), (before, 0), (0, 0), (0, 0)))
@@ -294,9 +301,11 @@ def _scan(features_of, constants, chunks, meet, epsilon):
         features = features_of(constants)
         psi, b = features.key(k)
         one = lambda q: _beside(features, q, psi, b, v, queries, keys, sums, epsilon)
+        out = heads.over_axis(one, _vmap, len(q))(q)
+        if sums is None:
+            return None, out
         follows = _kept(sums, keys.next_segment == keys.segment[0])
         follows = _absorb(follows, psi, b, keys._replace(k=k, v=v), keys.next_segment)
-        out = heads.over_axis(one, _vmap, len(q))(q)
         return jax.tree.map(lambda new, old: jnp.where(advances, new, old), follows, sums), out
 
     def example(sums, queries, keys, advances):
@@ -310,11 +319,11 @@ def _scan(features_of, constants, chunks, meet, epsilon):
     def step(sums, chunk):
         return heads.over_axis(example, _vmap, batch)(sums, *meet(*chunk))
 
+    if len(jax.tree.leaves(chunks)[0]) == 1:
+        return step(None, _first(chunks))[1][None]
     nothing = [jnp.zeros((1, x.shape[-1]), x.dtype) for x in (keys.k, keys.v)]
     empty = _empty(features_of(_first(constants)), *_precise(*nothing))
     start = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, sum_heads, *x.shape)), empty)
-    if len(jax.tree.leaves(chunks)[0]) == 1:
-        return step(start, _first(chunks))[1][None]
     return jax.lax.scan(jax.checkpoint(step), start, chunks)[1]
 
 
@@ -346,22 +355,22 @@ def _vmap(function, xs):
     return jax.vmap(function)(xs)
 
 
-def _join(phi, floor, psi, b, v, inside, before, sums: Sums):
-    """Numerators [t, Hv] and denominators [t] over keys of the chunk (where `inside`) and those before it."""
+def _join(phi, floor, psi, b, v, inside, before, sums: Sums | None):
+    """Numerators [t, Hv] and denominators [t] over keys of the chunk (where `inside`) and those before it, if any."""
     weights = phi @ psi.T
     top = None
     if b is not None:
         top = jnp.max(jnp.where(inside, b, LOWEST), axis=1)
-        top = jnp.maximum(top, jnp.where(before, sums.top, LOWEST))
+        top = top if sums is None else jnp.maximum(top, jnp.where(before, sums.top, LOWEST))
         weights *= jnp.exp(jnp.where(inside, b[None] - top[:, None], LOWEST))
     if floor is not None:
         weights += floor[:, None]
     weights = jnp.where(inside, weights, 0)
+    above, below = weights @ v, weights.sum(axis=1)
+    if sums is None:
+        return above, below
     earlier = _meet(phi, floor, sums, top)
-    return (
-        weights @ v + jnp.where(before[:, None], earlier[0], 0),
-        weights.sum(axis=1) + jnp.where(before, earlier[1], 0),
-    )
+    return above + jnp.where(before[:, None], earlier[0], 0), below + jnp.where(before, earlier[1], 0)
 
 
 def _meet(phi, floor, sums: Sums, top):

@@ -57,6 +57,8 @@ class Schedule:
     def scan(self, step: Callable[[Any, jax.Array, jax.Array], Any], carry: Any) -> Any:
         """The carry after `step(carry, rows [G], blocks [G, L])` of all steps."""
         rows, blocks = as_arithmetic(self.rows), as_arithmetic(self.blocks)
+        if self.steps == 1:  # a loop would be traced again for every axis that it is mapped over
+            return step(carry, rows[0], blocks[0])
         if self.turns is None:
             return jax.lax.scan(lambda carry, listed: (step(carry, *listed), None), carry, (rows, blocks))[0]
         turns, width = as_arithmetic(self.turns), blocks.shape[2]

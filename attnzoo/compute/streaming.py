@@ -65,10 +65,10 @@ class Running(NamedTuple):
 
 def dot_product(scale: float | jax.Array | None, q: jax.Array) -> tuple[Callable, Any]:
     """A score scale q k^T and its parameters: `scale` where it is an array, nothing where None stands for H^-1/2."""
-    dtype, usual = q.dtype, q.shape[-1] ** -0.5
+    usual = q.shape[-1] ** -0.5
     if scale is None:
-        return lambda params, q, k: product(q, k, dtype) * usual, ()
-    return lambda scale, q, k: product(q, k, dtype) * scale, scale[None, None]
+        return lambda params, q, k, dtype: product(q, k, dtype) * usual, ()
+    return lambda scale, q, k, dtype: product(q, k, dtype) * scale, scale[None, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -130,7 +130,8 @@ def part(
     """Softmax of all heads over the keys that a layout lists.
 
     Args:
-      score: `score(params, q [t, H], k [s, H]) -> [t, s]`, in float32 at least.
+      score: `score(params, q [t, H], k [s, H], dtype) -> [t, s]`, in float32 at least; `dtype` is that of operands of
+        products, for `product`, since where gradients are taken q and k come in float32 at least.
       params: a tree whose leaves lead with [B or 1, N or 1].
       q: [B, T, N, H]. k: [B, S, K, H], or of N heads where each query head has keys of its own. v: [B, S, K, Hv].
       layout_of: `layout_of(mask, drawn)` of one head; its tiles are known beforehand, its steps may be traced.
@@ -236,6 +237,7 @@ def _cut_bias(bias: Bias | None, rows: np.ndarray, columns: np.ndarray):
 
 def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
     """One head: out [T, Hv], the largest score [T] and the logarithm of the sum [T], as in a `dense.Part`."""
+    score = functools.partial(score, dtype=tiles.q.dtype)
     accumulated = jnp.promote_types(tiles.q.dtype, jnp.float32)
     (count, height), width = tiles.q.shape[:2], tiles.v.shape[-1]
     zero = _zero(tiles, accumulated)
@@ -304,6 +306,7 @@ def _settled(running: Running) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learned, out, rows, d_out, d_lse):
     """One head: the gradients of `operands` and `learned`."""
+    score = functools.partial(score, dtype=tiles.q.dtype)
     # d s_ij = w_ij (d w_ij - d_out_i . out_i + d_lse_i): the row sum of the softmax rule is known beforehand.
     shift = d_lse - jnp.sum(d_out.astype(d_lse.dtype) * out.astype(d_lse.dtype), axis=-1)
     top, log_total, shift, d_out = (cut(x, layout.rows) for x in (*rows, shift, d_out))

@@ -55,9 +55,8 @@ class Additive(Kernel):
         k = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
         q, score = jax.vmap(_project_queries, (0, 2), (2, 0))(params, q)
         units = score.shape[-1]
-        return streaming.over_heads(
-            _score, score[None], q, k, v, mask, bias, dropout, streaming.pairwise_layout, per_pair=units
-        )
+        layout, of_tile = streaming.pairwise_layout, lambda score, q, k, dtype: _score(score, q, k)
+        return streaming.over_heads(of_tile, score[None], q, k, v, mask, bias, dropout, layout, per_pair=units)
 
     def start(self, params, draws, dims, max_length, dtype):
         """W_k k, which each query head has of its own, and the values."""

@@ -43,7 +43,7 @@ class NadarayaWatson(Kernel):
         flops = costs.softmax_over_tiles(dims, layout, 3 * dims.head_dim + 1)
         return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
-    def _score(self, params, q, k):
+    def _score(self, params, q, k, dtype):
         """-|q - k|^2 / 2 bandwidth^2. Multiplied out it would be a matrix product, and lose what is near far from 0."""
         precise = jnp.promote_types(q.dtype, jnp.float32)
         difference = q[:, None].astype(precise) - k[None, :].astype(precise)

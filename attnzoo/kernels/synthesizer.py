@@ -125,5 +125,5 @@ class Synthesizer(Kernel):
         return dims.head_dim if self.units is None else self.units
 
 
-def _score(params, q, k):
-    return streaming.product(q, k, q.dtype)
+def _score(params, q, k, dtype):
+    return streaming.product(q, k, dtype)

@@ -31,7 +31,7 @@ def segments_come_in_any_order(subject: Subject) -> None:
     """Segment ids need not be sorted, and one that returns later is the same segment."""
     if not subject.supports.segments:
         return
-    operands = subject.operands(length=150, heads=2, kv_heads=1, dim=4)
+    operands = subject.operands(length=150, dim=4)
     token = jnp.arange(150)
     for name, ids in (
         ("that end in 0", jnp.where(token < 130, 3 - token // 50, 0)),
@@ -59,7 +59,7 @@ def operands_of_any_size(subject: Subject) -> None:
 
 def small_gradients_survive(subject: Subject) -> None:
     """In float16, gradients err at most three times as much as the equation's, near the end of its range, too."""
-    operands = subject.operands(batch=1, heads=2, kv_heads=1, dtype=jnp.float16)
+    operands = subject.operands(batch=1, dtype=jnp.float16)
     precise = Operands(*(x.astype(jnp.float32) for x in operands))
     slope = (3e-6 * operands.q).astype(jnp.float16)
     params = subject.params(operands)
@@ -80,7 +80,7 @@ def _pulled_back(subject: Subject, operands: Operands, params, slope, implementa
 
 def gradients_of_gradients(subject: Subject) -> None:
     """Reverse mode over reverse mode gives what the equation does, also where hidden scores are far above others."""
-    operands = subject.operands(length=13, batch=1, heads=2, kv_heads=1, dim=4)
+    operands = subject.operands(length=13, batch=1, dim=4)
     params = subject.params(operands)
     given = {"is_causal": subject.supports.causal}
     if subject.supports.bias and subject.supports.causal:

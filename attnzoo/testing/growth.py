@@ -18,8 +18,7 @@ from attnzoo.door import attend
 from attnzoo.interface import Dims, Kernel
 from attnzoo.testing.subject import Subject
 
-LENGTHS = (2048, 8192, 32768)
-COMPILED = LENGTHS[1:]
+LENGTHS = (4096, 32768)
 PASSES = ("forward", "gradient")
 
 
@@ -53,8 +52,8 @@ def memory_grows_as_claimed(subject: Subject) -> None:
             exponent = _exponent(LENGTHS, [count.largest[part] for count in counts])
             if exponent > allowed:
                 raise subject.broken(f"the largest intermediate of the {name} grows as T^{exponent:.2f}", exponent)
-        sizes = [_temporaries(_traced(subject.kernel, length, is_causal)[1]) for length in COMPILED]
-        if (exponent := _exponent(COMPILED, sizes)) > allowed:
+        sizes = [_temporaries(_traced(subject.kernel, length, is_causal)[1]) for length in LENGTHS]
+        if (exponent := _exponent(LENGTHS, sizes)) > allowed:
             raise subject.broken(f"compiled temporaries grow as T^{exponent:.2f} (is_causal={is_causal})", exponent)
 
 
@@ -64,7 +63,7 @@ def _forms(kernel: Kernel) -> list[bool]:
 
 
 def _dims(length: int) -> Dims:
-    return Dims(1, length, length, 2, 1, 32, 32)
+    return Dims(1, length, length, 1, 1, 32, 32)
 
 
 def _count(kernel: Kernel, length: int, is_causal: bool) -> Count:
@@ -76,7 +75,7 @@ def _count(kernel: Kernel, length: int, is_causal: bool) -> Count:
 def _traced(kernel: Kernel, length: int, is_causal: bool):
     """Forward and gradient as programs, which both laws count."""
     dims = _dims(length)
-    q, k = (jax.ShapeDtypeStruct((1, length, heads, 32), jnp.float32) for heads in (2, 1))
+    x = jax.ShapeDtypeStruct((1, length, 1, 32), jnp.float32)
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), dims))
 
     def forward(q, k, v, params):
@@ -85,7 +84,7 @@ def _traced(kernel: Kernel, length: int, is_causal: bool):
     def gradient(*args):
         return jax.grad(lambda *args: forward(*args).sum(), (0, 1, 2, 3))(*args)
 
-    return [jax.jit(function).trace(q, k, k, params) for function in (forward, gradient)]
+    return [jax.jit(function).trace(x, x, x, params) for function in (forward, gradient)]
 
 
 def _temporaries(traced) -> int:

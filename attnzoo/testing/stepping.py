@@ -9,7 +9,7 @@ import numpy as np
 from attnzoo import decoding, door
 from attnzoo.decoding import DecodingState
 from attnzoo.positions import ALiBi
-from attnzoo.testing.subject import LENGTH, Operands, Subject
+from attnzoo.testing.subject import GROUPED, LENGTH, Operands, Subject
 
 PROMPT = 150  # longer than the chunk that a prompt is cut into, and no multiple of it
 
@@ -18,12 +18,12 @@ def stepping_equals_the_whole(subject: Subject) -> None:
     """A prompt and the tokens after it, at positions that differ by example, give what they give in one call."""
     if not subject.supports.decode:
         return _refuses_to_start(subject)
-    operands = subject.operands(value_dim=5)
+    operands = subject.operands(**GROUPED, value_dim=5)
     for name, given in _arguments(subject).items():
         whole = subject.attend(operands, is_causal=True, **given)
         out = _ragged(subject, operands, given)
         subject.same(out, whole, f"output of steps {name}, beside that of the whole,", 1e-5)
-    long = subject.operands(length=PROMPT, batch=1, heads=2, kv_heads=1, dim=2)
+    long = subject.operands(length=PROMPT, batch=1, dim=2)
     _, out = _step(subject, _start(subject, long), long)
     subject.same(out, subject.attend(long, is_causal=True), "output of a long prompt beside that of the whole", 1e-5)
     return None
