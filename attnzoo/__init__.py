@@ -12,12 +12,13 @@ from attnzoo.catalogue import KERNELS as KERNELS
 from attnzoo.catalogue import POSITIONS as POSITIONS
 from attnzoo.catalogue import parse as parse
 from attnzoo.catalogue import parse_positions as parse_positions
+from attnzoo.costs import Cost as Cost
+from attnzoo.costs import cost_of as cost_of
 from attnzoo.decoding import DecodingState as DecodingState
 from attnzoo.decoding import start as start
 from attnzoo.decoding import step as step
 from attnzoo.door import attend as attend
 from attnzoo.door import attention_weights as attention_weights
-from attnzoo.interface import Cost as Cost
 from attnzoo.interface import Dims as Dims
 from attnzoo.interface import Kernel as Kernel
 from attnzoo.interface import Positions as Positions

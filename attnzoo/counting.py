@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from attnzoo.interface import Cost, Dims, Kernel
-
 # One floating-point operation for each element of the result.
 ELEMENTWISE = frozenset(
     "abs acos acosh add add_any asin asinh atan atan2 atanh cbrt ceil cos cosh digamma div erf erf_inv erfc exp exp2 "
@@ -56,29 +54,6 @@ def largest_intermediate(function: Callable, *args) -> int:
 def largest_of(jaxpr) -> int:
     """Elements of the largest value in a jaxpr."""
     return max(_sizes(jaxpr), default=0)
-
-
-def cost_of(kernel: Kernel, dims: Dims, *, is_causal: bool = False, dtype=jnp.float32) -> Cost:
-    """The cost of `kernel.batched`, counted.
-
-    Bytes are those of operands and result, each moved once.
-    """
-    from attnzoo.compute import costs
-    from attnzoo.door import attend
-
-    operands = [
-        jax.ShapeDtypeStruct(shape, dtype)
-        for shape in (
-            (dims.batch, dims.query_length, dims.num_heads, dims.head_dim),
-            (dims.batch, dims.key_length, dims.num_key_value_heads, dims.head_dim),
-            (dims.batch, dims.key_length, dims.num_key_value_heads, dims.value_dim),
-        )
-    ]
-    params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), dims))
-    counted = flops(
-        lambda q, k, v, params: attend(q, k, v, kernel=kernel, params=params, is_causal=is_causal), *operands, params
-    )
-    return costs.of(dims, counted, dtype, extra_elements=0, state_bytes=kernel.state_bytes(dims, dtype))
 
 
 def _flops_of_equation(equation) -> float:

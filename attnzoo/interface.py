@@ -65,7 +65,7 @@ class Support:
 
 
 class Dims(NamedTuple):
-    """The sizes that a kernel's parameters, draws and cost depend on."""
+    """The sizes that a kernel's parameters and draws depend on."""
 
     batch: int
     query_length: int
@@ -74,20 +74,6 @@ class Dims(NamedTuple):
     num_key_value_heads: int
     head_dim: int
     value_dim: int
-
-
-class Cost(NamedTuple):
-    """Forward cost of a whole call.
-
-    Attributes:
-      flops: floating-point operations, a multiply-add counted as two.
-      bytes: bytes moved between memory and the arithmetic.
-      state_bytes: size of the cache that decodes `key_length` tokens; None where decoding is refused.
-    """
-
-    flops: float
-    bytes: float
-    state_bytes: float | None
 
 
 class Positions(NamedTuple):
@@ -205,12 +191,6 @@ class Kernel:
         rng = jax.random.key(0)
         make = lambda: self.start(self.init(rng, dims), self.draw(rng, dims), dims, dims.key_length, dtype)
         return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make))))
-
-    def cost(self, dims: Dims, *, is_causal: bool = False, dtype=jnp.float32) -> Cost:
-        """Forward cost at `dims`. By default counted from the program that `batched` traces to."""
-        from attnzoo import counting
-
-        return counting.cost_of(self, dims, is_causal=is_causal, dtype=dtype)
 
 
 class _Reference(NamedTuple):

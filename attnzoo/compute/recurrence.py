@@ -26,7 +26,6 @@ import numpy as np
 
 from attnzoo.compute import heads
 from attnzoo.compute.groups import Order
-from attnzoo.interface import Dims
 from attnzoo.masking import Mask
 
 # Measured on a CPU at 64 features and 8 heads: forward, 64 takes two thirds of the time of 128.
@@ -92,7 +91,7 @@ def attend(
         head and their constants share sums, too.
       epsilon: added to the normaliser.
     """
-    chunk = _fitting(chunk, q.shape[1], k.shape[1])
+    chunk = max(1, min(chunk, max(q.shape[1], k.shape[1])))  # a short sequence is one chunk, as long as it is
     if mask.key_segments is not None:
         out = _merged(features_of, constants, q, k, v, mask, epsilon, chunk)
     elif mask.is_causal and not mask.is_placed:
@@ -146,30 +145,6 @@ def _stepped(features: Features, sums: Sums, q, k, v, shown, epsilon):
 
     nothing = jnp.zeros(len(k), int)
     return _absorb(sums, psi, b, Keys(k, v, nothing, nothing, shown, None), 0), jax.vmap(one_head, 1, 1)(q)
-
-
-def flops(
-    dims: Dims, features: int, feature_flops: float, is_causal: bool, key_heads: int, chunk: int = CHUNK
-) -> float:
-    """Operations without segments; `feature_flops` are those of the features of one token.
-
-    Args:
-      key_heads: how many heads have keys of their own; the others share features and sums.
-    """
-    chunk = _fitting(chunk, dims.query_length, dims.key_length)
-    per_key = 2 * features * dims.value_dim + 2 * dims.value_dim + 3 * features + feature_flops
-    per_query = 2 * features * dims.value_dim + 2 * features + 3 * dims.value_dim + feature_flops
-    if not is_causal and chunk < max(dims.query_length, dims.key_length):
-        keys, queries = dims.key_length, dims.query_length
-    else:
-        keys = queries = -(-max(dims.key_length, dims.query_length) // chunk) * chunk
-        per_query += chunk * (2 * features + 2 * dims.value_dim + 2)
-    return dims.batch * (key_heads * keys * per_key + dims.num_heads * queries * per_query)
-
-
-def _fitting(chunk: int, *lengths: int) -> int:
-    """The size of a chunk, no longer than the longest sequence."""
-    return max(1, min(chunk, max(lengths)))
 
 
 def _whole(features_of, constants, q, k, v, mask: Mask, epsilon):

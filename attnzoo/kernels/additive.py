@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import caching, costs, dense, heads, streaming
+from attnzoo.compute import caching, dense, heads, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
-from attnzoo.masking import Mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +77,6 @@ class Additive(Kernel):
 
         own = (jnp.moveaxis(cache["key"], 2, 1), jax.tree.map(lambda x: x[None], params), positions[:, None], bias)
         return cache, heads.over_heads(one_head, q, cache["value"], cache["value"], own)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        units = dims.head_dim if self.units is None else self.units
-        layout = streaming.pairwise_layout(Mask(dims.query_length, dims.key_length, is_causal))
-        projections = 2 * (dims.query_length + dims.key_length) * dims.head_dim * units
-        flops = costs.softmax_over_tiles(dims, layout, 4 * units) + dims.batch * dims.num_heads * projections
-        weights = dims.num_heads * 2 * units * (dims.head_dim + 1)
-        return costs.of(dims, flops, dtype, extra_elements=weights, state_bytes=self.state_bytes(dims, dtype))
 
 
 def _score(score, q, k):

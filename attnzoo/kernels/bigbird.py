@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import fields, randomness
-from attnzoo.compute import caching, costs, dense, heads, schedule, streaming
+from attnzoo.compute import caching, dense, heads, schedule, streaming
 from attnzoo.compute.progressions import as_arithmetic
 from attnzoo.compute.schedule import Layout, Schedule
 from attnzoo.interface import Kernel
@@ -98,17 +98,6 @@ class BigBird(Kernel):
 
         out = heads.over_heads(one_head, q, keys, values, (draws[None], positions[:, None], bias))
         return cache, out
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        blocks, key_blocks = (-(-length // self.block_size) for length in (dims.query_length, dims.key_length))
-        listed = self.num_global * (1 if is_causal else 2) + self.num_window + self.num_random
-        size, pair_flops = self.block_size, 2 * dims.head_dim + 1
-        head = costs.tiles(dims, blocks, size, listed * size, pair_flops)
-        if not is_causal:
-            head += costs.tiles(dims, 2 * self.num_global, size, key_blocks * size, pair_flops)
-        flops = dims.batch * dims.num_heads * head
-        gathered = dims.batch * dims.num_heads * blocks * listed * size * (dims.head_dim + dims.value_dim)
-        return costs.of(dims, flops, dtype, extra_elements=gathered, state_bytes=self.state_bytes(dims, dtype))
 
     def listed_blocks(self, draws, rows, used, is_causal: bool):
         """Key blocks of query blocks `rows` [R], global rows apart: int [R, L], -1 for none, none twice.

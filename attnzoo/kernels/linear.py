@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, recurrence
+from attnzoo.compute import recurrence
 from attnzoo.interface import Kernel, Support
 
 
@@ -63,11 +63,6 @@ class Linear(Kernel):
 
     def step(self, params, draws, cache, q, k, v, positions):
         return recurrence.step(lambda _: self._features, (), cache, q, k, v, positions >= 0, epsilon=self.epsilon)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        width = dims.head_dim
-        flops = recurrence.flops(dims, width, 4 * width, is_causal, key_heads=dims.num_key_value_heads)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     @property
     def _features(self) -> recurrence.Features:

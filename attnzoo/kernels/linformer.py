@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, heads
+from attnzoo.compute import dense, heads
 from attnzoo.interface import Kernel, Support
 
 SHARING = ("none", "kv", "heads")
@@ -58,14 +58,6 @@ class Linformer(Kernel):
     def batched(self, params, draws, q, k, v, mask, *, scale):
         key, value = (_projected(self._columns(x, k.shape[1]), y) for x, y in self._pairs(params, k, v))
         return heads.over_heads(lambda q, k, v: self._meet(q, k, v, scale), q, key, value).astype(v.dtype)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        projection = 2 * self.rank * dims.key_length * (dims.head_dim + dims.value_dim)
-        product = dims.query_length * self.rank * (2 * dims.head_dim + 2 * dims.value_dim + costs.SOFTMAX)
-        flops = dims.batch * dims.num_heads * (projection + product)
-        projections = {"none": 2 * dims.num_heads, "heads": 2, "kv": 1}[self.share]
-        weights = projections * self.rank * dims.key_length
-        return costs.of(dims, flops, dtype, extra_elements=weights, state_bytes=self.state_bytes(dims, dtype))
 
     def _pairs(self, params, k, v):
         """E beside keys and F beside values, in float32 at least."""

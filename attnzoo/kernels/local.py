@@ -20,7 +20,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import caching, costs, dense, groups, heads, schedule, streaming
+from attnzoo.compute import caching, dense, groups, heads, schedule, streaming
 from attnzoo.compute.groups import Order
 from attnzoo.compute.schedule import Layout
 from attnzoo.interface import Kernel
@@ -98,16 +98,6 @@ class Local(Kernel):
         given = positions[:, None], columns[:, None], bias
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)
         return caching.written(cache, new, positions, slots), out
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        if self.layout == "contiguous":
-            layout = self._layout(Mask(dims.query_length, dims.key_length, is_causal))
-            flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1)
-        else:
-            pairs = self._groups(dims.key_length) * self.block_size**2
-            pair_flops = 2 * dims.head_dim + 2 * dims.value_dim + costs.SOFTMAX
-            flops = dims.batch * dims.num_heads * pairs * pair_flops
-        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _layout(self, mask: Mask, drawn=()) -> Layout:
         """A tile of queries for each block of positions, beside the tile of keys of the same block."""

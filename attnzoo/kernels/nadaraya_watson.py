@@ -14,10 +14,9 @@ import dataclasses
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, streaming
+from attnzoo.compute import dense, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
-from attnzoo.masking import Mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +36,6 @@ class NadarayaWatson(Kernel):
     def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
         layout, numbers = streaming.pairwise_layout, q.shape[-1]
         return streaming.over_heads(self._score, (), q, k, v, mask, bias, dropout, layout, per_pair=numbers)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        layout = streaming.pairwise_layout(Mask(dims.query_length, dims.key_length, is_causal))
-        flops = costs.softmax_over_tiles(dims, layout, 3 * dims.head_dim + 1)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _score(self, params, q, k, dtype):
         """-|q - k|^2 / 2 bandwidth^2. Multiplied out it would be a matrix product, and lose what is near far from 0."""

@@ -18,7 +18,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, heads
+from attnzoo.compute import dense, heads
 from attnzoo.interface import Kernel, Support
 
 
@@ -52,15 +52,6 @@ class Nystrom(Kernel):
 
         numbers = (q.shape[1] + k.shape[1]) * self.landmarks
         return heads.over_heads(one_head, q, k, v, (mask.queries, mask.keys), numbers=numbers)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        m, length = self.landmarks, dims.query_length + dims.key_length
-        means = 2 * m * length * dims.head_dim
-        softmaxes = m * (length + m) * (2 * dims.head_dim + costs.SOFTMAX)
-        inverse = self.iterations * (8 * m**3 + 7 * m**2)
-        products = 2 * m * dims.value_dim * (length + m)
-        flops = dims.batch * dims.num_heads * (means + softmaxes + inverse + products)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _attend(self, q, k, v, queries, keys, scale):
         """One head, given which queries [T] and keys [S] are seen."""

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields, randomness
-from attnzoo.compute import costs, dense, recurrence
+from attnzoo.compute import dense, recurrence
 from attnzoo.interface import Kernel, Support
 
 FLOOR = 1e-4
@@ -77,12 +77,6 @@ class Performer(Kernel):
         precise = jnp.promote_types(q.dtype, jnp.float32)
         features_of = lambda draws: self._features(draws.astype(precise), scale, q)
         return recurrence.step(features_of, draws, cache, q, k, v, positions >= 0)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        feature_flops = self.features * (2 * dims.head_dim + 5)
-        flops = recurrence.flops(dims, self.features, feature_flops, is_causal, key_heads=dims.num_heads)
-        projections = dims.num_heads * self.features * dims.head_dim
-        return costs.of(dims, flops, dtype, extra_elements=projections, state_bytes=self.state_bytes(dims, dtype))
 
     def _features(self, projection, scale, q) -> recurrence.Features:
         """The maps of one head. Of psi, e^b is taken out, so that it lies within (0, 1]; m^-1/2 cancels but for phi."""

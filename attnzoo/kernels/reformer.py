@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields, randomness
-from attnzoo.compute import costs, dense, groups, heads
+from attnzoo.compute import dense, groups, heads
 from attnzoo.compute.groups import Order
 from attnzoo.interface import Kernel, Support
 
@@ -89,17 +89,6 @@ class Reformer(Kernel):
 
         numbers = self.rounds * q.shape[1] * max(2 * self.chunk_size, self.buckets)
         return heads.over_heads(one_head, q, k, v, (draws[None], mask, bias, dropout), numbers=numbers)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        length, half = dims.query_length + dims.key_length, self.buckets // 2
-        hashes = length * half * (2 * dims.head_dim + 1)
-        tokens = -(-dims.query_length // self.chunk_size) * self.chunk_size
-        pair_flops = 2 * dims.head_dim + 2 * dims.value_dim + costs.SOFTMAX + (2 if self.rounds > 1 else 0)
-        pairs = tokens * 2 * self.chunk_size * pair_flops
-        joining = dims.query_length * (2 * dims.value_dim if self.rounds > 1 else 0)
-        flops = dims.batch * dims.num_heads * self.rounds * (hashes + pairs + joining)
-        rotations = dims.num_heads * self.rounds * dims.head_dim * half
-        return costs.of(dims, flops, dtype, extra_elements=rotations, state_bytes=self.state_bytes(dims, dtype))
 
     def _order(self, rotations, x, shown) -> Order:
         """The chunks of each round, by hash and position, hidden tokens last; leaves lead with [rounds]."""

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, heads
+from attnzoo.compute import dense, heads
 from attnzoo.interface import Kernel, Support
 
 HIDDEN = -1e30  # finite, so that a row without blocks has a gradient
@@ -61,17 +61,6 @@ class Sinkhorn(Kernel):
 
         numbers = q.shape[1] * max(2 * self.block_size, self._blocks(q.shape[1]) // self.block_size)
         return heads.over_heads(one_head, q, k, v, (params[None], mask.keys), numbers=numbers)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        blocks, width = self._blocks(dims.key_length), dims.head_dim + dims.value_dim
-        tokens = blocks * self.block_size
-        pool = tokens * 2 * dims.head_dim + blocks**2 * (2 * dims.head_dim + 1)
-        sort = blocks**2 * (2 * self.iterations * 5 + 1)
-        mix = 2 * blocks * tokens * (width + 1)
-        pairs = tokens * 2 * self.block_size * (2 * width + costs.SOFTMAX + 1)
-        flops = dims.batch * dims.num_heads * (pool + sort + mix + pairs)
-        weights = dims.num_heads * blocks * dims.head_dim
-        return costs.of(dims, flops, dtype, extra_elements=weights, state_bytes=self.state_bytes(dims, dtype))
 
     def _attend(self, params, q, k, v, keys):
         """One head, given which keys are seen."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import fields
-from attnzoo.compute import caching, costs, dense, heads, schedule, streaming
+from attnzoo.compute import caching, dense, heads, schedule, streaming
 from attnzoo.compute.schedule import Layout
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -79,11 +79,6 @@ class SlidingWindow(Kernel):
         given = positions[:, None], columns[:, None], bias
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)
         return caching.written(cache, new, positions, slots), out
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        mask = Mask(dims.query_length, dims.key_length, is_causal).within(self.band)
-        flops = costs.softmax_over_tiles(dims, self._layout(mask), 2 * dims.head_dim + 1)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def _layout(self, mask: Mask, drawn=()) -> Layout:
         """Tiles of queries beside those of their windows and of the global keys; then global queries beside all keys.

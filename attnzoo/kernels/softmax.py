@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
-
-from attnzoo.compute import costs, dense, streaming
+from attnzoo.compute import dense, streaming
 from attnzoo.interface import Kernel, Support
-from attnzoo.masking import Mask
 
 EXACT = Support(
     causal=True,
@@ -46,8 +43,3 @@ class Softmax(Kernel):
 
     def as_softmax(self, mask):
         return mask
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        layout = streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
-        flops = costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))

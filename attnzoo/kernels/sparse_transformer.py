@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, schedule, streaming
+from attnzoo.compute import dense, schedule, streaming
 from attnzoo.compute.schedule import Layout
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -54,12 +54,6 @@ class SparseTransformer(Kernel):
         score, params = streaming.dot_product(scale, q)
         part = lambda layout: streaming.part(score, params, q, k, v, mask, bias, dropout, layout)
         return streaming.joined(part(self._own), part(self._summaries))
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        mask = Mask(dims.query_length, dims.key_length, is_causal)
-        layouts = self._own(mask), self._summaries(mask)
-        flops = sum(costs.softmax_over_tiles(dims, layout, 2 * dims.head_dim + 1) for layout in layouts)
-        return costs.of(dims, flops, dtype, extra_elements=0, state_bytes=self.state_bytes(dims, dtype))
 
     def is_summary(self, position):
         """Whether keys at these positions are seen from every block."""

@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import costs, dense, streaming
+from attnzoo.compute import dense, streaming
 from attnzoo.interface import Kernel
 from attnzoo.kernels.softmax import EXACT
-from attnzoo.masking import Mask
 
 FORMS = ("dense", "random")
 
@@ -79,17 +78,6 @@ class Synthesizer(Kernel):
         columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, k.shape[1]), 0, 1)(params)
         columns = jnp.broadcast_to(columns, (q.shape[0], *columns.shape))
         return streaming.over_heads(_score, (), rows, columns, v, mask, bias, dropout, streaming.natural_layout)
-
-    def cost(self, dims, *, is_causal=False, dtype=jnp.float32):
-        width, layout = self._width(dims), streaming.natural_layout(Mask(dims.query_length, dims.key_length, is_causal))
-        heads, weights = dims.num_heads, 2 * width * dims.key_length
-        flops = costs.softmax_over_tiles(dims, layout, 2 * width)
-        if self.form == "dense":
-            weights = (dims.head_dim + 1) * width + (width + 1) * dims.key_length
-            flops = costs.softmax_over_tiles(dims, layout, 2 * (width + 1))
-            flops += dims.batch * heads * dims.query_length * width * (2 * dims.head_dim + 2)
-        state = self.state_bytes(dims, dtype)
-        return costs.of(dims, flops, dtype, extra_elements=heads * weights, state_bytes=state)
 
     def _of_queries(self, params, q, positions):
         """The vector of each query [..., T, H] of one head, in float32 at least: [..., T, U]."""

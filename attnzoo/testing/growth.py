@@ -30,17 +30,13 @@ class Count(NamedTuple):
 
 
 def work_grows_as_claimed(subject: Subject) -> None:
-    """Operations grow as `supports.work` claims, forward and backward, and `cost` agrees with the count."""
+    """Operations grow as `supports.work` claims, forward and backward."""
     for is_causal in _forms(subject.kernel):
         counts = [_count(subject.kernel, length, is_causal) for length in LENGTHS]
         for part, name in enumerate(PASSES):
             exponent = _exponent(LENGTHS, [count.flops[part] for count in counts])
             if exponent > subject.supports.work + 0.1:
                 raise subject.broken(f"{name} operations grow as T^{exponent:.2f} (is_causal={is_causal})", exponent)
-        for length, count in zip(LENGTHS, counts, strict=True):
-            ratio = subject.kernel.cost(_dims(length), is_causal=is_causal).flops / count.flops[0]
-            if abs(ratio - 1) > 0.1:
-                raise subject.broken(f"`cost` is {ratio:.2f} times the count at length {length}", ratio)
 
 
 def memory_grows_as_claimed(subject: Subject) -> None:

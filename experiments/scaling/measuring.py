@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
-from attnzoo import Dims, Kernel, counting
+from attnzoo import Dims, Kernel, costs, counting
 from experiments.memory import planned
 
 Call = Callable[[], object]
@@ -46,11 +46,8 @@ class Program:
 
     def shapes(self) -> list:
         """Shapes of query, key, value and parameters."""
-        dims = self.dims
-        query = (dims.batch, dims.query_length, dims.num_heads, dims.head_dim)
-        key = (dims.batch, dims.key_length, dims.num_key_value_heads, dims.head_dim)
-        arrays = [jax.ShapeDtypeStruct(shape, self.dtype) for shape in (query, key, key)]
-        return [*arrays, jax.eval_shape(lambda: self.kernel.init(jax.random.key(0), dims))]
+        params = jax.eval_shape(lambda: self.kernel.init(jax.random.key(0), self.dims))
+        return [*costs.operands(self.dims, self.dtype), params]
 
     def operands(self, seed: int) -> list:
         """Queries, keys and values from the normal distribution, the same for every kernel, and new parameters."""
@@ -67,13 +64,13 @@ class Program:
         return None
 
     def counts(self) -> dict:
-        """Operations of the program, and the kernel's own formulas; None where they cannot be counted."""
+        """Operations of the program, None where they cannot be counted; bytes that a call moves and decoding keeps."""
         try:
-            cost = self.kernel.cost(self.dims, is_causal=self.is_causal, dtype=self.dtype)
             flops = counting.flops(self, *self.shapes())
         except ValueError:  # a loop whose trip count is not known
-            return dict.fromkeys(("flops", "cost_flops", "cost_bytes", "state_bytes"))
-        return {"flops": flops, "cost_flops": cost.flops, "cost_bytes": cost.bytes, "state_bytes": cost.state_bytes}
+            flops = None
+        moved = costs.bytes_moved(self.kernel, self.dims, self.dtype)
+        return {"flops": flops, "cost_bytes": moved, "state_bytes": self.kernel.state_bytes(self.dims, self.dtype)}
 
     def largest_array(self) -> int:
         """Bytes of the largest array that the program names, a lower bound of its memory that needs no compiler."""

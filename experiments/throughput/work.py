@@ -6,7 +6,7 @@ import functools
 
 import jax.numpy as jnp
 
-from attnzoo import Dims, Kernel, Mask
+from attnzoo import Dims, Kernel, Mask, cost_of
 from experiments.scaling import measuring
 
 BACKWARD = 2.5  # operations of the gradient of softmax attention, five products, over those of two forward
@@ -24,11 +24,11 @@ def dims_of(row: dict) -> Dims:
 
 
 def useful_flops(kernel: Kernel, row: dict) -> float:
-    """Operations on visible pairs alone; of kernels that are no softmax under a mask, those of their own formula."""
+    """Operations on visible pairs alone; of kernels that are no softmax under a mask, all that are counted."""
     dims = dims_of(row)
     pairs = _pairs(kernel, dims.query_length, row["is_causal"])
     if pairs is None:
-        forward = kernel.cost(dims, is_causal=row["is_causal"]).flops
+        forward = cost_of(kernel, dims, is_causal=row["is_causal"]).flops
     else:
         forward = 2.0 * pairs * dims.batch * dims.num_heads * (dims.head_dim + dims.value_dim)
     return forward * (1 + BACKWARD if row["pass"] == "train" else 1)
