@@ -1,5 +1,8 @@
 """Scores at the ends of their range, small gradients, and operands far from 0, beside NumPy in float64 and jax.nn."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,6 +120,16 @@ def test_small_gradients_err_no_more_than_three_times_as_those_of_jax_nn(kernel,
     for got, other, wanted in zip(ours, theirs, exact, strict=True):
         error, allowed = (jnp.linalg.norm(x.astype(jnp.float32) - wanted) for x in (got, other))
         assert error <= 3 * allowed
+
+
+@pytest.mark.parametrize("dtype, name", [(jnp.bfloat16, "bf16"), (jnp.float16, "f16")], ids=str)
+def test_a_cpu_multiplies_pairs_in_float32(dtype, name):
+    """Rounding them for products, which a CPU takes in float32 all the same, would be passes over all scores."""
+    x = jax.ShapeDtypeStruct((1, 1100, 1, 8), dtype)
+    call = lambda q, k, v: attend(q, k, v, kernel=Softmax()).astype(jnp.float32).sum()
+    program = jax.jit(jax.grad(call, (0, 1, 2))).trace(x, x, x).lower(lowering_platforms=("cpu",)).compile().as_text()
+    sizes = [math.prod(map(int, shape.split(","))) for shape in re.findall(rf"\b{name}\[([\d,]+)\]", program)]
+    assert 1100 * 8 <= max(sizes) < 1100 * 64
 
 
 def test_distances_far_from_the_origin():

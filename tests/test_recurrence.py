@@ -13,7 +13,7 @@ from attnzoo.compute import recurrence
 CASES = [
     (shape, causal, offset, segments, padded)
     for shape, (causal, offset), segments, padded in itertools.product(
-        [(37, 37), (21, 40), (40, 13)],
+        [(37, 37), (21, 40), (40, 13), (5, 7)],
         [(False, 0), (True, 0), (True, 3), (True, -4), (True, 100)],
         [False, True],
         [False, True],
@@ -41,7 +41,7 @@ def operands(length=37, keys=37):
 
 @KERNELS
 @pytest.mark.parametrize(
-    "case", [*CASES[::7], *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[3::11])], ids=str
+    "case", [*CASES[::9], *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[3::11])], ids=str
 )
 def test_outputs_and_gradients(case, kernel):
     (length, keys), causal, offset, segments, padded = case
@@ -111,6 +111,14 @@ def test_work_and_memory_with_segments_are_linear(kernel, is_causal):
 
     (work, size), (more_work, more_size) = count(512), count(2048)
     assert more_work < 4.5 * work and more_size < 4.5 * size
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_a_short_sequence_is_one_chunk_as_long_as_it_is(is_causal):
+    def work(length):
+        return counting.flops(lambda *x: attend(*x, kernel=Linear(), is_causal=is_causal), *operands(length, length))
+
+    assert 3 * work(2) < 1.5 * work(4) < work(7)
 
 
 def test_work_does_not_grow_with_the_offset():
