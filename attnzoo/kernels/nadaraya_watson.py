@@ -31,13 +31,13 @@ class NadarayaWatson(Kernel):
         fields.positive_number(self, "bandwidth")
 
     def head(self, params, draws, q, k, v, visible, *, bias, dropout):
-        return dense.attend(self._score(params, q, k), v, visible, bias, dropout)
+        return dense.attend(self._score(q, k), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
-        layout, numbers = streaming.pairwise_layout, q.shape[-1]
-        return streaming.over_heads(self._score, (), q, k, v, mask, bias, dropout, layout, per_pair=numbers)
+        layout, of_tile = streaming.pairwise_layout, lambda params, q, k, dtype: self._score(q, k)
+        return streaming.over_heads(of_tile, (), q, k, v, mask, bias, dropout, layout, per_pair=q.shape[-1])
 
-    def _score(self, params, q, k, dtype):
+    def _score(self, q, k):
         """-|q - k|^2 / 2 bandwidth^2. Multiplied out it would be a matrix product, and lose what is near far from 0."""
         precise = jnp.promote_types(q.dtype, jnp.float32)
         difference = q[:, None].astype(precise) - k[None, :].astype(precise)
