@@ -8,7 +8,6 @@ The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every k
 import types as _types
 
 from attnzoo.adapters import as_attention_fn as as_attention_fn
-from attnzoo.catalogue import KERNELS as KERNELS
 from attnzoo.catalogue import POSITIONS as POSITIONS
 from attnzoo.catalogue import parse as parse
 from attnzoo.catalogue import parse_positions as parse_positions
@@ -23,20 +22,7 @@ from attnzoo.interface import Dims as Dims
 from attnzoo.interface import Kernel as Kernel
 from attnzoo.interface import Positions as Positions
 from attnzoo.interface import Support as Support
-from attnzoo.kernels import Additive as Additive
-from attnzoo.kernels import BigBird as BigBird
-from attnzoo.kernels import Linear as Linear
-from attnzoo.kernels import Linformer as Linformer
-from attnzoo.kernels import Local as Local
-from attnzoo.kernels import NadarayaWatson as NadarayaWatson
-from attnzoo.kernels import Nystrom as Nystrom
-from attnzoo.kernels import Performer as Performer
-from attnzoo.kernels import Reformer as Reformer
-from attnzoo.kernels import Sinkhorn as Sinkhorn
-from attnzoo.kernels import SlidingWindow as SlidingWindow
-from attnzoo.kernels import Softmax as Softmax
-from attnzoo.kernels import SparseTransformer as SparseTransformer
-from attnzoo.kernels import Synthesizer as Synthesizer
+from attnzoo.kernels import *  # noqa: F403
 from attnzoo.masking import Mask as Mask
 from attnzoo.positions import ALiBi as ALiBi
 from attnzoo.positions import LearnedPositions as LearnedPositions

@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from attnzoo.calls import Catalogue
 from attnzoo.interface import Kernel
-from attnzoo.kernels import (
-    Additive,
-    BigBird,
-    Linear,
-    Linformer,
-    Local,
-    NadarayaWatson,
-    Nystrom,
-    Performer,
-    Reformer,
-    Sinkhorn,
-    SlidingWindow,
-    Softmax,
-    SparseTransformer,
-    Synthesizer,
-)
+from attnzoo.kernels import KERNELS
 from attnzoo.positions import (
     ALiBi,
     LearnedPositions,
@@ -30,23 +15,6 @@ from attnzoo.positions import (
     SinusoidalPositions,
     T5Buckets,
 )
-
-KERNELS: dict[str, type[Kernel]] = {
-    "softmax": Softmax,
-    "nadaraya_watson": NadarayaWatson,
-    "additive": Additive,
-    "sliding_window": SlidingWindow,
-    "bigbird": BigBird,
-    "linear": Linear,
-    "performer": Performer,
-    "linformer": Linformer,
-    "nystrom": Nystrom,
-    "local": Local,
-    "reformer": Reformer,
-    "sinkhorn": Sinkhorn,
-    "synthesizer": Synthesizer,
-    "sparse_transformer": SparseTransformer,
-}
 
 POSITIONS: dict[str, type[PositionEncoding]] = {
     "none": NoPositions,

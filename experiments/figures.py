@@ -10,26 +10,31 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib import ticker
 
+import attnzoo
 from experiments.wording import seconds_text, size_text
 
-# Okabe and Ito's colours and their darker kin, which the colour-blind can tell apart, in the catalogue's order.
-STYLE = {
-    "softmax": ("#000000", "o"),
-    "nadaraya_watson": ("#56B4E9", "v"),
-    "additive": ("#CC79A7", "^"),
-    "sliding_window": ("#0072B2", "s"),
-    "bigbird": ("#D55E00", "D"),
-    "linear": ("#009E73", "P"),
-    "performer": ("#E69F00", "X"),
-    "linformer": ("#882255", "<"),
-    "nystrom": ("#6A5ACD", ">"),
-    "local": ("#332288", "d"),
-    "reformer": ("#117733", "H"),
-    "sinkhorn": ("#A6761D", "d"),
-    "synthesizer": ("#7F7F7F", "H"),
-    "sparse_transformer": ("#005F73", "p"),
-}
-OTHERS = [("#999933", "h"), ("#44AA99", "p"), ("#AA4499", "8"), ("#661100", "*")]
+# Okabe and Ito's colours and their darker kin, which the colour-blind can tell apart. Those of a kernel stand at its
+# place in the catalogue, and what is not in it comes after.
+STYLES = (
+    ("#000000", "o"),
+    ("#56B4E9", "v"),
+    ("#CC79A7", "^"),
+    ("#0072B2", "s"),
+    ("#D55E00", "D"),
+    ("#009E73", "P"),
+    ("#E69F00", "X"),
+    ("#882255", "<"),
+    ("#6A5ACD", ">"),
+    ("#332288", "d"),
+    ("#117733", "H"),
+    ("#A6761D", "d"),
+    ("#7F7F7F", "H"),
+    ("#005F73", "p"),
+    ("#999933", "h"),
+    ("#44AA99", "p"),
+    ("#AA4499", "8"),
+    ("#661100", "*"),
+)
 DASHES = ["-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3))]
 LABEL = 8.5  # points
 
@@ -40,13 +45,19 @@ def styles(rows: list[dict]) -> dict[str, dict]:
     for row in rows:
         known = variants.setdefault(row["name"], [])
         known += [] if row["kernel"] in known else [row["kernel"]]
-    unknown = [name for name in variants if name not in STYLE]
+    others = [name for name in variants if name not in attnzoo.KERNELS]
     found = {}
     for name, kernels in variants.items():
-        color, marker = STYLE.get(name) or OTHERS[unknown.index(name) % len(OTHERS)]
+        color, marker = look(name, others)
         for index, kernel in enumerate(kernels):
             found[kernel] = {"color": color, "marker": marker, "linestyle": DASHES[index % len(DASHES)]}
     return found
+
+
+def look(name: str, others: list[str] = ()) -> tuple[str, str]:
+    """Colour and marker of a kernel of the catalogue, or of one among `others`."""
+    around, place = divmod([*attnzoo.KERNELS, *others].index(name), len(STYLES))
+    return STYLES[place][0], STYLES[(place + around) % len(STYLES)][1]
 
 
 def palette(colors: list[str]):

@@ -23,7 +23,7 @@ from attnzoo import (
 )
 from attnzoo.compute import dense
 from attnzoo.interface import Kernel, Support
-from tests.zoo import DECODING, ZOO
+from attnzoo.testing.zoo import DECODING, ZOO
 
 EVEN = Dims(2, 1536, 1536, 4, 2, 16, 48)
 BOTH = EVEN.head_dim + EVEN.value_dim

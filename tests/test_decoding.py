@@ -33,8 +33,8 @@ from attnzoo import (
     step,
 )
 from attnzoo.testing import check_kernel
+from attnzoo.testing.zoo import DECODING
 from tests.test_contract import Retention
-from tests.zoo import DECODING
 
 LENGTH = 29
 SIZES = {"batch": 2, "num_heads": 4, "num_key_value_heads": 2, "head_dim": 8}

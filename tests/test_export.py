@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from attnzoo import Dims, attend, start, step
-from tests.zoo import DECODING, FURTHER, ZOO
+from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -4,7 +4,6 @@ import pytest
 
 from attnzoo.testing import LAWS, LawBroken, check_law
 from tests import broken_kernels as broken
-from tests.test_support_table import REQUIRED, missing
 
 ROUTES_DIFFER = {"batched_equals_head", "long_sequences_work"}
 STEPS_DIFFER = {"stepping_equals_the_whole", "steps_in_low_precision_lose_little"}
@@ -107,7 +106,3 @@ def test_a_fault_fails_its_own_laws_and_passes_all_others(kernel):
 def test_a_breach_names_law_shape_and_deviation():
     with pytest.raises(LawBroken, match=r"breaks the law `padding_changes_nothing`: .* shape \(1, 23, 4, 8\) deviates"):
         check_law(broken.IgnoredKeyMask(), "padding_changes_nothing")
-
-
-def test_refusing_what_the_table_demands_is_found():
-    assert missing("softmax", broken.IgnoredKeyMask()) == REQUIRED["softmax"] - {"key_mask"}

@@ -20,8 +20,8 @@ from attnzoo import (
 )
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate
 from attnzoo.models.generation import _Sampling
+from attnzoo.testing.zoo import DECODING
 from tests.test_models import SMALL, TOKENS, loud
-from tests.zoo import DECODING
 
 STEPS = 7
 

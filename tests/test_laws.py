@@ -3,7 +3,7 @@
 import pytest
 
 from attnzoo.testing import LAWS, check_kernel, check_law
-from tests.zoo import FURTHER, ZOO
+from attnzoo.testing.zoo import FURTHER, ZOO
 
 # What is differentiated by jax alone, and not by a rule of ours, is held to the laws of such rules if slow.
 OF_RULES = ("small_gradients_survive", "gradients_of_gradients")

@@ -25,8 +25,8 @@ from attnzoo import (
     sinusoidal,
 )
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel
+from attnzoo.testing.zoo import ZOO
 from tests.test_contract import DeltaRule
-from tests.zoo import ZOO
 
 SMALL = BlockConfig(width=8, num_heads=2)
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5, 8, 9, 7, 9, 3]])

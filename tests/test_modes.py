@@ -31,7 +31,7 @@ from attnzoo import (
 from attnzoo.dropout import Dropout
 from attnzoo.testing.laws import _arguments
 from attnzoo.testing.subject import Subject
-from tests.zoo import DECODING, FURTHER, ZOO
+from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
 
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 DRAWING = [kernel for kernel in ZOO if isinstance(kernel, BigBird | Performer | Reformer)]

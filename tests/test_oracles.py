@@ -23,8 +23,8 @@ from attnzoo import (
     attend,
 )
 from attnzoo import attention_weights as weights_of
+from attnzoo.testing.zoo import FURTHER, ZOO
 from tests import oracles
-from tests.zoo import FURTHER, ZOO
 
 BATCH, LENGTH, HEADS, KV_HEADS, DIM = 2, 13, 4, 2, 4
 

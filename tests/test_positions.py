@@ -31,7 +31,7 @@ from attnzoo import (
     sinusoidal,
 )
 from attnzoo.positions import t5
-from tests.zoo import ZOO
+from attnzoo.testing.zoo import ZOO
 
 BATCH, HEADS, KV_HEADS, DIM, OFFSET = 2, 4, 2, 6, 3
 

@@ -6,6 +6,7 @@ import pytest
 
 from attnzoo import Kernel, Linear, Softmax, catalogue
 from attnzoo.testing import LawBroken, probe_kernel
+from attnzoo.testing.zoo import FURTHER, ZOO
 from experiments import records, trust
 from experiments.accuracy import flags
 from experiments.accuracy import run as accuracy
@@ -15,7 +16,6 @@ from experiments.scaling import run as scaling
 from experiments.swap import run as swap
 from tests import broken_kernels as broken
 from tests.test_scaling import settings as scaled
-from tests.zoo import FURTHER, ZOO
 
 FUTURE, PADDING = "the_future_cannot_touch_the_past", "padding_changes_nothing"
 LEAK = broken.SeesEverything()

@@ -22,7 +22,10 @@ from attnzoo.kernels.softmax import EXACT
 
 @dataclasses.dataclass(frozen=True)
 class Additive(Kernel):
-    """Bahdanau's attention. `units` is the width of the hidden layer, the head dimension where None."""
+    """Bahdanau's attention: scores by a hidden layer of tangents.
+
+    `units` is the width of that layer, the head dimension where None.
+    """
 
     units: int | None = None
 

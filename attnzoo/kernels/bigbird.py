@@ -33,7 +33,7 @@ GATHERED = 16
 
 @dataclasses.dataclass(frozen=True)
 class BigBird(Kernel):
-    """Block-sparse attention with random blocks, drawn from `seed`, the same in training and evaluation."""
+    """Global, window and random blocks. These are drawn from `seed`, the same in training and evaluation."""
 
     block_size: int = 64
     num_random: int = 3

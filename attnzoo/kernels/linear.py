@@ -28,7 +28,10 @@ FEATURE_MAPS = {"elu+1": _elu_plus_one, "relu": jax.nn.relu}
 
 @dataclasses.dataclass(frozen=True)
 class Linear(Kernel):
-    """Attention by sums over keys. `epsilon` keeps the normaliser from zero."""
+    """A finite feature map in place of the exponential, so that keys are summed.
+
+    `epsilon` keeps the normaliser from zero.
+    """
 
     feature_map: str = "elu+1"
     epsilon: float = 1e-6

@@ -22,10 +22,11 @@ SHARING = ("none", "kv", "heads")
 
 @dataclasses.dataclass(frozen=True)
 class Linformer(Kernel):
-    """Low-rank attention. Learned for inputs up to the key length at `init`; a longer one is refused.
+    """Keys and values projected along the length to `rank` of them.
 
-    `share` is "none" (E and F for each head), "heads" (one E and one F), or "kv" (one E for keys and values of all
-    heads), the paper's headwise and key-value sharing.
+    Learned for inputs up to the key length at `init`; a longer one is refused. `share` is "none" (E and F for each
+    head), "heads" (one E and one F), or "kv" (one E for keys and values of all heads), the paper's headwise and
+    key-value sharing.
     """
 
     rank: int = 64

@@ -40,7 +40,7 @@ STRIDED = dataclasses.replace(
 
 @dataclasses.dataclass(frozen=True)
 class Local(Kernel):
-    """Attention inside blocks of `block_size` tokens; the last one may be shorter."""
+    """Softmax inside blocks of `block_size` tokens. The last one may be shorter."""
 
     block_size: int = 64
     layout: str = "contiguous"

@@ -21,7 +21,7 @@ from attnzoo.kernels.softmax import EXACT
 
 @dataclasses.dataclass(frozen=True)
 class NadarayaWatson(Kernel):
-    """Gaussian kernel regression. `bandwidth` is in the units of queries and keys."""
+    """Kernel regression with Gaussian weights of distances. `bandwidth` is in the units of queries and keys."""
 
     bandwidth: float = 1.0
 

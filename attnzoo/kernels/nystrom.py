@@ -24,7 +24,10 @@ from attnzoo.interface import Kernel, Support
 
 @dataclasses.dataclass(frozen=True)
 class Nystrom(Kernel):
-    """Attention by landmarks. More `iterations` bring the pseudo-inverse nearer: 6 is the paper's number."""
+    """Softmax through `landmarks` and a pseudo-inverse.
+
+    More `iterations` bring that nearer: 6 is the paper's number.
+    """
 
     landmarks: int = 64
     iterations: int = 6

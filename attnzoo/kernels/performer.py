@@ -26,7 +26,7 @@ FLOOR = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Performer(Kernel):
-    """Softmax attention approximated by `features` positive random features, drawn from `seed`."""
+    """FAVOR+: softmax approximated by `features` positive random features, drawn from `seed`."""
 
     features: int = 256
     orthogonal: bool = True

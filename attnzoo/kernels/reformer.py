@@ -32,7 +32,7 @@ from attnzoo.interface import Kernel, Support
 
 @dataclasses.dataclass(frozen=True)
 class Reformer(Kernel):
-    """Attention among tokens of like hash. More `rounds` let more pairs meet."""
+    """Tokens of like hash meet in chunks, after a sort. More `rounds` let more pairs meet."""
 
     chunk_size: int = 64
     buckets: int = 64

@@ -30,9 +30,10 @@ HIDDEN = -1e30  # finite, so that a row without blocks has a gradient
 
 @dataclasses.dataclass(frozen=True)
 class Sinkhorn(Kernel):
-    """Block-sparse attention by learned sorting, for inputs up to the key length at `init`; a longer one is refused.
+    """Its own block, and one that a learned sorting brings.
 
-    A lower `temperature` and more `iterations` bring the soft sorting nearer to a permutation.
+    Learned for inputs up to the key length at `init`; a longer one is refused. A lower `temperature` and more
+    `iterations` bring the soft sorting nearer to a permutation.
     """
 
     block_size: int = 64

@@ -30,7 +30,7 @@ EXACT = Support(
 
 @dataclasses.dataclass(frozen=True)
 class Softmax(Kernel):
-    """Scaled dot-product attention over every visible key."""
+    """Exact attention: scaled dot products with every visible key."""
 
     supports = EXACT
 

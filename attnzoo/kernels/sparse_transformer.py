@@ -28,7 +28,7 @@ from attnzoo.masking import Mask
 
 @dataclasses.dataclass(frozen=True)
 class SparseTransformer(Kernel):
-    """Attention inside blocks of `block_size` tokens, and to the last `summary` tokens of every block."""
+    """Its own block of `block_size` tokens, and the last `summary` tokens of every block."""
 
     block_size: int = 128
     summary: int = 32

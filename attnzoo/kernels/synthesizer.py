@@ -28,10 +28,11 @@ FORMS = ("dense", "random")
 
 @dataclasses.dataclass(frozen=True)
 class Synthesizer(Kernel):
-    """Attention from learned scores. Learned for inputs up to the key length at `init`; a longer one is refused.
+    """Learned scores, from the query alone or from positions alone.
 
-    `units` is the hidden width of `form="dense"`, the head dimension where None; `rank` is that of `form="random"`,
-    which knows queries by their position alone; one outside of what was learned is taken for the nearest inside.
+    Learned for inputs up to the key length at `init`; a longer one is refused. `units` is the hidden width of
+    `form="dense"`, the head dimension where None; `rank` is that of `form="random"`, which knows queries by their
+    position alone; one outside of what was learned is taken for the nearest inside.
     """
 
     form: str = "dense"

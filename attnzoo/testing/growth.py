@@ -59,7 +59,7 @@ def _forms(kernel: Kernel) -> list[bool]:
 
 
 def _dims(length: int) -> Dims:
-    return Dims(1, length, length, 1, 1, 32, 32)
+    return Dims(1, length, length, 2, 1, 32, 32)
 
 
 def _count(kernel: Kernel, length: int, is_causal: bool) -> Count:
@@ -71,7 +71,7 @@ def _count(kernel: Kernel, length: int, is_causal: bool) -> Count:
 def _traced(kernel: Kernel, length: int, is_causal: bool):
     """Forward and gradient as programs, which both laws count."""
     dims = _dims(length)
-    x = jax.ShapeDtypeStruct((1, length, 1, 32), jnp.float32)
+    q, k = (jax.ShapeDtypeStruct((1, length, heads, 32), jnp.float32) for heads in (2, 1))
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), dims))
 
     def forward(q, k, v, params):
@@ -80,7 +80,7 @@ def _traced(kernel: Kernel, length: int, is_causal: bool):
     def gradient(*args):
         return jax.grad(lambda *args: forward(*args).sum(), (0, 1, 2, 3))(*args)
 
-    return [jax.jit(function).trace(x, x, x, params) for function in (forward, gradient)]
+    return [jax.jit(function).trace(q, k, k, params) for function in (forward, gradient)]
 
 
 def _temporaries(traced) -> int:

@@ -61,7 +61,7 @@ def shape_and_dtype_are_kept(subject: Subject) -> None:
 def low_precision_loses_little(subject: Subject) -> None:
     """In low precision the fast route errs at most twice as much as the equation does there, but for one rounding."""
     for dtype in (jnp.bfloat16, jnp.float16):
-        operands = subject.operands(dtype=dtype)
+        operands = subject.operands(**GROUPED, dtype=dtype)
         exact = subject.attend(Operands(*(x.astype(jnp.float32) for x in operands)), implementation="reference")
         routes = (subject.attend(operands, implementation=name) for name in ("xla", "reference"))
         error, plain = (float(jnp.abs(x.astype(jnp.float32) - exact).max()) for x in routes)
@@ -109,7 +109,7 @@ def batched_equals_head(subject: Subject) -> None:
 
 def long_sequences_work(subject: Subject) -> None:
     """The fast route equals the equation on sequences that it has to cut into tiles, chunks or blocks."""
-    _routes_agree(subject, subject.operands(length=LONG, dim=2), _forms(subject)[-1:])
+    _routes_agree(subject, subject.operands(length=LONG, heads=1, dim=2), _forms(subject)[-1:])
 
 
 def _routes_agree(subject: Subject, operands: Operands, forms: list[bool]) -> None:
@@ -271,7 +271,7 @@ def any_length_works(subject: Subject) -> None:
     """Lengths that no block divides, in each form."""
     forms = _forms(subject)
     for length, is_causal in ((2, forms[0]), (64, forms[-1])):
-        operands = subject.operands(length=length, batch=1)
+        operands = subject.operands(**GROUPED, length=length, batch=1)
         params = subject.params(operands)
         outs = [subject.attend(operands, params, implementation=x, is_causal=is_causal) for x in ("xla", "reference")]
         subject.same(*outs, f"output at length {length}, is_causal={is_causal}, `batched` beside `head`,", 2e-5)
@@ -279,7 +279,7 @@ def any_length_works(subject: Subject) -> None:
 
 def keys_of_another_length(subject: Subject) -> None:
     """Cross-attention, or its refusal."""
-    operands = subject.operands(length=11, keys=LENGTH)
+    operands = subject.operands(**GROUPED, length=11, keys=LENGTH)
     if not subject.supports.cross:
         return subject.refuses("key of another length", operands=operands)
     params = subject.params(operands)
@@ -358,7 +358,7 @@ def residual_is_the_log_of_the_sum(subject: Subject) -> None:
 
 def dropout_acts_on_weights(subject: Subject) -> None:
     """A share of the weights is dropped, each head apart, and the same ones in the backward pass."""
-    operands, rng = subject.operands(), jax.random.key(9)
+    operands, rng = subject.operands(**GROUPED), jax.random.key(9)
     if not subject.supports.dropout:
         return subject.refuses("dropout_rate", dropout_rate=0.4, rng=rng)
     plain, dropped = subject.weights(operands), subject.weights(operands, dropout_rate=0.4, rng=rng)
@@ -372,8 +372,8 @@ def dropout_acts_on_weights(subject: Subject) -> None:
     if (alike.reshape(-1)[1:] > 0.9).any():
         raise subject.broken("dropout is one for several heads or examples")
     out, gradients = subject.pulled(operands, dropout_rate=0.4, rng=rng)
-    heads = dropped.reshape(2, 1, 2, LENGTH, LENGTH)
-    pulled = jax.grad(lambda out: curved(out).sum())(out).reshape(2, LENGTH, 1, 2, -1)
+    heads = dropped.reshape(2, 2, 2, LENGTH, LENGTH)
+    pulled = jax.grad(lambda out: curved(out).sum())(out).reshape(2, LENGTH, 2, 2, -1)
     expected = jnp.einsum("bkgts,btkgh->bskh", heads, pulled)
     subject.same(gradients.operands.v, expected, "gradient by values under dropout", 1e-5)
     return None

@@ -17,7 +17,7 @@ from attnzoo.interface import Kernel
 
 GROUPED = {"heads": 4, "kv_heads": 2}  # more than one group of query heads
 LENGTH = 37  # a prime, which no block divides
-LONG = 523  # another, longer than the tiles and chunks that arithmetic is cut into, and too long for all heads at once
+LONG = 1031  # another, longer than the tiles and chunks that arithmetic is cut into
 
 
 class LawBroken(AssertionError):

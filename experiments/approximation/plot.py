@@ -71,7 +71,7 @@ def _rate(panel, found: list[dict], name: str) -> None:
     low, high = panel.get_ylim()
     xs = np.array(sorted({row["terms"] for row in own}), float)
     level = np.exp(np.mean([np.log(np.mean(row[name]) * row["terms"] ** 0.5) for row in own]))
-    color, _ = figures.STYLE["performer"]
+    color, _ = figures.look("performer")
     panel.plot(xs, level * xs**-0.5, color=color, linewidth=1.0, linestyle=(0, (4, 4)), zorder=0.5)
     where = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "bottom", "color": color}
     panel.annotate(RATE, (xs[0], min(level * xs[0] ** -0.5, high)), fontsize=figures.LABEL, **where)

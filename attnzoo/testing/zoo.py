@@ -4,7 +4,7 @@ ZOO stands for the whole. FURTHER are forms that share most of their code with o
 where they differ, and to all others if slow.
 """
 
-from attnzoo import (
+from attnzoo.kernels import (
     KERNELS,
     BigBird,
     Linformer,

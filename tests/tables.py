@@ -1,0 +1,96 @@
+"""The tables of kernels in README and design, made from the kernels themselves.
+
+    python -m tests.tables
+
+writes them anew where they are stale.
+"""
+
+import pathlib
+
+import jax
+
+from attnzoo import KERNELS, Dims, Kernel
+from attnzoo.testing.zoo import FURTHER
+
+ROOT = pathlib.Path(__file__).parent.parent
+COLUMNS = {
+    "causal, offset": "causal",
+    "key mask, lengths": "key_mask",
+    "segments": "segments",
+    "dense mask, window": "mask",
+    "bias": "bias",
+    "scale": "scale",
+    "T != S": "cross",
+    "dropout": "dropout",
+    "residual": "residual",
+}
+SHORT, LONG = 1024, 4096
+
+
+def kernels() -> list[list[str]]:
+    """What the kernels are, for README."""
+    head = ["name", "class", "cost in length T", "learned", "what it is"]
+    forms = {name: make() for name, make in KERNELS.items()}
+    return [head, *([f"`{name}`", f"`{x!r}`", _cost(x), _learned(x), _sentence(x)] for name, x in forms.items())]
+
+
+def support() -> list[list[str]]:
+    """What they honour, for the design; a form that supports less than its class has a row of its own."""
+    forms = {name: make() for name, make in KERNELS.items()}
+    forms |= {f"`{form!r}`": form for form in FURTHER if form.supports != type(form).supports}
+    rows = [
+        [name, *("yes" if getattr(kernel.supports, field) else "" for field in COLUMNS.values()), _state(kernel)]
+        for name, kernel in forms.items()
+    ]
+    return [["", *COLUMNS, "decoding state"], *rows]
+
+
+TABLES = {"README.md": kernels, "docs/design.md": support}
+
+
+def renewed(text: str, rows: list[list[str]]) -> str:
+    """`text` with the table of that head made anew."""
+    lines = text.splitlines()
+    written = [_line(rows[0]), "|" + "---|" * len(rows[0]), *map(_line, rows[1:])]
+    begin = lines.index(written[0])
+    end = next((i for i in range(begin, len(lines)) if not lines[i].startswith("|")), len(lines))
+    return "\n".join([*lines[:begin], *written, *lines[end:]]) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+def _cost(kernel: Kernel) -> str:
+    work, memory = ("T" if power == 1 else f"T^{power:g}" for power in (kernel.supports.work, kernel.supports.memory))
+    return work if work == memory else f"{work}, memory {memory}"
+
+
+def _learned(kernel: Kernel) -> str:
+    short, long = (jax.eval_shape(lambda dims=_dims(n): kernel.init(jax.random.key(0), dims)) for n in (SHORT, LONG))
+    if not jax.tree.leaves(short):
+        return ""
+    return "yes" if short == long else "yes, for lengths up to those at `init`"
+
+
+def _state(kernel: Kernel) -> str:
+    """Of one head of 64 in float32."""
+    if not kernel.supports.decode:
+        return ""
+    short, long = (kernel.state_bytes(_dims(length)) for length in (SHORT, LONG))
+    return f"{long / 1024:.3g} KB" if short == long else f"{(long - short) / (LONG - SHORT):.3g} B a token"
+
+
+def _dims(length: int) -> Dims:
+    return Dims(1, length, length, 1, 1, 64, 64)
+
+
+def _sentence(kernel: Kernel) -> str:
+    """The first of its docstring."""
+    return " ".join(kernel.__doc__.split()).split(". ")[0].removesuffix(".").replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    for name, table in TABLES.items():
+        path = ROOT / name
+        path.write_text(renewed(path.read_text(), table()))
