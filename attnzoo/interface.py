@@ -41,6 +41,7 @@ class Support:
       residual: `return_residual`; `head` and `batched` return the pair (output, log-sum-exp).
       cross: as many keys as one likes beside the queries (T != S).
       decode: `attnzoo.start` and `attnzoo.step`, by which the whole of `is_causal=True` follows token by token.
+      ignores: nothing that a caller asks for: of "query" and "key", those that weights do not depend on.
       positions: nothing that a caller asks for: `head` receives `positions`, because its pattern counts them.
       work: run time grows at most as length ** work.
       memory: temporaries of `batched` grow at most as length ** memory.
@@ -58,6 +59,7 @@ class Support:
     residual: bool = False
     cross: bool = False
     decode: bool = False
+    ignores: tuple[str, ...] = ()
     positions: bool = False
     work: float = 2.0
     memory: float = 2.0

@@ -39,6 +39,27 @@ class FutureLeak(Plain):
 
 
 @dataclasses.dataclass(frozen=True)
+class FarFutureLeak(Kernel):
+    """Values above 60, visible or not, move every output: no change of an ordinary size shows it."""
+
+    supports = Support(causal=True)
+
+    def head(self, params, draws, q, k, v, visible):
+        out = dense.attend(dense.scores(q, k), v, visible)[0]
+        return out + jnp.where(jnp.abs(v).max(initial=0) > 60, 1e-3, 0).astype(out.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing(Kernel):
+    """Gives 0, which no leak can touch."""
+
+    supports = Support(causal=True, key_mask=True)
+
+    def head(self, params, draws, q, k, v, visible):
+        return 0 * (q @ k.T * visible) @ v
+
+
+@dataclasses.dataclass(frozen=True)
 class SeesEverything(Plain):
     """Reads `visible` nowhere."""
 

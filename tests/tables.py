@@ -37,12 +37,8 @@ def kernels() -> list[list[str]]:
 def support() -> list[list[str]]:
     """What they honour, for the design; a form that supports less than its class has a row of its own."""
     forms = {name: make() for name, make in KERNELS.items()}
-    forms |= {f"`{form!r}`": form for form in FURTHER if form.supports != type(form).supports}
-    rows = [
-        [name, *("yes" if getattr(kernel.supports, field) else "" for field in COLUMNS.values()), _state(kernel)]
-        for name, kernel in forms.items()
-    ]
-    return [["", *COLUMNS, "decoding state"], *rows]
+    forms |= {f"`{form!r}`": form for form in FURTHER if _honoured(form)[:-1] != _honoured(type(form)())[:-1]}
+    return [["", *COLUMNS, "decoding state"], *([name, *_honoured(form)] for name, form in forms.items())]
 
 
 TABLES = {"README.md": kernels, "docs/design.md": support}
@@ -71,6 +67,10 @@ def _learned(kernel: Kernel) -> str:
     if not jax.tree.leaves(short):
         return ""
     return "yes" if short == long else "yes, for lengths up to those at `init`"
+
+
+def _honoured(kernel: Kernel) -> list[str]:
+    return [*("yes" if getattr(kernel.supports, field) else "" for field in COLUMNS.values()), _state(kernel)]
 
 
 def _state(kernel: Kernel) -> str:

@@ -40,7 +40,11 @@ class Synthesizer(Kernel):
     rank: int = 32
 
     supports = dataclasses.replace(
-        EXACT, scale=False, positions=True, why="its scores are learned, not scaled products of queries and keys"
+        EXACT,
+        scale=False,
+        ignores=("key",),
+        positions=True,
+        why="its scores are learned, not scaled products of queries and keys",
     )
 
     def __post_init__(self):
@@ -48,6 +52,8 @@ class Synthesizer(Kernel):
         fields.positive_integer(self, "rank")
         if self.units is not None:
             fields.positive_integer(self, "units")
+        if self.form == "random":
+            object.__setattr__(self, "supports", dataclasses.replace(self.supports, ignores=("query", "key")))
 
     def init(self, rng, dims):
         """Dense: {"hidden": W, "hidden_bias": c, "key": a, "key_bias": d}. Random: {"query": r, "key": s}."""

@@ -102,6 +102,18 @@ def transformations_change_nothing(subject: Subject) -> None:
     subject.same(mapped, expected, "output under vmap, without a batch axis,", 1e-5)
 
 
+def every_operand_counts(subject: Subject) -> None:
+    """The output moves with queries, keys and values, but for those that `supports.ignores` names."""
+    operands = subject.operands()
+    params = subject.params(operands)
+    out = subject.attend(operands, params)
+    for field, name in zip(Operands._fields, ("query", "key", "value"), strict=True):
+        moved = operands._replace(**{field: 1.5 * getattr(operands, field) - 0.5})
+        feels = not jnp.array_equal(subject.attend(moved, params), out)
+        if feels == (name in subject.supports.ignores):
+            raise subject.broken(f"the output {'moves' if feels else 'does not move'} with {name}")
+
+
 def batched_equals_head(subject: Subject) -> None:
     """The fast route equals the equation: values, and gradients by everything, bare and with all that it supports."""
     _routes_agree(subject, subject.operands(**GROUPED), _forms(subject))
@@ -149,9 +161,12 @@ def the_future_cannot_touch_the_past(subject: Subject) -> None:
     if not subject.supports.causal:
         return subject.refuses("is_causal", is_causal=True)
     q, k, v = subject.operands()
-    moved = Operands(q.at[:, 20:].mul(-2.0), k.at[:, 20:].mul(9.0), v.at[:, 20:].add(1.0))
-    outs = [subject.pulled(operands, is_causal=True)[0][:, :20] for operands in (Operands(q, k, v), moved)]
-    subject.same(*outs, "output before a change of later tokens, beside that after it,")
+    before = subject.pulled(Operands(q, k, v), is_causal=True)[0][:, :20]
+    for size in (1e-3, 100.0, 1.0):
+        times = 1 - 3 * size, 1 + 8 * size
+        moved = Operands(*(x.at[:, 20:].mul(by) for x, by in zip((q, k), times, strict=True)), v.at[:, 20:].add(size))
+        after = subject.pulled(moved, is_causal=True)[0][:, :20]
+        subject.same(before, after, f"output before a change of later tokens by {size}, beside that after it,")
     for offset, last in ((-3, 23), (3, 17)):
         shifted = [
             subject.attend(Operands(q, *keys), is_causal=True, query_offset=offset)[:, :last]
