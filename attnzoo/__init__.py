@@ -7,6 +7,13 @@ The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every k
 
 import types as _types
 
+# First, so that the file of a kernel may import its contract from here.
+from attnzoo.interface import Dims as Dims
+from attnzoo.interface import Kernel as Kernel
+from attnzoo.interface import Positions as Positions
+from attnzoo.interface import Support as Support
+
+# isort: split
 from attnzoo.adapters import as_attention_fn as as_attention_fn
 from attnzoo.catalogue import POSITIONS as POSITIONS
 from attnzoo.catalogue import parse as parse
@@ -18,10 +25,6 @@ from attnzoo.decoding import start as start
 from attnzoo.decoding import step as step
 from attnzoo.door import attend as attend
 from attnzoo.door import attention_weights as attention_weights
-from attnzoo.interface import Dims as Dims
-from attnzoo.interface import Kernel as Kernel
-from attnzoo.interface import Positions as Positions
-from attnzoo.interface import Support as Support
 from attnzoo.kernels import *  # noqa: F403
 from attnzoo.masking import Mask as Mask
 from attnzoo.positions import ALiBi as ALiBi
