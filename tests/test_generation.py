@@ -74,7 +74,12 @@ CROSS = [
 ]
 
 
-@pytest.mark.parametrize("cross", CROSS, ids=repr)
+QUICK = Linear(), SlidingWindow(1, 0, 2, 1), CROSS[-1]
+
+
+@pytest.mark.parametrize(
+    "cross", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in CROSS], ids=repr
+)
 def test_an_encoder_decoder_reads_its_source_once(cross):
     model = loud(
         EncoderDecoder(
@@ -243,7 +248,7 @@ def test_steps_need_a_cache_of_their_batch():
     model.init_cache(1, 9)
     with pytest.raises(ValueError, match="tokens are a batch of 2: the cache was made for 1"):
         model.step(TOKENS)
-    model.step(TOKENS[:1])
+    nnx.jit(type(model).step)(model, TOKENS[:1])
     with pytest.raises(ValueError, match="would reach 10"):
         model.step(TOKENS[:1, :2])
     with pytest.raises(NotImplementedError, match="Nystrom cannot honour `decode=True`"):
