@@ -5,24 +5,32 @@ VENV ?= .venv
 PRESET ?= full
 OUT ?= runs/compare
 MINUTES ?= 7.5
-BIN := $(VENV)/bin
+BIN = $(VENV)/bin
 
 # The part of the suite that tells whether another Python and another jax work, too.
 QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/test_layers.py tests/test_export.py \
 	tests/test_recurrence.py tests/test_decoding.py tests/test_layer_decoding.py tests/test_command_line.py tests/test_records.py
 
-.PHONY: compare test test-quick test-slow parity mutants gpu lint format wheel clean
+.PHONY: compare test test-quick test-oldest test-slow parity mutants gpu lint format wheel clean
 
 compare: $(VENV)/experiments
 	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
 
 # Neighbours share programs and fixtures, so each worker takes a run of tests.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -q
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 test: lint
 	$(PYTEST) -m "not slow"
 
 test-quick: $(VENV)/test
+	$(PYTEST) -m "not slow" $(QUICK)
+
+# With the oldest versions that setup.cfg allows.
+test-oldest: VENV = .venv-oldest
+test-oldest:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) tests/oldest.py > $(VENV)/oldest.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(VENV)/oldest.txt --editable '.[test]'
 	$(PYTEST) -m "not slow" $(QUICK)
 
 test-slow: $(VENV)/test

@@ -43,5 +43,7 @@ from attnzoo.positions import T5Buckets as T5Buckets
 from attnzoo.positions import rotate as rotate
 from attnzoo.positions import sinusoidal as sinusoidal
 
+__version__ = "0.1.0"
+
 # Modules are left out: `from attnzoo import *` must not bring an `nnx` or a `linen` over Flax's own.
 __all__ = [name for name, x in globals().items() if name[0] != "_" and not isinstance(x, _types.ModuleType)]
