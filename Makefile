@@ -51,6 +51,7 @@ gpu:
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .
