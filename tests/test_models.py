@@ -96,8 +96,15 @@ def test_only_norms_before_parts_need_a_last_one():
         assert (model.stack.norm is not None) == is_there
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("kernel", [Softmax(), BigBird(block_size=2), Performer(8), Linformer(4), Nystrom(4)], ids=repr)
+READERS = [Softmax(), BigBird(block_size=2), Performer(8), Linformer(4), Nystrom(4)]
+
+
+@pytest.mark.parametrize(
+    "kernel, pooling",
+    [(x, "mean") for x in READERS]
+    + [pytest.param(x, "cls", marks=[pytest.mark.slow] * (x != Softmax())) for x in READERS],
+    ids=str,
+)
 def test_a_classifier_does_not_see_padding(kernel, pooling):
     given = {"max_length": 8, "num_layers": 2, "attention": kernel, "pooling": pooling}
     model = loud(Classifier(11, 3, SMALL, **given, rngs=nnx.Rngs(0)))

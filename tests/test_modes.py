@@ -238,7 +238,10 @@ def test_values_may_have_no_width(kernel):
         assert out.shape == (*q.shape[:3], 0)
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in (*ZOO, *FURTHER) if kernel.supports.cross], ids=repr)
+CROSS = [kernel for kernel in (*ZOO, *FURTHER) if kernel.supports.cross]
+
+
+@pytest.mark.parametrize("kernel", [slow_where(kernel not in QUICK, kernel) for kernel in CROSS], ids=repr)
 def test_weights_of_few_queries(kernel):
     """They are pulled back, and equal those that the identity gives, here with keys enough to be more than queries."""
     subject = Subject("modes", kernel)
