@@ -77,7 +77,6 @@ class CausalSparseTransformer(SparseTransformer):
         decode=False,
         why="its first token sees the whole of one sequence",
     )
-    cost = Kernel.cost
 
     def is_summary(self, position):
         return super().is_summary(position) | (position % self.block_size == 0)
