@@ -20,7 +20,7 @@ from attnzoo import (
     attention_weights,
 )
 from attnzoo.kernels import performer
-from tests import oracles
+from tests.oracles.bigbird import block_pattern
 
 torch = pytest.importorskip("torch", reason="torch is not here: install the extra `peers`")
 
@@ -253,7 +253,7 @@ def random_blocks_of(kernel, length):
     ones = jnp.ones((1, length, HEADS, DIM))
     seen = np.asarray(attention_weights(ones, ones, kernel=kernel)[0] > 0)
     seen = seen.reshape(HEADS, blocks, kernel.block_size, blocks, kernel.block_size).any(axis=(2, 4))
-    fixed = oracles.block_pattern(np.arange(blocks), length, kernel.block_size, kernel.num_window, 1, False)
+    fixed = block_pattern(np.arange(blocks), length, kernel, is_causal=False)
     return [np.array([np.flatnonzero(row) for row in (head & ~fixed)[1:-1]]) for head in seen]
 
 
