@@ -1,8 +1,7 @@
 """Each kernel once more, in NumPy and float64, from its paper and by plain loops. Nothing here is shared with attnzoo.
 
 The oracle of attnzoo/kernels/<name>.py is `oracle(kernel, one)` in <name>.py of this folder, found by that name alone;
-of its kernel it reads the fields. What several of them need is here. Where float32 does not come as near as usual,
-`TOLERANCE` in that file says how near and why.
+of its kernel it reads the fields. What several of them need is here.
 """
 
 import importlib

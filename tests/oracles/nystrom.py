@@ -4,8 +4,6 @@ import numpy as np
 
 from tests.oracles import scale_of
 
-TOLERANCE = 2e-3  # the pseudo-inverse is iterated in float32, and each step multiplies what was rounded
-
 
 def oracle(kernel, one):
     queries, keys = one.visible.any(axis=1), one.visible.any(axis=0)
