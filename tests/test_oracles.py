@@ -1,6 +1,7 @@
 """Every kernel beside its oracle: values tightly, and gradients by finite differences of the oracle in float64."""
 
 import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from attnzoo import (
+    KERNELS,
     BigBird,
     Dims,
     Linear,
@@ -201,3 +203,8 @@ def test_where_approximations_become_exact():
     errors = [float(jnp.abs(attend(q, k, v, kernel=Performer(m)) - exact).mean()) for m in (16, 256, 8192)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.05
     np.testing.assert_allclose(attend(q, k, v, scale=1.0), attend(2 * q, k, v, kernel=Softmax()), atol=1e-6)
+
+
+def test_every_file_of_oracles_is_of_a_kernel():
+    files = {path.stem for path in pathlib.Path(oracles.__file__).parent.glob("[!_]*.py")}
+    assert files <= set(KERNELS)
