@@ -12,6 +12,7 @@ from attnzoo.interface import Dims as Dims
 from attnzoo.interface import Kernel as Kernel
 from attnzoo.interface import Positions as Positions
 from attnzoo.interface import Support as Support
+from attnzoo.interface import TokenInput as TokenInput
 
 # isort: split
 from attnzoo.adapters import as_attention_fn as as_attention_fn

@@ -45,8 +45,9 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
       honoured or refused by name; a mask is never dropped.
 
     Raises:
-      ValueError: `mask` is no such word; `query_offset` is no integer; the kernel has learned parameters; when called,
-        the mask is not what was said, or does not tell where the queries stand.
+      ValueError: `mask` is no such word; `query_offset` is no integer; the kernel has learned parameters, or wants more
+        of tokens than keys and values; when called, the mask is not what was said, or does not tell where the queries
+        stand.
       NotImplementedError: when called, the kernel cannot honour the mask.
 
     Example:
@@ -60,6 +61,11 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
         raise ValueError(
             f"{kernel!r} has learned parameters, which Flax's own layers cannot hold: use MultiHeadAttention of "
             "attnzoo.linen or attnzoo.nnx"
+        )
+    if inputs := kernel.token_inputs(Dims(1, 2, 2, 1, 1, 2, 2)):
+        raise ValueError(
+            f"{kernel!r} wants {', '.join(map(repr, inputs))} of every token, which Flax's own layers do not make: use "
+            "MultiHeadAttention of attnzoo.linen or attnzoo.nnx"
         )
     if query_offset is not None:
         validation.query_offset(query_offset, None)

@@ -46,8 +46,10 @@ def cost_of(kernel: Kernel, dims: Dims, *, is_causal: bool = False, dtype=jnp.fl
     """
     q, k, v = operands(dims, dtype)
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), dims))
-    call = lambda q, k, v, params: attend(q, k, v, kernel=kernel, params=params, is_causal=is_causal)
-    flops = counting.flops(call, q, k, v, params)
+    call = lambda q, k, v, params, tokens: attend(
+        q, k, v, kernel=kernel, params=params, tokens=tokens, is_causal=is_causal
+    )
+    flops = counting.flops(call, q, k, v, params, tokens(kernel, dims, dtype))
     return Cost(flops, bytes_moved(kernel, dims, dtype), kernel.state_bytes(dims, dtype))
 
 
@@ -56,7 +58,8 @@ def bytes_moved(kernel: Kernel, dims: Dims, dtype=jnp.float32) -> float:
     q, k, v = operands(dims, dtype)
     out = jax.ShapeDtypeStruct((*q.shape[:3], dims.value_dim), dtype)
     constants = jax.eval_shape(lambda rng: (kernel.init(rng, dims), kernel.draw(rng, dims)), jax.random.key(0))
-    return float(sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((q, k, v, out, constants))))
+    moved = q, k, v, tokens(kernel, dims, dtype), out, constants
+    return float(sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(moved)))
 
 
 def operands(dims: Dims, dtype=jnp.float32) -> list[jax.ShapeDtypeStruct]:
@@ -65,3 +68,9 @@ def operands(dims: Dims, dtype=jnp.float32) -> list[jax.ShapeDtypeStruct]:
     keys = dims.batch, dims.key_length, dims.num_key_value_heads
     shapes = (*queries, dims.head_dim), (*keys, dims.head_dim), (*keys, dims.value_dim)
     return [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+
+
+def tokens(kernel: Kernel, dims: Dims, dtype=jnp.float32) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of what each key token brings, for every query head."""
+    leading = dims.batch, dims.key_length, dims.num_heads
+    return {name: jax.ShapeDtypeStruct((*leading, *x.shape), dtype) for name, x in kernel.token_inputs(dims).items()}

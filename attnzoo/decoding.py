@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,7 @@ def step(
     query_seq_lengths: jax.Array | None = None,
     scale: float | jax.Array | None = None,
     precision: str | jax.lax.Precision | None = None,
+    tokens: Mapping[str, jax.Array] | None = None,
 ) -> tuple[DecodingState, jax.Array]:
     """The next t tokens of each example: t = 1 for one, more for a prompt.
 
@@ -138,6 +140,7 @@ def step(
         written, and their outputs are 0. All t where None.
       scale: of the scores, 1 / sqrt(H) where None.
       precision: of matrix products, as in `attend`.
+      tokens: what each of the t tokens brings beside key and value, as in `attend`.
 
     Returns:
       The state after these tokens, and [B, t, N, Hv] in the dtype of query.
@@ -168,6 +171,7 @@ def step(
         query,
         key,
         value,
+        validation.token_inputs(tokens, kernel, dims._replace(key_length=dims.query_length)),
         door.bias_of(bias, dims),
         *_constants(kernel, params, draws, state.dims),
         lengths,
@@ -221,7 +225,7 @@ def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> 
 
 
 @functools.partial(jax.jit, static_argnames="precision")
-def _step(state: DecodingState, query, key, value, bias, params, draws, lengths, scale, *, precision):
+def _step(state: DecodingState, query, key, value, brought, bias, params, draws, lengths, scale, *, precision):
     kernel, (batch, tokens) = state.kernel, query.shape[:2]
     lengths = jnp.full(batch, tokens) if lengths is None else lengths
     place = jnp.arange(tokens)[None]
@@ -231,19 +235,20 @@ def _step(state: DecodingState, query, key, value, bias, params, draws, lengths,
     positions = jnp.where(real & fits, positions, -1)
     # What is not written must not reach the sums of a kernel either, NaN included.
     query, key, value = (jnp.where((positions >= 0)[..., None, None], x, 0) for x in (query, key, value))
+    brought = {name: door.silenced((positions >= 0)[..., None], x) for name, x in brought.items()}
     declared = {"scale": scale} if kernel.supports.scale else {}
 
     def advance(cache, chunk):
-        query, key, value, positions, bias = chunk
+        query, key, value, brought, positions, bias = chunk
         bias = None if bias is None else bias.of(query, scale)
-        given = declared | ({"bias": bias} if kernel.supports.bias else {})
+        given = declared | ({"bias": bias} if kernel.supports.bias else {}) | ({"tokens": brought} if brought else {})
         after, out = kernel.step(params, draws, cache, query, key, value, positions, **given)
         validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
         validation.same_cache(after, cache, kernel)
         return after, out.astype(query.dtype)
 
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        cache, out = _in_chunks(advance, state.cache, (query, key, value, positions, bias))
+        cache, out = _in_chunks(advance, state.cache, (query, key, value, brought, positions, bias))
     out = jnp.where((positions >= 0)[..., None, None], out, 0)
     out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)
     come = real.sum(axis=1, dtype=jnp.int32)
@@ -273,7 +278,7 @@ def _in_chunks(advance, cache: Tree, tokens) -> tuple[Tree, jax.Array]:
         near = dataclasses.replace(bias, array=rows) if has_rows else bias
         return advance(cache, (*arrays, positions, near))
 
-    chunks = (*map(cut, arrays), cut(positions, fill=-1), cut(bias.array, axis=2) if has_rows else None)
+    chunks = (*jax.tree.map(cut, arrays), cut(positions, fill=-1), cut(bias.array, axis=2) if has_rows else None)
     cache, out = jax.lax.scan(one, cache, chunks)
     out = jnp.moveaxis(out, 0, 1)
     return cache, out.reshape(out.shape[0], count * size, *out.shape[3:])[:, :length]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def attend(
     kernel: Kernel = Softmax(),
     params: Tree = (),
     draws: Tree | None = None,
+    tokens: Mapping[str, jax.Array] | None = None,
     is_causal: bool = False,
     query_offset: int | jax.Array = 0,
     query_seq_lengths: jax.Array | None = None,
@@ -59,6 +61,8 @@ def attend(
       kernel: which attention, a value such as `SlidingWindow(left=255)`.
       params: what the kernel learned, from `kernel.init(rng, dims)`.
       draws: what is random in the kernel, from `kernel.draw(rng, dims)`; None draws from `kernel.seed`.
+      tokens: what each key token brings beside key and value, as `kernel.token_inputs` names it, such as a gate:
+        [B, S, N, ...], or [B, S, K, ...] where the heads of a group share it. Zero means that nothing happens.
       is_causal: query i sees no key after position i + query_offset.
       query_offset: the key position of query 0; causality, windows, block patterns and position biases count from it.
         A whole number, known beforehand, or an int array that may be traced: a scalar, or [B], one for each example.
@@ -102,6 +106,7 @@ def attend(
     unbatched = query.ndim == 3
     if unbatched:
         query, key, value = query[None], key[None], value[None]
+        tokens = tokens and {name: jnp.asarray(x)[None] for name, x in tokens.items()}
     dims = dims_of(query, key, value)
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
     offset = validation.query_offset(query_offset, None if unbatched else dims.batch)
@@ -125,6 +130,7 @@ def attend(
         "key of another length than query": ("cross", dims.query_length != dims.key_length),
     }
     refusal.refuse(kernel, [(argument, field) for argument, (field, used) in asked.items() if used])
+    tokens = validation.token_inputs(tokens, kernel, dims)
     out, residual = _attend(
         query,
         key,
@@ -135,6 +141,7 @@ def attend(
         tree_of("draws", drawn(kernel, dims) if draws is None else draws, kernel, dims),
         None if scale is None else validation.scale(scale, query.dtype),
         rng if dropout_rate > 0 else None,
+        tokens,
         kernel=kernel,
         dropout_rate=float(dropout_rate),
         precision=validation.precision_name(precision),
@@ -155,6 +162,7 @@ def attention_weights(
     kernel: Kernel = Softmax(),
     params: Tree = (),
     draws: Tree | None = None,
+    tokens: Mapping[str, jax.Array] | None = None,
     is_causal: bool = False,
     query_offset: int | jax.Array = 0,
     query_seq_lengths: jax.Array | None = None,
@@ -191,6 +199,7 @@ def attention_weights(
         kernel=kernel,
         params=params,
         draws=draws,
+        tokens=tokens,
         is_causal=is_causal,
         query_offset=query_offset,
         query_seq_lengths=query_seq_lengths,
@@ -284,6 +293,7 @@ def _attend(
     draws,
     scale,
     rng,
+    tokens,
     *,
     kernel,
     dropout_rate,
@@ -306,6 +316,7 @@ def _attend(
             "dropout": Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
         }
         declared = {name: given for name, given in declared.items() if getattr(kernel.supports, name)}
+        declared |= {"tokens": {name: silenced(shown_keys, x) for name, x in tokens.items()}} if tokens else {}
         operands = params, draws, query, key, value, mask, declared
         out, residual = routes.run(implementation, kernel, *operands, with_residual=with_residual)
     validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
@@ -318,6 +329,14 @@ def _nothing(query, value):
     """The answer where there are no queries, no keys or no examples."""
     residual = jnp.full(query.shape[:3], -jnp.inf, jnp.promote_types(query.dtype, jnp.float32))
     return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype), residual
+
+
+def silenced(shown: jax.Array | None, x: jax.Array) -> jax.Array:
+    """What tokens bring, x [B, S, N or K, ...], where their keys are shown [B, S, 1 or K], else 0."""
+    if shown is None:
+        return x
+    shown = jnp.repeat(shown, 1 if shown.shape[2] == 1 else x.shape[2] // shown.shape[2], axis=2)
+    return jnp.where(shown.reshape(*shown.shape, *(1,) * (x.ndim - 3)), x, 0)
 
 
 def _only(shown, x):

@@ -8,6 +8,7 @@ paper's equation for one head of one example; its speed is `batched`, which must
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -78,6 +79,24 @@ class Dims(NamedTuple):
     value_dim: int
 
 
+def _as_it_is(x: jax.Array) -> jax.Array:
+    return x
+
+
+class TokenInput(NamedTuple):
+    """What each key token brings beside key and value, such as a gate: an array [B, S, N or K, *shape].
+
+    Zero must mean that nothing happens, since that is what the door makes of tokens that are hidden.
+
+    Attributes:
+      shape: of what one head has of one token; () for a number.
+      activation: what the layers put behind their projection of a token, so that it lies where the kernel wants it.
+    """
+
+    shape: tuple[int, ...] = ()
+    activation: Callable[[jax.Array], jax.Array] = _as_it_is
+
+
 class Positions(NamedTuple):
     """Where one example stands, for a kernel whose pattern counts positions.
 
@@ -116,11 +135,16 @@ class Kernel:
         """Random or fixed constants per head, () when there are none. Leaves lead as those of `init`."""
         return ()
 
+    def token_inputs(self, dims: Dims) -> dict[str, TokenInput]:
+        """What each key token brings beside key and value, by name; nothing unless a kernel says otherwise."""
+        return {}
+
     def head(self, params, draws, q, k, v, visible):
         """One head of one example: q [T, H], k [S, H], v [S, Hv], visible bool [T, S] -> [T, Hv].
 
         Receives by keyword, if and only if `supports` declares them: `bias` ([T, S] or None), `scale`
-        (a number or None), `dropout` ([T, S] factors or None), `positions` (`Positions`).
+        (a number or None), `dropout` ([T, S] factors or None), `positions` (`Positions`); and what `token_inputs`
+        names, [S, *shape] each.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no `head`: write the equation of one head there")
 
@@ -136,13 +160,16 @@ class Kernel:
         bias: Bias | None = None,
         scale: float | jax.Array | None = None,
         dropout: Dropout | None = None,
+        tokens: dict[str, jax.Array] | None = None,
     ):
         """All heads: q [B, T, N, H], k [B, S, K, H], v [B, S, K, Hv] -> [B, T, N, Hv]. By default vmap of `head`.
 
-        An override takes the keywords that `supports` declares and no others, and must equal `head`.
+        An override takes the keywords that `supports` declares, `tokens` where there are `token_inputs`, and no others,
+        and must equal `head`.
         """
         constants = jax.tree.map(lambda x: x[None], (params, draws))
-        return heads.over_heads(_Reference(self, scale), q, k, v, (*constants, mask, bias, dropout))
+        own = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), of_each_head(tokens, q.shape[2]))
+        return heads.over_heads(_Reference(self, scale), q, k, v, (*constants, mask, bias, dropout, own))
 
     def as_softmax(self, mask: Mask) -> Mask | None:
         """The mask under which plain scaled dot-product attention is this kernel; None where it is something else.
@@ -154,9 +181,12 @@ class Kernel:
     def start(self, params: Tree, draws: Tree, dims: Dims, max_length: int, dtype) -> Tree:
         """An empty cache for sequences up to `max_length`: a tree whose leaves lead with the batch.
 
-        By default all keys and values, [B, max_length, K, H] and [B, max_length, K, Hv] of `dtype`.
+        By default all keys and values, [B, max_length, K, H] and [B, max_length, K, Hv] of `dtype`, and what tokens
+        bring, [B, max_length, N, *shape], in float32 at least.
         """
-        return caching.empty(dims, max_length, dtype)
+        leading, precise = (dims.batch, max_length, dims.num_heads), jnp.promote_types(dtype, jnp.float32)
+        brought = {name: jnp.zeros((*leading, *x.shape), precise) for name, x in self.token_inputs(dims).items()}
+        return caching.empty(dims, max_length, dtype) | brought
 
     def step(
         self,
@@ -170,20 +200,24 @@ class Kernel:
         *,
         bias: Bias | None = None,
         scale: float | jax.Array | None = None,
+        tokens: dict[str, jax.Array] | None = None,
     ) -> tuple[Tree, jax.Array]:
         """The tokens that come next: q [B, t, N, H], k [B, t, K, H], v [B, t, K, Hv] -> cache, out [B, t, N, Hv].
 
         By default `head` of the new queries beside all cached keys, so that it must work for fewer queries than keys.
-        An override takes the keywords among `bias` and `scale` that `supports` declares and no others.
+        An override takes the keywords among `bias` and `scale` that `supports` declares, `tokens` where there are
+        `token_inputs`, and no others.
 
         Args:
           cache: from `start`, or from the step before; it is returned with the same shapes and dtypes.
           positions: int [B, t], consecutive, where each token stands; -1 for padding at the end, which is not written.
         """
-        cache = caching.written(cache, {"key": k, "value": v}, positions)
+        brought = of_each_head(tokens, q.shape[2]) or {}
+        cache = caching.written(cache, {"key": k, "value": v} | brought, positions)
         q, keys, values = caching.in_one_dtype(q, cache["key"], cache["value"])
         constants = jax.tree.map(lambda x: x[None], (params, draws))
-        out = heads.over_heads(_Stepped(self, scale), q, keys, values, (*constants, positions[:, None], bias))
+        own = {name: jnp.moveaxis(cache[name], 2, 1) for name in brought}
+        out = heads.over_heads(_Stepped(self, scale), q, keys, values, (*constants, positions[:, None], bias, own))
         return cache, out
 
     def state_bytes(self, dims: Dims, dtype=jnp.float32) -> float | None:
@@ -201,7 +235,7 @@ class _Reference(NamedTuple):
     kernel: Kernel
     scale: float | jax.Array | None
 
-    def __call__(self, q, k, v, params, draws, mask, bias, dropout):
+    def __call__(self, q, k, v, params, draws, mask, bias, dropout, tokens):
         rows, columns = jnp.arange(len(q)), jnp.arange(len(k))
         given = {
             "bias": None if bias is None else bias.at(rows, columns, rows + mask.query_offset),
@@ -209,7 +243,7 @@ class _Reference(NamedTuple):
             "dropout": None if dropout is None else dropout.at(rows, columns),
             "positions": Positions(mask.is_causal, mask.query_offset, mask.used_length()),
         }
-        declared = _declared(self.kernel, given)
+        declared = _declared(self.kernel, given) | (tokens or {})
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **declared)
 
 
@@ -219,7 +253,7 @@ class _Stepped(NamedTuple):
     kernel: Kernel
     scale: float | jax.Array | None
 
-    def __call__(self, q, k, v, params, draws, positions, bias):
+    def __call__(self, q, k, v, params, draws, positions, bias, tokens):
         columns = jnp.arange(len(k))
         given = {
             "bias": caching.bias_at(bias, positions, columns),
@@ -227,9 +261,14 @@ class _Stepped(NamedTuple):
             "dropout": None,
             "positions": Positions(True, positions[0], positions.max() + 1),
         }
-        declared = _declared(self.kernel, given)
+        declared = _declared(self.kernel, given) | tokens
         out = self.kernel.head(params, draws, q, k, v, caching.seen(positions, columns), **declared)
         return out[0] if self.kernel.supports.residual else out
+
+
+def of_each_head(tokens: dict[str, jax.Array] | None, num_heads: int) -> dict[str, jax.Array] | None:
+    """What tokens bring, [B, S, N or K, ...], repeated for the query heads that share it: [B, S, N, ...]."""
+    return jax.tree.map(lambda x: jnp.repeat(x, num_heads // x.shape[2], axis=2), tokens)
 
 
 def _declared(kernel: Kernel, given: dict[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def step(
     rng: jax.Array | None,
     precision,
     with_weights: bool,
+    tokens: dict[str, jax.Array],
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """The variables after the next tokens, and outputs [*batch, t, N, Hv] of heads [*batch, t, N, H].
 
@@ -84,11 +85,13 @@ def step(
     query, key, structure = layers.placed(query, key, structure, positions, position_params, place, place)
     given = layers.flattened(structure, batch)
     state = _state(variables, kernel, layers.dims_of_heads(query, key, value), batch)
+    one_axis = lambda x: x.reshape(state.dims.batch, *x.shape[len(batch) :])
     state, out = decoding.step(
         state,
-        *(x.reshape(state.dims.batch, *x.shape[len(batch) :]) for x in (query, key, value)),
+        *map(one_axis, (query, key, value)),
         given.bias,
         params=params,
+        tokens=jax.tree.map(one_axis, tokens),
         query_seq_lengths=None if given.query_seq_lengths is None else jnp.reshape(given.query_seq_lengths, (-1,)),
         scale=given.scale,
         precision=precision,

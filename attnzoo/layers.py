@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from attnzoo.door import attend, attention_weights
 from attnzoo.fields import is_integer
-from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.interface import Dims, Kernel, TokenInput, Tree
 from attnzoo.positions import AbsoluteEncoding, PositionBias, RelativeEncoding
 
 
@@ -61,16 +62,18 @@ def attend_heads(
     rng: jax.Array | None,
     precision,
     with_weights: bool,
+    tokens: dict[str, jax.Array],
 ) -> Attended:
-    """`attend` for heads [*batch, T, N, H]; weights are those before dropout."""
+    """`attend` for heads [*batch, T, N, H], and tokens that bring [*batch, S, N, ...]; weights are before dropout."""
     offset = structure.query_offset
     offset = offset if is_integer(offset) else jnp.asarray(offset)[..., None]
     places = offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
     query, key, structure = placed(query, key, structure, positions, position_params, *places)
     batch = query.shape[:-3]
-    query, key, value = (x.reshape(_flat(batch) + x.shape[len(batch) :]) for x in (query, key, value))
+    one_axis = lambda x: x.reshape(_flat(batch) + x.shape[len(batch) :])
+    query, key, value, tokens = jax.tree.map(one_axis, (query, key, value, tokens))
     given = flattened(structure, batch)._asdict()
-    given |= {"kernel": kernel, "params": params, "precision": precision}
+    given |= {"kernel": kernel, "params": params, "precision": precision, "tokens": tokens}
     out = attend(query, key, value, dropout_rate=dropout_rate, rng=rng, **given)
     weights = None
     if with_weights:
@@ -103,6 +106,20 @@ def placed(
             "PositionBias may add several"
         )
     return query, key, structure._replace(bias=bias)
+
+
+def brought(kernel: Kernel, dims: Dims, project: Callable[[str, TokenInput], jax.Array]) -> dict[str, jax.Array]:
+    """What tokens bring to `kernel`: projections [*batch, S, N, *shape], activated in float32 at least."""
+    made = {}
+    for name, one in kernel.token_inputs(dims).items():
+        projected = project(token_name(name), one)
+        made[name] = one.activation(projected.astype(jnp.promote_types(projected.dtype, jnp.float32)))
+    return made
+
+
+def token_name(name: str) -> str:
+    """The name of the projection that makes an input of tokens."""
+    return f"token_{name}"
 
 
 def check_positions(positions) -> None:

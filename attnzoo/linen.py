@@ -23,7 +23,8 @@ class MultiHeadAttention(nn.Module):
     `out`), so that its checkpoints load unchanged. What differs:
 
     Attributes:
-      attention: the kernel. What it learns lives under `attention`, made for the key length of the first call.
+      attention: the kernel. What it learns lives under `attention`, made for the key length of the first call; what it
+        wants of each token beside key and value, such as a gate, is a projection of its own, `token_<name>`.
       positions: how attention counts positions, such as `Rotary()` or `T5Buckets()`. What it learns lives under
         `positions`.
       num_kv_heads: heads of keys and values, fewer than `num_heads` for GQA.
@@ -119,6 +120,11 @@ class MultiHeadAttention(nn.Module):
             "rng": rng,
             "precision": self.precision,
             "with_weights": sow_weights,
+            "tokens": layers.brought(
+                self.attention,
+                dims,
+                lambda name, one: self._dense(name, (self.num_heads, *one.shape))(inputs_k),
+            ),
         }
         if self.decode:
             out = self._step(query, key, value, structure, given)

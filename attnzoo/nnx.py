@@ -27,7 +27,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     so that its checkpoints load unchanged. What differs:
 
     Args:
-      attention: the kernel. What it learns lives under `attention`.
+      attention: the kernel. What it learns lives under `attention`; what it wants of each token beside key and value,
+        such as a gate, is a projection of its own, `token_<name>`, of the inputs of keys.
       positions: how attention counts positions, such as `Rotary()` or `T5Buckets()`. What it learns lives under
         `positions`.
       max_length: the longest key length, for kernels whose parameters depend on it (`Linformer`); else not needed.
@@ -103,6 +104,19 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         dims = self._dims(1, max_length or 1)
         if max_length is None:
             _refuse_unknown_length(attention, dims)
+        for name, one in attention.token_inputs(dims).items():
+            projection = nnx.LinearGeneral(
+                self.in_kv_features,
+                (num_heads, *one.shape),
+                dtype=dtype,
+                param_dtype=param_dtype,
+                kernel_init=kernel_init,
+                bias_init=bias_init,
+                use_bias=use_bias,
+                precision=precision,
+                rngs=rngs,
+            )
+            setattr(self, layers.token_name(name), projection)
         self.position_encoding = positions
         for name, learner in (("attention", attention), ("positions", positions)):
             if jax.tree.leaves(jax.eval_shape(lambda learner=learner: learner.init(jax.random.key(0), dims))):
@@ -166,6 +180,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             "rng": rng,
             "precision": self.precision,
             "with_weights": sow_weights,
+            "tokens": layers.brought(
+                self.attention_kernel, self._dims(1, 1), lambda name, _: getattr(self, name)(inputs_k)
+            ),
         }
         if self.decode if decode is None else decode:
             return self.out(self._step(query, key, value, structure, given))

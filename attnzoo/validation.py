@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.fields import is_integer, is_number
-from attnzoo.interface import Kernel
+from attnzoo.interface import Dims, Kernel
 from attnzoo.masking import Known
 from attnzoo.positions import PositionBias, PositionEncoding
 
@@ -302,6 +303,28 @@ def tree(name: str, given, expected, kernel, num_heads: int) -> None:
                 f"{name} has a leaf of shape {leaf.shape}: expected a leading axis of {num_heads}, the heads of query, "
                 f"or of 1; make it with `kernel.{made_by}(rng, dims)` and the dims of this call"
             )
+
+
+def token_inputs(given, kernel: Kernel, dims: Dims) -> dict[str, jax.Array]:
+    """What tokens bring, as arrays; refuses what the kernel does not take, and what does not come."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"tokens has type {type(given).__name__}: expected a mapping from names to arrays")
+    given, expected = {name: jnp.asarray(x) for name, x in (given or {}).items()}, kernel.token_inputs(dims)
+    for name in given.keys() - expected.keys():
+        takes = ", ".join(map(repr, expected)) or "nothing of tokens beside key and value"
+        raise NotImplementedError(f"{type(kernel).__name__} cannot honour `tokens[{name!r}]`: it takes {takes}")
+    counts = sorted({dims.num_heads, dims.num_key_value_heads}, reverse=True)
+    for name, (shape, _) in expected.items():
+        wanted = [dims.batch, dims.key_length, " or ".join(map(str, counts)), *shape]
+        wanted = f"[{', '.join(map(str, wanted))}], tokens of key and heads of query or key"
+        if name not in given:
+            raise ValueError(f"tokens lacks {name!r}, which {kernel!r} wants of every token: pass an array {wanted}")
+        array = given[name]
+        if array.shape not in [(dims.batch, dims.key_length, heads, *shape) for heads in counts]:
+            raise ValueError(f"tokens[{name!r}] has shape {array.shape}: expected {wanted}")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"tokens[{name!r}] has dtype {array.dtype}: expected a floating-point dtype")
+    return given
 
 
 def decoding_sizes(**sizes) -> None:

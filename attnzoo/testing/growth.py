@@ -16,7 +16,7 @@ import numpy as np
 from attnzoo import counting
 from attnzoo.door import attend
 from attnzoo.interface import Dims, Kernel
-from attnzoo.testing.subject import Subject
+from attnzoo.testing.subject import Operands, Subject, brought
 
 LENGTHS = (4096, 32768)
 PASSES = ("forward", "gradient")
@@ -75,7 +75,8 @@ def _traced(kernel: Kernel, length: int, is_causal: bool):
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), dims))
 
     def forward(q, k, v, params):
-        return attend(q, k, v, kernel=kernel, params=params, is_causal=is_causal)
+        given = brought(kernel, Operands(q, k, v))
+        return attend(q, k, v, kernel=kernel, params=params, is_causal=is_causal, **given)
 
     def gradient(*args):
         return jax.grad(lambda *args: forward(*args).sum(), (0, 1, 2, 3))(*args)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import door
-from attnzoo.testing.subject import GROUPED, LENGTH, LONG, Operands, Subject, curved
+from attnzoo.testing.subject import GROUPED, LENGTH, LONG, Operands, Subject, brought, curved
 
 # How many times the error of plain low precision a vendor's route may have.
 ALLOWED = {"output": 2, "gradient by q": 3, "gradient by k": 3, "gradient by v": 3}
@@ -112,6 +112,10 @@ def every_operand_counts(subject: Subject) -> None:
         feels = not jnp.array_equal(subject.attend(moved, params), out)
         if feels == (name in subject.supports.ignores):
             raise subject.broken(f"the output {'moves' if feels else 'does not move'} with {name}")
+    for name, given in brought(subject.kernel, operands).get("tokens", {}).items():
+        tokens = brought(subject.kernel, operands)["tokens"] | {name: 0.5 * given}
+        if jnp.array_equal(subject.attend(operands, params, tokens=tokens), out):
+            raise subject.broken(f"the output does not move with tokens[{name!r}]")
 
 
 def batched_equals_head(subject: Subject) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attnzoo.door import attend
 from attnzoo.interface import Kernel
-from attnzoo.testing.subject import Operands, Subject, curved
+from attnzoo.testing.subject import Operands, Subject, brought, curved
 
 LONGEST = 256  # tokens of a probe: four of the usual blocks
 ROUNDING = 1e-6  # a device that adds in no fixed order does not give the same bits twice
@@ -91,7 +91,7 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
 
 def _forward(kernel: Kernel, is_causal: bool) -> Callable:
     return lambda q, k, v, params, **lengths: attend(
-        q, k, v, kernel=kernel, params=params, is_causal=is_causal, **lengths
+        q, k, v, kernel=kernel, params=params, is_causal=is_causal, **lengths, **brought(kernel, Operands(q, k, v))
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from attnzoo import decoding, door
 from attnzoo.decoding import DecodingState
 from attnzoo.positions import ALiBi
-from attnzoo.testing.subject import GROUPED, LENGTH, Operands, Subject
+from attnzoo.testing.subject import GROUPED, LENGTH, Operands, Subject, brought
 
 PROMPT = 150  # longer than the chunk that a prompt is cut into, and no multiple of it
 
@@ -158,7 +158,7 @@ def _start(subject: Subject, operands: Operands, max_length: int | None = None) 
 
 def _step(subject: Subject, state: DecodingState, operands: Operands, params=None, **arguments):
     params = subject.params(operands) if params is None else params
-    return decoding.step(state, *operands, params=params, **arguments)
+    return decoding.step(state, *operands, params=params, **brought(subject.kernel, operands), **arguments)
 
 
 def _refuses_to_start(subject: Subject) -> None:

@@ -82,11 +82,12 @@ class Subject:
     def attend(self, operands: Operands, params=None, **arguments):
         """`attend` with the kernel; causal where it has no other form."""
         params = self.params(operands) if params is None else params
-        return attend(*operands, kernel=self.kernel, params=params, **self._completed(arguments))
+        given = brought(self.kernel, operands) | self._completed(arguments)
+        return attend(*operands, kernel=self.kernel, params=params, **given)
 
     def weights(self, operands: Operands, **arguments):
         """The effective weights [B, N, T, S]."""
-        given = {"kernel": self.kernel, "params": self.params(operands)}
+        given = {"kernel": self.kernel, "params": self.params(operands)} | brought(self.kernel, operands)
         return attention_weights(operands.q, operands.k, **given, **self._completed(arguments))
 
     def _completed(self, arguments: dict) -> dict:
@@ -142,6 +143,19 @@ class Subject:
         return _pulled(Gradients(operands, params, bias), arrays, kernel=self.kernel, static=static, remat=remat)
 
 
+def brought(kernel: Kernel, operands: Operands) -> dict:
+    """What tokens bring as an argument, where the kernel takes such: it follows from each key, so that whatever moves,
+    hides or differentiates keys does so with it; it is NaN where they are."""
+    q, k, v = (x[None] if x.ndim == 3 else x for x in operands)
+    made, is_real = {}, jnp.isfinite(operands.k).all(axis=-1, keepdims=True)
+    keys = jnp.where(is_real, operands.k, 0)
+    for name, (shape, activation) in kernel.token_inputs(door.dims_of(q, k, v)).items():
+        size = math.prod(shape)
+        mixed = jnp.cos(jnp.arange(1, k.shape[-1] * size + 1, dtype=k.dtype)).reshape(k.shape[-1], size)
+        made[name] = jnp.where(is_real, activation(keys @ mixed), jnp.nan).reshape(*keys.shape[:-1], *shape)
+    return {"tokens": made} if made else {}
+
+
 class Gradients(NamedTuple):
     """What a law differentiates by."""
 
@@ -159,7 +173,7 @@ def curved(out: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("kernel", "static", "remat"))
 def _pulled(points: Gradients, arrays, *, kernel, static, remat):
     def loss(points):
-        given = {} if points.bias is None else {"bias": points.bias}
+        given = ({} if points.bias is None else {"bias": points.bias}) | brought(kernel, points.operands)
         out = attend(*points.operands, kernel=kernel, params=points.params, **given, **arrays, **dict(static))
         return jnp.sum(curved(out.astype(jnp.float32))), out
 

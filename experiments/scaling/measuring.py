@@ -34,26 +34,31 @@ class Program:
     is_causal: bool
     is_train: bool
 
-    def __call__(self, query, key, value, params):
-        operands = (query, key, value, params)
-        return jax.value_and_grad(self._loss, (0, 1, 2, 3))(*operands) if self.is_train else self._forward(*operands)
+    def __call__(self, query, key, value, params, tokens):
+        operands = (query, key, value, params, tokens)
+        return jax.value_and_grad(self._loss, (0, 1, 2, 3, 4))(*operands) if self.is_train else self._forward(*operands)
 
-    def _forward(self, query, key, value, params):
-        return attnzoo.attend(query, key, value, kernel=self.kernel, params=params, is_causal=self.is_causal)
+    def _forward(self, query, key, value, params, tokens):
+        given = {"kernel": self.kernel, "params": params, "tokens": tokens}
+        return attnzoo.attend(query, key, value, **given, is_causal=self.is_causal)
 
     def _loss(self, *operands):
         return jnp.sum(jnp.square(self._forward(*operands).astype(jnp.float32)))
 
     def shapes(self) -> list:
-        """Shapes of query, key, value and parameters."""
+        """Shapes of query, key, value, parameters, and what tokens bring."""
         params = jax.eval_shape(lambda: self.kernel.init(jax.random.key(0), self.dims))
-        return [*costs.operands(self.dims, self.dtype), params]
+        return [*costs.operands(self.dims, self.dtype), params, costs.tokens(self.kernel, self.dims, self.dtype)]
 
     def operands(self, seed: int) -> list:
-        """Queries, keys and values from the normal distribution, the same for every kernel, and new parameters."""
-        keys = jax.random.split(jax.random.key(seed), 4)
-        arrays = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, self.shapes()[:3], strict=False)]
-        return [*arrays, self.kernel.init(keys[3], self.dims)]
+        """Normal queries, keys and values, the same for every kernel, new parameters, and what normal tokens bring."""
+        *keys, last = jax.random.split(jax.random.key(seed), 4)
+        *shapes, _, brought = self.shapes()
+        arrays = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]
+        made = self.kernel.token_inputs(self.dims)
+        normal = lambda x: jax.random.normal(jax.random.fold_in(last, 1), x.shape, x.dtype)
+        tokens = {name: made[name].activation(normal(x)) for name, x in brought.items()}
+        return [*arrays, self.kernel.init(last, self.dims), tokens]
 
     def refusal(self) -> str | None:
         """Why the kernel cannot serve, or None."""

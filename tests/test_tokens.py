@@ -1,0 +1,212 @@
+"""What tokens bring beside key and value: the laws, NumPy in float64, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import attnzoo
+from attnzoo import Softmax, attend, attention_weights, start, step
+from attnzoo.testing import LAWS, check_law, probe_kernel
+from tests.gated_kernels import Delta, GatedDelta, GatedLinear
+
+KERNELS = [GatedDelta(), Delta(), GatedLinear()]
+LENGTH, HEADS, KV_HEADS, DIM = 11, 4, 2, 3
+LONG = "long_sequences_work", "work_grows_as_claimed", "memory_grows_as_claimed"
+
+
+@pytest.mark.parametrize(
+    "kernel, name",
+    # The gated delta rule holds both others; over long sequences an equation is slow.
+    [
+        pytest.param(kernel, name, marks=[pytest.mark.slow] * (kernel != GatedDelta() or name in LONG))
+        for kernel in KERNELS
+        for name in LAWS
+    ],
+    ids=str,
+)
+def test_law(kernel, name):
+    check_law(kernel, name)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_probes_serve_them(kernel):
+    probe_kernel(kernel, 16, is_causal=True, is_padded=True)
+
+
+def given(kernel, heads=HEADS, batch=2, seed=0):
+    """Query, key and value, and what tokens bring."""
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.normal(size=(batch, LENGTH, n, DIM)) for n in (HEADS, KV_HEADS, KV_HEADS))
+    dims = attnzoo.Dims(batch, LENGTH, LENGTH, HEADS, KV_HEADS, DIM, DIM)
+    made = kernel.token_inputs(dims).items()
+    tokens = {name: x.activation(rng.normal(size=(batch, LENGTH, heads, *x.shape))) for name, x in made}
+    return (q, k, v), jax.tree.map(lambda x: np.asarray(x, np.float64), tokens)
+
+
+def expected(q, k, v, log_decay=None, beta=None):
+    """Token after token, one head after another."""
+    out = np.zeros_like(q)
+    for b, n in np.ndindex(len(q), HEADS):
+        state = np.zeros((DIM, DIM))
+        for t in range(LENGTH):
+            key, value = k[b, t, n // 2], v[b, t, n // 2]
+            of = lambda x, b=b, t=t, n=n: x[b, t, n if x.shape[2] == HEADS else n // 2]
+            if log_decay is not None:
+                state = state * np.reshape(np.exp(of(log_decay)), (-1, 1))
+            if beta is not None:
+                key = key / np.sqrt(1 + key @ key)
+                state = state + of(beta) * np.outer(key, value - key @ state)
+            else:
+                state = state + np.outer(key, value)
+            out[b, t, n] = q[b, t, n] @ state
+    return out
+
+
+@pytest.mark.parametrize("heads", [HEADS, KV_HEADS])
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_values_and_gradients_are_those_of_the_recurrence(kernel, heads):
+    operands, tokens = given(kernel, heads)
+    with jax.enable_x64(True):
+        call = lambda operands, tokens: attend(*operands, kernel=kernel, tokens=tokens, is_causal=True)
+        np.testing.assert_allclose(call(operands, tokens), expected(*operands, **tokens), atol=1e-9)
+        slopes = jax.grad(lambda tokens: call(operands, tokens).sum())(jax.tree.map(jnp.asarray, tokens))
+        rng = np.random.default_rng(1)
+        for name, slope in slopes.items():
+            direction = rng.normal(size=slope.shape)
+            ahead, behind = (
+                expected(*operands, **tokens | {name: tokens[name] + s * direction}) for s in (1e-6, -1e-6)
+            )
+            assert np.sum(slope * direction) == pytest.approx((ahead - behind).sum() / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_zero_means_that_nothing_happens(kernel):
+    (q, k, v), tokens = given(kernel)
+    hidden = {name: x.at[:, 4:7].set(0) for name, x in jax.tree.map(jnp.asarray, tokens).items()}
+    absent = np.r_[0:4, 7:LENGTH]
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
+    k, v = (x.at[:, 4:7].set(0) for x in (k, v))
+    out = attend(q, k, v, kernel=kernel, tokens=hidden, is_causal=True)[:, absent]
+    fewer = {name: x[:, absent] for name, x in hidden.items()}
+    short = attend(*(x[:, absent] for x in (q, k, v)), kernel=kernel, tokens=fewer, is_causal=True)
+    np.testing.assert_allclose(out, short, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_garbage_in_hidden_tokens_touches_nothing(kernel):
+    operands, tokens = given(kernel)
+    operands = [jnp.asarray(x, jnp.float32) for x in operands]
+    lengths = jnp.array([6, LENGTH])
+    call = lambda tokens: attend(*operands, kernel=kernel, tokens=tokens, is_causal=True, key_value_seq_lengths=lengths)
+    clean = {name: jnp.asarray(x, jnp.float32) for name, x in tokens.items()}
+    dirty = {name: x.at[0, 6:].set(jnp.nan) for name, x in clean.items()}
+    np.testing.assert_array_equal(call(dirty), call(clean))
+    slopes = jax.grad(lambda tokens: call(tokens).sum())(dirty)
+    assert all((x[0, 6:] == 0).all() and np.isfinite(x).all() for x in slopes.values())
+
+
+def test_one_example_and_its_weights():
+    operands, tokens = given(GatedDelta())
+    q, k, v = (jnp.asarray(x, jnp.float32)[0] for x in operands)
+    own = {name: jnp.asarray(x, jnp.float32)[0] for name, x in tokens.items()}
+    out = attend(q, k, v, kernel=GatedDelta(), tokens=own, is_causal=True)
+    weights = attention_weights(q, k, kernel=GatedDelta(), tokens=own, is_causal=True)
+    np.testing.assert_allclose(jnp.einsum("nts,snh->tnh", weights, jnp.repeat(v, 2, axis=1)), out, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "message"),
+    [
+        (None, ValueError, "tokens lacks 'log_decay', which GatedDelta"),
+        ({"log_decay": (2, 11, 4)}, ValueError, "tokens lacks 'beta'"),
+        ({"log_decay": (2, 11, 4), "beta": (2, 11, 4), "gate": (2, 11, 4)}, NotImplementedError, r"`tokens\['gate'\]`"),
+        ({"log_decay": (2, 11, 3), "beta": (2, 11, 4)}, ValueError, r"\(2, 11, 3\): expected \[2, 11, 4 or 2\]"),
+        ({"log_decay": (2, 11, 4), "beta": (2, 11, 4, 3)}, ValueError, r"tokens\['beta'\] has shape"),
+        ([1, 2], ValueError, "tokens has type list: expected a mapping"),
+    ],
+)
+def test_refusals(tokens, error, message):
+    (q, k, v), _ = given(GatedDelta())
+    tokens = {name: jnp.zeros(shape) for name, shape in tokens.items()} if isinstance(tokens, dict) else tokens
+    with pytest.raises(error, match=message):
+        attend(q, k, v, kernel=GatedDelta(), tokens=tokens, is_causal=True)
+
+
+def test_kernels_and_steps_refuse_what_they_do_not_take():
+    (q, k, v), tokens = given(Delta())
+    with pytest.raises(NotImplementedError, match=r"Softmax cannot honour .*nothing of tokens beside key and value"):
+        attend(q, k, v, kernel=Softmax(), tokens=tokens)
+    state = start(batch=2, num_heads=4, num_key_value_heads=2, head_dim=3, max_length=11, kernel=Delta())
+    with pytest.raises(ValueError, match="tokens lacks 'beta'"):
+        step(state, q, k, v)
+    whole = {"beta": jnp.ones((2, 11, 4), int)}
+    with pytest.raises(ValueError, match="dtype int32: expected a floating"):
+        step(state, q, k, v, tokens=whole)
+
+
+X = jax.random.normal(jax.random.key(0), (2, 9, 8))
+
+
+def loud(params):
+    """Parameters moved from where biases start at zero."""
+    return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+
+@pytest.mark.parametrize("kernel", [GatedDelta(), GatedLinear()], ids=repr)
+def test_both_layers_project_what_tokens_bring(kernel):
+    """In one parameter tree, with equal outputs, whole and step by step."""
+    from flax import nnx
+
+    import attnzoo.linen
+    import attnzoo.nnx
+
+    sizes = {"num_heads": 4, "num_kv_heads": 2, "qkv_features": 12, "attention": kernel}
+    linen = attnzoo.linen.MultiHeadAttention(**sizes)
+    params = loud(linen.init(jax.random.key(1), X, is_causal=True))
+    own = {f"token_{name}" for name in kernel.token_inputs(attnzoo.Dims(2, 9, 9, 4, 2, 3, 3))}
+    assert set(params["params"]) == {"query", "key", "value", "out"} | own
+    layer = attnzoo.nnx.MultiHeadAttention(in_features=8, **sizes, rngs=nnx.Rngs(0))
+    state = nnx.state(layer, nnx.Param)
+    nnx.update(layer, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(params["params"])))
+    whole = linen.apply(params, X, is_causal=True)
+    np.testing.assert_allclose(layer(X, is_causal=True), whole, atol=1e-5)
+    layer.init_cache((2, 9, 8))
+    steps = [layer(X[:, :4], decode=True), *(layer(X[:, i : i + 1], decode=True) for i in range(4, 9))]
+    np.testing.assert_allclose(jnp.concatenate(steps, axis=1), whole, atol=1e-5)
+    stepping = attnzoo.linen.MultiHeadAttention(**sizes, decode=True)
+    cache = stepping.init(jax.random.key(1), X)["cache"]
+    first, after = stepping.apply(params | {"cache": cache}, X[:, :5], mutable=["cache"])
+    last, _ = stepping.apply(params | after, X[:, 5:], mutable=["cache"])
+    np.testing.assert_allclose(jnp.concatenate([first, last], axis=1), whole, atol=1e-5)
+
+
+def test_more_batch_axes_and_a_gradient_for_every_projection():
+    import attnzoo.linen
+
+    layer = attnzoo.linen.MultiHeadAttention(num_heads=2, attention=GatedDelta())
+    params = layer.init(jax.random.key(1), X, is_causal=True)
+    call = lambda params, x: layer.apply(params, x, is_causal=True)
+    np.testing.assert_allclose(call(params, X[None, :, None])[0, :, 0], call(params, X), atol=1e-6)
+    slopes = jax.grad(lambda params: jnp.sum(call(params, X) ** 2))(params)["params"]
+    assert all(np.abs(slopes[name]["kernel"]).max() > 0 for name in ("token_log_decay", "token_beta"))
+
+
+def test_a_model_of_them_generates_what_it_recomputes():
+    from flax import nnx
+
+    from attnzoo.models import BlockConfig, LanguageModel, generate
+
+    config = BlockConfig(width=8, num_heads=2)
+    model = LanguageModel(11, config, max_length=9, num_layers=2, attention=GatedDelta(), rngs=nnx.Rngs(0))
+    nnx.update(model, loud(nnx.state(model, nnx.Param)))
+    tokens = jnp.array([[3, 1, 4, 1, 5, 0, 0, 0, 0]])
+    found = generate(model, tokens[:, :5], 4)
+    for place in range(5, 9):
+        tokens = tokens.at[0, place].set(jnp.argmax(model(tokens)[0, place - 1]))
+    np.testing.assert_array_equal(found[0], tokens[0, 5:])
+
+
+def test_layers_of_flax_cannot_serve_them():
+    with pytest.raises(ValueError, match="wants 'log_decay', 'beta' of every token"):
+        attnzoo.as_attention_fn(GatedDelta(), mask="causal")
