@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -59,7 +60,9 @@ def copied(node, *which) -> nnx.State:
 
 def _loss(model, batch: Examples):
     targets, weights = (at_places(x, batch) for x in (batch.targets, batch.weights))
-    return jnp.sum(bits(logits(model, batch), targets) * weights) / jnp.sum(weights)
+    lost = bits(logits(model, batch), targets)
+    chex.assert_equal_shape((lost, weights))  # which would be spread over each other without a word
+    return jnp.sum(lost * weights) / jnp.sum(weights)
 
 
 def logits(model: nnx.Module, batch: Examples) -> jax.Array:
@@ -75,6 +78,7 @@ def at_places(x: jax.Array, batch: Examples) -> jax.Array:
 
 def bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy of each target in bits: logits [..., V], targets [...] -> [...]."""
+    chex.assert_equal_shape_prefix((logits, targets), jnp.ndim(targets))
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets) / jnp.log(2.0)
 
 

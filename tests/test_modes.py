@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,13 +91,6 @@ def stepped(kernel, dtype=jnp.float32):
     return jax.jit(run), (params, q, k, v)
 
 
-def held_together(got, expected, tolerance):
-    def same(a, b):
-        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), atol=tolerance, rtol=tolerance)
-
-    jax.tree.map(same, got, expected)
-
-
 def slow_where(condition, *values):
     return pytest.param(*values, marks=[pytest.mark.slow] * condition)
 
@@ -157,7 +151,7 @@ def test_x64_is_precise(kernel):
     with jax.enable_x64(True):
         operands, params, given = everything(kernel, jnp.float64)
         outs = [forward(operands, params, kernel, given | {"implementation": x}) for x in ("xla", "reference")]
-    held_together(*outs, 1e-11)
+    chex.assert_trees_all_close(*outs, atol=1e-11, rtol=1e-11)
 
 
 @pytest.mark.parametrize("scale", [2, np.float64(2), np.array(2), jnp.int32(2)], ids=lambda x: type(x).__name__)
@@ -167,8 +161,8 @@ def test_a_scale_may_be_any_real_number(scale, x64):
     with jax.enable_x64(x64):
         calls = [lambda scale: attend(q, k, v, scale=scale), lambda scale: attend(q, k, v, np.zeros((4, 13, 13)) * 1.0)]
         expected = attend(q, k, v, scale=2.0)
-        held_together(calls[0](scale), expected, 1e-5)
-        held_together(jax.jit(calls[0])(scale), expected, 1e-5)
+        chex.assert_trees_all_close(calls[0](scale), expected, atol=1e-5, rtol=1e-5)
+        chex.assert_trees_all_close(jax.jit(calls[0])(scale), expected, atol=1e-5, rtol=1e-5)
         assert calls[1](scale).dtype == jnp.float32
 
 
@@ -203,8 +197,8 @@ def test_draws_depend_on_their_key_alone(kernel, impl):
     keys = [jax.random.key(seed, impl=impl) for seed in range(3)]
     draw = jax.jit(lambda key: kernel.draw(key, Dims(1, 8, 8, 2, 2, 4, 4)))
     each = [draw(key) for key in keys]
-    held_together(jax.vmap(draw)(jnp.stack(keys)), jnp.stack(each), 1e-6)
-    held_together(draw(jax.random.key_data(keys[1])), each[1], 1e-6)
+    chex.assert_trees_all_close(jax.vmap(draw)(jnp.stack(keys)), jnp.stack(each), atol=1e-6, rtol=1e-6)
+    chex.assert_trees_all_close(draw(jax.random.key_data(keys[1])), each[1], atol=1e-6, rtol=1e-6)
     assert (np.asarray(each[0]) != np.asarray(each[1])).any()
     assert np.unique(each[0].reshape(2, -1), axis=0).shape[0] == 2  # heads differ
 
@@ -251,7 +245,9 @@ def test_weights_of_few_queries(kernel):
         given |= {"dropout_rate": 0.3, "rng": jax.random.key(0)}
     found = attention_weights(q, k, **given)
     assert found.shape == (2, 4, 3, 13)
-    held_together(jnp.einsum("bnts,bsnh->btnh", found, jnp.repeat(v, 2, axis=2)), attend(q, k, v, **given), 2e-5)
+    chex.assert_trees_all_close(
+        jnp.einsum("bnts,bsnh->btnh", found, jnp.repeat(v, 2, axis=2)), attend(q, k, v, **given), atol=2e-5, rtol=2e-5
+    )
 
 
 def test_weights_of_few_queries_take_little_memory():
@@ -291,7 +287,7 @@ def test_export_for_any_batch(kernel):
     call = lambda x: attend(x, x, x, kernel=kernel, params=params, is_causal=kernel.supports.causal)
     exported = jax.export.export(jax.jit(call))(jax.ShapeDtypeStruct((batch, 13, 4, 4), jnp.float32))
     x = Subject("modes", kernel).operands(**SIZES | {"batch": 3})[0]
-    held_together(exported.call(x), call(x), 1e-5)
+    chex.assert_trees_all_close(exported.call(x), call(x), atol=1e-5, rtol=1e-5)
 
 
 DEVICES = """
