@@ -50,8 +50,9 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 QUICK = {name: x for name, x in os.environ.items() if name.startswith(("JAX_", "XLA_"))}
 
 
-# What trains is shown with as many steps as it takes to learn, which is not what is tested here.
-SHORTER = {"experiments.accuracy": ("--steps=2", "--seeds=1")}
+# What trains is shown with as many steps as it takes to learn, and lengths with as many as make a figure, which is not
+# what is tested here.
+SHORTER = {"experiments.accuracy": ("--steps=2", "--seeds=1"), "experiments.scaling": ("--lengths=128",)}
 
 
 def test_readme_commands_run_without_a_network(tmp_path):
