@@ -62,7 +62,7 @@ def attend_heads(
     rng: jax.Array | None,
     precision,
     with_weights: bool,
-    tokens: dict[str, jax.Array],
+    tokens: dict[str, jax.Array] | None = None,
 ) -> Attended:
     """`attend` for heads [*batch, T, N, H], and tokens that bring [*batch, S, N, ...]; weights are before dropout."""
     offset = structure.query_offset

@@ -180,9 +180,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             "rng": rng,
             "precision": self.precision,
             "with_weights": sow_weights,
-            "tokens": layers.brought(
-                self.attention_kernel, self._dims(1, 1), lambda name, _: getattr(self, name)(inputs_k)
-            ),
+            "tokens": self._brought(inputs_k),
         }
         if self.decode if decode is None else decode:
             return self.out(self._step(query, key, value, structure, given))
@@ -228,6 +226,10 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 
     def _dims(self, batch: int, length: int) -> Dims:
         return Dims(batch, length, length, self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)
+
+    def _brought(self, inputs_k: jax.Array) -> dict[str, jax.Array]:
+        """What the tokens of keys bring to the kernel."""
+        return layers.brought(self.attention_kernel, self._dims(1, 1), lambda name, _: getattr(self, name)(inputs_k))
 
     def _learned(self, name: str) -> Tree:
         """What the kernel or the positions learned, as arrays."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import Kernel, Support, TokenInput
+from attnzoo.compute import dense
 
 FORGETS = TokenInput(activation=lambda x: -jax.nn.softplus(x))
 WRITES = TokenInput(activation=jax.nn.sigmoid)
@@ -47,6 +48,19 @@ class GatedLinear(GatedDelta):
 
     def head(self, params, draws, q, k, v, visible, *, log_decay):
         return recurrent(q, k, v, visible, log_decay, jnp.ones(len(k), k.dtype), is_delta=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedSoftmax(Kernel):
+    """Softmax over values that tokens let through: no recurrence, and so for any place in a model."""
+
+    supports = Support(causal=True, key_mask=True, cross=True, decode=True)
+
+    def token_inputs(self, dims):
+        return {"gate": WRITES}
+
+    def head(self, params, draws, q, k, v, visible, *, gate):
+        return dense.attend(dense.scores(q, k), gate[:, None].astype(v.dtype) * v, visible)[0]
 
 
 def recurrent(q, k, v, visible, log_decay, beta, is_delta):

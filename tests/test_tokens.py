@@ -8,7 +8,7 @@ import pytest
 import attnzoo
 from attnzoo import Softmax, attend, attention_weights, start, step
 from attnzoo.testing import LAWS, check_law, probe_kernel
-from tests.gated_kernels import Delta, GatedDelta, GatedLinear
+from tests.gated_kernels import Delta, GatedDelta, GatedLinear, GatedSoftmax
 
 KERNELS = [GatedDelta(), Delta(), GatedLinear()]
 LENGTH, HEADS, KV_HEADS, DIM = 11, 4, 2, 3
@@ -219,6 +219,22 @@ def test_a_model_of_them_generates_what_it_recomputes():
     for place in range(5, 9):
         tokens = tokens.at[0, place].set(jnp.argmax(model(tokens)[0, place - 1]))
     np.testing.assert_array_equal(found[0], tokens[0, 5:])
+
+
+def test_a_decoder_remembers_what_the_tokens_of_its_source_bring():
+    from flax import nnx
+
+    from attnzoo.models import BlockConfig, EncoderDecoder, generate
+
+    given = {"encoder_attention": GatedSoftmax(), "cross_attention": GatedSoftmax()}
+    sizes = {"max_source_length": 7, "max_length": 6, "num_layers": 1}
+    model = EncoderDecoder(11, 12, BlockConfig(width=8, num_heads=2), **sizes, **given, rngs=nnx.Rngs(0))
+    nnx.update(model, loud(nnx.state(model, nnx.Param)))
+    source, tokens = jnp.array([[3, 1, 4, 1, 5, 9, 2]]), jnp.array([[7, 2, 0, 0, 0, 0]])
+    found = generate(model, tokens[:, :2], 4, source=source)
+    for place in range(2, 6):
+        tokens = tokens.at[0, place].set(jnp.argmax(model(source, tokens)[0, place - 1]))
+    np.testing.assert_array_equal(found[0], tokens[0, 2:])
 
 
 def test_layers_of_flax_cannot_serve_them():

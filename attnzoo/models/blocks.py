@@ -105,9 +105,10 @@ class CrossAttention(MultiHeadAttention):
     """Attention to a memory that can be projected once, for all steps of decoding."""
 
     def remember(self, memory: jax.Array) -> None:
-        """Keep keys and values of `memory` [B, S, width] for `recall`."""
-        self.memory_key = nnx.Cache(self.key(memory))
-        self.memory_value = nnx.Cache(self.value(memory))
+        """Keep keys, values and what tokens bring of `memory` [B, S, width] for `recall`."""
+        kept = {"key": self.key(memory), "value": self.value(memory)} | self._brought(memory)
+        for name, x in kept.items():
+            setattr(self, f"memory_{name}", nnx.Cache(x))
 
     def recall(self, x: jax.Array, place: jax.Array, lengths: jax.Array | None) -> jax.Array:
         """Attend from x [B, t, width], of which the first stands at `place` [B], to what is remembered.
@@ -115,6 +116,7 @@ class CrossAttention(MultiHeadAttention):
         Of that, `lengths` [B] tokens are real.
         """
         query, key, value = self.query(x), self.memory_key.get_value(), self.memory_value.get_value()
+        brought = self.attention_kernel.token_inputs(self._dims(1, 1))
         attended = layers.attend_heads(
             query,
             key.astype(query.dtype),
@@ -128,6 +130,7 @@ class CrossAttention(MultiHeadAttention):
             rng=None,
             precision=self.precision,
             with_weights=False,
+            tokens={name: getattr(self, f"memory_{name}").get_value() for name in brought},
         )
         return self.out(attended.out)
 
