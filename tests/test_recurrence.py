@@ -13,7 +13,7 @@ from attnzoo.compute import recurrence
 CASES = [
     (shape, causal, offset, segments, padded)
     for shape, (causal, offset), segments, padded in itertools.product(
-        [(37, 37), (21, 40), (40, 13), (5, 7)],
+        [(37, 37), (21, 40), (40, 13)],
         [(False, 0), (True, 0), (True, 3), (True, -4), (True, 100)],
         [False, True],
         [False, True],
@@ -41,7 +41,7 @@ def operands(length=37, keys=37):
 
 @KERNELS
 @pytest.mark.parametrize(
-    "case", [*CASES[::9], *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[3::11])], ids=str
+    "case", [*CASES[::7], *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[3::11])], ids=str
 )
 def test_outputs_and_gradients(case, kernel):
     (length, keys), causal, offset, segments, padded = case
@@ -61,6 +61,15 @@ def test_outputs_and_gradients(case, kernel):
     (_, plain), expected = jax.value_and_grad(loss, has_aux=True)(operands(length, keys), "reference")
     np.testing.assert_allclose(ours, plain, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), grads, expected)
+
+
+@KERNELS
+@pytest.mark.parametrize("lengths", [(5, 7), (7, 5)], ids=str)
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_all_in_one_chunk(kernel, lengths, is_causal):
+    given = operands(*lengths)
+    outs = [attend(*given, kernel=kernel, is_causal=is_causal, implementation=x) for x in ("xla", "reference")]
+    np.testing.assert_allclose(*outs, atol=1e-5)
 
 
 @KERNELS

@@ -107,7 +107,7 @@ def test_zero_means_that_nothing_happens(kernel):
     np.testing.assert_allclose(out, short, atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.parametrize("kernel", [*KERNELS, GatedSoftmax()], ids=repr)
 def test_garbage_in_hidden_tokens_touches_nothing(kernel):
     operands, tokens = given(kernel)
     operands = [jnp.asarray(x, jnp.float32) for x in operands]
