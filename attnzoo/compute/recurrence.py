@@ -181,7 +181,7 @@ def _aligned(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
         return Queries(q, place, nothing), keys, everything[:, 0]
 
     shown = None if mask.keys is None else cut(mask.keys[:, 0])
-    if shown is None and (lead + length - before > key_length or not mask.is_causal):
+    if shown is None and lead + length - before > key_length:
         shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is hidden from queries that reach it
     out = _scan(features_of, constants, (cut(q[:, before:], lead=lead), cut(k), cut(v), shown), meet, epsilon)
     out = _uncut(out)[:, lead : lead + length - before]
