@@ -92,16 +92,12 @@ def _summed_in_a_loop(function, sequences, leading, into, batch, num_heads):
         return jax.tree.map(lambda total, part: total.at[at(is_sequence, total, head)].add(part), totals, parts)
 
     def one(head, totals):
-        parts = function(jax.tree.map(_precise, picked(True, sequences, head)), picked(False, leading, head))
+        # A CPU multiplies in float32, and would round and widen again what is as large as the scores.
+        parts = function(jax.tree.map(precise, picked(True, sequences, head)), picked(False, leading, head))
         return added(True, totals[0], parts[0], head), added(False, totals[1], parts[1], head)
 
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), into)
     return jax.lax.fori_loop(0, batch * num_heads, one, start)
-
-
-def _precise(x):
-    """In float32 at least: a CPU multiplies in it, and would round and widen what is as large as the scores."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _summed_at_once(function, sequences, leading, into, batch, num_heads, kv_heads):
@@ -130,6 +126,11 @@ def _summed_at_once(function, sequences, leading, into, batch, num_heads, kv_hea
 def _split_heads(x, num_heads: int, split: tuple[int, int]):
     """[B or 1, N or 1, ...] -> [B or 1, K or 1, G or 1, ...]."""
     return x.reshape(x.shape[:1] + (split if x.shape[1] == num_heads else (1, 1)) + x.shape[2:])
+
+
+def precise(x: jax.Array) -> jax.Array:
+    """In float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _grouped(q, k, v, per_head):

@@ -153,7 +153,7 @@ def _whole(features_of, constants, q, k, v, mask: Mask, epsilon):
 
     def one_head(q, k, v, constants, mask):
         features = features_of(constants)
-        q, k, v = _precise(q, k, v)
+        q, k, v = map(heads.precise, (q, k, v))
         nothing = jnp.zeros(len(k), int)
         keys = Keys(k, v, nothing, nothing, jnp.ones(len(k), bool) if mask.keys is None else mask.keys, None)
         sums = _absorb(_empty(features, k, v), *features.key(k), keys, 0)
@@ -284,7 +284,7 @@ def _scan(features_of, constants, chunks, meet, epsilon):
         return jax.tree.map(lambda new, old: jnp.where(advances, new, old), follows, sums), out
 
     def example(sums, queries, keys, advances):
-        q, k, v = (jnp.moveaxis(x, 1, 0) for x in _precise(queries.q, keys.k, keys.v))
+        q, k, v = (jnp.moveaxis(x, 1, 0) for x in map(heads.precise, (queries.q, keys.k, keys.v)))
         k, v = (jnp.repeat(x, sum_heads // key_heads, axis=0) for x in (k, v))
         rest = queries._replace(q=None), keys._replace(k=None, v=None), advances
         each = heads.over_axis(lambda *operands: head(*operands, *rest), _vmap, sum_heads)
@@ -297,7 +297,7 @@ def _scan(features_of, constants, chunks, meet, epsilon):
     if len(jax.tree.leaves(chunks)[0]) == 1:
         return step(None, _first(chunks))[1][None]
     nothing = [jnp.zeros((1, x.shape[-1]), x.dtype) for x in (keys.k, keys.v)]
-    empty = _empty(features_of(_first(constants)), *_precise(*nothing))
+    empty = _empty(features_of(_first(constants)), *map(heads.precise, nothing))
     start = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, sum_heads, *x.shape)), empty)
     return jax.lax.scan(jax.checkpoint(step), start, chunks)[1]
 
@@ -319,11 +319,6 @@ def _is_shared(constants) -> bool:
 
 def _first(constants):
     return jax.tree.map(lambda x: x[0], constants)
-
-
-def _precise(*arrays):
-    """In float32 at least."""
-    return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays]
 
 
 def _vmap(function, xs):

@@ -313,7 +313,7 @@ def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learn
 
     def gradients(visited, row, blocks):
         # In float32 at least, so that gradients of a tile are not rounded before they are summed over tiles.
-        picked = jax.tree.map(_precise, _gather(tiles, visited, row, blocks))
+        picked = jax.tree.map(heads.precise, _gather(tiles, visited, row, blocks))
         scores, pull, visible = jax.vjp(
             lambda picked: _scores(score, picked, frame, visited, row, blocks), picked, has_aux=True
         )
@@ -444,10 +444,6 @@ def _pair_index(pairs, rows, blocks):
     shared_columns = pairs.shape[1] == 1 and pairs.shape[3] == 1
     blocks = jnp.zeros_like(blocks[..., :1]) if shared_columns else jnp.maximum(blocks, 0)
     return (jnp.zeros_like(rows) if pairs.shape[0] == 1 else rows), blocks
-
-
-def _precise(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
