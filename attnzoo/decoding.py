@@ -234,8 +234,8 @@ def _step(state: DecodingState, query, key, value, brought, bias, params, draws,
     fits = positions < state.dims.key_length
     positions = jnp.where(real & fits, positions, -1)
     # What is not written must not reach the sums of a kernel either, NaN included.
-    query, key, value = (jnp.where((positions >= 0)[..., None, None], x, 0) for x in (query, key, value))
-    brought = {name: door.silenced((positions >= 0)[..., None], x) for name, x in brought.items()}
+    silenced = functools.partial(door.silenced, (positions >= 0)[..., None])
+    query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
     declared = {"scale": scale} if kernel.supports.scale else {}
 
     def advance(cache, chunk):

@@ -106,7 +106,6 @@ def attend(
     unbatched = query.ndim == 3
     if unbatched:
         query, key, value = query[None], key[None], value[None]
-        tokens = tokens and {name: jnp.asarray(x)[None] for name, x in tokens.items()}
     dims = dims_of(query, key, value)
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
     offset = validation.query_offset(query_offset, None if unbatched else dims.batch)
@@ -130,7 +129,7 @@ def attend(
         "key of another length than query": ("cross", dims.query_length != dims.key_length),
     }
     refusal.refuse(kernel, [(argument, field) for argument, (field, used) in asked.items() if used])
-    tokens = validation.token_inputs(tokens, kernel, dims)
+    tokens = validation.token_inputs(tokens, kernel, dims, unbatched)
     out, residual = _attend(
         query,
         key,
@@ -308,7 +307,7 @@ def _attend(
     if width == 0:
         value = jnp.zeros((*value.shape[:-1], 1), value.dtype)  # sizes of other axes are lost where one is 0
     shown_keys, shown_queries = visibility.shown(mask, key.shape[2])
-    query, key, value = _only(shown_queries, query), _only(shown_keys, key), _only(shown_keys, value)
+    query, key, value = silenced(shown_queries, query), silenced(shown_keys, key), silenced(shown_keys, value)
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
         declared = {
             "bias": None if bias is None else bias.of(query, scale),
@@ -322,7 +321,7 @@ def _attend(
     validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
     if residual is not None and shown_queries is not None:
         residual = jnp.where(shown_queries, residual, -jnp.inf)
-    return _only(shown_queries, out[..., :width]).astype(query.dtype), residual
+    return silenced(shown_queries, out[..., :width]).astype(query.dtype), residual
 
 
 def _nothing(query, value):
@@ -332,13 +331,12 @@ def _nothing(query, value):
 
 
 def silenced(shown: jax.Array | None, x: jax.Array) -> jax.Array:
-    """What tokens bring, x [B, S, N or K, ...], where their keys are shown [B, S, 1 or K], else 0."""
+    """x [B, L, heads, ...] where its token is shown [B, L, 1 or heads, or as many as groups of them], else 0.
+
+    Gradients stop there as well.
+    """
     if shown is None:
         return x
-    shown = jnp.repeat(shown, 1 if shown.shape[2] == 1 else x.shape[2] // shown.shape[2], axis=2)
+    if shown.shape[2] not in (1, x.shape[2]):
+        shown = jnp.repeat(shown, x.shape[2] // shown.shape[2], axis=2)
     return jnp.where(shown.reshape(*shown.shape, *(1,) * (x.ndim - 3)), x, 0)
-
-
-def _only(shown, x):
-    """x [B, T, N, H] where shown, else 0, also for gradients."""
-    return x if shown is None else jnp.where(shown[..., None], x, 0)

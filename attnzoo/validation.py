@@ -305,11 +305,12 @@ def tree(name: str, given, expected, kernel, num_heads: int) -> None:
             )
 
 
-def token_inputs(given, kernel: Kernel, dims: Dims) -> dict[str, jax.Array]:
-    """What tokens bring, as arrays; refuses what the kernel does not take, and what does not come."""
+def token_inputs(given, kernel: Kernel, dims: Dims, unbatched: bool = False) -> dict[str, jax.Array]:
+    """What tokens bring, as arrays with a batch; refuses what the kernel does not take, and what does not come."""
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"tokens has type {type(given).__name__}: expected a mapping from names to arrays")
-    given, expected = {name: jnp.asarray(x) for name, x in (given or {}).items()}, kernel.token_inputs(dims)
+    given = {name: jnp.asarray(x)[None] if unbatched else jnp.asarray(x) for name, x in (given or {}).items()}
+    expected = kernel.token_inputs(dims)
     for name in given.keys() - expected.keys():
         takes = ", ".join(map(repr, expected)) or "nothing of tokens beside key and value"
         raise NotImplementedError(f"{type(kernel).__name__} cannot honour `tokens[{name!r}]`: it takes {takes}")

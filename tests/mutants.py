@@ -40,7 +40,7 @@ MUTANTS = [
     Mutant("compute/streaming.py", "a.total * first +", "a.total +", law("long_sequences_work", "Softmax()")),
     Mutant("compute/streaming.py", "d_weights + shift[row]", "d_weights - shift[row]", law("batched_equals_head", "Softmax()")),
     Mutant("masking.py", "visible &= j <= i\n", "visible &= j <= i + 1\n", law("the_future_cannot_touch_the_past", "Softmax()")),
-    Mutant("door.py", "_only(shown_keys, value)", "value", law("hidden_keys_touch_nothing", "Softmax()")),
+    Mutant("door.py", "silenced(shown_keys, value)", "value", law("hidden_keys_touch_nothing", "Softmax()")),
     Mutant("door.py", "return jnp.where(shown.reshape(*shown.shape, *(1,) * (x.ndim - 3)), x, 0)", "return x", "tests/test_tokens.py::test_garbage_in_hidden_tokens_touches_nothing[GatedSoftmax()]"),
     Mutant("compute/recurrence.py", "index if mask.is_causal else np.full_like(index, chunk - 1)", "index", f"tests/test_recurrence.py::test_all_in_one_chunk[False-(5, 7)-{LINEAR}]"),
     Mutant("kernels/nadaraya_watson.py", "(-2 * self", "(-1 * self", oracle("NadarayaWatson(bandwidth=1.0)")),

@@ -147,6 +147,12 @@ def test_refusals(tokens, error, message):
         attend(q, k, v, kernel=GatedDelta(), tokens=tokens, is_causal=True)
 
 
+def test_what_is_no_mapping_is_refused_without_a_batch_too():
+    x = jnp.ones((3, 2, 4))
+    with pytest.raises(ValueError, match="tokens has type list: expected a mapping"):
+        attend(x, x, x, kernel=Delta(), tokens=[1], is_causal=True)
+
+
 def test_kernels_and_steps_refuse_what_they_do_not_take():
     (q, k, v), tokens = given(Delta())
     with pytest.raises(NotImplementedError, match=r"Softmax cannot honour .*nothing of tokens beside key and value"):
