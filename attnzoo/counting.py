@@ -65,6 +65,8 @@ def _flops_of_equation(equation) -> float:
     if name == "conv_general_dilated":
         kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
         return 2.0 * _size(equation.outvars[0]) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+    if name == "triangular_solve":
+        return float(_size(equation.outvars[0]) * equation.invars[0].aval.shape[-1])
     if name == "pallas_call":
         return math.prod(equation.params["grid_mapping"].grid) * flops_of(equation.params["jaxpr"])
     if name == "shard_map":

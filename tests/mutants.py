@@ -1,4 +1,7 @@
-"""Break each kernel once, in a copy, and see that a test turns red: `python -m tests.mutants`."""
+"""Break each kernel once, in a copy, and see that a test turns red: `python -m tests.mutants`.
+
+With an argument, only in files whose path has it: `python -m tests.mutants compute/recurrence`.
+"""
 
 import pathlib
 import shutil
@@ -17,6 +20,9 @@ REFORMER = "Reformer(chunk_size=4, buckets=4, rounds=2, seed=0)"
 SINKHORN = "Sinkhorn(block_size=4, iterations=3, temperature=0.75)"
 SPARSE = "SparseTransformer(block_size=6, summary=2)"
 PERFORMER = "Performer(features=16, orthogonal=True, seed=0)"
+DECAYS = "tests/test_states.py::test_outputs_and_gradients[GatedDelta()-((37, 37), 0, False, False)]"
+IN_CHUNKS = f"tests/test_recurrence.py::test_outputs_and_gradients[((21, 40), True, 3, False, False)-{LINEAR}]"
+PACKED = f"tests/test_recurrence.py::test_outputs_and_gradients[((37, 37), True, 0, True, True)-{LINEAR}]"
 
 
 class Mutant(NamedTuple):
@@ -42,7 +48,17 @@ MUTANTS = [
     Mutant("masking.py", "visible &= j <= i\n", "visible &= j <= i + 1\n", law("the_future_cannot_touch_the_past", "Softmax()")),
     Mutant("door.py", "silenced(shown_keys, value)", "value", law("hidden_keys_touch_nothing", "Softmax()")),
     Mutant("door.py", "return jnp.where(shown.reshape(*shown.shape, *(1,) * (x.ndim - 3)), x, 0)", "return x", "tests/test_tokens.py::test_garbage_in_hidden_tokens_touches_nothing[GatedSoftmax()]"),
-    Mutant("compute/recurrence.py", "index if mask.is_causal else np.full_like(index, chunk - 1)", "index", f"tests/test_recurrence.py::test_all_in_one_chunk[False-(5, 7)-{LINEAR}]"),
+    Mutant("compute/recurrence.py", "np.tri(slots.key_at.shape[-1], dtype=bool)", "np.tri(slots.key_at.shape[-1], k=-1, dtype=bool)", IN_CHUNKS),
+    Mutant("compute/recurrence.py", "(is_query, at, segment, segment != segment[0])", "(is_query, at, segment)", "tests/test_states.py::test_a_state_that_is_left_is_found[packed-Delta()]"),
+    Mutant("compute/recurrence.py", "lasts=slots.found == segment", "lasts=None", "tests/test_states.py::test_the_state_that_is_left_is_that_of_the_last_key"),
+    Mutant("compute/recurrence.py", "ids[:-1, -1]", "ids[1:, 0]", PACKED),
+    Mutant("compute/recurrence.py", "beyond * (places == lead)", "0 * (places == lead)", "tests/test_states.py::test_outputs_and_gradients[Retention()-((40, 13), 100, False, True)]"),
+    Mutant("compute/recurrence.py", "Slots(positions, positions, positions >= 0,", "Slots(positions, positions, positions >= -1,", law("stepping_equals_the_whole", PERFORMER)),
+    Mutant("compute/state.py", "peak, top = pairs.max(axis=1)", "peak, top = jnp.full(len(pairs), pairs.max())", "tests/test_recurrence.py::test_the_future_cannot_touch_the_past_across_chunks[0-Performer(features=8, orthogonal=True, seed=0)]"),
+    Mutant("compute/state.py", "[early, early[:, -1:] + late]", "[early, late]", DECAYS),
+    Mutant("compute/state.py", "[early_behind + late[:, -1:], late_behind]", "[early_behind, late_behind]", DECAYS),
+    Mutant("compute/state.py", "~np.eye(len(missing), dtype=bool)", "True", DECAYS),
+    Mutant("compute/state.py", "_where(self.standing.writes, _scaled(", "_where(None, _scaled(", PACKED),
     Mutant("kernels/nadaraya_watson.py", "(-2 * self", "(-1 * self", oracle("NadarayaWatson(bandwidth=1.0)")),
     Mutant("kernels/additive.py", "@ query + jnp.expand_dims(bias, range(q.ndim - 1)),", "@ query,", oracle("Additive(units=None)")),
     Mutant("compute/schedule.py", "for other in range(min(global_tokens, dilation))", "for other in range(0)", law("any_length_works", DILATED)),
@@ -50,9 +66,6 @@ MUTANTS = [
     Mutant("kernels/sliding_window.py", "visible &= self.band.at(i,", "visible |= self.band.at(i,", law("any_length_works", WINDOW)),
     Mutant("kernels/bigbird.py", "jnp.where(block >= hole", "jnp.where(block > hole", law("batched_equals_head", BIGBIRD)),
     Mutant("kernels/bigbird.py", "jnp.where(is_global[:, None], -1, listed)", "listed", law("any_length_works", BIGBIRD)),
-    Mutant("compute/recurrence.py", "_kept(sums, keys.next_segment == keys.segment[0])", "sums", law("long_sequences_work", LINEAR)),
-    Mutant("compute/recurrence.py", "keys.index[None] <= queries.place", "keys.index[None] < queries.place", law("batched_equals_head", LINEAR)),
-    Mutant("compute/recurrence.py", "top = jnp.max(jnp.where(inside, b, LOWEST), axis=1)", "top = jnp.full(len(phi), b.max())", law("the_future_cannot_touch_the_past", PERFORMER)),
     Mutant("kernels/linformer.py", "projection[..., :length]", "projection[..., -length:]", "tests/test_approximations.py::test_linformer_uses_the_first_columns_of_a_shorter_input_and_refuses_a_longer_one"),
     Mutant("kernels/linformer.py", "self._meet(q, key, value, scale)", "self._meet(q, key, value, 1.0)", law("batched_equals_head", "Linformer(rank=5, share='none')")),
     Mutant("kernels/nystrom.py", "jnp.cumsum(shown) - 1", "jnp.arange(len(shown))", "tests/test_approximations.py::test_hidden_tokens_do_not_move_landmarks"),
@@ -73,7 +86,6 @@ MUTANTS = [
     Mutant("compute/streaming.py", "- log_total[row][:, None]", "", law("batched_equals_head", "Softmax()")),
     Mutant("compute/streaming.py", "pairs if dtype == jnp.float16 else pairs.astype(dtype)", "pairs.astype(dtype)", law("small_gradients_survive", "Softmax()")),
     Mutant("compute/streaming.py", "jax.tree.map(heads.precise, _gather(tiles, visited, row, blocks))", "_gather(tiles, visited, row, blocks)", law("small_gradients_survive", BIGBIRD)),
-    Mutant("compute/recurrence.py", "tokens = jnp.argsort(segment, stable=True)", "tokens = jnp.arange(len(segment))", law("segments_come_in_any_order", LINEAR)),
     Mutant("kernels/performer.py", "_root(jnp.abs(scale))", "jnp.sqrt(jnp.abs(scale))", "tests/test_extremes.py::test_a_learned_scale_may_be_zero"),
     Mutant("kernels/synthesizer.py", "params[\"key\"][:length]", "params[\"key\"][-length:]", "tests/test_approximations.py::test_what_was_learned_for_a_length_serves_shorter_inputs_from_its_start[Synthesizer(form='dense', units=None, rank=32)]"),
     Mutant("kernels/synthesizer.py", "+ positions.query_offset)", "+ 1 + positions.query_offset)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Synthesizer(form='random', units=None, rank=3)]"),
@@ -83,7 +95,6 @@ MUTANTS = [
     Mutant("layer_cache.py", "index[..., None] + jnp.arange", "index.max() + jnp.arange", "tests/test_layer_decoding.py::test_positions_are_those_of_each_example"),
     Mutant("compute/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", WINDOW)),
     Mutant("compute/caching.py", "(columns[None] <= positions[:, None])", "(columns[None] < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
-    Mutant("compute/recurrence.py", "nothing, nothing, shown, None", "nothing, nothing, nothing == 0, None", law("stepping_equals_the_whole", PERFORMER)),
     Mutant("kernels/bigbird.py", "blocks * self.block_size + jnp.arange", "blocks * self.block_size + 1 + jnp.arange", law("stepping_equals_the_whole", BIGBIRD)),
     Mutant("decoding.py", "positions=state.positions + come", "positions=state.positions + tokens", law("stepping_equals_the_whole", LINEAR)),
     Mutant("decoding.py", "jnp.where(real & fits, positions, -1)", "jnp.where(real, positions, -1)", law("a_state_has_an_end", LINEAR)),
@@ -108,16 +119,17 @@ def survives(mutant: Mutant, folder: pathlib.Path) -> bool:
     return done.returncode == 0
 
 
-def main() -> int:
+def main(part: str = "") -> int:
+    chosen = [mutant for mutant in MUTANTS if part in mutant.file]
     survivors = 0
-    for mutant in MUTANTS:
+    for mutant in chosen:
         with tempfile.TemporaryDirectory() as folder:
             alive = survives(mutant, pathlib.Path(folder))
         survivors += alive
         print(f"{'SURVIVES' if alive else 'caught':9} {mutant.file:28} {mutant.new!r:50} {mutant.test}", flush=True)
-    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants are caught")
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants are caught")
     return int(survivors > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

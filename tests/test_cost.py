@@ -63,8 +63,9 @@ STATES = {
     "SlidingWindow(left=5, right=3, dilation=1, global_tokens=0)": 5 * 2 * (16 + 48),
     "SlidingWindow(left=2, right=2, dilation=3, global_tokens=2)": (2 * 3 + 2) * 2 * (16 + 48),
     "BigBird(block_size=4, num_random=2, num_window=3, num_global=1, seed=0)": 1536 * 2 * (16 + 48),
-    # Sums of features and values, of features, of values, the number of keys, and the running maximum.
-    "Linear(feature_map='elu+1', epsilon=1e-06)": 2 * (16 * 48 + 16 + 48 + 1 + 1),
+    # Sums of features and values, and of features.
+    "Linear(feature_map='elu+1', epsilon=1e-06)": 2 * (16 * 48 + 16),
+    # Those, sums of values, the number of keys, and the running maximum.
     "Performer(features=16, orthogonal=True, seed=0)": 4 * (16 * 48 + 16 + 48 + 1 + 1),
     "Linformer(rank=5, share='none')": None,
     "Nystrom(landmarks=5, iterations=6)": None,

@@ -1,248 +1,279 @@
-"""Linear attention: keys are summed before queries meet them.
+"""Recurrences over a sequence: a scan over chunks of tokens, or sums over all of them.
 
-    y_i = sum_j w_ij v_j / (sum_j w_ij + epsilon),    w_ij = e^(b_j - M_i) phi_i . psi_j + floor_i
+What a state is, and how tokens write and read it, is in `state.py`; here sequences are laid out for it. Work and memory
+are O(T + S). Where all queries see the same keys, one state is all they read. Where the future is hidden, query i
+stands beside key i + offset, chunk after chunk; a sequence that fits one chunk is that chunk, as long as it is, and
+meets no state (the chunked form of Hua et al. 2022, arXiv:2202.10447).
 
-over the keys j that query i may see, where phi and psi are features of queries and keys, b_j the logarithm of a
-scale that was taken out of psi_j, M_i the largest b_j that i sees, and floor_i a weight that all keys share. b and
-floor are optional. Work and memory are O(T + S): sums over everything where all queries see the same keys, else a
-scan over chunks that carries the sums so far (Katharopoulos et al. 2020, arXiv:2006.16236; the chunked form of Hua
-et al. 2022, arXiv:2202.10447).
-
-Where there are segments, tokens are brought into the order of their ids first, and of positions among equals, so that
-ids may come in any order. A query is placed at the last key that it sees, so that causality and segments become one
-thing: the keys up to a place, of one segment. Places do not decrease along the queries, so chunks of queries and of
-keys meet like two sorted lists that are merged.
+Where there are segments, or the offset is an array, tokens become events, keys that write and queries that read, in
+the order of their ids, and of positions among equals, so that ids may come in any order. A segment finds what its own
+keys have left, and nothing else.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.compute import heads
+from attnzoo.compute import heads, state
 from attnzoo.compute.groups import Order
+from attnzoo.compute.state import Standing, State, Write
 from attnzoo.masking import Mask
 
 # Measured on a CPU at 64 features and 8 heads: forward, 64 takes two thirds of the time of 128.
 CHUNK = 64
-LOWEST = -1e30
 
 
-class Features(NamedTuple):
-    """Feature maps of one head.
+class Rule(NamedTuple):
+    """The recurrence of one head. Its operands are in float32 at least.
 
-    `query` maps q [t, H] to phi [t, F] and floor [t] or None; `key` maps k [s, H] to psi [s, F] and b [s] or None.
+    Attributes:
+      read: (queries [t, H], their positions [t]) -> what each channels of the state are read with, [t, F] each.
+      write: (keys [s, H], values [s, Hv], their positions [s], and what tokens bring by keyword) -> `Write`.
+      finish: what was read, [t, ...] of each of the values -> the output [t, Hv].
     """
 
-    query: Callable
-    key: Callable
+    read: Callable[..., tuple[jax.Array, ...]]
+    write: Callable[..., Write]
+    finish: Callable[[tuple[jax.Array, ...]], jax.Array] = lambda read: read[0]
 
 
-class Sums(NamedTuple):
-    """What a query needs to know of the keys before its chunk. Those of one segment, scaled by e^-top."""
+class Sequence(NamedTuple):
+    """Tokens of all heads: leaves are [B, L, heads, ...], or [chunks, B, chunk, heads, ...]."""
 
-    values: jax.Array  # sum_j e^(b_j - top) psi_j v_j^T: [F, Hv]
-    weights: jax.Array  # sum_j e^(b_j - top) psi_j: [F]
-    plain_values: jax.Array  # sum_j v_j: [Hv]
-    count: jax.Array  # number of keys: []
-    top: jax.Array  # largest b_j: []
-
-
-class Queries(NamedTuple):
-    """A chunk of queries."""
-
-    q: jax.Array  # [t, H]
-    place: jax.Array  # int [t]: the last key that it may see
-    segment: jax.Array  # int [t]
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    tokens: dict[str, jax.Array]
 
 
-class Keys(NamedTuple):
-    """A chunk of keys."""
+class Slots(NamedTuple):
+    """Where the tokens of chunks stand: leaves lead with [chunks, B or 1].
 
-    k: jax.Array  # [s, H]
-    v: jax.Array  # [s, Hv]
-    index: jax.Array  # int [s]
-    segment: jax.Array  # int [s]
-    shown: jax.Array  # bool [s]
-    next_segment: jax.Array  # int []: of the first key after this chunk
+    Attributes:
+      query_at: int [t], positions of queries. key_at: int [s], positions of keys.
+      shown: bool [s], which slots hold a key that some query may see, or [t, s], by each query; None for all.
+      segment: int [t], or None.
+      found: int [], the segment of the state that is found, or None.
+      wanted: int [], the segment whose last state is asked for, or None.
+      steps: int [t], how many positions lie between a slot and the one before it; None for one.
+    """
+
+    query_at: Any
+    key_at: Any
+    shown: Any = None
+    segment: Any = None
+    found: Any = None
+    wanted: Any = None
+    steps: Any = None
 
 
 def attend(
-    features_of: Callable[[Any], Features],
+    rule_of: Callable[[Any], Rule],
     constants: Any,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     mask: Mask,
+    tokens: Mapping[str, jax.Array] | None = None,
+    found: State | None = None,
     *,
-    epsilon: float = 0.0,
+    leaves_state: bool = False,
     chunk: int = CHUNK,
-) -> jax.Array:
+):
     """All heads: q [B, T, N, H], k [B, S, K, H], v [B, S, K, Hv] -> [B, T, N, Hv].
 
     Args:
-      features_of: the maps of one head, from its part of `constants`; float32 at least comes in.
+      rule_of: the rule of one head, from its part of `constants`.
       constants: a tree whose leaves lead with N, or with 1 where heads share. Heads of queries that share their key
-        head and their constants share sums, too.
-      epsilon: added to the normaliser.
+        head, their constants and what tokens bring share a state, too.
+      tokens: what each key brings beside itself and its value, [B, S, K or N, ...] each.
+      found: the state before key 0, and of its segment; leaves lead with [B, heads that have a state].
+      leaves_state: return (output, state), that after the last key, and of its segment. A decay that counts positions
+        counts those of queries beyond it.
+
+    Raises:
+      ValueError: every query sees all keys, beside a state, decays or the delta rule, which stand for an order in time.
     """
-    chunk = max(1, min(chunk, max(q.shape[1], k.shape[1])))  # a short sequence is one chunk, as long as it is
-    if mask.key_segments is not None:
-        out = _merged(features_of, constants, q, k, v, mask, epsilon, chunk)
+    given = Sequence(q, k, v, dict(tokens or {}))
+    write = _write_of(rule_of, constants, given)
+    has_order = _has_order(write) or found is not None or leaves_state
+    if has_order and not mask.is_causal:
+        raise ValueError(
+            "every query sees every key, but decays, the delta rule, and states that are found or left stand for an "
+            "order in time: expected a causal mask; a kernel with such a rule declares bidirectional=False"
+        )
+    over = functools.partial(_scan, rule_of, constants, found=found, leaves_state=leaves_state)
+    if not has_order and max(q.shape[1], k.shape[1]) <= chunk:
+        out, left = _as_pairs(over, given, mask)
+    elif mask.key_segments is not None:
+        out, left = _in_order(over, given, mask, chunk)
     elif mask.is_causal and not mask.is_placed:
-        out = _merged(features_of, constants, q, k, v, mask.in_one_segment(len(q)), epsilon, chunk)
-    elif mask.is_causal or chunk == max(q.shape[1], k.shape[1]):
-        out = _aligned(features_of, constants, q, k, v, mask, epsilon, chunk)
+        out, left = _in_order(over, given, mask.in_one_segment(len(q)), chunk)
+    elif mask.is_causal:
+        out, left = _aligned(over, given, mask, chunk)
     else:
-        out = _whole(features_of, constants, q, k, v, mask, epsilon)
-    return out.astype(v.dtype)
+        out, left = _whole(rule_of, constants, given, mask), None
+    out = out.astype(v.dtype)
+    return (out, left) if leaves_state else out
 
 
-def start(batch: int, heads: int, features: int, value_dim: int, dtype) -> Sums:
-    """The sums of decoding before the first token: leaves lead with [B, heads], in float32 at least."""
-    none = _no_sums(features, value_dim, jnp.promote_types(dtype, jnp.float32))
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, heads, *x.shape)), none)
+def start(
+    rule_of: Callable, constants: Any, batch: int, num_heads: int, head_dim: int, value_dim: int, dtype, tokens=None
+) -> State:
+    """The state before the first token: leaves lead with [B, heads], in float32 at least.
+
+    Args:
+      num_heads: of those that have a state each.
+      tokens: the shapes of what a token brings to one head, by name.
+    """
+    given = lambda *shape: jax.ShapeDtypeStruct((1, 1, 1, *shape), dtype)
+    brought = {name: given(*shape) for name, shape in (tokens or {}).items()}
+    one = Sequence(given(head_dim), given(head_dim), given(value_dim), brought)
+    return _empty(_write_of(rule_of, constants, one), batch, num_heads)
 
 
 def step(
-    features_of: Callable, constants, sums: Sums, q, k, v, shown, *, epsilon: float = 0.0
-) -> tuple[Sums, jax.Array]:
-    """The tokens that come next, of all heads: the sums with them, and their outputs [B, t, N, Hv].
+    rule_of: Callable, constants: Any, found: State, q, k, v, positions, tokens: Mapping[str, jax.Array] | None = None
+) -> tuple[State, jax.Array]:
+    """The tokens that come next, of all heads: the state with them, and their outputs [B, t, N, Hv].
 
     Args:
-      features_of: `features_of(constants)` of the heads that share sums -> Features.
-      constants: a tree whose leaves lead with the heads of `sums`, or with 1.
-      sums: lead with [B, K], or with [B, N] where each query head has keys of its own.
+      found: leaves lead with [B, K], or with [B, N] where each query head has a state of its own.
       q: [B, t, N, H]. k: [B, t, K, H]. v: [B, t, K, Hv].
-      shown: bool [B, t], False for padding.
+      positions: int [B, t], -1 for padding, which stands at the end.
     """
-    own, dtype = sums.count.shape[1], sums.values.dtype
-    constants = jax.tree.map(lambda x: jnp.broadcast_to(x, (own, *x.shape[1:])), constants)
-    k, v = (jnp.repeat(x.astype(dtype), own // x.shape[2], axis=2) for x in (k, v))
-    groups = q.astype(dtype).reshape(*q.shape[:2], own, -1, q.shape[3])
-
-    def group(constants, sums, q, k, v, shown):
-        return _stepped(features_of(constants), sums, q, k, v, shown, epsilon)
-
-    over_heads = jax.vmap(group, (0, 0, 1, 1, 1, None), (0, 1))
-    sums, out = jax.vmap(over_heads, (None, 0, 0, 0, 0, 0))(constants, sums, groups, k, v, shown)
-    return sums, out.reshape(*q.shape[:3], v.shape[3])
+    given = Sequence(q, k, v, dict(tokens or {}))
+    slots = Slots(positions, positions, positions >= 0, steps=positions >= 0)
+    own = jax.tree.leaves(found)[0].shape[1]
+    (left, _), out = _advance(rule_of, constants, own, _in_turn, (found, None), given, slots)
+    return left, out
 
 
-def _stepped(features: Features, sums: Sums, q, k, v, shown, epsilon):
-    """The query heads of a group, q [t, G, H], beside one head of keys, k [t, H] and v [t, Hv]."""
-    psi, b = features.key(k)
-    inside = jnp.tri(len(k), dtype=bool)  # padding stands at the end, where no token looks
+def _as_pairs(over: Callable, given: Sequence, mask: Mask):
+    """All in one chunk, of whose tokens each meets each: there is no state, and no order that would matter."""
+    rows, columns = np.arange(mask.query_length), np.arange(mask.key_length)
+    at = lambda mask: mask.at(rows, columns)
+    if jax.tree.leaves(mask):
+        each = jax.tree.map(lambda x: jnp.broadcast_to(x[:, 0], (len(given.q), *x.shape[2:])), mask)
+        visible = jax.vmap(at)(each)
+    else:
+        visible = at(mask)[None]
+    slots = Slots(rows[None] + mask.query_offset, columns[None], visible)
+    out, left = over(jax.tree.map(lambda x: x[None], given), jax.tree.map(lambda x: x[None], slots), _seen)
+    return out[0], left
 
-    def one_head(q):
-        phi, floor = features.query(q)
-        return _normalised(*_join(phi, floor, psi, b, v, inside, shown, sums), epsilon)
 
-    nothing = jnp.zeros(len(k), int)
-    return _absorb(sums, psi, b, Keys(k, v, nothing, nothing, shown, None), 0), jax.vmap(one_head, 1, 1)(q)
+def _seen(slots: Slots) -> Standing:
+    """Who sees what where it is known of each pair."""
+    return Standing(slots.shown)
 
 
-def _whole(features_of, constants, q, k, v, mask: Mask, epsilon):
+def _in_turn(slots: Slots) -> Standing:
+    """Who sees what where a query sees what came before it, of its segment."""
+    inside = np.tri(slots.key_at.shape[-1], dtype=bool)
+    inside = inside if slots.shown is None else inside & slots.shown[None]
+    if slots.segment is None:
+        return Standing(inside, None, slots.shown, None, slots.steps)
+    inside &= slots.segment[:, None] == slots.segment[None]
+    standing = Standing(inside, (slots.segment == slots.found) & (slots.query_at >= 0), steps=slots.steps)
+    return _leaving(standing, slots, slots.segment[-1])
+
+
+def _leaving(standing: Standing, slots: Slots, segment: jax.Array) -> Standing:
+    """The same, of which the state of one segment is left."""
+    return standing._replace(writes=slots.shown & (slots.segment == segment), lasts=slots.found == segment)
+
+
+def _whole(rule_of, constants, given: Sequence, mask: Mask) -> jax.Array:
     """Every query sees every key that is shown."""
-    widest = jax.eval_shape(lambda x: features_of(_first(constants)).key(x)[0], q[0, :1, 0]).shape[-1]
 
-    def one_head(q, k, v, constants, mask):
-        features = features_of(constants)
+    def one_head(q, k, v, constants, shown):
+        rule = rule_of(constants)
         q, k, v = map(heads.precise, (q, k, v))
-        nothing = jnp.zeros(len(k), int)
-        keys = Keys(k, v, nothing, nothing, jnp.ones(len(k), bool) if mask.keys is None else mask.keys, None)
-        sums = _absorb(_empty(features, k, v), *features.key(k), keys, 0)
-        phi, floor = features.query(q)
-        return _normalised(*_meet(phi, floor, sums, sums.top), epsilon)
+        standing = Standing(np.ones((1, len(k)), bool), writes=shown)
+        left = state.meet(None, rule.write(k, v, jnp.arange(len(k))), standing).after()
+        return rule.finish(state.recall(left, rule.read(q, jnp.arange(len(q)))))
 
-    per_head = jax.tree.map(lambda x: x[None], constants), mask
-    numbers = (mask.query_length + mask.key_length) * widest
-    return heads.over_heads(one_head, q, k, v, per_head, numbers=numbers, shares_keys=_is_shared(constants))
+    widest = max(channels.key.shape[-1] for channels in _write_of(rule_of, constants, given).channels)
+    return heads.over_heads(
+        one_head,
+        *given[:3],
+        (jax.tree.map(lambda x: x[None], constants), mask.keys),
+        numbers=(mask.query_length + mask.key_length) * widest,
+        shares_keys=_is_shared(constants),
+    )
 
 
-def _aligned(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
+def _aligned(over: Callable, given: Sequence, mask: Mask, chunk: int):
     """Without segments: causal, where query i stands beside key i + offset and chunks go in pairs, or all in one."""
-    offset, length, key_length = mask.query_offset if mask.is_causal else 0, q.shape[1], k.shape[1]
+    offset, length, key_length = mask.query_offset, mask.query_length, mask.key_length
     before = min(length, max(0, -offset))
-    lead = min(max(0, offset), max(key_length - 1, 0))
-    chunks = -(-max(key_length, lead + length - before) // chunk)
+    lead = min(max(0, offset), key_length)
+    beyond = max(0, offset) - lead  # queries beyond all keys stand right behind these, however far away they are
+    end, last = lead + length - before, max(key_length, lead + length - before)
+    chunk = max(1, min(chunk, last))  # a short sequence is one chunk, as long as it is
+    chunks = -(-last // chunk)
     cut = functools.partial(_cut, chunks=chunks, chunk=chunk)
-    # What is the same in all chunks is known beforehand, so that its arithmetic disappears.
-    index, nothing = np.arange(chunk)[None], np.zeros((1, chunk), int)
-    place, everything = index if mask.is_causal else np.full_like(index, chunk - 1), np.ones((1, chunk), bool)
-
-    def meet(q, k, v, shown):
-        keys = Keys(k, v, index, nothing, everything if shown is None else shown, nothing[:, 0])
-        return Queries(q, place, nothing), keys, everything[:, 0]
-
+    places = jnp.arange(chunks * chunk).reshape(chunks, 1, chunk)
+    steps = (places < last) + beyond * (places == lead)
     shown = None if mask.keys is None else cut(mask.keys[:, 0])
-    if shown is None and lead + length - before > key_length:
+    if shown is None and end > key_length:
         shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is hidden from queries that reach it
-    out = _scan(features_of, constants, (cut(q[:, before:], lead=lead), cut(k), cut(v), shown), meet, epsilon)
-    out = _uncut(out)[:, lead : lead + length - before]
-    return jnp.pad(out, ((0, 0), (before, 0), (0, 0), (0, 0)))
+    q, *keys = given
+    tokens = Sequence(cut(q[:, before:], lead=lead), *jax.tree.map(cut, keys))
+    out, left = over(tokens, Slots(places + beyond, places, shown, steps=steps), _in_turn)
+    return jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0))), left
 
 
-def _merged(features_of, constants, q, k, v, mask: Mask, epsilon, chunk):
-    """With segments: the chunks of queries and keys that meet, found by merging their places."""
-    query_segment, key_segment = mask.query_segments[:, 0], mask.key_segments[:, 0]
-    queries_in_order, keys_in_order = (jax.vmap(lambda x: _sorted(x, chunk))(x) for x in (query_segment, key_segment))
-    cut_queries, cut_keys = (functools.partial(_cut_along, order) for order in (queries_in_order, keys_in_order))
+def _in_order(over: Callable, given: Sequence, mask: Mask, chunk: int):
+    """With segments: keys and queries as one sequence of events, in the order of ids and positions."""
+    query_ids, key_ids = mask.query_segments[:, 0], mask.key_segments[:, 0]
     stands = jnp.arange(mask.query_length)[None] + mask.query_offset if mask.is_causal else mask.key_length
-    stands = jnp.broadcast_to(stands, query_segment.shape)
-    place, seen = jax.vmap(_places)(query_segment, key_segment, stands)
-    query_chunks, key_chunks = queries_in_order.tokens.shape[1], keys_in_order.tokens.shape[1]
-    last = cut_queries(jnp.maximum(place, 0))[..., -1].T // chunk
-    step = jnp.arange(query_chunks + key_chunks - 1)
-    row = jax.vmap(lambda last: jnp.searchsorted(jnp.arange(query_chunks - 1) + last[:-1], step))(last).T
-    column = step[:, None] - row
-    places = cut_queries(jnp.where(seen, place, -1) + 1) - 1
-    queries = Queries(cut_queries(q), places, cut_queries(query_segment))
-    segment = cut_keys(key_segment)
-    following = jnp.roll(segment[..., 0], -1, axis=0)
-    index = jnp.broadcast_to(jnp.arange(key_chunks * chunk).reshape(key_chunks, 1, chunk), segment.shape)
-    shown = jnp.ones(key_segment.shape, bool) if mask.keys is None else mask.keys[:, 0]
-    shown = cut_keys(jnp.broadcast_to(shown, key_segment.shape))
-    keys = Keys(cut_keys(k), cut_keys(v), index, segment, shown, following)
-    each = jax.vmap(lambda x, chunk: x[chunk], in_axes=1, out_axes=1)
-    queries, keys = (jax.tree.map(lambda x, at=at: each(x, at), tree) for tree, at in ((queries, row), (keys, column)))
-    advances = jnp.diff(column, axis=0, append=column[-1:]) > 0
-    out = _scan(features_of, constants, (queries, keys, advances), lambda *chunk: chunk, epsilon)
-    add = jax.vmap(lambda out, row: jnp.zeros((query_chunks, *out.shape[1:]), out.dtype).at[row].add(out), 1)
-    return jax.vmap(Order.restored)(queries_in_order, add(out, row))
+    stands = jnp.broadcast_to(stands, query_ids.shape)
+    shown = jnp.ones(key_ids.shape, bool) if mask.keys is None else jnp.broadcast_to(mask.keys[:, 0], key_ids.shape)
+    events = jax.vmap(
+        functools.partial(_events, chunk=max(1, min(chunk, mask.query_length + mask.key_length))), out_axes=(1, 0, 0)
+    )
+    slots, queries, keys = events(query_ids, key_ids, stands, shown)
+    q, *rest = given
+    among = lambda order, x: jax.vmap(Order.grouped, out_axes=1)(order, x)
+    tokens = Sequence(among(queries, q), *jax.tree.map(functools.partial(among, keys), rest))
+    out, left = over(tokens, slots, _in_turn)
+    return jax.vmap(Order.restored, (0, 1))(queries, out), left
 
 
-def _sorted(segment: jax.Array, chunk: int) -> Order:
-    """Tokens in the order of their ids, int [L], in chunks."""
-    tokens = jnp.argsort(segment, stable=True)
-    slots = jnp.zeros_like(tokens).at[tokens].set(jnp.arange(len(tokens), dtype=tokens.dtype))
-    padded = jnp.pad(tokens, (0, -len(tokens) % chunk), constant_values=-1)
-    return Order(padded.reshape(-1, chunk), slots)
+def _events(query_ids: jax.Array, key_ids: jax.Array, stands: jax.Array, shown: jax.Array, chunk: int):
+    """Queries that stand at positions [T] beside keys [S]: the slots of one example, the order of queries, of keys."""
+    key_length, events = len(key_ids), len(key_ids) + len(query_ids)
+    segment, at = jnp.concatenate([key_ids, query_ids]), jnp.concatenate([jnp.arange(key_length), stands])
+    is_query, shown = jnp.arange(events) >= key_length, jnp.pad(shown, (0, len(query_ids)))
+    # The segment of the first key leads, since it is that of a state which was found.
+    order = jnp.lexsort((is_query, at, segment, segment != segment[0]))
+    places = jnp.zeros_like(order).at[order].set(jnp.arange(events))
 
+    def cut(x, **padding):
+        return jnp.pad(x, (0, -events % chunk), **padding).reshape(-1, chunk)
 
-def _cut_along(order: Order, x: jax.Array) -> jax.Array:
-    """[B, L, ...] -> [chunks, B, chunk, ...] in an order of each example."""
-    return jnp.moveaxis(jax.vmap(Order.grouped)(order, x), 1, 0)
-
-
-def _places(query_segment: jax.Array, key_segment: jax.Array, stands: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The last key of its segment up to where each query [T] stands, by its place in their order; and whether one is.
-
-    Where none is, it is the place of some other key, so that places never decrease along sorted queries.
-    """
-    keys = jnp.arange(len(key_segment))
-    is_query = jnp.concatenate([jnp.zeros_like(keys), jnp.ones_like(stands)])
-    by_position, by_segment = jnp.concatenate([keys, stands]), jnp.concatenate([key_segment, query_segment])
-    order = jnp.lexsort((is_query, by_position, by_segment))
-    come = jnp.cumsum(1 - is_query[order]) - 1
-    place = jnp.zeros_like(come).at[order].set(come)[len(keys) :]
-    found = jnp.sort(key_segment)[jnp.maximum(place, 0)]
-    return place, (place >= 0) & (found == query_segment)
+    ids, tokens = cut(segment[order], mode="edge"), cut(order, constant_values=-1)
+    passed = jnp.diff(jnp.maximum(at[order], -1), prepend=-1)
+    goes_on = jnp.diff(segment[order], prepend=segment[order[0]]) == 0
+    slots = Slots(
+        query_at=cut(at[order]),
+        key_at=cut(at[order]),
+        shown=cut(shown[order]),
+        segment=ids,
+        found=jnp.concatenate([ids[:1, 0], ids[:-1, -1]]),
+        wanted=jnp.full(len(ids), segment[max(key_length, 1) - 1]),
+        steps=cut(jnp.where(goes_on, passed, 0)),
+    )
+    queries = Order(jnp.where(tokens < key_length, -1, tokens - key_length), places[key_length:])
+    return slots, queries, Order(jnp.where(tokens < key_length, tokens, -1), places[:key_length])
 
 
 def _cut(x: jax.Array, chunks: int, chunk: int, lead: int = 0) -> jax.Array:
@@ -258,58 +289,83 @@ def _uncut(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
 
-def _scan(features_of, constants, chunks, meet, epsilon):
-    """Outputs [steps, B, t, N, Hv] of chunks of queries beside chunks of keys.
+def _scan(rule_of, constants, given: Sequence, slots: Slots, standing_of, *, found: State | None, leaves_state: bool):
+    """Outputs [chunks, B, t, N, Hv], and the state that is left where it is asked for."""
+    own = _state_heads(constants, _first(given)) if found is None else jax.tree.leaves(found)[0].shape[1]
+    if len(given.q) == 1 and found is None and not leaves_state:
+        return _advance(rule_of, constants, own, standing_of, None, *_first((given, slots)))[1][None], None
+    if found is None:
+        found = _empty(_write_of(rule_of, constants, _first(given)), given.q.shape[1], own)
+    kept = found if leaves_state and slots.segment is not None else None
+    advance = lambda carry, chunk: _advance(rule_of, constants, own, standing_of, carry, *chunk)
+    (left, kept), out = jax.lax.scan(jax.checkpoint(advance), (found, kept), (given, slots))
+    return out, left if kept is None else kept
+
+
+def _advance(rule_of, constants, own: int, standing_of: Callable, carry, given: Sequence, slots: Slots):
+    """One chunk of all heads: the carry with it, and its outputs [B, t, N, Hv].
 
     Chunks keep the layout [B, t, N, H] of the whole; heads are moved outward one chunk at a time, in cache.
 
     Args:
-      chunks: a tree of arrays that lead with [steps].
-      meet: makes of one step of it the queries, the keys, and whether the keys change next, each led by [B or 1].
+      own: how many heads have a state of their own.
+      standing_of: who sees what, from the slots of one chunk.
+      carry: the state that is found, and the last one of the segment that is asked for, if any; None where a chunk is
+        alone.
     """
-    queries, keys, _ = jax.eval_shape(lambda chunks: meet(*_first(chunks)), chunks)
-    (batch, _, num_heads, _), key_heads = queries.q.shape, keys.k.shape[2]
-    sum_heads = key_heads if _is_shared(constants) else num_heads
+    batch, _, num_heads, _ = given.q.shape
 
-    def head(constants, sums, q, k, v, queries, keys, advances):
-        """The heads of queries [g, t, H] that share these keys [s, H] and their sums."""
-        features = features_of(constants)
-        psi, b = features.key(k)
-        one = lambda q: _beside(features, q, psi, b, v, queries, keys, sums, epsilon)
-        out = heads.over_axis(one, _vmap, len(q))(q)
-        if sums is None:
-            return None, out
-        follows = _kept(sums, keys.next_segment == keys.segment[0])
-        follows = _absorb(follows, psi, b, keys._replace(k=k, v=v), keys.next_segment)
-        return jax.tree.map(lambda new, old: jnp.where(advances, new, old), follows, sums), out
+    def head(constants, carry, q, k, v, tokens, slots):
+        """The heads of queries [g, t, H] that share a state."""
+        rule = rule_of(constants)
+        write, standing = rule.write(k, v, slots.key_at, **tokens), standing_of(slots)
+        chunk = state.meet(None if carry is None else carry[0], write, standing)
+        read = lambda q: rule.finish(chunk.read(rule.read(q, slots.query_at)))
+        return None if carry is None else _left(chunk, carry[1], slots), heads.over_axis(read, _vmap, len(q))(q)
 
-    def example(sums, queries, keys, advances):
-        q, k, v = (jnp.moveaxis(x, 1, 0) for x in map(heads.precise, (queries.q, keys.k, keys.v)))
-        k, v = (jnp.repeat(x, sum_heads // key_heads, axis=0) for x in (k, v))
-        rest = queries._replace(q=None), keys._replace(k=None, v=None), advances
-        each = heads.over_axis(lambda *operands: head(*operands, *rest), _vmap, sum_heads)
-        sums, out = each(constants, sums, q.reshape(sum_heads, -1, *q.shape[1:]), k, v)
-        return sums, jnp.moveaxis(out.reshape(num_heads, *out.shape[2:]), 0, 1)
+    def example(carry, given, slots):
+        q, *rest = jax.tree.map(lambda x: jnp.moveaxis(heads.precise(x), 1, 0), given)
+        k, v, tokens = jax.tree.map(lambda x: jnp.repeat(x, own // len(x), axis=0), rest)
+        each = heads.over_axis(lambda *operands: head(*operands, slots), _vmap, own)
+        carry, out = each(constants, carry, q.reshape(own, -1, *q.shape[1:]), k, v, tokens)
+        return carry, jnp.moveaxis(out.reshape(num_heads, *out.shape[2:]), 0, 1)
 
-    def step(sums, chunk):
-        return heads.over_axis(example, _vmap, batch)(sums, *meet(*chunk))
-
-    if len(jax.tree.leaves(chunks)[0]) == 1:
-        return step(None, _first(chunks))[1][None]
-    nothing = [jnp.zeros((1, x.shape[-1]), x.dtype) for x in (keys.k, keys.v)]
-    empty = _empty(features_of(_first(constants)), *map(heads.precise, nothing))
-    start = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, sum_heads, *x.shape)), empty)
-    return jax.lax.scan(jax.checkpoint(step), start, chunks)[1]
+    return heads.over_axis(example, _vmap, batch)(carry, given, slots)
 
 
-def _beside(features, q, psi, b, v, queries: Queries, keys: Keys, sums: Sums, epsilon):
-    """Outputs [t, Hv] of one head of queries over the keys of the chunk and those before it."""
-    first, last = keys.index[0], keys.index[-1]
-    live = (queries.place >= first) & (queries.place <= last)
-    inside = live[:, None] & keys.shown[None] & (keys.index[None] <= queries.place[:, None])
-    inside &= queries.segment[:, None] == keys.segment[None]
-    before = live & (queries.segment == keys.segment[0])
-    return _normalised(*_join(*features.query(q), psi, b, v, inside, before, sums), epsilon)
+def _left(chunk: state.Chunk, kept: State | None, slots: Slots) -> tuple[State, State | None]:
+    """The state after a chunk, and the last one of the segment that is asked for."""
+    if kept is None:
+        return chunk.after(), None
+    wanted = state.meet(chunk.found, chunk.write._replace(rate=None), _leaving(chunk.standing, slots, slots.wanted))
+    is_here = jnp.any(slots.segment == slots.wanted)
+    return chunk.after(), jax.tree.map(lambda new, old: jnp.where(is_here, new, old), wanted.after(), kept)
+
+
+def _state_heads(constants, given: Sequence) -> int:
+    """How many heads have a state of their own: those of keys, unless those of queries differ in more than queries."""
+    key_heads = given.k.shape[2]
+    is_shared = _is_shared(constants) and all(x.shape[2] == key_heads for x in jax.tree.leaves(given.tokens))
+    return key_heads if is_shared else given.q.shape[2]
+
+
+def _write_of(rule_of, constants, given: Sequence) -> Write:
+    """The shapes of what one token writes to one head."""
+
+    def write(constants, k, v, tokens):
+        k, v, tokens = jax.tree.map(lambda x: heads.precise(x[0, :, 0]), (k, v, tokens))
+        return rule_of(_first(constants)).write(k, v, jnp.arange(len(k)), **tokens)
+
+    return jax.eval_shape(write, constants, *given[1:])
+
+
+def _empty(write: Write, batch: int, num_heads: int) -> State:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, num_heads, *x.shape)), state.empty(write))
+
+
+def _has_order(write: Write) -> bool:
+    """Whether it matters to the state in which order tokens come."""
+    return write.rate is not None or any(channels.log_decay is not None for channels in write.channels)
 
 
 def _is_shared(constants) -> bool:
@@ -317,77 +373,9 @@ def _is_shared(constants) -> bool:
     return all(x.shape[0] == 1 for x in jax.tree.leaves(constants))
 
 
-def _first(constants):
-    return jax.tree.map(lambda x: x[0], constants)
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def _vmap(function, xs):
     return jax.vmap(function)(xs)
-
-
-def _join(phi, floor, psi, b, v, inside, before, sums: Sums | None):
-    """Numerators [t, Hv] and denominators [t] over keys of the chunk (where `inside`) and those before it, if any."""
-    weights = phi @ psi.T
-    top = None
-    if b is not None:
-        top = jnp.max(jnp.where(inside, b, LOWEST), axis=1)
-        top = top if sums is None else jnp.maximum(top, jnp.where(before, sums.top, LOWEST))
-        weights *= jnp.exp(jnp.where(inside, b[None] - top[:, None], LOWEST))
-    if floor is not None:
-        weights += floor[:, None]
-    weights = jnp.where(inside, weights, 0)
-    above, below = weights @ v, weights.sum(axis=1)
-    if sums is None:
-        return above, below
-    earlier = _meet(phi, floor, sums, top)
-    return above + jnp.where(before[:, None], earlier[0], 0), below + jnp.where(before, earlier[1], 0)
-
-
-def _meet(phi, floor, sums: Sums, top):
-    """Numerators and denominators of queries that see all keys in `sums`, scaled by e^-top."""
-    shrink = 1.0 if top is None else jnp.exp(jnp.minimum(sums.top - top, 0))
-    above, below = phi @ sums.values, phi @ sums.weights
-    above, below = above * jnp.reshape(shrink, (-1, 1)), below * shrink
-    if floor is not None:
-        above += floor[:, None] * sums.plain_values[None]
-        below += floor * sums.count
-    return above, below
-
-
-def _absorb(sums: Sums, psi, b, keys: Keys, segment) -> Sums:
-    """`sums` with the shown keys of one segment."""
-    taken = keys.shown & (keys.segment == segment)
-    top, shrink, weight = sums.top, 1.0, taken.astype(psi.dtype)
-    if b is not None:
-        top = jnp.maximum(top, jnp.max(jnp.where(taken, b, LOWEST), initial=LOWEST))
-        shrink = jnp.exp(sums.top - top)
-        weight = jnp.exp(jnp.where(taken, b - top, LOWEST))
-    psi = psi * weight[:, None]
-    return Sums(
-        sums.values * shrink + psi.T @ keys.v,
-        sums.weights * shrink + psi.sum(axis=0),
-        sums.plain_values + taken.astype(psi.dtype) @ keys.v,
-        sums.count + taken.sum(dtype=psi.dtype),
-        top,
-    )
-
-
-def _kept(sums: Sums, condition) -> Sums:
-    """`sums`, or empty ones where they are of a segment that has ended."""
-    kept = jax.tree.map(lambda x: jnp.where(condition, x, 0), sums)
-    return kept._replace(top=jnp.where(condition, sums.top, LOWEST))
-
-
-def _empty(features, k, v) -> Sums:
-    psi = jax.eval_shape(features.key, k)[0]
-    return _no_sums(psi.shape[-1], v.shape[-1], psi.dtype)
-
-
-def _no_sums(width: int, value_dim: int, dtype) -> Sums:
-    zeros = functools.partial(jnp.zeros, dtype=dtype)
-    return Sums(zeros((width, value_dim)), zeros(width), zeros(value_dim), zeros(()), jnp.asarray(LOWEST, dtype))
-
-
-def _normalised(above, below, epsilon):
-    below = below + epsilon
-    return above / jnp.where(below == 0, 1, below)[:, None]

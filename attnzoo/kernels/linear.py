@@ -9,12 +9,14 @@ key head. Katharopoulos et al. 2020, arXiv:2006.16236, eq. 4-7. There is no 1 / 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from attnzoo import fields
-from attnzoo.compute import recurrence
+from attnzoo.compute import recurrence, state
+from attnzoo.compute.state import Channels, Write
 from attnzoo.interface import Kernel, Support
 
 
@@ -58,16 +60,20 @@ class Linear(Kernel):
         return (similarity @ v.astype(precise) / (similarity.sum(-1, keepdims=True) + self.epsilon)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, mask):
-        return recurrence.attend(lambda _: self._features, (), q, k, v, mask, epsilon=self.epsilon)
+        return recurrence.attend(self._rule, (), q, k, v, mask)
 
     def start(self, params, draws, dims, max_length, dtype):
         """Sums for each key head, in float32 at least."""
-        return recurrence.start(dims.batch, dims.num_key_value_heads, dims.head_dim, dims.value_dim, dtype)
+        sizes = dims.batch, dims.num_key_value_heads, dims.head_dim, dims.value_dim
+        return recurrence.start(self._rule, (), *sizes, dtype)
 
     def step(self, params, draws, cache, q, k, v, positions):
-        return recurrence.step(lambda _: self._features, (), cache, q, k, v, positions >= 0, epsilon=self.epsilon)
+        return recurrence.step(self._rule, (), cache, q, k, v, positions)
 
-    @property
-    def _features(self) -> recurrence.Features:
+    def _rule(self, _) -> recurrence.Rule:
         phi = FEATURE_MAPS[self.feature_map]
-        return recurrence.Features(lambda q: (phi(q), None), lambda k: (phi(k), None))
+        return recurrence.Rule(
+            read=lambda q, at: (phi(q),),
+            write=lambda k, v, at: Write(state.counted(v), (Channels(phi(k)),)),
+            finish=functools.partial(state.normalised, epsilon=self.epsilon),
+        )

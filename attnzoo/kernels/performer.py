@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import fields, randomness
-from attnzoo.compute import dense, recurrence
+from attnzoo.compute import dense, recurrence, state
+from attnzoo.compute.state import Channels, Write
 from attnzoo.interface import Kernel, Support
 
 FLOOR = 1e-4
@@ -57,29 +58,48 @@ class Performer(Kernel):
 
     def head(self, params, draws, q, k, v, visible, *, scale):
         precise = jnp.promote_types(q.dtype, jnp.float32)
-        features = self._features(draws.astype(precise), scale, q)
-        (phi, floor), (psi, b) = features.query(q.astype(precise)), features.key(k.astype(precise))
-        top = jnp.max(jnp.where(visible, b, recurrence.LOWEST), axis=1, keepdims=True, initial=recurrence.LOWEST)
-        weights = phi @ psi.T * jnp.exp(jnp.where(visible, b[None] - top, recurrence.LOWEST)) + floor[:, None]
+        query, key = self._features(draws.astype(precise), scale, q)
+        (phi, floor), (psi, b) = query(q.astype(precise)), key(k.astype(precise))
+        top = jnp.max(jnp.where(visible, b, state.LOWEST), axis=1, keepdims=True, initial=state.LOWEST)
+        weights = phi @ psi.T * jnp.exp(jnp.where(visible, b[None] - top, state.LOWEST)) + floor[:, None]
         weights = jnp.where(visible, weights, 0)
         total = weights.sum(axis=1, keepdims=True)
         return (weights @ v.astype(precise) / jnp.where(total == 0, 1, total)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, mask, *, scale):
-        features_of = lambda draws: self._features(draws.astype(jnp.promote_types(q.dtype, jnp.float32)), scale, q)
-        return recurrence.attend(features_of, draws, q, k, v, mask)
+        return recurrence.attend(self._rule_of(scale, q), draws, q, k, v, mask)
 
     def start(self, params, draws, dims, max_length, dtype):
         """Sums for each query head, whose features are its own, in float32 at least."""
-        return recurrence.start(dims.batch, dims.num_heads, self.features, dims.value_dim, dtype)
+        rule_of = self._rule_of(None, jax.ShapeDtypeStruct((1, dims.head_dim), dtype))
+        return recurrence.start(rule_of, draws, dims.batch, dims.num_heads, dims.head_dim, dims.value_dim, dtype)
 
     def step(self, params, draws, cache, q, k, v, positions, *, scale):
-        precise = jnp.promote_types(q.dtype, jnp.float32)
-        features_of = lambda draws: self._features(draws.astype(precise), scale, q)
-        return recurrence.step(features_of, draws, cache, q, k, v, positions >= 0)
+        return recurrence.step(self._rule_of(scale, q), draws, cache, q, k, v, positions)
 
-    def _features(self, projection, scale, q) -> recurrence.Features:
-        """The maps of one head. Of psi, e^b is taken out, so that it lies within (0, 1]; m^-1/2 cancels but for phi."""
+    def _rule_of(self, scale, q):
+        """Features in the channels of a state that knows their largest exponent, and one channel for the floor."""
+
+        def rule_of(projection):
+            query, key = self._features(projection.astype(jnp.promote_types(q.dtype, jnp.float32)), scale, q)
+
+            def read(q, at):
+                phi, floor = query(q)
+                return phi, floor[:, None]
+
+            def write(k, v, at):
+                psi, b = key(k)
+                return Write(state.counted(v), (Channels(psi, log_gain=b), Channels(jnp.ones_like(psi[:, :1]))))
+
+            return recurrence.Rule(read, write, state.normalised)
+
+        return rule_of
+
+    def _features(self, projection, scale, q):
+        """The maps of one head: q [t, H] to phi [t, m] and floor [t], k [s, H] to psi [s, m] and b [s].
+
+        Of psi, e^b is taken out, so that it lies within (0, 1]; m^-1/2 cancels but for phi.
+        """
         scale = dense.scale_of(scale, q)
         root = _root(jnp.abs(scale))
 
@@ -96,7 +116,7 @@ class Performer(Kernel):
             b = a.max(axis=-1)
             return jnp.exp(a - b[:, None]), b
 
-        return recurrence.Features(query, key)
+        return query, key
 
 
 def _root(x):

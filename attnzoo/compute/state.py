@@ -1,0 +1,321 @@
+"""A state that tokens write and read, a chunk of them at once: the arithmetic of one head of one example.
+
+    S_t = e^(g_t) S_(t-1) + e^(b_t) k_t x_t^T,    o_t = S_t^T q_t
+    x_t = v_t,    or by the delta rule    x_t = r_t (v_t - (e^(g_t) S_(t-1))^T k_t)
+
+with decays e^g of a head, a token, or a token and channel (Yang et al. 2023, arXiv:2312.06635), and logarithms b of a
+scale that was taken out of a key. Beside gains, S and o are relative to e^(M_t), the largest gain so far, decayed like
+all else. The tokens of a chunk meet as pairs, weighted by what decays between them, and the state once; the delta rule
+solves for its x, a triangular system for each chunk (its WY form: Yang et al. 2024, arXiv:2406.06484).
+
+What decays between two tokens is the exponential of a sum of logarithms over those between them alone. Nothing is
+divided by a product of decays, which vanishes, and no sum is taken from another, which would take digits with it: a
+token and its neighbours in a chunk can touch each other by what they write, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LOWEST = -1e30
+
+
+class Channels(NamedTuple):
+    """Channels of a state that forget and grow in one way.
+
+    Attributes:
+      key: [s, F], by which a token writes and is found.
+      log_decay: from -inf to 0: [] for each position, [s] or [s, F] of each token before it writes; None for no decay.
+      log_gain: [s], or None.
+    """
+
+    key: jax.Array
+    log_decay: jax.Array | None = None
+    log_gain: jax.Array | None = None
+
+
+class Write(NamedTuple):
+    """What tokens do to the state.
+
+    Attributes:
+      values: [s, ...] each, which are written beside each other.
+      channels: what is read from each of them is added up.
+      rate: [s] for the delta rule, which knows no gains; None to write values as they are.
+    """
+
+    values: tuple[jax.Array, ...]
+    channels: tuple[Channels, ...]
+    rate: jax.Array | None = None
+
+
+class Sums(NamedTuple):
+    """The state of some channels.
+
+    Attributes:
+      totals: [F, ...] for each of the values, scaled by e^-top.
+      top: the largest gain so far [], `LOWEST` where none is; None without gains.
+    """
+
+    totals: tuple[jax.Array, ...]
+    top: jax.Array | None = None
+
+
+State = tuple[Sums, ...]
+
+
+class Standing(NamedTuple):
+    """Who sees what: tokens of a chunk, and the state that it finds. None stands for all.
+
+    Attributes:
+      inside: bool [t, s], which tokens of the chunk each query sees.
+      finds: bool [t], to which queries the state that was found belongs.
+      writes: bool [s], which tokens belong to the state that is left.
+      lasts: bool [], whether the state that was found goes on in it.
+      steps: int [s], positions that a decay for each of them counts; one a token where None.
+    """
+
+    inside: jax.Array | np.ndarray
+    finds: jax.Array | None = None
+    writes: jax.Array | None = None
+    lasts: jax.Array | None = None
+    steps: jax.Array | np.ndarray | None = None
+
+
+def empty(write: Write) -> State:
+    """The state before the first token, of what writes like this."""
+
+    def sums(channels):
+        totals = tuple(jnp.zeros((channels.key.shape[-1], *x.shape[1:]), x.dtype) for x in write.values)
+        return Sums(totals, None if channels.log_gain is None else jnp.asarray(LOWEST, channels.log_gain.dtype))
+
+    return tuple(map(sums, write.channels))
+
+
+def counted(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Values [s, Hv], and a 1 for each of them, so that weights are summed beside what they weigh."""
+    return value, jnp.ones(len(value), value.dtype)
+
+
+def normalised(read: tuple[jax.Array, jax.Array], epsilon: float = 0.0) -> jax.Array:
+    """What was read of counted values, by the sum of weights and epsilon; 0 where that is 0: [t, Hv]."""
+    above, below = read[0], read[1] + epsilon
+    return above / jnp.where(below == 0, 1, below)[:, None]
+
+
+def recall(state: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """What queries [t, F] of each channels read from the state as it is: [t, ...] each."""
+    return _added(tuple(q @ total for total in sums.totals) for q, sums in zip(queries, state, strict=True))
+
+
+class Exponents(NamedTuple):
+    """Logarithms of what is left of writes when they are read; None where nothing is lost.
+
+    Attributes:
+      pairs: [t, s], of the chunk's own.
+      found: [t] or [t, F], of the state that was found.
+      own: [s] or [s, F], of the chunk's own at its end.
+      last: [] or [F], of the state that was found, at its end.
+      spans: what decays between halves of blocks, where that of pairs depends on the channel.
+      top: the largest gain at the end of the chunk.
+    """
+
+    pairs: jax.Array | None = None
+    found: jax.Array | None = None
+    own: jax.Array | None = None
+    last: jax.Array | None = None
+    spans: list | None = None
+    top: jax.Array | None = None
+
+
+class Chunk(NamedTuple):
+    """Tokens beside the state that they found, ready to be read and left.
+
+    Attributes:
+      found: the state, or None where there is none yet.
+      write: what the tokens write, corrected by the delta rule where it is one.
+      standing: who sees what.
+      exponents: of each channels.
+    """
+
+    found: State | None
+    write: Write
+    standing: Standing
+    exponents: tuple[Exponents, ...]
+
+    def read(self, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """Queries [t, F] for each channels -> [t, ...] of each of the values."""
+        products = self.products(queries, self.standing.inside)
+        out = tuple(_summed(products, x) for x in self.write.values)
+        return out if self.found is None else _added([out, self.recalled(queries)])
+
+    def after(self) -> State:
+        """The state that is left."""
+        founds = self.found or [None] * len(self.exponents)
+        return tuple(map(self._sums, founds, self.write.channels, self.exponents))
+
+    def _sums(self, found: Sums | None, channels: Channels, exponents: Exponents) -> Sums:
+        written = _where(self.standing.writes, _scaled(channels.key, exponents.own)).T
+        totals = tuple(_summed(written, x) for x in self.write.values)
+        if found is not None:
+            kept = jax.tree.map(lambda x: _where(self.standing.lasts, _scaled(x, exponents.last)), found.totals)
+            totals = _added([totals, kept])
+        return Sums(totals, exponents.top)
+
+    def products(self, queries, inside) -> jax.Array:
+        """How much each query [t] has of each token [s]."""
+
+        def products(q, channels, exponents):
+            if exponents.spans is not None:
+                return _decayed_products(q, channels.key, exponents.spans)
+            plain = q @ channels.key.T
+            return plain if exponents.pairs is None else plain * jnp.exp(jnp.where(inside, exponents.pairs, LOWEST))
+
+        each = zip(queries, self.write.channels, self.exponents, strict=True)
+        return jnp.where(inside, sum(products(*one) for one in each), 0)
+
+    def recalled(self, queries) -> tuple[jax.Array, ...]:
+        """What queries read from the state that was found."""
+        each = zip(queries, self.found, self.exponents, strict=True)
+        read = _added(tuple(_read(q, x, exponents.found) for x in sums.totals) for q, sums, exponents in each)
+        return tuple(_where(self.standing.finds, x) for x in read)
+
+
+def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
+    """The next chunk of tokens."""
+    tops = [None] * len(write.channels) if found is None else [sums.top for sums in found]
+    exponents = tuple(_exponents(*one, standing) for one in zip(write.channels, tops, strict=True))
+    chunk = Chunk(found, write, standing, exponents)
+    return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk)))
+
+
+def _corrected(chunk: Chunk) -> tuple[jax.Array]:
+    """The x that are written in place of values, by the delta rule: each knows what those before it have written."""
+    _, write, standing, _ = chunk
+    (missing,), keys = write.values, tuple(channels.key for channels in write.channels)
+    if chunk.found is not None:
+        missing -= chunk.recalled(keys)[0]
+    earlier = standing.inside & ~np.eye(len(missing), dtype=bool)
+    system, right = write.rate[:, None] * chunk.products(keys, earlier), write.rate[:, None] * missing
+    return (jax.lax.linalg.triangular_solve(system, right, left_side=True, lower=True, unit_diagonal=True),)
+
+
+def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) -> Exponents:
+    decay, gain = channels.log_decay, channels.log_gain
+    if decay is None and gain is None:
+        return Exponents()
+    if decay is None:
+        return _within_gains(gain[None], top, gain, top, standing)
+    if decay.ndim == 0:
+        steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
+        decay = decay.astype(channels.key.dtype) * steps
+    spans, found, own = _spans(decay)
+    last = found[-1]
+    if decay.ndim == 2:
+        return Exponents(None, found, own, last, spans)
+    pairs = _pair_sums(spans, decay)
+    if gain is None:
+        return Exponents(pairs, found, own, last)
+    found, last = (None, None) if top is None else (found + top, last + top)
+    return _within_gains(pairs + gain[None], found, own + gain, last, standing)
+
+
+def _within_gains(pairs, found, own, last, standing: Standing) -> Exponents:
+    """Exponents relative to the largest, that of each query and that at the end of the chunk."""
+    pairs, own = jnp.where(standing.inside, pairs, LOWEST), _where(standing.writes, own, LOWEST)
+    peak, top = pairs.max(axis=1), own.max()
+    if found is not None:
+        found, last = _where(standing.finds, found, LOWEST), _where(standing.lasts, last, LOWEST)
+        peak, top = jnp.maximum(peak, found), jnp.maximum(top, last)
+        found, last = found - peak, last - top
+    return Exponents(pairs - peak[:, None], found, own - top, last, None, top)
+
+
+def _spans(decay: jax.Array) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array, jax.Array]:
+    """What decays [t, ...] add up to: between the halves of blocks, from the start, and to the end.
+
+    Each pair of tokens stands in the two halves of one block, whose size is a power of two. What decays between them is
+    what decays up to the later one inside its half, and behind the earlier one inside its.
+
+    Returns:
+      for halves of each size h, from 1: (those up to each token of later halves, those behind each of earlier ones),
+        [blocks, h, ...].
+      [t, ...], of each token and all before it.
+      [t, ...], of all behind it.
+    """
+    padding = (0, (1 << (len(decay) - 1).bit_length()) - len(decay)), *((0, 0),) * (decay.ndim - 1)
+    upto = jnp.pad(decay, padding)[:, None]
+    behind, spans = jnp.zeros_like(upto), []
+    while len(upto) > 1:
+        (early, late), (early_behind, late_behind) = (upto[::2], upto[1::2]), (behind[::2], behind[1::2])
+        spans.append((late, early_behind))
+        upto = jnp.concatenate([early, early[:, -1:] + late], axis=1)
+        behind = jnp.concatenate([early_behind + late[:, -1:], late_behind], axis=1)
+    return spans, upto[0, : len(decay)], behind[0, : len(decay)]
+
+
+def _pair_sums(spans: list, decay: jax.Array) -> jax.Array:
+    """What decays [t] from token s to token t > s: [t, s]; 0 elsewhere."""
+    nothing = jnp.zeros((1 << len(spans), 1, 1), decay.dtype)
+    across = [late[:, :, None] + early[:, None] for late, early in spans]
+    return _assembled(nothing, across)[: len(decay), : len(decay)]
+
+
+def _decayed_products(x: jax.Array, key: jax.Array, spans: list) -> jax.Array:
+    """sum_f x_tf key_sf times what is left, by channel, of token s at token t >= s; 0 elsewhere: [t, s].
+
+    All factors are exponentials of what is at most 0, and nearly all work is products of matrices.
+    """
+    length, padding = len(x), ((0, (1 << len(spans)) - len(x)), (0, 0))
+    x, key = jnp.pad(x, padding), jnp.pad(key, padding)
+    halves = lambda x, size: x.reshape(-1, 2, size, x.shape[1])
+    across = [
+        halves(x, late.shape[1])[:, 1]
+        * jnp.exp(late)
+        @ jnp.swapaxes(halves(key, late.shape[1])[:, 0] * jnp.exp(early), 1, 2)
+        for late, early in spans
+    ]
+    return _assembled(jnp.sum(x * key, axis=1)[:, None, None], across)[:length, :length]
+
+
+def _assembled(diagonal: jax.Array, across: list[jax.Array]) -> jax.Array:
+    """A lower triangular matrix from its diagonal [t, 1, 1], and what later halves have of earlier ones, [n, h, h]."""
+    for block in across:
+        above = jnp.concatenate([diagonal[::2], jnp.zeros_like(block)], axis=2)
+        diagonal = jnp.concatenate([above, jnp.concatenate([block, diagonal[1::2]], axis=2)], axis=1)
+    return diagonal[0]
+
+
+def _summed(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Rows [s, ...] weighted by [t, s]. Numbers are summed without a product of matrices: most often each is 1."""
+    return weights @ x if x.ndim > 1 else jnp.sum(weights * x, axis=1)
+
+
+def _read(queries: jax.Array, total: jax.Array, exponent: jax.Array | None) -> jax.Array:
+    """Queries [t, F] times a state [F, ...] of which e^exponent, [t] or [t, F], is left."""
+    if exponent is None or exponent.ndim == 2:
+        return _scaled(queries, exponent) @ total
+    return _scaled(queries @ total, exponent)
+
+
+def _scaled(x: jax.Array, exponent: jax.Array | None) -> jax.Array:
+    """x times e^exponent, which may lack trailing axes."""
+    return x if exponent is None else x * jnp.exp(_beside(exponent, x))
+
+
+def _where(condition: jax.Array | None, x: jax.Array, otherwise: float = 0) -> jax.Array:
+    """x where a condition holds, which may lack trailing axes."""
+    return x if condition is None else jnp.where(_beside(condition, x), x, otherwise)
+
+
+def _beside(x: jax.Array, other: jax.Array) -> jax.Array:
+    """x with trailing axes, as many as the other has."""
+    return x.reshape(x.shape + (1,) * (other.ndim - x.ndim))
+
+
+def _added(trees):
+    return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)

@@ -1,0 +1,197 @@
+"""The engine of states beside the recurrences: decays of every shape, the delta rule, states found and left."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnzoo import Dims, attend, counting
+from attnzoo.compute import recurrence, state
+from attnzoo.masking import Mask
+from attnzoo.testing import LAWS, check_law
+from tests.chunked_kernels import ChannelDelta, Delta, GatedDelta, GatedLinear, Retention
+
+KERNELS = [GatedDelta(), Delta(), GatedLinear(), ChannelDelta(), Retention()]
+EACH = pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+HEADS, KV_HEADS, DIM = 4, 2, 3
+CASES = [
+    (shape, offset, segments, padded)
+    for shape, offset, segments, padded in itertools.product(
+        [(37, 37), (21, 40), (40, 13)], [0, 3, -4, 100], [False, True], [False, True]
+    )
+]
+SOME = [((37, 37), 0, False, False), ((21, 40), -4, True, True), ((40, 13), 100, False, True)]
+QUICK = (
+    "packed_neighbours_cannot_touch_each_other",
+    "segments_come_in_any_order",
+    "stepping_equals_the_whole",
+    "calls_at_an_offset_equal_the_whole",
+)
+
+
+@pytest.mark.parametrize(
+    "kernel, name",
+    [
+        pytest.param(kernel, name, marks=[pytest.mark.slow] * (kernel != ChannelDelta() or name not in QUICK))
+        for kernel in KERNELS
+        for name in LAWS
+    ],
+    ids=str,
+)
+def test_law(kernel, name):
+    check_law(kernel, name)
+
+
+def given(kernel, length=37, keys=37, batch=2, heads=HEADS):
+    rng = np.random.default_rng(5)
+    q, k, v = (rng.normal(size=(batch, n, h, DIM)) for n, h in ((length, HEADS), (keys, KV_HEADS), (keys, KV_HEADS)))
+    dims = Dims(batch, length, keys, HEADS, KV_HEADS, DIM, DIM)
+    made = kernel.token_inputs(dims).items()
+    return (q, k, v), {
+        name: np.asarray(x.activation(rng.normal(size=(batch, keys, heads, *x.shape)))) for name, x in made
+    }
+
+
+@pytest.mark.parametrize("case", [*SOME, *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[2::5])], ids=str)
+@EACH
+def test_outputs_and_gradients(kernel, case, monkeypatch):
+    (length, keys), offset, segments, padded = case
+    monkeypatch.setitem(recurrence.attend.__kwdefaults__, "chunk", 8)
+    rng, arguments = np.random.default_rng(4), {"is_causal": True, "query_offset": offset}
+    if padded:
+        arguments["key_value_seq_lengths"] = jnp.array([keys // 2, keys])
+    if segments:
+        arguments["query_segment_ids"] = jnp.asarray(rng.integers(0, 4, (2, length)))
+        arguments["key_value_segment_ids"] = jnp.asarray(rng.integers(0, 4, (2, keys)))
+
+    def loss(given, route):
+        operands, tokens = given
+        out = attend(*operands, kernel=kernel, tokens=tokens or None, implementation=route, **arguments)
+        return jnp.sum(jnp.sin(out)), out
+
+    with jax.enable_x64(True):
+        jax.clear_caches()
+        operands = jax.tree.map(jnp.asarray, given(kernel, length, keys, heads=KV_HEADS if padded else HEADS))
+        results = [jax.value_and_grad(loss, has_aux=True)(operands, route) for route in ("xla", "reference")]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), *results)
+    jax.clear_caches()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def left(kernel, draws, operands, mask, tokens, found):
+    return recurrence.attend(kernel.rule_of, draws, *operands, mask, tokens, found, leaves_state=True, chunk=8)
+
+
+def parts(kernel, ids, *cuts):
+    """Outputs and the last state of a sequence in parts, each of which finds what the one before has left."""
+    dims = Dims(2, 36, 36, HEADS, KV_HEADS, DIM, DIM)
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36, 36))
+    draws = kernel.draw(jax.random.key(0), dims)
+    outs, found = [], kernel.start((), draws, dims, 36, jnp.float32)
+    for low, high in itertools.pairwise((0, *cuts, 36)):
+        here, brought = jax.tree.map(lambda x, part=slice(low, high): x[:, part], (operands, tokens))
+        segments = None if ids is None else jnp.asarray(ids)[:, None, low:high]
+        mask = Mask(high - low, high - low, True, query_segments=segments, key_segments=segments)
+        out, found = left(kernel, draws, here, mask, brought, found)
+        outs.append(out)
+    return jnp.concatenate(outs, axis=1), found
+
+
+PACKED = np.stack([np.repeat([4, 1, 2], [5, 27, 4]), np.repeat([3, 1], [2, 34])])
+
+
+@pytest.mark.parametrize("ids", [None, PACKED], ids=["one", "packed"])
+@EACH
+def test_a_state_that_is_left_is_found(kernel, ids):
+    whole, cut = parts(kernel, ids), parts(kernel, ids, 12, 24)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, cut)
+
+
+def test_the_state_that_is_left_is_that_of_the_last_key():
+    """Whichever of its ids is the largest, and whatever else comes back."""
+    returning = np.where(np.arange(36) % 5 == 1, 7, PACKED)
+    for last in (4, 0, 9):
+        ids = returning.copy()
+        ids[:, -1] = ids[:, 20] = last
+        _, found = parts(Delta(), ids)
+        (q, k, v), tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(Delta(), 36, 36))
+        for example in range(2):
+            chosen = np.flatnonzero(ids[example] == last)
+            here, brought = jax.tree.map(lambda x, at=(example, chosen): x[at][None], ((q, k, v), tokens))
+            mask, nothing = Mask(len(chosen), len(chosen), True), jax.tree.map(lambda x: x[:1] * 0, found)
+            _, expected = left(Delta(), (), here, mask, brought, nothing)
+            np.testing.assert_allclose(found[0].totals[0][example], expected[0].totals[0][0], atol=2e-5)
+
+
+@pytest.mark.parametrize("kernel", [GatedDelta(), ChannelDelta()], ids=repr)
+def test_gradients_reach_the_state_that_was_found(kernel):
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36, 36))
+    _, found = parts(kernel, None)
+    loss = jax.jit(lambda found: left(kernel, (), operands, Mask(36, 36, True), tokens, found)[0].sum())
+    direction = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), found)
+    along = lambda size: float(loss(jax.tree.map(lambda x, d: x + size * d, found, direction)))
+    slope = sum(map(float, jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(loss)(found), direction))))
+    assert slope == pytest.approx((along(1) - along(-1)) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [GatedDelta(), GatedLinear(), ChannelDelta()], ids=repr)
+@pytest.mark.parametrize("strength", [5.0, 1e4, np.inf])
+def test_strong_decays_forget_and_nothing_else(kernel, strength):
+    """Products of such decays vanish or are 0: nothing may be divided by them, and what comes after is as before."""
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel))
+    weak = 0.01 * tokens["log_decay"]
+    tokens["log_decay"] = weak.at[:, 10:20].set(-strength)
+
+    def call(operands, tokens, route):
+        return attend(*operands, kernel=kernel, tokens=tokens, is_causal=True, implementation=route)
+
+    ours, plain = (
+        jax.value_and_grad(lambda *given, route=route: jnp.sum(jnp.sin(call(*given, route))), (0, 1))(operands, tokens)
+        for route in ("xla", "reference")
+    )
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(ours))
+    if np.isfinite(strength):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, plain)
+    if strength > 5:
+        after = jax.tree.map(lambda x: x[:, 19:], (operands, tokens))
+        after[1]["log_decay"] = weak[:, 19:]
+        np.testing.assert_allclose(call(operands, tokens, "xla")[:, 19:], call(*after, "reference"), atol=1e-4)
+
+
+def test_what_vanishes_is_not_divided_by():
+    rng = np.random.default_rng(0)
+    x, key = (jnp.asarray(rng.normal(size=(64, 4)), jnp.float32) for _ in range(2))
+    decay = -jnp.asarray(rng.uniform(0, 20, size=(64, 4)), jnp.float32)
+    sums = np.cumsum(np.asarray(decay, np.float64), axis=0)
+    left = np.exp(np.minimum(sums[:, None] - sums[None], 0)) * np.tri(64)[:, :, None]
+    expected = np.einsum("tf,sf,tsf->ts", x, key, left)
+    write = state.Write((key,), (state.Channels(key, decay),))
+    chunk = state.meet(None, write, state.Standing(np.tri(64, dtype=bool)))
+    products = jax.jit(lambda x: chunk.products((x,), chunk.standing.inside))(x)
+    np.testing.assert_allclose(products, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [GatedDelta(), Retention()], ids=repr)
+def test_an_order_in_time_needs_a_causal_mask(kernel):
+    (q, k, v), tokens = given(kernel)
+    draws = kernel.draw(jax.random.key(0), Dims(2, 37, 37, HEADS, KV_HEADS, DIM, DIM))
+    with pytest.raises(ValueError, match=r"expected a causal mask; .* bidirectional=False"):
+        recurrence.attend(kernel.rule_of, draws, q, k, v, Mask(37, 37), tokens)
+
+
+def test_one_chunk_meets_no_state_and_takes_no_scan():
+    def program(length):
+        operands, tokens = given(GatedDelta(), length, length)
+        call = lambda *given: attend(*given, kernel=GatedDelta(), tokens=tokens, is_causal=True)
+        return str(jax.make_jaxpr(call)(*operands))
+
+    assert "scan[" not in program(recurrence.CHUNK) and "scan[" in program(recurrence.CHUNK + 1)
+
+
+def test_triangular_systems_are_counted():
+    system, right = jnp.eye(8), jnp.ones((8, 3))
+    solve = lambda *given: jax.lax.linalg.triangular_solve(*given, left_side=True, lower=True)
+    assert counting.flops(solve, system, right) == 8 * 8 * 3
