@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import layers, refusal, validation
+from attnzoo.arguments import Asked
 from attnzoo.interface import Dims, Kernel
-from attnzoo.layers import Structure
-from attnzoo.positions import NoPositions
+from attnzoo.layers import Attention
 from attnzoo.validation import is_traced
 
 # What the layer's mask may mean, and the fields of `Support` that this needs.
@@ -106,14 +106,10 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
             _where(found.seen, query),
             key,
             value,
-            found.structure,
-            kernel=kernel,
-            params=(),
-            positions=NoPositions(),
-            position_params=(),
+            found.asked,
+            Attention(kernel, precision=precision),
             dropout_rate=dropout_rate,
             rng=dropout_rng if dropout_rate > 0 else None,
-            precision=precision,
             with_weights=module is not None,
         )
         if module is not None:
@@ -128,12 +124,12 @@ class _Recovered(NamedTuple):
     """What a layer's mask tells.
 
     Attributes:
-      structure: what it hides and where the queries stand, as arguments of `attend`.
+      asked: what it hides and where the queries stand, as arguments of `attend`.
       seen: the queries that it lets see, bool [*batch, T], or None.
       sure: bool [*batch], False where the place of the queries was not to be read off it, or None.
     """
 
-    structure: Structure
+    asked: Asked
     seen: jax.Array | None = None
     sure: jax.Array | None = None
 
@@ -149,14 +145,14 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
             )
         if not is_known:
             _refuse_place(kernel, shape, "it passed no mask")
-        return _Recovered(Structure(bias=bias, is_causal=is_causal, query_offset=told or 0))
+        return _Recovered({"bias": bias, "is_causal": is_causal, "query_offset": told or 0})
     for field in MEANINGS[meaning]:
         if not getattr(kernel.supports, field):
             refusal.refuse(kernel, [(f'mask="{meaning}" of as_attention_fn (one of {", ".join(MEANINGS)})', field)])
     mask = jnp.asarray(mask).astype(bool)
     offset, given = told or 0, {"bias": bias, "is_causal": is_causal or "causal" in meaning}
     if meaning == "dense" and is_known:
-        return _Recovered(Structure(mask=mask, query_offset=offset, **given))
+        return _Recovered(given | {"mask": mask, "query_offset": offset})
     whole = mask[None] if mask.ndim == 2 else mask
     whole = jnp.broadcast_to(whole, (*batch, whole.shape[-3], *shape))
     if not is_known:
@@ -169,14 +165,14 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
         sure = (whole == triangle[..., None, :, :]).all(axis=(-3, -2, -1))
         if not is_traced(sure) and not bool(sure.all()):
             _refuse_place(kernel, shape, "its mask is not that of a cache, which shows all keys up to the query's own")
-        return _Recovered(Structure(mask=mask, query_offset=offset, **given), sure=sure)
+        return _Recovered(given | {"mask": mask, "query_offset": offset}, sure=sure)
     triangle = triangle if "causal" in meaning else jnp.ones(shape, bool)
     keys = whole.any(axis=-2).any(axis=-2) if "key" in meaning else jnp.ones((*batch, shape[1]), bool)
     seen = whole.any(axis=-1).any(axis=-2)
     expected = (triangle & keys[..., None, :])[..., None, :, :]
     _check(meaning, whole, expected & seen[..., None, :, None])
     key_mask = keys if "key" in meaning else None
-    return _Recovered(Structure(key_mask=key_mask, query_offset=offset, **given), seen)
+    return _Recovered(given | {"key_mask": key_mask, "query_offset": offset}, seen)
 
 
 def _refuse_place(kernel, shape, why):

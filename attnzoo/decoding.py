@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import apart, door, refusal, validation
+from attnzoo.call import Call
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
@@ -236,13 +237,11 @@ def _step(state: DecodingState, query, key, value, brought, bias, params, draws,
     # What is not written must not reach the sums of a kernel either, NaN included.
     silenced = functools.partial(door.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
-    declared = {"scale": scale} if kernel.supports.scale else {}
 
     def advance(cache, chunk):
         query, key, value, brought, positions, bias = chunk
-        bias = None if bias is None else bias.of(query, scale)
-        given = declared | ({"bias": bias} if kernel.supports.bias else {}) | ({"tokens": brought} if brought else {})
-        after, out = kernel.step(params, draws, cache, query, key, value, positions, **given)
+        call = Call(bias=None if bias is None else bias.of(query, scale), scale=scale, tokens=brought)
+        after, out = kernel.step(params, draws, cache, query, key, value, positions, call)
         validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
         validation.same_cache(after, cache, kernel)
         return after, out.astype(query.dtype)

@@ -7,6 +7,7 @@ values become zero, and so do hidden queries and their outputs, gradients with t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import apart, randomness, refusal, routes, validation, visibility
+from attnzoo.arguments import spelled_out
+from attnzoo.call import Call
 from attnzoo.dropout import Dropout
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels.softmax import Softmax
@@ -110,10 +113,19 @@ def attend(
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
     offset = validation.query_offset(query_offset, None if unbatched else dims.batch)
     structure = Mask(dims.query_length, dims.key_length, bool(is_causal), offset, bands)
-    hidden = visibility.Arguments(
-        mask, key_mask, query_seq_lengths, key_value_seq_lengths, query_segment_ids, key_value_segment_ids
+    masking = visibility.apply(
+        structure,
+        {
+            "mask": mask,
+            "key_mask": key_mask,
+            "query_seq_lengths": query_seq_lengths,
+            "key_value_seq_lengths": key_value_seq_lengths,
+            "query_segment_ids": query_segment_ids,
+            "key_value_segment_ids": key_value_segment_ids,
+        },
+        dims,
+        unbatched,
     )
-    masking = visibility.apply(structure, hidden, dims, unbatched)
     asked = {
         "is_causal": ("causal", is_causal),
         "is_causal=False": ("bidirectional", not is_causal),
@@ -129,18 +141,20 @@ def attend(
         "key of another length than query": ("cross", dims.query_length != dims.key_length),
     }
     refusal.refuse(kernel, [(argument, field) for argument, (field, used) in asked.items() if used])
-    tokens = validation.token_inputs(tokens, kernel, dims, unbatched)
+    call = Call(
+        mask=masking,
+        bias=bias_of(bias, dims),
+        scale=None if scale is None else validation.scale(scale, query.dtype),
+        tokens=validation.token_inputs(tokens, kernel, dims, unbatched),
+    )
     out, residual = _attend(
         query,
         key,
         value,
-        bias_of(bias, dims),
-        masking,
+        call,
         tree_of("params", params, kernel, dims),
         tree_of("draws", drawn(kernel, dims) if draws is None else draws, kernel, dims),
-        None if scale is None else validation.scale(scale, query.dtype),
         rng if dropout_rate > 0 else None,
-        tokens,
         kernel=kernel,
         dropout_rate=float(dropout_rate),
         precision=validation.precision_name(precision),
@@ -152,29 +166,13 @@ def attend(
     return (out, residual) if return_residual else out
 
 
+@spelled_out(attend, lambda name: name not in ("value", "return_residual"))
 def attention_weights(
     query: jax.Array,
     key: jax.Array,
     bias: jax.Array | PositionBias | None = None,
     mask: jax.Array | None = None,
-    *,
-    kernel: Kernel = Softmax(),
-    params: Tree = (),
-    draws: Tree | None = None,
-    tokens: Mapping[str, jax.Array] | None = None,
-    is_causal: bool = False,
-    query_offset: int | jax.Array = 0,
-    query_seq_lengths: jax.Array | None = None,
-    key_value_seq_lengths: jax.Array | None = None,
-    key_mask: jax.Array | None = None,
-    query_segment_ids: jax.Array | None = None,
-    key_value_segment_ids: jax.Array | None = None,
-    local_window_size: int | tuple[int, int] | None = None,
-    scale: float | jax.Array | None = None,
-    dropout_rate: float = 0.0,
-    rng: jax.Array | None = None,
-    precision: str | jax.lax.Precision | None = None,
-    implementation: str | None = None,
+    **asked,
 ) -> jax.Array:
     """The matrix that `attend` with the same arguments multiplies the values by: [B, N, T, S].
 
@@ -189,30 +187,7 @@ def attention_weights(
     """
     query, key = jnp.asarray(query), jnp.asarray(key)
     validation.operands(query, key, key)
-    attended = functools.partial(
-        attend,
-        query,
-        key,
-        bias=bias,
-        mask=mask,
-        kernel=kernel,
-        params=params,
-        draws=draws,
-        tokens=tokens,
-        is_causal=is_causal,
-        query_offset=query_offset,
-        query_seq_lengths=query_seq_lengths,
-        key_value_seq_lengths=key_value_seq_lengths,
-        key_mask=key_mask,
-        query_segment_ids=query_segment_ids,
-        key_value_segment_ids=key_value_segment_ids,
-        local_window_size=local_window_size,
-        scale=scale,
-        dropout_rate=dropout_rate,
-        rng=rng,
-        precision=precision,
-        implementation=implementation,
-    )
+    attended = functools.partial(attend, query, key, bias=bias, mask=mask, **asked)
     if 0 < query.shape[-3] * query.shape[-2] < key.shape[-3] * key.shape[-2]:
         return _pulled_weights(attended, query, key)
     identity = jnp.eye(key.shape[-3], dtype=key.dtype)[:, None, :]
@@ -283,22 +258,7 @@ def tree_of(name: str, given: Tree, kernel: Kernel, dims: Dims) -> Tree:
 
 @functools.partial(jax.jit, static_argnames=("kernel", "dropout_rate", "precision", "implementation", "with_residual"))
 def _attend(
-    query,
-    key,
-    value,
-    bias,
-    mask,
-    params,
-    draws,
-    scale,
-    rng,
-    tokens,
-    *,
-    kernel,
-    dropout_rate,
-    precision,
-    implementation,
-    with_residual,
+    query, key, value, call, params, draws, rng, *, kernel, dropout_rate, precision, implementation, with_residual
 ):
     """Silence what is hidden, run the route, and zero what it wrote for hidden queries: (out, residual or None)."""
     (batch, length, num_heads, _), width = query.shape, value.shape[-1]
@@ -306,17 +266,16 @@ def _attend(
         return _nothing(query, value)
     if width == 0:
         value = jnp.zeros((*value.shape[:-1], 1), value.dtype)  # sizes of other axes are lost where one is 0
-    shown_keys, shown_queries = visibility.shown(mask, key.shape[2])
+    shown_keys, shown_queries = visibility.shown(call.mask, key.shape[2])
     query, key, value = silenced(shown_queries, query), silenced(shown_keys, key), silenced(shown_keys, value)
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        declared = {
-            "bias": None if bias is None else bias.of(query, scale),
-            "scale": scale,
-            "dropout": Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
-        }
-        declared = {name: given for name, given in declared.items() if getattr(kernel.supports, name)}
-        declared |= {"tokens": {name: silenced(shown_keys, x) for name, x in tokens.items()}} if tokens else {}
-        operands = params, draws, query, key, value, mask, declared
+        call = dataclasses.replace(
+            call,
+            bias=None if call.bias is None else call.bias.of(query, call.scale),
+            dropout=Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
+            tokens={name: silenced(shown_keys, x) for name, x in call.tokens.items()},
+        )
+        operands = params, draws, query, key, value, call
         out, residual = routes.run(implementation, kernel, *operands, with_residual=with_residual)
     validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
     if residual is not None and shown_queries is not None:

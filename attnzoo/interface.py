@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from attnzoo.call import Call, of_each_head
 from attnzoo.compute import caching, heads
 
 if TYPE_CHECKING:
-    from attnzoo.dropout import Dropout
     from attnzoo.masking import Mask
-    from attnzoo.positions.bias import Bias
 
 Tree = Any
 
@@ -155,21 +154,15 @@ class Kernel:
         q: jax.Array,
         k: jax.Array,
         v: jax.Array,
-        mask: Mask,
-        *,
-        bias: Bias | None = None,
-        scale: float | jax.Array | None = None,
-        dropout: Dropout | None = None,
-        tokens: dict[str, jax.Array] | None = None,
+        call: Call,
     ):
         """All heads: q [B, T, N, H], k [B, S, K, H], v [B, S, K, Hv] -> [B, T, N, Hv]. By default vmap of `head`.
 
-        An override takes the keywords that `supports` declares, `tokens` where there are `token_inputs`, and no others,
-        and must equal `head`.
+        An override must equal `head`. `call` has the mask, and of bias, scale, dropout and tokens what the kernel
+        declares.
         """
         constants = jax.tree.map(lambda x: x[None], (params, draws))
-        own = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), of_each_head(tokens, q.shape[2]))
-        return heads.over_heads(_Reference(self, scale), q, k, v, (*constants, mask, bias, dropout, own))
+        return heads.over_heads(_Reference(self), q, k, v, (*constants, call.by_head(q.shape[2])))
 
     def as_softmax(self, mask: Mask) -> Mask | None:
         """The mask under which plain scaled dot-product attention is this kernel; None where it is something else.
@@ -197,28 +190,24 @@ class Kernel:
         k: jax.Array,
         v: jax.Array,
         positions: jax.Array,
-        *,
-        bias: Bias | None = None,
-        scale: float | jax.Array | None = None,
-        tokens: dict[str, jax.Array] | None = None,
+        call: Call,
     ) -> tuple[Tree, jax.Array]:
         """The tokens that come next: q [B, t, N, H], k [B, t, K, H], v [B, t, K, Hv] -> cache, out [B, t, N, Hv].
 
         By default `head` of the new queries beside all cached keys, so that it must work for fewer queries than keys.
-        An override takes the keywords among `bias` and `scale` that `supports` declares, `tokens` where there are
-        `token_inputs`, and no others.
+        `call` has no mask, since positions say who sees what.
 
         Args:
           cache: from `start`, or from the step before; it is returned with the same shapes and dtypes.
           positions: int [B, t], consecutive, where each token stands; -1 for padding at the end, which is not written.
         """
-        brought = of_each_head(tokens, q.shape[2]) or {}
+        brought = of_each_head(call.tokens, q.shape[2])
         cache = caching.written(cache, {"key": k, "value": v} | brought, positions)
         q, keys, values = caching.in_one_dtype(q, cache["key"], cache["value"])
         constants = jax.tree.map(lambda x: x[None], (params, draws))
-        own = {name: jnp.moveaxis(cache[name], 2, 1) for name in brought}
-        out = heads.over_heads(_Stepped(self, scale), q, keys, values, (*constants, positions[:, None], bias, own))
-        return cache, out
+        kept = dataclasses.replace(call, tokens={name: cache[name] for name in brought})
+        given = (*constants, positions[:, None], kept.by_head(q.shape[2]))
+        return cache, heads.over_heads(_Stepped(self), q, keys, values, given)
 
     def state_bytes(self, dims: Dims, dtype=jnp.float32) -> float | None:
         """Size of the cache that decodes `key_length` tokens, None where decoding is refused."""
@@ -233,44 +222,30 @@ class _Reference(NamedTuple):
     """`head` on the operands of one head."""
 
     kernel: Kernel
-    scale: float | jax.Array | None
 
-    def __call__(self, q, k, v, params, draws, mask, bias, dropout, tokens):
-        rows, columns = jnp.arange(len(q)), jnp.arange(len(k))
-        given = {
-            "bias": None if bias is None else bias.at(rows, columns, rows + mask.query_offset),
-            "scale": self.scale,
-            "dropout": None if dropout is None else dropout.at(rows, columns),
-            "positions": Positions(mask.is_causal, mask.query_offset, mask.used_length()),
-        }
-        declared = _declared(self.kernel, given) | (tokens or {})
-        return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **declared)
+    def __call__(self, q, k, v, params, draws, call: Call):
+        rows, columns, mask = jnp.arange(len(q)), jnp.arange(len(k)), call.mask
+        bias = None if call.bias is None else call.bias.at(rows, columns, rows + mask.query_offset)
+        dropout = None if call.dropout is None else call.dropout.at(rows, columns)
+        positions = Positions(mask.is_causal, mask.query_offset, mask.used_length())
+        given = _declared(self.kernel, bias=bias, scale=call.scale, dropout=dropout, positions=positions)
+        return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **given, **call.tokens)
 
 
 class _Stepped(NamedTuple):
     """`head` on the new queries of one head, beside all keys in its cache."""
 
     kernel: Kernel
-    scale: float | jax.Array | None
 
-    def __call__(self, q, k, v, params, draws, positions, bias, tokens):
+    def __call__(self, q, k, v, params, draws, positions, call: Call):
         columns = jnp.arange(len(k))
-        given = {
-            "bias": caching.bias_at(bias, positions, columns),
-            "scale": self.scale,
-            "dropout": None,
-            "positions": Positions(True, positions[0], positions.max() + 1),
-        }
-        declared = _declared(self.kernel, given) | tokens
-        out = self.kernel.head(params, draws, q, k, v, caching.seen(positions, columns), **declared)
+        bias, seen = caching.bias_at(call.bias, positions, columns), caching.seen(positions, columns)
+        place = Positions(True, positions[0], positions.max() + 1)
+        given = _declared(self.kernel, bias=bias, scale=call.scale, dropout=None, positions=place)
+        out = self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)
         return out[0] if self.kernel.supports.residual else out
 
 
-def of_each_head(tokens: dict[str, jax.Array] | None, num_heads: int) -> dict[str, jax.Array] | None:
-    """What tokens bring, [B, S, N or K, ...], repeated for the query heads that share it: [B, S, N, ...]."""
-    return jax.tree.map(lambda x: jnp.repeat(x, num_heads // x.shape[2], axis=2), tokens)
-
-
-def _declared(kernel: Kernel, given: dict[str, Any]) -> dict[str, Any]:
+def _declared(kernel: Kernel, **given: Any) -> dict[str, Any]:
     """Of what is given, the keywords that a kernel has declared."""
     return {name: x for name, x in given.items() if getattr(kernel.supports, name)}

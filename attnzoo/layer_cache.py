@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import decoding, layers, refusal
+from attnzoo.arguments import Asked, beyond_defaults
 from attnzoo.decoding import ENDLESS, DecodingState
 from attnzoo.interface import Dims, Kernel, Tree
-from attnzoo.layers import Structure
-from attnzoo.positions import RelativeEncoding
+from attnzoo.layers import Attention
 
 INDEX = "cache_index"
 TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale")
@@ -61,16 +61,8 @@ def step(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    structure: Structure,
-    *,
-    kernel: Kernel,
-    params: Tree,
-    positions: RelativeEncoding,
-    position_params: Tree,
-    rng: jax.Array | None,
-    precision,
-    with_weights: bool,
-    tokens: dict[str, jax.Array],
+    asked: Asked,
+    attention: Attention,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """The variables after the next tokens, and outputs [*batch, t, N, Hv] of heads [*batch, t, N, H].
 
@@ -78,25 +70,29 @@ def step(
       ValueError: the variables are none that the kernel makes, or tokens would go past the end of them.
       NotImplementedError: an argument is given that a step does not take.
     """
+    kernel = attention.kernel
     refuse_kernel(kernel)
-    _refuse_arguments(structure, rng, with_weights)
+    for name in beyond_defaults(asked):
+        if name not in TAKEN:
+            _refuse(name)
     batch, index = query.shape[:-3], variables[INDEX]
     place = index[..., None] + jnp.arange(query.shape[-3])
-    query, key, structure = layers.placed(query, key, structure, positions, position_params, place, place)
-    given = layers.flattened(structure, batch)
+    query, key, asked = layers.placed(query, key, asked, attention, place, place)
+    given = layers.flattened(asked, batch)
+    lengths = given.get("query_seq_lengths")
     state = _state(variables, kernel, layers.dims_of_heads(query, key, value), batch)
     one_axis = lambda x: x.reshape(state.dims.batch, *x.shape[len(batch) :])
     state, out = decoding.step(
         state,
         *map(one_axis, (query, key, value)),
-        given.bias,
-        params=params,
-        tokens=jax.tree.map(one_axis, tokens),
-        query_seq_lengths=None if given.query_seq_lengths is None else jnp.reshape(given.query_seq_lengths, (-1,)),
-        scale=given.scale,
-        precision=precision,
+        given.get("bias"),
+        params=attention.params,
+        tokens=jax.tree.map(one_axis, dict(attention.tokens)),
+        query_seq_lengths=None if lengths is None else jnp.reshape(lengths, (-1,)),
+        scale=given.get("scale"),
+        precision=attention.precision,
     )
-    is_common = index.ndim == 0 and given.query_seq_lengths is None
+    is_common = index.ndim == 0 and lengths is None
     index = index + query.shape[-3] if is_common else state.positions.reshape(batch)
     return _variables(state, batch) | {INDEX: index}, out.reshape(*batch, *out.shape[1:])
 
@@ -124,12 +120,16 @@ def _state(variables: dict[str, jax.Array], kernel: Kernel, dims: Dims, batch: t
     )
 
 
-def _refuse_arguments(structure: Structure, rng, with_weights: bool) -> None:
-    default = Structure()._asdict()
-    asked = [name for name, x in structure._asdict().items() if name not in TAKEN and x is not default[name]]
-    asked += ["sow_weights"] * with_weights + ["dropout"] * (rng is not None)
-    if asked:
-        raise NotImplementedError(
-            f"decode=True cannot honour `{asked[0]}`: a step sees the tokens before it, all of them and undropped; pad "
-            "at the end and pass `query_seq_lengths`, or call the layer with decode=False"
-        )
+def refuse_extras(rng: jax.Array | None, with_weights: bool) -> None:
+    """Refuse dropout and weights to look at, which a step does not have."""
+    if with_weights:
+        _refuse("sow_weights")
+    if rng is not None:
+        _refuse("dropout")
+
+
+def _refuse(name: str) -> None:
+    raise NotImplementedError(
+        f"decode=True cannot honour `{name}`: a step sees the tokens before it, all of them and undropped; pad at the "
+        "end and pass `query_seq_lengths`, or call the layer with decode=False"
+    )

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from attnzoo.arguments import Asked
 from attnzoo.door import attend, attention_weights
 from attnzoo.fields import is_integer
 from attnzoo.interface import Dims, Kernel, TokenInput, Tree
-from attnzoo.positions import AbsoluteEncoding, PositionBias, RelativeEncoding
-
-
-class Structure(NamedTuple):
-    """The arguments of `attend` that say who may see whom, and where; batch axes lead in all of them."""
-
-    mask: jax.Array | None = None
-    bias: jax.Array | PositionBias | None = None
-    is_causal: bool = False
-    query_offset: int | jax.Array = 0
-    query_seq_lengths: jax.Array | None = None
-    key_value_seq_lengths: jax.Array | None = None
-    key_mask: jax.Array | None = None
-    query_segment_ids: jax.Array | None = None
-    key_value_segment_ids: jax.Array | None = None
-    local_window_size: int | tuple[int, int] | None = None
-    scale: float | jax.Array | None = None
-
+from attnzoo.positions import AbsoluteEncoding, NoPositions, PositionBias, RelativeEncoding
 
 BATCHED = (
     "query_offset",
@@ -39,6 +24,24 @@ BATCHED = (
     "query_segment_ids",
     "key_value_segment_ids",
 )
+
+
+class Attention(NamedTuple):
+    """With what a layer attends.
+
+    Attributes:
+      kernel: and `params`, what it learned.
+      positions: and `position_params`, what they learned.
+      precision: of matrix products.
+      tokens: what the tokens of keys bring, [*batch, S, N, ...].
+    """
+
+    kernel: Kernel
+    params: Tree = ()
+    positions: RelativeEncoding = NoPositions()
+    position_params: Tree = ()
+    precision: Any = None
+    tokens: Mapping[str, jax.Array] = MappingProxyType({})
 
 
 class Attended(NamedTuple):
@@ -52,28 +55,23 @@ def attend_heads(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    structure: Structure,
+    asked: Asked,
+    attention: Attention,
     *,
-    kernel: Kernel,
-    params: Tree,
-    positions: RelativeEncoding,
-    position_params: Tree,
-    dropout_rate: float,
-    rng: jax.Array | None,
-    precision,
-    with_weights: bool,
-    tokens: dict[str, jax.Array] | None = None,
+    dropout_rate: float = 0.0,
+    rng: jax.Array | None = None,
+    with_weights: bool = False,
 ) -> Attended:
-    """`attend` for heads [*batch, T, N, H], and tokens that bring [*batch, S, N, ...]; weights are before dropout."""
-    offset = structure.query_offset
+    """`attend` for heads [*batch, T, N, H] as it is asked for; weights are before dropout."""
+    offset = asked.get("query_offset", 0)
     offset = offset if is_integer(offset) else jnp.asarray(offset)[..., None]
     places = offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
-    query, key, structure = placed(query, key, structure, positions, position_params, *places)
+    query, key, asked = placed(query, key, asked, attention, *places)
     batch = query.shape[:-3]
     one_axis = lambda x: x.reshape(_flat(batch) + x.shape[len(batch) :])
-    query, key, value, tokens = jax.tree.map(one_axis, (query, key, value, tokens))
-    given = flattened(structure, batch)._asdict()
-    given |= {"kernel": kernel, "params": params, "precision": precision, "tokens": tokens}
+    query, key, value, tokens = jax.tree.map(one_axis, (query, key, value, dict(attention.tokens)))
+    chosen = {"kernel": attention.kernel, "params": attention.params, "precision": attention.precision}
+    given = flattened(asked, batch) | chosen | {"tokens": tokens}
     out = attend(query, key, value, dropout_rate=dropout_rate, rng=rng, **given)
     weights = None
     if with_weights:
@@ -85,27 +83,27 @@ def attend_heads(
 def placed(
     query: jax.Array,
     key: jax.Array,
-    structure: Structure,
-    positions: RelativeEncoding,
-    params: Tree,
+    asked: Asked,
+    attention: Attention,
     query_places: jax.Array,
     key_places: jax.Array,
-) -> tuple[jax.Array, jax.Array, Structure]:
-    """Query, key and structure once `positions` has turned them, where they stand, and given its bias.
+) -> tuple[jax.Array, jax.Array, Asked]:
+    """Query, key and what is asked for once positions have turned them, where they stand, and given their bias.
 
     Raises:
-      ValueError: the structure has a bias already, beside that of the positions.
+      ValueError: a bias is asked for beside that of the positions.
     """
+    positions = attention.positions
     query, key = positions.rotate(query, query_places), positions.rotate(key, key_places)
-    bias = positions.bias(params, query.shape[-2])
+    bias = positions.bias(attention.position_params, query.shape[-2])
     if bias is None:
-        return query, key, structure
-    if structure.bias is not None:
+        return query, key, asked
+    if asked.get("bias") is not None:
         raise ValueError(
             f"bias came beside positions={positions!r}, which gives a bias of its own: pass one of the two; a "
             "PositionBias may add several"
         )
-    return query, key, structure._replace(bias=bias)
+    return query, key, asked | {"bias": bias}
 
 
 def brought(kernel: Kernel, dims: Dims, project: Callable[[str, TokenInput], jax.Array]) -> dict[str, jax.Array]:
@@ -159,23 +157,22 @@ def key_and_value_inputs(inputs_q, inputs_k, inputs_v):
     return inputs_k, inputs_k if inputs_v is None else inputs_v
 
 
-def flattened(structure: Structure, batch: tuple[int, ...]) -> Structure:
+def flattened(asked: Asked, batch: tuple[int, ...]) -> Asked:
     """The same with all batch axes as one."""
-    given = structure._asdict()
-    if structure.mask is not None:
-        given["mask"] = jnp.asarray(structure.mask).astype(bool)
+    given = dict(asked)
+    if given.get("mask") is not None:
+        given["mask"] = jnp.asarray(given["mask"]).astype(bool)
     if len(batch) > 1:
         for name in BATCHED:
-            if given[name] is not None and not is_integer(given[name]):
-                array = jnp.asarray(given[name])
-                given[name] = jnp.broadcast_to(array, batch + array.shape[len(batch) :]).reshape(
-                    _flat(batch) + array.shape[len(batch) :]
-                )
+            array = given.get(name)
+            if array is not None and not is_integer(array):
+                trailing = jnp.shape(array)[len(batch) :]
+                given[name] = jnp.broadcast_to(array, batch + trailing).reshape(_flat(batch) + trailing)
         for name in ("mask", "bias"):
-            array = given[name]
+            array = given.get(name)
             if array is not None and not isinstance(array, PositionBias) and jnp.ndim(array) > 3:
                 given[name] = jnp.broadcast_to(array, batch + array.shape[-3:]).reshape(_flat(batch) + array.shape[-3:])
-    return Structure(**given)
+    return given
 
 
 def _flat(batch: tuple[int, ...]) -> tuple[int, ...]:

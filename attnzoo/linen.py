@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from attnzoo import layer_cache, layers
+from attnzoo.arguments import Asked, spelled_out
+from attnzoo.door import attend
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels import Softmax
-from attnzoo.layers import Structure
-from attnzoo.positions import NoPositions, PositionBias, RelativeEncoding
+from attnzoo.layers import Attention
+from attnzoo.positions import NoPositions, RelativeEncoding
 
 
 class MultiHeadAttention(nn.Module):
@@ -64,31 +66,22 @@ class MultiHeadAttention(nn.Module):
     normalize_qk: bool = False
 
     @nn.compact
+    @spelled_out(attend, Asked.__annotations__.__contains__)
     def __call__(
         self,
         inputs_q: jax.Array,
         inputs_k: jax.Array | None = None,
         inputs_v: jax.Array | None = None,
         *,
-        mask: jax.Array | None = None,
-        bias: jax.Array | PositionBias | None = None,
         deterministic: bool | None = None,
         dropout_rng: jax.Array | None = None,
         sow_weights: bool = False,
-        is_causal: bool = False,
-        query_offset: int | jax.Array = 0,
-        query_seq_lengths: jax.Array | None = None,
-        key_value_seq_lengths: jax.Array | None = None,
-        key_mask: jax.Array | None = None,
-        query_segment_ids: jax.Array | None = None,
-        key_value_segment_ids: jax.Array | None = None,
-        local_window_size: int | tuple[int, int] | None = None,
-        scale: float | jax.Array | None = None,
+        **asked: Unpack[Asked],
     ) -> jax.Array:
         """Attend: inputs_q [*batch, T, features], inputs_k and inputs_v [*batch, S, features].
 
         Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The
-        other arguments are those of `attnzoo.attend`, with batch axes as in the inputs.
+        others of what is asked for are arguments of `attnzoo.attend`, with batch axes as in the inputs.
 
         Returns:
           [*batch, T, out_features].
@@ -99,38 +92,21 @@ class MultiHeadAttention(nn.Module):
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
         dims = layers.dims_of_heads(query, key, value)
         rng = self._dropout_rng(deterministic, dropout_rng)
-        structure = Structure(
-            mask,
-            bias,
-            is_causal,
-            query_offset,
-            query_seq_lengths,
-            key_value_seq_lengths,
-            key_mask,
-            query_segment_ids,
-            key_value_segment_ids,
-            local_window_size,
-            scale,
+        project = lambda name, one: self._dense(name, (self.num_heads, *one.shape))(inputs_k)
+        attention = Attention(
+            kernel=self.attention,
+            params=self._learned("attention", dims),
+            positions=self.positions,
+            position_params=self._learned("positions", dims),
+            precision=self.precision,
+            tokens=layers.brought(self.attention, dims, project),
         )
-        given = {
-            "kernel": self.attention,
-            "params": self._learned("attention", dims),
-            "positions": self.positions,
-            "position_params": self._learned("positions", dims),
-            "rng": rng,
-            "precision": self.precision,
-            "with_weights": sow_weights,
-            "tokens": layers.brought(
-                self.attention,
-                dims,
-                lambda name, one: self._dense(name, (self.num_heads, *one.shape))(inputs_k),
-            ),
-        }
         if self.decode:
-            out = self._step(query, key, value, structure, given)
+            layer_cache.refuse_extras(rng, sow_weights)
+            out = self._step(query, key, value, asked, attention)
         else:
-            rate = 0.0 if rng is None else self.dropout_rate
-            out, weights = layers.attend_heads(query, key, value, structure, dropout_rate=rate, **given)
+            dropped = {"dropout_rate": 0.0 if rng is None else self.dropout_rate, "rng": rng}
+            out, weights = layers.attend_heads(query, key, value, asked, attention, **dropped, with_weights=sow_weights)
             if sow_weights:
                 self.sow("intermediates", "attention_weights", weights)
         return self._dense(
@@ -141,16 +117,16 @@ class MultiHeadAttention(nn.Module):
             bias_init=self.out_bias_init or self.bias_init,
         )(out)
 
-    def _step(self, query, key, value, structure, given):
+    def _step(self, query, key, value, asked, attention):
         """Heads of the next tokens; the first call makes the cache, for as many tokens as it has, and writes none."""
         is_new = not self.has_variable("cache", layer_cache.INDEX)
         if is_new:
             dims = layers.dims_of_heads(query, key, value)
-            is_ragged = structure.query_seq_lengths is not None
-            cache = layer_cache.start(self.attention, given["params"], dims, query.shape[:-3], key.dtype, is_ragged)
+            is_ragged = asked.get("query_seq_lengths") is not None
+            cache = layer_cache.start(self.attention, attention.params, dims, query.shape[:-3], key.dtype, is_ragged)
         else:
             cache = dict(self.variables["cache"])
-        after, out = layer_cache.step(cache, query, key, value, structure, **given)
+        after, out = layer_cache.step(cache, query, key, value, asked, attention)
         for name, array in (cache if is_new else after).items():
             self.put_variable("cache", name, array)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from flax.nnx import rnglib
 from flax.nnx.nn import dtypes
 
 from attnzoo import layer_cache, layers
+from attnzoo.arguments import Asked, spelled_out
+from attnzoo.door import attend
 from attnzoo.interface import Dims, Kernel, Tree
 from attnzoo.kernels import Softmax
-from attnzoo.layers import Structure
-from attnzoo.positions import NoPositions, PositionBias, RelativeEncoding
+from attnzoo.layers import Attention
+from attnzoo.positions import NoPositions, RelativeEncoding
 
 default_kernel_init = nnx.initializers.lecun_normal()
 default_bias_init = nnx.initializers.zeros_init()
@@ -123,32 +126,23 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 params = learner.init(rngs.params(), dims)
                 setattr(self, name, nnx.data(jax.tree.map(lambda x: nnx.Param(x.astype(param_dtype)), params)))
 
+    @spelled_out(attend, Asked.__annotations__.__contains__)
     def __call__(
         self,
         inputs_q: jax.Array,
         inputs_k: jax.Array | None = None,
         inputs_v: jax.Array | None = None,
         *,
-        mask: jax.Array | None = None,
-        bias: jax.Array | PositionBias | None = None,
         deterministic: bool | None = None,
         rngs: rnglib.Rngs | rnglib.RngStream | None = None,
         sow_weights: bool = False,
         decode: bool | None = None,
-        is_causal: bool = False,
-        query_offset: int | jax.Array = 0,
-        query_seq_lengths: jax.Array | None = None,
-        key_value_seq_lengths: jax.Array | None = None,
-        key_mask: jax.Array | None = None,
-        query_segment_ids: jax.Array | None = None,
-        key_value_segment_ids: jax.Array | None = None,
-        local_window_size: int | tuple[int, int] | None = None,
-        scale: float | jax.Array | None = None,
+        **asked: Unpack[Asked],
     ) -> jax.Array:
         """Attend: inputs_q [*batch, T, in_features], inputs_k and inputs_v [*batch, S, in_kv_features].
 
         Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The
-        other arguments are those of `attnzoo.attend`, with batch axes as in the inputs.
+        others of what is asked for are arguments of `attnzoo.attend`, with batch axes as in the inputs.
 
         Returns:
           [*batch, T, out_features].
@@ -159,33 +153,19 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             query, key = self.query_ln(query), self.key_ln(key)
         query, key, value = dtypes.promote_dtype((query, key, value), dtype=self.dtype)
         rng = self._dropout_rng(deterministic, rngs)
-        structure = Structure(
-            mask,
-            bias,
-            is_causal,
-            query_offset,
-            query_seq_lengths,
-            key_value_seq_lengths,
-            key_mask,
-            query_segment_ids,
-            key_value_segment_ids,
-            local_window_size,
-            scale,
+        attention = Attention(
+            kernel=self.attention_kernel,
+            params=self._learned("attention"),
+            positions=self.position_encoding,
+            position_params=self._learned("positions"),
+            precision=self.precision,
+            tokens=self._brought(inputs_k),
         )
-        given = {
-            "kernel": self.attention_kernel,
-            "params": self._learned("attention"),
-            "positions": self.position_encoding,
-            "position_params": self._learned("positions"),
-            "rng": rng,
-            "precision": self.precision,
-            "with_weights": sow_weights,
-            "tokens": self._brought(inputs_k),
-        }
         if self.decode if decode is None else decode:
-            return self.out(self._step(query, key, value, structure, given))
-        rate = 0.0 if rng is None else self.dropout_rate
-        out, weights = layers.attend_heads(query, key, value, structure, dropout_rate=rate, **given)
+            layer_cache.refuse_extras(rng, sow_weights)
+            return self.out(self._step(query, key, value, asked, attention))
+        dropped = {"dropout_rate": 0.0 if rng is None else self.dropout_rate, "rng": rng}
+        out, weights = layers.attend_heads(query, key, value, asked, attention, **dropped, with_weights=sow_weights)
         if sow_weights:
             self.sow(nnx.Intermediate, "attention_weights", weights)
         return self.out(out)
@@ -212,14 +192,14 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         for name, array in made.items():
             setattr(self, name, nnx.Cache(array))
 
-    def _step(self, query, key, value, structure, given):
+    def _step(self, query, key, value, asked, attention):
         """Heads of the next tokens."""
         if self.cache_index is None:
             raise ValueError("decode=True and there is no cache: call `init_cache(input_shape)` of the layer first")
         names = [*layer_cache.names(self.attention_kernel, self._dims(1, 1)), layer_cache.INDEX]
         cached = {name: getattr(self, name) for name in names}
         before = {name: variable.get_value() for name, variable in cached.items()}
-        after, out = layer_cache.step(before, query, key, value, structure, **given)
+        after, out = layer_cache.step(before, query, key, value, asked, attention)
         for name, variable in cached.items():
             variable.set_value(after[name])
         return out

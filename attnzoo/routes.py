@@ -7,9 +7,9 @@ import logging
 
 import jax
 
+from attnzoo.call import Call
 from attnzoo.compute import cudnn
 from attnzoo.interface import Kernel, Tree
-from attnzoo.masking import Mask
 
 IMPLEMENTATIONS = ("xla", "cudnn", "reference")
 
@@ -24,8 +24,7 @@ def run(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    mask: Mask,
-    declared: dict,
+    call: Call,
     *,
     with_residual: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -33,14 +32,13 @@ def run(
 
     Args:
       implementation: None takes cuDNN where the program is lowered for CUDA and cuDNN is right, else "xla".
-      declared: the keyword arguments that the kernel declares.
 
     Raises:
       NotImplementedError: the implementation that was named cannot serve the call; all its reasons are listed.
     """
 
     def zoo(q, k, v, batched=kernel.batched):
-        out = batched(params, draws, q, k, v, mask, **declared)
+        out = batched(params, draws, q, k, v, call)
         out, residual = out if kernel.supports.residual else (out, None)
         return out, residual if with_residual else None
 
@@ -48,7 +46,7 @@ def run(
         return zoo(q, k, v, functools.partial(Kernel.batched, kernel))
     if implementation == "xla":
         return zoo(q, k, v)
-    reasons, plain = _cudnn(kernel, q, k, v, mask, declared, with_residual)
+    reasons, plain = _cudnn(kernel, q, k, v, call, with_residual)
     if implementation == "cudnn":
         if reasons:
             raise NotImplementedError(_declines(kernel, reasons) + "; pass implementation=None or 'xla'")
@@ -59,12 +57,12 @@ def run(
     return jax.lax.platform_dependent(q, k, v, cuda=plain, default=zoo)
 
 
-def _cudnn(kernel, q, k, v, mask, declared, with_residual):
+def _cudnn(kernel, q, k, v, call: Call, with_residual):
     """Reasons against cuDNN, and the call of it."""
-    masked = kernel.as_softmax(mask)
+    masked = kernel.as_softmax(call.mask)
     if masked is None:
         return ["it computes plain softmax attention, full or in a window, and nothing else"], None
-    reasons = cudnn.declined(q, k, v, masked, **declared)
+    reasons = cudnn.declined(q, k, v, call.under(masked))
     if with_residual:
         reasons.append("return_residual=True: jax.nn rounds the residual to the dtype of query")
     return reasons, lambda q, k, v: (cudnn.attend(q, k, v, masked), None)

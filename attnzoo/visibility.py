@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from attnzoo import validation
+from attnzoo.arguments import Masking
 from attnzoo.interface import Dims
 from attnzoo.masking import Mask
 
-
-class Arguments(NamedTuple):
-    """The arguments of `attend` that hide by array, as they came."""
-
-    mask: jax.Array | None
-    key_mask: jax.Array | None
-    query_seq_lengths: jax.Array | None
-    key_value_seq_lengths: jax.Array | None
-    query_segment_ids: jax.Array | None
-    key_value_segment_ids: jax.Array | None
+# Axes of arguments that hide by array, batch included.
+AXES = {
+    "key_mask": 2,
+    "query_seq_lengths": 1,
+    "key_value_seq_lengths": 1,
+    "query_segment_ids": 2,
+    "key_value_segment_ids": 2,
+}
 
 
-AXES = (2, 1, 1, 2, 2)  # of the arguments after `mask`, batch included
-
-
-def apply(structure: Mask, arguments: Arguments, dims: Dims, unbatched: bool) -> Mask:
-    """`structure` and everything that `arguments` hide; arrays lead with [B or 1, N or 1].
+def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool) -> Mask:
+    """`structure` and everything that is hidden by array; arrays lead with [B or 1, N or 1].
 
     A mask that is one for all heads and queries hides keys, and every kernel that takes a key mask can honour it.
     """
-    dense, *others = (None if x is None else jnp.asarray(x) for x in arguments)
+    hides = {name: None if x is None else jnp.asarray(x) for name, x in hides.items()}
     if unbatched:
-        others = [x if x is None or x.ndim == axes else x[None] for x, axes in zip(others, AXES, strict=True)]
-    key_mask, query_lengths, key_lengths, query_segments, key_segments = others
+        lacking = [name for name, axes in AXES.items() if hides[name] is not None and hides[name].ndim != axes]
+        hides |= {name: hides[name][None] for name in lacking}
+    dense, key_mask = hides["mask"], hides["key_mask"]
+    query_lengths, key_lengths = hides["query_seq_lengths"], hides["key_value_seq_lengths"]
+    query_segments, key_segments = hides["query_segment_ids"], hides["key_value_segment_ids"]
     keys = []
     if dense is not None:
         validation.mask_array(dense, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))

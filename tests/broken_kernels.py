@@ -82,11 +82,9 @@ class IgnoredKeyMask(Kernel):
 class BatchMatesMixed(Plain):
     """A maximum over the whole batch, which float arithmetic feels."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+    def batched(self, params, draws, q, k, v, call):
         stabiliser = 1 + 1e-5 * jnp.tanh(jnp.abs(k).max() / 50)
-        return super().batched(
-            params, draws, q, k, (v * stabiliser).astype(v.dtype), mask, bias=bias, scale=scale, dropout=dropout
-        )
+        return super().batched(params, draws, q, k, (v * stabiliser).astype(v.dtype), call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +110,19 @@ class Retracing(Plain):
 class WrongGradient(Plain):
     """The fast route forgets half the gradient of the keys."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+    def batched(self, params, draws, q, k, v, call):
         k = _half_gradient(k)
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadsOutOfOrder(Plain):
     """Query head n takes key head n % K, not n // (N / K)."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+    def batched(self, params, draws, q, k, v, call):
         groups = q.shape[2] // k.shape[2]
         k, v = (jnp.tile(x, (1, 1, groups, 1)) for x in (k, v))
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +134,7 @@ class DenseInDisguise(Kernel):
     def head(self, params, draws, q, k, v, visible):
         return self._window(q, k, v, visible.any(axis=0), jnp.arange(len(q)), visible.any(axis=1))
 
-    def batched(self, params, draws, q, k, v, mask):
+    def batched(self, params, draws, q, k, v, call):
         from attnzoo.compute import heads
 
         def one_head(q, k, v, mask):
@@ -147,7 +145,7 @@ class DenseInDisguise(Kernel):
             step = jax.checkpoint(lambda x: self._window(x[0], k, v, keys, x[1], jnp.ones(256, bool)))
             return jax.lax.map(step, (padded, rows)).reshape(tiles * 256, -1)[: len(q)]
 
-        return heads.over_heads(one_head, q, k, v, (mask,))
+        return heads.over_heads(one_head, q, k, v, (call.mask,))
 
     def _window(self, q, k, v, keys, rows, seen):
         near = jnp.abs(rows[:, None] - jnp.arange(len(k))[None, :]) <= 8
@@ -166,10 +164,10 @@ class ClaimsTooMuch(Plain):
 class RefusesTooMuch(Plain):
     """Declares segments and refuses them."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        if mask.key_segments is not None:
+    def batched(self, params, draws, q, k, v, call):
+        if call.mask.key_segments is not None:
             raise NotImplementedError("RefusesTooMuch cannot honour `query_segment_ids`")
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +196,11 @@ class DropoutOnOutput(Plain):
 class OtherDropoutBackward(Plain):
     """The gradients of queries and keys are those without dropout."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        fast = functools.partial(super().batched, params, draws, mask=mask, bias=bias, scale=scale)
+    def batched(self, params, draws, q, k, v, call):
+        fast = functools.partial(super().batched, params, draws)
         fixed = jax.lax.stop_gradient
-        out, lse = fast(fixed(q), fixed(k), v, dropout=dropout)
-        undropped = fast(q, k, fixed(v), dropout=None)[0]
+        out, lse = fast(fixed(q), fixed(k), v, call)
+        undropped = fast(q, k, fixed(v), dataclasses.replace(call, dropout=None))[0]
         return out + undropped - fixed(undropped), lse
 
 
@@ -210,49 +208,50 @@ class OtherDropoutBackward(Plain):
 class WrongCausalGradient(Plain):
     """Forgets half the gradient of the keys, but only where causality alone hides."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        if mask.is_causal and mask.keys is None:
+    def batched(self, params, draws, q, k, v, call):
+        if call.mask.is_causal and call.mask.keys is None:
             k = _half_gradient(k)
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundsFloat16(Plain):
     """Keeps three bits of a float16 query."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+    def batched(self, params, draws, q, k, v, call):
         if q.dtype == jnp.float16:
             q = q.astype(jnp.float8_e4m3fn).astype(jnp.float16)
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
 class NarrowValuesFail(Plain):
     """Takes values to be as wide as keys, or wider."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+    def batched(self, params, draws, q, k, v, call):
         _ = v[..., : k.shape[-1]].reshape(k.shape)
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
 class ForgetsOffset(Plain):
     """Counts every query from the first key on, where the offset is positive."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        mask = dataclasses.replace(mask, query_offset=min(mask.query_offset, 0))
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+    def batched(self, params, draws, q, k, v, call):
+        call = call.under(dataclasses.replace(call.mask, query_offset=min(call.mask.query_offset, 0)))
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
 class ForgetsLaterTiles(Plain):
     """Right as long as the keys fit one tile of 1,024."""
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+    def batched(self, params, draws, q, k, v, call):
         shown = jnp.arange(k.shape[1])[None, None, :] < 1024
         if k.shape[1] > 1024:
-            mask = dataclasses.replace(mask, keys=shown if mask.keys is None else mask.keys & shown)
-        return super().batched(params, draws, q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+            keys = shown if call.mask.keys is None else call.mask.keys & shown
+            call = call.under(dataclasses.replace(call.mask, keys=keys))
+        return super().batched(params, draws, q, k, v, call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,17 +265,17 @@ class Stepping(Plain):
 class PaddingIsSummed(Linear):
     """Takes every token of a step to be real, in an example that has fewer than its mates, too."""
 
-    def step(self, params, draws, cache, q, k, v, positions):
-        return super().step(params, draws, cache, q, k, v, jnp.zeros_like(positions))
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        return super().step(params, draws, cache, q, k, v, jnp.zeros_like(positions), call)
 
 
 @dataclasses.dataclass(frozen=True)
 class NeverAdvances(Stepping):
     """Counts the tokens of each step from 0."""
 
-    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+    def step(self, params, draws, cache, q, k, v, positions, call):
         positions = jnp.where(positions < 0, -1, positions - positions[:, :1])
-        return super().step(params, draws, cache, q, k, v, positions, bias=bias, scale=scale)
+        return super().step(params, draws, cache, q, k, v, positions, call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,8 +290,8 @@ class RingTooSmall(SlidingWindow):
 class ForgetsTheStep(Linear):
     """A recurrence that returns the sums it was given."""
 
-    def step(self, params, draws, cache, q, k, v, positions):
-        return cache, super().step(params, draws, cache, q, k, v, positions)[1]
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        return cache, super().step(params, draws, cache, q, k, v, positions, call)[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,16 +19,16 @@ class OnStates:
 
     supports = SUPPORTS
 
-    def batched(self, params, draws, q, k, v, mask, *, tokens=None):
-        return recurrence.attend(self.rule_of, draws, q, k, v, mask, tokens)
+    def batched(self, params, draws, q, k, v, call):
+        return recurrence.attend(self.rule_of, draws, q, k, v, call)
 
     def start(self, params, draws, dims, max_length, dtype):
         shapes = {name: x.shape for name, x in self.token_inputs(dims).items()}
         sizes = dims.batch, dims.num_heads, dims.head_dim, dims.value_dim
         return recurrence.start(self.rule_of, draws, *sizes, dtype, shapes)
 
-    def step(self, params, draws, cache, q, k, v, positions, *, tokens=None):
-        return recurrence.step(self.rule_of, draws, cache, q, k, v, positions, tokens)
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        return recurrence.step(self.rule_of, draws, cache, q, k, v, positions, call)
 
     def rule_of(self, constants):
         def write(k, v, at, log_decay=None, beta=None):

@@ -306,8 +306,8 @@ def test_a_kernel_of_ones_own_decodes_by_its_head():
 class Widening(Softmax):
     """Returns a cache in another dtype than it was given."""
 
-    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
-        cache, out = super().step(params, draws, cache, q, k, v, positions, bias=bias, scale=scale)
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        cache, out = super().step(params, draws, cache, q, k, v, positions, call)
         return jax.tree.map(lambda x: x.astype(jnp.float32), cache), out
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attnzoo import ALiBi, BigBird, Linear, LinearBias, Mask, SlidingWindow, Softmax, attend, attention_weights, door
+from attnzoo.call import Call
 from attnzoo.compute import streaming
 from attnzoo.dropout import Dropout
 
@@ -111,7 +112,7 @@ def test_results_do_not_depend_on_the_tile():
 
     def value_and_gradients(tile, pairs):
         layout = functools.partial(streaming.natural_layout, tile=tile, pairs=pairs)
-        call = lambda *x: jnp.sum(streaming.over_heads(score, params, *x, mask, None, dropout, layout)[0] ** 2)
+        call = lambda *x: jnp.sum(streaming.over_heads(score, params, *x, Call(mask, dropout=dropout), layout)[0] ** 2)
         return jax.jit(jax.value_and_grad(call, (0, 1, 2)))(q, k, v)
 
     whole = value_and_gradients((40, 40), 1600)

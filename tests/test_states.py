@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from attnzoo import Dims, attend, counting
+from attnzoo.call import Call
 from attnzoo.compute import recurrence, state
 from attnzoo.masking import Mask
 from attnzoo.testing import LAWS, check_law
@@ -82,7 +83,8 @@ def test_outputs_and_gradients(kernel, case, monkeypatch):
 
 @functools.partial(jax.jit, static_argnums=0)
 def left(kernel, draws, operands, mask, tokens, found):
-    return recurrence.attend(kernel.rule_of, draws, *operands, mask, tokens, found, leaves_state=True, chunk=8)
+    call = Call(mask, tokens=tokens)
+    return recurrence.attend(kernel.rule_of, draws, *operands, call, found, leaves_state=True, chunk=8)
 
 
 def parts(kernel, ids, *cuts):
@@ -179,7 +181,7 @@ def test_an_order_in_time_needs_a_causal_mask(kernel):
     (q, k, v), tokens = given(kernel)
     draws = kernel.draw(jax.random.key(0), Dims(2, 37, 37, HEADS, KV_HEADS, DIM, DIM))
     with pytest.raises(ValueError, match=r"expected a causal mask; .* bidirectional=False"):
-        recurrence.attend(kernel.rule_of, draws, q, k, v, Mask(37, 37), tokens)
+        recurrence.attend(kernel.rule_of, draws, q, k, v, Call(Mask(37, 37), tokens=tokens))
 
 
 def test_one_chunk_meets_no_state_and_takes_no_scan():

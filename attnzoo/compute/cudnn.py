@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 
+from attnzoo.call import Call
 from attnzoo.masking import Mask
 
 TILE = 128  # lengths that are multiples of it have shown no defect
@@ -23,10 +24,11 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
     )
 
 
-def declined(q, k, v, mask: Mask, *, bias=None, scale=None, dropout=None) -> list[str]:
-    """Why cuDNN cannot be taken, or cannot be trusted, for softmax attention under `mask`; empty where it can."""
+def declined(q, k, v, call: Call) -> list[str]:
+    """Why cuDNN cannot be taken, or cannot be trusted, for softmax attention; empty where it can."""
+    mask = call.mask
     hidden = {"a dense mask": mask.dense, "padded keys": mask.keys, "segments": mask.key_segments}
-    given = hidden | {"a bias": bias, "a scale of one's own": scale, "dropout": dropout}
+    given = hidden | {"a bias": call.bias, "a scale of one's own": call.scale, "dropout": call.dropout}
     reasons = [f"{name} came, which it is not given here" for name, value in given.items() if value is not None]
     if not mask.is_placed or mask.query_offset:
         offset = f"={mask.query_offset}" if mask.is_placed else " is an array"

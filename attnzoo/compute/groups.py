@@ -11,10 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from attnzoo.call import Call
 from attnzoo.compute import dense
-from attnzoo.dropout import Dropout
-from attnzoo.masking import Mask
-from attnzoo.positions.bias import Bias
 
 
 class Order(NamedTuple):
@@ -43,10 +41,7 @@ def attend(
     v: jax.Array,
     rows: jax.Array,
     columns: jax.Array,
-    mask: Mask,
-    bias: Bias | None,
-    scale: float | jax.Array | None,
-    dropout: Dropout | None,
+    call: Call,
     shares: jax.Array | None = None,
 ) -> dense.Part:
     """One head in groups: leaves lead with [G, t].
@@ -58,9 +53,9 @@ def attend(
     """
 
     def group(q, k, v, rows, columns, shares):
-        bias_here = None if bias is None else bias.at(rows, columns, rows + mask.query_offset)
-        dropped = None if dropout is None else dropout.at(rows, columns)
-        return dense.part(dense.scores(q, k, scale), v, mask.at(rows, columns), bias_here, dropped, shares)
+        bias = None if call.bias is None else call.bias.at(rows, columns, rows + call.mask.query_offset)
+        dropped = None if call.dropout is None else call.dropout.at(rows, columns)
+        return dense.part(dense.scores(q, k, call.scale), v, call.mask.at(rows, columns), bias, dropped, shares)
 
     return jax.vmap(group)(q, k, v, rows, columns, shares)
 

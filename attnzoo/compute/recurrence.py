@@ -13,13 +13,14 @@ keys have left, and nothing else.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.call import Call
 from attnzoo.compute import heads, state
 from attnzoo.compute.groups import Order
 from attnzoo.compute.state import Standing, State, Write
@@ -79,8 +80,7 @@ def attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    mask: Mask,
-    tokens: Mapping[str, jax.Array] | None = None,
+    call: Call,
     found: State | None = None,
     *,
     leaves_state: bool = False,
@@ -92,7 +92,6 @@ def attend(
       rule_of: the rule of one head, from its part of `constants`.
       constants: a tree whose leaves lead with N, or with 1 where heads share. Heads of queries that share their key
         head, their constants and what tokens bring share a state, too.
-      tokens: what each key brings beside itself and its value, [B, S, K or N, ...] each.
       found: the state before key 0, and of its segment; leaves lead with [B, heads that have a state].
       leaves_state: return (output, state), that after the last key, and of its segment. A decay that counts positions
         counts those of queries beyond it.
@@ -100,7 +99,7 @@ def attend(
     Raises:
       ValueError: every query sees all keys, beside a state, decays or the delta rule, which stand for an order in time.
     """
-    given = Sequence(q, k, v, dict(tokens or {}))
+    given, mask = Sequence(q, k, v, call.tokens), call.mask
     write = _write_of(rule_of, constants, given)
     has_order = _has_order(write) or found is not None or leaves_state
     if has_order and not mask.is_causal:
@@ -138,9 +137,7 @@ def start(
     return _empty(_write_of(rule_of, constants, one), batch, num_heads)
 
 
-def step(
-    rule_of: Callable, constants: Any, found: State, q, k, v, positions, tokens: Mapping[str, jax.Array] | None = None
-) -> tuple[State, jax.Array]:
+def step(rule_of: Callable, constants: Any, found: State, q, k, v, positions, call: Call) -> tuple[State, jax.Array]:
     """The tokens that come next, of all heads: the state with them, and their outputs [B, t, N, Hv].
 
     Args:
@@ -148,7 +145,7 @@ def step(
       q: [B, t, N, H]. k: [B, t, K, H]. v: [B, t, K, Hv].
       positions: int [B, t], -1 for padding, which stands at the end.
     """
-    given = Sequence(q, k, v, dict(tokens or {}))
+    given = Sequence(q, k, v, call.tokens)
     slots = Slots(positions, positions, positions >= 0, steps=positions >= 0)
     own = jax.tree.leaves(found)[0].shape[1]
     (left, _), out = _advance(rule_of, constants, own, _in_turn, (found, None), given, slots)

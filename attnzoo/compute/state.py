@@ -199,8 +199,7 @@ def _corrected(chunk: Chunk) -> tuple[jax.Array]:
     (missing,), keys = write.values, tuple(channels.key for channels in write.channels)
     if chunk.found is not None:
         missing -= chunk.recalled(keys)[0]
-    earlier = standing.inside & ~np.eye(len(missing), dtype=bool)
-    system, right = write.rate[:, None] * chunk.products(keys, earlier), write.rate[:, None] * missing
+    system, right = (write.rate[:, None] * x for x in (chunk.products(keys, standing.inside), missing))
     return (jax.lax.linalg.triangular_solve(system, right, left_side=True, lower=True, unit_diagonal=True),)
 
 

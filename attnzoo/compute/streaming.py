@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.call import Call
 from attnzoo.compute import dense, heads, schedule
 from attnzoo.compute.progressions import as_arithmetic
 from attnzoo.compute.schedule import Layout, Schedule
@@ -119,9 +120,7 @@ def part(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    mask: Mask,
-    bias: Bias | None,
-    dropout: Dropout | None,
+    call: Call,
     layout_of: Callable[..., Layout],
     drawn: Any = (),
     *,
@@ -175,7 +174,7 @@ def part(
         return *jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, (operands, learned)), None
 
     attend.defvjp(forward, backward)
-    out, rows = attend((q, k, v), (params, bias), (mask, dropout, drawn))
+    out, rows = attend((q, k, v), (params, call.bias), (call.mask, call.dropout, drawn))
     top, log_total = (jnp.moveaxis(x, 1, 2) for x in rows)
     return dense.Part(out, jax.lax.stop_gradient(top), log_total)
 

@@ -51,34 +51,35 @@ class Additive(Kernel):
         q, score = _project_queries(params, q)
         return dense.attend(jnp.tanh(q[:, None] + k[None, :]) @ score, v, visible, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
+    def batched(self, params, draws, q, k, v, call):
         num_heads, kv_heads = q.shape[2], k.shape[2]
         params = _for_each_head(params, num_heads)
         k = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
         q, score = jax.vmap(_project_queries, (0, 2), (2, 0))(params, q)
         units = score.shape[-1]
         layout, of_tile = streaming.pairwise_layout, lambda score, q, k, dtype: _score(score, q, k)
-        return streaming.over_heads(of_tile, score[None], q, k, v, mask, bias, dropout, layout, per_pair=units)
+        return streaming.over_heads(of_tile, score[None], q, k, v, call, layout, per_pair=units)
 
     def start(self, params, draws, dims, max_length, dtype):
         """W_k k, which each query head has of its own, and the values."""
         shape = (dims.batch, max_length, dims.num_heads, params["key"].shape[-1])
         return caching.empty(dims, max_length, dtype) | {"key": jnp.zeros(shape, dtype)}
 
-    def step(self, params, draws, cache, q, k, v, positions, *, bias):
+    def step(self, params, draws, cache, q, k, v, positions, call):
         num_heads, kv_heads = q.shape[2], k.shape[2]
         params = _for_each_head(params, num_heads)
         projected = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
         cache = caching.written(cache, {"key": projected, "value": v}, positions)
 
-        def one_head(q, _, v, k, params, positions, bias):
+        def one_head(q, _, v, k, params, positions, call):
             q, score = _project_queries(params, q)
             scores = jax.lax.map(lambda q: _score(score, q[None], k)[0], q)
             columns = jnp.arange(len(k))
-            bias = caching.bias_at(bias, positions, columns)
+            bias = caching.bias_at(call.bias, positions, columns)
             return dense.attend(scores, v, caching.seen(positions, columns), bias)[0]
 
-        own = (jnp.moveaxis(cache["key"], 2, 1), jax.tree.map(lambda x: x[None], params), positions[:, None], bias)
+        keys, params = jnp.moveaxis(cache["key"], 2, 1), jax.tree.map(lambda x: x[None], params)
+        own = keys, params, positions[:, None], call.by_head(num_heads)
         return cache, heads.over_heads(one_head, q, cache["value"], cache["value"], own)
 
 

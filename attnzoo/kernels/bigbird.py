@@ -71,33 +71,34 @@ class BigBird(Kernel):
         visible &= joined[:, self._block_of(np.arange(len(k)))]
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        columns = schedule.natural(mask.key_length, self.block_size)
+    def batched(self, params, draws, q, k, v, call):
+        columns = schedule.natural(call.mask.key_length, self.block_size)
 
         def layout_of(mask, draws):
             row_blocks, rows = schedule.in_blocks(mask, self.block_size)
             return Layout(rows, columns, self._schedules(draws, as_arithmetic(row_blocks), len(columns), mask))
 
-        score, params = streaming.dot_product(scale, q)
-        return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, layout_of, draws[None])
+        score, params = streaming.dot_product(call.scale, q)
+        return streaming.over_heads(score, params, q, k, v, call, layout_of, draws[None])
 
-    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+    def step(self, params, draws, cache, q, k, v, positions, call):
         cache = caching.written(cache, {"key": k, "value": v}, positions)
         q, keys, values = caching.in_one_dtype(q, cache["key"], cache["value"])
 
-        def one_head(q, k, v, draws, positions, bias):
+        def one_head(q, k, v, draws, positions, call):
             def one_query(given):
                 *single, columns = given
                 q, row, position = (x[None] for x in single)
                 keys, values = (jnp.take(x, columns, axis=0, mode="clip") for x in (k, v))
-                added = caching.bias_at(bias, position, columns, row)
-                return dense.attend(dense.scores(q, keys, scale), values, caching.seen(position, columns), added)[0][0]
+                added = caching.bias_at(call.bias, position, columns, row)
+                scores, seen = dense.scores(q, keys, call.scale), caching.seen(position, columns)
+                return dense.attend(scores, values, seen, added)[0][0]
 
             listed = self._listed_keys(draws, positions)
             return jax.lax.map(one_query, (q, jnp.arange(len(q)), positions, listed), batch_size=GATHERED)
 
-        out = heads.over_heads(one_head, q, keys, values, (draws[None], positions[:, None], bias))
-        return cache, out
+        given = draws[None], positions[:, None], call.by_head(q.shape[2])
+        return cache, heads.over_heads(one_head, q, keys, values, given)
 
     def listed_blocks(self, draws, rows, used, is_causal: bool):
         """Key blocks of query blocks `rows` [R], global rows apart: int [R, L], -1 for none, none twice.

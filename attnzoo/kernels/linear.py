@@ -59,16 +59,16 @@ class Linear(Kernel):
         similarity = phi(q.astype(precise)) @ phi(k.astype(precise)).T * visible
         return (similarity @ v.astype(precise) / (similarity.sum(-1, keepdims=True) + self.epsilon)).astype(v.dtype)
 
-    def batched(self, params, draws, q, k, v, mask):
-        return recurrence.attend(self._rule, (), q, k, v, mask)
+    def batched(self, params, draws, q, k, v, call):
+        return recurrence.attend(self._rule, (), q, k, v, call)
 
     def start(self, params, draws, dims, max_length, dtype):
         """Sums for each key head, in float32 at least."""
         sizes = dims.batch, dims.num_key_value_heads, dims.head_dim, dims.value_dim
         return recurrence.start(self._rule, (), *sizes, dtype)
 
-    def step(self, params, draws, cache, q, k, v, positions):
-        return recurrence.step(self._rule, (), cache, q, k, v, positions)
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        return recurrence.step(self._rule, (), cache, q, k, v, positions, call)
 
     def _rule(self, _) -> recurrence.Rule:
         phi = FEATURE_MAPS[self.feature_map]

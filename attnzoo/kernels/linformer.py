@@ -56,9 +56,9 @@ class Linformer(Kernel):
         key, value = ((self._columns(x, len(k)) @ y) for x, y in self._pairs(params, k, v))
         return self._meet(q, key, value, scale).astype(v.dtype)
 
-    def batched(self, params, draws, q, k, v, mask, *, scale):
+    def batched(self, params, draws, q, k, v, call):
         key, value = (_projected(self._columns(x, k.shape[1]), y) for x, y in self._pairs(params, k, v))
-        return heads.over_heads(lambda q, k, v: self._meet(q, k, v, scale), q, key, value).astype(v.dtype)
+        return heads.over_heads(lambda q, k, v: self._meet(q, k, v, call.scale), q, key, value).astype(v.dtype)
 
     def _pairs(self, params, k, v):
         """E beside keys and F beside values, in float32 at least."""

@@ -64,38 +64,39 @@ class Local(Kernel):
             joined &= inside[:, None]
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
+    def batched(self, params, draws, q, k, v, call):
         if self.layout == "contiguous":
-            score, params = streaming.dot_product(scale, q)
-            return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, self._layout)
+            score, params = streaming.dot_product(call.scale, q)
+            return streaming.over_heads(score, params, q, k, v, call, self._layout)
 
-        def one_head(q, k, v, mask, bias, dropout):
+        def one_head(q, k, v, call):
+            mask = call.mask
             keys = self._strided(len(k), mask.used_length(), 0)
             queries = self._strided(len(q), mask.used_length(), mask.query_offset)
             given = queries.grouped(q), keys.grouped(k), keys.grouped(v)
-            found = groups.attend(*given, queries.tokens, keys.tokens, mask, bias, scale, dropout)
+            found = groups.attend(*given, queries.tokens, keys.tokens, call)
             lse = jnp.where(queries.slots >= 0, queries.restored(found.lse()), -jnp.inf)
             return queries.restored(found.out), lse
 
         numbers = q.shape[1] * self.block_size
-        return heads.over_heads(one_head, q, k, v, (mask, bias, dropout), numbers=numbers)
+        return heads.over_heads(one_head, q, k, v, (call.by_head(q.shape[2]),), numbers=numbers)
 
     def start(self, params, draws, dims, max_length, dtype):
         """A ring of the tokens before the next query that may stand in its block."""
         return caching.empty(dims, min(self.block_size - 1, max_length), dtype)
 
-    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+    def step(self, params, draws, cache, q, k, v, positions, call):
         slots = caching.Slots(0, cache["key"].shape[1])
         new = {"key": k, "value": v}
         columns, beside = caching.beside_ring(cache, new, positions, slots)
 
-        def one_head(q, k, v, positions, columns, bias):
+        def one_head(q, k, v, positions, columns, call):
             visible = self._block_of(positions)[:, None] == self._block_of(columns)[None]
-            bias = caching.bias_at(bias, positions, columns)
+            bias = caching.bias_at(call.bias, positions, columns)
             visible &= caching.seen(positions, columns)
-            return dense.attend(dense.scores(q, k, scale), v, visible, bias)[0]
+            return dense.attend(dense.scores(q, k, call.scale), v, visible, bias)[0]
 
-        given = positions[:, None], columns[:, None], bias
+        given = positions[:, None], columns[:, None], call.by_head(q.shape[2])
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)
         return caching.written(cache, new, positions, slots), out
 

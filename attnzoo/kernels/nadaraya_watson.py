@@ -33,9 +33,9 @@ class NadarayaWatson(Kernel):
     def head(self, params, draws, q, k, v, visible, *, bias, dropout):
         return dense.attend(self._score(q, k), v, visible, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
+    def batched(self, params, draws, q, k, v, call):
         layout, of_tile = streaming.pairwise_layout, lambda params, q, k, dtype: self._score(q, k)
-        return streaming.over_heads(of_tile, (), q, k, v, mask, bias, dropout, layout, per_pair=q.shape[-1])
+        return streaming.over_heads(of_tile, (), q, k, v, call, layout, per_pair=q.shape[-1])
 
     def _score(self, q, k):
         """-|q - k|^2 / 2 bandwidth^2. Multiplied out it would be a matrix product, and lose what is near far from 0."""

@@ -47,14 +47,14 @@ class Nystrom(Kernel):
     def head(self, params, draws, q, k, v, visible, *, scale):
         return self._attend(q, k, v, visible.any(axis=1), visible.any(axis=0), scale)
 
-    def batched(self, params, draws, q, k, v, mask, *, scale):
+    def batched(self, params, draws, q, k, v, call):
         def one_head(q, k, v, queries, keys):
             queries = jnp.ones(len(q), bool) if queries is None else queries
             keys = jnp.ones(len(k), bool) if keys is None else keys
-            return self._attend(q, k, v, queries & keys.any(), keys & queries.any(), scale)
+            return self._attend(q, k, v, queries & keys.any(), keys & queries.any(), call.scale)
 
         numbers = (q.shape[1] + k.shape[1]) * self.landmarks
-        return heads.over_heads(one_head, q, k, v, (mask.queries, mask.keys), numbers=numbers)
+        return heads.over_heads(one_head, q, k, v, (call.mask.queries, call.mask.keys), numbers=numbers)
 
     def _attend(self, q, k, v, queries, keys, scale):
         """One head, given which queries [T] and keys [S] are seen."""

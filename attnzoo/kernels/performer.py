@@ -66,16 +66,16 @@ class Performer(Kernel):
         total = weights.sum(axis=1, keepdims=True)
         return (weights @ v.astype(precise) / jnp.where(total == 0, 1, total)).astype(v.dtype)
 
-    def batched(self, params, draws, q, k, v, mask, *, scale):
-        return recurrence.attend(self._rule_of(scale, q), draws, q, k, v, mask)
+    def batched(self, params, draws, q, k, v, call):
+        return recurrence.attend(self._rule_of(call.scale, q), draws, q, k, v, call)
 
     def start(self, params, draws, dims, max_length, dtype):
         """Sums for each query head, whose features are its own, in float32 at least."""
         rule_of = self._rule_of(None, jax.ShapeDtypeStruct((1, dims.head_dim), dtype))
         return recurrence.start(rule_of, draws, dims.batch, dims.num_heads, dims.head_dim, dims.value_dim, dtype)
 
-    def step(self, params, draws, cache, q, k, v, positions, *, scale):
-        return recurrence.step(self._rule_of(scale, q), draws, cache, q, k, v, positions)
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        return recurrence.step(self._rule_of(call.scale, q), draws, cache, q, k, v, positions, call)
 
     def _rule_of(self, scale, q):
         """Features in the channels of a state that knows their largest exponent, and one channel for the floor."""

@@ -72,8 +72,9 @@ class Reformer(Kernel):
         met = _is_near(chunks[:, :, None], key_chunks[:, None, :]).any(axis=0)
         return dense.attend(dense.scores(q, k, scale), v, visible & met, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        def one_head(q, k, v, draws, mask, bias, dropout):
+    def batched(self, params, draws, q, k, v, call):
+        def one_head(q, k, v, draws, call):
+            mask = call.mask
             keys = jnp.ones(len(k), bool) if mask.keys is None else mask.keys
             queries = keys if mask.queries is None else keys & mask.queries
             orders = self._order(draws, q, queries), self._order(draws, k, keys)
@@ -82,13 +83,13 @@ class Reformer(Kernel):
                 rows, columns = order.tokens, _beside_previous(key_order.tokens, -1)
                 given = order.grouped(q), *(_beside_previous(key_order.grouped(x), 0) for x in (k, v))
                 shares = self._shares(*orders, rows, columns, jnp.promote_types(q.dtype, jnp.float32))
-                found = groups.attend(*given, rows, columns, mask, bias, scale, dropout, shares)
+                found = groups.attend(*given, rows, columns, call, shares)
                 return jax.tree.map(order.restored, found)
 
             return _joined(jax.vmap(one_round)(*orders))
 
         numbers = self.rounds * q.shape[1] * max(2 * self.chunk_size, self.buckets)
-        return heads.over_heads(one_head, q, k, v, (draws[None], mask, bias, dropout), numbers=numbers)
+        return heads.over_heads(one_head, q, k, v, (draws[None], call.by_head(q.shape[2])), numbers=numbers)
 
     def _order(self, rotations, x, shown) -> Order:
         """The chunks of each round, by hash and position, hidden tokens last; leaves lead with [rounds]."""

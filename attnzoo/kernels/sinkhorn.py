@@ -56,12 +56,12 @@ class Sinkhorn(Kernel):
     def head(self, params, draws, q, k, v, visible):
         return self._attend(params, q, k, v, visible.any(axis=0))
 
-    def batched(self, params, draws, q, k, v, mask):
+    def batched(self, params, draws, q, k, v, call):
         def one_head(q, k, v, params, keys):
             return self._attend(params, q, k, v, jnp.ones(len(k), bool) if keys is None else keys)
 
         numbers = q.shape[1] * max(2 * self.block_size, self._blocks(q.shape[1]) // self.block_size)
-        return heads.over_heads(one_head, q, k, v, (params[None], mask.keys), numbers=numbers)
+        return heads.over_heads(one_head, q, k, v, (params[None], call.mask.keys), numbers=numbers)
 
     def _attend(self, params, q, k, v, keys):
         """One head, given which keys are seen."""

@@ -53,9 +53,9 @@ class SlidingWindow(Kernel):
         visible &= self.band.at(i, jnp.arange(len(k))[None, :])
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q)
-        return streaming.over_heads(score, params, q, k, v, mask.within(self.band), bias, dropout, self._layout)
+    def batched(self, params, draws, q, k, v, call):
+        score, params = streaming.dot_product(call.scale, q)
+        return streaming.over_heads(score, params, q, k, v, call.under(call.mask.within(self.band)), self._layout)
 
     def as_softmax(self, mask):
         return mask.within(self.band)
@@ -64,19 +64,19 @@ class SlidingWindow(Kernel):
         """The global keys, and a ring of those that the next query's window reaches back to."""
         return caching.empty(dims, min(self.global_tokens + self.left * self.dilation, max_length), dtype)
 
-    def step(self, params, draws, cache, q, k, v, positions, *, bias, scale):
+    def step(self, params, draws, cache, q, k, v, positions, call):
         kept = cache["key"].shape[1]
         pinned = min(self.global_tokens, kept)
         slots = caching.Slots(pinned, kept - pinned)
         new = {"key": k, "value": v}
         columns, beside = caching.beside_ring(cache, new, positions, slots)
 
-        def one_head(q, k, v, positions, columns, bias):
+        def one_head(q, k, v, positions, columns, call):
             visible = caching.seen(positions, columns) & self.band.at(positions[:, None], columns[None, :])
-            bias = caching.bias_at(bias, positions, columns)
-            return dense.attend(dense.scores(q, k, scale), v, visible, bias)[0]
+            bias = caching.bias_at(call.bias, positions, columns)
+            return dense.attend(dense.scores(q, k, call.scale), v, visible, bias)[0]
 
-        given = positions[:, None], columns[:, None], bias
+        given = positions[:, None], columns[:, None], call.by_head(q.shape[2])
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)
         return caching.written(cache, new, positions, slots), out
 

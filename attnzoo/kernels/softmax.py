@@ -37,9 +37,9 @@ class Softmax(Kernel):
     def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
         return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q)
-        return streaming.over_heads(score, params, q, k, v, mask, bias, dropout, streaming.natural_layout)
+    def batched(self, params, draws, q, k, v, call):
+        score, params = streaming.dot_product(call.scale, q)
+        return streaming.over_heads(score, params, q, k, v, call, streaming.natural_layout)
 
     def as_softmax(self, mask):
         return mask

@@ -50,9 +50,9 @@ class SparseTransformer(Kernel):
         joined |= self.is_summary(j)[None]
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q)
-        part = lambda layout: streaming.part(score, params, q, k, v, mask, bias, dropout, layout)
+    def batched(self, params, draws, q, k, v, call):
+        score, params = streaming.dot_product(call.scale, q)
+        part = lambda layout: streaming.part(score, params, q, k, v, call, layout)
         return streaming.joined(part(self._own), part(self._summaries))
 
     def is_summary(self, position):

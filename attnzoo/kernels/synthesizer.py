@@ -77,14 +77,14 @@ class Synthesizer(Kernel):
         rows = self._of_queries(params, q, jnp.arange(len(q)) + positions.query_offset)
         return dense.attend(rows @ self._of_keys(params, q.dtype, len(k)).T, v, visible, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, dropout):
+    def batched(self, params, draws, q, k, v, call):
         self._check_lengths(params, q.shape[1], k.shape[1])
         params = jax.tree.map(lambda x: jnp.broadcast_to(x, (q.shape[2], *x.shape[1:])), params)
-        positions = jnp.arange(q.shape[1]) + mask.query_offset
+        positions = jnp.arange(q.shape[1]) + call.mask.query_offset
         rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, positions)
         columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, k.shape[1]), 0, 1)(params)
         columns = jnp.broadcast_to(columns, (q.shape[0], *columns.shape))
-        return streaming.over_heads(_score, (), rows, columns, v, mask, bias, dropout, streaming.natural_layout)
+        return streaming.over_heads(_score, (), rows, columns, v, call, streaming.natural_layout)
 
     def _of_queries(self, params, q, positions):
         """The vector of each query [..., T, H] of one head, in float32 at least: [..., T, U]."""

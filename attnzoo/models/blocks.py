@@ -15,7 +15,7 @@ from flax import nnx
 
 from attnzoo import fields, layers, refusal, validation
 from attnzoo.interface import Dims, Kernel
-from attnzoo.layers import Structure
+from attnzoo.layers import Attention
 from attnzoo.nnx import MultiHeadAttention
 from attnzoo.positions import RelativeEncoding
 
@@ -121,16 +121,14 @@ class CrossAttention(MultiHeadAttention):
             query,
             key.astype(query.dtype),
             value.astype(query.dtype),
-            Structure(query_offset=place, key_value_seq_lengths=lengths),
-            kernel=self.attention_kernel,
-            params=self._learned("attention"),
-            positions=self.position_encoding,
-            position_params=(),
-            dropout_rate=0.0,
-            rng=None,
-            precision=self.precision,
-            with_weights=False,
-            tokens={name: getattr(self, f"memory_{name}").get_value() for name in brought},
+            {"query_offset": place, "key_value_seq_lengths": lengths},
+            Attention(
+                kernel=self.attention_kernel,
+                params=self._learned("attention"),
+                positions=self.position_encoding,
+                precision=self.precision,
+                tokens={name: getattr(self, f"memory_{name}").get_value() for name in brought},
+            ),
         )
         return self.out(attended.out)
 

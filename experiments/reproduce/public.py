@@ -41,8 +41,8 @@ class MaterialisedSoftmax(Kernel):
     def head(self, params, draws, q, k, v, visible, *, scale):
         return _attended(_scores(q, k, scale), v, visible)
 
-    def batched(self, params, draws, q, k, v, mask, *, scale):
-        return _over_heads(q, k, v, mask, scale)
+    def batched(self, params, draws, q, k, v, call):
+        return _over_heads(q, k, v, call.mask, call.scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,8 @@ class MixedSynthesizer(Kernel):
     def head(self, params, draws, q, k, v, visible, *, scale):
         return _attended(_scores(q, k, scale) + params[: len(q), : len(k)], v, visible)
 
-    def batched(self, params, draws, q, k, v, mask, *, scale):
-        return _over_heads(q, k, v, mask, scale, params[:, : q.shape[1], : k.shape[1]])
+    def batched(self, params, draws, q, k, v, call):
+        return _over_heads(q, k, v, call.mask, call.scale, params[:, : q.shape[1], : k.shape[1]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +88,13 @@ class CausalSparseTransformer(SparseTransformer):
         joined = joined & (j <= i) | (self.has_class & ((i < 0) | (j < 0)))
         return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
 
-    def batched(self, params, draws, q, k, v, mask, *, bias, scale, dropout):
-        score, params = streaming.dot_product(scale, q)
-        over = lambda mask, layout: streaming.part(score, params, q, k, v, mask, bias, dropout, layout)
-        causal = dataclasses.replace(mask, is_causal=True)
+    def batched(self, params, draws, q, k, v, call):
+        score, params = streaming.dot_product(call.scale, q)
+        over = lambda call, layout: streaming.part(score, params, q, k, v, call, layout)
+        causal = call.under(dataclasses.replace(call.mask, is_causal=True))
         found = [over(causal, self._own), over(causal, self._summaries)]
         if self.has_class:
-            found += [over(mask, _first_query), over(causal, _first_key)]
+            found += [over(call, _first_query), over(causal, _first_key)]
         return streaming.joined(*found)
 
     def _own(self, mask, drawn=()):

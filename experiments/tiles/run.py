@@ -11,6 +11,7 @@ import time
 import jax
 
 from attnzoo import Mask
+from attnzoo.call import Call
 from attnzoo.compute import schedule, streaming
 from attnzoo.masking import Band
 from experiments import command_line, progress, records, wording
@@ -101,7 +102,7 @@ def _ready(row: dict):
 
     def program(q, k, v):
         score, params = streaming.dot_product(None, q)
-        return streaming.over_heads(score, params, q, k, v, mask, None, None, layout_of)[0]
+        return streaming.over_heads(score, params, q, k, v, Call(mask), layout_of)[0]
 
     keys = jax.random.split(jax.random.key(row["seed"]), 3)
     shape = (1, row["length"], row["heads"], row["head_dim"])

@@ -1,0 +1,66 @@
+"""The arguments of `attend` that say who may see whom, and how much, declared once for all who hand them on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TypedDict
+
+import jax
+
+from attnzoo.positions import PositionBias
+
+
+class Masking(TypedDict, total=False):
+    """Who may see whom, and where; the batch leads in all arrays."""
+
+    mask: jax.Array | None
+    is_causal: bool
+    query_offset: int | jax.Array
+    query_seq_lengths: jax.Array | None
+    key_value_seq_lengths: jax.Array | None
+    key_mask: jax.Array | None
+    query_segment_ids: jax.Array | None
+    key_value_segment_ids: jax.Array | None
+    local_window_size: int | tuple[int, int] | None
+
+
+class Asked(Masking, total=False):
+    """What a caller of a layer asks of attention."""
+
+    bias: jax.Array | PositionBias | None
+    scale: float | jax.Array | None
+
+
+DEFAULTS = {"is_causal": False, "query_offset": 0}  # of others, None
+
+
+def beyond_defaults(asked: Asked) -> Asked:
+    """What is asked for beyond what is so by default."""
+    return {name: x for name, x in asked.items() if x is not DEFAULTS.get(name)}
+
+
+def spelled_out(source: Callable, chosen: Callable[[str], bool]) -> Callable:
+    """A decorator of functions that hand keywords on to `source`: their signature names those that are `chosen`.
+
+    Others are refused as Python does.
+    """
+
+    def decorate(function):
+        signature = inspect.signature(function)
+        own = {name: x for name, x in signature.parameters.items() if x.kind is not x.VAR_KEYWORD}
+        handed = inspect.signature(source).parameters.items()
+        handed = {name: x.replace(kind=x.KEYWORD_ONLY) for name, x in handed if chosen(name) and name not in own}
+
+        @functools.wraps(function)
+        def checked(*args, **kwargs):
+            for name in kwargs:
+                if name not in own and name not in handed:
+                    raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}")
+            return function(*args, **kwargs)
+
+        checked.__signature__ = signature.replace(parameters=[*own.values(), *handed.values()])
+        return checked
+
+    return decorate

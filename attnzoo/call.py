@@ -1,0 +1,47 @@
+"""What is asked of a kernel beside its operands: one tree from the door to the engines."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.dropout import Dropout
+from attnzoo.masking import Mask
+from attnzoo.positions.bias import Bias
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Only what `supports` declares is ever given: the door has refused all else.
+
+    Attributes:
+      mask: who may see whom; None in a step of decoding, where positions say it.
+      bias: added to scores, or None.
+      scale: of scores, [], or None for 1 / sqrt(H).
+      dropout: of weights, or None.
+      tokens: what each key brings beside key and value, [B, S, K or N, ...] each.
+    """
+
+    mask: Mask | None = None
+    bias: Bias | None = None
+    scale: jax.Array | None = None
+    dropout: Dropout | None = None
+    tokens: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+    def under(self, mask: Mask) -> Call:
+        """The same under another mask."""
+        return dataclasses.replace(self, mask=mask)
+
+    def by_head(self, num_heads: int) -> Call:
+        """The same with all leaves led by [B or 1, N or 1], as loops over heads take it: what is left is one head's."""
+        scale = None if self.scale is None else self.scale[None, None]
+        tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), of_each_head(self.tokens, num_heads))
+        return dataclasses.replace(self, scale=scale, tokens=tokens)
+
+
+def of_each_head(tokens: dict[str, jax.Array], num_heads: int) -> dict[str, jax.Array]:
+    """What tokens bring, [B, S, N or K, ...], repeated for the query heads that share it: [B, S, N, ...]."""
+    return jax.tree.map(lambda x: jnp.repeat(x, num_heads // x.shape[2], axis=2), tokens)
