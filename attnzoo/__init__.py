@@ -8,26 +8,26 @@ The Flax layers live in `attnzoo.nnx` and `attnzoo.linen`, the laws that every k
 import types as _types
 
 # First, so that the file of a kernel may import its contract from here.
-from attnzoo.interface import Dims as Dims
-from attnzoo.interface import Kernel as Kernel
-from attnzoo.interface import Positions as Positions
-from attnzoo.interface import Support as Support
-from attnzoo.interface import TokenInput as TokenInput
+from attnzoo.contract.sizes import Dims as Dims
+from attnzoo.contract.sizes import Positions as Positions
+from attnzoo.contract.support import Support as Support
+from attnzoo.contract.support import TokenInput as TokenInput
+from attnzoo.kernel import Kernel as Kernel
 
 # isort: split
-from attnzoo.adapters import as_attention_fn as as_attention_fn
 from attnzoo.catalogue import POSITIONS as POSITIONS
 from attnzoo.catalogue import parse as parse
 from attnzoo.catalogue import parse_positions as parse_positions
+from attnzoo.contract.mask import Mask as Mask
 from attnzoo.costs import Cost as Cost
 from attnzoo.costs import cost_of as cost_of
-from attnzoo.decoding import DecodingState as DecodingState
-from attnzoo.decoding import start as start
-from attnzoo.decoding import step as step
-from attnzoo.door import attend as attend
-from attnzoo.door import attention_weights as attention_weights
+from attnzoo.door.attention import attend as attend
+from attnzoo.door.attention import attention_weights as attention_weights
+from attnzoo.door.decoding import DecodingState as DecodingState
+from attnzoo.door.decoding import start as start
+from attnzoo.door.decoding import step as step
 from attnzoo.kernels import *  # noqa: F403
-from attnzoo.masking import Mask as Mask
+from attnzoo.layers.adapters import as_attention_fn as as_attention_fn
 from attnzoo.positions import ALiBi as ALiBi
 from attnzoo.positions import LearnedPositions as LearnedPositions
 from attnzoo.positions import LinearBias as LinearBias

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnzoo import layer_cache, layers
-from attnzoo.arguments import Asked, spelled_out
-from attnzoo.door import attend
-from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.door.arguments import Asked, spelled_out
+from attnzoo.door.attention import attend
+from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
-from attnzoo.layers import Attention
+from attnzoo.layers import cache as layer_cache
+from attnzoo.layers import projected
+from attnzoo.layers.projected import Attention
 from attnzoo.positions import NoPositions, RelativeEncoding
 
 
@@ -86,11 +88,11 @@ class MultiHeadAttention(nn.Module):
         Returns:
           [*batch, T, out_features].
         """
-        layers.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
-        layers.check_positions(self.positions)
-        inputs_k, inputs_v = layers.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
+        projected.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
+        projected.check_positions(self.positions)
+        inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
-        dims = layers.dims_of_heads(query, key, value)
+        dims = projected.dims_of_heads(query, key, value)
         rng = self._dropout_rng(deterministic, dropout_rng)
         project = lambda name, one: self._dense(name, (self.num_heads, *one.shape))(inputs_k)
         attention = Attention(
@@ -99,14 +101,16 @@ class MultiHeadAttention(nn.Module):
             positions=self.positions,
             position_params=self._learned("positions", dims),
             precision=self.precision,
-            tokens=layers.brought(self.attention, dims, project),
+            tokens=projected.brought(self.attention, dims, project),
         )
         if self.decode:
             layer_cache.refuse_extras(rng, sow_weights)
             out = self._step(query, key, value, asked, attention)
         else:
             dropped = {"dropout_rate": 0.0 if rng is None else self.dropout_rate, "rng": rng}
-            out, weights = layers.attend_heads(query, key, value, asked, attention, **dropped, with_weights=sow_weights)
+            out, weights = projected.attend_heads(
+                query, key, value, asked, attention, **dropped, with_weights=sow_weights
+            )
             if sow_weights:
                 self.sow("intermediates", "attention_weights", weights)
         return self._dense(
@@ -121,7 +125,7 @@ class MultiHeadAttention(nn.Module):
         """Heads of the next tokens; the first call makes the cache, for as many tokens as it has, and writes none."""
         is_new = not self.has_variable("cache", layer_cache.INDEX)
         if is_new:
-            dims = layers.dims_of_heads(query, key, value)
+            dims = projected.dims_of_heads(query, key, value)
             is_ragged = asked.get("query_seq_lengths") is not None
             cache = layer_cache.start(self.attention, attention.params, dims, query.shape[:-3], key.dtype, is_ragged)
         else:

@@ -11,12 +11,14 @@ from flax import nnx
 from flax.nnx import rnglib
 from flax.nnx.nn import dtypes
 
-from attnzoo import layer_cache, layers
-from attnzoo.arguments import Asked, spelled_out
-from attnzoo.door import attend
-from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.door.arguments import Asked, spelled_out
+from attnzoo.door.attention import attend
+from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
-from attnzoo.layers import Attention
+from attnzoo.layers import cache as layer_cache
+from attnzoo.layers import projected
+from attnzoo.layers.projected import Attention
 from attnzoo.positions import NoPositions, RelativeEncoding
 
 default_kernel_init = nnx.initializers.lecun_normal()
@@ -78,8 +80,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     ):
         if decode:
             layer_cache.refuse_kernel(attention)
-        layers.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
-        layers.check_positions(positions)
+        projected.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
+        projected.check_positions(positions)
         super().__init__(
             num_heads,
             in_features,
@@ -119,7 +121,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 precision=precision,
                 rngs=rngs,
             )
-            setattr(self, layers.token_name(name), projection)
+            setattr(self, projected.token_name(name), projection)
         self.position_encoding = positions
         for name, learner in (("attention", attention), ("positions", positions)):
             if jax.tree.leaves(jax.eval_shape(lambda learner=learner: learner.init(jax.random.key(0), dims))):
@@ -147,7 +149,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         Returns:
           [*batch, T, out_features].
         """
-        inputs_k, inputs_v = layers.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
+        inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self.query(inputs_q), self.key(inputs_k), self.value(inputs_v)
         if self.normalize_qk:
             query, key = self.query_ln(query), self.key_ln(key)
@@ -165,7 +167,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             layer_cache.refuse_extras(rng, sow_weights)
             return self.out(self._step(query, key, value, asked, attention))
         dropped = {"dropout_rate": 0.0 if rng is None else self.dropout_rate, "rng": rng}
-        out, weights = layers.attend_heads(query, key, value, asked, attention, **dropped, with_weights=sow_weights)
+        out, weights = projected.attend_heads(query, key, value, asked, attention, **dropped, with_weights=sow_weights)
         if sow_weights:
             self.sow(nnx.Intermediate, "attention_weights", weights)
         return self.out(out)
@@ -209,7 +211,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 
     def _brought(self, inputs_k: jax.Array) -> dict[str, jax.Array]:
         """What the tokens of keys bring to the kernel."""
-        return layers.brought(self.attention_kernel, self._dims(1, 1), lambda name, _: getattr(self, name)(inputs_k))
+        return projected.brought(self.attention_kernel, self._dims(1, 1), lambda name, _: getattr(self, name)(inputs_k))
 
     def _learned(self, name: str) -> Tree:
         """What the kernel or the positions learned, as arrays."""

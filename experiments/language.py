@@ -7,7 +7,8 @@ import pathlib
 
 from flax import nnx
 
-from attnzoo import Kernel, PositionEncoding, Softmax, catalogue, fields
+from attnzoo import Kernel, PositionEncoding, Softmax, catalogue
+from attnzoo.contract import fields
 from attnzoo.models import BlockConfig, LanguageModel
 from experiments import checkpoints, records
 from experiments.accuracy.cells import KEY

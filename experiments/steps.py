@@ -100,7 +100,7 @@ def parameter_count(model: nnx.Module) -> int:
 
 def flops(model: nnx.Module, batch: Examples) -> float | None:
     """Operations of the loss and its gradient, counted from the program; None where they cannot be."""
-    from attnzoo import counting
+    from attnzoo.costs import counting
 
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     # A copy, for dropout counts in the model how often it has drawn.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import Kernel, Support
-from attnzoo.compute import caching, dense
+from attnzoo.engines import caching, dense
 from attnzoo.kernels.linear import Linear
 from attnzoo.kernels.nystrom import Nystrom
 from attnzoo.kernels.sliding_window import SlidingWindow
@@ -135,7 +135,7 @@ class DenseInDisguise(Kernel):
         return self._window(q, k, v, visible.any(axis=0), jnp.arange(len(q)), visible.any(axis=1))
 
     def batched(self, params, draws, q, k, v, call):
-        from attnzoo.compute import heads
+        from attnzoo.engines import heads
 
         def one_head(q, k, v, mask):
             tiles = -(-len(q) // 256)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import Kernel
-from attnzoo.compute import recurrence
-from attnzoo.compute.state import Channels, Write
+from attnzoo.engines import recurrence
+from attnzoo.engines.state import Channels, Write
 from tests import gated_kernels
 from tests.gated_kernels import FORGETS
 

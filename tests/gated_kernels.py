@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo import Kernel, Support, TokenInput
-from attnzoo.compute import dense
+from attnzoo.engines import dense
 
 FORGETS = TokenInput(activation=lambda x: -jax.nn.softplus(x))
 WRITES = TokenInput(activation=jax.nn.sigmoid)

@@ -14,15 +14,7 @@ import types
 import numpy as np
 import pytest
 
-from attnzoo import (
-    ALiBi,
-    LearnedPositions,
-    Linear,
-    Linformer,
-    Nystrom,
-    Rotary,
-    Softmax,
-)
+from attnzoo import ALiBi, LearnedPositions, Linear, Linformer, Nystrom, Rotary, Softmax
 from experiments import command_line, figures, language, records, statistics, steps, tables
 from experiments.accuracy import analysis, cell, flags, run
 from experiments.accuracy.cells import Settings, cells, heard

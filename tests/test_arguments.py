@@ -11,7 +11,7 @@ import pytest
 import attnzoo
 import attnzoo.linen
 import attnzoo.nnx
-from attnzoo.arguments import DEFAULTS, Asked
+from attnzoo.door.arguments import DEFAULTS, Asked
 
 ATTEND = inspect.signature(attnzoo.attend).parameters
 LAYERS = [attnzoo.nnx.MultiHeadAttention, attnzoo.linen.MultiHeadAttention]

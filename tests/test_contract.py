@@ -12,7 +12,7 @@ import pytest
 
 import attnzoo
 from attnzoo import BigBird, Kernel, SlidingWindow, Softmax, Support
-from attnzoo.interface import Positions
+from attnzoo.contract.sizes import Positions
 
 
 def arrays(batch=2, query_length=19, key_length=19, num_heads=4, kv_heads=2, head_dim=8, seed=0):

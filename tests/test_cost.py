@@ -7,22 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 import attnzoo
-from attnzoo import (
-    BigBird,
-    Dims,
-    Linear,
-    Linformer,
-    Local,
-    Nystrom,
-    Performer,
-    SlidingWindow,
-    Softmax,
-    cost_of,
-    costs,
-    counting,
-)
-from attnzoo.compute import dense
-from attnzoo.interface import Kernel, Support
+from attnzoo import BigBird, Dims, Linear, Linformer, Local, Nystrom, Performer, SlidingWindow, Softmax, cost_of, costs
+from attnzoo.contract.support import Support
+from attnzoo.costs import counting
+from attnzoo.engines import dense
+from attnzoo.kernel import Kernel
 from attnzoo.testing.zoo import DECODING, ZOO
 
 EVEN = Dims(2, 1536, 1536, 4, 2, 16, 48)

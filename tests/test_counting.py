@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
-from attnzoo import counting
+from attnzoo.costs import counting
 
 X = jax.ShapeDtypeStruct((4, 8), jnp.float32)
 Y = jax.ShapeDtypeStruct((8, 16), jnp.float32)

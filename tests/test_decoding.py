@@ -27,11 +27,11 @@ from attnzoo import (
     Softmax,
     SparseTransformer,
     attend,
-    counting,
-    decoding,
     start,
     step,
 )
+from attnzoo.costs import counting
+from attnzoo.door import decoding
 from attnzoo.testing import check_kernel
 from attnzoo.testing.zoo import DECODING
 from tests.test_contract import Retention

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import ALiBi, BigBird, Linear, LinearBias, Mask, SlidingWindow, Softmax, attend, attention_weights, door
-from attnzoo.call import Call
-from attnzoo.compute import streaming
-from attnzoo.dropout import Dropout
+from attnzoo import ALiBi, BigBird, Linear, LinearBias, Mask, SlidingWindow, Softmax, attend, attention_weights
+from attnzoo.contract.call import Call
+from attnzoo.contract.dropout import Dropout
+from attnzoo.door import attention as door
+from attnzoo.engines import streaming
 
 
 def arrays(length=19, seed=0, dtype=jnp.float32):

@@ -25,12 +25,12 @@ from attnzoo import (
     Softmax,
     attend,
     attention_weights,
-    door,
     start,
     step,
     testing,
 )
-from attnzoo.dropout import Dropout
+from attnzoo.contract.dropout import Dropout
+from attnzoo.door import trees
 from attnzoo.testing.laws import _arguments
 from attnzoo.testing.subject import Subject
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
@@ -183,11 +183,11 @@ def test_all_laws_under_another_generator(kernel, generator):
 @pytest.mark.parametrize("kernel", DRAWING, ids=repr)
 def test_a_seed_stands_for_the_same_under_every_generator(kernel):
     dims = Dims(1, 8, 8, 2, 2, 4, 4)
-    expected = door.drawn(kernel, dims)
+    expected = trees.drawn(kernel, dims)
     for impl in GENERATORS:
-        door._drawn.cache_clear()
+        trees._drawn.cache_clear()
         with jax.default_prng_impl(impl):
-            np.testing.assert_array_equal(door.drawn(kernel, dims), expected)
+            np.testing.assert_array_equal(trees.drawn(kernel, dims), expected)
 
 
 @pytest.mark.parametrize("impl", GENERATORS)

@@ -26,10 +26,11 @@ from attnzoo import (
     T5Bias,
     T5Buckets,
     attend,
-    counting,
     rotate,
     sinusoidal,
 )
+from attnzoo.contract.sizes import Dims
+from attnzoo.costs import counting
 from attnzoo.positions import t5
 from attnzoo.testing.zoo import ZOO
 
@@ -106,7 +107,7 @@ def assert_rule_equals_array(
     kernel, rule, array_of, q, k, v, *, tolerance=2e-5, offset=OFFSET, implementation=None, **arguments
 ):
     """Outputs, and the gradients of operands and rule; hidden or not, whatever the tiles."""
-    params = kernel.init(jax.random.key(1), attnzoo.door.dims_of(q, k, v))
+    params = kernel.init(jax.random.key(1), Dims.of(q, k, v))
     call = functools.partial(attend, kernel=kernel, params=params, query_offset=offset, **arguments)
     scale = arguments.get("scale", DIM**-0.5)
 
@@ -266,7 +267,7 @@ def test_rules_of_many_tiles(kernel, name, length, is_causal):
 @pytest.mark.parametrize("kernel", [kernel for kernel in ZOO if not kernel.supports.bias], ids=repr)
 def test_kernels_without_biases_refuse_by_name_and_rotate(kernel):
     q, k, v = operands()
-    params = kernel.init(jax.random.key(1), attnzoo.door.dims_of(q, k, v))
+    params = kernel.init(jax.random.key(1), Dims.of(q, k, v))
     for rule, _ in RULES.values():
         with pytest.raises(NotImplementedError, match=f"{type(kernel).__name__} cannot honour `bias`"):
             attend(q, k, v, rule, kernel=kernel, params=params)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Linear, Performer, attend, counting
-from attnzoo.compute import recurrence
+from attnzoo import Linear, Performer, attend
+from attnzoo.costs import counting
+from attnzoo.engines import recurrence
 
 CASES = [
     (shape, causal, offset, segments, padded)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as vendor  # nothing public says that cuDNN is there
 
-from attnzoo import ALiBi, Linear, SlidingWindow, Softmax, attend, routes
-from attnzoo.masking import Mask
+from attnzoo import ALiBi, Linear, SlidingWindow, Softmax, attend
+from attnzoo.contract.mask import Mask
+from attnzoo.door import routes
 
 LENGTH = 256
 CUSTOM_CALL = "__cudnn$fmha"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import attnzoo
-from attnzoo import Additive, BigBird, Dims, Local, SlidingWindow, Softmax, SparseTransformer, counting
-from attnzoo.compute import schedule
-from attnzoo.compute.progressions import as_arithmetic
-from attnzoo.masking import Band, Mask
+from attnzoo import Additive, BigBird, Dims, Local, SlidingWindow, Softmax, SparseTransformer
+from attnzoo.contract.mask import Band, Mask
+from attnzoo.costs import counting
+from attnzoo.engines import schedule
+from attnzoo.engines.progressions import as_arithmetic
 
 MILLION = 2**20
 NUMBERS = {

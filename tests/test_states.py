@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Dims, attend, counting
-from attnzoo.call import Call
-from attnzoo.compute import recurrence, state
-from attnzoo.masking import Mask
+from attnzoo import Dims, attend
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
+from attnzoo.costs import counting
+from attnzoo.engines import recurrence, state
 from attnzoo.testing import LAWS, check_law
 from tests.chunked_kernels import ChannelDelta, Delta, GatedDelta, GatedLinear, Retention
 

@@ -4,7 +4,7 @@ They are told, drawn and tested in this order, and have the styles of their plac
 """
 
 # ruff: noqa: I001
-from attnzoo.interface import Kernel as _Kernel
+from attnzoo.kernel import Kernel as _Kernel
 from attnzoo.kernels.softmax import Softmax as Softmax
 from attnzoo.kernels.nadaraya_watson import NadarayaWatson as NadarayaWatson
 from attnzoo.kernels.additive import Additive as Additive

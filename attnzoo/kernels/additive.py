@@ -14,9 +14,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields
-from attnzoo.compute import caching, dense, heads, streaming
-from attnzoo.interface import Kernel
+from attnzoo.contract import fields
+from attnzoo.engines import caching, dense, heads, streaming
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
 

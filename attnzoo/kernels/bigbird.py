@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import fields, randomness
-from attnzoo.compute import caching, dense, heads, schedule, streaming
-from attnzoo.compute.progressions import as_arithmetic
-from attnzoo.compute.schedule import Layout, Schedule
-from attnzoo.interface import Kernel
+from attnzoo.contract import fields, randomness
+from attnzoo.engines import caching, dense, heads, schedule, streaming
+from attnzoo.engines.progressions import as_arithmetic
+from attnzoo.engines.schedule import Layout, Schedule
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
 # Queries of a prompt that gather at once: each takes copies of all keys in its listed blocks, 448 by default.

@@ -14,10 +14,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields
-from attnzoo.compute import recurrence, state
-from attnzoo.compute.state import Channels, Write
-from attnzoo.interface import Kernel, Support
+from attnzoo.contract import fields
+from attnzoo.contract.support import Support
+from attnzoo.engines import recurrence, state
+from attnzoo.engines.state import Channels, Write
+from attnzoo.kernel import Kernel
 
 
 def _elu_plus_one(x):

@@ -19,13 +19,13 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from attnzoo import fields
-from attnzoo.compute import caching, dense, groups, heads, schedule, streaming
-from attnzoo.compute.groups import Order
-from attnzoo.compute.schedule import Layout
-from attnzoo.interface import Kernel
+from attnzoo.contract import fields
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import caching, dense, gathered, heads, schedule, streaming
+from attnzoo.engines.gathered import Order
+from attnzoo.engines.schedule import Layout
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
-from attnzoo.masking import Mask
 
 LAYOUTS = ("contiguous", "strided")
 STRIDED = dataclasses.replace(
@@ -74,7 +74,7 @@ class Local(Kernel):
             keys = self._strided(len(k), mask.used_length(), 0)
             queries = self._strided(len(q), mask.used_length(), mask.query_offset)
             given = queries.grouped(q), keys.grouped(k), keys.grouped(v)
-            found = groups.attend(*given, queries.tokens, keys.tokens, call)
+            found = gathered.attend(*given, queries.tokens, keys.tokens, call)
             lse = jnp.where(queries.slots >= 0, queries.restored(found.lse()), -jnp.inf)
             return queries.restored(found.out), lse
 

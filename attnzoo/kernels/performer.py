@@ -17,10 +17,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields, randomness
-from attnzoo.compute import dense, recurrence, state
-from attnzoo.compute.state import Channels, Write
-from attnzoo.interface import Kernel, Support
+from attnzoo.contract import fields, randomness
+from attnzoo.contract.support import Support
+from attnzoo.engines import dense, recurrence, state
+from attnzoo.engines.state import Channels, Write
+from attnzoo.kernel import Kernel
 
 FLOOR = 1e-4
 

@@ -24,10 +24,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields, randomness
-from attnzoo.compute import dense, groups, heads
-from attnzoo.compute.groups import Order
-from attnzoo.interface import Kernel, Support
+from attnzoo.contract import fields, randomness
+from attnzoo.contract.support import Support
+from attnzoo.engines import dense, gathered, heads
+from attnzoo.engines.gathered import Order
+from attnzoo.kernel import Kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Reformer(Kernel):
                 rows, columns = order.tokens, _beside_previous(key_order.tokens, -1)
                 given = order.grouped(q), *(_beside_previous(key_order.grouped(x), 0) for x in (k, v))
                 shares = self._shares(*orders, rows, columns, jnp.promote_types(q.dtype, jnp.float32))
-                found = groups.attend(*given, rows, columns, call, shares)
+                found = gathered.attend(*given, rows, columns, call, shares)
                 return jax.tree.map(order.restored, found)
 
             return _joined(jax.vmap(one_round)(*orders))

@@ -21,9 +21,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields
-from attnzoo.compute import dense, heads
-from attnzoo.interface import Kernel, Support
+from attnzoo.contract import fields
+from attnzoo.contract.support import Support
+from attnzoo.engines import dense, heads
+from attnzoo.kernel import Kernel
 
 HIDDEN = -1e30  # finite, so that a row without blocks has a gradient
 

@@ -16,12 +16,12 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import fields
-from attnzoo.compute import caching, dense, heads, schedule, streaming
-from attnzoo.compute.schedule import Layout
-from attnzoo.interface import Kernel
+from attnzoo.contract import fields
+from attnzoo.contract.mask import Band, Mask
+from attnzoo.engines import caching, dense, heads, schedule, streaming
+from attnzoo.engines.schedule import Layout
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
-from attnzoo.masking import Band, Mask
 
 # Tiles as long as the wider side of the window: measured on a CPU for 257 causal keys, 256 beats 128 by a seventh. Ones
 # smaller than this pay for the loop.

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from attnzoo.compute import dense, streaming
-from attnzoo.interface import Kernel, Support
+from attnzoo.contract.support import Support
+from attnzoo.engines import dense, streaming
+from attnzoo.kernel import Kernel
 
 EXACT = Support(
     causal=True,

@@ -18,12 +18,12 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import fields
-from attnzoo.compute import dense, schedule, streaming
-from attnzoo.compute.schedule import Layout
-from attnzoo.interface import Kernel
+from attnzoo.contract import fields
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import dense, schedule, streaming
+from attnzoo.engines.schedule import Layout
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
-from attnzoo.masking import Mask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields
-from attnzoo.compute import dense, streaming
-from attnzoo.interface import Kernel
+from attnzoo.contract import fields
+from attnzoo.engines import dense, streaming
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
 FORMS = ("dense", "random")

@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from attnzoo import fields, layers, refusal, validation
-from attnzoo.interface import Dims, Kernel
-from attnzoo.layers import Attention
+from attnzoo.contract import fields
+from attnzoo.contract.sizes import Dims
+from attnzoo.door import refusal, validation
+from attnzoo.kernel import Kernel
+from attnzoo.layers import projected
+from attnzoo.layers.projected import Attention
 from attnzoo.nnx import MultiHeadAttention
 from attnzoo.positions import RelativeEncoding
 
@@ -117,7 +120,7 @@ class CrossAttention(MultiHeadAttention):
         """
         query, key, value = self.query(x), self.memory_key.get_value(), self.memory_value.get_value()
         brought = self.attention_kernel.token_inputs(self._dims(1, 1))
-        attended = layers.attend_heads(
+        attended = projected.attend_heads(
             query,
             key.astype(query.dtype),
             value.astype(query.dtype),

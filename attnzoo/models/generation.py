@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attnzoo import randomness, validation
-from attnzoo.fields import is_integer, is_number
+from attnzoo.contract import randomness
+from attnzoo.contract.fields import is_integer, is_number
+from attnzoo.door import validation
 from attnzoo.models.transformer import EncoderDecoder, LanguageModel
 
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from attnzoo.door import attend, attention_weights
-from attnzoo.interface import Dims
+from attnzoo.contract.sizes import Dims
+from attnzoo.door.attention import attend, attention_weights
 from attnzoo.kernels import Additive, Softmax
 
 SCORES = ("additive", "dot", "general")

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attnzoo import layers
-from attnzoo.interface import Kernel
+from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
+from attnzoo.layers import projected
 from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of
 from attnzoo.positions import AbsoluteEncoding, LearnedPositions, NoPositions, PositionEncoding, RelativeEncoding
 
@@ -376,7 +376,7 @@ def _embedding_init(config: BlockConfig) -> nnx.Initializer:
 def _relative(positions: PositionEncoding) -> RelativeEncoding:
     if isinstance(positions, AbsoluteEncoding):
         return NoPositions()
-    layers.check_positions(positions)
+    projected.check_positions(positions)
     return positions
 
 

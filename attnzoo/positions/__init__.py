@@ -1,13 +1,13 @@
 """Positions: vectors added to embeddings, rotations of queries and keys, biases of scores."""
 
+from attnzoo.contract.bias import Bias as Bias
+from attnzoo.contract.bias import PositionBias as PositionBias
+from attnzoo.contract.bias import QueryBias as QueryBias
 from attnzoo.positions.absolute import LearnedPositions as LearnedPositions
 from attnzoo.positions.absolute import SinusoidalPositions as SinusoidalPositions
 from attnzoo.positions.absolute import sinusoidal as sinusoidal
 from attnzoo.positions.alibi import ALiBi as ALiBi
 from attnzoo.positions.alibi import LinearBias as LinearBias
-from attnzoo.positions.bias import Bias as Bias
-from attnzoo.positions.bias import PositionBias as PositionBias
-from attnzoo.positions.bias import QueryBias as QueryBias
 from attnzoo.positions.encoding import AbsoluteEncoding as AbsoluteEncoding
 from attnzoo.positions.encoding import NoPositions as NoPositions
 from attnzoo.positions.encoding import PositionEncoding as PositionEncoding

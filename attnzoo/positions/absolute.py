@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from attnzoo.positions.encoding import AbsoluteEncoding
 from attnzoo.positions.rotary import angles, integers
 

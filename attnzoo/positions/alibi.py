@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.fields import is_integer
-from attnzoo.positions.bias import PositionBias
+from attnzoo.contract.bias import PositionBias
+from attnzoo.contract.fields import is_integer
 from attnzoo.positions.encoding import RelativeEncoding
 
 

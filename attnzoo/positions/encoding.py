@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from attnzoo.positions.bias import PositionBias
+from attnzoo.contract.bias import PositionBias
 
 if TYPE_CHECKING:
-    from attnzoo.interface import Dims
+    from attnzoo.contract.sizes import Dims
 
 Tree = Any
 

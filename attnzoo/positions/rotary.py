@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from attnzoo.positions.encoding import RelativeEncoding
 
 PAIRINGS = ("interleaved", "half")

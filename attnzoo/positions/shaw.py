@@ -15,8 +15,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import fields
-from attnzoo.positions.bias import QueryBias
+from attnzoo.contract import fields
+from attnzoo.contract.bias import QueryBias
 from attnzoo.positions.encoding import RelativeEncoding
 
 

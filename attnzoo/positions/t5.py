@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import fields
-from attnzoo.positions.bias import PositionBias
+from attnzoo.contract import fields
+from attnzoo.contract.bias import PositionBias
 from attnzoo.positions.encoding import RelativeEncoding
 
 FURTHEST = 2**20  # the largest `max_distance`: the bucket of every distance up to it is kept

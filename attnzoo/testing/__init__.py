@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attnzoo.interface import Kernel
+from attnzoo.kernel import Kernel
 from attnzoo.testing import extremes, growth, laws, stepping
 from attnzoo.testing.probing import probe_kernel as probe_kernel
 from attnzoo.testing.subject import LawBroken as LawBroken

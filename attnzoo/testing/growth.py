@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import counting
-from attnzoo.door import attend
-from attnzoo.interface import Dims, Kernel
+from attnzoo.contract.sizes import Dims
+from attnzoo.costs import counting
+from attnzoo.door.attention import attend
+from attnzoo.kernel import Kernel
 from attnzoo.testing.subject import Operands, Subject, brought
 
 LENGTHS = (4096, 32768)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import door
+from attnzoo.door import attention as door
 from attnzoo.testing.subject import GROUPED, LENGTH, LONG, Operands, Subject, brought, curved
 
 # How many times the error of plain low precision a vendor's route may have.

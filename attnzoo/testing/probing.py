@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from attnzoo.door import attend
-from attnzoo.interface import Kernel
+from attnzoo.door.attention import attend
+from attnzoo.kernel import Kernel
 from attnzoo.testing.subject import Operands, Subject, brought, curved
 
 LONGEST = 256  # tokens of a probe: four of the usual blocks

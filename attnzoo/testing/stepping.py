@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import decoding, door
-from attnzoo.decoding import DecodingState
+from attnzoo.contract.sizes import Dims
+from attnzoo.door import decoding
+from attnzoo.door.decoding import DecodingState
 from attnzoo.positions import ALiBi
 from attnzoo.testing.subject import GROUPED, LENGTH, Operands, Subject, brought
 
@@ -138,7 +139,7 @@ def _ragged(subject: Subject, operands: Operands, given: dict) -> jax.Array:
 
 def _start(subject: Subject, operands: Operands, max_length: int | None = None) -> DecodingState:
     """A state for these operands; its cache has their dtype, and leaves that lead with the batch."""
-    dims = door.dims_of(*operands)
+    dims = Dims.of(*operands)
     state = decoding.start(
         batch=dims.batch,
         num_heads=dims.num_heads,

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo import door
-from attnzoo.door import attend, attention_weights
-from attnzoo.interface import Kernel
+from attnzoo.contract.sizes import Dims
+from attnzoo.door.attention import attend, attention_weights
+from attnzoo.kernel import Kernel
 
 GROUPED = {"heads": 4, "kv_heads": 2}  # more than one group of query heads
 LENGTH = 37  # a prime, which no block divides
@@ -74,7 +74,7 @@ class Subject:
 
     def params(self, operands: Operands, longest: int | None = None):
         """Learned parameters for these operands, moved from where `init` starts."""
-        dims = door.dims_of(*operands)
+        dims = Dims.of(*operands)
         dims = dims._replace(key_length=max(longest or 0, dims.key_length))
         params = self.kernel.init(jax.random.key(1), dims)
         return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), params)
@@ -149,7 +149,7 @@ def brought(kernel: Kernel, operands: Operands) -> dict:
     q, k, v = (x[None] if x.ndim == 3 else x for x in operands)
     made, is_real = {}, jnp.isfinite(operands.k).all(axis=-1, keepdims=True)
     keys = jnp.where(is_real, operands.k, 0)
-    for name, (shape, activation) in kernel.token_inputs(door.dims_of(q, k, v)).items():
+    for name, (shape, activation) in kernel.token_inputs(Dims.of(q, k, v)).items():
         size = math.prod(shape)
         mixed = jnp.cos(jnp.arange(1, k.shape[-1] * size + 1, dtype=k.dtype)).reshape(k.shape[-1], size)
         made[name] = jnp.where(is_real, activation(keys @ mixed), jnp.nan).reshape(*keys.shape[:-1], *shape)

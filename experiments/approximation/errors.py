@@ -25,7 +25,6 @@ import numpy as np
 
 import attnzoo
 from attnzoo import Dims, Kernel
-from attnzoo.door import dims_of
 from experiments.approximation import dials
 from experiments.approximation.operands import Layer
 
@@ -108,7 +107,7 @@ def of(programs: Programs, kernel: Kernel, layers: list[Layer], expected: list[A
 
 def trees(kernel: Kernel, layer: Layer, seed: int, number: int) -> tuple:
     """Parameters and draws of a kernel, those of draw `number`."""
-    return _maker(kernel, dims_of(*layer))(jax.random.fold_in(jax.random.key(seed), number))
+    return _maker(kernel, Dims.of(*layer))(jax.random.fold_in(jax.random.key(seed), number))
 
 
 @functools.lru_cache(maxsize=256)

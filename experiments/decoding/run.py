@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import attnzoo
 from attnzoo import Dims, Kernel, catalogue
-from attnzoo.decoding import DecodingState
+from attnzoo.door.decoding import DecodingState
 from experiments import command_line, language, progress, records, trust, wording
 from experiments.decoding import plot
 from experiments.scaling import measuring

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import Kernel, SparseTransformer, Support
-from attnzoo.compute import dense, streaming
-from attnzoo.compute.schedule import Layout
+from attnzoo.engines import dense, streaming
+from attnzoo.engines.schedule import Layout
 
 KEPT = Support(mask=True, key_mask=True, scale=True, memory=2.0)
 

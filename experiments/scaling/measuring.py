@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
-from attnzoo import Dims, Kernel, costs, counting
+from attnzoo import Dims, Kernel, costs
+from attnzoo.costs import counting
 from experiments.memory import planned
 
 Call = Callable[[], object]

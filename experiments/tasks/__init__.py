@@ -6,7 +6,7 @@ needs scikit-learn; all others work everywhere.
 
 from __future__ import annotations
 
-from attnzoo.calls import Catalogue
+from attnzoo.catalogue.parsing import Catalogue
 from experiments.tasks.copying import Copy, SelectiveCopy
 from experiments.tasks.corpus import PlainText
 from experiments.tasks.digits import Digits

@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks.task import Examples, Task, answers_at_end, generator, of_split, wrong_length
 
 BLANK = 0

@@ -17,7 +17,7 @@ import pathlib
 
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks import text
 from experiments.tasks.task import SPLITS
 

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from typing import Any, NamedTuple
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks.task import Task
 
 

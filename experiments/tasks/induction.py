@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks.task import Examples, Task, answers_at_end, generator, of_split, wrong_length
 
 PUBLISHED = 256, 2**20  # lengths of training and, at most, of tests

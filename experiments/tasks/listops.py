@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks.task import Examples, Task, accuracy, generator, of_split, one_answer, wrong_length
 
 OPERATORS = ("MIN", "MAX", "MED", "SM")

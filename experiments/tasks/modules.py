@@ -12,7 +12,7 @@ import hashlib
 
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks import text
 from experiments.tasks.task import Examples, Task, generator, one_answer, wrong_length
 

@@ -16,7 +16,7 @@ import dataclasses
 
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks.task import Examples, Task, generator, of_split, wrong_length
 
 PUBLISHED = ((64, 4), (128, 8), (256, 16), (512, 64))  # lengths and pairs, with 8,192 tokens

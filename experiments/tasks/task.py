@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 
 SPLITS = ("train", "validation", "test")
 TRIES = 10_000  # of drawing something that belongs to a split, before it is said that there is none

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnzoo import fields
+from attnzoo.contract import fields
 from experiments.tasks import task
 from experiments.tasks.task import SPLITS, Examples, Task, generator
 

@@ -9,7 +9,7 @@ import torch
 
 import attnzoo
 from experiments.throughput.jax_calls import timed
-from experiments.throughput.work import dims_of, trouble
+from experiments.throughput.work import Dims, trouble
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -56,7 +56,7 @@ def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int
 
 
 def _measured(implementation: str, kernel, cell: dict, repeats: int) -> dict:
-    dims = dims_of(cell)
+    dims = Dims.of(cell)
     shape = (dims.batch, dims.num_heads, dims.query_length, dims.head_dim)
     generator = torch.Generator(DEVICE).manual_seed(cell["seed"])
     made = [torch.randn(shape, generator=generator, device=DEVICE) for _ in range(4)]

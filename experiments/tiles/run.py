@@ -11,9 +11,9 @@ import time
 import jax
 
 from attnzoo import Mask
-from attnzoo.call import Call
-from attnzoo.compute import schedule, streaming
-from attnzoo.masking import Band
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Band
+from attnzoo.engines import schedule, streaming
 from experiments import command_line, progress, records, wording
 from experiments.scaling import measuring
 from experiments.tiles import plot

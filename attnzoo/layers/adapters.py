@@ -12,11 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo import layers, refusal, validation
-from attnzoo.arguments import Asked
-from attnzoo.interface import Dims, Kernel
-from attnzoo.layers import Attention
-from attnzoo.validation import is_traced
+from attnzoo.contract.sizes import Dims
+from attnzoo.door import refusal, validation
+from attnzoo.door.arguments import Asked
+from attnzoo.door.validation import is_traced
+from attnzoo.kernel import Kernel
+from attnzoo.layers import projected
+from attnzoo.layers.projected import Attention
 
 # What the layer's mask may mean, and the fields of `Support` that this needs.
 MEANINGS = {
@@ -98,11 +100,11 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
             if einsum is not None:
                 raise NotImplementedError(f"{name} cannot be honoured: {type(kernel).__name__} has its own products")
         dropout_rate = 0.0 if deterministic else dropout_rate
-        layers.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
+        projected.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
         if dtype is not None:
             query, key, value = (x.astype(dtype) for x in (query, key, value))
         found = _recovered(kernel, meaning, mask, bias, is_causal, query, key, query_offset)
-        attended = layers.attend_heads(
+        attended = projected.attend_heads(
             _where(found.seen, query),
             key,
             value,

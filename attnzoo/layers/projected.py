@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.arguments import Asked
-from attnzoo.door import attend, attention_weights
-from attnzoo.fields import is_integer
-from attnzoo.interface import Dims, Kernel, TokenInput, Tree
+from attnzoo.contract.fields import is_integer
+from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.contract.support import TokenInput
+from attnzoo.door.arguments import Asked
+from attnzoo.door.attention import attend, attention_weights
+from attnzoo.kernel import Kernel
 from attnzoo.positions import AbsoluteEncoding, NoPositions, PositionBias, RelativeEncoding
 
 BATCHED = (

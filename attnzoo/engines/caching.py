@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from attnzoo.interface import Dims
-    from attnzoo.positions.bias import Bias
+    from attnzoo.contract.bias import Bias
+    from attnzoo.contract.sizes import Dims
 
 
 class Slots(NamedTuple):

@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.call import Call
-from attnzoo.compute import dense, heads, schedule
-from attnzoo.compute.progressions import as_arithmetic
-from attnzoo.compute.schedule import Layout, Schedule
-from attnzoo.compute.tiling import cut, cut_pairs, join, join_pairs
-from attnzoo.dropout import Dropout
-from attnzoo.masking import Mask
-from attnzoo.positions.bias import Bias
+from attnzoo.contract.bias import Bias
+from attnzoo.contract.call import Call
+from attnzoo.contract.dropout import Dropout
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import dense, heads, schedule
+from attnzoo.engines.progressions import as_arithmetic
+from attnzoo.engines.schedule import Layout, Schedule
+from attnzoo.engines.tiling import cut, cut_pairs, join, join_pairs
 
 # Queries and keys in a tile. Measured on a CPU at H = 64: see `schedule.PAIRS`.
 TILE = 512

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from attnzoo import apart, door, refusal, validation
-from attnzoo.call import Call
-from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.contract.call import Call
+from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.door import apart, refusal, trees, validation, visibility
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
 
@@ -173,7 +174,7 @@ def step(
         key,
         value,
         validation.token_inputs(tokens, kernel, dims._replace(key_length=dims.query_length)),
-        door.bias_of(bias, dims),
+        trees.bias_of(bias, dims),
         *_constants(kernel, params, draws, state.dims),
         lengths,
         None if scale is None else validation.scale(scale, query.dtype),
@@ -221,8 +222,8 @@ def cache_shapes(kernel: Kernel, dims: Dims, max_length: int) -> Tree:
 
 def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> tuple[Tree, Tree]:
     """`params` and `draws`, checked."""
-    draws = door.drawn(kernel, dims) if draws is None else draws
-    return door.tree_of("params", params, kernel, dims), door.tree_of("draws", draws, kernel, dims)
+    draws = trees.drawn(kernel, dims) if draws is None else draws
+    return trees.tree_of("params", params, kernel, dims), trees.tree_of("draws", draws, kernel, dims)
 
 
 @functools.partial(jax.jit, static_argnames="precision")
@@ -235,7 +236,7 @@ def _step(state: DecodingState, query, key, value, brought, bias, params, draws,
     fits = positions < state.dims.key_length
     positions = jnp.where(real & fits, positions, -1)
     # What is not written must not reach the sums of a kernel either, NaN included.
-    silenced = functools.partial(door.silenced, (positions >= 0)[..., None])
+    silenced = functools.partial(visibility.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
 
     def advance(cache, chunk):

@@ -11,11 +11,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from attnzoo import decoding, layers, refusal
-from attnzoo.arguments import Asked, beyond_defaults
-from attnzoo.decoding import ENDLESS, DecodingState
-from attnzoo.interface import Dims, Kernel, Tree
-from attnzoo.layers import Attention
+from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.door import decoding, refusal
+from attnzoo.door.arguments import Asked, beyond_defaults
+from attnzoo.door.decoding import ENDLESS, DecodingState
+from attnzoo.kernel import Kernel
+from attnzoo.layers import projected
+from attnzoo.layers.projected import Attention
 
 INDEX = "cache_index"
 TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale")
@@ -77,10 +79,10 @@ def step(
             _refuse(name)
     batch, index = query.shape[:-3], variables[INDEX]
     place = index[..., None] + jnp.arange(query.shape[-3])
-    query, key, asked = layers.placed(query, key, asked, attention, place, place)
-    given = layers.flattened(asked, batch)
+    query, key, asked = projected.placed(query, key, asked, attention, place, place)
+    given = projected.flattened(asked, batch)
     lengths = given.get("query_seq_lengths")
-    state = _state(variables, kernel, layers.dims_of_heads(query, key, value), batch)
+    state = _state(variables, kernel, projected.dims_of_heads(query, key, value), batch)
     one_axis = lambda x: x.reshape(state.dims.batch, *x.shape[len(batch) :])
     state, out = decoding.step(
         state,

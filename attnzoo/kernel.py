@@ -8,106 +8,18 @@ paper's equation for one head of one example; its speed is `batched`, which must
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from attnzoo.call import Call, of_each_head
-from attnzoo.compute import caching, heads
+from attnzoo.contract.call import Call, of_each_head
+from attnzoo.contract.sizes import Dims, Positions, Tree
+from attnzoo.contract.support import Support, TokenInput
+from attnzoo.engines import caching, heads
 
 if TYPE_CHECKING:
-    from attnzoo.masking import Mask
-
-Tree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Support:
-    """What a kernel honours. `attend` refuses everything else by name, before the kernel runs.
-
-    GQA, `query_seq_lengths` and `precision` need no declaration: the door provides them to every kernel.
-
-    Attributes:
-      causal: `is_causal=True`, at any `query_offset`.
-      bidirectional: `is_causal=False`; a recurrence that only runs forward in time has no such form.
-      key_mask: `key_mask`, `key_value_seq_lengths`, and a `mask` that is one for all heads and queries.
-      segments: `query_segment_ids` and `key_value_segment_ids`.
-      mask: a dense `mask`, and `local_window_size`.
-      bias: `bias`, as an array or a `PositionBias`; `head` receives it as `bias`.
-      scale: `scale`; `head` receives it as `scale`.
-      dropout: `dropout_rate`; `head` receives the factors, 0 or 1 / (1 - rate), as `dropout`.
-      residual: `return_residual`; `head` and `batched` return the pair (output, log-sum-exp).
-      cross: as many keys as one likes beside the queries (T != S).
-      decode: `attnzoo.start` and `attnzoo.step`, by which the whole of `is_causal=True` follows token by token.
-      ignores: nothing that a caller asks for: of "query" and "key", those that weights do not depend on.
-      positions: nothing that a caller asks for: `head` receives `positions`, because its pattern counts them.
-      work: run time grows at most as length ** work.
-      memory: temporaries of `batched` grow at most as length ** memory.
-      why: one clause, the reason why what is not supported cannot work; refusals quote it.
-    """
-
-    causal: bool = False
-    bidirectional: bool = True
-    key_mask: bool = False
-    segments: bool = False
-    mask: bool = False
-    bias: bool = False
-    scale: bool = False
-    dropout: bool = False
-    residual: bool = False
-    cross: bool = False
-    decode: bool = False
-    ignores: tuple[str, ...] = ()
-    positions: bool = False
-    work: float = 2.0
-    memory: float = 2.0
-    why: str = "its author has not declared it"
-
-
-class Dims(NamedTuple):
-    """The sizes that a kernel's parameters and draws depend on."""
-
-    batch: int
-    query_length: int
-    key_length: int
-    num_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    value_dim: int
-
-
-def _as_it_is(x: jax.Array) -> jax.Array:
-    return x
-
-
-class TokenInput(NamedTuple):
-    """What each key token brings beside key and value, such as a gate: an array [B, S, N or K, *shape].
-
-    Zero must mean that nothing happens, since that is what the door makes of tokens that are hidden.
-
-    Attributes:
-      shape: of what one head has of one token; () for a number.
-      activation: what the layers put behind their projection of a token, so that it lies where the kernel wants it.
-    """
-
-    shape: tuple[int, ...] = ()
-    activation: Callable[[jax.Array], jax.Array] = _as_it_is
-
-
-class Positions(NamedTuple):
-    """Where one example stands, for a kernel whose pattern counts positions.
-
-    Attributes:
-      is_causal: whether the future is hidden.
-      query_offset: query i stands at key position i + query_offset (traced in decoding, where examples differ).
-      key_length: keys up to and with the last that is not padding (a scalar, traced where lengths are).
-    """
-
-    is_causal: bool
-    query_offset: int | jax.Array
-    key_length: int | jax.Array
+    from attnzoo.contract.mask import Mask
 
 
 @dataclasses.dataclass(frozen=True)

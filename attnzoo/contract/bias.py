@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo.masking import pick
+from attnzoo.contract.mask import pick
 
 
 class PositionBias:

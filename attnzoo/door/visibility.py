@@ -8,10 +8,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo import validation
-from attnzoo.arguments import Masking
-from attnzoo.interface import Dims
-from attnzoo.masking import Mask
+from attnzoo.contract.mask import Mask
+from attnzoo.contract.sizes import Dims
+from attnzoo.door import validation
+from attnzoo.door.arguments import Masking
 
 # Axes of arguments that hide by array, batch included.
 AXES = {
@@ -79,6 +79,18 @@ def shown(mask: Mask, kv_heads: int) -> tuple[jax.Array | None, jax.Array | None
         keys.append(jnp.moveaxis(columns, 1, 2))
         queries.append(jnp.moveaxis(mask.dense.any(axis=3), 1, 2))
     return _all(keys), _all(queries)
+
+
+def silenced(shown: jax.Array | None, x: jax.Array) -> jax.Array:
+    """x [B, L, heads, ...] where its token is shown [B, L, 1 or heads, or as many as groups of them], else 0.
+
+    Gradients stop there as well.
+    """
+    if shown is None:
+        return x
+    if shown.shape[2] not in (1, x.shape[2]):
+        shown = jnp.repeat(shown, x.shape[2] // shown.shape[2], axis=2)
+    return jnp.where(shown.reshape(*shown.shape, *(1,) * (x.ndim - 3)), x, 0)
 
 
 def _all(conditions):

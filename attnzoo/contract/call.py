@@ -7,9 +7,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo.dropout import Dropout
-from attnzoo.masking import Mask
-from attnzoo.positions.bias import Bias
+from attnzoo.contract.bias import Bias
+from attnzoo.contract.dropout import Dropout
+from attnzoo.contract.mask import Mask
 
 
 @jax.tree_util.register_dataclass

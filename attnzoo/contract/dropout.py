@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from attnzoo import randomness
+from attnzoo.contract import randomness
 
 
 @jax.tree_util.register_dataclass

@@ -14,14 +14,16 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from attnzoo import apart, randomness, refusal, routes, validation, visibility
-from attnzoo.arguments import spelled_out
-from attnzoo.call import Call
-from attnzoo.dropout import Dropout
-from attnzoo.interface import Dims, Kernel, Tree
+from attnzoo.contract.bias import PositionBias
+from attnzoo.contract.call import Call
+from attnzoo.contract.dropout import Dropout
+from attnzoo.contract.mask import Band, Mask
+from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.door import refusal, routes, trees, validation, visibility
+from attnzoo.door.arguments import spelled_out
+from attnzoo.door.visibility import silenced
+from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
-from attnzoo.masking import Band, Mask
-from attnzoo.positions.bias import Bias, PositionBias
 
 
 def attend(
@@ -109,7 +111,7 @@ def attend(
     unbatched = query.ndim == 3
     if unbatched:
         query, key, value = query[None], key[None], value[None]
-    dims = dims_of(query, key, value)
+    dims = Dims.of(query, key, value)
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
     offset = validation.query_offset(query_offset, None if unbatched else dims.batch)
     structure = Mask(dims.query_length, dims.key_length, bool(is_causal), offset, bands)
@@ -143,7 +145,7 @@ def attend(
     refusal.refuse(kernel, [(argument, field) for argument, (field, used) in asked.items() if used])
     call = Call(
         mask=masking,
-        bias=bias_of(bias, dims),
+        bias=trees.bias_of(bias, dims),
         scale=None if scale is None else validation.scale(scale, query.dtype),
         tokens=validation.token_inputs(tokens, kernel, dims, unbatched),
     )
@@ -152,8 +154,8 @@ def attend(
         key,
         value,
         call,
-        tree_of("params", params, kernel, dims),
-        tree_of("draws", drawn(kernel, dims) if draws is None else draws, kernel, dims),
+        trees.tree_of("params", params, kernel, dims),
+        trees.tree_of("draws", trees.drawn(kernel, dims) if draws is None else draws, kernel, dims),
         rng if dropout_rate > 0 else None,
         kernel=kernel,
         dropout_rate=float(dropout_rate),
@@ -206,56 +208,6 @@ def _pulled_weights(attended, query, key) -> jax.Array:
     return jnp.moveaxis(weights.reshape(*key.shape[:-2], num_heads, length), -3, -1)
 
 
-def dims_of(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
-    """The sizes of query [B, T, N, H], key [B, S, K, H] and value [B, S, K, Hv]."""
-    batch, query_length, num_heads, head_dim = query.shape
-    return Dims(batch, query_length, key.shape[1], num_heads, key.shape[2], head_dim, value.shape[3])
-
-
-def bias_of(bias: jax.Array | PositionBias | None, dims: Dims) -> Bias | None:
-    """`bias` as kernels receive it, checked."""
-    if bias is None:
-        return None
-    if isinstance(bias, PositionBias):
-        validation.position_bias(bias, dims.num_heads)
-        return Bias(rule=jax.tree.map(lambda x: x[None], bias))
-    validation.no_encoding(bias)
-    array = jnp.asarray(bias)
-    validation.bias_array(array, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))
-    return Bias(array=array.reshape((1,) * (4 - array.ndim) + array.shape))
-
-
-def drawn(kernel: Kernel, dims: Dims) -> Tree:
-    """What a kernel draws from its seed, as NumPy arrays; a kernel that draws nothing compiles nothing."""
-    return _drawn(kernel, _of_any_batch(dims))
-
-
-@apart.remembered
-def _drawn(kernel: Kernel, dims: Dims) -> Tree:
-    shapes = _shapes(kernel, dims)["draws"]
-    if not jax.tree.leaves(shapes):
-        return shapes
-    return jax.jit(lambda rng: kernel.draw(rng, dims))(randomness.of_seed(kernel.seed))
-
-
-@apart.remembered
-def _shapes(kernel: Kernel, dims: Dims) -> dict[str, Tree]:
-    made = {"params": kernel.init, "draws": kernel.draw}
-    return {name: jax.eval_shape(lambda make=make: make(jax.random.key(0), dims)) for name, make in made.items()}
-
-
-def _of_any_batch(dims: Dims) -> Dims:
-    """What is learned or drawn for each head knows no batch, whose size may be a symbol."""
-    return dims._replace(batch=1)
-
-
-def tree_of(name: str, given: Tree, kernel: Kernel, dims: Dims) -> Tree:
-    """`params` or `draws` as arrays, checked."""
-    given = jax.tree.map(jnp.asarray, given)
-    validation.tree(name, given, _shapes(kernel, _of_any_batch(dims))[name], kernel, dims.num_heads)
-    return given
-
-
 @functools.partial(jax.jit, static_argnames=("kernel", "dropout_rate", "precision", "implementation", "with_residual"))
 def _attend(
     query, key, value, call, params, draws, rng, *, kernel, dropout_rate, precision, implementation, with_residual
@@ -287,15 +239,3 @@ def _nothing(query, value):
     """The answer where there are no queries, no keys or no examples."""
     residual = jnp.full(query.shape[:3], -jnp.inf, jnp.promote_types(query.dtype, jnp.float32))
     return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype), residual
-
-
-def silenced(shown: jax.Array | None, x: jax.Array) -> jax.Array:
-    """x [B, L, heads, ...] where its token is shown [B, L, 1 or heads, or as many as groups of them], else 0.
-
-    Gradients stop there as well.
-    """
-    if shown is None:
-        return x
-    if shown.shape[2] not in (1, x.shape[2]):
-        shown = jnp.repeat(shown, x.shape[2] // shown.shape[2], axis=2)
-    return jnp.where(shown.reshape(*shown.shape, *(1,) * (x.ndim - 3)), x, 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from attnzoo.calls import Catalogue
-from attnzoo.interface import Kernel
+from attnzoo.catalogue.parsing import Catalogue
+from attnzoo.kernel import Kernel
 from attnzoo.kernels import KERNELS
 from attnzoo.positions import (
     ALiBi,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.call import Call
-from attnzoo.compute import dense
+from attnzoo.contract.call import Call
+from attnzoo.engines import dense
 
 
 class Order(NamedTuple):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.compute.progressions import as_arithmetic
-from attnzoo.masking import pick
+from attnzoo.contract.mask import pick
+from attnzoo.engines.progressions import as_arithmetic
 
 
 def _is_natural(index: np.ndarray | jax.Array, length: int) -> bool:

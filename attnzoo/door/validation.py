@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.fields import is_integer, is_number
-from attnzoo.interface import Dims, Kernel
-from attnzoo.masking import Known
+from attnzoo.contract.fields import is_integer, is_number
+from attnzoo.contract.mask import Known
+from attnzoo.contract.sizes import Dims
+from attnzoo.kernel import Kernel
 from attnzoo.positions import PositionBias, PositionEncoding
 
 FURTHEST = 2**30  # of an offset: positions are int32, and twice this is too much

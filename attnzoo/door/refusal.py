@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnzoo.interface import Kernel
+from attnzoo.kernel import Kernel
 
 
 def refuse(kernel: Kernel, asked: list[tuple[str, str]]) -> None:

@@ -7,9 +7,10 @@ import logging
 
 import jax
 
-from attnzoo.call import Call
-from attnzoo.compute import cudnn
-from attnzoo.interface import Kernel, Tree
+from attnzoo.contract.call import Call
+from attnzoo.contract.sizes import Tree
+from attnzoo.engines import cudnn
+from attnzoo.kernel import Kernel
 
 IMPLEMENTATIONS = ("xla", "cudnn", "reference")
 

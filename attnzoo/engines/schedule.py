@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.compute.progressions import as_arithmetic
-from attnzoo.masking import Mask
+from attnzoo.contract.mask import Mask
+from attnzoo.engines.progressions import as_arithmetic
 
 # Pairs of queries and keys in one step. Measured on a CPU (length 4096, H = 64, float32): 512 x 4096 is within 3% of
 # the best, since scores of all keys need no running maximum, and 512 x 512 loses 40%; a window of 257 keys runs a

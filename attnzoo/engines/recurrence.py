@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.call import Call
-from attnzoo.compute import heads, state
-from attnzoo.compute.groups import Order
-from attnzoo.compute.state import Standing, State, Write
-from attnzoo.masking import Mask
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import heads, state
+from attnzoo.engines.gathered import Order
+from attnzoo.engines.state import Standing, State, Write
 
 # Measured on a CPU at 64 features and 8 heads: forward, 64 takes two thirds of the time of 128.
 CHUNK = 64

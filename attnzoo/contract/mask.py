@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.fields import LARGEST, is_integer
+from attnzoo.contract.fields import LARGEST, is_integer
 
 UNENDING = 2**40  # further than any two positions lie apart
 

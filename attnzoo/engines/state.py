@@ -291,7 +291,7 @@ def _assembled(diagonal: jax.Array, across: list[jax.Array]) -> jax.Array:
 
 def _summed(weights: jax.Array, x: jax.Array) -> jax.Array:
     """Rows [s, ...] weighted by [t, s]. Numbers are summed without a product of matrices: most often each is 1."""
-    return weights @ x if x.ndim > 1 else jnp.sum(weights * x, axis=1)
+    return weights @ x if x.ndim > 1 else jnp.sum(weights * x[None], axis=1)
 
 
 def _read(queries: jax.Array, total: jax.Array, exponent: jax.Array | None) -> jax.Array:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import jax
 
-from attnzoo.call import Call
-from attnzoo.masking import Mask
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
 
 TILE = 128  # lengths that are multiples of it have shown no defect
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo import counting
-from attnzoo.door import attend
-from attnzoo.interface import Dims, Kernel
+from attnzoo.contract.sizes import Dims
+from attnzoo.costs import counting
+from attnzoo.door.attention import attend
+from attnzoo.kernel import Kernel
 
 
 class Cost(NamedTuple):

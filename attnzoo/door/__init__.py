@@ -1,0 +1,1 @@
+"""What a caller meets: arguments are checked, refused by name, and made into one call."""
