@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import records
+from experiments.bench import records
 from experiments.report import sections
 
 

@@ -23,10 +23,9 @@ from attnzoo import (
     Rotary,
     Softmax,
 )
-from experiments import command_line, figures, language, records, statistics, steps, tables
-from experiments.accuracy import analysis, cell, flags, run
-from experiments.accuracy.cells import Settings, cells, heard
+from experiments.bench import command_line, locks, records
 from experiments.report.page import write
+from experiments.show import figures, statistics, tables
 from experiments.tasks import text
 from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
@@ -34,6 +33,9 @@ from experiments.tasks.mqar import MQAR
 from experiments.tasks.needle import Needle
 from experiments.tasks.retrieval import FILES, Retrieval
 from experiments.tasks.text import MaskedText, Text
+from experiments.train import language, steps
+from experiments.train.sweep import analysis, flags, models, run
+from experiments.train.sweep.cells import Settings, cells, heard
 
 
 def settings(out, **changes):
@@ -107,9 +109,11 @@ def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
 def test_scores_are_of_all_examples_and_not_of_batches():
     chosen = settings("unused", tasks=(Induction(symbols=2),), kernels=(Softmax(),), lengths=(16,), test_examples=7)
     [only] = cells(chosen)
-    model = cell.build(chosen, only)
+    model = models.build(chosen, only)
     whole, parts = (
-        cell.scores(dataclasses.replace(chosen, tokens=tokens), only, model, "test", 16) for tokens in (7 * 16, 2 * 16)
+        models.scores(dataclasses.replace(chosen, tokens=count), only, model, "test", 16)
+        for count in (7 * 16, 2 * 16)
+        for tokens in (7 * 16, 2 * 16)
     )
     positions = parts.pop("bits_by_position"), whole.pop("bits_by_position")
     assert positions[0] == pytest.approx(positions[1])
@@ -132,7 +136,7 @@ def test_models_are_left_and_the_best_causal_one_of_text_is_found(ran, tmp_path)
     [best] = [row for row in rows if row["is_causal"]]
     assert folder.name == best["checkpoint"]
     first = next(cells(ran))
-    assert cell.scores(ran, first, language.load(folder)[1], "test", 16)["bits"] == best["bits"]
+    assert models.scores(ran, first, language.load(folder)[1], "test", 16)["bits"] == best["bits"]
     with pytest.raises(ValueError, match="has neither a checkpoint nor rows of a causal model of text"):
         language.find(tmp_path / "nothing")
     exact = language.find_exact(ran.out)
@@ -193,16 +197,16 @@ def test_every_word_for_no_memory_is_understood(ended):
 
 
 def test_a_kernel_that_breaks_before_training_leaves_the_others(tmp_path, monkeypatch):
-    refusal = cell.refusal
+    refusal = models.refusal
     broken = lambda settings, one: refusal(settings, one) if one.kernel == Softmax() else 1 / 0
-    monkeypatch.setattr(cell, "refusal", broken)
+    monkeypatch.setattr(models, "refusal", broken)
     assert run.run(settings(tmp_path, tasks=(Text(),), kernels=(Linear(), Softmax()))) == 1
     assert [row["status"] for row in records.read(tmp_path)] == ["failed", "measured"]
 
 
 def test_a_score_that_is_no_number_is_divergence(tmp_path, monkeypatch):
-    scores = cell.scores
-    monkeypatch.setattr(cell, "scores", lambda *given: scores(*given) | {"bits": float("nan")})
+    scores = models.scores
+    monkeypatch.setattr(models, "scores", lambda *given: scores(*given) | {"bits": float("nan")})
     assert run.run(softmax(tmp_path)) == 1
     [row] = records.read(tmp_path)
     assert row["status"] == "diverged" and "score" not in row and "no number" in row["reason"]
@@ -213,10 +217,10 @@ def test_a_cell_is_forgotten_after_its_row_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(
         records,
         "append",
-        lambda out, row, part: (kept.extend((out / cell.RUNNING).glob("*/step_*")), append(out, row, part)),
+        lambda out, row, part: (kept.extend((out / models.RUNNING).glob("*/step_*")), append(out, row, part)),
     )
     assert run.run(softmax(tmp_path, save_every=1)) == 0
-    assert kept and not list((tmp_path / cell.RUNNING).iterdir())
+    assert kept and not list((tmp_path / models.RUNNING).iterdir())
 
 
 @pytest.mark.parametrize(
@@ -247,14 +251,14 @@ def test_several_rates_need_no_other_flag():
 
 
 def test_one_cell_that_fails_leaves_the_others(tmp_path, monkeypatch):
-    train = cell.train
+    train = models.train
 
     def fails(settings, one, told):
         if one.seed == 0:
             raise RuntimeError("it broke\nhere")
         return train(settings, one, told)
 
-    monkeypatch.setattr(cell, "train", fails)
+    monkeypatch.setattr(models, "train", fails)
     chosen = softmax(tmp_path, seeds=2)
     assert run.run(chosen) == 1
     rows = records.read(tmp_path)
@@ -286,7 +290,7 @@ def test_parameters_are_matched_where_that_is_asked_for():
     counts = {}
     for match in ("none", "params"):
         chosen = settings("", tasks=(MaskedText(),), kernels=(Softmax(), Linformer(rank=8)), widths=(16,), match=match)
-        counts[match] = [steps.parameter_count(cell.build(chosen, one)) for one in cells(chosen)]
+        counts[match] = [steps.parameter_count(models.build(chosen, one)) for one in cells(chosen)]
     (plain, other), (same, near) = counts.values()
     assert plain == same
     assert abs(near / same - 1) < 0.01 < other / plain - 1
@@ -313,13 +317,13 @@ def test_settings_are_those_of_flags_and_their_defaults():
 
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
-    with records.writing(tmp_path, "0-of-2"):
+    with locks.writing(tmp_path, "0-of-2"):
         for part in ("", "0-of-2", "0-of-3", "1-of-3"):
-            with pytest.raises(ValueError, match="another run is writing into"), records.writing(tmp_path, part):
+            with pytest.raises(ValueError, match="another run is writing into"), locks.writing(tmp_path, part):
                 pass
-        with records.writing(tmp_path, "1-of-2"):
+        with locks.writing(tmp_path, "1-of-2"):
             pass
-    with records.writing(tmp_path, "0-of-3"), records.writing(tmp_path, "2-of-3"):
+    with locks.writing(tmp_path, "0-of-3"), locks.writing(tmp_path, "2-of-3"):
         pass
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import figures, statistics
-from experiments.accuracy import analysis, flags, plot, prediction, trades
+from experiments.show import figures, statistics
+from experiments.train.sweep import analysis, flags, plot, prediction, trades
 
 
 def row_of(seed, rate, score, validation, kernel="Softmax()", status="measured"):

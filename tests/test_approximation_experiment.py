@@ -13,10 +13,12 @@ import pytest
 
 from attnzoo import ALiBi, Dims, Kernel, Linear, Linformer, Nystrom, Performer, Rotary, SlidingWindow, Softmax
 from attnzoo.models import BlockConfig
-from experiments import figures, language, records
 from experiments.approximation import dials, errors, model, operands, plot, run
+from experiments.bench import records
 from experiments.inspect import heads
+from experiments.show import figures
 from experiments.tasks import text
+from experiments.train import language
 from tests import summaries
 from tests.oracles import One, oracle_of, softmax_attention
 

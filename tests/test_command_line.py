@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from experiments import command_line, tasks
-from experiments.accuracy import flags
+from experiments import tasks
+from experiments.bench import parsing
 from experiments.compare.presets import PRESETS
+from experiments.train.sweep import flags
 
-EXPERIMENTS = pathlib.Path(command_line.__file__).parent
+EXPERIMENTS = pathlib.Path(tasks.__file__).parents[1]
 
 
 def run(*words):
@@ -19,8 +20,8 @@ def run(*words):
 
 
 def test_ranges_double():
-    assert command_line.lengths("256:2048") == (256, 512, 1024, 2048)
-    assert command_line.lengths("64, 256:512,64") == (64, 256, 512)
+    assert parsing.lengths("256:2048") == (256, 512, 1024, 2048)
+    assert parsing.lengths("64, 256:512,64") == (64, 256, 512)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +38,13 @@ def test_ranges_double():
 )
 def test_bad_lengths(text, message):
     with pytest.raises(ValueError, match=message):
-        command_line.lengths(text)
+        parsing.lengths(text)
 
 
 def test_words_are_of_the_choices():
-    assert command_line.words("train, forward", ("forward", "train"), "passes") == ("train", "forward")
+    assert parsing.words("train, forward", ("forward", "train"), "passes") == ("train", "forward")
     with pytest.raises(ValueError, match="--passes has 'backward': expected some of forward, train"):
-        command_line.words("backward", ("forward", "train"), "passes")
+        parsing.words("backward", ("forward", "train"), "passes")
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,18 @@ import pytest
 
 import attnzoo
 from attnzoo import Kernel, Softmax
-from experiments import records, statistics
-from experiments.accuracy import flags as accuracy_flags
-from experiments.accuracy.cells import KEY as TRAINED
-from experiments.accuracy.cells import cells
+from experiments.bench import memory as machine
+from experiments.bench import provenance, records
 from experiments.report import sections
 from experiments.reproduce import analysis, ledger, page, presets, public, run, stepping, trainings, verdict
 from experiments.reproduce.published import TABLES, Published, ratio, results
 from experiments.reproduce.stepping import Sizes
 from experiments.reproduce.verdict import Reason, Verdict
-from experiments.scaling import measuring
-from experiments.statistics import Mean
+from experiments.show import statistics
+from experiments.show.statistics import Mean
+from experiments.train.sweep import flags as accuracy_flags
+from experiments.train.sweep.cells import KEY as TRAINED
+from experiments.train.sweep.cells import cells
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 TINY = Sizes(width=8, heads=2, layers=1, feed_forward=8, shrink=125)
@@ -291,7 +292,7 @@ def test_a_run_that_was_interrupted_goes_on(ran, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.run(chosen)
     monkeypatch.setattr(records, "append", append)
-    todo = run.missing(chosen, records.environment(), records.read(tmp_path))
+    todo = run.missing(chosen, provenance.environment(), records.read(tmp_path))
     assert len(todo) == 1 and not (tmp_path / "ledger.html").exists()
     assert run.run(chosen) == 0
     assert len(records.read(tmp_path)) == 3 and (tmp_path / "ledger.html").exists()
@@ -331,7 +332,7 @@ def test_what_cannot_be_timed_is_a_row_and_no_number(tmp_path, monkeypatch):
 
 
 def test_what_does_not_fit_has_its_memory_and_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "free_memory", lambda: 1.0)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1.0)
     chosen = settings(tmp_path, models=("linear",), lengths=(1000,))
     assert run.run(chosen) == 0
     rows = run.read(chosen)
@@ -339,7 +340,7 @@ def test_what_does_not_fit_has_its_memory_and_is_tried_again(tmp_path, monkeypat
     assert speed.judgement.reason is Reason.NO_NUMBER and "GiB" in speed.judgement.detail
     assert memory.faithful.value is not None and memory.judgement.reason is None
     monkeypatch.undo()
-    assert len(run.missing(chosen, records.environment(), records.read(tmp_path))) == 2
+    assert len(run.missing(chosen, provenance.environment(), records.read(tmp_path))) == 2
 
 
 def test_trained_models_are_commands_whose_rows_are_judged(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnzoo import Linear, SlidingWindow, Softmax, cost_of
-from experiments import records
+from experiments.bench import records
 from experiments.throughput import run, work, worker
 from tests import summaries
 

@@ -7,13 +7,13 @@ import pytest
 from attnzoo import Kernel, Linear, Softmax, catalogue
 from attnzoo.testing import LawBroken, probe_kernel
 from attnzoo.testing.zoo import FURTHER, ZOO
-from experiments import records, trust
-from experiments.accuracy import flags
-from experiments.accuracy import run as accuracy
+from experiments.bench import records, trust
 from experiments.claims import candidates
 from experiments.generate import run as generate
 from experiments.scaling import run as scaling
 from experiments.swap import run as swap
+from experiments.train.sweep import flags
+from experiments.train.sweep import run as accuracy
 from tests import broken_kernels as broken
 from tests.test_scaling import settings as scaled
 

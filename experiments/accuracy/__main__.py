@@ -2,8 +2,8 @@
 
 from absl import flags
 
-from experiments import command_line
-from experiments.accuracy import flags as own
+from experiments.bench import command_line
+from experiments.train.sweep import flags as own
 
 own.define(flags.FLAGS)
 flags.adopt_module_key_flags(own)
@@ -12,7 +12,7 @@ flags.adopt_module_key_flags(own)
 def main() -> int:
     """Flags to settings, and on."""
     settings = own.settings(flags.FLAGS)
-    from experiments.accuracy.run import list_cells, run
+    from experiments.train.sweep.run import list_cells, run
 
     return list_cells(settings) if flags.FLAGS.dry_run else run(settings)
 

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("scores", "additive", "How states meet annotations: some of additive, dot, general.")
@@ -21,7 +21,7 @@ def main() -> int:
     from experiments.alignment.run import Settings, run
 
     settings = Settings(
-        scores=command_line.words(FLAGS.scores, SCORES, "scores"),
+        scores=parsing.words(FLAGS.scores, SCORES, "scores"),
         steps=FLAGS.steps,
         batch=FLAGS.batch,
         width=FLAGS.width,

@@ -11,10 +11,11 @@ import numpy as np
 from flax import nnx
 
 from attnzoo.models.recurrent import Pairs, RecurrentEncoderDecoder
-from experiments import command_line, progress, records, steps, training, trust
 from experiments.alignment import plot
+from experiments.bench import locks, parsing, progress, provenance, records, trust
 from experiments.tasks import dates
 from experiments.tasks.task import Examples
+from experiments.train import loop, steps
 
 FIELDS = ("steps", "batch", "width", "learning_rate", "test_pairs")
 KEY = ("score", "seed", *FIELDS)
@@ -35,16 +36,16 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(1, batch=self.batch, width=self.width, seeds=self.seeds, test_pairs=self.test_pairs)
-        command_line.at_least(1e-12, learning_rate=self.learning_rate)
+        parsing.at_least(2, steps=self.steps)
+        parsing.at_least(1, batch=self.batch, width=self.width, seeds=self.seeds, test_pairs=self.test_pairs)
+        parsing.at_least(1e-12, learning_rate=self.learning_rate)
 
 
 def run(settings: Settings) -> int:
     """Train what is missing, then draw; 1 if a run diverged."""
     out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         done = records.latest(records.read(out), KEY)
         wanted = [_base(settings, *pair) for pair in itertools.product(settings.scores, range(settings.seeds))]
         todo = [row for row in wanted if not records.is_done(row, done, KEY)]
@@ -70,9 +71,9 @@ def _trained(settings: Settings, row: dict, ticks: Iterator) -> dict:
     model = RecurrentEncoderDecoder(*vocabularies, width=settings.width, score=row["score"], rngs=nnx.Rngs(row["seed"]))
     if found := trust.breach(model.kernel, dates.LONGEST, is_padded=True, is_cross=True):
         return found
-    plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
+    plan = loop.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
     learned = lambda step: batch(row["seed"], step, settings.batch)
-    trained = training.fit(model, learned, plan, told=lambda progress: next(ticks, None))
+    trained = loop.fit(model, learned, plan, told=lambda progress: next(ticks, None))
     found = {
         "parameters": steps.parameter_count(model),
         "curve": trained.curve,

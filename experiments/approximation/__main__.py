@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("operands", "random,trained", "Queries, keys and values: some of random, trained.")
@@ -32,8 +32,8 @@ def main() -> int:
     from experiments.approximation.run import Settings, run
 
     settings = Settings(
-        operands=command_line.words(FLAGS.operands, ("random", "trained"), "operands"),
-        temperatures=command_line.numbers(FLAGS.temperatures, "temperatures"),
+        operands=parsing.words(FLAGS.operands, ("random", "trained"), "operands"),
+        temperatures=parsing.numbers(FLAGS.temperatures, "temperatures"),
         values={name: _values(FLAGS[name].value, name) for name in FLAGGED},
         length=FLAGS.length,
         heads=FLAGS.heads,
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _values(text: str, flag: str) -> tuple[int, ...]:
-    return command_line.lengths(text, flag) if text.strip() else ()
+    return parsing.lengths(text, flag) if text.strip() else ()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import language, records
+from experiments.bench import records
+from experiments.train import language
 
 # Rotations leave attention to queries and keys, and let a small model learn in few steps where to look.
 TRAINING = {"kernels": "softmax", "positions": "rotary", "heads": 2, "test_examples": 16, "isolate": False}
@@ -16,7 +17,7 @@ def train(folder: pathlib.Path, length: int, steps: int, is_causal: bool) -> pat
     Raises:
       ValueError: training has left none.
     """
-    from experiments.accuracy import flags, run
+    from experiments.train.sweep import flags, run
 
     task = "text" if is_causal else "masked_text"
     folder = folder / f"{task}-{length}-{steps}"

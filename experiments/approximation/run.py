@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from attnzoo import Dims, Kernel
-from experiments import command_line, language, progress, records, wording
 from experiments.approximation import dials, errors, model, operands, plot
 from experiments.approximation.errors import Attention
 from experiments.approximation.operands import Layer, Random, Trained
-from experiments.scaling import measuring
+from experiments.bench import locks, memory, outcome, parsing, progress, provenance, records, timing
+from experiments.show import units
+from experiments.train import language
 
 # What makes two rows the same cell.
 KEY = (
@@ -45,21 +46,21 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(1, length=self.length, heads=self.heads, head_dim=self.head_dim)
-        command_line.at_least(1, draws=self.draws, texts=self.texts)
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(1e-3, cell_budget=self.cell_budget)
-        command_line.at_least(0, seed=self.seed)
+        parsing.at_least(1, length=self.length, heads=self.heads, head_dim=self.head_dim)
+        parsing.at_least(1, draws=self.draws, texts=self.texts)
+        parsing.at_least(2, steps=self.steps)
+        parsing.at_least(5, repeats=self.repeats)
+        parsing.at_least(1e-3, cell_budget=self.cell_budget)
+        parsing.at_least(0, seed=self.seed)
         for temperature in self.temperatures:
-            command_line.at_least(1e-6, temperatures=temperature)
+            parsing.at_least(1e-6, temperatures=temperature)
 
 
 def run(settings: Settings) -> int:
     """Measure what is missing, operands after operands, and draw; 1 if a cell failed."""
     out, failed = pathlib.Path(settings.out), False
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         for source in sources(settings, out):
             rows = _rows(settings, source, environment, out)
             plot.draw(rows, out)
@@ -122,8 +123,8 @@ def _measured(todo: list[tuple[dict, Kernel]], source: Random | Trained) -> Iter
         except NotImplementedError as error:
             yield row | {"status": "refused", "reason": str(error)}
         except Exception as error:  # one cell that fails must not take the others with it
-            yield row | measuring.failure(error)
-    yield from _with_ratios(list(measuring.take_turns(ready, todo[0][0]["repeats"])))
+            yield row | outcome.failure(error)
+    yield from _with_ratios(list(timing.take_turns(ready, todo[0][0]["repeats"])))
 
 
 def _ready(row: dict, kernel: Kernel, layers: list[Layer], expected: list[Attention]):
@@ -158,10 +159,10 @@ def _with_ratios(rows: list[dict]) -> Iterator[dict]:
 def _refuse_length(dims: Dims, layers: int) -> None:
     """Refuse operands whose matrices do not fit into memory."""
     needed = 4 * dims.batch * dims.num_heads * dims.query_length**2 * (layers + MATRICES)
-    if not measuring.fits(needed):
+    if not memory.fits(needed):
         raise ValueError(
-            f"--length={dims.query_length}: matrices of attention would take {wording.size_text(needed)}, of which "
-            f"{wording.size_text(measuring.free_memory())} are free; choose fewer tokens or heads"
+            f"--length={dims.query_length}: matrices of attention would take {units.size_text(needed)}, of which "
+            f"{units.size_text(memory.free_memory())} are free; choose fewer tokens or heads"
         )
 
 
@@ -171,5 +172,5 @@ def describe(row: dict) -> str:
         return f"{row['kernel']} on {row['operands']}: {row['status']}, {row['reason']}"
     heads = np.ravel(row["output_by_head"])
     told = f"error {np.mean(row['output']):.3g}, of a head {heads.min():.3g} to {heads.max():.3g}"
-    time = f", {wording.seconds_text(row['median'])}" if row["status"] == "measured" else f", {row['reason']}"
+    time = f", {units.seconds_text(row['median'])}" if row["status"] == "measured" else f", {row['reason']}"
     return f"{row['kernel']} on {row['operands']}: {told}{time}"

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 KERNELS = (
@@ -29,10 +29,10 @@ def main() -> int:
     from experiments.claims.run import CLAIMS, Settings, run
 
     settings = Settings(
-        claims=command_line.words(FLAGS.claims, tuple(CLAIMS), "claims"),
-        kernels=command_line.kernels(FLAGS.kernels),
-        lengths=command_line.lengths(FLAGS.lengths),
-        distances=command_line.lengths(FLAGS.distances, "distances"),
+        claims=parsing.words(FLAGS.claims, tuple(CLAIMS), "claims"),
+        kernels=parsing.kernels(FLAGS.kernels),
+        lengths=parsing.lengths(FLAGS.lengths),
+        distances=parsing.lengths(FLAGS.distances, "distances"),
         tokens=FLAGS.tokens,
         steps=FLAGS.steps,
         width=FLAGS.width,

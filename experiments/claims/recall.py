@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments import steps, training
 from experiments.claims import candidates
 from experiments.tasks.recall import Recall
 from experiments.tasks.task import Examples, accuracy
+from experiments.train import loop, steps
 
 KEY = ("claim", "kernel", "distances", "seed", "tokens", "steps", "width", "layers", "heads", "learning_rate")
 TASK = Recall()
@@ -42,8 +42,8 @@ def _trained(settings, cell: dict) -> dict:
         count = max(1, settings.tokens // length)
         return TASK.batch("train", cell["seed"], step * settings.tokens, count, length)
 
-    plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
-    trained = training.fit(model, batch, plan)
+    plan = loop.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
+    trained = loop.fit(model, batch, plan)
     found = {"parameters": steps.parameter_count(model), "train_seconds": trained.seconds, "curve": trained.curve}
     found["devices"] = trained.devices
     if trained.diverged is not None:

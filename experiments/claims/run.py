@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 
 from attnzoo import Kernel
-from experiments import command_line, progress, records
+from experiments.bench import locks, outcome, parsing, progress, provenance, records
 from experiments.claims import plot, recall, regression, speed
 
 CLAIMS = {"speed": speed, "recall": recall, "regression": regression}
@@ -32,11 +32,11 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(1, tokens=self.tokens, width=self.width, layers=self.layers, heads=self.heads)
-        command_line.at_least(1, seeds=self.seeds)
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(1e-12, learning_rate=self.learning_rate)
+        parsing.at_least(1, tokens=self.tokens, width=self.width, layers=self.layers, heads=self.heads)
+        parsing.at_least(1, seeds=self.seeds)
+        parsing.at_least(2, steps=self.steps)
+        parsing.at_least(5, repeats=self.repeats)
+        parsing.at_least(1e-12, learning_rate=self.learning_rate)
         if self.width % self.heads:
             raise ValueError(f"--heads={self.heads} does not divide --width={self.width}")
 
@@ -45,8 +45,8 @@ def run(settings: Settings) -> int:
     """Do what is missing, then draw; 1 if a cell failed or diverged, or all were refused."""
     out = pathlib.Path(settings.out)
     found = []
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         for claim in settings.claims:
             module = CLAIMS[claim]
             wanted = [environment | {"claim": claim} | cell for cell in module.cells(settings)]
@@ -61,7 +61,7 @@ def run(settings: Settings) -> int:
             found += [done[records.cell(cell, module.KEY)] for cell in wanted]
     plot.draw(found, out)
     print(f"rows and figures: {out}")
-    return command_line.code(found)
+    return outcome.code(found)
 
 
 def describe(row: dict) -> str:

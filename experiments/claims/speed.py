@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from flax import nnx
 
-from experiments import steps
+from experiments.bench import timing
 from experiments.claims import candidates
-from experiments.scaling import measuring
 from experiments.tasks.task import Examples
+from experiments.train import steps
 
 KEY = ("claim", "kernel", "length", "tokens", "width", "layers", "heads", "repeats", "platform", "device", "cores")
 VOCABULARY = 256
@@ -36,7 +36,7 @@ def rows(settings, todo: list[dict]) -> Iterator[dict]:
                 continue
             found, call = _step_of(settings, cell)
             ready.append((cell | found, call))
-        for row in measuring.take_turns(ready, settings.repeats):
+        for row in timing.take_turns(ready, settings.repeats):
             rate = {"tokens_per_second": row["batch_tokens"] / row["median"]} if row["status"] == "measured" else {}
             yield row | rate
 

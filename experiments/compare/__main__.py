@@ -7,7 +7,7 @@ import sys
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line
 from experiments.compare.presets import PRESETS, Part
 
 FLAGS = flags.FLAGS

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kernels", None, "Kernels as calls, or 'all'; small forms of every kernel unless given.")
@@ -18,13 +18,13 @@ def main() -> int:
     from attnzoo import SlidingWindow
     from attnzoo.testing import LAWS
     from attnzoo.testing.zoo import FURTHER, ZOO
+    from experiments.bench.processor import cores
     from experiments.conformance.run import Settings, run
-    from experiments.records import cores
 
     small = (*ZOO, *FURTHER, SlidingWindow(left=255, right=0))  # the last is for vendors, who want long ones
     settings = Settings(
-        kernels=small if FLAGS.kernels is None else tuple(command_line.kernels(FLAGS.kernels)),
-        laws=tuple(LAWS) if FLAGS.laws == "all" else command_line.words(FLAGS.laws, tuple(LAWS), "laws"),
+        kernels=small if FLAGS.kernels is None else tuple(parsing.kernels(FLAGS.kernels)),
+        laws=tuple(LAWS) if FLAGS.laws == "all" else parsing.words(FLAGS.laws, tuple(LAWS), "laws"),
         platform=FLAGS.platform,
         minutes=FLAGS.minutes,
         processes=cores() if FLAGS.processes is None else FLAGS.processes,

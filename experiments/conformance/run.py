@@ -9,8 +9,8 @@ import time
 from concurrent import futures
 
 from attnzoo import Kernel, catalogue
-from experiments import command_line, optional, records, workers
-from experiments.workers import Worker
+from experiments.bench import locks, optional, parsing, provenance, records, workers
+from experiments.bench.workers import Worker
 
 # A law is about what may touch what, and not about speed, and most of the time of compiling goes into finding what is
 # fastest.
@@ -31,16 +31,16 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(1, processes=self.processes)
-        command_line.at_least(0.1, minutes=self.minutes)
+        parsing.at_least(1, processes=self.processes)
+        parsing.at_least(0.1, minutes=self.minutes)
 
 
 def run(settings: Settings) -> int:
     """Check what is not decided yet, then draw; 1 if a law is broken or a process crashed."""
-    environment = records.environment()
+    environment = provenance.environment()
     workers.require(settings.platform, environment)
     out = pathlib.Path(settings.out)
-    with records.writing(out):
+    with locks.writing(out):
         todo = missing(settings, environment, records.read(out))
         deadline = time.monotonic() + 60 * settings.minutes
         lock = threading.Lock()

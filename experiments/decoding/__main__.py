@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 KERNELS = (
@@ -34,8 +34,8 @@ def main() -> int:
     from experiments.decoding.run import Settings, run
 
     settings = Settings(
-        kernels=command_line.kernels(FLAGS.kernels),
-        contexts=command_line.lengths(FLAGS.contexts, "contexts"),
+        kernels=parsing.kernels(FLAGS.kernels),
+        contexts=parsing.lengths(FLAGS.contexts, "contexts"),
         tokens=FLAGS.tokens,
         batch=FLAGS.batch,
         heads=FLAGS.heads,
@@ -44,7 +44,7 @@ def main() -> int:
         repeats=FLAGS.repeats,
         cell_budget=FLAGS.cell_budget,
         seed=FLAGS.seed,
-        trained=command_line.kernels(FLAGS.trained, "trained"),
+        trained=parsing.kernels(FLAGS.trained, "trained"),
         length=FLAGS.length,
         steps=FLAGS.steps,
         quality=FLAGS.quality,

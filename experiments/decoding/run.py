@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import attnzoo
 from attnzoo import Dims, Kernel, catalogue
 from attnzoo.decoding import DecodingState
-from experiments import command_line, language, progress, records, trust, wording
+from experiments.bench import locks, outcome, parsing, progress, provenance, records, timing, trust
 from experiments.decoding import plot
-from experiments.scaling import measuring
+from experiments.show import units
+from experiments.train import language
 
 TRAINING = {"task": "text", "heads": 2, "isolate": False}  # of the text models, beside what settings say
 # What makes two rows the same cell.
@@ -45,19 +46,19 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(1, tokens=self.tokens, batch=self.batch, heads=self.heads, head_dim=self.head_dim)
-        command_line.at_least(1, length=self.length)
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(1e-3, cell_budget=self.cell_budget)
-        command_line.at_least(0, seed=self.seed)
+        parsing.at_least(1, tokens=self.tokens, batch=self.batch, heads=self.heads, head_dim=self.head_dim)
+        parsing.at_least(1, length=self.length)
+        parsing.at_least(2, steps=self.steps)
+        parsing.at_least(5, repeats=self.repeats)
+        parsing.at_least(1e-3, cell_budget=self.cell_budget)
+        parsing.at_least(0, seed=self.seed)
 
 
 def run(settings: Settings) -> int:
     """Time what is missing, train what is missing, then draw; 1 if a cell failed, or all were refused."""
     out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         wanted = cells(settings, environment)
         done = records.latest(records.read(out), KEY)
         todo = {
@@ -72,7 +73,7 @@ def run(settings: Settings) -> int:
                     each.say(describe(row))
         done = records.latest(records.read(out), KEY)
     rows = [done[records.cell(row, KEY)] for row in wanted]
-    failed = bool(command_line.code(rows))
+    failed = bool(outcome.code(rows))
     folder = pathlib.Path(settings.quality) if settings.quality else out / "quality"
     if not settings.quality:
         failed |= bool(_train(settings, folder))
@@ -107,8 +108,8 @@ def _measured(rows: list[dict], kernels: dict[str, Kernel], repeats: int):
             found, call = _ready(row, kernel)
             ready.append((row | found, call))
         except Exception as error:  # one cell that fails must not take the others with it
-            yield row | measuring.failure(error)
-    for row in measuring.take_turns(ready, repeats):
+            yield row | outcome.failure(error)
+    for row in timing.take_turns(ready, repeats):
         yield row | ({"token_seconds": row["median"] / row["tokens"]} if row["status"] == "measured" else {})
 
 
@@ -152,7 +153,7 @@ def after(empty: DecodingState, context: int, rng: jax.Array) -> DecodingState:
 
 def _train(settings: Settings, folder: pathlib.Path) -> int:
     """Train the text models by the experiment that is for it."""
-    from experiments.accuracy import flags, run
+    from experiments.train.sweep import flags, run
 
     given = {
         "kernels": ", ".join(map(catalogue.spelled, settings.trained)),
@@ -165,7 +166,7 @@ def _train(settings: Settings, folder: pathlib.Path) -> int:
 
 def trained(folder: pathlib.Path) -> list[dict]:
     """Rows of a folder's causal models of text whose kernels decode."""
-    from experiments.accuracy.cells import KEY as CELL
+    from experiments.train.sweep.cells import KEY as CELL
 
     rows = records.latest(records.read(folder), CELL).values()
     return [row for row in rows if language.speaks(row) and row["state_bytes"] is not None]
@@ -175,5 +176,5 @@ def describe(row: dict) -> str:
     """A line on a row."""
     told = row.get("reason", "")
     if row["status"] == "measured":
-        told = f"{wording.seconds_text(row['token_seconds'])} a token, state {wording.size_text(row['state_bytes'])}"
+        told = f"{units.seconds_text(row['token_seconds'])} a token, state {units.size_text(row['state_bytes'])}"
     return f"{row['kernel']} after {row['context']:,}: {told}"

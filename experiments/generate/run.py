@@ -10,8 +10,9 @@ import numpy as np
 
 from attnzoo import Kernel
 from attnzoo.models import generate
-from experiments import command_line, language, trust
+from experiments.bench import parsing, trust
 from experiments.tasks import text
+from experiments.train import language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Settings:
     attention: tuple[Kernel, ...] | None
 
     def __post_init__(self):
-        command_line.at_least(0, tokens=self.tokens, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
-        command_line.at_least(1, samples=self.samples)
+        parsing.at_least(0, tokens=self.tokens, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
+        parsing.at_least(1, samples=self.samples)
         if not self.prompt:
             raise ValueError("--prompt is empty: give the model at least one character to go on from")
 

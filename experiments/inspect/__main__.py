@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", "runs/compare/accuracy", "A checkpoint, or a folder of experiments.accuracy.")
@@ -18,7 +18,7 @@ def main() -> int:
     settings = Settings(
         checkpoint=FLAGS.checkpoint,
         text=FLAGS.text,
-        attention=command_line.kernels(FLAGS.attention, "attention") if FLAGS.attention else None,
+        attention=parsing.kernels(FLAGS.attention, "attention") if FLAGS.attention else None,
         out=FLAGS.out,
     )
     return run(settings)

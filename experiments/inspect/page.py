@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import pathlib
 
-from experiments import webpage
 from experiments.inspect import heads
+from experiments.show import webpage
 
 INTRODUCTION = (
     "Each map shows what a token (row) takes from the value of each token (column), before dropout: rows of exact "

@@ -8,8 +8,9 @@ import pathlib
 import numpy as np
 
 from attnzoo import Kernel
-from experiments import language, progress, trust
+from experiments.bench import progress, trust
 from experiments.inspect import heads, page, plot
+from experiments.train import language
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("works", "all", "Names of works, separated by commas, or 'all'; --list shows them.")
@@ -17,7 +17,7 @@ def main() -> int:
     from experiments.peers.run import Settings, list_works, run
     from experiments.peers.works import WORKS
 
-    names = command_line.words(FLAGS.works, tuple(WORKS), "works") if FLAGS.works != "all" else tuple(WORKS)
+    names = parsing.words(FLAGS.works, tuple(WORKS), "works") if FLAGS.works != "all" else tuple(WORKS)
     settings = Settings(works=names, pairs=FLAGS.pairs, seed=FLAGS.seed, out=FLAGS.out)
     return list_works(settings) if FLAGS.list else run(settings)
 

@@ -11,9 +11,10 @@ from importlib import metadata
 
 import numpy as np
 
-from experiments import command_line, progress, records, wording
+from experiments.bench import locks, parsing, processor, progress, provenance, records
 from experiments.peers import analysis, calls, plot
 from experiments.peers.works import WORKS, Peer, Work
+from experiments.show import naming, units
 
 KEY = ("work", "peer", "seed", "platform", "device", "cores")
 PAUSE = 0.02  # seconds between ours and theirs: waiting threads of one library would take the cores from the other
@@ -29,8 +30,8 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(7, pairs=self.pairs)
-        command_line.at_least(0, seed=self.seed)
+        parsing.at_least(7, pairs=self.pairs)
+        parsing.at_least(0, seed=self.seed)
 
 
 def list_works(settings: Settings) -> int:
@@ -41,7 +42,7 @@ def list_works(settings: Settings) -> int:
         work = WORKS[name]
         peers = ", ".join(peer.name + (f" ({peer.goal:g})" if peer.goal else "") for peer in work.peers)
         length, passed = f"{work.length:,}", "train" if work.is_train else "forward"
-        lines.append([name, wording.short(repr(work.kernel)), length, passed, work.dtype, str(work.projections), peers])
+        lines.append([name, naming.short(repr(work.kernel)), length, passed, work.dtype, str(work.projections), peers])
     progress.table("Works", header, lines)
     return 0
 
@@ -49,8 +50,8 @@ def list_works(settings: Settings) -> int:
 def run(settings: Settings) -> int:
     """Time what is missing, then draw; 1 if a comparison failed."""
     out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         todo = missing(settings, environment, records.read(out))
         with progress.over(todo, f"peers: {len(todo)} comparisons to do") as each:
             for name, peer in each:
@@ -123,7 +124,7 @@ def _equal_threads() -> None:
         import torch
     except ImportError:
         return
-    torch.set_num_threads(records.cores())
+    torch.set_num_threads(processor.cores())
 
 
 def _measure(ours: calls.Call, theirs: calls.Call, tolerance: float, pairs: int) -> dict:
@@ -167,5 +168,5 @@ def describe(row: dict) -> str:
     if row["status"] != "measured":
         return f"{head}: {row['status']}: {row['reason']}"
     low, high = row["quartiles"]
-    ours, theirs = (wording.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
+    ours, theirs = (units.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
     return f"{head}: {row['ratio']:.2f} [{low:.2f}, {high:.2f}], ours {ours}, theirs {theirs}"

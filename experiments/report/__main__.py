@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "File to write; report.html in the folder unless given.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import records, spreadsheet
+from experiments.bench import records
 from experiments.report import page, sections
+from experiments.show import spreadsheet
 
 
 def write(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:

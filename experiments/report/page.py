@@ -8,10 +8,11 @@ import sys
 from collections import Counter
 from typing import NamedTuple
 
-from experiments import commands, records, statistics, tables
+from experiments.bench import command_log, provenance, records
 from experiments.report import sections
 from experiments.report.sections import Found
-from experiments.webpage import details, document, figure, table, warning
+from experiments.show import statistics, tables
+from experiments.show.webpage import details, document, figure, table, warning
 
 TITLE = "Attention kernels compared"
 INTRODUCTION = (
@@ -39,7 +40,7 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
 
 
 def _cost(folder: pathlib.Path) -> str:
-    minutes = commands.total(folder)
+    minutes = command_log.total(folder)
     return f" Those that tell their processor time took {minutes:,.0f} minutes of it." if minutes >= 1 else ""
 
 
@@ -75,7 +76,7 @@ def _parts(place: pathlib.Path, root: pathlib.Path) -> list[Part]:
 def _commands(place: pathlib.Path, root: pathlib.Path) -> list[str]:
     """The commands of the folder, or of the nearest above it that tells its own: one run may fill several."""
     for near in (place, *place.parents):
-        command = near / commands.COMMAND
+        command = near / command_log.COMMAND
         if command.is_file():
             return [f"<pre>{html.escape(command.read_text(errors='replace').strip())}</pre>"]
         if near == root:
@@ -138,8 +139,8 @@ def _seeds(trained: list[dict], key: tuple[str, ...]) -> str:
 
 
 def _environment(rows: list[dict]) -> str:
-    kinds = dict.fromkeys(tuple(tables.text(name, row.get(name)) for name in records.ENVIRONMENT) for row in rows)
-    return details("Environments", list(records.ENVIRONMENT), list(map(list, kinds)))
+    kinds = dict.fromkeys(tuple(tables.text(name, row.get(name)) for name in provenance.ENVIRONMENT) for row in rows)
+    return details("Environments", list(provenance.ENVIRONMENT), list(map(list, kinds)))
 
 
 def _numbered(parts: list[Part]) -> list[str]:

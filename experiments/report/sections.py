@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 
-from experiments import records
-from experiments.tables import Table
+from experiments.bench import records
+from experiments.show.tables import Table
 
 MACHINE = "Times and memory are those of one machine; ratios carry over better than seconds."
 SMALL = "The models are small and briefly trained: they show that each learns, not how far it can."
@@ -25,14 +25,14 @@ class Section:
       name: the package in `experiments`.
       columns: what its rows have, and those of no other experiment.
       caveats: what its numbers do not support, whatever they are.
-      home: the module of the package that has KEY, which makes two rows the same cell.
+      home: the module in `experiments` that has KEY, which makes two rows the same cell; `run` of the package if empty.
       has_models: whether rows are of trained models, which a published accuracy may be about.
     """
 
     name: str
     columns: frozenset[str]
     caveats: tuple[str, ...] = ()
-    home: str = "run"
+    home: str = ""
     has_models: bool = False
 
     @property
@@ -43,7 +43,7 @@ class Section:
     @property
     def key(self) -> tuple[str, ...]:
         """What makes two rows the same cell."""
-        return importlib.import_module(f"experiments.{self.name}.{self.home}").KEY
+        return importlib.import_module(f"experiments.{self.home or f'{self.name}.run'}").KEY
 
     def summaries(self, rows: list[dict]) -> list[Table]:
         """What the experiment says of its rows, and where they are of a published setting, the verdict."""
@@ -74,7 +74,7 @@ SECTIONS = (
         "task_name positions learning_rate",
         SMALL,
         "Differences to softmax are paired by seed.",
-        home="cells",
+        home="train.sweep.cells",
         has_models=True,
     ),
     _section("peers", "peer pairs", MACHINE, "Definitions differ as the notes say."),
@@ -93,7 +93,7 @@ SECTIONS = (
         "shrink reference",
         MACHINE,
         "Published speeds are of a TPU.",
-        home="stepping",
+        home="reproduce.stepping",
     ),
     _section("tiles", "tile pairs is_rule", MACHINE),
     _section("conformance", "law", "Laws are tested on small inputs, on one device."),

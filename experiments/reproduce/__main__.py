@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 from experiments.reproduce.published import TASKS
 
 FLAGS = flags.FLAGS
@@ -24,10 +24,10 @@ def main() -> int:
 
     models = tuple(dict.fromkeys(result.model for result in results()))
     settings = Settings(
-        only=command_line.words(FLAGS.only, MEASURED, "only"),
-        models=models if FLAGS.models == "all" else command_line.words(FLAGS.models, models, "models"),
-        forms=command_line.words(FLAGS.forms, ("faithful", "corrected"), "forms"),
-        lengths=command_line.lengths(FLAGS.lengths) if FLAGS.lengths else (),
+        only=parsing.words(FLAGS.only, MEASURED, "only"),
+        models=models if FLAGS.models == "all" else parsing.words(FLAGS.models, models, "models"),
+        forms=parsing.words(FLAGS.forms, ("faithful", "corrected"), "forms"),
+        lengths=parsing.lengths(FLAGS.lengths) if FLAGS.lengths else (),
         batch=FLAGS.batch,
         repeats=FLAGS.repeats,
         out=FLAGS.out,

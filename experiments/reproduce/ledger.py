@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from attnzoo import Kernel
-from experiments import records, statistics
-from experiments.accuracy import analysis
+from experiments.bench import records
 from experiments.reproduce import stepping, trainings, verdict
 from experiments.reproduce.presets import Preset, kernel, preset
 from experiments.reproduce.published import REFERENCE, SPEED, Published, ratio
 from experiments.reproduce.verdict import Judgement, Reason
-from experiments.statistics import Mean
+from experiments.show import statistics
+from experiments.show.statistics import Mean
+from experiments.train.sweep import analysis
 
 Rows = dict[str, list[dict]]  # of `STEPS`, and of each setting in `trainings.TRAININGS`
 STEPS = "steps"

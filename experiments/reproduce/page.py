@@ -6,13 +6,14 @@ import html
 import pathlib
 from collections import Counter
 
-from experiments import records, webpage
+from experiments.bench import provenance
 from experiments.reproduce import verdict
 from experiments.reproduce.ledger import Entry, Measured, Rows
 from experiments.reproduce.published import TABLES, Published, ratio
 from experiments.reproduce.verdict import Reason
-from experiments.tables import markdown
-from experiments.wording import Shown
+from experiments.show import webpage
+from experiments.show.tables import markdown
+from experiments.show.units import Shown
 
 TITLE = "Published results, measured again"
 INTRODUCTION = (
@@ -21,7 +22,7 @@ INTRODUCTION = (
 )
 FIGURE = "ratios"
 HEADER = ["task", "model", "published", "as the public code ran", "as the paper means it", "verdict", "why", "command"]
-ENVIRONMENT = (*records.ENVIRONMENT, "batch")
+ENVIRONMENT = (*provenance.ENVIRONMENT, "batch")
 
 
 def write(entries: list[Entry], rows: Rows, out: pathlib.Path) -> None:

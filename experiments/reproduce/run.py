@@ -9,14 +9,14 @@ import sys
 from collections import Counter
 
 from attnzoo import Kernel
-from experiments import command_line, optional, progress, records, wording
-from experiments.accuracy.cells import KEY as TRAINED
+from experiments.bench import locks, optional, outcome, parsing, progress, provenance, records
 from experiments.reproduce import ledger, page, stepping, trainings
 from experiments.reproduce.ledger import STEPS, Entry, Rows
 from experiments.reproduce.presets import Preset, kernel, preset
 from experiments.reproduce.published import Published, results
 from experiments.reproduce.stepping import Sizes
-from experiments.scaling import measuring
+from experiments.show import naming, units
+from experiments.train.sweep.cells import KEY as TRAINED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Settings:
     sizes: Sizes = stepping.LRA
 
     def __post_init__(self):
-        command_line.at_least(1, batch=self.batch)
-        command_line.at_least(5, repeats=self.repeats)
+        parsing.at_least(1, batch=self.batch)
+        parsing.at_least(5, repeats=self.repeats)
         if not self.out.strip():
             raise ValueError("--out is empty: name a folder for rows and ledger")
         if not self.chosen():
@@ -60,7 +60,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Measure what is missing, then write; 1 if something failed, or the code of a part that was stopped."""
     out = pathlib.Path(settings.out)
-    with records.writing(out):
+    with locks.writing(out):
         codes = [_time(settings, out)]
     for setting, texts in models(settings).items():
         codes.append(_train(setting, texts, settings.out))
@@ -76,7 +76,7 @@ def list_results(settings: Settings) -> int:
     entries = [ledger.entry(result, rows, settings.out) for result in settings.chosen()]
     header, lines = page.table(entries)
     progress.table("Results: nothing is measured", header[:-1], [line[:-1] for line in lines])
-    todo = missing(settings, records.environment(), rows[STEPS])
+    todo = missing(settings, provenance.environment(), rows[STEPS])
     print(f"{len(todo)} steps to time" + "".join(f"\n{kernel!r} at {length:,}" for kernel, length in todo))
     for setting, texts in models(settings).items():
         print(f"{setting}: {trainings.command(setting, texts, settings.out)}")
@@ -96,7 +96,7 @@ def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[tup
     done = records.latest(rows, stepping.KEY)
     key = lambda pair: records.cell(environment | stepping.cell(settings, *pair), stepping.KEY)
     found = ((pair, done.get(key(pair))) for pair in steps(settings))
-    return [pair for pair, row in found if row is None or measuring.is_to_repeat(row)]
+    return [pair for pair, row in found if row is None or outcome.is_to_repeat(row)]
 
 
 def models(settings: Settings) -> dict[str, list[str]]:
@@ -133,7 +133,7 @@ def write(settings: Settings) -> list[Entry]:
 
 def _time(settings: Settings, out: pathlib.Path) -> int:
     """1 if a step failed, or all were refused."""
-    environment = records.environment()
+    environment = provenance.environment()
     wanted = steps(settings)
     todo = missing(settings, environment, records.read(out))
     title = f"reproduce: {len(todo)} of {len(wanted)} steps to time"
@@ -143,7 +143,7 @@ def _time(settings: Settings, out: pathlib.Path) -> int:
             records.append(out, row)
             found.append(row)
             each.say(describe(row))
-    return command_line.code(found)
+    return outcome.code(found)
 
 
 def _train(setting: str, texts: list[str], out: str) -> int:
@@ -153,9 +153,9 @@ def _train(setting: str, texts: list[str], out: str) -> int:
 
 def describe(row: dict) -> str:
     """One line about a finished step."""
-    head = f"{wording.short(row['kernel'])} {row['length']:,}"
+    head = f"{naming.short(row['kernel'])} {row['length']:,}"
     if row["status"] != "measured":
         return f"{head}: {row['status']}: {row['reason']}"
-    low, high = map(wording.seconds_text, row["quartiles"])
-    size, compiled = wording.size_text(row["needed_bytes"]), wording.seconds_text(row["compile_seconds"])
-    return f"{head}: {wording.seconds_text(row['median'])} [{low}, {high}], {size}, compiled in {compiled}"
+    low, high = map(units.seconds_text, row["quartiles"])
+    size, compiled = units.size_text(row["needed_bytes"]), units.seconds_text(row["compile_seconds"])
+    return f"{head}: {units.seconds_text(row['median'])} [{low}, {high}], {size}, compiled in {compiled}"

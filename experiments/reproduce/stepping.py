@@ -26,12 +26,13 @@ from flax import nnx
 from attnzoo import Kernel, catalogue
 from attnzoo.models import BlockConfig, Classifier
 from attnzoo.positions import SinusoidalPositions
-from experiments import statistics, steps, trust
-from experiments.memory import planned
+from experiments.bench import outcome, timing, trust
+from experiments.bench.memory import does_not_fit, planned
 from experiments.reproduce.public import MaterialisedSoftmax
-from experiments.scaling import measuring
-from experiments.statistics import Mean
+from experiments.show import statistics
+from experiments.show.statistics import Mean
 from experiments.tasks.task import Examples
+from experiments.train import steps
 
 REFERENCE = MaterialisedSoftmax()
 VOCABULARY, CLASSES = 257, 2
@@ -77,7 +78,7 @@ def rows(settings, todo: Iterable[tuple[Kernel, int]], environment: dict) -> Ite
             row, call = _prepared(settings, environment | cell(settings, kernel, length), kernel)
             found += [row] if call is None else []
             ready += [(row, call)] if call is not None else []
-        found += measuring.take_turns(ready, settings.repeats)
+        found += timing.take_turns(ready, settings.repeats)
         [reference] = [row for row in found if row["kernel"] == repr(REFERENCE)]
         beside = {"seconds": reference.get("seconds"), "needed_bytes": reference.get("needed_bytes")}
         for row in found:
@@ -87,7 +88,7 @@ def rows(settings, todo: Iterable[tuple[Kernel, int]], environment: dict) -> Ite
         gc.collect()  # models hold gigabytes
 
 
-def _prepared(settings, row: dict, kernel: Kernel) -> tuple[dict, measuring.Call | None]:
+def _prepared(settings, row: dict, kernel: Kernel) -> tuple[dict, timing.Call | None]:
     """A row and the step to be timed; None where there is none."""
     try:
         if found := trust.breach(kernel, row["length"]):
@@ -97,12 +98,12 @@ def _prepared(settings, row: dict, kernel: Kernel) -> tuple[dict, measuring.Call
         compiled = steps.step.lower(model, state, batch).compile()
         row |= {"compile_seconds": time.perf_counter() - start, "parameters": steps.parameter_count(model)}
         row |= planned(compiled)
-        skip = measuring.does_not_fit(row)
+        skip = does_not_fit(row)
         return (row | skip, None) if skip else (row, lambda: compiled(model, state, batch))
     except NotImplementedError as refusal:
         return row | {"status": "refused", "reason": str(refusal)}, None
     except Exception as error:  # one kernel that fails must not take the others with it
-        return row | measuring.failure(error), None
+        return row | outcome.failure(error), None
 
 
 def _training(settings, kernel: Kernel, length: int):

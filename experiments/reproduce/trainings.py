@@ -28,11 +28,11 @@ import shlex
 from collections.abc import Iterable
 
 from attnzoo import Kernel, catalogue
-from experiments import records
-from experiments.accuracy import flags
-from experiments.accuracy.cells import KEY
-from experiments.accuracy.cells import cells as every
+from experiments.bench import records
 from experiments.reproduce.published import ACCURACY, MQAR, SMALL, TASKS, Published
+from experiments.train.sweep import flags
+from experiments.train.sweep.cells import KEY
+from experiments.train.sweep.cells import cells as every
 
 MODULE = "experiments.accuracy"
 SEEDS = 5

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kernels", "all", "Kernels as calls, such as 'softmax, performer(features=128)', or 'all'.")
@@ -27,9 +27,9 @@ def main() -> int:
     from experiments.scaling.run import Settings, list_cells, run
 
     settings = Settings(
-        kernels=command_line.kernels(FLAGS.kernels),
-        lengths=command_line.lengths(FLAGS.lengths),
-        passes=command_line.words(FLAGS.passes, ("forward", "train"), "passes"),
+        kernels=parsing.kernels(FLAGS.kernels),
+        lengths=parsing.lengths(FLAGS.lengths),
+        passes=parsing.words(FLAGS.passes, ("forward", "train"), "passes"),
         batch=FLAGS.batch,
         tokens=FLAGS.tokens,
         heads=FLAGS.heads,

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import statistics, tables, wording
-from experiments.wording import Shown
+from experiments.show import naming, statistics, tables, units
+from experiments.show.units import Shown
 
 # What is held fixed while kernel, pass and length vary; with `tokens`, the batch varies with the length.
 SETTING = ("tokens", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "repeats", "seed", "platform", "device")
@@ -197,14 +197,14 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
     for entry in summary:
         lines.append(
             [
-                wording.short(entry["kernel"]),
+                naming.short(entry["kernel"]),
                 entry["pass"],
                 exponent_text(entry["exponent"]),
                 exponent_text(entry["memory_exponent"]),
                 crossing_text(entry["crossing"], entry["shared_lengths"]),
-                wording.count_text(entry["lengths"][-1]) if entry["lengths"] else "",
-                "" if entry["longest"] is None else wording.seconds_text(entry["longest"]),
-                "" if entry["longest"] is None else wording.size_text(entry["longest_bytes"]),
+                units.count_text(entry["lengths"][-1]) if entry["lengths"] else "",
+                "" if entry["longest"] is None else units.seconds_text(entry["longest"]),
+                "" if entry["longest"] is None else units.size_text(entry["longest_bytes"]),
                 *([entry["setting"]] if several else []),
                 _note(entry["notes"]),
             ]
@@ -226,7 +226,7 @@ def summaries(rows: list[dict]) -> list[tables.Table]:
     for row in rows:
         if row["status"] == "measured":
             groups.setdefault((row["pass"], setting_text(row)), []).append(row)
-    median = lambda cell: wording.seconds_text(cell[-1]["median"])
+    median = lambda cell: units.seconds_text(cell[-1]["median"])
     return [
         tables.Table("Growth, and from where each is faster", *table(summarise(rows))),
         *(

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from attnzoo import Dims, Kernel, catalogue
-from experiments import command_line, progress, records, trust, wording
-from experiments.scaling import analysis, measuring, plot
+from experiments.bench import locks, memory, outcome, parsing, progress, provenance, records, timing, trust
+from experiments.scaling import analysis, plot, prediction
+from experiments.scaling.program import Program
+from experiments.show import naming, units
 
 # What makes two rows the same cell.
 KEY = ("kernel", "pass", "length", "batch", *analysis.SETTING)
@@ -41,10 +43,10 @@ class Settings:
     def __post_init__(self):
         if self.batch is not None and self.tokens is not None:
             raise ValueError("--batch and --tokens exclude each other: give one of them")
-        command_line.at_least(1, batch=1 if self.batch is None else self.batch, heads=self.heads)
-        command_line.at_least(1, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(1e-9, cell_budget=self.cell_budget)
+        parsing.at_least(1, batch=1 if self.batch is None else self.batch, heads=self.heads)
+        parsing.at_least(1, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
+        parsing.at_least(5, repeats=self.repeats)
+        parsing.at_least(1e-9, cell_budget=self.cell_budget)
         if self.heads % self.num_kv_heads:
             raise ValueError(f"--num_kv_heads={self.num_kv_heads} does not divide --heads={self.heads}")
         if not 0 <= self.seed < 2**32:
@@ -82,8 +84,8 @@ def cells(settings: Settings) -> Iterator[Cell]:
 def run(settings: Settings) -> int:
     """Measure what is missing, then draw; 1 if a cell failed, or all were refused."""
     out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         known = records.read(out)
         todo = missing(settings, environment, known)
         title = f"scaling: {len(todo)} of {len(list(cells(settings)))} cells to do"
@@ -107,12 +109,12 @@ def report(rows: list[dict], out: pathlib.Path) -> int:
     if len(origins) > 1:
         print(f"note: rows of {len(origins)} commits or versions of jax; another --out measures all of them anew")
     print(f"rows, summary and figures: {out}")
-    return command_line.code(rows)
+    return outcome.code(rows)
 
 
 def list_cells(settings: Settings) -> int:
     """Print every cell with its predicted cost; run none."""
-    environment = records.environment()
+    environment = provenance.environment()
     known = records.read(pathlib.Path(settings.out))
     todo = set(missing(settings, environment, known))
     header = ["kernel", "pass", "length", "GFLOP", "moved forward", "largest array", "a repetition", "state"]
@@ -126,17 +128,17 @@ def list_cells(settings: Settings) -> int:
 
 def _listed(settings, cell, row, known, is_missing) -> list[str]:
     head = [repr(cell.kernel), cell.passed, f"{cell.length:,}"]
-    program = measuring.program(settings, cell)
+    program = _program(settings, cell)
     refusal = program.refusal()
     if refusal is not None:
         return [*head, "", "", "", "", f"refused: {refusal}"]
     row |= program.counts()
-    seconds = measuring.predict(row, known, cell.kernel.supports.work)
+    seconds = prediction.predict(row, known, cell.kernel.supports.work)
     costs = [
         "" if row["flops"] is None else f"{row['flops'] / 1e9:,.3g}",
-        "" if row["cost_bytes"] is None else wording.size_text(row["cost_bytes"]),
-        wording.size_text(program.largest_array()),
-        "" if seconds is None else wording.seconds_text(seconds),
+        "" if row["cost_bytes"] is None else units.size_text(row["cost_bytes"]),
+        units.size_text(program.largest_array()),
+        "" if seconds is None else units.seconds_text(seconds),
     ]
     return [*head, *costs, "to do" if is_missing else "done"]
 
@@ -150,7 +152,7 @@ def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[Cel
 
 def _again(row: dict, budget: float) -> bool:
     is_slow = row["status"] == "skipped" and row["limit"] != "memory"
-    return measuring.is_to_repeat(row) or (is_slow and row["cell_budget"] != budget)
+    return outcome.is_to_repeat(row) or (is_slow and row["cell_budget"] != budget)
 
 
 def wanted(settings: Settings, environment: dict, rows: list[dict]) -> list[dict]:
@@ -186,13 +188,18 @@ def measure(settings: Settings, environment: dict, todo: Iterable[Cell], known: 
                 yield row
             else:
                 ready.append((row, call))
-        yield from measuring.take_turns(ready, settings.repeats)
+        yield from timing.take_turns(ready, settings.repeats)
 
 
-def prepare(settings: Settings, environment: dict, cell: Cell, known: list[dict]) -> tuple[dict, measuring.Call | None]:
+def _program(settings: Settings, cell: Cell) -> Program:
+    dims = settings.dims_at(cell.length)
+    return Program(cell.kernel, dims, settings.dtype, settings.is_causal, cell.passed == "train")
+
+
+def prepare(settings: Settings, environment: dict, cell: Cell, known: list[dict]) -> tuple[dict, timing.Call | None]:
     """A row and what is to be timed for it; None where the row is final, because nothing is."""
     row = base(settings, environment, cell)
-    program = measuring.program(settings, cell)
+    program = _program(settings, cell)
     try:
         refusal = program.refusal()
         if refusal is not None:
@@ -202,25 +209,25 @@ def prepare(settings: Settings, environment: dict, cell: Cell, known: list[dict]
         if found := trust.breach(cell.kernel, max(settings.lengths), is_causal=is_causal):
             return row | found, None
         row |= program.counts()
-        predicted = measuring.predict(row, known, cell.kernel.supports.work)
-        if predicted is None and measuring.may_be_slow(row):
-            predicted = measuring.probe(program, row["flops"], settings.seed)
+        predicted = prediction.predict(row, known, cell.kernel.supports.work)
+        if predicted is None and prediction.may_be_slow(row):
+            predicted = prediction.probe(program, row["flops"], settings.seed)
         row["predicted_seconds"] = predicted
         compiled, found = program.compiled
         row |= found
-        skip = measuring.does_not_fit(row) or measuring.over_budget(row, predicted)
+        skip = memory.does_not_fit(row) or timing.over_budget(row, predicted)
         if skip:
             return row | skip, None
         return row, functools.partial(compiled, *program.operands(settings.seed))
     except Exception as error:  # one cell that fails must not take the others with it
-        return row | measuring.failure(error), None
+        return row | outcome.failure(error), None
 
 
 def describe(row: dict) -> str:
     """One line about a finished row."""
-    head = f"{wording.short(row['kernel'])} {row['pass']} {row['length']:,}"
+    head = f"{naming.short(row['kernel'])} {row['pass']} {row['length']:,}"
     if row["status"] == "measured":
-        low, high = map(wording.seconds_text, row["quartiles"])
-        median, size = wording.seconds_text(row["median"]), wording.size_text(row["temporary_bytes"])
-        return f"{head}: {median} [{low}, {high}], {size}, compiled in {wording.seconds_text(row['compile_seconds'])}"
+        low, high = map(units.seconds_text, row["quartiles"])
+        median, size = units.seconds_text(row["median"]), units.size_text(row["temporary_bytes"])
+        return f"{head}: {median} [{low}, {high}], {size}, compiled in {units.seconds_text(row['compile_seconds'])}"
     return f"{head}: {row['status']}: {row['reason']}"

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 WINDOWS = ", ".join(f"sliding_window(left={reach}, right={reach})" for reach in (3, 15, 63))
@@ -22,10 +22,10 @@ def main() -> int:
 
     settings = Settings(
         checkpoint=FLAGS.checkpoint,
-        kernels=command_line.kernels(FLAGS.kernels),
+        kernels=parsing.kernels(FLAGS.kernels),
         test_examples=FLAGS.test_examples,
         out=FLAGS.out,
-        lengths=command_line.lengths(FLAGS.lengths) if FLAGS.lengths else (),
+        lengths=parsing.lengths(FLAGS.lengths) if FLAGS.lengths else (),
     )
     return run(settings)
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from attnzoo import Kernel, catalogue
-from experiments import checkpoints, command_line, language, progress, records, steps, trust
-from experiments.scaling import measuring
+from experiments.bench import locks, outcome, parsing, progress, provenance, records, trust
 from experiments.swap import plot
 from experiments.tasks.text import MaskedText, Text
+from experiments.train import checkpoints, language, steps
 
 BATCH = 32
 KEY = ("checkpoint", "trained", "positions", "seed", "length", "kernel", "test_examples", "digest")
@@ -30,7 +30,7 @@ class Settings:
     lengths: tuple[int, ...] = ()  # the longest that models take, where empty
 
     def __post_init__(self):
-        command_line.at_least(1, test_examples=self.test_examples)
+        parsing.at_least(1, test_examples=self.test_examples)
 
 
 class Swap(NamedTuple):
@@ -44,8 +44,8 @@ class Swap(NamedTuple):
 def run(settings: Settings) -> int:
     """Test models as they were trained and with each kernel that is missing, then draw; 1 if a test failed."""
     out, folders = pathlib.Path(settings.out), language.find_seeds(pathlib.Path(settings.checkpoint))
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         wanted = [swap for folder in folders for swap in _swaps(settings, folder)]
         done = records.latest(records.read(out), KEY)
         todo = [swap for swap in wanted if not records.is_done(swap.row, done, KEY)]
@@ -58,7 +58,7 @@ def run(settings: Settings) -> int:
     rows = [done[records.cell(swap.row, KEY)] for swap in wanted]
     plot.draw(rows, out)
     print(f"rows and figure: {out}")
-    return command_line.code(rows)
+    return outcome.code(rows)
 
 
 def _swaps(settings: Settings, folder: pathlib.Path) -> Iterator[Swap]:
@@ -102,7 +102,7 @@ def _tested(settings: Settings, swap: Swap) -> dict:
             bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
             weights.append(batch.weights)
     except Exception as error:  # one kernel that fails must not take the others with it
-        return measuring.failure(error)
+        return outcome.failure(error)
     bits, weights = np.concatenate(bits), np.concatenate(weights)
     total = float((bits * weights).sum() / weights.sum())
     return {"status": "measured", "bits": total}

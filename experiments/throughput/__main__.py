@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("kernels", "softmax, sliding_window(left=1023, right=0)", "Kernels as calls, or 'all'.")
@@ -29,13 +29,13 @@ def main() -> int:
 
     every = FLAGS.implementations == "all"
     settings = Settings(
-        kernels=command_line.kernels(FLAGS.kernels),
-        lengths=command_line.lengths(FLAGS.lengths),
-        head_dims=command_line.lengths(FLAGS.head_dims, "head_dims"),
-        passes=command_line.words(FLAGS.passes, ("forward", "train"), "passes"),
+        kernels=parsing.kernels(FLAGS.kernels),
+        lengths=parsing.lengths(FLAGS.lengths),
+        head_dims=parsing.lengths(FLAGS.head_dims, "head_dims"),
+        passes=parsing.words(FLAGS.passes, ("forward", "train"), "passes"),
         implementations=IMPLEMENTATIONS
         if every
-        else command_line.words(FLAGS.implementations, IMPLEMENTATIONS, "implementations"),
+        else parsing.words(FLAGS.implementations, IMPLEMENTATIONS, "implementations"),
         tokens=FLAGS.tokens,
         heads=FLAGS.heads,
         dtype=FLAGS.dtype,

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
-from experiments.memory import planned
-from experiments.scaling import measuring
+from experiments.bench import memory
+from experiments.bench.memory import planned
 from experiments.throughput.work import dims_of, trouble
 
 COMPILING = 8  # programs compiled at a time, before they are timed: XLA uses about one core for each
@@ -70,7 +70,7 @@ def _compiled(implementation: str, kernel, cell: dict):
 
 def _measured(cell: dict, compiled, shapes, compile_seconds: float, repeats: int) -> dict:
     found = {"compile_seconds": compile_seconds} | planned(compiled)
-    if skip := measuring.does_not_fit(found):
+    if skip := memory.does_not_fit(found):
         return found | skip
     keys = jax.random.split(jax.random.key(cell["seed"]), len(shapes))
     operands = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]

@@ -8,9 +8,10 @@ import pathlib
 import time
 
 from attnzoo import Kernel, SlidingWindow, Softmax, catalogue
-from experiments import command_line, optional, records, wording, workers
+from experiments.bench import locks, optional, outcome, parsing, provenance, records, workers
+from experiments.bench.workers import Worker
+from experiments.show import naming, units
 from experiments.throughput.work import useful_bytes, useful_flops
-from experiments.workers import Worker
 
 IMPLEMENTATIONS = ("attnzoo", "attnzoo xla", "jax.nn cudnn", "torch SDPA", "torch flex", "jax.nn")
 SIZES = ("length", "head_dim", "pass", "dtype", "tokens", "heads", "is_causal", "seed")
@@ -39,20 +40,20 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(1, tokens=self.tokens, heads=self.heads, matmul_size=self.matmul_size)
-        command_line.at_least(8, copy_bytes=self.copy_bytes)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(0.1, minutes=self.minutes)
-        command_line.at_least(0, seed=self.seed)
+        parsing.at_least(1, tokens=self.tokens, heads=self.heads, matmul_size=self.matmul_size)
+        parsing.at_least(8, copy_bytes=self.copy_bytes)
+        parsing.at_least(5, repeats=self.repeats)
+        parsing.at_least(0.1, minutes=self.minutes)
+        parsing.at_least(0, seed=self.seed)
 
 
 def run(settings: Settings) -> int:
     """Time what is missing, then draw; 1 if a cell failed, or all were refused."""
-    environment = records.environment()
+    environment = provenance.environment()
     workers.require(settings.platform, environment)
     out = pathlib.Path(settings.out)
     deadline = time.monotonic() + 60 * settings.minutes
-    with records.writing(out):
+    with locks.writing(out):
         todo = missing(settings, environment, records.read(out))
         for index, (implementation, cells) in enumerate(todo):
             share = (deadline - time.monotonic()) / (len(todo) - index)
@@ -62,7 +63,7 @@ def run(settings: Settings) -> int:
         rows = list(records.latest(records.read(out), KEY).values())
     optional.draw("experiments.throughput.plot", rows, out)
     print(f"rows, figures and table: {out}")
-    return command_line.code(rows)
+    return outcome.code(rows)
 
 
 def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[tuple[str, list[dict]]]:
@@ -131,9 +132,9 @@ def describe(row: dict) -> str:
     if "ceiling" in row:
         what = f"ceiling of {row['ceiling']}"
     else:
-        kernel = wording.short(row["kernel"])
+        kernel = naming.short(row["kernel"])
         what = f"{row['implementation']}, {kernel}, T={row['length']}, H={row['head_dim']}, {row['pass']}"
     if row["status"] != "measured":
         return f"{row['status']:8} {what}: {row['reason']}"
     rate = f"{row['rate']:.3g} per second" if "ceiling" in row else f"{row['flops_per_second'] / 1e12:.3g} TFLOP/s"
-    return f"measured {what}: {wording.seconds_text(row['median'])}, {rate}"
+    return f"measured {what}: {units.seconds_text(row['median'])}, {rate}"

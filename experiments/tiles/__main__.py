@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import command_line
+from experiments.bench import command_line, parsing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("works", "full,causal,window", "What to sweep: some of full, causal, window (256 earlier keys).")
@@ -22,9 +22,9 @@ def main() -> int:
     from experiments.tiles.run import WORKS, Settings, run
 
     settings = Settings(
-        works=command_line.words(FLAGS.works, tuple(WORKS), "works"),
-        tiles=command_line.lengths(FLAGS.tiles, "tiles"),
-        pairs=command_line.lengths(FLAGS.pairs, "pairs"),
+        works=parsing.words(FLAGS.works, tuple(WORKS), "works"),
+        tiles=parsing.lengths(FLAGS.tiles, "tiles"),
+        pairs=parsing.lengths(FLAGS.pairs, "pairs"),
         length=FLAGS.length,
         heads=FLAGS.heads,
         head_dim=FLAGS.head_dim,

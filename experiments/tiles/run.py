@@ -13,8 +13,8 @@ import jax
 from attnzoo import Mask
 from attnzoo.compute import schedule, streaming
 from attnzoo.masking import Band
-from experiments import command_line, progress, records, wording
-from experiments.scaling import measuring
+from experiments.bench import locks, parsing, progress, provenance, records, timing
+from experiments.show import units
 from experiments.tiles import plot
 
 WINDOW = 256
@@ -56,21 +56,21 @@ class Settings:
     out: str
 
     def __post_init__(self):
-        command_line.at_least(1, length=self.length, heads=self.heads, head_dim=self.head_dim)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(0, seed=self.seed)
+        parsing.at_least(1, length=self.length, heads=self.heads, head_dim=self.head_dim)
+        parsing.at_least(5, repeats=self.repeats)
+        parsing.at_least(0, seed=self.seed)
 
 
 def run(settings: Settings) -> int:
     """Time each work's cells that are missing, in turns, then draw; 1 if a cell failed."""
     out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
+    with locks.writing(out):
+        environment = provenance.environment()
         todo = missing(settings, environment, records.read(out))
         with progress.over(todo.items(), f"tiles: {sum(map(len, todo.values()))} cells to do") as each:
             for _, rows in each:
                 ready = [(row | found, call) for row in rows for found, call in [_ready(row)]]
-                for row in measuring.take_turns(ready, settings.repeats):
+                for row in timing.take_turns(ready, settings.repeats):
                     records.append(out, row)
                     each.say(describe(row))
         rows = list(records.latest(records.read(out), KEY).values())
@@ -115,5 +115,5 @@ def _ready(row: dict):
 
 def describe(row: dict) -> str:
     """A line on a row."""
-    told = wording.seconds_text(row["median"]) if row["status"] == "measured" else row["reason"]
+    told = units.seconds_text(row["median"]) if row["status"] == "measured" else row["reason"]
     return f"{row['work']}, tiles of {row['tile']}, {row['pairs']:,} pairs in a step: {told}"

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 from flax import nnx
 
-from experiments import records, steps
-from experiments.accuracy import cell as one
-from experiments.accuracy.cells import Cell, Settings
+from experiments.bench import processor
+from experiments.train import steps
+from experiments.train.sweep import models
+from experiments.train.sweep.cells import Cell, Settings
 
 RATE = 1e10  # operations in a second of one core, where nothing has been measured
 
@@ -34,13 +35,13 @@ def of(settings: Settings, rows: list[dict]) -> Prediction:
         for row in rows
         if row.get("status") == "measured" and row.get("step_flops") and row.get("train_seconds")
     ]
-    rate = float(np.median(rates)) if rates else RATE * records.cores()
+    rate = float(np.median(rates)) if rates else RATE * processor.cores()
     basis = f"at {rate / 1e9:.3g} GFLOP/s, " + ("as rows here have reached" if rates else "a guess: none is measured")
 
     @functools.cache
     def flops(cell: Cell) -> float | None:
         example = cell.task.batch("train", 0, 0, settings.tokens // cell.length, cell.length)
-        return steps.flops(nnx.eval_shape(lambda: one.build(settings, cell)), example)
+        return steps.flops(nnx.eval_shape(lambda: models.build(settings, cell)), example)
 
     def hours(cell: Cell) -> float | None:
         counted = flops(dataclasses.replace(cell, seed=0, learning_rate=1.0))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable
 
-from experiments import figures, statistics, wording
-from experiments.accuracy import probes, trades
-from experiments.accuracy.analysis import LABELS, at_chosen_rates, captioned, nearby, variant
+from experiments.show import figures, naming, statistics
+from experiments.train.sweep import probes, trades
+from experiments.train.sweep.analysis import LABELS, at_chosen_rates, captioned, nearby, variant
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
@@ -143,7 +143,7 @@ def _notes(rows, measured) -> list[str]:
         if measured[0]["metric"] == "bits"
         else []
     )
-    if any(row["label"] == variant(row) != wording.short(row["kernel"]) for row in rows):
+    if any(row["label"] == variant(row) != naming.short(row["kernel"]) for row in rows):
         notes.append("Positions are learned where none are named.")
     refused = list(dict.fromkeys(row["label"] for row in rows if row["status"] == "refused"))
     notes += [f"Refused: {'; '.join(refused)}."] if refused else []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, statistics, wording
-from experiments.accuracy.analysis import LABELS, by_width, nearby
+from experiments.show import figures, statistics, units
+from experiments.train.sweep.analysis import LABELS, by_width, nearby
 
 LARGEST = 900  # points squared, of the bubble that needs most memory
 
@@ -67,7 +67,7 @@ def _bubbles(axis, rows, styles) -> list[tuple]:
         size, color = LARGEST * own[0]["needed_bytes"] / most, styles[own[0]["label"]]["color"]
         axis.scatter(speed, score, s=size, color=color, alpha=0.5, linewidth=0)
         ends.append((which, speed, score, color))
-    axis.set_xlabel(f"training tokens in a second (area: memory of a step, at most {wording.size_text(most)})")
+    axis.set_xlabel(f"training tokens in a second (area: memory of a step, at most {units.size_text(most)})")
     axis.margins(0.15)
     axis.set_xlim(0, 1.15 * max(speed for _, speed, *_ in ends))
     axis.xaxis.set_major_formatter("{x:,.0f}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments import records, statistics, wording
-from experiments.wording import Shown
+from experiments.bench import provenance
+from experiments.show import naming, statistics, units
+from experiments.show.units import Shown
 
 REPRS = ("kernel", "positions", "task", "trained")  # shown without fields at their defaults
 APART = 20  # points between the least and the greatest seed
@@ -34,7 +35,7 @@ def cells(rows: list[dict]) -> tuple[dict[str, str], Table]:
 
 def _is_told(name: str, rows: list[dict]) -> bool:
     is_scalar = not any(isinstance(row.get(name), (list, dict)) for row in rows)
-    return is_scalar and name not in records.ENVIRONMENT and any(row.get(name) is not None for row in rows)
+    return is_scalar and name not in provenance.ENVIRONMENT and any(row.get(name) is not None for row in rows)
 
 
 def _place(name: str) -> int:
@@ -55,15 +56,15 @@ def text(name: str, value) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
         return _quantity(name, value)
-    return wording.short(value) if name in REPRS else str(value)
+    return naming.short(value) if name in REPRS else str(value)
 
 
 def _quantity(name: str, value: float) -> Shown:
     if name.endswith(SECONDS):
-        return wording.seconds_text(value)
+        return units.seconds_text(value)
     if name.endswith(BYTES):
-        return wording.size_text(value)
-    return wording.count_text(value) if isinstance(value, int) else Shown(f"{value:,.4g}", value)
+        return units.size_text(value)
+    return units.count_text(value) if isinstance(value, int) else Shown(f"{value:,.4g}", value)
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:

@@ -6,8 +6,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures, statistics
-from experiments.accuracy.analysis import by_width
+from experiments.show import figures, statistics
+from experiments.train.sweep.analysis import by_width
 
 
 def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:

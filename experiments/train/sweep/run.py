@@ -8,12 +8,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 
-from experiments import command_line, progress, records, training, workers
-from experiments.accuracy import analysis, baselines, plot, prediction
-from experiments.accuracy import cell as one
-from experiments.accuracy.cells import KEY, Cell, Settings, cells
-from experiments.scaling import measuring
-from experiments.workers import Worker
+from experiments.bench import command_line, locks, outcome, progress, provenance, records, workers
+from experiments.bench.workers import Worker
+from experiments.train import loop
+from experiments.train.sweep import analysis, baselines, models, plot, prediction
+from experiments.train.sweep.cells import KEY, Cell, Settings, cells
 
 Told = Callable[[int], None]  # how many steps are done
 OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_create", "cannot allocate memory")
@@ -22,8 +21,8 @@ OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_crea
 def run(settings: Settings) -> int:
     """Train what is missing, then draw; 1 if a cell failed or diverged, or all were refused, `STOPPED` at SIGTERM."""
     out, part = pathlib.Path(settings.out), _part(settings)
-    with records.writing(out, part):
-        environment, wanted = records.environment(), list(cells(settings))
+    with locks.writing(out, part):
+        environment, wanted = provenance.environment(), list(cells(settings))
         todo = missing(settings, wanted, records.read(out))
         total = len(todo) * settings.steps
         title = f"accuracy: {len(todo)} of {len(wanted)} cells to do"
@@ -36,7 +35,7 @@ def run(settings: Settings) -> int:
                 if row["status"] != "stopped":
                     records.append(out, row, part)
                 if row["status"] in ("measured", "diverged"):
-                    one.forget(settings, cell)  # not before its row is there: a kill would lose what was learned
+                    models.forget(settings, cell)  # not before its row is there: a kill would lose what was learned
                 if termination.is_asked:
                     each.say("stopped: the same command goes on from here")
                     return command_line.STOPPED
@@ -47,7 +46,7 @@ def run(settings: Settings) -> int:
     plot.draw(rows, summary, out)
     progress.table("Accuracy on what was not seen", *analysis.table(summary))
     print(f"rows and figures: {out}")
-    return command_line.code(found[key] for key in own)
+    return outcome.code(found[key] for key in own)
 
 
 def _keys(settings: Settings, chosen: Iterable[Cell]) -> list:
@@ -63,7 +62,7 @@ def list_cells(settings: Settings) -> int:
     lines, hours = [], 0.0
     for cell in wanted:
         row = cell.row(settings)
-        refusal = one.refusal(settings, cell)
+        refusal = models.refusal(settings, cell)
         expected = 0.0 if refusal or records.cell(row, KEY) not in todo else predict(cell)
         hours += expected or 0.0
         state = f"refused: {refusal['reason']}" if refusal else "to do" if records.cell(row, KEY) in todo else "done"
@@ -96,10 +95,10 @@ def _part(settings: Settings) -> str:
 def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
     """How a cell ended: measured, refused, diverged, failed, or stopped."""
     try:
-        refusal = one.refusal(settings, cell)
+        refusal = models.refusal(settings, cell)
         known = baselines.of(cell.task, cell.length) if refusal is None else {}  # now, since it may take long
     except Exception as error:  # a kernel of someone else's, or data that are not there
-        return measuring.failure(error)
+        return outcome.failure(error)
     if refusal is not None:
         return refusal
     row = _isolated(settings, cell, termination, told) if settings.isolate else _here(settings, cell, told)
@@ -111,11 +110,11 @@ def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: To
 
 def _here(settings: Settings, cell: Cell, told: Told) -> dict:
     try:
-        return one.train(settings, cell, lambda progress: told(progress.step))
-    except training.Stopped as stopped:
+        return models.train(settings, cell, lambda progress: told(progress.step))
+    except loop.Stopped as stopped:
         return {"status": "stopped", "reason": str(stopped)}
     except Exception as error:  # one cell that fails must not take the others with it
-        return measuring.failure(error)
+        return outcome.failure(error)
 
 
 def handed(settings: Settings, cell: Cell) -> dict:
@@ -126,7 +125,7 @@ def handed(settings: Settings, cell: Cell) -> dict:
 
 def _isolated(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
     seconds = settings.minutes * 60 or None
-    worker = Worker("experiments.accuracy.worker", handed(settings, cell), seconds)
+    worker = Worker("experiments.train.sweep.worker", handed(settings, cell), seconds)
     termination.worker = worker
     row = None
     for said in worker:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from experiments import command_line, optional
+from experiments.bench import optional, parsing
 
 if TYPE_CHECKING:
-    from experiments.accuracy.cells import Settings
+    from experiments.train.sweep.cells import Settings
 
 
 # All of `experiments.tasks.TASKS`, in its order; it is not imported, since help does not wait for jax.
@@ -78,17 +78,17 @@ def settings(values: flags.FlagValues) -> Settings:
     """What flags say."""
     if values.tensorboard:
         optional.require("tensorboardX", "tensorboard", "--tensorboard")
-    from experiments.accuracy.cells import Settings
+    from experiments.train.sweep.cells import Settings
 
     plain = {field.name: values[field.name].value for field in dataclasses.fields(Settings) if field.name in values}
     read = {
-        "tasks": command_line.tasks(values.task),
-        "kernels": command_line.kernels(values.kernels),
-        "positions": command_line.positions(values.positions),
-        "lengths": command_line.lengths(values.lengths),
-        "eval_lengths": command_line.lengths(values.eval_lengths, "eval_lengths") if values.eval_lengths else (),
-        "widths": command_line.lengths(values.widths, "widths"),
-        "learning_rates": command_line.numbers(values.learning_rates, "learning_rates"),
-        "shard": command_line.shard(values.shard),
+        "tasks": parsing.tasks(values.task),
+        "kernels": parsing.kernels(values.kernels),
+        "positions": parsing.positions(values.positions),
+        "lengths": parsing.lengths(values.lengths),
+        "eval_lengths": parsing.lengths(values.eval_lengths, "eval_lengths") if values.eval_lengths else (),
+        "widths": parsing.lengths(values.widths, "widths"),
+        "learning_rates": parsing.numbers(values.learning_rates, "learning_rates"),
+        "shard": parsing.shard(values.shard),
     }
     return Settings(**plain | read)

@@ -12,7 +12,7 @@ import html
 import math
 import pathlib
 
-from experiments.wording import Shown
+from experiments.show.units import Shown
 
 WIDE = 40  # characters, beyond which a cell may be broken into lines
 PNG, END = b"\x89PNG\r\n\x1a\n", b"IEND"

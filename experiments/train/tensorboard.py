@@ -17,7 +17,7 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from experiments.training import Progress
+from experiments.train.loop import Progress
 
 EVERY = 1.0  # seconds between writes, which wait for the disk
 FILES = "*.tfevents.*"

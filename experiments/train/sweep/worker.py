@@ -6,9 +6,10 @@ import resource
 import sys
 import time
 
-from experiments import command_line, training, workers
-from experiments.accuracy import cell
-from experiments.accuracy.cells import Settings, heard
+from experiments.bench import command_line, workers
+from experiments.train import loop
+from experiments.train.sweep import models
+from experiments.train.sweep.cells import Settings, heard
 
 EVERY = 1.0  # seconds between words about progress
 
@@ -22,14 +23,14 @@ def main() -> int:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         said = [0.0]
 
-        def told(progress: training.Progress) -> None:
+        def told(progress: loop.Progress) -> None:
             if time.monotonic() - said[0] > EVERY:
                 said[0] = time.monotonic()
                 say({"step": progress.step})
 
         try:
-            say({"row": cell.train(settings, heard(task["cell"]), told)})
-        except training.Stopped as stopped:
+            say({"row": models.train(settings, heard(task["cell"]), told)})
+        except loop.Stopped as stopped:
             print(stopped, file=sys.stderr)
             return command_line.STOPPED
     return 0

@@ -9,8 +9,9 @@ from flax import nnx
 
 from attnzoo import Kernel, PositionEncoding, Softmax, catalogue, fields
 from attnzoo.models import BlockConfig, LanguageModel
-from experiments import checkpoints, records
-from experiments.accuracy.cells import KEY
+from experiments.bench import records
+from experiments.train import checkpoints
+from experiments.train.sweep.cells import KEY
 
 FOLDER = "checkpoints"  # inside the folder of a run
 

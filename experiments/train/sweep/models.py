@@ -16,10 +16,11 @@ from flax import nnx
 
 from attnzoo import Softmax
 from attnzoo.models import Classifier, LanguageModel
-from experiments import language, steps, training, trust
-from experiments.accuracy.cells import Cell, Settings
+from experiments.bench import trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
+from experiments.train import language, loop, steps
+from experiments.train.sweep.cells import Cell, Settings
 
 RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
 BINS = 16  # parts in which loss by position is kept
@@ -79,11 +80,11 @@ def _count(settings, cell, config) -> int:
     )
 
 
-def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], None]) -> dict:
+def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None]) -> dict:
     """What the row of a cell says beside what identifies it: measured, or diverged.
 
     Raises:
-      training.Stopped: SIGTERM came; the same call goes on from what it has saved.
+      loop.Stopped: SIGTERM came; the same call goes on from what it has saved.
     """
     model, out = build(settings, cell), pathlib.Path(settings.out)
     count = settings.tokens // cell.length
@@ -92,7 +93,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[training.Progress], No
     validate = functools.partial(_validated, settings, cell)
     with _curves(settings, cell) as drawn:
         both = lambda progress: (told(progress), drawn(progress))
-        progress = training.fit(
+        progress = loop.fit(
             model, batch, cell.plan(settings), folder=_running(settings, cell), validate=validate, told=both
         )
     found |= {
@@ -122,7 +123,7 @@ def _running(settings, cell) -> pathlib.Path:
     return pathlib.Path(settings.out) / RUNNING / cell.name(settings)
 
 
-def outcome(settings: Settings, cell: Cell, model: nnx.Module, progress: training.Progress) -> dict:
+def outcome(settings: Settings, cell: Cell, model: nnx.Module, progress: loop.Progress) -> dict:
     """What the trained model reaches on the test split, or where it has come to no numbers."""
     if progress.diverged is not None:
         reason = f"the loss or a gradient was no number at step {progress.diverged:,}"
@@ -146,9 +147,9 @@ def _curves(settings: Settings, cell: Cell):
     """What is told of each step is written for TensorBoard, where that is asked for."""
     if not settings.tensorboard:
         return contextlib.nullcontext(lambda progress: None)
-    from experiments import events  # which is an extra
+    from experiments.train import tensorboard  # which is an extra
 
-    return events.following(pathlib.Path(settings.out) / CURVES / cell.name(settings), cell.task.metric)
+    return tensorboard.following(pathlib.Path(settings.out) / CURVES / cell.name(settings), cell.task.metric)
 
 
 def description(settings: Settings, cell: Cell, model: LanguageModel) -> language.Description:

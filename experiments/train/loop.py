@@ -25,9 +25,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments import checkpoints, steps
-from experiments.memory import planned
+from experiments.bench.memory import planned
 from experiments.tasks.task import Examples
+from experiments.train import checkpoints, steps
 
 SCHEDULES = ("cosine", "rsqrt")
 KEPT = 2  # checkpoints of a run

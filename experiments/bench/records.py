@@ -7,52 +7,13 @@ its own; folders are merged by putting their files together.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
-import platform
-import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import metadata
-
-from experiments import commands
 
 ROWS = "rows.jsonl"
 PARTS = "rows*.jsonl"
-# What `environment` tells.
-ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "numpy", "platform", "device", "cores", "commit", "dirty")
-
-
-@contextlib.contextmanager
-def writing(folder: pathlib.Path, part: str = "") -> Iterator[None]:
-    """Hold the folder, or a part of it, for one run; a second one is refused. Locks end with the process.
-
-    Args:
-      part: such as "0-of-2"; those of another number of parts would be other cells.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        _hold(stack, folder, ".lock", fcntl.LOCK_SH if part else fcntl.LOCK_EX)
-        if part:
-            _hold(stack, folder, f".lock-{part}", fcntl.LOCK_EX)
-            parts = f".lock-of-{part.rpartition('-')[2]}"
-            _hold(stack, folder, parts, fcntl.LOCK_SH)
-            with contextlib.ExitStack() as brief:
-                for other in {path.name for path in folder.glob(".lock-of-*")} - {parts}:
-                    _hold(brief, folder, other, fcntl.LOCK_EX)
-        stack.enter_context(commands.remembered(folder))
-        yield
-
-
-def _hold(stack: contextlib.ExitStack, folder: pathlib.Path, name: str, kind: int) -> None:
-    lock = stack.enter_context((folder / name).open("w"))
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"another run is writing into {folder}: wait for it, or choose another --out") from None
 
 
 def append(folder: pathlib.Path, row: dict, part: str = "") -> None:
@@ -125,47 +86,3 @@ def _frozen(value):
     if isinstance(value, dict):
         return tuple(sorted((name, _frozen(each)) for name, each in value.items()))
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
-
-
-def environment() -> dict:
-    """Versions, device and commit. Neither host nor paths, nor anything of the process's environment."""
-    import jax
-
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-        "platform": device.platform,
-        "device": _processor() if device.platform == "cpu" else device.device_kind,
-        "cores": cores(),
-        **_commit(),
-    }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _commit() -> dict:
-    """The commit of the source, and whether it has been changed since; None outside a checkout."""
-    here = pathlib.Path(__file__).parent
-
-    def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--", "..", ":!../results")),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib import ticker
 
 import attnzoo
-from experiments.wording import seconds_text, size_text
+from experiments.show.units import seconds_text, size_text
 
 # Okabe and Ito's colours and their darker kin, which the colour-blind can tell apart. Those of a kernel stand at its
 # place in the catalogue, and what is not in it comes after.

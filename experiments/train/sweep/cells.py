@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from attnzoo import Kernel, PositionEncoding, catalogue
 from attnzoo.models import BlockConfig
-from experiments import command_line, records, tasks
+from experiments import tasks
+from experiments.bench import parsing, records
 from experiments.tasks.task import Task
-from experiments.training import Plan
+from experiments.train.loop import Plan
 
 # Settings that all cells of a sweep share, and that a row has.
 SHARED = (
@@ -63,19 +64,19 @@ class Settings:
     tensorboard: bool = False
 
     def __post_init__(self):
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(1, seeds=self.seeds, layers=self.layers, heads=self.heads)
-        command_line.at_least(1, test_examples=self.test_examples)
-        command_line.at_least(0, warmup=self.warmup, feed_forward=self.feed_forward, weight_decay=self.weight_decay)
-        command_line.at_least(0, save_every=self.save_every, validate_every=self.validate_every, memory=self.memory)
-        command_line.at_least(0, minutes=self.minutes, dropout=self.dropout)
+        parsing.at_least(2, steps=self.steps)
+        parsing.at_least(1, seeds=self.seeds, layers=self.layers, heads=self.heads)
+        parsing.at_least(1, test_examples=self.test_examples)
+        parsing.at_least(0, warmup=self.warmup, feed_forward=self.feed_forward, weight_decay=self.weight_decay)
+        parsing.at_least(0, save_every=self.save_every, validate_every=self.validate_every, memory=self.memory)
+        parsing.at_least(0, minutes=self.minutes, dropout=self.dropout)
         if self.dropout >= 1:
             raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
         if not self.isolate and (self.minutes or self.memory):
             raise ValueError("--minutes and --memory limit processes: pass --isolate, which gives each cell its own")
-        command_line.at_least(1e-12, embedding_stddev=self.embedding_stddev)
+        parsing.at_least(1e-12, embedding_stddev=self.embedding_stddev)
         for rate in self.learning_rates:
-            command_line.at_least(1e-12, learning_rates=rate)
+            parsing.at_least(1e-12, learning_rates=rate)
         if self.tokens < max(self.lengths):
             raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
         if self.tasks:  # the process of a cell is given none here: its cell has its own
