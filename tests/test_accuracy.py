@@ -23,7 +23,8 @@ from attnzoo import (
     Rotary,
     Softmax,
 )
-from experiments.bench import command_line, locks, records
+from experiments.bench import locks, outcome, records
+from experiments.bench.settings import parsed
 from experiments.report.page import write
 from experiments.show import figures, statistics, tables
 from experiments.tasks import text
@@ -34,8 +35,9 @@ from experiments.tasks.needle import Needle
 from experiments.tasks.retrieval import FILES, Retrieval
 from experiments.tasks.text import MaskedText, Text
 from experiments.train import language, steps
-from experiments.train.sweep import analysis, flags, models, run
-from experiments.train.sweep.cells import Settings, cells, heard
+from experiments.train.sweep import analysis, models, plot, run
+from experiments.train.sweep.cells import cells, heard
+from experiments.train.sweep.settings import Settings
 
 
 def settings(out, **changes):
@@ -111,8 +113,7 @@ def test_scores_are_of_all_examples_and_not_of_batches():
     [only] = cells(chosen)
     model = models.build(chosen, only)
     whole, parts = (
-        models.scores(dataclasses.replace(chosen, tokens=count), only, model, "test", 16)
-        for count in (7 * 16, 2 * 16)
+        models.scores(dataclasses.replace(chosen, tokens=tokens), only, model, "test", 16)
         for tokens in (7 * 16, 2 * 16)
     )
     positions = parts.pop("bits_by_position"), whole.pop("bits_by_position")
@@ -239,7 +240,8 @@ def test_settings_that_would_be_ignored_are_refused(changes, message):
 
 
 def test_several_rates_need_no_other_flag():
-    chosen = flags.parsed(
+    chosen = parsed(
+        Settings,
         task="mqar",
         kernels="softmax, sliding_window(left={16,64}), performer(features={64,256})",
         lengths="64,256",
@@ -298,7 +300,7 @@ def test_parameters_are_matched_where_that_is_asked_for():
 
 def test_shards_share_a_folder_and_are_the_whole(tmp_path, monkeypatch):
     chosen, drawn = softmax(tmp_path, seeds=3), []
-    monkeypatch.setattr(run.plot, "draw", lambda rows, *_: drawn.append([row["seed"] for row in rows]))
+    monkeypatch.setattr(plot, "draw", lambda rows, *_: drawn.append([row["seed"] for row in rows]))
     for index in (0, 1):
         assert run.run(dataclasses.replace(chosen, shard=(index, 2))) == 0
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"rows-0-of-2.jsonl", "rows-1-of-2.jsonl"}
@@ -310,10 +312,10 @@ def test_shards_share_a_folder_and_are_the_whole(tmp_path, monkeypatch):
 
 
 def test_settings_are_those_of_flags_and_their_defaults():
-    chosen = flags.parsed(task="copy", lengths="16:32", seeds=3, tied=True)
+    chosen = parsed(Settings, task="copy", lengths="16:32", seeds=3, tied=True)
     assert (chosen.lengths, chosen.seeds, chosen.tied, chosen.steps) == ((16, 32), 3, True, 200)
     with pytest.raises(ValueError, match="--tied is of models that predict tokens: listops"):
-        flags.parsed(task="listops", tied=True)
+        parsed(Settings, task="listops", tied=True)
 
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
@@ -338,10 +340,10 @@ def test_kernels_of_one_name_are_two(tmp_path):
 
 
 def test_cells_are_listed_with_hours(ran, tmp_path, capsys):
-    run.list_cells(dataclasses.replace(ran, out=str(tmp_path)))
+    run.run(dataclasses.replace(ran, out=str(tmp_path), dry_run=True))
     out = capsys.readouterr().out
     assert "4 of 4 cells to do" in out and "none is measured" in out and "refused: Nystrom cannot serve" in out
-    run.list_cells(dataclasses.replace(ran, seeds=2))
+    run.run(dataclasses.replace(ran, seeds=2, dry_run=True))
     out = capsys.readouterr().out
     assert "4 of 8 cells to do" in out and "as rows here have reached" in out
 
@@ -373,7 +375,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path)
     wait_for(lambda: saved(tmp_path / "stopped"))
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=90)[0]
-    assert process.returncode == command_line.STOPPED, said
+    assert process.returncode == outcome.STOPPED, said
     assert "the same command goes on from here" in said
     assert records.read(tmp_path / "stopped") == []
     for name in ("stopped", "whole"):
@@ -412,7 +414,8 @@ def test_how_pairs_are_met_makes_another_cell_and_of_other_tasks_none(tmp_path):
     for row in rows:  # rows that are older than pairs
         del row["pairing"]
     chosen = settings(tmp_path / "out", **given)
-    assert [cell.task for cell in run.missing(chosen, list(cells(chosen)), rows)] == [Retrieval(str(tmp_path))]
+    _, todo = run.EXPERIMENT.todo(chosen)
+    assert [cell.subject.task for cell in todo] == [Retrieval(str(tmp_path))]
 
 
 def test_windows_are_a_pure_function_and_splits_are_disjoint():

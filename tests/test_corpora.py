@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 
 from experiments.bench import parsing
+from experiments.bench.settings import parsed
 from experiments.tasks import corpus as corpora
 from experiments.tasks import image, imdb, pathfinder, retrieval, task
 from experiments.tasks.corpus import PlainText
@@ -16,9 +17,9 @@ from experiments.tasks.image import Image
 from experiments.tasks.imdb import IMDb
 from experiments.tasks.pathfinder import Pathfinder
 from experiments.tasks.retrieval import Retrieval
-from experiments.train.sweep import flags
 from experiments.train.sweep import models as trained_models
 from experiments.train.sweep.cells import cells as accuracy_cells
+from experiments.train.sweep.settings import Settings
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_split_that_is_too_short_is_found_before_training(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "only.txt").write_text("x" * 200)
     given = {"task": f"corpus(folder='{tmp_path / 'texts'}')", "kernels": "softmax", "tokens": 64, "out": tmp_path}
-    chosen = flags.parsed(**given | {"lengths": "16,24", "isolate": False, "steps": 2, "widths": 8, "layers": 1})
+    chosen = parsed(Settings, **given | {"lengths": "16,24", "isolate": False, "steps": 2, "widths": 8, "layers": 1})
     fits, long = accuracy_cells(chosen)
     assert trained_models.refusal(chosen, fits) is None
     assert "the files of the validation split have 20" in trained_models.refusal(chosen, long)["reason"]

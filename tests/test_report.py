@@ -52,17 +52,41 @@ def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
 @pytest.mark.parametrize("place", sorted(path.parent for path in RESULTS.rglob(records.PARTS)), ids=lambda p: p.name)
 def test_committed_rows_are_known_and_summarised(place):
     rows = records.read(place)
-    known = {sum(section.columns <= each.keys() for section in sections.SECTIONS) for each in rows}
-    assert known == {1}, "a row must be known to one section, and to no other"
+    homes = {sum(set(known.columns) <= each.keys() for known in sections.known()) for each in rows}
+    assert homes == {1}, "a row must be known to one section, and to no other"
     for found in sections.split(rows):
-        summaries = found.section.summaries(found.rows)
+        summaries = found.summaries()
         assert summaries and all(len(line) == len(each.header) for each in summaries for line in each.lines)
         assert any(isinstance(cell, units.Shown) for each in summaries for line in each.lines for cell in line)
 
 
 def test_every_section_has_what_the_page_asks_of_it():
-    for section in sections.SECTIONS:
-        assert section.question and section.columns and "status" not in section.key
+    assert [known.name for known in sections.known()] == list(sections.ORDER)
+    for known in sections.known():
+        assert sections.question(known) and known.columns and "status" not in known.key
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "conformance"),
+        ({"experiment": "conformance", "schema": 1}, "conformance"),
+        ({"experiment": "tiles", "schema": 1}, "tiles"),  # whatever columns it has
+        ({"experiment": "elsewhere", "schema": 1}, None),
+        ({"experiment": "conformance", "schema": 2}, None),
+        ({"experiment": ["tiles"]}, None),
+    ],
+    ids=str,
+)
+def test_a_row_is_known_by_what_it_says_and_an_old_one_by_its_columns(changes, name):
+    [found] = sections.split([row(**changes)])
+    assert (found.experiment and found.experiment.name) == name
+
+
+def test_whose_a_row_is_stands_in_no_table(tmp_path):
+    rows = [row(law=law, experiment="conformance", schema=1) for law in ("jit", "shape")]
+    page = page_of(tmp_path, *rows)
+    assert "2 cells: 2 obeyed" in page and "schema" not in page
 
 
 def test_the_last_row_of_a_cell_is_shown(tmp_path):

@@ -176,8 +176,8 @@ def test_settings_refuse_what_means_nothing(tmp_path, name, value):
 
 
 def test_a_dry_run_predicts_and_leaves_nothing(tmp_path, capsys):
-    chosen = settings(tmp_path / "out", kernels=(Softmax(), Nystrom(landmarks=4)), is_causal=True)
-    assert run.list_cells(chosen) == 0
+    chosen = settings(tmp_path / "out", kernels=(Softmax(), Nystrom(landmarks=4)), is_causal=True, dry_run=True)
+    assert run.run(chosen) == 0
     assert capsys.readouterr().out.count("refused") == 3
     assert not (tmp_path / "out").exists()
 

@@ -20,7 +20,7 @@ from flax import nnx
 
 from attnzoo import T5Buckets
 from attnzoo.models import BlockConfig, LanguageModel
-from experiments.bench import command_line
+from experiments.bench import outcome
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.task import Examples
 from experiments.train import checkpoints, loop, steps
@@ -292,7 +292,7 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path):
     assert process.stdout.readline() == "1\n"
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == command_line.STOPPED
+    assert process.returncode == outcome.STOPPED
     last = int((said.strip().splitlines() or ["1"])[-1])
     assert checkpoints.about(tmp_path / f"step_{last:08d}")["step"] == last
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from attnzoo import Performer
 from attnzoo.models import BlockConfig, LanguageModel
-from experiments.bench import command_line
+from experiments.bench import outcome
 from experiments.tasks.task import Examples
 from experiments.train import loop, steps
 
@@ -47,8 +47,8 @@ def main(folder, count):
     try:
         told = lambda progress: print(progress.step, flush=True)
         progress = loop.fit(model, batch, plan(count), folder=pathlib.Path(folder), validate=validated, told=told)
-    except loop.Stopped:
-        return command_line.STOPPED
+    except outcome.Stopped:
+        return outcome.STOPPED
     found = dataclasses.asdict(progress) | {"seconds": 0, "compile_seconds": 0, "parameters": parameters(model)}
     print(json.dumps(found))
     return 0

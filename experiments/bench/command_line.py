@@ -6,21 +6,25 @@ Nothing here imports jax: `--help` answers at once, and jax starts when the flag
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
-from collections.abc import Callable
 
 from absl import app, flags, logging
 
-STOPPED = 75  # exit code of a run that was asked to end, has saved its state, and can be continued
+from experiments.bench import settings as declared
+
+flags.disclaim_key_flags()  # they are those of the module that asks for them
 
 
-def run(main: Callable[..., int | None], positional: str | None = None) -> None:
-    """Run `main` with flags parsed; the exit code is 0, 1 where a cell failed, 2 for bad input, 130 for Ctrl-C.
+def run(settings: type[declared.Settings], home: str, positional: str | None = None) -> None:
+    """Ask `home.run` what the flags of `settings` say; exit with its code, 2 for bad input, 130 for Ctrl-C.
 
     `--help` shows the docstring of the experiment's package: the question, the command, the duration.
 
     Args:
-      main: takes nothing, or the one argument that `positional` names.
+      home: a module, imported when the flags are understood, whose `run` takes settings and gives an exit code: 0, 1
+        where a cell failed, 75 where it was asked to end.
+      positional: what to call the one argument that `run` takes beside them; None for none.
     """
 
     def guarded(arguments: list[str]) -> int:
@@ -28,7 +32,9 @@ def run(main: Callable[..., int | None], positional: str | None = None) -> None:
 
         progress.remember_interrupts()
         try:
-            return main(*_positional(arguments[1:], positional)) or 0
+            given = _positional(arguments[1:], positional)
+            asked = declared.read(settings)
+            return importlib.import_module(home).run(asked, *given)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -36,6 +42,7 @@ def run(main: Callable[..., int | None], positional: str | None = None) -> None:
             print("\ninterrupted: finished rows are kept, the same command goes on from here", file=sys.stderr)
             return 130
 
+    declared.define(settings)
     module = sys.modules["__main__"]
     package = sys.modules.get(module.__package__ or "")
     module.__doc__ = getattr(package, "__doc__", None) or module.__doc__

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import pathlib
+from collections.abc import Callable
 
 
-def draw(module: str, rows: list[dict], out: pathlib.Path) -> None:
-    """`module.draw(rows, out)`, unless there are no rows, or nothing to draw with."""
+def draw(figures: Callable[[list, pathlib.Path], object], rows: list, out: pathlib.Path) -> None:
+    """`figures(rows, out)`, unless there are no rows, or nothing to draw with."""
     if not rows:
         return
     try:
-        plot = importlib.import_module(module)
+        figures(rows, out)
     except ImportError as error:
         print(f"no figure: {error}; install matplotlib and run the same command again, which only draws then")
-        return
-    plot.draw(rows, out)
 
 
 def require(module: str, extra: str, flag: str) -> None:

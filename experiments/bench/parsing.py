@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Parser = Callable[[Any, str], Any]  # of what a flag says, and its name
 
 _PATH = re.compile(r"""(\w+)=([^\s'",()={}]*/[^\s'",()={}]*)""")  # without quotes
 
@@ -23,6 +27,21 @@ def words(text: str, choices: tuple[str, ...], flag: str) -> tuple[str, ...]:
         if word not in choices:
             raise ValueError(f"--{flag} has {word!r}: expected some of {', '.join(choices)}")
     return tuple(dict.fromkeys(found))
+
+
+def some_of(choices: tuple[str, ...] | Callable[[], Iterable[str]], every: bool = False) -> Parser:
+    """A parser of words among `choices`, or a function that finds them; where `every`, "all" stands for all."""
+
+    def parse(text: str, flag: str) -> tuple[str, ...]:
+        known = tuple(choices() if callable(choices) else choices)
+        return known if every and text == "all" else words(text, known, flag)
+
+    return parse
+
+
+def unless_empty(parse: Parser, otherwise: Any = ()) -> Parser:
+    """A parser for which nothing is something, too."""
+    return lambda text, flag: parse(text, flag) if text and text.strip() else otherwise
 
 
 def lengths(text: str, flag: str = "lengths") -> tuple[int, ...]:

@@ -39,13 +39,13 @@ class Each:
         for item in self._items:
             self._begun += 1
             yield item
-            self._progress.advance(self._task)
+            self._progress.update(self._task, completed=self._begun)
             if _interrupted.is_set():
                 raise KeyboardInterrupt
 
-    def reach(self, done: float) -> None:
-        """Put the bar where so much is done, between two items."""
-        self._progress.update(self._task, completed=done)
+    def reach(self, share: float) -> None:
+        """Put the bar where so much of the item after the last one is done."""
+        self._progress.update(self._task, completed=self._begun + share)
 
     def say(self, line: str) -> None:
         """Print a line above the bar, or with the time left where there is none."""

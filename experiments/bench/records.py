@@ -14,6 +14,8 @@ import sys
 
 ROWS = "rows.jsonl"
 PARTS = "rows*.jsonl"
+SCHEMA = 1  # of rows; another one where what they say is said otherwise
+OWNER = ("experiment", "schema")  # columns that tell whose a row is, and how it is to be read
 
 
 def append(folder: pathlib.Path, row: dict, part: str = "") -> None:
@@ -69,12 +71,6 @@ def _rows(path: pathlib.Path) -> tuple[list[dict], int]:
 def latest(rows: list[dict], key: tuple[str, ...]) -> dict[tuple, dict]:
     """The last row of each cell, by the values of `key`."""
     return {cell(row, key): row for row in rows}
-
-
-def is_done(row: dict, found: dict[tuple, dict], key: tuple[str, ...]) -> bool:
-    """Whether `latest` has found the cell of a row. What failed, or broke a law, is tried again: it may be mended."""
-    known = found.get(cell(row, key))
-    return known is not None and known.get("status", "failed") != "failed" and "law" not in known
 
 
 def cell(row: dict, key: tuple[str, ...]) -> tuple:

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from experiments.bench import outcome
 
+if TYPE_CHECKING:
+    from experiments.bench.experiment import Cell
+
 Call = Callable[[], object]
 
 ALONE = 10.0  # seconds of repetitions, from which a program is timed alone: it averages the noise itself
+
+
+def in_turns(cells: Iterable[Cell], prepare: Callable[[Cell], Call | None], repeats: int) -> Iterator[dict]:
+    """Rows of cells that take turns, those that are not timed first.
+
+    Args:
+      prepare: what is to be timed of a cell; None where its row is final. What it finds goes into the row at once, so
+        that a cell which raises later keeps it.
+    """
+    ready = []
+    for cell in cells:
+        try:
+            call = prepare(cell)
+        except Exception as error:  # one cell that fails must not take the others with it
+            call = cell.row.update(outcome.of(error))
+        if call is None:
+            yield cell.row
+        else:
+            ready.append((cell.row, call))
+    yield from take_turns(ready, repeats)
 
 
 def take_turns(ready: list[tuple[dict, Call]], repeats: int) -> Iterator[dict]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 
 LATE = "no time left"
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt)\b")
@@ -83,6 +85,29 @@ def _ended(code: int, is_late: bool, said: list[str]) -> str:
     last = (raised or said or ["no message"])[-1]
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return f"{name}: {last[:300]}"
+
+
+def beside(jobs: list[Callable[[], Iterable[dict]]], count: int) -> Iterator[dict]:
+    """The rows of jobs as they come, `count` of which are at work beside each other.
+
+    Raises:
+      Exception: that of a job, when all others are done.
+    """
+    rows: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+
+    def drained(job):
+        try:
+            for row in job():
+                rows.put(row)
+        finally:
+            rows.put(None)
+
+    with futures.ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(drained, job) for job in jobs]
+        for _ in jobs:
+            yield from iter(rows.get, None)
+    for job in running:
+        job.result()
 
 
 def work(rows: Callable[[dict], Iterable[dict]]) -> None:

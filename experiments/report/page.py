@@ -67,8 +67,12 @@ def _parts(place: pathlib.Path, root: pathlib.Path) -> list[Part]:
     figures = [figure(path) for path in sorted(place.glob("*.png"))]
     found = []
     for each in sections.split(rows):
-        title = each.section.question if each.section else "Rows of an experiment without a section of its own"
-        found.append(Part(sections.place(each.section), title, name, "\n".join([*head, *figures, *_body(each)])))
+        title = (
+            sections.question(each.experiment)
+            if each.experiment
+            else "Rows of an experiment without a section of its own"
+        )
+        found.append(Part(sections.place(each.experiment), title, name, "\n".join([*head, *figures, *_body(each)])))
         figures = []
     return found or [Part(sections.place(None), "No rows", name, "\n".join([*head, *figures]))]
 
@@ -102,23 +106,23 @@ def _body(found: Found) -> list[str]:
 
 def _summaries(found: Found) -> list[str]:
     """What the experiment says; rows that it does not understand, such as those of another version, are shown as they are."""
-    if found.section is None:
+    if found.experiment is None:
         return []
     try:
-        return [table(each.header, each.lines, each.title) for each in found.section.summaries(found.rows)]
+        return [table(each.header, each.lines, each.title) for each in found.summaries()]
     except Exception as error:  # rows come from files: what one of them lacks must not take the page with it
         why = f"{type(error).__name__}: {error}"
         return [
-            warning(f"experiments.{found.section.name} could not summarise these rows ({why}); all cells are below.")
+            warning(f"experiments.{found.experiment.name} could not summarise these rows ({why}); all cells are below.")
         ]
 
 
 def _support(found: Found) -> list[str]:
     """What may be concluded from these rows, and what may not."""
-    points = list(found.section.caveats) if found.section else []
+    points = list(found.experiment.caveats) if found.experiment else []
     trained = [row for row in found.rows if "train_seconds" in row and row.get("status") == "measured"]
     if trained:
-        points.append(_seeds(trained, found.section.key if found.section else ("kernel",)))
+        points.append(_seeds(trained, found.experiment.key if found.experiment else ("kernel",)))
     machines = {tuple(str(row.get(name)) for name in ("platform", "device", "cores")) for row in found.rows}
     if len(machines) > 1:
         points.append(f"Rows are of {len(machines)} machines: compare those of one.")

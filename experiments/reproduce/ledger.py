@@ -55,7 +55,7 @@ def judged(result: Published, ours: Measured) -> Judgement:
         return verdict.not_comparable(ours.reason, ours.detail)
     if result.is_ratio:
         return verdict.of_ratio(ratio(result), ours.value.value)
-    return verdict.of_accuracy(result.value, ours.value)._replace(detail=trainings.DEVIATIONS[trainings.group(result)])
+    return verdict.of_accuracy(result.value, ours.value)._replace(detail=trainings.DEVIATIONS[result.group])
 
 
 def command(result: Published, rows: Rows, out: str) -> str:

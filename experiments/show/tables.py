@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.bench import provenance
+from experiments.bench import provenance, records
 from experiments.show import naming, statistics, units
 from experiments.show.units import Shown
 
@@ -35,7 +35,11 @@ def cells(rows: list[dict]) -> tuple[dict[str, str], Table]:
 
 def _is_told(name: str, rows: list[dict]) -> bool:
     is_scalar = not any(isinstance(row.get(name), (list, dict)) for row in rows)
-    return is_scalar and name not in provenance.ENVIRONMENT and any(row.get(name) is not None for row in rows)
+    return (
+        is_scalar
+        and name not in (*records.OWNER, *provenance.ENVIRONMENT)
+        and any(row.get(name) is not None for row in rows)
+    )
 
 
 def _place(name: str) -> int:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
-from experiments.bench import memory
+from experiments.bench import memory, outcome
 from experiments.bench.memory import planned
-from experiments.throughput.work import dims_of, trouble
+from experiments.throughput.work import dims_of
 
 COMPILING = 8  # programs compiled at a time, before they are timed: XLA uses about one core for each
 ENOUGH = 0.05  # seconds of calls between two looks at the clock
@@ -50,7 +50,7 @@ def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int
             try:
                 yield cell | _measured(cell, *program.result(), repeats)
             except Exception as error:
-                yield cell | trouble(error)
+                yield cell | outcome.of(error)
 
 
 def _compiled(implementation: str, kernel, cell: dict):

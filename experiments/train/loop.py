@@ -25,16 +25,13 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments.bench import outcome
 from experiments.bench.memory import planned
 from experiments.tasks.task import Examples
 from experiments.train import checkpoints, steps
 
 SCHEDULES = ("cosine", "rsqrt")
 KEPT = 2  # checkpoints of a run
-
-
-class Stopped(Exception):
-    """The run was asked to end; its state is saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +120,7 @@ def fit(
       told: called after each step.
 
     Raises:
-      Stopped: SIGTERM came; the step at hand was finished, and the state saved.
+      outcome.Stopped: SIGTERM came; the step at hand was finished, and the state saved.
     """
     model.train()
     run = _Run(model, plan, folder)
@@ -141,7 +138,7 @@ def fit(
                 run.save(progress)
             told(progress)
             if to_end and not is_last:
-                raise Stopped(f"stopped after step {progress.step:,} of {plan.steps:,}")
+                raise outcome.Stopped(f"stopped after step {progress.step:,} of {plan.steps:,}")
     if progress.best is not None:
         nnx.update(model, run.best)
     return progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from experiments.bench import records
 from experiments.show import naming, statistics, tables, units
+from experiments.show.tables import Table
 from experiments.show.units import Shown
 from experiments.train.sweep.cells import SHARED
 
@@ -171,3 +172,13 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, lines
+
+
+def summaries(rows: list[dict]) -> list[Table]:
+    """What each variant reaches, and the data that it was learned from."""
+    data = dict.fromkeys((row["task"], row["digest"]) for row in rows)
+    files = [[task, digest or "none: made up from seeds"] for task, digest in data]
+    return [
+        Table("Scores on what was not seen", *table(summarise(rows))),
+        Table("Data", ["task", "SHA-256 of files"], files),
+    ]

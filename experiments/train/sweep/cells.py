@@ -1,4 +1,4 @@
-"""What a sweep consists of: settings, and cells that each are one model to train."""
+"""What a sweep consists of: cells that each are one model to train."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from attnzoo import Kernel, PositionEncoding, catalogue
 from attnzoo.models import BlockConfig
 from experiments import tasks
-from experiments.bench import parsing, records
+from experiments.bench import records
 from experiments.tasks.task import Task
 from experiments.train.loop import Plan
+from experiments.train.sweep.settings import Settings
 
 # Settings that all cells of a sweep share, and that a row has.
 SHARED = (
@@ -23,78 +24,6 @@ SHARED = (
 )  # fmt: skip
 # What makes two rows the same cell.
 KEY = ("task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", "pairing", *SHARED)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to train, and within which limits."""
-
-    tasks: tuple[Task, ...]
-    kernels: tuple[Kernel, ...]
-    positions: tuple[PositionEncoding, ...]
-    lengths: tuple[int, ...]
-    widths: tuple[int, ...]
-    learning_rates: tuple[float, ...]
-    seeds: int
-    steps: int
-    tokens: int
-    layers: int
-    heads: int
-    feed_forward: int
-    norm: str
-    pooling: str
-    dropout: float
-    warmup: int
-    schedule: str
-    weight_decay: float
-    dtype: str
-    test_examples: int
-    eval_lengths: tuple[int, ...]
-    validate_every: int
-    match: str
-    save_every: int
-    minutes: float
-    memory: float
-    isolate: bool
-    shard: tuple[int, int] | None
-    out: str
-    tied: bool = False
-    embedding_stddev: float = 0.02
-    pairing: str = "compared"
-    tensorboard: bool = False
-
-    def __post_init__(self):
-        parsing.at_least(2, steps=self.steps)
-        parsing.at_least(1, seeds=self.seeds, layers=self.layers, heads=self.heads)
-        parsing.at_least(1, test_examples=self.test_examples)
-        parsing.at_least(0, warmup=self.warmup, feed_forward=self.feed_forward, weight_decay=self.weight_decay)
-        parsing.at_least(0, save_every=self.save_every, validate_every=self.validate_every, memory=self.memory)
-        parsing.at_least(0, minutes=self.minutes, dropout=self.dropout)
-        if self.dropout >= 1:
-            raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
-        if not self.isolate and (self.minutes or self.memory):
-            raise ValueError("--minutes and --memory limit processes: pass --isolate, which gives each cell its own")
-        parsing.at_least(1e-12, embedding_stddev=self.embedding_stddev)
-        for rate in self.learning_rates:
-            parsing.at_least(1e-12, learning_rates=rate)
-        if self.tokens < max(self.lengths):
-            raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
-        if self.tasks:  # the process of a cell is given none here: its cell has its own
-            self._check_tasks()
-        for width in self.widths:
-            if width % self.heads:
-                raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
-
-    def _check_tasks(self):
-        classified = [tasks.spelled(task) for task in self.tasks if task.classes is not None]
-        if self.tied and classified:
-            raise ValueError(f"--tied is of models that predict tokens: {', '.join(classified)} asks for a class")
-        if self.pooling != "mean" and not classified:
-            raise ValueError(f"--pooling={self.pooling} is of models that tell a class: no task here asks for one")
-        if self.pairing != "compared" and not any(task.is_pair for task in self.tasks):
-            raise ValueError(
-                f"--pairing={self.pairing} is of models that meet pairs of documents: no task here has them"
-            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ from experiments.bench import trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
 from experiments.train import language, loop, steps
-from experiments.train.sweep.cells import Cell, Settings
+from experiments.train.sweep.cells import Cell
+from experiments.train.sweep.settings import Settings
 
 RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
 BINS = 16  # parts in which loss by position is kept
@@ -84,7 +85,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     """What the row of a cell says beside what identifies it: measured, or diverged.
 
     Raises:
-      loop.Stopped: SIGTERM came; the same call goes on from what it has saved.
+      outcome.Stopped: SIGTERM came; the same call goes on from what it has saved.
     """
     model, out = build(settings, cell), pathlib.Path(settings.out)
     count = settings.tokens // cell.length

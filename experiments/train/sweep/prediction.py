@@ -12,7 +12,8 @@ from flax import nnx
 from experiments.bench import processor
 from experiments.train import steps
 from experiments.train.sweep import models
-from experiments.train.sweep.cells import Cell, Settings
+from experiments.train.sweep.cells import Cell
+from experiments.train.sweep.settings import Settings
 
 RATE = 1e10  # operations in a second of one core, where nothing has been measured
 

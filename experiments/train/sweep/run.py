@@ -6,90 +6,97 @@ import dataclasses
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
-from experiments.bench import command_line, locks, outcome, progress, provenance, records, workers
+from experiments.bench import experiment, outcome, progress, records, workers
 from experiments.bench.workers import Worker
-from experiments.train import loop
-from experiments.train.sweep import analysis, baselines, models, plot, prediction
-from experiments.train.sweep.cells import KEY, Cell, Settings, cells
+from experiments.show import caveats
+from experiments.train.sweep import analysis, baselines, models, prediction
+from experiments.train.sweep.cells import KEY, Cell, cells
+from experiments.train.sweep.settings import Settings
 
 Told = Callable[[int], None]  # how many steps are done
 OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_create", "cannot allocate memory")
 
 
-def run(settings: Settings) -> int:
-    """Train what is missing, then draw; 1 if a cell failed or diverged, or all were refused, `STOPPED` at SIGTERM."""
-    out, part = pathlib.Path(settings.out), _part(settings)
-    with locks.writing(out, part):
-        environment, wanted = provenance.environment(), list(cells(settings))
-        todo = missing(settings, wanted, records.read(out))
-        total = len(todo) * settings.steps
-        title = f"accuracy: {len(todo)} of {len(wanted)} cells to do"
-        with progress.over(range(total), title, total) as each, _Termination() as termination:
-            for number, cell in enumerate(todo):
-                told = lambda step, before=number * settings.steps: each.reach(before + step)
-                row = cell.row(settings) | environment | _outcome(settings, cell, termination, told)
-                told(settings.steps)
-                each.say(describe(row))
+class Sweep(experiment.Experiment):
+    """A model for each task, kernel, positions, length, width, rate and seed."""
+
+    name = "accuracy"
+    key = KEY
+    columns = ("task_name", "positions", "learning_rate")
+    caveats = (caveats.SMALL, "Differences to softmax are paired by seed.")
+    has_models = True
+    summaries = staticmethod(analysis.summaries)
+
+    def cells(self, settings: Settings) -> Iterator[list[experiment.Cell]]:
+        yield [experiment.Cell(cell.row(settings), cell) for cell in cells(settings)]
+
+    def part(self, settings: Settings) -> str:
+        return "" if settings.shard is None else "{}-of-{}".format(*settings.shard)
+
+    def measure(self, settings: Settings, todo: list[experiment.Cell], run: experiment.Run) -> Iterator[dict]:
+        """Measured, refused, diverged or failed; a cell that was stopped has no row yet."""
+        told = lambda step: run.reach(step / settings.steps)
+        with _Termination() as termination:
+            for cell in todo:
+                row = cell.row | _outcome(settings, cell.subject, termination, told)
                 if row["status"] != "stopped":
-                    records.append(out, row, part)
+                    yield row
                 if row["status"] in ("measured", "diverged"):
-                    models.forget(settings, cell)  # not before its row is there: a kill would lose what was learned
+                    models.forget(settings, cell.subject)  # not before its row is there: a kill would lose the model
                 if termination.is_asked:
-                    each.say("stopped: the same command goes on from here")
-                    return command_line.STOPPED
-        found = records.latest(records.read(out), KEY)
-    own, whole = (_keys(settings, chosen) for chosen in (wanted, cells(dataclasses.replace(settings, shard=None))))
-    rows = [found[key] for key in whole if key in found]  # of other shards, some may not be there yet
-    summary = analysis.summarise(rows)
-    plot.draw(rows, summary, out)
-    progress.table("Accuracy on what was not seen", *analysis.table(summary))
-    print(f"rows and figures: {out}")
-    return outcome.code(found[key] for key in own)
+                    raise outcome.Stopped
+
+    def describe(self, row: dict) -> str:
+        head = f"{row['task']} {row['kernel']} {row['positions']} {row['length']:,}"
+        head += f" width {row['width']} rate {row['learning_rate']:g} seed {row['seed']}"
+        if row["status"] == "measured":
+            seconds = row["train_seconds"] + row["compile_seconds"]
+            return f"{head}: {analysis.score_text(row['metric'], row['score'])}, {seconds:.1f} s"
+        return f"{head}: {row['status']}: {row['reason']}"
+
+    def shown(self, settings: Settings, rows: list[dict], own: list[dict]) -> list[dict]:
+        """Those of all shards; of others, some may not be there yet."""
+        found = self.last(rows)
+        whole = cells(dataclasses.replace(settings, shard=None))
+        identities = (self.identity(cell.row(settings)) for cell in whole)
+        return [found[identity] for identity in identities if identity in found]
+
+    def draw(self, settings: Settings, rows: list[dict], out: pathlib.Path) -> None:
+        from experiments.train.sweep import plot
+
+        plot.draw(rows, analysis.summarise(rows), out)
+
+    def show(self, settings: Settings, rows: list[dict]) -> None:
+        progress.table("Accuracy on what was not seen", *analysis.table(analysis.summarise(rows)))
+        super().show(settings, rows)
+
+    def list_cells(self, settings: Settings) -> int:
+        every, todo = self.todo(settings)
+        predict = prediction.of(settings, records.read(pathlib.Path(settings.out)))
+        lines, hours = [], 0.0
+        for cell in every:
+            refusal = models.refusal(settings, cell.subject)
+            expected = 0.0 if refusal or cell not in todo else predict(cell.subject)
+            hours += expected or 0.0
+            state = f"refused: {refusal['reason']}" if refusal else "to do" if cell in todo else "done"
+            lines.append(_listed(cell, expected, state))
+        header = ["task", "kernel", "positions", "length", "width", "learning rate", "seed", "hours", "state"]
+        progress.table("Cells", header, lines)
+        print(f"{len(todo)} of {len(every)} cells to do, {hours:.2f} hours predicted, {predict.basis}")
+        return 0
 
 
-def _keys(settings: Settings, chosen: Iterable[Cell]) -> list:
-    return [records.cell(cell.row(settings), KEY) for cell in chosen]
-
-
-def list_cells(settings: Settings) -> int:
-    """Print every cell and how long it should take; run none."""
-    rows = records.read(pathlib.Path(settings.out))
-    wanted = list(cells(settings))
-    todo = {records.cell(cell.row(settings), KEY) for cell in missing(settings, wanted, rows)}
-    predict = prediction.of(settings, rows)
-    lines, hours = [], 0.0
-    for cell in wanted:
-        row = cell.row(settings)
-        refusal = models.refusal(settings, cell)
-        expected = 0.0 if refusal or records.cell(row, KEY) not in todo else predict(cell)
-        hours += expected or 0.0
-        state = f"refused: {refusal['reason']}" if refusal else "to do" if records.cell(row, KEY) in todo else "done"
-        lines.append(
-            [
-                *(row[name] for name in ("task", "kernel", "positions")),
-                *(f"{row[name]:,}" for name in ("length", "width")),
-                f"{cell.learning_rate:g}",
-                str(cell.seed),
-                "" if expected is None else f"{expected:.3f}",
-                state,
-            ]
-        )
-    header = ["task", "kernel", "positions", "length", "width", "learning rate", "seed", "hours", "state"]
-    progress.table("Cells", header, lines)
-    print(f"{len(todo)} of {len(wanted)} cells to do, {hours:.2f} hours predicted, {predict.basis}")
-    return 0
-
-
-def missing(settings: Settings, wanted: list[Cell], rows: list[dict]) -> list[Cell]:
-    """Cells without a row, or with one that says that they failed."""
-    found = records.latest(rows, KEY)
-    return [cell for cell in wanted if not records.is_done(cell.row(settings), found, KEY)]
-
-
-def _part(settings: Settings) -> str:
-    return "" if settings.shard is None else "{}-of-{}".format(*settings.shard)
+def _listed(cell: experiment.Cell, hours: float | None, state: str) -> list[str]:
+    return [
+        *(cell.row[name] for name in ("task", "kernel", "positions")),
+        *(f"{cell.row[name]:,}" for name in ("length", "width")),
+        f"{cell.row['learning_rate']:g}",
+        str(cell.row["seed"]),
+        "" if hours is None else f"{hours:.3f}",
+        state,
+    ]
 
 
 def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
@@ -111,7 +118,7 @@ def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: To
 def _here(settings: Settings, cell: Cell, told: Told) -> dict:
     try:
         return models.train(settings, cell, lambda progress: told(progress.step))
-    except loop.Stopped as stopped:
+    except outcome.Stopped as stopped:
         return {"status": "stopped", "reason": str(stopped)}
     except Exception as error:  # one cell that fails must not take the others with it
         return outcome.failure(error)
@@ -140,7 +147,7 @@ def _isolated(settings: Settings, cell: Cell, termination: _Termination, told: T
 
 def _ended(settings: Settings, worker: Worker) -> dict:
     """What a row says of a process that left none."""
-    if worker.code == command_line.STOPPED:
+    if worker.code == outcome.STOPPED:
         return {"status": "stopped", "reason": worker.ended}
     if worker.ended == workers.LATE:
         kept = "; what it has saved is kept, and the same command goes on from there" if settings.save_every else ""
@@ -173,11 +180,5 @@ class _Termination:
             self.worker.terminate()
 
 
-def describe(row: dict) -> str:
-    """One line about a row."""
-    head = f"{row['task']} {row['kernel']} {row['positions']} {row['length']:,}"
-    head += f" width {row['width']} rate {row['learning_rate']:g} seed {row['seed']}"
-    if row["status"] == "measured":
-        seconds = row["train_seconds"] + row["compile_seconds"]
-        return f"{head}: {analysis.score_text(row['metric'], row['score'])}, {seconds:.1f} s"
-    return f"{head}: {row['status']}: {row['reason']}"
+EXPERIMENT = Sweep()
+run = EXPERIMENT.run

@@ -6,10 +6,11 @@ import resource
 import sys
 import time
 
-from experiments.bench import command_line, workers
+from experiments.bench import outcome, workers
 from experiments.train import loop
 from experiments.train.sweep import models
-from experiments.train.sweep.cells import Settings, heard
+from experiments.train.sweep.cells import heard
+from experiments.train.sweep.settings import Settings
 
 EVERY = 1.0  # seconds between words about progress
 
@@ -30,9 +31,9 @@ def main() -> int:
 
         try:
             say({"row": models.train(settings, heard(task["cell"]), told)})
-        except loop.Stopped as stopped:
+        except outcome.Stopped as stopped:
             print(stopped, file=sys.stderr)
-            return command_line.STOPPED
+            return outcome.STOPPED
     return 0
 
 
