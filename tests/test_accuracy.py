@@ -414,7 +414,8 @@ def test_how_pairs_are_met_makes_another_cell_and_of_other_tasks_none(tmp_path):
     for row in rows:  # rows that are older than pairs
         del row["pairing"]
     chosen = settings(tmp_path / "out", **given)
-    _, todo = run.EXPERIMENT.todo(chosen)
+    every, _ = run.EXPERIMENT.todo(chosen)
+    todo = run.EXPERIMENT.missing(chosen, every, rows)
     assert [cell.subject.task for cell in todo] == [Retrieval(str(tmp_path))]
 
 
