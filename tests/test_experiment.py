@@ -117,6 +117,14 @@ def test_the_last_row_of_a_cell_counts(tmp_path):
     assert Toy().todo(asked(tmp_path, numbers=(1,)))[1] == []
 
 
+def test_rows_of_another_experiment_are_left_alone(tmp_path):
+    records.append(tmp_path, {"number": 1, "status": "measured", "experiment": "other"})
+    toy = Toy()
+    toy.is_cumulative = True
+    assert toy.run(asked(tmp_path, numbers=(1, 2))) == 0
+    assert statuses(tmp_path) == [(1, "measured")] * 2 + [(2, "measured")] and toy.drawn == [[1, 2]]
+
+
 def test_a_cell_that_raises_is_a_row_and_the_others_go_on(tmp_path):
     def finds(number):
         if number == 1:

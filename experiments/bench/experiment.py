@@ -24,9 +24,8 @@ class Cell(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What measuring may know of a run: the folder, its rows so far, and how to tell the share done of a cell."""
+    """What measuring may know of a run: the folder's rows so far, and how to tell the share done of a cell."""
 
-    out: pathlib.Path
     known: list[dict]
     reach: Callable[[float], None]
 
@@ -99,6 +98,10 @@ class Experiment(abc.ABC):
         is_missing = lambda cell, row: row is None or outcome.is_to_repeat(row, budget(cell))
         return [cell for cell in cells if is_missing(cell, found.get(self.identity(cell.row)))]
 
+    def read(self, out: pathlib.Path) -> list[dict]:
+        """The rows of a folder that are this experiment's, or do not tell whose they are."""
+        return [row for row in records.read(out) if row.get("experiment", self.name) == self.name]
+
     def last(self, rows: Iterable[dict]) -> dict[tuple, dict]:
         """The last row of each cell."""
         return {self.identity(row): row for row in rows}
@@ -126,7 +129,7 @@ class Experiment(abc.ABC):
     def todo(self, settings) -> tuple[list[Cell], list[Cell]]:
         """All cells, and those that a run would measure."""
         cells = [cell for some in self.stated(settings) for cell in some]
-        return cells, self.missing(settings, cells, records.read(pathlib.Path(settings.out)))
+        return cells, self.missing(settings, cells, self.read(pathlib.Path(settings.out)))
 
     def run(self, settings) -> int:
         """Measure what is missing, and show it.
@@ -144,7 +147,7 @@ class Experiment(abc.ABC):
                 identities += [self.identity(cell.row) for cell in cells]
                 if not self._fill(settings, cells, out):
                     return outcome.STOPPED
-            rows = records.read(out)
+            rows = self.read(out)
         found = self.last(rows)
         own = [found[identity] for identity in identities if identity in found]
         further = self.more(settings)
@@ -159,9 +162,9 @@ class Experiment(abc.ABC):
 
     def _fill(self, settings, cells: list[Cell], out: pathlib.Path) -> bool:
         """Measure what is missing; whether it came to its end."""
-        known = records.read(out)
+        known = self.read(out)
         todo = self.missing(settings, cells, known)
-        run = Run(out, known, lambda share: each.reach(share))
+        run = Run(known, lambda share: each.reach(share))
         title = f"{self.title(cells)}: {len(todo)} of {len(cells)} {self.noun} to do" if cells else self.name
         with progress.over(self.measure(settings, todo, run), title, len(todo)) as each:
             try:

@@ -30,7 +30,8 @@ class Claims(Experiment):
 
     def identity(self, row: dict) -> tuple:
         """What makes two rows of one claim the same cell."""
-        return records.cell(row, CLAIMS[row["claim"]].KEY)
+        claim = CLAIMS.get(row.get("claim"))
+        return records.cell(row, claim.KEY if claim else self.key)
 
     def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
         return CLAIMS[todo[0].row["claim"]].rows(settings, todo) if todo else iter(())

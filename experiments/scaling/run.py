@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from attnzoo import Dims, Kernel, catalogue
-from experiments.bench import memory, progress, records, timing, trust
+from experiments.bench import memory, progress, timing, trust
 from experiments.bench.experiment import Cell, Experiment, Run
 from experiments.scaling import analysis, prediction
 from experiments.scaling.program import Program
@@ -81,7 +81,7 @@ class Scaling(Experiment):
         super().show(settings, rows)
 
     def list_cells(self, settings: Settings) -> int:
-        known = records.read(pathlib.Path(settings.out))
+        known = self.read(pathlib.Path(settings.out))
         cells, todo = self.todo(settings)
         header = ["kernel", "pass", "length", "GFLOP", "moved forward", "largest array", "a repetition", "state"]
         lines = [_listed(settings, cell, known, cell in todo) for cell in cells]

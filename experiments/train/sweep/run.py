@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from experiments.bench import experiment, outcome, progress, records, workers
+from experiments.bench import experiment, outcome, progress, workers
 from experiments.bench.workers import Worker
 from experiments.show import caveats
 from experiments.train.sweep import analysis, baselines, models, prediction
@@ -74,7 +74,7 @@ class Sweep(experiment.Experiment):
 
     def list_cells(self, settings: Settings) -> int:
         every, todo = self.todo(settings)
-        predict = prediction.of(settings, records.read(pathlib.Path(settings.out)))
+        predict = prediction.of(settings, self.read(pathlib.Path(settings.out)))
         lines, hours = [], 0.0
         for cell in every:
             refusal = models.refusal(settings, cell.subject)
