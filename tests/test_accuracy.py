@@ -444,7 +444,7 @@ def test_the_baseline_is_the_entropy_of_bytes():
 
 def test_students_interval():
     found = statistics.mean([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found.value == 3 and abs(found.high - 3 - 2.776 * np.std([1, 2, 3, 4, 5], ddof=1) / 5**0.5) < 1e-9
+    assert found.value == 3 and abs(found.high - 3 - 2.7764451052 * np.std([1, 2, 3, 4, 5], ddof=1) / 5**0.5) < 1e-9
     assert statistics.mean([2.0]) == (2.0, None, None)
     paired = statistics.paired({0: 1.0, 1: 2.5, 2: 3.0, 7: 9.0}, {0: 0.5, 1: 1.5, 2: 3.0, 3: 1.0})
     assert paired == statistics.mean([0.5, 1.0, 0.0])

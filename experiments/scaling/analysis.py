@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from experiments.show import naming, statistics, tables, units
 from experiments.show.units import Shown
@@ -43,11 +44,9 @@ def exponent(lengths: list[int], amounts: list[float]) -> Exponent | None:
     x, y = np.log(lengths[-FITTED:]), np.log(amounts[-FITTED:])
     if len(x) < 3:
         return None
-    x = x - x.mean()
-    slope = float(x @ y / (x @ x))
-    residual = y - y.mean() - slope * x
-    spread = statistics.student(len(x) - 2) * math.sqrt(residual @ residual / (len(x) - 2) / (x @ x))
-    return Exponent(slope, slope - spread, slope + spread)
+    line = stats.linregress(x, y)
+    half = statistics.student(len(x) - 2) * line.stderr
+    return Exponent(float(line.slope), float(line.slope - half), float(line.slope + half))
 
 
 def crossing(lengths: list[int], seconds: list[list[float]], reference: list[list[float]], seed: int = 0) -> Crossing:
@@ -62,6 +61,7 @@ def crossing(lengths: list[int], seconds: list[list[float]], reference: list[lis
     rng = np.random.default_rng(seed)
     own, other = (_resampled_medians(samples, rng) for samples in (seconds, reference))
     values = [_crossing(lengths, np.log(other[i]) - np.log(own[i])) for i in range(1 + RESAMPLES)]
+    # Nearest, since half way to infinity is no length: scipy's bootstrap would interpolate.
     low, high = np.quantile(values[1:], [0.025, 0.975], method="nearest")
     return Crossing(values[0], float(low), float(high))
 
