@@ -3,7 +3,9 @@
 What is written is what the run's progress says, which a checkpoint holds from the first step on. So a run that goes on
 from a checkpoint writes its curves anew: no point is lost, and none of a step that was done twice is there twice.
 
-The records are tensorboardX's; its own writer would put the name of the host into that of the file, and needs a thread.
+The records are tensorboardX's. Its `SummaryWriter(purge_step=)` would be shorter, but it writes from a thread: `flush`
+does not wait for the last points, so that one may be in a checkpoint and in no file, and once a disk is full the thread
+has ended and the run waits for it for ever. It would put the name of the host into that of the file, too.
 """
 
 from __future__ import annotations
