@@ -255,7 +255,7 @@ def test_a_run_leaves_verdicts_a_figure_and_a_ledger(ran):
     out = run.pathlib.Path(ran.out)
     assert (out / "ratios.png").stat().st_size > 5000
     shown, written = (out / "ledger.html").read_text(), (out / "ledger.md").read_text()
-    assert all(reason.value.replace("'", "&#x27;") in shown for reason in Reason) and "widened" in shown
+    assert all(reason.value.replace("'", "&#39;") in shown for reason in Reason) and "widened" in shown
     assert written.count("| text 1,000 |") == 9 + 6 and written.count("| python -m") > 60
 
 
