@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import records
+from experiments.bench import records
 from experiments.report import sections
 
 
 def of(folder) -> str:
     """The titles and lines of all tables, as one text; rows must be known to one experiment."""
     [found] = sections.split(records.read(pathlib.Path(folder)))
-    assert found.section is not None, "no section of the page knows these rows"
-    tables = found.section.summaries(found.rows)
+    assert found.experiment is not None, "no experiment knows these rows"
+    tables = found.summaries()
     assert all(len(line) == len(table.header) for table in tables for line in table.lines)
     return "\n".join(" | ".join(line) for table in tables for line in ([table.title], table.header, *table.lines))

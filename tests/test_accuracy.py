@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from attnzoo import ALiBi, LearnedPositions, Linear, Linformer, Nystrom, Rotary, Softmax
-from experiments import command_line, figures, language, records, statistics, steps, tables
-from experiments.accuracy import analysis, cell, flags, run
-from experiments.accuracy.cells import Settings, cells, heard
+from experiments.bench import locks, outcome, records
+from experiments.bench.settings import parsed
 from experiments.report.page import write
+from experiments.show import figures, statistics, tables
 from experiments.tasks import text
 from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
@@ -26,6 +26,10 @@ from experiments.tasks.mqar import MQAR
 from experiments.tasks.needle import Needle
 from experiments.tasks.retrieval import FILES, Retrieval
 from experiments.tasks.text import MaskedText, Text
+from experiments.train import language, steps
+from experiments.train.sweep import analysis, models, plot, run
+from experiments.train.sweep.cells import cells, heard
+from experiments.train.sweep.settings import Settings
 
 
 def settings(out, **changes):
@@ -99,9 +103,10 @@ def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
 def test_scores_are_of_all_examples_and_not_of_batches():
     chosen = settings("unused", tasks=(Induction(symbols=2),), kernels=(Softmax(),), lengths=(16,), test_examples=7)
     [only] = cells(chosen)
-    model = cell.build(chosen, only)
+    model = models.build(chosen, only)
     whole, parts = (
-        cell.scores(dataclasses.replace(chosen, tokens=tokens), only, model, "test", 16) for tokens in (7 * 16, 2 * 16)
+        models.scores(dataclasses.replace(chosen, tokens=tokens), only, model, "test", 16)
+        for tokens in (7 * 16, 2 * 16)
     )
     positions = parts.pop("bits_by_position"), whole.pop("bits_by_position")
     assert positions[0] == pytest.approx(positions[1])
@@ -124,7 +129,7 @@ def test_models_are_left_and_the_best_causal_one_of_text_is_found(ran, tmp_path)
     [best] = [row for row in rows if row["is_causal"]]
     assert folder.name == best["checkpoint"]
     first = next(cells(ran))
-    assert cell.scores(ran, first, language.load(folder)[1], "test", 16)["bits"] == best["bits"]
+    assert models.scores(ran, first, language.load(folder)[1], "test", 16)["bits"] == best["bits"]
     with pytest.raises(ValueError, match="has neither a checkpoint nor rows of a causal model of text"):
         language.find(tmp_path / "nothing")
     exact = language.find_exact(ran.out)
@@ -185,16 +190,16 @@ def test_every_word_for_no_memory_is_understood(ended):
 
 
 def test_a_kernel_that_breaks_before_training_leaves_the_others(tmp_path, monkeypatch):
-    refusal = cell.refusal
+    refusal = models.refusal
     broken = lambda settings, one: refusal(settings, one) if one.kernel == Softmax() else 1 / 0
-    monkeypatch.setattr(cell, "refusal", broken)
+    monkeypatch.setattr(models, "refusal", broken)
     assert run.run(settings(tmp_path, tasks=(Text(),), kernels=(Linear(), Softmax()))) == 1
     assert [row["status"] for row in records.read(tmp_path)] == ["failed", "measured"]
 
 
 def test_a_score_that_is_no_number_is_divergence(tmp_path, monkeypatch):
-    scores = cell.scores
-    monkeypatch.setattr(cell, "scores", lambda *given: scores(*given) | {"bits": float("nan")})
+    scores = models.scores
+    monkeypatch.setattr(models, "scores", lambda *given: scores(*given) | {"bits": float("nan")})
     assert run.run(softmax(tmp_path)) == 1
     [row] = records.read(tmp_path)
     assert row["status"] == "diverged" and "score" not in row and "no number" in row["reason"]
@@ -205,10 +210,10 @@ def test_a_cell_is_forgotten_after_its_row_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(
         records,
         "append",
-        lambda out, row, part: (kept.extend((out / cell.RUNNING).glob("*/step_*")), append(out, row, part)),
+        lambda out, row, part: (kept.extend((out / models.RUNNING).glob("*/step_*")), append(out, row, part)),
     )
     assert run.run(softmax(tmp_path, save_every=1)) == 0
-    assert kept and not list((tmp_path / cell.RUNNING).iterdir())
+    assert kept and not list((tmp_path / models.RUNNING).iterdir())
 
 
 @pytest.mark.parametrize(
@@ -227,7 +232,8 @@ def test_settings_that_would_be_ignored_are_refused(changes, message):
 
 
 def test_several_rates_need_no_other_flag():
-    chosen = flags.parsed(
+    chosen = parsed(
+        Settings,
         task="mqar",
         kernels="softmax, sliding_window(left={16,64}), performer(features={64,256})",
         lengths="64,256",
@@ -239,14 +245,14 @@ def test_several_rates_need_no_other_flag():
 
 
 def test_one_cell_that_fails_leaves_the_others(tmp_path, monkeypatch):
-    train = cell.train
+    train = models.train
 
     def fails(settings, one, told):
         if one.seed == 0:
             raise RuntimeError("it broke\nhere")
         return train(settings, one, told)
 
-    monkeypatch.setattr(cell, "train", fails)
+    monkeypatch.setattr(models, "train", fails)
     chosen = softmax(tmp_path, seeds=2)
     assert run.run(chosen) == 1
     rows = records.read(tmp_path)
@@ -278,7 +284,7 @@ def test_parameters_are_matched_where_that_is_asked_for():
     counts = {}
     for match in ("none", "params"):
         chosen = settings("", tasks=(MaskedText(),), kernels=(Softmax(), Linformer(rank=8)), widths=(16,), match=match)
-        counts[match] = [steps.parameter_count(cell.build(chosen, one)) for one in cells(chosen)]
+        counts[match] = [steps.parameter_count(models.build(chosen, one)) for one in cells(chosen)]
     (plain, other), (same, near) = counts.values()
     assert plain == same
     assert abs(near / same - 1) < 0.01 < other / plain - 1
@@ -286,7 +292,7 @@ def test_parameters_are_matched_where_that_is_asked_for():
 
 def test_shards_share_a_folder_and_are_the_whole(tmp_path, monkeypatch):
     chosen, drawn = softmax(tmp_path, seeds=3), []
-    monkeypatch.setattr(run.plot, "draw", lambda rows, *_: drawn.append([row["seed"] for row in rows]))
+    monkeypatch.setattr(plot, "draw", lambda rows, *_: drawn.append([row["seed"] for row in rows]))
     for index in (0, 1):
         assert run.run(dataclasses.replace(chosen, shard=(index, 2))) == 0
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"rows-0-of-2.jsonl", "rows-1-of-2.jsonl"}
@@ -298,20 +304,20 @@ def test_shards_share_a_folder_and_are_the_whole(tmp_path, monkeypatch):
 
 
 def test_settings_are_those_of_flags_and_their_defaults():
-    chosen = flags.parsed(task="copy", lengths="16:32", seeds=3, tied=True)
+    chosen = parsed(Settings, task="copy", lengths="16:32", seeds=3, tied=True)
     assert (chosen.lengths, chosen.seeds, chosen.tied, chosen.steps) == ((16, 32), 3, True, 200)
     with pytest.raises(ValueError, match="--tied is of models that predict tokens: listops"):
-        flags.parsed(task="listops", tied=True)
+        parsed(Settings, task="listops", tied=True)
 
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
-    with records.writing(tmp_path, "0-of-2"):
+    with locks.writing(tmp_path, "0-of-2"):
         for part in ("", "0-of-2", "0-of-3", "1-of-3"):
-            with pytest.raises(ValueError, match="another run is writing into"), records.writing(tmp_path, part):
+            with pytest.raises(ValueError, match="another run is writing into"), locks.writing(tmp_path, part):
                 pass
-        with records.writing(tmp_path, "1-of-2"):
+        with locks.writing(tmp_path, "1-of-2"):
             pass
-    with records.writing(tmp_path, "0-of-3"), records.writing(tmp_path, "2-of-3"):
+    with locks.writing(tmp_path, "0-of-3"), locks.writing(tmp_path, "2-of-3"):
         pass
 
 
@@ -326,10 +332,10 @@ def test_kernels_of_one_name_are_two(tmp_path):
 
 
 def test_cells_are_listed_with_hours(ran, tmp_path, capsys):
-    run.list_cells(dataclasses.replace(ran, out=str(tmp_path)))
+    run.run(dataclasses.replace(ran, out=str(tmp_path), dry_run=True))
     out = capsys.readouterr().out
     assert "4 of 4 cells to do" in out and "none is measured" in out and "refused: Nystrom cannot serve" in out
-    run.list_cells(dataclasses.replace(ran, seeds=2))
+    run.run(dataclasses.replace(ran, seeds=2, dry_run=True))
     out = capsys.readouterr().out
     assert "4 of 8 cells to do" in out and "as rows here have reached" in out
 
@@ -361,7 +367,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path)
     wait_for(lambda: saved(tmp_path / "stopped"))
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=90)[0]
-    assert process.returncode == command_line.STOPPED, said
+    assert process.returncode == outcome.STOPPED, said
     assert "the same command goes on from here" in said
     assert records.read(tmp_path / "stopped") == []
     for name in ("stopped", "whole"):
@@ -400,7 +406,9 @@ def test_how_pairs_are_met_makes_another_cell_and_of_other_tasks_none(tmp_path):
     for row in rows:  # rows that are older than pairs
         del row["pairing"]
     chosen = settings(tmp_path / "out", **given)
-    assert [cell.task for cell in run.missing(chosen, list(cells(chosen)), rows)] == [Retrieval(str(tmp_path))]
+    every, _ = run.EXPERIMENT.todo(chosen)
+    todo = run.EXPERIMENT.missing(chosen, every, rows)
+    assert [cell.subject.task for cell in todo] == [Retrieval(str(tmp_path))]
 
 
 def test_windows_are_a_pure_function_and_splits_are_disjoint():
@@ -428,7 +436,7 @@ def test_the_baseline_is_the_entropy_of_bytes():
 
 def test_students_interval():
     found = statistics.mean([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found.value == 3 and abs(found.high - 3 - 2.776 * np.std([1, 2, 3, 4, 5], ddof=1) / 5**0.5) < 1e-9
+    assert found.value == 3 and abs(found.high - 3 - 2.7764451052 * np.std([1, 2, 3, 4, 5], ddof=1) / 5**0.5) < 1e-9
     assert statistics.mean([2.0]) == (2.0, None, None)
     paired = statistics.paired({0: 1.0, 1: 2.5, 2: 3.0, 7: 9.0}, {0: 0.5, 1: 1.5, 2: 3.0, 3: 1.0})
     assert paired == statistics.mean([0.5, 1.0, 0.0])

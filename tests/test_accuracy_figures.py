@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments import figures, statistics
-from experiments.accuracy import analysis, flags, plot, prediction, trades
+from experiments.bench.settings import parsed
+from experiments.show import figures, statistics
+from experiments.train.sweep import analysis, plot, prediction, trades
+from experiments.train.sweep.settings import Settings
 
 
 def row_of(seed, rate, score, validation, kernel="Softmax()", status="measured"):
@@ -77,7 +79,7 @@ def test_speed_is_of_all_steps_and_not_of_those_to_the_best(monkeypatch):
     assert drawn == [(24.0, 0.5), (24.0, 0.75)]
     assert [label for label, *_ in ends] == ["Softmax, width 8", "Softmax, width 16"]
     rows = [trained(step_flops=10.0, status="measured")]
-    assert "3e-08 GFLOP/s" in prediction.of(flags.parsed(task="copy", kernels="softmax"), rows).basis
+    assert "3e-08 GFLOP/s" in prediction.of(parsed(Settings, task="copy", kernels="softmax"), rows).basis
 
 
 def test_figures_are_of_the_rate_that_validation_chose(tmp_path, monkeypatch):

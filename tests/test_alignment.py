@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from attnzoo.models.recurrent import SCORES, Pairs, RecurrentEncoderDecoder
-from experiments import records
 from experiments.alignment import run
+from experiments.bench import records
 from experiments.tasks import dates
 from tests import summaries
 

@@ -13,23 +13,26 @@ import pytest
 
 from attnzoo import ALiBi, Dims, Kernel, Linear, Linformer, Nystrom, Performer, Rotary, SlidingWindow, Softmax
 from attnzoo.models import BlockConfig
-from experiments import figures, language, records
 from experiments.approximation import dials, errors, model, operands, plot, run
+from experiments.approximation.settings import FLAGGED
+from experiments.bench import records
 from experiments.inspect import heads
+from experiments.show import figures
 from experiments.tasks import text
+from experiments.train import language
 from tests import summaries
 from tests.oracles import One, oracle_of, softmax_attention
 
 LENGTH, HEADS, DIM = 16, 2, 4
 VALUES = {"features": (8,), "landmarks": (4,), "ranks": (4,), "windows": (6,), "random_blocks": ()}
-NONE = dict.fromkeys(dials.FLAGGED, ())
+NONE = dict.fromkeys(FLAGGED, ())
 
 
 def settings(out, **changes):
     chosen = {
         "operands": ("random",),
         "temperatures": (2.0,),
-        "values": VALUES,
+        **VALUES,
         "length": LENGTH,
         "heads": HEADS,
         "head_dim": DIM,
@@ -157,7 +160,7 @@ def test_a_rerun_does_what_is_missing_beside_softmax(ran, monkeypatch):
     before = records.read(pathlib.Path(ran.out))
     run.run(ran)
     assert records.read(pathlib.Path(ran.out)) == before
-    run.run(dataclasses.replace(ran, values=VALUES | {"windows": (6, 8)}))
+    run.run(dataclasses.replace(ran, windows=(6, 8)))
     assert [row["dial"] for row in records.read(pathlib.Path(ran.out))[len(before) :]] == ["softmax", "sliding_window"]
     assert drawn == [7, 8]
 
@@ -173,7 +176,7 @@ class Broken(Kernel):
 def test_a_cell_that_fails_becomes_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(dials, "POINTS", {"softmax": Softmax(), "broken": Broken()})
     monkeypatch.setattr(plot, "draw", lambda *_: None)
-    assert run.run(settings(tmp_path, values=NONE)) == 1
+    assert run.run(settings(tmp_path, **NONE)) == 1
     failed, softmax = records.read(tmp_path)
     assert failed["status"] == "failed" and "no finite numbers" in failed["reason"]
     assert softmax["status"] == "measured"
@@ -191,7 +194,7 @@ def test_operands_of_a_checkpoint_keep_its_length_and_masking(saved, tmp_path, m
     folder, _ = saved
     drawn = {}
     monkeypatch.setattr(figures, "save", lambda figure, stem: drawn.update({stem.name: figure}))
-    chosen = settings(tmp_path, operands=("trained",), checkpoint=str(folder), values=NONE | {"landmarks": (4,)})
+    chosen = settings(tmp_path, operands=("trained",), checkpoint=str(folder), **NONE | {"landmarks": (4,)})
     assert run.run(chosen) == 0
     nystrom, softmax, linear = records.read(tmp_path)
     assert nystrom["status"] == "refused" and "is_causal" in nystrom["reason"]
@@ -208,7 +211,7 @@ def test_operands_of_a_checkpoint_keep_its_length_and_masking(saved, tmp_path, m
 def test_a_model_is_trained_where_none_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "TRAINING", model.TRAINING | {"layers": 1, "test_examples": 1})
     monkeypatch.setattr(plot, "draw", lambda *_: None)
-    assert run.run(settings(tmp_path, operands=("trained",), values=NONE)) == 0
+    assert run.run(settings(tmp_path, operands=("trained",), **NONE)) == 0
     softmax, linear = records.read(tmp_path)
     assert not softmax["is_causal"] and softmax["model"] == linear["model"]
     assert language.find_exact(next((tmp_path / "model").iterdir())).name == softmax["model"].split()[0]
@@ -252,7 +255,7 @@ def test_bad_settings(tmp_path, changes, message):
 
 def test_operands_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"--length=1000000: matrices of attention would take .* choose fewer tokens"):
-        run.run(settings(tmp_path, length=10**6, values=NONE))
+        run.run(settings(tmp_path, length=10**6, **NONE))
 
 
 def test_flags_become_settings_and_bad_ones_end_with_one_line(tmp_path):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from attnzoo import Additive
 from attnzoo.models import BlockConfig, LanguageModel
-from experiments import checkpoints
+from experiments.train import checkpoints
 
 
 def made(seed=0, width=8):

@@ -7,7 +7,7 @@ from flax import nnx
 from attnzoo import Linear, Nystrom, Softmax
 from attnzoo.models import RecurrentLanguageModel
 from attnzoo.models.recurrent import CELLS
-from experiments import records
+from experiments.bench import records
 from experiments.claims import candidates, regression, run
 from experiments.tasks import recall
 from tests import summaries
@@ -68,7 +68,7 @@ def test_recurrent_models_do_not_see_the_future(cell):
 
 
 def test_models_have_about_as_many_parameters(tmp_path):
-    from experiments.steps import parameter_count
+    from experiments.train.steps import parameter_count
 
     given = settings(tmp_path, width=64, layers=2)
     sizes = [parameter_count(candidates.built(name, given, 33, 32, 0)) for name in ("gru", "lstm", Linear())]

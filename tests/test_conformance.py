@@ -3,7 +3,7 @@
 import pytest
 
 from attnzoo import Linear, Softmax
-from experiments import records, workers
+from experiments.bench import records, workers
 from experiments.conformance import run
 from tests import summaries
 

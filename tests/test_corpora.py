@@ -8,10 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import command_line
-from experiments.accuracy import cell as accuracy_cell
-from experiments.accuracy import flags
-from experiments.accuracy.cells import cells as accuracy_cells
+from experiments.bench import parsing
+from experiments.bench.settings import parsed
 from experiments.tasks import corpus as corpora
 from experiments.tasks import image, imdb, pathfinder, retrieval, task
 from experiments.tasks.corpus import PlainText
@@ -19,6 +17,9 @@ from experiments.tasks.image import Image
 from experiments.tasks.imdb import IMDb
 from experiments.tasks.pathfinder import Pathfinder
 from experiments.tasks.retrieval import Retrieval
+from experiments.train.sweep import models as trained_models
+from experiments.train.sweep.cells import cells as accuracy_cells
+from experiments.train.sweep.settings import Settings
 
 
 @pytest.fixture
@@ -69,17 +70,17 @@ def test_a_split_that_is_too_short_is_found_before_training(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "only.txt").write_text("x" * 200)
     given = {"task": f"corpus(folder='{tmp_path / 'texts'}')", "kernels": "softmax", "tokens": 64, "out": tmp_path}
-    chosen = flags.parsed(**given | {"lengths": "16,24", "isolate": False, "steps": 2, "widths": 8, "layers": 1})
+    chosen = parsed(Settings, **given | {"lengths": "16,24", "isolate": False, "steps": 2, "widths": 8, "layers": 1})
     fits, long = accuracy_cells(chosen)
-    assert accuracy_cell.refusal(chosen, fits) is None
-    assert "the files of the validation split have 20" in accuracy_cell.refusal(chosen, long)["reason"]
+    assert trained_models.refusal(chosen, fits) is None
+    assert "the files of the validation split have 20" in trained_models.refusal(chosen, long)["reason"]
 
 
 def test_a_path_without_quotes_is_told_how_to_write_it():
     for text_of in ("corpus(folder=/data/texts)", "imdb(folder=~/aclImdb)", "text, corpus(folder=data/texts)"):
         path = text_of.partition("=")[2].rstrip(")")
         with pytest.raises(ValueError, match=f"a path stands in quotes: folder='{path}'"):
-            command_line.tasks(text_of)
+            parsing.tasks(text_of)
 
 
 def test_a_corpus_is_told_by_its_contents(corpus):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnzoo import Linear, Nystrom, Performer, SlidingWindow, Softmax, start
-from experiments import records
+from experiments.bench import records
 from experiments.decoding import run
 from tests import summaries
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from attnzoo import Softmax
-from experiments.accuracy import cell as one
-from experiments.accuracy.cells import cells
 from experiments.tasks.mqar import MQAR
-from experiments.training import Progress
+from experiments.train.loop import Progress
+from experiments.train.sweep import models as one
+from experiments.train.sweep.cells import cells
 from tests.test_accuracy import settings
 
 REASON = "the extra `tensorboard` is not installed"
@@ -20,7 +20,7 @@ pytest.importorskip("tensorboardX", reason=REASON)
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402 - after it is known to be there
 from tensorboardX.record_writer import masked_crc32c  # noqa: E402
 
-from experiments import events  # noqa: E402
+from experiments.train import tensorboard  # noqa: E402
 
 
 def read(folder):
@@ -49,12 +49,12 @@ def near(rows):
 
 def test_a_run_that_goes_on_has_every_point_once(tmp_path):
     curve = [(step, 8.0 - step) for step in range(0, 40, 10)]
-    with pytest.raises(KeyboardInterrupt), events.following(tmp_path, "accuracy") as tell:
+    with pytest.raises(KeyboardInterrupt), tensorboard.following(tmp_path, "accuracy") as tell:
         tell(Progress(step=21, curve=curve[:3], validations=[(20, -0.5)]))
         tell(Progress(step=22, curve=curve[:3], validations=[(20, -0.5)]))
         raise KeyboardInterrupt
     assert points(tmp_path, "train/bits") == curve[:3]
-    with events.following(tmp_path, "accuracy") as tell:
+    with tensorboard.following(tmp_path, "accuracy") as tell:
         for done in (2, 4):  # from a checkpoint of step 11
             tell(Progress(step=10 * done, curve=curve[:done], validations=[(20, -0.5)]))
     assert points(tmp_path, "train/bits") == curve

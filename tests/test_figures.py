@@ -6,7 +6,7 @@ import random
 import pytest
 
 from attnzoo import KERNELS
-from experiments import figures, wording
+from experiments.show import figures, naming, units
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -51,12 +51,12 @@ def test_the_same_figure_is_the_same_file(tmp_path):
 
 
 def test_kernels_in_few_words():
-    assert wording.short(repr(KERNELS["softmax"]())) == "Softmax"
-    assert wording.short(repr(KERNELS["performer"](features=64))) == "Performer(features=64)"
-    assert wording.short("Mine(shape=(1, 2), width=3)") == "Mine(shape=(1, 2), width=3)"
-    assert wording.short("<no call>") == "<no call>"
+    assert naming.short(repr(KERNELS["softmax"]())) == "Softmax"
+    assert naming.short(repr(KERNELS["performer"](features=64))) == "Performer(features=64)"
+    assert naming.short("Mine(shape=(1, 2), width=3)") == "Mine(shape=(1, 2), width=3)"
+    assert naming.short("<no call>") == "<no call>"
 
 
 def test_amounts_in_few_words():
-    assert [wording.seconds_text(x) for x in (2.5e-5, 0.0123, 3.21, 4000)] == ["25 µs", "12.3 ms", "3.21 s", "4,000 s"]
-    assert [wording.size_text(x) for x in (12, 1536, 3 * 2**20, 2**41)] == ["12 B", "1.5 KiB", "3 MiB", "2 TiB"]
+    assert [units.seconds_text(x) for x in (2.5e-5, 0.0123, 3.21, 4000)] == ["25 µs", "12.3 ms", "3.21 s", "4,000 s"]
+    assert [units.size_text(x) for x in (12, 1536, 3 * 2**20, 2**41)] == ["12 B", "1.5 KiB", "3 MiB", "2 TiB"]

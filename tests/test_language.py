@@ -7,13 +7,13 @@ import pytest
 
 from attnzoo import LearnedPositions, Linear, Nystrom, Softmax
 from attnzoo.models import BlockConfig
-from experiments import checkpoints, language
-from experiments.generate.run import Settings as Generating
 from experiments.generate.run import run as generate
 from experiments.generate.run import samples, told
+from experiments.generate.settings import Settings as Generating
 from experiments.inspect import heads, plot
-from experiments.inspect.run import Settings as Inspecting
 from experiments.inspect.run import run as inspect
+from experiments.inspect.settings import Settings as Inspecting
+from experiments.train import checkpoints, language
 from tests.test_contract import Retention
 from tests.test_generation import recomputed
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attnzoo import Softmax
-from experiments import records
+from experiments.bench import records
 from experiments.peers import plot, run
 from experiments.peers.calls import BNTH, Function, of_jax
 from experiments.peers.works import WORKS, Peer, Work

@@ -4,11 +4,11 @@ import signal
 import subprocess
 import sys
 
-from experiments import progress
+from experiments.bench import progress
 
 CODE = """
 import os, signal
-from experiments import progress
+from experiments.bench import progress
 
 class Swallowing:
     def __del__(self):

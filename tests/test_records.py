@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import records
+from experiments.bench import locks, provenance, records
 
 
 def test_rows_come_back(tmp_path):
@@ -33,12 +33,12 @@ def test_no_number_is_refused(tmp_path):
 
 def test_a_second_run_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
     with (
-        records.writing(tmp_path),
+        locks.writing(tmp_path),
         pytest.raises(ValueError, match="another run is writing"),
-        records.writing(tmp_path),
+        locks.writing(tmp_path),
     ):
         pass
-    with records.writing(tmp_path):
+    with locks.writing(tmp_path):
         pass
 
 
@@ -48,6 +48,6 @@ def test_the_last_row_of_a_cell_counts():
 
 
 def test_the_environment_names_versions_and_commit_but_no_place():
-    found = records.environment()
+    found = provenance.environment()
     assert {"python", "jax", "flax", "platform", "device", "commit", "dirty"} <= set(found)
     assert "/" not in json.dumps({key: value for key, value in found.items() if key != "device"})

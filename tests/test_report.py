@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from experiments import commands, records, tables, webpage, wording
+from experiments.bench import command_log, locks, records
 from experiments.report import export, sections
 from experiments.report.page import HEAVY, write
+from experiments.show import tables, units, webpage
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
@@ -29,7 +30,7 @@ def test_the_page_stands_alone(tmp_path):
     page = write(RESULTS, tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list(RESULTS.rglob("*.png")))
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    for part in ("&#x27;--kernels=softmax, ", "support no claim", "time exponent", "MQAR", "jaxlib"):
+    for part in ("&#39;--kernels=softmax, ", "support no claim", "time exponent", "MQAR", "jaxlib"):
         assert part in page
     assert "SlidingWindow(left=7" in page and "warning" not in page[page.index("<body>") :]
     assert page.index("What does each kernel cost") < page.index("What does each kernel lose")
@@ -39,29 +40,53 @@ def test_the_page_stands_alone(tmp_path):
 
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
     (tmp_path / "run" / "models").mkdir(parents=True)
-    (tmp_path / commands.COMMAND).write_text("far")
-    (tmp_path / "run" / commands.COMMAND).write_text("python -m experiments.run --kernels='<all>'\n")
+    (tmp_path / command_log.COMMAND).write_text("far")
+    (tmp_path / "run" / command_log.COMMAND).write_text("python -m experiments.run --kernels='<all>'\n")
     page_of(tmp_path / "run" / "models", row())
     page = write(tmp_path / "run", tmp_path / "page.html").read_text()
     assert "&lt;all&gt;" in page and "<pre>far" not in page
-    (tmp_path / "run" / commands.COMMAND).unlink()
+    (tmp_path / "run" / command_log.COMMAND).unlink()
     assert "<pre>" not in write(tmp_path / "run", tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("place", sorted(path.parent for path in RESULTS.rglob(records.PARTS)), ids=lambda p: p.name)
 def test_committed_rows_are_known_and_summarised(place):
     rows = records.read(place)
-    known = {sum(section.columns <= each.keys() for section in sections.SECTIONS) for each in rows}
-    assert known == {1}, "a row must be known to one section, and to no other"
+    homes = {sum(set(known.columns) <= each.keys() for known in sections.known()) for each in rows}
+    assert homes == {1}, "a row must be known to one section, and to no other"
     for found in sections.split(rows):
-        summaries = found.section.summaries(found.rows)
+        summaries = found.summaries()
         assert summaries and all(len(line) == len(each.header) for each in summaries for line in each.lines)
-        assert any(isinstance(cell, wording.Shown) for each in summaries for line in each.lines for cell in line)
+        assert any(isinstance(cell, units.Shown) for each in summaries for line in each.lines for cell in line)
 
 
 def test_every_section_has_what_the_page_asks_of_it():
-    for section in sections.SECTIONS:
-        assert section.question and section.columns and "status" not in section.key
+    assert [known.name for known in sections.known()] == list(sections.ORDER)
+    for known in sections.known():
+        assert sections.question(known) and known.columns and "status" not in known.key
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "conformance"),
+        ({"experiment": "conformance", "schema": 1}, "conformance"),
+        ({"experiment": "tiles", "schema": 1}, "tiles"),  # whatever columns it has
+        ({"experiment": "elsewhere", "schema": 1}, None),
+        ({"experiment": "conformance", "schema": 2}, None),
+        ({"experiment": ["tiles"]}, None),
+    ],
+    ids=str,
+)
+def test_a_row_is_known_by_what_it_says_and_an_old_one_by_its_columns(changes, name):
+    [found] = sections.split([row(**changes)])
+    assert (found.experiment and found.experiment.name) == name
+
+
+def test_whose_a_row_is_stands_in_no_table(tmp_path):
+    rows = [row(law=law, experiment="conformance", schema=1) for law in ("jit", "shape")]
+    page = page_of(tmp_path, *rows)
+    assert "2 cells: 2 obeyed" in page and "schema" not in page
 
 
 def test_the_last_row_of_a_cell_is_shown(tmp_path):
@@ -96,42 +121,42 @@ def test_a_folder_without_rows_is_refused(tmp_path):
 def test_names_are_escaped_wherever_they_stand(tmp_path):
     place = tmp_path / "<b>folder"
     place.mkdir()
-    (place / commands.COMMAND).write_text(f"python -m experiments.x --kernels={HOSTILE}")
+    (place / command_log.COMMAND).write_text(f"python -m experiments.x --kernels={HOSTILE}")
     (place / '"onload="alert(1)<b>.png').write_bytes(webpage.PNG + b"IEND" + 8 * b"!")
     broken = row(status="broken", reason=HOSTILE, kernel=HOSTILE, law=HOSTILE)
     page = page_of(place, broken, {HOSTILE: HOSTILE, "status": HOSTILE}, {HOSTILE: 1})
     page = write(tmp_path, tmp_path / "page.html").read_text()
     body = page[page.index("<body>") : page.rindex("<script>")]
     assert "<script" not in body and "<b>" not in body and "<img src=x" not in body and "onerror=alert(1)>" not in body
-    assert 'alt="&quot;onload=&quot;alert(1)&lt;b&gt;"' in body and body.count("&lt;script&gt;") > 5
+    assert 'alt="&#34;onload=&#34;alert(1)&lt;b&gt;"' in body and body.count("&lt;script&gt;") > 5
 
 
 def test_scripts_of_others_are_not_allowed():
-    page = webpage.document("title", "", [])
+    page = webpage.render("show/webpage.html", title="title", introduction="")
     [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy and "http" not in policy
 
 
 def test_cells_know_their_numbers():
-    values = {"a": (900e-6, wording.seconds_text), "b": (0.0012, wording.seconds_text), "c": (2**20, wording.size_text)}
+    values = {"a": (900e-6, units.seconds_text), "b": (0.0012, units.seconds_text), "c": (2**20, units.size_text)}
     page = webpage.table(list(values), [[words(value) for value, words in values.values()]])
     assert re.findall(r'data-value="([^"]*)">([^<]*)', page) == [
         ("0.0009", "900 µs"),
         ("0.0012", "1.2 ms"),
         ("1048576.0", "1 MiB"),
     ]
-    beyond = webpage.table(["from"], [[wording.Shown("beyond 64", float("inf"))]])
+    beyond = webpage.table(["from"], [[units.Shown("beyond 64", float("inf"))]])
     assert 'data-value="Infinity"' in beyond
 
 
 def test_numbers_are_never_written_with_powers():
-    assert [wording.size_text(count) for count in (0, 1023 * 2**10, 1536, 5000 * 2**40)] == [
+    assert [units.size_text(count) for count in (0, 1023 * 2**10, 1536, 5000 * 2**40)] == [
         "0 B",
         "1,023 KiB",
         "1.5 KiB",
         "5,000 TiB",
     ]
-    assert [wording.seconds_text(count) for count in (0.9999, 1234.5, 12.34e-3)] == ["1,000 ms", "1,234 s", "12.3 ms"]
+    assert [units.seconds_text(count) for count in (0.9999, 1234.5, 12.34e-3)] == ["1,000 ms", "1,234 s", "12.3 ms"]
 
 
 def test_what_is_the_same_in_all_cells_is_said_once():
@@ -163,17 +188,17 @@ def test_seeds_are_counted_by_cell(tmp_path):
 
 def test_a_run_leaves_its_command_and_what_it_cost(tmp_path, monkeypatch):
     spent = iter([1.0, 3.5, 10.0, 10.25, 20.0, 24.0])
-    monkeypatch.setattr(commands, "_minutes", lambda: next(spent))
+    monkeypatch.setattr(command_log, "_minutes", lambda: next(spent))
     command = "python -m experiments.scaling '--kernels=a, b'"
-    (tmp_path / commands.COMMAND).write_text("python -m experiments.peers\n")
+    (tmp_path / command_log.COMMAND).write_text("python -m experiments.peers\n")
     monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "experiments.scaling", "--kernels=a, b"])
     for _ in range(2):
-        with records.writing(tmp_path):
-            assert command in (tmp_path / commands.COMMAND).read_text()
+        with locks.writing(tmp_path):
+            assert command in (tmp_path / command_log.COMMAND).read_text()
     monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "pytest"])
-    with records.writing(tmp_path):
+    with locks.writing(tmp_path):
         pass
-    told = (tmp_path / commands.COMMAND).read_text()
+    told = (tmp_path / command_log.COMMAND).read_text()
     assert told == f"python -m experiments.peers\n{command}  # 2.75 CPU minutes\n"
 
 
@@ -182,8 +207,8 @@ def test_a_command_counts_once_and_what_was_started_by_hand_beside_it(tmp_path):
     for name, (command, minutes) in told.items():
         (tmp_path / name).mkdir(parents=True)
         line = f"python -m experiments.{command}  # {minutes}.00 CPU minutes\npython -m experiments.z\n"
-        (tmp_path / name / commands.COMMAND).write_text(line)
-    assert commands.total(tmp_path) == 9 and commands.total(tmp_path / "a" / "inner") == 1
+        (tmp_path / name / command_log.COMMAND).write_text(line)
+    assert command_log.total(tmp_path) == 9 and command_log.total(tmp_path / "a" / "inner") == 1
 
 
 def test_each_section_becomes_a_spreadsheet(tmp_path):

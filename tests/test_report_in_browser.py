@@ -3,8 +3,9 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from experiments import records, webpage
+from experiments.bench import records
 from experiments.report.page import write
+from experiments.show import webpage
 from tests import browser
 
 HOSTILE = "<img src='http://attnzoo.invalid/x.png'><script src='http://attnzoo.invalid/x.js'></script>"

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from attnzoo import Kernel, Nystrom, SlidingWindow, Softmax, Support
-from experiments import records
-from experiments.scaling import analysis, measuring, run
+from experiments.bench import memory, records, timing
+from experiments.scaling import analysis, prediction, run
 from tests import summaries
 
 
@@ -96,13 +96,13 @@ def test_what_would_take_too_long_is_predicted_and_skipped(tmp_path):
 
 def test_a_slow_warm_up_ends_a_cell_that_nothing_was_known_about():
     row = {"repeats": 5, "cell_budget": 0.05}
-    (skipped,) = measuring.take_turns([(row, lambda: time.sleep(0.02))], 5)
+    (skipped,) = timing.take_turns([(row, lambda: time.sleep(0.02))], 5)
     assert skipped["status"] == "skipped" and skipped["limit"] == "budget" and skipped["predicted_seconds"] >= 0.02
 
 
 def test_a_long_first_cell_is_probed_at_a_shorter_length(tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "PROBE_FLOPS", 1e5)
-    monkeypatch.setattr(measuring, "take_turns", lambda *_: iter(()))  # a cell that got here would have no row
+    monkeypatch.setattr(prediction, "PROBE_FLOPS", 1e5)
+    monkeypatch.setattr(timing, "take_turns", lambda *_: iter(()))  # a cell that got here would have no row
     run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(512,), cell_budget=1e-3))
     (row,) = records.read(tmp_path)
     assert row["limit"] == "budget" and row["predicted_seconds"] > 0
@@ -110,8 +110,8 @@ def test_a_long_first_cell_is_probed_at_a_shorter_length(tmp_path, monkeypatch):
 
 def test_what_would_not_fit_in_memory_is_not_run_until_it_fits(tmp_path, monkeypatch):
     with monkeypatch.context() as tiny:
-        tiny.setattr(measuring, "free_memory", lambda: 1000.0)
-        tiny.setattr(measuring, "_seconds", None)
+        tiny.setattr(memory, "free_memory", lambda: 1000.0)
+        tiny.setattr(timing, "seconds_of", None)
         for _ in range(2):
             run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(64,)))
             (row,) = records.read(tmp_path)
@@ -121,7 +121,7 @@ def test_what_would_not_fit_in_memory_is_not_run_until_it_fits(tmp_path, monkeyp
 
 
 def test_a_failing_cell_leaves_the_others_and_shows_in_the_exit_code(tmp_path, monkeypatch):
-    calls, seconds = [], measuring._seconds
+    calls, seconds = [], timing.seconds_of
 
     def fail(call):
         calls.append(call)
@@ -130,7 +130,7 @@ def test_a_failing_cell_leaves_the_others_and_shows_in_the_exit_code(tmp_path, m
         return seconds(call)
 
     with monkeypatch.context() as failing:
-        failing.setattr(measuring, "_seconds", fail)
+        failing.setattr(timing, "seconds_of", fail)
         assert run.run(settings(tmp_path, lengths=(16,))) == 1
     assert [row["status"] for row in records.read(tmp_path)] == ["measured", "failed"]
     assert records.read(tmp_path)[1]["reason"] == "MemoryError: no more"
@@ -141,7 +141,7 @@ def test_a_failing_cell_leaves_the_others_and_shows_in_the_exit_code(tmp_path, m
 def test_kernels_of_one_length_take_turns():
     order = []
     ready = [({"repeats": 2, "cell_budget": 9.0}, lambda name=name: order.append(name)) for name in "ab"]
-    assert [row["status"] for row in measuring.take_turns(ready, 2)] == ["measured"] * 2
+    assert [row["status"] for row in timing.take_turns(ready, 2)] == ["measured"] * 2
     assert "".join(order) == "ababab"
 
 
@@ -176,8 +176,8 @@ def test_settings_refuse_what_means_nothing(tmp_path, name, value):
 
 
 def test_a_dry_run_predicts_and_leaves_nothing(tmp_path, capsys):
-    chosen = settings(tmp_path / "out", kernels=(Softmax(), Nystrom(landmarks=4)), is_causal=True)
-    assert run.list_cells(chosen) == 0
+    chosen = settings(tmp_path / "out", kernels=(Softmax(), Nystrom(landmarks=4)), is_causal=True, dry_run=True)
+    assert run.run(chosen) == 0
     assert capsys.readouterr().out.count("refused") == 3
     assert not (tmp_path / "out").exists()
 

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from experiments import spreadsheet
+from experiments.show import spreadsheet
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])

@@ -6,8 +6,9 @@ import pytest
 
 from attnzoo import Additive, LearnedPositions, Linear, Nystrom, SlidingWindow, Softmax
 from attnzoo.models import BlockConfig
-from experiments import language, records
+from experiments.bench import records
 from experiments.swap import analysis, run
+from experiments.train import language
 from tests import summaries
 
 

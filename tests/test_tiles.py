@@ -1,6 +1,6 @@
 """The sweep over tiles: every cell that makes sense, once."""
 
-from experiments import records
+from experiments.bench import records
 from experiments.tiles import run
 from tests import summaries
 

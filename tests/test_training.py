@@ -20,9 +20,10 @@ from flax import nnx
 
 from attnzoo import T5Buckets
 from attnzoo.models import BlockConfig, LanguageModel
-from experiments import checkpoints, command_line, steps, training
+from experiments.bench import outcome
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.task import Examples
+from experiments.train import checkpoints, loop, steps
 from tests.training_run import batch, made, parameters, plan, validated
 
 STEPS = 24
@@ -31,7 +32,7 @@ MOMENT = 0.05  # seconds, of a few steps and of saving one
 
 def fit(folder, model=None, **changes):
     model = made() if model is None else model
-    return model, training.fit(model, batch, plan(STEPS, **changes), folder=folder, validate=validated)
+    return model, loop.fit(model, batch, plan(STEPS, **changes), folder=folder, validate=validated)
 
 
 def same(first, second):
@@ -59,7 +60,7 @@ def test_a_model_learns_what_can_be_learned():
     model = LanguageModel(4, BlockConfig(width=16, num_heads=2), max_length=8, num_layers=1, rngs=nnx.Rngs(0))
     tokens = np.tile(np.arange(4), 3)[None, :9].repeat(4, axis=0)
     learned = Examples(tokens[:, :-1], tokens[:, 1:], np.ones((4, 8), np.float32))
-    progress = training.fit(model, lambda step: learned, training.Plan(60, 3e-2, warmup=5))
+    progress = loop.fit(model, lambda step: learned, loop.Plan(60, 3e-2, warmup=5))
     assert np.mean(steps.tested(model, learned)[0]) < 0.1 < progress.curve[0][1]
 
 
@@ -170,7 +171,7 @@ def test_a_full_disk_does_not_end_a_run(whole, tmp_path, capsys, monkeypatch):
 def test_a_file_that_may_not_grow_is_an_os_error(tmp_path):
     """What a full disk does to the library that writes arrays, by a limit on the size of files."""
     code = (
-        "import pathlib, resource, signal, numpy as np\nfrom experiments import checkpoints\n"
+        "import pathlib, resource, signal, numpy as np\nfrom experiments.train import checkpoints\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "try:\n    checkpoints.write(pathlib.Path(%r), {'x': np.random.normal(size=10000)}, {})\n"
         "except OSError as error:\n    print('an OSError')"
@@ -183,16 +184,16 @@ def test_a_file_that_may_not_grow_is_an_os_error(tmp_path):
 
 def test_a_step_without_a_number_changes_nothing_and_ends_the_run():
     good, bad = made(dropout_rate=0.0), made(dropout_rate=0.0)
-    training.fit(good, batch, training.Plan(8, 1e-2))
+    loop.fit(good, batch, loop.Plan(8, 1e-2))
 
     def spoiled(step):
         found = batch(step)
         return found._replace(weights=found.weights * np.nan) if step == 3 else found
 
-    progress = training.fit(bad, spoiled, training.Plan(8, 1e-2))
+    progress = loop.fit(bad, spoiled, loop.Plan(8, 1e-2))
     assert progress.diverged == progress.step == 3
     stopped = made(dropout_rate=0.0)
-    training.fit(stopped, lambda step: batch(step) if step < 3 else spoiled(3), training.Plan(8, 1e-2))
+    loop.fit(stopped, lambda step: batch(step) if step < 3 else spoiled(3), loop.Plan(8, 1e-2))
     assert parameters(bad) == parameters(stopped) != parameters(good)
     assert np.isfinite(np.concatenate([np.ravel(x) for x in parameters(bad)])).all()
 
@@ -206,7 +207,7 @@ def test_the_best_validation_is_kept():
         return next(scores)
 
     model = made()
-    progress = training.fit(model, batch, plan(10, validate_every=2), validate=validate)
+    progress = loop.fit(model, batch, plan(10, validate_every=2), validate=validate)
     assert progress.validations == [(4, 3.0), (6, 1.0), (8, 2.0), (10, 4.0)]
     assert progress.best == 6
     assert parameters(model) == kept[2]
@@ -217,7 +218,7 @@ def test_schedules():
     np.testing.assert_allclose([cosine(0), cosine(10), cosine(100)], [0, 1, 0.1], atol=1e-6)
     np.testing.assert_allclose([rsqrt(0), rsqrt(7), rsqrt(15), rsqrt(63)], [1 / 16, 0.5, 1, 0.5], atol=1e-6)
     with pytest.raises(ValueError, match="schedule='linear': expected one of cosine, rsqrt"):
-        training.Plan(3, 0.1, schedule="linear")
+        loop.Plan(3, 0.1, schedule="linear")
 
 
 def test_matrices_decay_and_nothing_else():
@@ -291,7 +292,7 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path):
     assert process.stdout.readline() == "1\n"
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == command_line.STOPPED
+    assert process.returncode == outcome.STOPPED
     last = int((said.strip().splitlines() or ["1"])[-1])
     assert checkpoints.about(tmp_path / f"step_{last:08d}")["step"] == last
 
@@ -303,7 +304,7 @@ def test_several_devices_share_a_batch():
         "import numpy as np\nfrom tests.training_run import *\nfound, devices = [], jax.local_devices\n"
         "for local in (devices, lambda: devices()[:1]):\n    jax.local_devices = local\n"
         "    model = made(dropout_rate=0.0)\n"
-        "    print(training.fit(model, batch, plan(3, validate_every=0, save_every=0)).devices)\n"
+        "    print(loop.fit(model, batch, plan(3, validate_every=0, save_every=0)).devices)\n"
         "    found.append(np.concatenate([np.ravel(x) for x in parameters(model)]))\n"
         "print(abs(found[0] - found[1]).max())"
     )
@@ -326,7 +327,7 @@ def test_a_batch_that_devices_do_not_divide_is_said_and_recorded():
         "one = lambda step: jax.tree.map(lambda x: np.concatenate([x, x[:1]]) if step == 1 else x, batch(step))\n"
         "for examples in (batch, one):\n"
         "    model = made(dropout_rate=0.0)\n"
-        "    print(training.fit(model, examples, plan(2, validate_every=0, save_every=0)).devices)\n"
+        "    print(loop.fit(model, examples, plan(2, validate_every=0, save_every=0)).devices)\n"
     )
     done = on_devices(3, code)
     assert done.stdout.split() == ["2", "1"], done.stderr

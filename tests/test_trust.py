@@ -7,13 +7,14 @@ import pytest
 from attnzoo import Kernel, Linear, Softmax, catalogue
 from attnzoo.testing import LawBroken, probe_kernel
 from attnzoo.testing.zoo import FURTHER, ZOO
-from experiments import records, trust
-from experiments.accuracy import flags
-from experiments.accuracy import run as accuracy
+from experiments.bench import records, trust
+from experiments.bench.settings import parsed
 from experiments.claims import candidates
 from experiments.generate import run as generate
 from experiments.scaling import run as scaling
 from experiments.swap import run as swap
+from experiments.train.sweep import run as accuracy
+from experiments.train.sweep.settings import Settings
 from tests import broken_kernels as broken
 from tests.test_scaling import settings as scaled
 
@@ -25,7 +26,7 @@ TINY = {"lengths": 16, "steps": 2, "tokens": 32, "widths": 8, "layers": 1, "head
 def swept(out, kernels, **changes) -> tuple[int, list[dict]]:
     """The exit code of a small sweep, and its rows."""
     spelled = ", ".join(map(catalogue.spelled, kernels))
-    code = accuracy.run(flags.parsed(**TINY | changes | {"kernels": spelled, "isolate": False, "out": out}))
+    code = accuracy.run(parsed(Settings, **TINY | changes | {"kernels": spelled, "isolate": False, "out": out}))
     return code, records.read(out)
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from experiments import workers
+from experiments.bench import workers
 
 ENDS = {
     "well": ("", None),
@@ -24,7 +24,7 @@ def test_rows_come_until_the_end_and_the_end_is_told(end, tmp_path, monkeypatch)
     """What a worker prints besides goes to standard error, and does not stand among the rows."""
     code, told = ENDS[end]
     (tmp_path / "some_worker.py").write_text(
-        "from experiments import workers\n"
+        "from experiments.bench import workers\n"
         "def rows(task):\n"
         "    print('chatter')\n"
         "    print('warning: it is late')\n"

@@ -11,8 +11,9 @@ from flax import nnx
 
 from attnzoo import Performer
 from attnzoo.models import BlockConfig, LanguageModel
-from experiments import command_line, steps, training
+from experiments.bench import outcome
 from experiments.tasks.task import Examples
+from experiments.train import loop, steps
 
 
 def batch(step):
@@ -28,9 +29,7 @@ def made(seed=0, dropout_rate=0.1):
 
 
 def plan(steps, **changes):
-    return training.Plan(
-        steps, **({"learning_rate": 1e-2, "warmup": 2, "validate_every": 7, "save_every": 5} | changes)
-    )
+    return loop.Plan(steps, **({"learning_rate": 1e-2, "warmup": 2, "validate_every": 7, "save_every": 5} | changes))
 
 
 def validated(model):
@@ -47,9 +46,9 @@ def main(folder, count):
     model = made()
     try:
         told = lambda progress: print(progress.step, flush=True)
-        progress = training.fit(model, batch, plan(count), folder=pathlib.Path(folder), validate=validated, told=told)
-    except training.Stopped:
-        return command_line.STOPPED
+        progress = loop.fit(model, batch, plan(count), folder=pathlib.Path(folder), validate=validated, told=told)
+    except outcome.Stopped:
+        return outcome.STOPPED
     found = dataclasses.asdict(progress) | {"seconds": 0, "compile_seconds": 0, "parameters": parameters(model)}
     print(json.dumps(found))
     return 0

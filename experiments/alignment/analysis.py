@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from experiments import tables, wording
-from experiments.tables import Table
+from experiments.show import tables, units
+from experiments.show.tables import Table
 
 
 def summaries(rows: list[dict]) -> list[Table]:
@@ -20,8 +20,8 @@ def summaries(rows: list[dict]) -> list[Table]:
 def _line(score: str, own: list[dict]) -> list[str]:
     return [
         score,
-        wording.count_text(len(own)),
+        units.count_text(len(own)),
         tables.shares_text([100 * row["exact_match"] for row in own], ".2f"),
-        wording.seconds_text(sum(row["train_seconds"] for row in own) / len(own)),
-        wording.count_text(own[0]["parameters"]),
+        units.seconds_text(sum(row["train_seconds"] for row in own) / len(own)),
+        units.count_text(own[0]["parameters"]),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures
+from experiments.show import figures
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:

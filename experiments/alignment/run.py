@@ -2,77 +2,58 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from flax import nnx
 
 from attnzoo.models.recurrent import Pairs, RecurrentEncoderDecoder
-from experiments import command_line, progress, records, steps, training, trust
-from experiments.alignment import plot
+from experiments.alignment.settings import Settings
+from experiments.bench import trust
+from experiments.bench.experiment import Cell, Experiment, Run, one_by_one
+from experiments.show import caveats
 from experiments.tasks import dates
 from experiments.tasks.task import Examples
+from experiments.train import loop, steps
 
-FIELDS = ("steps", "batch", "width", "learning_rate", "test_pairs")
-KEY = ("score", "seed", *FIELDS)
+CHOSEN = ("steps", "batch", "width", "learning_rate", "test_pairs")  # settings in a row
 SHOWN = 4  # test pairs whose alignment is drawn
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to train."""
+class Alignment(Experiment):
+    """A model for each score and seed."""
 
-    scores: tuple[str, ...]
-    steps: int
-    batch: int
-    width: int
-    learning_rate: float
-    test_pairs: int
-    seeds: int
-    out: str
+    name = "alignment"
+    key = ("score", "seed", *CHOSEN)
+    columns = ("score", "test_pairs")
+    caveats = (caveats.SMALL,)
+    noun = "models"
 
-    def __post_init__(self):
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(1, batch=self.batch, width=self.width, seeds=self.seeds, test_pairs=self.test_pairs)
-        command_line.at_least(1e-12, learning_rate=self.learning_rate)
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        shared = {name: getattr(settings, name) for name in CHOSEN}
+        pairs = itertools.product(settings.scores, range(settings.seeds))
+        yield [Cell(shared | {"score": score, "seed": seed}) for score, seed in pairs]
 
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        return one_by_one(todo, functools.partial(_trained, settings, run))
 
-def run(settings: Settings) -> int:
-    """Train what is missing, then draw; 1 if a run diverged."""
-    out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
-        done = records.latest(records.read(out), KEY)
-        wanted = [_base(settings, *pair) for pair in itertools.product(settings.scores, range(settings.seeds))]
-        todo = [row for row in wanted if not records.is_done(row, done, KEY)]
-        with progress.over(range(len(todo) * settings.steps), f"alignment: {len(todo)} models to train") as each:
-            ticks = iter(each)
-            for row in todo:
-                row |= environment | _trained(settings, row, ticks)
-                records.append(out, row)
-                each.say(describe(row))
-        done = records.latest(records.read(out), KEY)
-    rows = [done[records.cell(row, KEY)] for row in wanted]
-    plot.draw(rows, out)
-    print(f"rows and figures: {out}")
-    return int(any(row["status"] != "measured" for row in rows))
+    def describe(self, row: dict) -> str:
+        what = f"{row['score']}, seed {row['seed']}"
+        if row["status"] != "measured":
+            return f"{what}: {row['status']}, {row['reason']}"
+        return f"{what}: {row['exact_match']:.2%} of {row['test_pairs']:,} unseen, {row['train_seconds']:.0f} s"
 
 
-def _base(settings: Settings, score: str, seed: int) -> dict:
-    return {"score": score, "seed": seed, **{name: getattr(settings, name) for name in FIELDS}}
-
-
-def _trained(settings: Settings, row: dict, ticks: Iterator) -> dict:
-    vocabularies = len(dates.SOURCE) + 1, len(dates.TARGET) + 1
+def _trained(settings: Settings, run: Run, cell: Cell) -> dict:
+    row, vocabularies = cell.row, (len(dates.SOURCE) + 1, len(dates.TARGET) + 1)
     model = RecurrentEncoderDecoder(*vocabularies, width=settings.width, score=row["score"], rngs=nnx.Rngs(row["seed"]))
     if found := trust.breach(model.kernel, dates.LONGEST, is_padded=True, is_cross=True):
         return found
-    plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
+    plan = loop.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
     learned = lambda step: batch(row["seed"], step, settings.batch)
-    trained = training.fit(model, learned, plan, told=lambda progress: next(ticks, None))
+    trained = loop.fit(model, learned, plan, told=lambda progress: run.reach(progress.step / settings.steps))
     found = {
         "parameters": steps.parameter_count(model),
         "curve": trained.curve,
@@ -112,9 +93,5 @@ def tested(model: RecurrentEncoderDecoder, settings: Settings) -> dict:
     return {"exact_match": float(right.mean()), "wrong": wrong, "alignments": shown}
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    what = f"{row['score']}, seed {row['seed']}"
-    if row["status"] != "measured":
-        return f"{what}: {row['status']}, {row['reason']}"
-    return f"{what}: {row['exact_match']:.2%} of {row['test_pairs']:,} unseen, {row['train_seconds']:.0f} s"
+EXPERIMENT = Alignment()
+run = EXPERIMENT.run

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from experiments import tables, wording
-from experiments.tables import Table
+from experiments.show import naming, tables, units
+from experiments.show.tables import Table
 
 HEADER = ["kernel", "dial", "output", "matrix", "worst row", "time / softmax", "time", "note"]
 
@@ -26,6 +26,6 @@ def _of(rows: list[dict]) -> Table:
 def _line(row: dict) -> list[str]:
     errors = [tables.mean_text(row[name], ".3g") if name in row else "" for name in ("output", "weights", "row")]
     ratio = tables.range_text(row["ratio"], *row["ratio_quartiles"]) if "ratio" in row else ""
-    time = wording.seconds_text(row["median"]) if "median" in row else ""
+    time = units.seconds_text(row["median"]) if "median" in row else ""
     note = "" if row["status"] == "measured" else tables.status_text(row)
-    return [wording.short(row["kernel"]), tables.text("value", row["value"]), *errors, ratio, time, note]
+    return [naming.short(row["kernel"]), tables.text("value", row["value"]), *errors, ratio, time, note]

@@ -45,7 +45,6 @@ DIALS = (
     Dial("sliding_window", "windows", _window, lambda keys, _: keys + 1),
     Dial("bigbird", "random_blocks", lambda r, _: BigBird(num_random=r), _keys_of_blocks),
 )
-FLAGGED = tuple(dict.fromkeys(dial.flag for dial in DIALS))
 EXACT = Softmax()
 POINTS = {"softmax": EXACT, "linear": Linear()}  # without a dial
 

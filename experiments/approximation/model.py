@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import language, records
+from experiments.bench import records
+from experiments.bench.settings import parsed
+from experiments.train import language
+from experiments.train.sweep import run as sweep
+from experiments.train.sweep.settings import Settings as Training
 
 # Rotations leave attention to queries and keys, and let a small model learn in few steps where to look.
 TRAINING = {"kernels": "softmax", "positions": "rotary", "heads": 2, "test_examples": 16, "isolate": False}
@@ -16,13 +20,11 @@ def train(folder: pathlib.Path, length: int, steps: int, is_causal: bool) -> pat
     Raises:
       ValueError: training has left none.
     """
-    from experiments.accuracy import flags, run
-
     task = "text" if is_causal else "masked_text"
     folder = folder / f"{task}-{length}-{steps}"
     if not any(map(language.attends_exactly, records.read(folder))):
         given = {"task": task, "lengths": length, "steps": steps, "tokens": max(2048, length), "out": folder}
-        code = run.run(flags.parsed(**given, **TRAINING))
+        code = sweep.run(parsed(Training, **given, **TRAINING))
         if code:
             raise ValueError(f"training into {folder} ended with code {code}: see above, or name a --checkpoint")
     return language.find_exact(folder)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from attnzoo import Dims
 from attnzoo.models import LanguageModel
 from attnzoo.positions import RelativeEncoding
-from experiments import checkpoints, language
 from experiments.approximation import dials
 from experiments.tasks import text
+from experiments.train import checkpoints, language
 
 
 class Layer(NamedTuple):

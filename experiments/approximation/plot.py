@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from matplotlib import ticker
 
-from experiments import figures, statistics, wording
+from experiments.show import figures, naming, statistics
 
 THIN = {"elinewidth": 0.8}
 PANELS = {
@@ -174,6 +174,6 @@ def _notes(rows: list[dict], names: tuple[str, ...]) -> list[str]:
     if any(np.mean(row[name]) > WORST for row in rows if "output" in row for name in names):
         notes.append(f"Lines that leave at the top have errors above {WORST:g}.")
     for status in ("refused", "skipped", "failed"):
-        kernels = dict.fromkeys(wording.short(row["kernel"]) for row in rows if row["status"] == status)
+        kernels = dict.fromkeys(naming.short(row["kernel"]) for row in rows if row["status"] == status)
         notes += [f"{status.capitalize()}: {', '.join(kernels)}."] * bool(kernels)
     return notes

@@ -2,70 +2,92 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from attnzoo import Dims, Kernel
-from experiments import command_line, language, progress, records, wording
-from experiments.approximation import dials, errors, model, operands, plot
+from experiments.approximation import dials, errors, model, operands
 from experiments.approximation.errors import Attention
 from experiments.approximation.operands import Layer, Random, Trained
-from experiments.scaling import measuring
+from experiments.approximation.settings import Settings
+from experiments.bench import memory, timing
+from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.show import caveats, units
+from experiments.train import language
 
-# What makes two rows the same cell.
-KEY = (
-    "kernel", "operands", "temperature", "model", "corpus", "batch", "length", "heads", "head_dim",
-    "is_causal", "draws", "seed", "repeats", "cell_budget", "platform", "device", "cores",
-)  # fmt: skip
+CHOSEN = ("draws", "repeats", "cell_budget")  # settings in a row, beside those that operands tell
 MATRICES = 6  # of [B, N, T, S] that a cell holds at once, beside those of the reference
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to measure; `values` has those of each dial's flag."""
+class Approximated(NamedTuple):
+    """A kernel on some operands."""
 
-    operands: tuple[str, ...]
-    temperatures: tuple[float, ...]
-    values: dict[str, tuple[int, ...]]
-    length: int
-    heads: int
-    head_dim: int
-    is_causal: bool
-    draws: int
-    seed: int
-    checkpoint: str
-    texts: int
-    steps: int
-    repeats: int
-    cell_budget: float
-    out: str
-
-    def __post_init__(self):
-        command_line.at_least(1, length=self.length, heads=self.heads, head_dim=self.head_dim)
-        command_line.at_least(1, draws=self.draws, texts=self.texts)
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(1e-3, cell_budget=self.cell_budget)
-        command_line.at_least(0, seed=self.seed)
-        for temperature in self.temperatures:
-            command_line.at_least(1e-6, temperatures=temperature)
+    source: Random | Trained
+    kernel: Kernel
 
 
-def run(settings: Settings) -> int:
-    """Measure what is missing, operands after operands, and draw; 1 if a cell failed."""
-    out, failed = pathlib.Path(settings.out), False
-    with records.writing(out):
-        environment = records.environment()
-        for source in sources(settings, out):
-            rows = _rows(settings, source, environment, out)
-            plot.draw(rows, out)
-            failed |= any(row["status"] == "failed" for row in rows)
-    print(f"rows and figures: {out}")
-    return int(failed)
+class Approximation(Experiment):
+    """Operands after operands; those of a model that is to be trained are asked for when all others are measured."""
+
+    name = "approximation"
+    key = (
+        "kernel", "operands", "temperature", "model", "corpus", "batch", "length", "heads", "head_dim",
+        "is_causal", "draws", "seed", "repeats", "cell_budget", "platform", "device", "cores",
+    )  # fmt: skip
+    columns = ("dial", "operands", "draws")
+    caveats = (caveats.MACHINE, "Linformer's projections are those of init: a trained model's would err less.")
+
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        """Each kernel on each set of operands; softmax is the first."""
+        shared = {name: getattr(settings, name) for name in CHOSEN}
+        for source in sources(settings, pathlib.Path(settings.out)):
+            chosen = dials.settings(settings.values, source.is_causal)
+            told = shared | source.told()
+            yield [Cell(told | each.told(), Approximated(source, each.kernel)) for each in chosen]
+
+    def title(self, cells: list[Cell]) -> str:
+        return cells[0].subject.source.name
+
+    def missing(self, settings: Settings, cells: list[Cell], rows: list[dict]) -> list[Cell]:
+        """Where any is missing, softmax is measured with it: times are told as ratios to it."""
+        found = super().missing(settings, cells, rows)
+        return found if not found or found[0] is cells[0] else [cells[0], *found]
+
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        """Errors and times on one set of operands; those that a kernel refuses or that fail come first."""
+        if not todo:
+            return
+        source = todo[0].subject.source
+        layers = source.layers()
+        _refuse_length(source.dims, len(layers))
+        expected = [errors.exact(layer, source.is_causal) for layer in layers]
+        shared = {"mean_of_values": _mean_of_values(layers, expected, source.is_causal)}
+        prepare, timed = functools.partial(_prepare, shared, layers, expected), []
+        for row in timing.in_turns(todo, prepare, settings.repeats):
+            if row["status"] == "measured":
+                timed.append(row)
+            else:
+                yield row
+        yield from _with_ratios(timed)
+
+    def describe(self, row: dict) -> str:
+        if "output" not in row:
+            return f"{row['kernel']} on {row['operands']}: {row['status']}, {row['reason']}"
+        heads = np.ravel(row["output_by_head"])
+        told = f"error {np.mean(row['output']):.3g}, of a head {heads.min():.3g} to {heads.max():.3g}"
+        time = f", {units.seconds_text(row['median'])}" if row["status"] == "measured" else f", {row['reason']}"
+        return f"{row['kernel']} on {row['operands']}: {told}{time}"
+
+    def draw(self, settings: Settings, rows: list[dict], out: pathlib.Path) -> None:
+        from experiments.approximation import plot
+
+        for _, own in itertools.groupby(rows, key=lambda row: row["operands"]):
+            plot.draw(list(own), out)
 
 
 def sources(settings: Settings, out: pathlib.Path) -> Iterator[Random | Trained]:
@@ -82,59 +104,16 @@ def sources(settings: Settings, out: pathlib.Path) -> Iterator[Random | Trained]
         yield operands.trained(folder, settings.texts, settings.length, settings.seed)
 
 
-def cells(settings: Settings, source: Random | Trained, environment: dict) -> list[dict]:
-    """A row for each kernel on these operands, before it is measured; softmax is the first."""
-    names = ("draws", "repeats", "cell_budget")
-    shared = environment | source.told() | {name: getattr(settings, name) for name in names}
-    return [shared | setting.told() for setting in dials.settings(settings.values, source.is_causal)]
-
-
-def _rows(settings: Settings, source: Random | Trained, environment: dict, out: pathlib.Path) -> list[dict]:
-    """The rows of these operands. Where any is missing, softmax is measured with it: times are told as ratios to it."""
-    chosen = dials.settings(settings.values, source.is_causal)
-    wanted = cells(settings, source, environment)
-    done = records.latest(records.read(out), KEY)
-    missing = [not records.is_done(row, done, KEY) for row in wanted]
-    missing[0] = any(missing)
-    todo = [(row, setting.kernel) for row, setting, asked in zip(wanted, chosen, missing, strict=True) if asked]
-    title = f"{source.name}: {len(todo)} cells to do"
-    with progress.over(_measured(todo, source), title, len(todo)) as each:
-        for row in each:
-            records.append(out, row)
-            each.say(describe(row))
-    done = records.latest(records.read(out), KEY)
-    return [done[records.cell(row, KEY)] for row in wanted]
-
-
-def _measured(todo: list[tuple[dict, Kernel]], source: Random | Trained) -> Iterator[dict]:
-    """Rows; those that a kernel refuses or that fail come first."""
-    if not todo:
-        return
-    layers = source.layers()
-    _refuse_length(source.dims, len(layers))
-    expected = [errors.exact(layer, source.is_causal) for layer in layers]
-    shared = {"mean_of_values": _mean_of_values(layers, expected, source.is_causal)}
-    ready = []
-    for row, kernel in todo:
-        try:
-            found, call = _ready(row, kernel, layers, expected)
-            ready.append((row | shared | found, call))
-        except NotImplementedError as error:
-            yield row | {"status": "refused", "reason": str(error)}
-        except Exception as error:  # one cell that fails must not take the others with it
-            yield row | measuring.failure(error)
-    yield from _with_ratios(list(measuring.take_turns(ready, todo[0][0]["repeats"])))
-
-
-def _ready(row: dict, kernel: Kernel, layers: list[Layer], expected: list[Attention]):
-    """A kernel's errors, and its attention on the first layer as a call."""
+def _prepare(shared: dict, layers: list[Layer], expected: list[Attention], cell: Cell) -> timing.Call:
+    """A kernel's attention on the first layer; the row takes its errors."""
+    kernel, row = cell.subject.kernel, cell.row
     programs = errors.programs(kernel, layers[0], row["is_causal"])
     found = errors.of(programs, kernel, layers, expected, row["draws"], row["seed"])
-    call = functools.partial(programs.attend, *layers[0], *errors.trees(kernel, layers[0], row["seed"], 0))
     means = found.mean(axis=(1, 3)).T.tolist()
-    told = dict(zip(errors.Errors._fields, means, strict=True))  # for each draw, over layers and heads
-    told |= {"output_by_head": found[:, :, 0].mean(axis=0).tolist()}  # for each layer and head, over draws
-    return told | {"compile_seconds": programs.compile_seconds}, call
+    row.update(shared, **dict(zip(errors.Errors._fields, means, strict=True)))  # for each draw, over layers and heads
+    row["output_by_head"] = found[:, :, 0].mean(axis=0).tolist()  # for each layer and head, over draws
+    row["compile_seconds"] = programs.compile_seconds
+    return functools.partial(programs.attend, *layers[0], *errors.trees(kernel, layers[0], row["seed"], 0))
 
 
 def _mean_of_values(layers: list[Layer], expected: list[Attention], is_causal: bool) -> dict[str, float]:
@@ -158,18 +137,12 @@ def _with_ratios(rows: list[dict]) -> Iterator[dict]:
 def _refuse_length(dims: Dims, layers: int) -> None:
     """Refuse operands whose matrices do not fit into memory."""
     needed = 4 * dims.batch * dims.num_heads * dims.query_length**2 * (layers + MATRICES)
-    if not measuring.fits(needed):
+    if not memory.fits(needed):
         raise ValueError(
-            f"--length={dims.query_length}: matrices of attention would take {wording.size_text(needed)}, of which "
-            f"{wording.size_text(measuring.free_memory())} are free; choose fewer tokens or heads"
+            f"--length={dims.query_length}: matrices of attention would take {units.size_text(needed)}, of which "
+            f"{units.size_text(memory.free_memory())} are free; choose fewer tokens or heads"
         )
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    if "output" not in row:
-        return f"{row['kernel']} on {row['operands']}: {row['status']}, {row['reason']}"
-    heads = np.ravel(row["output_by_head"])
-    told = f"error {np.mean(row['output']):.3g}, of a head {heads.min():.3g} to {heads.max():.3g}"
-    time = f", {wording.seconds_text(row['median'])}" if row["status"] == "measured" else f", {row['reason']}"
-    return f"{row['kernel']} on {row['operands']}: {told}{time}"
+EXPERIMENT = Approximation()
+run = EXPERIMENT.run

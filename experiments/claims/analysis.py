@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments import tables, wording
-from experiments.tables import Table
-from experiments.wording import Shown
+from experiments.show import tables, units
+from experiments.show.tables import Table
+from experiments.show.units import Shown
 
 
 def summaries(rows: list[dict]) -> list[Table]:
@@ -45,6 +45,6 @@ def _regression(rows: list[dict]) -> Table:
     for bandwidth in sorted({row["bandwidth"] for row in rows}):
         own = [row for row in rows if row["bandwidth"] == bandwidth]
         errors = [tables.mean_text([row[name] for row in own], ".3f") for name in ("error", "left_out_error")]
-        lines.append([Shown(f"{bandwidth:g}", bandwidth), *errors, wording.count_text(len(own))])
+        lines.append([Shown(f"{bandwidth:g}", bandwidth), *errors, units.count_text(len(own))])
     header = ["bandwidth", "error", "error, each point left out in turn", "samples"]
     return Table("Regression: root mean square", header, lines)

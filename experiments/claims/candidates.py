@@ -6,7 +6,7 @@ from flax import nnx
 
 from attnzoo import Kernel, catalogue
 from attnzoo.models import BlockConfig, LanguageModel, RecurrentLanguageModel
-from experiments import trust
+from experiments.bench import trust
 
 RECURRENT = ("gru", "lstm")
 

@@ -6,8 +6,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures, statistics, wording
 from experiments.claims import analysis, recall, regression
+from experiments.show import figures, naming, statistics
 
 DRAWN = {"markersize": 4.5, "linewidth": 1.4}
 
@@ -44,7 +44,7 @@ def _speed(rows: list[dict]):
         own = sorted((row for row in rows if row["kernel"] == kernel), key=lambda row: row["length"])
         xs, ys = [row["length"] for row in own], [row["tokens_per_second"] for row in own]
         panel.plot(xs, ys, **styles[kernel], **DRAWN)
-        ends.append((wording.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
+        ends.append((naming.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
     figures.footnote(figure, ["The claim under test: 10 to 100 times. Gains are of the fastest kernel at each length."])
     figures.label_lines(panel, ends)
     return figure
@@ -70,7 +70,7 @@ def _recall(rows: list[dict]):
         means = list(map(statistics.share, shares))
         figures.seeds(panel, xs, shares, styles[kernel])
         figures.means(panel, xs, means, styles[kernel])
-        ends.append((wording.short(kernel), xs[-1], means[-1].value, styles[kernel]["color"]))
+        ends.append((naming.short(kernel), xs[-1], means[-1].value, styles[kernel]["color"]))
     figures.footnote(figure, ["Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."])
     figures.label_lines(panel, ends)
     return figure

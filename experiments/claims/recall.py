@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 
-from experiments import steps, training
+from experiments.bench.experiment import Cell, one_by_one
 from experiments.claims import candidates
 from experiments.tasks.recall import Recall
 from experiments.tasks.task import Examples, accuracy
+from experiments.train import loop, steps
 
 KEY = ("claim", "kernel", "distances", "seed", "tokens", "steps", "width", "layers", "heads", "learning_rate")
 TASK = Recall()
@@ -17,38 +19,38 @@ TESTED = 64  # examples of each distance
 AT_ONCE = 8
 
 
-def cells(settings) -> Iterator[dict]:
+def cells(settings) -> Iterator[Cell]:
     """Seed after seed, so that an interrupted run has whole comparisons."""
     names = ("tokens", "steps", "width", "layers", "heads", "learning_rate")
     shared = {name: getattr(settings, name) for name in names} | {"distances": list(settings.distances)}
     for seed in range(settings.seeds):
         for candidate in (*candidates.RECURRENT, *settings.kernels):
-            yield shared | candidates.described(candidate) | {"seed": seed, "candidate": candidate}
+            yield Cell(shared | candidates.described(candidate) | {"seed": seed}, candidate)
 
 
-def rows(settings, todo: list[dict]) -> Iterator[dict]:
+def rows(settings, todo: list[Cell]) -> Iterator[dict]:
     """The rows of cells."""
-    longest = TASK.length(max(settings.distances))
-    for cell in todo:
-        yield cell | (candidates.refusal(cell["candidate"], longest) or _trained(settings, cell))
+    return one_by_one(todo, functools.partial(_trained, settings))
 
 
-def _trained(settings, cell: dict) -> dict:
-    longest = TASK.length(max(settings.distances))
-    model = candidates.built(cell["candidate"], settings, TASK.vocabulary, longest, cell["seed"])
+def _trained(settings, cell: Cell) -> dict:
+    longest, seed = TASK.length(max(settings.distances)), cell.row["seed"]
+    if refusal := candidates.refusal(cell.subject, longest):
+        return refusal
+    model = candidates.built(cell.subject, settings, TASK.vocabulary, longest, seed)
 
     def batch(step: int) -> Examples:
         length = TASK.length(settings.distances[step % len(settings.distances)])
         count = max(1, settings.tokens // length)
-        return TASK.batch("train", cell["seed"], step * settings.tokens, count, length)
+        return TASK.batch("train", seed, step * settings.tokens, count, length)
 
-    plan = training.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
-    trained = training.fit(model, batch, plan)
+    plan = loop.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
+    trained = loop.fit(model, batch, plan)
     found = {"parameters": steps.parameter_count(model), "train_seconds": trained.seconds, "curve": trained.curve}
     found["devices"] = trained.devices
     if trained.diverged is not None:
         return found | {"status": "diverged", "reason": f"the loss was no number at step {trained.diverged:,}"}
-    return found | {"status": "measured", "accuracies": [_recalled(model, x, cell["seed"]) for x in settings.distances]}
+    return found | {"status": "measured", "accuracies": [_recalled(model, x, seed) for x in settings.distances]}
 
 
 def _recalled(model, distance: int, seed: int) -> float:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo import NadarayaWatson, attend
+from experiments.bench.experiment import Cell, one_by_one
 
 KEY = ("claim", "bandwidth", "seed")
 BANDWIDTHS = tuple(round(0.02 * 2 ** (step / 2), 4) for step in range(15))  # 0.02 to 2.56
@@ -26,24 +27,26 @@ def sample(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x, truth(x) + NOISE * rng.normal(size=POINTS)
 
 
-def cells(settings) -> Iterator[dict]:
+def cells(settings) -> Iterator[Cell]:
     """Every bandwidth for every seed."""
     for seed in range(settings.seeds):
         for bandwidth in BANDWIDTHS:
-            yield {"kernel": repr(NadarayaWatson(bandwidth)), "bandwidth": bandwidth, "seed": seed}
+            yield Cell({"kernel": repr(NadarayaWatson(bandwidth)), "bandwidth": bandwidth, "seed": seed})
 
 
-def rows(settings, todo: list[dict]) -> Iterator[dict]:
-    """The rows of cells: the error on a grid, and the one that data alone can tell, each point left out in turn."""
-    grid = np.linspace(0, 5, GRID)
-    for cell in todo:
-        x, y = sample(cell["seed"])
-        estimate = regressed(grid, x, y, cell["bandwidth"])
-        left_out = regressed(x, x, y, cell["bandwidth"], mask=~np.eye(POINTS, dtype=bool))
-        error, told = (
-            float(np.sqrt(np.mean(square))) for square in ((estimate - truth(grid)) ** 2, (left_out - y) ** 2)
-        )
-        yield cell | {"status": "measured", "error": error, "left_out_error": told, "estimate": estimate.tolist()}
+def rows(settings, todo: list[Cell]) -> Iterator[dict]:
+    """The rows of cells."""
+    return one_by_one(todo, _estimated)
+
+
+def _estimated(cell: Cell) -> dict:
+    """The error on a grid, and the one that data alone can tell, each point left out in turn."""
+    grid, bandwidth = np.linspace(0, 5, GRID), cell.row["bandwidth"]
+    x, y = sample(cell.row["seed"])
+    estimate = regressed(grid, x, y, bandwidth)
+    left_out = regressed(x, x, y, bandwidth, mask=~np.eye(POINTS, dtype=bool))
+    error, told = (float(np.sqrt(np.mean(square))) for square in ((estimate - truth(grid)) ** 2, (left_out - y) ** 2))
+    return {"status": "measured", "error": error, "left_out_error": told, "estimate": estimate.tolist()}
 
 
 def regressed(at: np.ndarray, x: np.ndarray, y: np.ndarray, bandwidth: float, mask=None) -> np.ndarray:

@@ -1,78 +1,53 @@
-"""Settings to rows: each claim's cells that have none yet."""
+"""Settings to rows: the cells of each claim, one claim after another."""
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
+from collections.abc import Iterator
 
-from attnzoo import Kernel
-from experiments import command_line, progress, records
-from experiments.claims import plot, recall, regression, speed
+from experiments.bench import records
+from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.claims import recall, regression, speed
+from experiments.claims.settings import Settings
+from experiments.show import caveats
 
 CLAIMS = {"speed": speed, "recall": recall, "regression": regression}
-KEY = tuple(dict.fromkeys(name for module in CLAIMS.values() for name in module.KEY))  # of a row of any claim
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to test."""
+class Claims(Experiment):
+    """What is said about attention and recurrent networks."""
 
-    claims: tuple[str, ...]
-    kernels: tuple[Kernel, ...]
-    lengths: tuple[int, ...]
-    distances: tuple[int, ...]
-    tokens: int
-    steps: int
-    width: int
-    layers: int
-    heads: int
-    learning_rate: float
-    seeds: int
-    repeats: int
-    out: str
+    name = "claims"
+    key = tuple(dict.fromkeys(name for module in CLAIMS.values() for name in module.KEY))  # of a row of any claim
+    columns = ("claim",)
+    caveats = (caveats.MACHINE, caveats.SMALL)
 
-    def __post_init__(self):
-        command_line.at_least(1, tokens=self.tokens, width=self.width, layers=self.layers, heads=self.heads)
-        command_line.at_least(1, seeds=self.seeds)
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(1e-12, learning_rate=self.learning_rate)
-        if self.width % self.heads:
-            raise ValueError(f"--heads={self.heads} does not divide --width={self.width}")
-
-
-def run(settings: Settings) -> int:
-    """Do what is missing, then draw; 1 if a cell failed or diverged, or all were refused."""
-    out = pathlib.Path(settings.out)
-    found = []
-    with records.writing(out):
-        environment = records.environment()
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
         for claim in settings.claims:
-            module = CLAIMS[claim]
-            wanted = [environment | {"claim": claim} | cell for cell in module.cells(settings)]
-            done = records.latest(records.read(out), module.KEY)
-            todo = [cell for cell in wanted if not records.is_done(cell, done, module.KEY)]
-            with progress.over(module.rows(settings, todo), f"{claim}: {len(todo)} cells to do", len(todo)) as each:
-                for row in each:
-                    row.pop("candidate", None)
-                    records.append(out, row)
-                    each.say(describe(row))
-            done = records.latest(records.read(out), module.KEY)
-            found += [done[records.cell(cell, module.KEY)] for cell in wanted]
-    plot.draw(found, out)
-    print(f"rows and figures: {out}")
-    return command_line.code(found)
+            yield [cell._replace(row=cell.row | {"claim": claim}) for cell in CLAIMS[claim].cells(settings)]
+
+    def title(self, cells: list[Cell]) -> str:
+        return cells[0].row["claim"]
+
+    def identity(self, row: dict) -> tuple:
+        """What makes two rows of one claim the same cell."""
+        claim = CLAIMS.get(row.get("claim"))
+        return records.cell(row, claim.KEY if claim else self.key)
+
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        return CLAIMS[todo[0].row["claim"]].rows(settings, todo) if todo else iter(())
+
+    def describe(self, row: dict) -> str:
+        where = {"speed": "length", "recall": "seed", "regression": "bandwidth"}[row["claim"]]
+        what = f"{row['kernel']}, {where} {row[where]:,}"
+        if row["status"] != "measured":
+            return f"{what}: {row['status']}, {row['reason']}"
+        told = {
+            "speed": lambda: f"{row['tokens_per_second']:,.0f} tokens per second",
+            "recall": lambda: "recalled " + ", ".join(f"{x:.0%}" for x in row["accuracies"]),
+            "regression": lambda: f"error {row['error']:.3f}",
+        }
+        return f"{what}: {told[row['claim']]()}"
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    where = {"speed": "length", "recall": "seed", "regression": "bandwidth"}[row["claim"]]
-    what = f"{row['kernel']}, {where} {row[where]:,}"
-    if row["status"] != "measured":
-        return f"{what}: {row['status']}, {row['reason']}"
-    told = {
-        "speed": lambda: f"{row['tokens_per_second']:,.0f} tokens per second",
-        "recall": lambda: "recalled " + ", ".join(f"{x:.0%}" for x in row["accuracies"]),
-        "regression": lambda: f"error {row['error']:.3f}",
-    }
-    return f"{what}: {told[row['claim']]()}"
+EXPERIMENT = Claims()
+run = EXPERIMENT.run

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 from flax import nnx
 
-from experiments import steps
+from experiments.bench import timing
+from experiments.bench.experiment import Cell
 from experiments.claims import candidates
-from experiments.scaling import measuring
 from experiments.tasks.task import Examples
+from experiments.train import steps
 
 KEY = ("claim", "kernel", "length", "tokens", "width", "layers", "heads", "repeats", "platform", "device", "cores")
 VOCABULARY = 256
 BUDGET = 120.0  # seconds that the repetitions of a cell may take
 
 
-def cells(settings) -> Iterator[dict]:
+def cells(settings) -> Iterator[Cell]:
     """Lengths, each with all candidates, which take turns."""
     shared = {name: getattr(settings, name) for name in ("tokens", "width", "layers", "heads", "repeats")}
+    shared |= {"cell_budget": BUDGET}
     for length in settings.lengths:
         for candidate in ("gru", *settings.kernels):
-            yield shared | candidates.described(candidate) | {"length": length, "candidate": candidate}
+            yield Cell(shared | candidates.described(candidate) | {"length": length}, candidate)
 
 
-def rows(settings, todo: list[dict]) -> Iterator[dict]:
+def rows(settings, todo: list[Cell]) -> Iterator[dict]:
     """The rows of cells, length by length."""
-    for length in dict.fromkeys(cell["length"] for cell in todo):
-        ready = []
-        for cell in (cell for cell in todo if cell["length"] == length):
-            refusal = candidates.refusal(cell["candidate"], max(settings.lengths))
-            if refusal is not None:
-                yield cell | refusal
-                continue
-            found, call = _step_of(settings, cell)
-            ready.append((cell | found, call))
-        for row in measuring.take_turns(ready, settings.repeats):
+    for _, group in itertools.groupby(todo, key=lambda cell: cell.row["length"]):
+        for row in timing.in_turns(group, functools.partial(_prepare, settings), settings.repeats):
             rate = {"tokens_per_second": row["batch_tokens"] / row["median"]} if row["status"] == "measured" else {}
             yield row | rate
 
 
-def _step_of(settings, cell: dict):
-    """What a row says of a training step, and the step as a call."""
-    length = cell["length"]
-    model = candidates.built(cell["candidate"], settings, VOCABULARY, length, seed=0)
+def _prepare(settings, cell: Cell) -> timing.Call | None:
+    """A training step as a call; the row takes what is to be said of it."""
+    if refusal := candidates.refusal(cell.subject, max(settings.lengths)):
+        return cell.row.update(refusal)
+    length = cell.row["length"]
+    model = candidates.built(cell.subject, settings, VOCABULARY, length, seed=0)
     state = nnx.Optimizer(model, steps.adamw(steps.cosine(1e-3, 1000, 10)), wrt=nnx.Param)
     count = max(1, settings.tokens // length)
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=(count, length + 1)).astype(np.int32)
     batch = Examples(tokens[:, :-1], tokens[:, 1:], np.ones((count, length), np.float32))
-    found = {"batch_tokens": count * length, "parameters": steps.parameter_count(model), "cell_budget": BUDGET}
-    return found, lambda: steps.step(model, state, batch)
+    cell.row.update(batch_tokens=count * length, parameters=steps.parameter_count(model))
+    return lambda: steps.step(model, state, batch)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from experiments import records, wording
-from experiments.tables import Table
+from experiments.bench import records
+from experiments.show import naming, units
+from experiments.show.tables import Table
 
 STATUSES = ("obeyed", "broken", "not run")
 
@@ -17,6 +18,6 @@ def summaries(rows: list[dict]) -> list[Table]:
 
 
 def _line(kernel: str, own: list[dict]) -> list[str]:
-    counts = [wording.count_text(sum(row["status"] == status for row in own)) for status in STATUSES]
+    counts = [units.count_text(sum(row["status"] == status for row in own)) for status in STATUSES]
     broken = [row["law"].replace("_", " ") for row in own if row["status"] == "broken"]
-    return [wording.short(kernel), *counts, ", ".join(broken)]
+    return [naming.short(kernel), *counts, ", ".join(broken)]

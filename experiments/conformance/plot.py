@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures, wording
+from experiments.show import figures, naming
 
 COLORS = {"obeyed": "#009E73", "broken": "#D55E00", "not run": "#bbbbbb"}
 
@@ -20,7 +20,7 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
         codes[laws.index(row["law"]), kernels.index(row["kernel"])] = list(COLORS).index(row["status"])
     figure, (panel,) = figures.axes(1, width=2.5 + 0.45 * len(kernels), height=1.5 + 0.24 * len(laws))
     panel.pcolormesh(codes, cmap=figures.palette(list(COLORS.values())), vmin=-0.5, vmax=2.5, edgecolors="white")
-    panel.set_xticks(np.arange(len(kernels)) + 0.5, map(wording.short, kernels), rotation=45, ha="right")
+    panel.set_xticks(np.arange(len(kernels)) + 0.5, map(naming.short, kernels), rotation=45, ha="right")
     panel.set_yticks(np.arange(len(laws)) + 0.5, [law.replace("_", " ") for law in laws])
     panel.invert_yaxis()
     panel.grid(False)

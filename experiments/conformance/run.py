@@ -2,99 +2,79 @@
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
-import threading
+import functools
+import itertools
 import time
-from concurrent import futures
+from collections import Counter
+from collections.abc import Iterator
 
-from attnzoo import Kernel, catalogue
-from experiments import command_line, optional, records, workers
-from experiments.workers import Worker
+from attnzoo import catalogue
+from experiments.bench import processor, provenance, workers
+from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.bench.workers import Worker
+from experiments.conformance import analysis
+from experiments.conformance.settings import Settings
 
 # A law is about what may touch what, and not about speed, and most of the time of compiling goes into finding what is
 # fastest.
 # XLA's deterministic operations are not asked for: with them jax 0.11.2 has given wrong values on an H100.
 XLA_FLAGS = {"gpu": "--xla_gpu_autotune_level=0"}
-KEY = ("kernel", "law", "platform", "device", "jax", "commit", "dirty")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to hold to what."""
+class Conformance(Experiment):
+    """A commit's laws, drawn with what earlier runs have left in the folder."""
 
-    kernels: tuple[Kernel, ...]
-    laws: tuple[str, ...]
-    platform: str
-    minutes: float
-    processes: int
-    out: str
+    name = "conformance"
+    key = ("kernel", "law", "platform", "device", "jax", "commit", "dirty")
+    columns = ("law",)
+    caveats = ("Laws are tested on small inputs, on one device.",)
+    noun = "laws"
+    is_cumulative = True
 
-    def __post_init__(self):
-        command_line.at_least(1, processes=self.processes)
-        command_line.at_least(0.1, minutes=self.minutes)
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        told = {kernel: {"kernel": repr(kernel), "name": catalogue.name_of(kernel)} for kernel in settings.kernels}
+        xla_flags = {"xla_flags": XLA_FLAGS.get(settings.platform, "")}
+        yield [Cell(told[kernel] | xla_flags | {"law": law}, kernel) for kernel in told for law in settings.laws]
 
-
-def run(settings: Settings) -> int:
-    """Check what is not decided yet, then draw; 1 if a law is broken or a process crashed."""
-    environment = records.environment()
-    workers.require(settings.platform, environment)
-    out = pathlib.Path(settings.out)
-    with records.writing(out):
-        todo = missing(settings, environment, records.read(out))
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        """Obeyed, broken, or not run, as processes tell it, several at a time."""
         deadline = time.monotonic() + 60 * settings.minutes
-        lock = threading.Lock()
+        groups = [list(group) for _, group in itertools.groupby(todo, key=lambda cell: cell.subject)]
+        jobs = [functools.partial(_checked, cells, deadline) for cells in groups]
+        return workers.beside(jobs, settings.processes or processor.cores())
 
-        def keep(row):
-            with lock:
-                records.append(out, row)
-                print(describe(row), flush=True)
+    def describe(self, row: dict) -> str:
+        told = f"{row['seconds']:.1f} s" if row["status"] == "obeyed" else row["reason"]
+        return f"{row['status']:8} {row['kernel']}: {row['law']} ({told})"
 
-        with futures.ThreadPoolExecutor(settings.processes) as pool:
-            jobs = [pool.submit(_check, kernel, laws, environment, deadline, keep) for kernel, laws in todo.items()]
-            for job in jobs:
-                job.result()
-        rows = list(records.latest(records.read(out), KEY).values())
-    optional.draw("experiments.conformance.plot", rows, out)
-    asked = [row for row in rows if row["commit"] == environment["commit"]]
-    counts = {status: sum(row["status"] == status for row in asked) for status in ("obeyed", "broken", "not run")}
-    print(", ".join(f"{count} {status}" for status, count in counts.items()) + f"; rows: {out}")
-    return int(counts["broken"] > 0)
+    def show(self, settings: Settings, rows: list[dict]) -> None:
+        """Beside the figure, what is said of this commit."""
+        commit = provenance.environment()["commit"]
+        counts = Counter(row["status"] for row in rows if row["commit"] == commit)
+        print(", ".join(f"{counts[status]} {status}" for status in analysis.STATUSES))
+        super().show(settings, rows)
 
-
-def missing(settings: Settings, environment: dict, rows: list[dict]) -> dict[Kernel, list[str]]:
-    """Laws of each kernel that no row has decided at this commit."""
-    decided = {key for key, row in records.latest(rows, KEY).items() if row["status"] == "obeyed"}
-    todo = {}
-    for kernel in settings.kernels:
-        laws = [law for law in settings.laws if _cell(environment, kernel, law) not in decided]
-        todo |= {kernel: laws} if laws else {}
-    return todo
+    def run(self, settings: Settings) -> int:
+        workers.require(settings.platform, provenance.environment())
+        return super().run(settings)
 
 
-def _cell(environment, kernel, law):
-    return records.cell(environment | {"kernel": repr(kernel), "law": law}, KEY)
-
-
-def _check(kernel, laws, environment, deadline, keep):
+def _checked(cells: list[Cell], deadline: float) -> Iterator[dict]:
     """Rows of one kernel; the law at which its process died is broken, those after it are not run."""
-    xla_flags = XLA_FLAGS.get(environment["platform"], "")
-    base = environment | {"kernel": repr(kernel), "name": catalogue.name_of(kernel), "xla_flags": xla_flags}
-    task = {"kernel": catalogue.spelled(kernel), "laws": laws}
-    worker = Worker("experiments.conformance.worker", task, deadline - time.monotonic(), xla_flags)
-    left, current = list(laws), None
-    for row in worker:
-        current = row["law"]
-        if row["status"] != "started":
-            left.remove(current)
-            keep(base | row)
+    left = {cell.row["law"]: cell for cell in cells}
+    task = {"kernel": catalogue.spelled(cells[0].subject), "laws": list(left)}
+    seconds, xla_flags = deadline - time.monotonic(), cells[0].row["xla_flags"]
+    worker = Worker("experiments.conformance.worker", task, seconds, xla_flags)
+    current = None
+    for said in worker:
+        current = said["law"]
+        if said["status"] != "started":
+            yield left.pop(current).row | said
             current = None
-    for law in left:
+    for law, cell in left.items():
         died = law == current and worker.ended != workers.LATE
-        keep(base | {"law": law, "status": "broken" if died else "not run", "reason": worker.ended})
+        yield cell.row | {"status": "broken" if died else "not run", "reason": worker.ended}
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    told = f"{row['seconds']:.1f} s" if row["status"] == "obeyed" else row["reason"]
-    return f"{row['status']:8} {row['kernel']}: {row['law']} ({told})"
+EXPERIMENT = Conformance()
+run = EXPERIMENT.run

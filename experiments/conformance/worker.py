@@ -9,7 +9,7 @@ import jax
 
 from attnzoo import parse
 from attnzoo.testing import LawBroken, check_law
-from experiments import workers
+from experiments.bench import workers
 
 
 def rows(task: dict) -> Iterator[dict]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from experiments import tables, wording
-from experiments.tables import Table
+from experiments.show import tables, units
+from experiments.show.tables import Table
 
 
 def summaries(rows: list[dict]) -> list[Table]:
     """Time and state, kernels against contexts; what was refused or did not fit says so in its place."""
-    time = lambda group: _or_status(group[-1], wording.seconds_text, "token_seconds")
-    state = lambda group: _or_status(group[-1], wording.size_text, "state_bytes")
+    time = lambda group: _or_status(group[-1], units.seconds_text, "token_seconds")
+    state = lambda group: _or_status(group[-1], units.size_text, "state_bytes")
     return [
         tables.pivot("Time of a token after so many", rows, "kernel", "context", time),
         tables.pivot("State", rows, "kernel", "context", state),

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures, statistics, wording
+from experiments.show import figures, naming, statistics
 
 LINE = {"linewidth": 1.4, "markersize": 4.5}
 
@@ -36,7 +36,7 @@ def _decoding(measured: list[dict], rows: list[dict]):
         ]
         times.errorbar(xs, seconds, yerr=spread, **style, **LINE)
         sizes.plot(xs, [row["state_bytes"] for row in own], **style, **LINE)
-        label = wording.short(kernel)
+        label = naming.short(kernel)
         ends[times].append((label, xs[-1], seconds[-1], style["color"]))
         ends[sizes].append((label, xs[-1], own[-1]["state_bytes"], style["color"]))
     for panel, heading in ((times, "time of a token"), (sizes, "state")):
@@ -55,7 +55,7 @@ def _notes(rows: list[dict]) -> list[str]:
     for kernel in dict.fromkeys(row["kernel"] for row in rows if row["status"] != "measured"):
         own = [row for row in rows if row["kernel"] == kernel and row["status"] != "measured"]
         contexts = ", ".join(f"{row['context']:,}" for row in own)
-        notes.append(f"{wording.short(kernel)} at {contexts}: {own[0]['status']}, {own[0]['reason'].split('. ')[0]}.")
+        notes.append(f"{naming.short(kernel)} at {contexts}: {own[0]['status']}, {own[0]['reason'].split('. ')[0]}.")
     return notes
 
 
@@ -77,7 +77,7 @@ def _quality(models: list[dict]):
                 found = statistics.mean([row["bits"] for row in own])
                 error = None if found.low is None else [[found.value - found.low], [found.high - found.value]]
                 panel.errorbar(own[0]["state_bytes"], found.value, yerr=error, **style | {"linestyle": "none"}, **LINE)
-                ends.append((wording.short(kernel), own[0]["state_bytes"], found.value, style["color"]))
+                ends.append((naming.short(kernel), own[0]["state_bytes"], found.value, style["color"]))
     figures.sizes_axis(panel)
     panel.set_xlabel("state after the whole sequence")
     panel.set_ylabel("bits per byte")

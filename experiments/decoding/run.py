@@ -3,117 +3,89 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 import attnzoo
-from attnzoo import Dims, Kernel, catalogue
+from attnzoo import Dims, catalogue
 from attnzoo.door.decoding import DecodingState
-from experiments import command_line, language, progress, records, trust, wording
-from experiments.decoding import plot
-from experiments.scaling import measuring
+from experiments.bench import records, timing, trust
+from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.bench.settings import parsed
+from experiments.decoding.settings import Settings
+from experiments.show import caveats, units
+from experiments.train import language
+from experiments.train.sweep import run as sweep
+from experiments.train.sweep.cells import KEY as TRAINED
+from experiments.train.sweep.settings import Settings as Training
 
 TRAINING = {"task": "text", "heads": 2, "isolate": False}  # of the text models, beside what settings say
-# What makes two rows the same cell.
-KEY = (
-    "kernel", "context", "tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed",
-    "platform", "device", "cores",
-)  # fmt: skip
+CHOSEN = ("tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed")  # settings in a row
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to time and what to train."""
+class Decoding(Experiment):
+    """Kernels of one context take turns."""
 
-    kernels: tuple[Kernel, ...]
-    contexts: tuple[int, ...]
-    tokens: int
-    batch: int
-    heads: int
-    head_dim: int
-    dtype: str
-    repeats: int
-    cell_budget: float
-    seed: int
-    trained: tuple[Kernel, ...]
-    length: int
-    steps: int
-    quality: str
-    out: str
+    name = "decoding"
+    key = ("kernel", "context", *CHOSEN, "platform", "device", "cores")
+    columns = ("context", "tokens", "cell_budget")
+    caveats = (caveats.MACHINE, "States are full of random numbers.")
 
-    def __post_init__(self):
-        command_line.at_least(1, tokens=self.tokens, batch=self.batch, heads=self.heads, head_dim=self.head_dim)
-        command_line.at_least(1, length=self.length)
-        command_line.at_least(2, steps=self.steps)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(1e-3, cell_budget=self.cell_budget)
-        command_line.at_least(0, seed=self.seed)
-
-
-def run(settings: Settings) -> int:
-    """Time what is missing, train what is missing, then draw; 1 if a cell failed, or all were refused."""
-    out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
-        wanted = cells(settings, environment)
-        done = records.latest(records.read(out), KEY)
-        todo = {
-            context: [row for row in wanted if row["context"] == context and not records.is_done(row, done, KEY)]
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        shared = {name: getattr(settings, name) for name in CHOSEN}
+        yield [
+            Cell(shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel), "context": context}, kernel)
             for context in settings.contexts
+            for kernel in settings.kernels
+        ]
+
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        for _, group in itertools.groupby(todo, key=lambda cell: cell.row["context"]):
+            for row in timing.in_turns(group, _prepare, settings.repeats):
+                is_timed = row["status"] == "measured"
+                yield row | ({"token_seconds": row["median"] / row["tokens"]} if is_timed else {})
+
+    def describe(self, row: dict) -> str:
+        told = row.get("reason", "")
+        if row["status"] == "measured":
+            told = f"{units.seconds_text(row['token_seconds'])} a token, state {units.size_text(row['state_bytes'])}"
+        return f"{row['kernel']} after {row['context']:,}: {told}"
+
+    def more(self, settings: Settings) -> int:
+        """Train the text models by the sweep that is for it, unless others are to be shown."""
+        if settings.quality:
+            return 0
+        given = {
+            "kernels": ", ".join(map(catalogue.spelled, settings.trained)),
+            "lengths": settings.length,
+            "steps": settings.steps,
+            "tokens": max(2048, settings.length),
         }
-        kernels = {repr(kernel): kernel for kernel in settings.kernels}
-        with progress.over(todo.values(), f"decoding: {sum(map(len, todo.values()))} cells to do") as each:
-            for rows in each:
-                for row in _measured(rows, kernels, settings.repeats):
-                    records.append(out, row)
-                    each.say(describe(row))
-        done = records.latest(records.read(out), KEY)
-    rows = [done[records.cell(row, KEY)] for row in wanted]
-    failed = bool(command_line.code(rows))
-    folder = pathlib.Path(settings.quality) if settings.quality else out / "quality"
-    if not settings.quality:
-        failed |= bool(_train(settings, folder))
-    plot.draw(rows, trained(folder), out)
-    print(f"rows and figures: {out}")
-    return int(failed)
+        return sweep.run(parsed(Training, **given, **TRAINING, out=_quality(settings)))
+
+    def draw(self, settings: Settings, rows: list[dict], out: pathlib.Path) -> None:
+        from experiments.decoding import plot
+
+        plot.draw(rows, trained(_quality(settings)), out)
 
 
-def cells(settings: Settings, environment: dict) -> list[dict]:
-    """A row for each kernel and context, before it is measured."""
-    names = ("tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed")
-    shared = environment | {name: getattr(settings, name) for name in names}
-    return [
-        shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel), "context": context}
-        for context in settings.contexts
-        for kernel in settings.kernels
-    ]
+def _quality(settings: Settings) -> pathlib.Path:
+    """Where the text models are."""
+    return pathlib.Path(settings.quality) if settings.quality else pathlib.Path(settings.out) / "quality"
 
 
-def _measured(rows: list[dict], kernels: dict[str, Kernel], repeats: int):
-    """Rows of one context, timed in turns; those that a kernel refuses or that fail come first."""
-    ready = []
-    for row in rows:
-        kernel = kernels[row["kernel"]]
-        if not kernel.supports.decode:
-            yield row | {"status": "refused", "reason": f"it does not decode: {kernel.supports.why}"}
-            continue
-        try:
-            if found := trust.breach(kernel, row["context"], is_causal=True):
-                yield row | found
-                continue
-            found, call = _ready(row, kernel)
-            ready.append((row | found, call))
-        except Exception as error:  # one cell that fails must not take the others with it
-            yield row | measuring.failure(error)
-    for row in measuring.take_turns(ready, repeats):
-        yield row | ({"token_seconds": row["median"] / row["tokens"]} if row["status"] == "measured" else {})
-
-
-def _ready(row: dict, kernel: Kernel):
-    """Decoding a few tokens after a full context as a call, with what its state needs."""
+def _prepare(cell: Cell) -> timing.Call | None:
+    """Decoding a few tokens after a full context; the row takes what its state needs."""
+    kernel, row = cell.subject, cell.row
+    if not kernel.supports.decode:
+        return row.update(status="refused", reason=f"it does not decode: {kernel.supports.why}")
+    if found := trust.breach(kernel, row["context"], is_causal=True):
+        return row.update(found)
     length = row["context"] + row["tokens"]
     sizes = {name: row[given] for name, given in (("batch", "batch"), ("num_heads", "heads"), ("head_dim", "head_dim"))}
     dims = Dims(row["batch"], length, length, row["heads"], row["heads"], row["head_dim"], row["head_dim"])
@@ -129,8 +101,8 @@ def _ready(row: dict, kernel: Kernel):
 
     begun = time.perf_counter()
     compiled = jax.jit(decode, donate_argnums=0).lower(state, arrays).compile()
-    found = {"compile_seconds": time.perf_counter() - begun}
-    found["state_bytes"] = sum(x.nbytes for x in jax.tree.leaves(state.cache))
+    row["compile_seconds"] = time.perf_counter() - begun
+    row["state_bytes"] = sum(x.nbytes for x in jax.tree.leaves(state.cache))
     held = [state]
 
     def call():
@@ -139,7 +111,7 @@ def _ready(row: dict, kernel: Kernel):
         held.append(advanced)
         return out
 
-    return found, call
+    return call
 
 
 def after(empty: DecodingState, context: int, rng: jax.Array) -> DecodingState:
@@ -150,30 +122,11 @@ def after(empty: DecodingState, context: int, rng: jax.Array) -> DecodingState:
     return dataclasses.replace(empty, positions=jnp.full_like(empty.positions, context), cache=cache)
 
 
-def _train(settings: Settings, folder: pathlib.Path) -> int:
-    """Train the text models by the experiment that is for it."""
-    from experiments.accuracy import flags, run
-
-    given = {
-        "kernels": ", ".join(map(catalogue.spelled, settings.trained)),
-        "lengths": settings.length,
-        "steps": settings.steps,
-        "tokens": max(2048, settings.length),
-    }
-    return run.run(flags.parsed(**given, **TRAINING, out=folder))
-
-
 def trained(folder: pathlib.Path) -> list[dict]:
     """Rows of a folder's causal models of text whose kernels decode."""
-    from experiments.accuracy.cells import KEY as CELL
-
-    rows = records.latest(records.read(folder), CELL).values()
+    rows = records.latest(records.read(folder), TRAINED).values()
     return [row for row in rows if language.speaks(row) and row["state_bytes"] is not None]
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    told = row.get("reason", "")
-    if row["status"] == "measured":
-        told = f"{wording.seconds_text(row['token_seconds'])} a token, state {wording.size_text(row['state_bytes'])}"
-    return f"{row['kernel']} after {row['context']:,}: {told}"
+EXPERIMENT = Decoding()
+run = EXPERIMENT.run

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 
 import jax
 import numpy as np
 
-from attnzoo import Kernel
 from attnzoo.models import generate
-from experiments import command_line, language, trust
+from experiments.bench import trust
+from experiments.generate.settings import Settings
 from experiments.tasks import text
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to say, and how."""
-
-    checkpoint: str
-    prompt: str
-    tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    samples: int
-    seed: int
-    attention: tuple[Kernel, ...] | None
-
-    def __post_init__(self):
-        command_line.at_least(0, tokens=self.tokens, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
-        command_line.at_least(1, samples=self.samples)
-        if not self.prompt:
-            raise ValueError("--prompt is empty: give the model at least one character to go on from")
+from experiments.train import language
 
 
 def run(settings: Settings) -> int:

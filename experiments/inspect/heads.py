@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from attnzoo.models import LanguageModel
-from experiments.wording import Shown
+from experiments.show.units import Shown
 
 
 class Head(NamedTuple):

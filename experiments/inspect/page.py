@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import pathlib
 
-from experiments import webpage
 from experiments.inspect import heads
+from experiments.show import webpage
 
 INTRODUCTION = (
     "Each map shows what a token (row) takes from the value of each token (column), before dropout: rows of exact "
@@ -17,6 +16,6 @@ INTRODUCTION = (
 
 def write(found: list[heads.Head], text: str, name: str, drawn: list[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     """Write the page of all layers to `out`."""
-    parts = [f"<pre>{html.escape(text)}</pre>", webpage.table(*heads.table(found)), *map(webpage.figure, drawn)]
-    out.write_text(webpage.document(f"Where {name} looks", INTRODUCTION, parts))
+    told = {"title": f"Where {name} looks", "introduction": INTRODUCTION, "text": text}
+    out.write_text(webpage.render("inspect/page.html", **told, table=heads.table(found), figures=drawn))
     return out

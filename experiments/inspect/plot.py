@@ -6,8 +6,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures
 from experiments.inspect.heads import Head
+from experiments.show import figures
 
 READABLE = 48  # tokens, up to which each is written beside its row
 

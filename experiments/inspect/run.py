@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 
 import numpy as np
 
-from attnzoo import Kernel
-from experiments import language, progress, trust
+from experiments.bench import progress, trust
 from experiments.inspect import heads, page, plot
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to look at."""
-
-    checkpoint: str
-    text: str
-    attention: tuple[Kernel, ...] | None
-    out: str
-
-    def __post_init__(self):
-        if not self.text:
-            raise ValueError("--text is empty: give the model at least one character to look at")
+from experiments.inspect.settings import Settings
+from experiments.train import language
 
 
 def run(settings: Settings) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments import tables, wording
-from experiments.wording import Shown
+from experiments.show import tables, units
+from experiments.show.units import Shown
 
 
 def summaries(rows: list[dict]) -> list[tables.Table]:
@@ -24,7 +24,7 @@ def _line(row: dict) -> list[str]:
     peer = f"{row['peer']} {row['version'] or ''}".strip()
     if row["status"] != "measured":
         return [row["work"], peer, row["status"], goal, "", "", "", row["reason"].replace("|", "/").replace("\n", " ")]
-    ours, theirs = (wording.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
+    ours, theirs = (units.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
     ratio = tables.range_text(row["ratio"], *row["quartiles"])
     deviation = Shown(f"{row['deviation']:.0e}", row["deviation"])
     return [row["work"], peer, ratio, goal, ours, theirs, deviation, row["note"]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, tables
 from experiments.peers import analysis
+from experiments.show import figures, tables
 
 TABLE = "table.md"
 

@@ -2,88 +2,81 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
-import pathlib
 import time
+from collections.abc import Iterator
 from importlib import metadata
 
 import numpy as np
 
-from experiments import command_line, progress, records, wording
-from experiments.peers import analysis, calls, plot
+from experiments.bench import processor, progress
+from experiments.bench.experiment import Cell, Experiment, Run, one_by_one
+from experiments.peers import analysis, calls
+from experiments.peers.settings import Settings
 from experiments.peers.works import WORKS, Peer, Work
+from experiments.show import caveats, naming, units
 
-KEY = ("work", "peer", "seed", "platform", "device", "cores")
 PAUSE = 0.02  # seconds between ours and theirs: waiting threads of one library would take the cores from the other
+CHOSEN = ("length", "is_causal", "is_train", "dtype", "projections")  # fields of a work in a row
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to compare."""
+class Peers(Experiment):
+    """Comparisons, drawn with what earlier runs have left in the folder."""
 
-    works: tuple[str, ...]
-    pairs: int
-    seed: int
-    out: str
+    name = "peers"
+    key = ("work", "peer", "seed", "platform", "device", "cores")
+    columns = ("peer", "pairs")
+    caveats = (caveats.MACHINE, "Definitions differ as the notes say.")
+    noun = "comparisons"
+    leaves = "rows, figure and table"
+    listing = "list"
+    is_cumulative = True
 
-    def __post_init__(self):
-        command_line.at_least(7, pairs=self.pairs)
-        command_line.at_least(0, seed=self.seed)
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        pairs = [(name, peer) for name in settings.works for peer in WORKS[name].peers]
+        yield [Cell(_row(settings, name, peer), (WORKS[name], peer)) for name, peer in pairs]
 
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        """Missing, failed (also where outputs differ), or measured."""
+        return one_by_one(todo, functools.partial(_compared, settings))
 
-def list_works(settings: Settings) -> int:
-    """Print works and peers; run none."""
-    header = ["work", "kernel", "length", "pass", "dtype", "projections", "peers (goal)"]
-    lines = []
-    for name in settings.works:
-        work = WORKS[name]
-        peers = ", ".join(peer.name + (f" ({peer.goal:g})" if peer.goal else "") for peer in work.peers)
-        length, passed = f"{work.length:,}", "train" if work.is_train else "forward"
-        lines.append([name, wording.short(repr(work.kernel)), length, passed, work.dtype, str(work.projections), peers])
-    progress.table("Works", header, lines)
-    return 0
+    def describe(self, row: dict) -> str:
+        head = f"{row['work']} beside {row['peer']}"
+        if row["status"] != "measured":
+            return f"{head}: {row['status']}: {row['reason']}"
+        low, high = row["quartiles"]
+        ours, theirs = (units.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
+        return f"{head}: {row['ratio']:.2f} [{low:.2f}, {high:.2f}], ours {ours}, theirs {theirs}"
 
+    def show(self, settings: Settings, rows: list[dict]) -> None:
+        progress.table("Peers: their time / ours", *analysis.table(rows))
+        super().show(settings, rows)
 
-def run(settings: Settings) -> int:
-    """Time what is missing, then draw; 1 if a comparison failed."""
-    out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
-        todo = missing(settings, environment, records.read(out))
-        with progress.over(todo, f"peers: {len(todo)} comparisons to do") as each:
-            for name, peer in each:
-                row = compare(base(settings, environment, name, peer), WORKS[name], peer, settings)
-                records.append(out, row)
-                each.say(describe(row))
-        rows = list(records.latest(records.read(out), KEY).values())
-    plot.draw(rows, out)
-    progress.table("Peers: their time / ours", *analysis.table(rows))
-    print(f"rows, figure and table: {out}")
-    return int(any(row["status"] == "failed" for row in rows))
+    def list_cells(self, settings: Settings) -> int:
+        header = ["work", "kernel", "length", "pass", "dtype", "projections", "peers (goal)"]
+        progress.table("Works", header, list(map(_listed, settings.works)))
+        return 0
 
 
-def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[tuple[str, Peer]]:
-    """Comparisons without a row, and those that failed or whose package was not there."""
-    done = records.latest(rows, KEY)
-    pairs = [(name, peer) for name in settings.works for peer in WORKS[name].peers]
-    found = [done.get(records.cell(base(settings, environment, *pair), KEY)) for pair in pairs]
-    return [pair for pair, row in zip(pairs, found, strict=True) if row is None or row["status"] != "measured"]
-
-
-def base(settings: Settings, environment: dict, name: str, peer: Peer) -> dict:
-    """What identifies a row, and where it was made."""
+def _listed(name: str) -> list[str]:
     work = WORKS[name]
-    fields = ("length", "is_causal", "is_train", "dtype", "projections")
+    peers = ", ".join(peer.name + (f" ({peer.goal:g})" if peer.goal else "") for peer in work.peers)
+    length, passed = f"{work.length:,}", "train" if work.is_train else "forward"
+    return [name, naming.short(repr(work.kernel)), length, passed, work.dtype, str(work.projections), peers]
+
+
+def _row(settings: Settings, name: str, peer: Peer) -> dict:
+    """What identifies a row, beside where it is made."""
+    work = WORKS[name]
     try:
         version = metadata.version(peer.package)
     except metadata.PackageNotFoundError:
         version = None
-    return environment | {
+    return {
         "work": name,
         "kernel": repr(work.kernel),
-        **{field: getattr(work, field) for field in fields},
+        **{field: getattr(work, field) for field in CHOSEN},
         "peer": peer.name,
         "package": peer.package,
         "version": version,
@@ -95,15 +88,14 @@ def base(settings: Settings, environment: dict, name: str, peer: Peer) -> dict:
     }
 
 
-def compare(row: dict, work: Work, peer: Peer, settings: Settings) -> dict:
-    """The row of one comparison: missing, failed (also where outputs differ), or measured."""
+def _compared(settings: Settings, cell: Cell) -> dict:
+    """What a row says of one comparison."""
+    work, peer = cell.subject
     try:
         theirs, ours = (_call(factory, work, settings.seed) for factory in (peer.factory, "jax_peers.ours"))
-        return row | _measure(ours, theirs, peer.tolerance, settings.pairs)
+        return _measure(ours, theirs, peer.tolerance, settings.pairs)
     except ImportError as error:
-        return row | {"status": "missing", "reason": f"{error}"}
-    except Exception as error:
-        return row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
+        return {"status": "missing", "reason": f"{error}"}
 
 
 def _call(factory: str, work: Work, seed: int) -> calls.Call:
@@ -123,7 +115,7 @@ def _equal_threads() -> None:
         import torch
     except ImportError:
         return
-    torch.set_num_threads(records.cores())
+    torch.set_num_threads(processor.cores())
 
 
 def _measure(ours: calls.Call, theirs: calls.Call, tolerance: float, pairs: int) -> dict:
@@ -161,11 +153,5 @@ def _first(call: calls.Call) -> tuple[float, list[np.ndarray]]:
     return seconds, results
 
 
-def describe(row: dict) -> str:
-    """One line about a finished row."""
-    head = f"{row['work']} beside {row['peer']}"
-    if row["status"] != "measured":
-        return f"{head}: {row['status']}: {row['reason']}"
-    low, high = row["quartiles"]
-    ours, theirs = (wording.seconds_text(float(np.median(row[name]))) for name in ("seconds", "their_seconds"))
-    return f"{head}: {row['ratio']:.2f} [{low:.2f}, {high:.2f}], ours {ours}, theirs {theirs}"
+EXPERIMENT = Peers()
+run = EXPERIMENT.run

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import records, spreadsheet
+from experiments.bench import records
 from experiments.report import page, sections
+from experiments.show import spreadsheet
 
 
 def write(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
@@ -15,7 +16,7 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> list[pathlib.Path]:
     for place in page.places(folder):
         name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
         for found in sections.split(records.whole(place)[0]):
-            experiment = found.section.name if found.section else "rows"
+            experiment = found.experiment.name if found.experiment else "rows"
             written.append(out / f"{spreadsheet.file_name(f'{name}.{experiment}')}.csv")
             spreadsheet.write(found.rows, written[-1])
     return written

@@ -1,132 +1,82 @@
 """Which experiment wrote a row, and what its section of the page consists of.
 
-A row tells whose it is by the columns that identify its cell: no other experiment's rows have them all. So rows that
-were merged, moved or copied by hand are known wherever they lie. What an experiment has to say of its rows is
-`summaries` in its `analysis`; an experiment that is not listed here gets a section with all its cells.
+A row tells whose it is. Rows of before they did are known by the columns that identify their cell: no other
+experiment's rows have them all. So rows that were merged, moved or copied by hand are known wherever they lie. What is
+said of rows is `summaries` of their experiment, which is found in `run` of its package; rows of one that is not there,
+or of another schema, get a section with all their cells.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import importlib
+import importlib.util
+import pkgutil
+from typing import NamedTuple
 
-from experiments import records
-from experiments.tables import Table
+import experiments
+from experiments.bench import records
+from experiments.bench.experiment import Experiment
+from experiments.show.tables import Table
 
-MACHINE = "Times and memory are those of one machine; ratios carry over better than seconds."
-SMALL = "The models are small and briefly trained: they show that each learns, not how far it can."
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """An experiment's part of the page.
-
-    Attributes:
-      name: the package in `experiments`.
-      columns: what its rows have, and those of no other experiment.
-      caveats: what its numbers do not support, whatever they are.
-      home: the module of the package that has KEY, which makes two rows the same cell.
-      has_models: whether rows are of trained models, which a published accuracy may be about.
-    """
-
-    name: str
-    columns: frozenset[str]
-    caveats: tuple[str, ...] = ()
-    home: str = "run"
-    has_models: bool = False
-
-    @property
-    def question(self) -> str:
-        """The first line of the package's docstring."""
-        return importlib.import_module(f"experiments.{self.name}").__doc__.partition("\n")[0]
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What makes two rows the same cell."""
-        return importlib.import_module(f"experiments.{self.name}.{self.home}").KEY
-
-    def summaries(self, rows: list[dict]) -> list[Table]:
-        """What the experiment says of its rows, and where they are of a published setting, the verdict."""
-        own = _analysis(self.name).summaries(rows)
-        return [*own, *_analysis("reproduce").of_models(rows)] if self.has_models else own
+# Of sections on the page; others come after these.
+ORDER = (
+    "scaling", "accuracy", "peers", "decoding", "approximation", "swap", "alignment", "claims", "reproduce", "tiles",
+    "conformance", "throughput",
+)  # fmt: skip
 
 
-def _analysis(name: str):
-    return importlib.import_module(f"experiments.{name}.analysis")
+@functools.cache
+def known() -> tuple[Experiment, ...]:
+    """The experiments that make rows, in the order of the page."""
+    packages = (f"experiments.{each.name}.run" for each in pkgutil.iter_modules(experiments.__path__) if each.ispkg)
+    modules = (importlib.import_module(name) for name in packages if importlib.util.find_spec(name))
+    found = [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
+    order = lambda each: ORDER.index(each.name) if each.name in ORDER else len(ORDER)
+    return tuple(sorted(found, key=order))
 
 
-def _section(name: str, columns: str, *caveats: str, **given) -> Section:
-    return Section(name, frozenset(columns.split()), caveats, **given)
+def place(experiment: Experiment | None) -> int:
+    """Where a section stands on the page; what is unknown comes last."""
+    return len(known()) if experiment is None else known().index(experiment)
 
 
-# In the order of the page.
-SECTIONS = (
-    _section(
-        "scaling",
-        "pass num_kv_heads cell_budget",
-        MACHINE,
-        "Exponents are slopes of straight lines through the logarithms of the last four lengths, with 95% intervals. "
-        "Where a kernel becomes faster is where medians cross, with a bootstrap interval over repetitions.",
-        "Operands are random: what kernels do whose work depends on data is not shown.",
-    ),
-    _section(
-        "accuracy",
-        "task_name positions learning_rate",
-        SMALL,
-        "Differences to softmax are paired by seed.",
-        home="cells",
-        has_models=True,
-    ),
-    _section("peers", "peer pairs", MACHINE, "Definitions differ as the notes say."),
-    _section("decoding", "context tokens cell_budget", MACHINE, "States are full of random numbers."),
-    _section(
-        "approximation",
-        "dial operands draws",
-        MACHINE,
-        "Linformer's projections are those of init: a trained model's would err less.",
-    ),
-    _section("swap", "trained checkpoint", SMALL, "A kernel that a model was trained with may lose far less."),
-    _section("alignment", "score test_pairs", SMALL),
-    _section("claims", "claim", MACHINE, SMALL),
-    _section(
-        "reproduce",
-        "shrink reference",
-        MACHINE,
-        "Published speeds are of a TPU.",
-        home="stepping",
-    ),
-    _section("tiles", "tile pairs is_rule", MACHINE),
-    _section("conformance", "law", "Laws are tested on small inputs, on one device."),
-    _section(
-        "throughput", "implementation repeats", "Shares are of what this device reached here, not of a data sheet."
-    ),
-)
+def question(experiment: Experiment) -> str:
+    """The first line of its package's docstring."""
+    return importlib.import_module(f"experiments.{experiment.name}").__doc__.partition("\n")[0]
 
 
-def place(section: Section | None) -> int:
-    """Where a section stands on the page: as listed here, and what is unknown last."""
-    return len(SECTIONS) if section is None else SECTIONS.index(section)
+class Found(NamedTuple):
+    """Rows of one experiment in one folder, the last of each cell; `experiment` is None for an unknown one."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """Rows of one experiment in one folder, the last of each cell; `section` is None for an unknown experiment."""
-
-    section: Section | None
+    experiment: Experiment | None
     rows: list[dict]
+
+    def summaries(self) -> list[Table]:
+        """What the experiment says of its rows, and where they are of a published setting, the verdict."""
+        own = self.experiment.summaries(self.rows)
+        if not self.experiment.has_models:
+            return own
+        from experiments.reproduce import analysis
+
+        return [*own, *analysis.of_models(self.rows)]
 
 
 def split(rows: list[dict]) -> list[Found]:
     """The rows of each experiment."""
-    groups: dict[Section | None, list[dict]] = {}
+    groups: dict[Experiment | None, list[dict]] = {}
     for row in rows:
         groups.setdefault(_of(row), []).append(row)
-    return [Found(section, _latest(section, own)) for section, own in groups.items()]
+    return [Found(experiment, _latest(experiment, own)) for experiment, own in groups.items()]
 
 
-def _of(row: dict) -> Section | None:
-    return next((section for section in SECTIONS if section.columns <= row.keys()), None)
+def _of(row: dict) -> Experiment | None:
+    if row.get("schema", records.SCHEMA) != records.SCHEMA:
+        return None
+    if "experiment" in row:
+        return next((each for each in known() if each.name == row["experiment"]), None)
+    return next((each for each in known() if set(each.columns) <= row.keys()), None)
 
 
-def _latest(section: Section | None, rows: list[dict]) -> list[dict]:
-    return rows if section is None else list(records.latest(rows, section.key).values())
+def _latest(experiment: Experiment | None, rows: list[dict]) -> list[dict]:
+    return rows if experiment is None else list(records.latest(rows, experiment.key).values())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from experiments import tables
 from experiments.reproduce import ledger, page, stepping, trainings
 from experiments.reproduce.published import TABLES, results
-from experiments.tables import Table
-from experiments.wording import Shown
+from experiments.show import tables
+from experiments.show.tables import Table
+from experiments.show.units import Shown
 
 ACROSS = ("kernel", "length")
 

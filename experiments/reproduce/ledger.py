@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from attnzoo import Kernel
-from experiments import records, statistics
-from experiments.accuracy import analysis
+from experiments.bench import records
 from experiments.reproduce import stepping, trainings, verdict
 from experiments.reproduce.presets import Preset, kernel, preset
 from experiments.reproduce.published import REFERENCE, SPEED, Published, ratio
 from experiments.reproduce.verdict import Judgement, Reason
-from experiments.statistics import Mean
+from experiments.show import statistics
+from experiments.show.statistics import Mean
+from experiments.train.sweep import analysis
 
 Rows = dict[str, list[dict]]  # of `STEPS`, and of each setting in `trainings.TRAININGS`
 STEPS = "steps"
@@ -54,7 +55,7 @@ def judged(result: Published, ours: Measured) -> Judgement:
         return verdict.not_comparable(ours.reason, ours.detail)
     if result.is_ratio:
         return verdict.of_ratio(ratio(result), ours.value.value)
-    return verdict.of_accuracy(result.value, ours.value)._replace(detail=trainings.DEVIATIONS[trainings.group(result)])
+    return verdict.of_accuracy(result.value, ours.value)._replace(detail=trainings.DEVIATIONS[result.group])
 
 
 def command(result: Published, rows: Rows, out: str) -> str:

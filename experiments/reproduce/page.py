@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import pathlib
 from collections import Counter
 
-from experiments import records, webpage
+from experiments.bench import provenance
 from experiments.reproduce import verdict
 from experiments.reproduce.ledger import Entry, Measured, Rows
 from experiments.reproduce.published import TABLES, Published, ratio
 from experiments.reproduce.verdict import Reason
-from experiments.tables import markdown
-from experiments.wording import Shown
+from experiments.show import webpage
+from experiments.show.tables import markdown
+from experiments.show.units import Shown
 
 TITLE = "Published results, measured again"
 INTRODUCTION = (
@@ -21,16 +21,24 @@ INTRODUCTION = (
 )
 FIGURE = "ratios"
 HEADER = ["task", "model", "published", "as the public code ran", "as the paper means it", "verdict", "why", "command"]
-ENVIRONMENT = (*records.ENVIRONMENT, "batch")
+ENVIRONMENT = (*provenance.ENVIRONMENT, "batch")
 
 
 def write(entries: list[Entry], rows: Rows, out: pathlib.Path) -> None:
     """`ledger.html` and `ledger.md`."""
     tables = {name: [entry for entry in entries if entry.result.table == name] for name in TABLES}
-    sections = [f"<h2>{html.escape(_heading(own))}</h2>" + webpage.table(*table(own)) for own in tables.values()]
     picture = out / f"{FIGURE}.png"
-    parts = [_rule(), _counts(entries), *([webpage.figure(picture)] if picture.exists() else [])]
-    (out / "ledger.html").write_text(webpage.document(TITLE, INTRODUCTION, [*parts, *sections, _environment(rows)]))
+    told = {
+        "title": TITLE,
+        "introduction": INTRODUCTION,
+        "rule": verdict.__doc__.strip().split("\n\n"),
+        "reasons": [reason.value for reason in Reason],
+        "counts": _counts(entries),
+        "figures": [picture] if picture.exists() else [],
+        "results": [(_heading(own), *table(own)) for own in tables.values()],
+        "environments": _environments(rows),
+    }
+    (out / "ledger.html").write_text(webpage.render("reproduce/page.html", **told))
     (out / "ledger.md").write_text(
         "\n".join(f"## {_heading(own)}\n\n{markdown(*table(own))}" for own in tables.values())
     )
@@ -79,17 +87,9 @@ def _heading(entries: list[Entry]) -> str:
     return f"{first.source}, {first.table}: {first.metric} (arXiv:{first.arxiv})"
 
 
-def _rule() -> str:
-    """The docstring of `verdict.py`, and the five reasons."""
-    paragraphs = verdict.__doc__.strip().split("\n\n")
-    reasons = "".join(f"<li>{html.escape(reason.value)}</li>" for reason in Reason)
-    return "<h2>The rule</h2>" + "".join(f"<p>{html.escape(text)}</p>" for text in paragraphs) + f"<ol>{reasons}</ol>"
-
-
-def _counts(entries: list[Entry]) -> str:
+def _counts(entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
     judged = Counter((entry.result.table, *_words(entry)) for entry in entries)
-    lines = [[*key, str(count)] for key, count in judged.items()]
-    return "<h2>In numbers</h2>" + webpage.table(["table", "verdict", "why", "results"], lines)
+    return ["table", "verdict", "why", "results"], [[*key, str(count)] for key, count in judged.items()]
 
 
 def _words(entry: Entry) -> tuple[str, str]:
@@ -97,6 +97,6 @@ def _words(entry: Entry) -> tuple[str, str]:
     return entry.judgement.verdict.value, reason.value if reason else ""
 
 
-def _environment(rows: Rows) -> str:
+def _environments(rows: Rows) -> tuple[list[str], list[list[str]]]:
     kinds = dict.fromkeys(tuple(str(row.get(name, "")) for name in ENVIRONMENT) for own in rows.values() for row in own)
-    return "<h2>Environment</h2>" + webpage.table(list(ENVIRONMENT), [list(kind) for kind in kinds])
+    return list(ENVIRONMENT), [list(kind) for kind in kinds]

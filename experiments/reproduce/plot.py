@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures
 from experiments.reproduce.ledger import Entry, Measured
 from experiments.reproduce.page import FIGURE
 from experiments.reproduce.published import MEMORY, REFERENCE, SPEED, ratio
 from experiments.reproduce.verdict import FACTOR
+from experiments.show import figures
 
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 LABELS = {SPEED: "steps in a second / those of softmax", MEMORY: "memory / that of softmax"}

@@ -47,6 +47,11 @@ class Published(NamedTuple):
         """Whether only its ratio to softmax carries over from one machine to another."""
         return self.table in (SPEED, MEMORY)
 
+    @property
+    def group(self) -> str:
+        """What --only calls it."""
+        return self.table if self.is_ratio else self.task + "-small" * (self.table == SMALL)
+
 
 @functools.cache
 def results() -> tuple[Published, ...]:

@@ -7,106 +7,103 @@ import pathlib
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 
 from attnzoo import Kernel
-from experiments import command_line, optional, progress, records, wording
-from experiments.accuracy.cells import KEY as TRAINED
+from experiments.bench import progress, records
+from experiments.bench.experiment import Cell, Experiment, Run
 from experiments.reproduce import ledger, page, stepping, trainings
 from experiments.reproduce.ledger import STEPS, Entry, Rows
-from experiments.reproduce.presets import Preset, kernel, preset
+from experiments.reproduce.presets import kernel, preset
 from experiments.reproduce.published import Published, results
-from experiments.reproduce.stepping import Sizes
-from experiments.scaling import measuring
+from experiments.reproduce.settings import Settings
+from experiments.show import caveats, naming, units
+from experiments.train.sweep.cells import KEY as TRAINED
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to measure; `lengths` are published ones of speed and memory, all where empty."""
+class Reproduce(Experiment):
+    """Steps of speed and memory are cells; models of accuracies are other commands' cells."""
 
-    only: tuple[str, ...]
-    models: tuple[str, ...]
-    lengths: tuple[int, ...]
-    batch: int
-    repeats: int
-    out: str
-    forms: tuple[str, ...] = Preset._fields
-    sizes: Sizes = stepping.LRA
+    name = "reproduce"
+    key = stepping.KEY
+    columns = ("shrink", "reference")
+    caveats = (caveats.MACHINE, "Published speeds are of a TPU.")
+    noun = "steps"
+    leaves = "rows, figure and ledger"
 
-    def __post_init__(self):
-        command_line.at_least(1, batch=self.batch)
-        command_line.at_least(5, repeats=self.repeats)
-        if not self.out.strip():
-            raise ValueError("--out is empty: name a folder for rows and ledger")
-        if not self.chosen():
-            raise ValueError(
-                f"--only={','.join(self.only)} --models={','.join(self.models)} "
-                f"--lengths={','.join(map(str, self.lengths))}: no published result is all of these"
-            )
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        yield [stepping.cell(settings, *pair) for pair in steps(settings)]
 
-    def chosen(self) -> list[Published]:
-        """The published results that flags name."""
-        return [result for result in results() if self._has(result)]
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        return stepping.rows(settings, todo)
 
-    def kernels(self, result: Published) -> list[str | None]:
-        """Those of a result, as text, in the forms that flags name."""
-        return [getattr(preset(result), form) for form in self.forms]
+    def describe(self, row: dict) -> str:
+        head = f"{naming.short(row['kernel'])} {row['length']:,}"
+        if row["status"] != "measured":
+            return f"{head}: {row['status']}: {row['reason']}"
+        low, high = map(units.seconds_text, row["quartiles"])
+        size, compiled = units.size_text(row["needed_bytes"]), units.seconds_text(row["compile_seconds"])
+        return f"{head}: {units.seconds_text(row['median'])} [{low}, {high}], {size}, compiled in {compiled}"
 
-    def _has(self, result: Published) -> bool:
-        group = result.table if result.is_ratio else trainings.group(result)
-        is_long = not result.is_ratio or not self.lengths or result.length in self.lengths
-        return group in self.only and result.model in self.models and is_long
+    def more(self, settings: Settings) -> int:
+        """Train models; a part that was killed has a negative code."""
+        codes = [0]
+        for setting, texts in models(settings).items():
+            codes.append(_train(setting, texts, settings.out))
+            if codes[-1] not in (0, 1):
+                return abs(codes[-1])
+        return max(codes)
 
+    def shown(self, settings: Settings, rows: list[dict], own: list[dict]) -> list[Entry]:
+        """The whole ledger, whatever flags name."""
+        known = read(settings)
+        return [ledger.entry(result, known, settings.out) for result in results()]
 
-def run(settings: Settings) -> int:
-    """Measure what is missing, then write; 1 if something failed, or the code of a part that was stopped."""
-    out = pathlib.Path(settings.out)
-    with records.writing(out):
-        codes = [_time(settings, out)]
-    for setting, texts in models(settings).items():
-        codes.append(_train(setting, texts, settings.out))
-        if codes[-1] not in (0, 1):
-            return abs(codes[-1])  # a part that was killed has a negative code
-    write(settings)
-    return max(codes)
+    def draw(self, settings: Settings, rows: list[Entry], out: pathlib.Path) -> None:
+        from experiments.reproduce import plot
 
+        plot.draw(rows, out)
 
-def list_results(settings: Settings) -> int:
-    """Print what is known of the results that flags name, and what is to do; measure nothing."""
-    rows = read(settings)
-    entries = [ledger.entry(result, rows, settings.out) for result in settings.chosen()]
-    header, lines = page.table(entries)
-    progress.table("Results: nothing is measured", header[:-1], [line[:-1] for line in lines])
-    todo = missing(settings, records.environment(), rows[STEPS])
-    print(f"{len(todo)} steps to time" + "".join(f"\n{kernel!r} at {length:,}" for kernel, length in todo))
-    for setting, texts in models(settings).items():
-        print(f"{setting}: {trainings.command(setting, texts, settings.out)}")
-    return 0
+    def show(self, settings: Settings, rows: list[Entry]) -> None:
+        super().show(settings, rows)
+        page.write(rows, read(settings), pathlib.Path(settings.out))
+        counts = Counter(entry.judgement.verdict.value for entry in rows)
+        print(", ".join(f"{count} {name}" for name, count in counts.items()))
+
+    def list_cells(self, settings: Settings) -> int:
+        rows = read(settings)
+        entries = [ledger.entry(result, rows, settings.out) for result in settings.chosen()]
+        header, lines = page.table(entries)
+        progress.table("Results: nothing is measured", header[:-1], [line[:-1] for line in lines])
+        _, todo = self.todo(settings)
+        told = (f"\n{cell.subject!r} at {cell.row['length']:,}" for cell in todo)
+        print(f"{len(todo)} steps to time" + "".join(told))
+        for setting, texts in models(settings).items():
+            print(f"{setting}: {trainings.command(setting, texts, settings.out)}")
+        return 0
 
 
 def steps(settings: Settings) -> list[tuple[Kernel, int]]:
     """Kernels and lengths that the chosen speeds and memories are of, those of the reference first."""
     chosen = [result for result in settings.chosen() if result.is_ratio]
-    found = [(kernel(text), result.length) for result in chosen for text in settings.kernels(result)]
+    found = [(kernel(text), result.length) for result in chosen for text in _kernels(settings, result)]
     references = [(stepping.REFERENCE, length) for _, length in found]
     return list(dict.fromkeys(pair for pair in [*references, *found] if pair[0] is not None))
-
-
-def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[tuple[Kernel, int]]:
-    """Steps without a row, those that failed, and those that did not fit and might now."""
-    done = records.latest(rows, stepping.KEY)
-    key = lambda pair: records.cell(environment | stepping.cell(settings, *pair), stepping.KEY)
-    found = ((pair, done.get(key(pair))) for pair in steps(settings))
-    return [pair for pair, row in found if row is None or measuring.is_to_repeat(row)]
 
 
 def models(settings: Settings) -> dict[str, list[str]]:
     """Kernels, as text, that each setting is to train."""
     found: dict[str, list[str]] = {}
     for result in settings.chosen():
-        texts = [] if result.is_ratio else ledger.known(settings.kernels(result))
+        texts = [] if result.is_ratio else ledger.known(_kernels(settings, result))
         if texts:
             found.setdefault(trainings.name(result), []).extend(texts)
     return {setting: list(dict.fromkeys(texts)) for setting, texts in found.items()}
+
+
+def _kernels(settings: Settings, result: Published) -> list[str | None]:
+    """Those of a result, as text, in the forms that flags name."""
+    return [getattr(preset(result), form) for form in settings.forms]
 
 
 def read(settings: Settings) -> Rows:
@@ -120,42 +117,10 @@ def read(settings: Settings) -> Rows:
     }
 
 
-def write(settings: Settings) -> list[Entry]:
-    """The whole ledger, whatever flags name: figure, tables and page."""
-    out, rows = pathlib.Path(settings.out), read(settings)
-    entries = [ledger.entry(result, rows, settings.out) for result in results()]
-    optional.draw("experiments.reproduce.plot", entries, out)
-    page.write(entries, rows, out)
-    counts = Counter(entry.judgement.verdict.value for entry in entries)
-    print(", ".join(f"{count} {name}" for name, count in counts.items()) + f"; rows, figure and ledger: {out}")
-    return entries
-
-
-def _time(settings: Settings, out: pathlib.Path) -> int:
-    """1 if a step failed, or all were refused."""
-    environment = records.environment()
-    wanted = steps(settings)
-    todo = missing(settings, environment, records.read(out))
-    title = f"reproduce: {len(todo)} of {len(wanted)} steps to time"
-    found = []
-    with progress.over(stepping.rows(settings, todo, environment), title, len(todo)) as each:
-        for row in each:
-            records.append(out, row)
-            found.append(row)
-            each.say(describe(row))
-    return command_line.code(found)
-
-
 def _train(setting: str, texts: list[str], out: str) -> int:
     print(f"$ {trainings.command(setting, texts, out)}", flush=True)
     return subprocess.run([sys.executable, *trainings.arguments(setting, texts, out)]).returncode
 
 
-def describe(row: dict) -> str:
-    """One line about a finished step."""
-    head = f"{wording.short(row['kernel'])} {row['length']:,}"
-    if row["status"] != "measured":
-        return f"{head}: {row['status']}: {row['reason']}"
-    low, high = map(wording.seconds_text, row["quartiles"])
-    size, compiled = wording.size_text(row["needed_bytes"]), wording.seconds_text(row["compile_seconds"])
-    return f"{head}: {wording.seconds_text(row['median'])} [{low}, {high}], {size}, compiled in {compiled}"
+EXPERIMENT = Reproduce()
+run = EXPERIMENT.run

@@ -14,9 +14,10 @@ flag, 1 unless given.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,14 @@ from flax import nnx
 from attnzoo import Kernel, catalogue
 from attnzoo.models import BlockConfig, Classifier
 from attnzoo.positions import SinusoidalPositions
-from experiments import statistics, steps, trust
-from experiments.memory import planned
+from experiments.bench import timing, trust
+from experiments.bench.experiment import Cell
+from experiments.bench.memory import does_not_fit, planned
 from experiments.reproduce.public import MaterialisedSoftmax
-from experiments.scaling import measuring
-from experiments.statistics import Mean
+from experiments.show import statistics
+from experiments.show.statistics import Mean
 from experiments.tasks.task import Examples
+from experiments.train import steps
 
 REFERENCE = MaterialisedSoftmax()
 VOCABULARY, CLASSES = 257, 2
@@ -40,69 +43,44 @@ SIZES = ("width", "heads", "layers", "feed_forward", "shrink")
 KEY = ("kernel", "length", "batch", *SIZES, "platform", "device", "cores")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Of the model; `shrink` divides lengths, for a look at small ones."""
-
-    width: int = 256
-    heads: int = 4
-    layers: int = 4
-    feed_forward: int = 1024
-    shrink: int = 1
+def cell(settings, kernel: Kernel, length: int) -> Cell:
+    """A step to be timed."""
+    shared = {"length": length, "batch": settings.batch, **dataclasses.asdict(settings.sizes)}
+    return _of(kernel, shared | {"repeats": settings.repeats, "cell_budget": BUDGET})
 
 
-LRA = Sizes()
+def _of(kernel: Kernel, row: dict) -> Cell:
+    return Cell(row | {"kernel": repr(kernel), "name": catalogue.name_of(kernel)}, kernel)
 
 
-def cell(settings, kernel: Kernel, length: int) -> dict:
-    """What identifies a row, beside the environment."""
-    return {
-        "kernel": repr(kernel),
-        "name": catalogue.name_of(kernel),
-        "length": length,
-        "batch": settings.batch,
-        **dataclasses.asdict(settings.sizes),
-        "repeats": settings.repeats,
-        "cell_budget": BUDGET,
-    }
-
-
-def rows(settings, todo: Iterable[tuple[Kernel, int]], environment: dict) -> Iterator[dict]:
-    """The rows of kernels at lengths, length by length; the reference is timed again with each."""
-    todo = list(todo)
-    for length in dict.fromkeys(length for _, length in todo):
-        kernels = dict.fromkeys([REFERENCE, *(kernel for kernel, at in todo if at == length)])
-        ready, found = [], []
-        for kernel in kernels:
-            row, call = _prepared(settings, environment | cell(settings, kernel, length), kernel)
-            found += [row] if call is None else []
-            ready += [(row, call)] if call is not None else []
-        found += measuring.take_turns(ready, settings.repeats)
+def rows(settings, todo: list[Cell]) -> Iterator[dict]:
+    """The rows of cells, length by length; the reference is timed again with each."""
+    for length in dict.fromkeys(cell.row["length"] for cell in todo):
+        others = [cell for cell in todo if cell.row["length"] == length and cell.subject != REFERENCE]
+        first = next(cell for cell in todo if cell.row["length"] == length)
+        group = [_of(REFERENCE, first.row), *others]
+        found = list(timing.in_turns(group, functools.partial(_prepare, settings), settings.repeats))
         [reference] = [row for row in found if row["kernel"] == repr(REFERENCE)]
         beside = {"seconds": reference.get("seconds"), "needed_bytes": reference.get("needed_bytes")}
         for row in found:
             yield row | {"reference": beside}
-        del ready
         jax.clear_caches()
         gc.collect()  # models hold gigabytes
 
 
-def _prepared(settings, row: dict, kernel: Kernel) -> tuple[dict, measuring.Call | None]:
-    """A row and the step to be timed; None where there is none."""
-    try:
-        if found := trust.breach(kernel, row["length"]):
-            return row | found, None
-        model, state, batch = _training(settings, kernel, row["length"] // settings.sizes.shrink)
-        start = time.perf_counter()
-        compiled = steps.step.lower(model, state, batch).compile()
-        row |= {"compile_seconds": time.perf_counter() - start, "parameters": steps.parameter_count(model)}
-        row |= planned(compiled)
-        skip = measuring.does_not_fit(row)
-        return (row | skip, None) if skip else (row, lambda: compiled(model, state, batch))
-    except NotImplementedError as refusal:
-        return row | {"status": "refused", "reason": str(refusal)}, None
-    except Exception as error:  # one kernel that fails must not take the others with it
-        return row | measuring.failure(error), None
+def _prepare(settings, cell: Cell) -> timing.Call | None:
+    """The step to be timed; the row takes what it needs, and is final where there is no call."""
+    kernel, row = cell.subject, cell.row
+    if found := trust.breach(kernel, row["length"]):
+        return row.update(found)
+    model, state, batch = _training(settings, kernel, row["length"] // settings.sizes.shrink)
+    start = time.perf_counter()
+    compiled = steps.step.lower(model, state, batch).compile()
+    row.update(compile_seconds=time.perf_counter() - start, parameters=steps.parameter_count(model))
+    row.update(planned(compiled))
+    if skip := does_not_fit(row):
+        return row.update(skip)
+    return lambda: compiled(model, state, batch)
 
 
 def _training(settings, kernel: Kernel, length: int):

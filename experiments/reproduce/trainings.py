@@ -28,11 +28,12 @@ import shlex
 from collections.abc import Iterable
 
 from attnzoo import Kernel, catalogue
-from experiments import records
-from experiments.accuracy import flags
-from experiments.accuracy.cells import KEY
-from experiments.accuracy.cells import cells as every
-from experiments.reproduce.published import ACCURACY, MQAR, SMALL, TASKS, Published
+from experiments.bench import records
+from experiments.bench.settings import parsed
+from experiments.reproduce.published import Published
+from experiments.train.sweep.cells import KEY
+from experiments.train.sweep.cells import cells as every
+from experiments.train.sweep.settings import Settings
 
 MODULE = "experiments.accuracy"
 SEEDS = 5
@@ -157,12 +158,6 @@ TRAININGS = {
         "seeds": SEEDS,
     },
 }
-GROUPS = {
-    **{(ACCURACY, task): task for task in TASKS},
-    **{(SMALL, task): f"{task}-small" for task in TASKS},
-    (MQAR, "mqar"): "mqar",
-}
-
 # Of all models but mqar's, which are small and predict tokens.
 CLIPPED = "ours: gradients clipped to a norm of 1, no dropout of attention's weights"
 PLAIN = f"{CLIPPED}, no hidden layer before the classes"
@@ -191,26 +186,21 @@ DEVIATIONS = {
 SAME = tuple(name for name in KEY if name != "digest")
 
 
-def group(result: Published) -> str:
-    """What --only calls the training of a published accuracy."""
-    return GROUPS[result.table, result.task]
-
-
 def name(result: Published) -> str:
     """The setting of a published accuracy: that of its group, or of its model where models have sizes of their own."""
-    own = f"{group(result)}-{result.model}"
-    return own if own in TRAININGS else group(result)
+    own = f"{result.group}-{result.model}"
+    return own if own in TRAININGS else result.group
 
 
 def folder(setting: str) -> str | None:
     """Where a setting's data are that one has to bring; None where there are none."""
-    [task] = flags.parsed(**TRAININGS[setting]).tasks
+    [task] = parsed(Settings, **TRAININGS[setting]).tasks
     return task.folder
 
 
 def cells(setting: str, kernel: Kernel) -> set[tuple]:
     """What identifies each model of a setting with a kernel, in every field of `SAME`."""
-    settings = flags.parsed(**TRAININGS[setting] | {"kernels": catalogue.spelled(kernel)})
+    settings = parsed(Settings, **TRAININGS[setting] | {"kernels": catalogue.spelled(kernel)})
     return {records.cell(cell.asked(settings), SAME) for cell in every(settings)}
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from experiments.statistics import Mean
+from experiments.show.statistics import Mean
 
 POINT = 1.0  # percent, at each end of an interval
 FACTOR = 1.25

@@ -6,9 +6,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from experiments import statistics, tables, wording
-from experiments.wording import Shown
+from experiments.show import naming, statistics, tables, units
+from experiments.show.units import Shown
 
 # What is held fixed while kernel, pass and length vary; with `tokens`, the batch varies with the length.
 SETTING = ("tokens", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "repeats", "seed", "platform", "device")
@@ -43,11 +44,9 @@ def exponent(lengths: list[int], amounts: list[float]) -> Exponent | None:
     x, y = np.log(lengths[-FITTED:]), np.log(amounts[-FITTED:])
     if len(x) < 3:
         return None
-    x = x - x.mean()
-    slope = float(x @ y / (x @ x))
-    residual = y - y.mean() - slope * x
-    spread = statistics.student(len(x) - 2) * math.sqrt(residual @ residual / (len(x) - 2) / (x @ x))
-    return Exponent(slope, slope - spread, slope + spread)
+    line = stats.linregress(x, y)
+    half = statistics.student(len(x) - 2) * line.stderr
+    return Exponent(float(line.slope), float(line.slope - half), float(line.slope + half))
 
 
 def crossing(lengths: list[int], seconds: list[list[float]], reference: list[list[float]], seed: int = 0) -> Crossing:
@@ -62,6 +61,7 @@ def crossing(lengths: list[int], seconds: list[list[float]], reference: list[lis
     rng = np.random.default_rng(seed)
     own, other = (_resampled_medians(samples, rng) for samples in (seconds, reference))
     values = [_crossing(lengths, np.log(other[i]) - np.log(own[i])) for i in range(1 + RESAMPLES)]
+    # Nearest, since half way to infinity is no length: scipy's bootstrap would interpolate.
     low, high = np.quantile(values[1:], [0.025, 0.975], method="nearest")
     return Crossing(values[0], float(low), float(high))
 
@@ -197,14 +197,14 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
     for entry in summary:
         lines.append(
             [
-                wording.short(entry["kernel"]),
+                naming.short(entry["kernel"]),
                 entry["pass"],
                 exponent_text(entry["exponent"]),
                 exponent_text(entry["memory_exponent"]),
                 crossing_text(entry["crossing"], entry["shared_lengths"]),
-                wording.count_text(entry["lengths"][-1]) if entry["lengths"] else "",
-                "" if entry["longest"] is None else wording.seconds_text(entry["longest"]),
-                "" if entry["longest"] is None else wording.size_text(entry["longest_bytes"]),
+                units.count_text(entry["lengths"][-1]) if entry["lengths"] else "",
+                "" if entry["longest"] is None else units.seconds_text(entry["longest"]),
+                "" if entry["longest"] is None else units.size_text(entry["longest_bytes"]),
                 *([entry["setting"]] if several else []),
                 _note(entry["notes"]),
             ]
@@ -226,7 +226,7 @@ def summaries(rows: list[dict]) -> list[tables.Table]:
     for row in rows:
         if row["status"] == "measured":
             groups.setdefault((row["pass"], setting_text(row)), []).append(row)
-    median = lambda cell: wording.seconds_text(cell[-1]["median"])
+    median = lambda cell: units.seconds_text(cell[-1]["median"])
     return [
         tables.Table("Growth, and from where each is faster", *table(summarise(rows))),
         *(

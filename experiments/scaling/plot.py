@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, wording
 from experiments.scaling import analysis
+from experiments.show import figures, naming
 
 TITLES = {"forward": "Forward pass", "train": "Forward and backward pass"}
 DRAWN = {"linewidth": 1.5, "markersize": 4.5, "markeredgewidth": 0.8}
@@ -33,7 +33,7 @@ def _figure(rows, summary, styles):
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         own = sorted((row for row in rows if row["kernel"] == kernel), key=lambda row: row["length"])
         slope = exponents.get(kernel)
-        label = wording.short(kernel)
+        label = naming.short(kernel)
         growth = f"  $T^{{{slope.value:.2f}}}$" if slope else ""
         ends[time_panel] += _line(time_panel, _times(own), styles[kernel], label + growth)
         ends[memory_panel] += _line(memory_panel, _sizes(own), styles[kernel], label)
@@ -100,6 +100,6 @@ def _notes(rows) -> list[str]:
     if any(row["status"] == "skipped" for row in rows):
         notes.append("Hollow: predicted, because it did not fit in time or memory.")
     for status in ("refused", "failed"):
-        named = dict.fromkeys(wording.short(row["kernel"]) for row in rows if row["status"] == status)
+        named = dict.fromkeys(naming.short(row["kernel"]) for row in rows if row["status"] == status)
         notes += [f"{status.capitalize()}: {', '.join(named)}."] if named else []
     return notes

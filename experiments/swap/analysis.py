@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from experiments import statistics, tables, wording
-from experiments.tables import Table
+from experiments.show import naming, statistics, tables, units
+from experiments.show.tables import Table
 
 MODEL = ("trained", "positions", "length", "test_examples", "digest")  # what models have in common that differ in seed
 
@@ -29,8 +29,8 @@ def grouped(rows: list[dict]) -> list[list[dict]]:
 
 def _line(own: list[dict]) -> list[str]:
     measured = [row for row in own if row["change"] is not None]
-    names = [wording.short(own[0]["trained"]), wording.count_text(own[0]["length"]), wording.short(own[0]["kernel"])]
-    names.append(wording.count_text(len(measured)))
+    names = [naming.short(own[0]["trained"]), units.count_text(own[0]["length"]), naming.short(own[0]["kernel"])]
+    names.append(units.count_text(len(measured)))
     if not measured:
         return [*names, "", "", tables.status_text(own[0])]
     told = [

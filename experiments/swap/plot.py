@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, statistics, wording
-from experiments.statistics import Mean
+from experiments.show import figures, naming, statistics
+from experiments.show.statistics import Mean
 from experiments.swap.analysis import grouped
 
 
@@ -20,11 +20,11 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
     kernels = {own[0]["kernel"] for own in known}
     figure, panels = figures.axes(len(lengths), width=6.0, height=1.8 + 0.32 * len(kernels))
     first, seeds = known[0][0], min(map(len, known))
-    heading = f"{wording.short(first['trained'])}, {wording.short(first['positions'])}, with its attention exchanged"
+    heading = f"{naming.short(first['trained'])}, {naming.short(first['positions'])}, with its attention exchanged"
     figures.title(figure, heading, statistics.doubt(seeds) or f"{seeds} seeds")
     for panel, length in zip(panels, lengths, strict=True):
         _panel(panel, [own for own in known if own[0]["length"] == length])
-    refused = dict.fromkeys(wording.short(row["kernel"]) for row in rows if row["status"] == "refused")
+    refused = dict.fromkeys(naming.short(row["kernel"]) for row in rows if row["status"] == "refused")
     figures.footnote(figure, ["Nothing is learned anew.", *([f"Refused: {'; '.join(refused)}."] if refused else [])])
     figures.save(figure, out / "swap")
 
@@ -41,7 +41,7 @@ def _panel(panel, known: list[list[dict]]) -> None:
     bits = statistics.mean([row["bits"] for row in trained]).value
     told = f"{trained[0]['length']:,} tokens: {bits:.3f} bits of each byte as it was trained"
     panel.set_title(told, fontsize=10, loc="left")
-    panel.set_yticks(range(len(ordered)), [wording.short(first["kernel"]) for _, first in ordered])
+    panel.set_yticks(range(len(ordered)), [naming.short(first["kernel"]) for _, first in ordered])
     panel.set_xlabel("change in bits of each byte")
     panel.margins(x=0.15)
 

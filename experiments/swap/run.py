@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,58 +10,46 @@ from typing import NamedTuple
 import numpy as np
 
 from attnzoo import Kernel, catalogue
-from experiments import checkpoints, command_line, language, progress, records, steps, trust
-from experiments.scaling import measuring
-from experiments.swap import plot
+from experiments.bench import trust
+from experiments.bench.experiment import Cell, Experiment, Run, one_by_one
+from experiments.show import caveats
+from experiments.swap.settings import Settings
 from experiments.tasks.text import MaskedText, Text
+from experiments.train import checkpoints, language, steps
 
 BATCH = 32
-KEY = ("checkpoint", "trained", "positions", "seed", "length", "kernel", "test_examples", "digest")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to exchange."""
-
-    checkpoint: str
-    kernels: tuple[Kernel, ...]
-    test_examples: int
-    out: str
-    lengths: tuple[int, ...] = ()  # the longest that models take, where empty
-
-    def __post_init__(self):
-        command_line.at_least(1, test_examples=self.test_examples)
 
 
 class Swap(NamedTuple):
-    """A kernel to put into a model, and what identifies the row of it."""
+    """A kernel to put into the model of a checkpoint."""
 
     folder: pathlib.Path
     kernel: Kernel
-    row: dict
 
 
-def run(settings: Settings) -> int:
-    """Test models as they were trained and with each kernel that is missing, then draw; 1 if a test failed."""
-    out, folders = pathlib.Path(settings.out), language.find_seeds(pathlib.Path(settings.checkpoint))
-    with records.writing(out):
-        environment = records.environment()
-        wanted = [swap for folder in folders for swap in _swaps(settings, folder)]
-        done = records.latest(records.read(out), KEY)
-        todo = [swap for swap in wanted if not records.is_done(swap.row, done, KEY)]
-        with progress.over(todo, f"swap: {len(todo)} of {len(wanted)} to test") as each:
-            for swap in each:
-                row = environment | swap.row | _tested(settings, swap)
-                records.append(out, row)
-                each.say(describe(row))
-        done = records.latest(records.read(out), KEY)
-    rows = [done[records.cell(swap.row, KEY)] for swap in wanted]
-    plot.draw(rows, out)
-    print(f"rows and figure: {out}")
-    return command_line.code(rows)
+class Swaps(Experiment):
+    """Models as they were trained, and with each kernel."""
+
+    name = "swap"
+    key = ("checkpoint", "trained", "positions", "seed", "length", "kernel", "test_examples", "digest")
+    columns = ("trained", "checkpoint")
+    caveats = (caveats.SMALL, "A kernel that a model was trained with may lose far less.")
+    leaves = "rows and figure"
+
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        folders = language.find_seeds(pathlib.Path(settings.checkpoint))
+        yield [cell for folder in folders for cell in _cells(settings, folder)]
+
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        return one_by_one(todo, functools.partial(_tested, settings))
+
+    def describe(self, row: dict) -> str:
+        is_measured = row["status"] == "measured"
+        told = f"{row['bits']:.3f} bits of each byte" if is_measured else f"{row['status']}: {row['reason']}"
+        return f"{row['kernel']} for {row['trained']}, seed {row['seed']}, length {row['length']:,}: {told}"
 
 
-def _swaps(settings: Settings, folder: pathlib.Path) -> Iterator[Swap]:
+def _cells(settings: Settings, folder: pathlib.Path) -> Iterator[Cell]:
     """A model's own kernel first."""
     described = language.read(checkpoints.about(folder))
     longest = described.max_length
@@ -80,37 +68,30 @@ def _swaps(settings: Settings, folder: pathlib.Path) -> Iterator[Swap]:
     for length in settings.lengths or (longest,):
         for kernel in dict.fromkeys((*described.attention, *settings.kernels)):
             told = {"length": length, "kernel": catalogue.identity(kernel), "name": catalogue.name_of(kernel)}
-            yield Swap(folder, kernel, shared | told)
+            yield Cell(shared | told, Swap(folder, kernel))
 
 
 def _task(described: language.Description) -> Text:
     return Text() if described.is_causal else MaskedText()
 
 
-def _tested(settings: Settings, swap: Swap) -> dict:
+def _tested(settings: Settings, cell: Cell) -> dict:
     """Bits of each byte with the kernel in all layers."""
+    folder, kernel = cell.subject
     try:
-        described, model = language.load(swap.folder, (swap.kernel,))
+        described, model = language.load(folder, (kernel,))
     except (NotImplementedError, ValueError) as error:
         return {"status": "refused", "reason": str(error)}
     model.eval()
+    if found := trust.breach(kernel, described.max_length, is_causal=described.is_causal):
+        return found
     bits, weights = [], []
-    try:
-        if found := trust.breach(swap.kernel, described.max_length, is_causal=described.is_causal):
-            return found
-        for batch in _task(described).batches("test", 0, settings.test_examples, BATCH, swap.row["length"]):
-            bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
-            weights.append(batch.weights)
-    except Exception as error:  # one kernel that fails must not take the others with it
-        return measuring.failure(error)
+    for batch in _task(described).batches("test", 0, settings.test_examples, BATCH, cell.row["length"]):
+        bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
+        weights.append(batch.weights)
     bits, weights = np.concatenate(bits), np.concatenate(weights)
-    total = float((bits * weights).sum() / weights.sum())
-    return {"status": "measured", "bits": total}
+    return {"status": "measured", "bits": float((bits * weights).sum() / weights.sum())}
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    told = (
-        f"{row['bits']:.3f} bits of each byte" if row["status"] == "measured" else f"{row['status']}: {row['reason']}"
-    )
-    return f"{row['kernel']} for {row['trained']}, seed {row['seed']}, length {row['length']:,}: {told}"
+EXPERIMENT = Swaps()
+run = EXPERIMENT.run

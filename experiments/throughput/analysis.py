@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from experiments import tables, wording
-from experiments.wording import Shown
+from experiments.show import naming, tables, units
+from experiments.show.units import Shown
 
 
 def summaries(rows: list[dict]) -> list[tables.Table]:
@@ -25,8 +25,8 @@ def table(cells: list[dict], ceilings: dict[str, dict]) -> tuple[list[str], list
 
 
 def _line(row: dict, ceilings: dict[str, dict]) -> list[str]:
-    cell = [wording.short(row["kernel"]), row["pass"], wording.count_text(row["head_dim"])]
-    cell.append(wording.count_text(row["length"]))
+    cell = [naming.short(row["kernel"]), row["pass"], units.count_text(row["head_dim"])]
+    cell.append(units.count_text(row["length"]))
     cell.append(row["implementation"])
     if row["status"] != "measured":
         reason = row["reason"].replace("|", "/").replace("\n", " ")
@@ -35,9 +35,9 @@ def _line(row: dict, ceilings: dict[str, dict]) -> list[str]:
         _share(row["flops_per_second"], ceilings.get("matmul")),
         _share(row["bytes_per_second"], ceilings.get("copy")),
     ]
-    temporaries = wording.size_text(row["temporary_bytes"]) if "temporary_bytes" in row else ""
+    temporaries = units.size_text(row["temporary_bytes"]) if "temporary_bytes" in row else ""
     rate = Shown(f"{row['flops_per_second'] / 1e12:.3g}", row["flops_per_second"])
-    return [*cell, wording.seconds_text(row["median"]), rate, *shares, temporaries]
+    return [*cell, units.seconds_text(row["median"]), rate, *shares, temporaries]
 
 
 def _share(rate: float, ceiling: dict | None) -> str:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
-from experiments.memory import planned
-from experiments.scaling import measuring
-from experiments.throughput.work import Dims, trouble
+from experiments.bench import memory, outcome
+from experiments.bench.memory import planned
+from experiments.throughput.work import Dims
 
 COMPILING = 8  # programs compiled at a time, before they are timed: XLA uses about one core for each
 ENOUGH = 0.05  # seconds of calls between two looks at the clock
@@ -50,7 +50,7 @@ def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int
             try:
                 yield cell | _measured(cell, *program.result(), repeats)
             except Exception as error:
-                yield cell | trouble(error)
+                yield cell | outcome.of(error)
 
 
 def _compiled(implementation: str, kernel, cell: dict):
@@ -70,7 +70,7 @@ def _compiled(implementation: str, kernel, cell: dict):
 
 def _measured(cell: dict, compiled, shapes, compile_seconds: float, repeats: int) -> dict:
     found = {"compile_seconds": compile_seconds} | planned(compiled)
-    if skip := measuring.does_not_fit(found):
+    if skip := memory.does_not_fit(found):
         return found | skip
     keys = jax.random.split(jax.random.key(cell["seed"]), len(shapes))
     operands = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]

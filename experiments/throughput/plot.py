@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments import figures, tables, wording
+from experiments.show import figures, naming, tables
 from experiments.throughput import analysis
 
 TABLE = "table.md"
@@ -27,7 +27,7 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
         for passed in ("forward", "train"):
             chosen = [row for row in cells if row["kernel"] == kernel and row["pass"] == passed]
             if chosen:
-                name = wording.short(kernel).partition("(")[0].lower()
+                name = naming.short(kernel).partition("(")[0].lower()
                 figures.save(_figure(chosen, ceilings, passed), out / f"{index}_{name}_{passed}")
 
 
@@ -37,7 +37,7 @@ def _figure(rows: list[dict], ceilings: dict[str, dict], passed: str):
     figure, panels = figures.axes(len(widths))
     what = {"forward": "forward", "train": "forward and backward"}[passed]
     held = f"{first['dtype']}, {first['tokens']:,} tokens, {first['heads']} heads, causal: {first['is_causal']}"
-    figures.title(figure, f"{wording.short(first['kernel'])}, {what}", f"{first['device']}; {held}")
+    figures.title(figure, f"{naming.short(first['kernel'])}, {what}", f"{first['device']}; {held}")
     for panel, width in zip(panels, widths, strict=True):
         _panel(panel, [row for row in rows if row["head_dim"] == width], ceilings.get("matmul"))
         figures.lengths_axis(panel, lengths)

@@ -2,80 +2,60 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import pathlib
 import time
+from collections.abc import Iterator
 
 from attnzoo import Kernel, SlidingWindow, Softmax, catalogue
-from experiments import command_line, optional, records, wording, workers
+from experiments.bench import provenance, workers
+from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.bench.workers import Worker
+from experiments.show import naming, units
+from experiments.throughput.settings import Settings
 from experiments.throughput.work import useful_bytes, useful_flops
-from experiments.workers import Worker
 
-IMPLEMENTATIONS = ("attnzoo", "attnzoo xla", "jax.nn cudnn", "torch SDPA", "torch flex", "jax.nn")
 SIZES = ("length", "head_dim", "pass", "dtype", "tokens", "heads", "is_causal", "seed")
-KEY = ("implementation", "ceiling", "kernel", *SIZES, "platform", "device", "repeats")
+TOLD = ("dtype", "is_causal", "repeats", "seed", "matmul_size", "copy_bytes")  # to the process of an implementation
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to time."""
+class Throughput(Experiment):
+    """A process for each implementation, drawn with what earlier runs have left in the folder."""
 
-    kernels: tuple[Kernel, ...]
-    lengths: tuple[int, ...]
-    head_dims: tuple[int, ...]
-    passes: tuple[str, ...]
-    implementations: tuple[str, ...]
-    tokens: int
-    heads: int
-    dtype: str
-    is_causal: bool
-    repeats: int
-    matmul_size: int
-    copy_bytes: int
-    platform: str
-    minutes: float
-    seed: int
-    out: str
+    name = "throughput"
+    key = ("implementation", "ceiling", "kernel", *SIZES, "platform", "device", "repeats")
+    columns = ("implementation", "repeats")
+    caveats = ("Shares are of what this device reached here, not of a data sheet.",)
+    leaves = "rows, figures and table"
+    is_cumulative = True
 
-    def __post_init__(self):
-        command_line.at_least(1, tokens=self.tokens, heads=self.heads, matmul_size=self.matmul_size)
-        command_line.at_least(8, copy_bytes=self.copy_bytes)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(0.1, minutes=self.minutes)
-        command_line.at_least(0, seed=self.seed)
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        yield [Cell(row) for name in ("ceilings", *settings.implementations) for row in _rows(settings, name)]
 
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        """Each implementation in its share of the time that is left."""
+        deadline = time.monotonic() + 60 * settings.minutes
+        groups = [list(group) for _, group in itertools.groupby(todo, key=lambda cell: cell.row["implementation"])]
+        for index, cells in enumerate(groups):
+            yield from _measured(settings, cells, (deadline - time.monotonic()) / (len(groups) - index))
 
-def run(settings: Settings) -> int:
-    """Time what is missing, then draw; 1 if a cell failed, or all were refused."""
-    environment = records.environment()
-    workers.require(settings.platform, environment)
-    out = pathlib.Path(settings.out)
-    deadline = time.monotonic() + 60 * settings.minutes
-    with records.writing(out):
-        todo = missing(settings, environment, records.read(out))
-        for index, (implementation, cells) in enumerate(todo):
-            share = (deadline - time.monotonic()) / (len(todo) - index)
-            for row in _rows(settings, implementation, cells, share):
-                records.append(out, environment | row)
-                print(describe(row), flush=True)
-        rows = list(records.latest(records.read(out), KEY).values())
-    optional.draw("experiments.throughput.plot", rows, out)
-    print(f"rows, figures and table: {out}")
-    return command_line.code(rows)
+    def describe(self, row: dict) -> str:
+        if "ceiling" in row:
+            what = f"ceiling of {row['ceiling']}"
+        else:
+            kernel = naming.short(row["kernel"])
+            what = f"{row['implementation']}, {kernel}, T={row['length']}, H={row['head_dim']}, {row['pass']}"
+        if row["status"] != "measured":
+            return f"{row['status']:8} {what}: {row['reason']}"
+        rate = f"{row['rate']:.3g} per second" if "ceiling" in row else f"{row['flops_per_second'] / 1e12:.3g} TFLOP/s"
+        return f"measured {what}: {units.seconds_text(row['median'])}, {rate}"
+
+    def run(self, settings: Settings) -> int:
+        workers.require(settings.platform, provenance.environment())
+        return super().run(settings)
 
 
-def missing(settings: Settings, environment: dict, rows: list[dict]) -> list[tuple[str, list[dict]]]:
-    """Implementations with their cells that no row has measured, nor found not to fit."""
-    done = {key for key, row in records.latest(rows, KEY).items() if row["status"] in ("measured", "skipped")}
-    todo = []
-    for name in ("ceilings", *settings.implementations):
-        undone = [cell for cell in _cells(settings, name) if records.cell(environment | cell, KEY) not in done]
-        todo += [(name, undone)] if undone else []
-    return todo
-
-
-def _cells(settings: Settings, implementation: str) -> list[dict]:
+def _rows(settings: Settings, implementation: str) -> list[dict]:
+    """What identifies the cells of an implementation, beside where they are measured."""
     shared = {"implementation": implementation, "dtype": settings.dtype, "repeats": settings.repeats}
     if implementation == "ceilings":
         return [shared | {"ceiling": name} for name in ("matmul", "copy")]
@@ -98,42 +78,34 @@ def _serves(implementation: str, kernel: Kernel) -> bool:
     return isinstance(kernel, Softmax) or (plain and implementation != "torch SDPA")
 
 
-def _rows(settings: Settings, implementation: str, cells: list[dict], seconds: float):
+def _measured(settings: Settings, cells: list[Cell], seconds: float) -> Iterator[dict]:
     """Rows of one implementation, with what each is worth; cells that its process did not come to say why."""
-    names = ("dtype", "is_causal", "repeats", "seed", "matmul_size", "copy_bytes")
-    task = {name: getattr(settings, name) for name in names} | {"implementation": implementation, "cells": cells}
+    rows = [cell.row for cell in cells]
+    task = {name: getattr(settings, name) for name in TOLD}
+    task |= {"implementation": rows[0]["implementation"], "cells": rows}
     task["kernels"] = {repr(kernel): catalogue.spelled(kernel) for kernel in settings.kernels}
-    worker, left = Worker("experiments.throughput.worker", task, seconds), {_place(cell): cell for cell in cells}
-    for row in worker:
-        cell = left.pop(_place(row))
-        yield cell | row | _worth(settings, cell, row)
-    for index, cell in enumerate(left.values()):
-        crashed = index == 0 and worker.ended != "no time left"
-        yield cell | {"status": "failed" if crashed else "not run", "reason": worker.ended}
+    worker, left = Worker("experiments.throughput.worker", task, seconds), {_place(row): row for row in rows}
+    for said in worker:
+        row = left.pop(_place(said)) | said
+        yield row | _worth(settings, row)
+    for index, row in enumerate(left.values()):
+        crashed = index == 0 and worker.ended != workers.LATE
+        yield row | {"status": "failed" if crashed else "not run", "reason": worker.ended}
 
 
 def _place(row: dict) -> tuple:
     return tuple(row.get(name) for name in ("ceiling", "kernel", "length", "head_dim", "pass"))
 
 
-def _worth(settings: Settings, cell: dict, row: dict) -> dict:
+def _worth(settings: Settings, row: dict) -> dict:
     """Operations and bytes per second that were of use."""
-    if "ceiling" in cell or row["status"] != "measured":
+    if "ceiling" in row or row["status"] != "measured":
         return {}
-    (kernel,) = [kernel for kernel in settings.kernels if repr(kernel) == cell["kernel"]]
-    flops, moved = useful_flops(kernel, cell), useful_bytes(cell)
+    (kernel,) = [kernel for kernel in settings.kernels if repr(kernel) == row["kernel"]]
+    flops, moved = useful_flops(kernel, row), useful_bytes(row)
     rates = {"flops_per_second": flops / row["median"], "bytes_per_second": moved / row["median"]}
     return {"useful_flops": flops, "useful_bytes": moved} | rates
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    if "ceiling" in row:
-        what = f"ceiling of {row['ceiling']}"
-    else:
-        kernel = wording.short(row["kernel"])
-        what = f"{row['implementation']}, {kernel}, T={row['length']}, H={row['head_dim']}, {row['pass']}"
-    if row["status"] != "measured":
-        return f"{row['status']:8} {what}: {row['reason']}"
-    rate = f"{row['rate']:.3g} per second" if "ceiling" in row else f"{row['flops_per_second'] / 1e12:.3g} TFLOP/s"
-    return f"measured {what}: {wording.seconds_text(row['median'])}, {rate}"
+EXPERIMENT = Throughput()
+run = EXPERIMENT.run

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 import attnzoo
+from experiments.bench import outcome
 from experiments.throughput.jax_calls import timed
-from experiments.throughput.work import Dims, trouble
+from experiments.throughput.work import Dims
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -50,7 +51,7 @@ def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int
         except torch.OutOfMemoryError as error:
             yield cell | {"status": "skipped", "limit": "memory", "reason": str(error).splitlines()[0][:300]}
         except Exception as error:
-            yield cell | trouble(error)
+            yield cell | outcome.of(error)
         if DEVICE == "cuda":
             torch.cuda.empty_cache()
 

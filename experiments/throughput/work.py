@@ -7,14 +7,8 @@ import functools
 import jax.numpy as jnp
 
 from attnzoo import Dims, Kernel, Mask, cost_of
-from experiments.scaling import measuring
 
 BACKWARD = 2.5  # operations of the gradient of softmax attention, five products, over those of two forward
-
-
-def trouble(error: Exception) -> dict:
-    """What a row says where a call raised: refused where it never runs, else failed."""
-    return measuring.failure(error) | ({"status": "refused"} if isinstance(error, NotImplementedError) else {})
 
 
 def dims_of(row: dict) -> Dims:

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 import attnzoo
-from experiments import trust, workers
-from experiments.scaling import measuring
+from experiments.bench import outcome, trust, workers
 
 LENGTH = 1024  # at which outputs are compared
 TOLERANCE = {"float32": 1e-2, "bfloat16": 3e-2, "float16": 1e-2}  # float32 products may be rounded to TF32
@@ -50,7 +49,7 @@ def _compared(calls, task: dict, kernel) -> dict:
     try:
         got = calls.outputs(task["implementation"], kernel, is_causal, inputs, dtype)
     except Exception as error:
-        return measuring.failure(error) | {"status": "refused"}
+        return outcome.failure(error) | {"status": "refused"}
     deviation = float(np.abs(got - expected).max() / np.abs(expected).max())
     if deviation <= TOLERANCE[dtype]:
         return {"deviation": deviation}

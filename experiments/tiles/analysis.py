@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments import tables, wording
-from experiments.tables import Table
-from experiments.wording import Shown
+from experiments.show import tables, units
+from experiments.show.tables import Table
+from experiments.show.units import Shown
 
 
 def summaries(rows: list[dict]) -> list[Table]:
@@ -25,4 +25,4 @@ def summaries(rows: list[dict]) -> list[Table]:
 
 def _time(group: list[dict]) -> Shown:
     row = group[-1]
-    return Shown(wording.seconds_text(row["median"]) + " (the rule)" * row["is_rule"], row["median"])
+    return Shown(units.seconds_text(row["median"]) + " (the rule)" * row["is_rule"], row["median"])

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures
+from experiments.show import figures
 
 COLORS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
-import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -14,9 +13,10 @@ from attnzoo import Mask
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Band
 from attnzoo.engines import schedule, streaming
-from experiments import command_line, progress, records, wording
-from experiments.scaling import measuring
-from experiments.tiles import plot
+from experiments.bench import timing
+from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.show import caveats, units
+from experiments.tiles.settings import Settings
 
 WINDOW = 256
 # Attributes of the mask; how many times the length that was asked for; the size of a tile that the library takes.
@@ -25,77 +25,43 @@ WORKS = {
     "causal": ({"is_causal": True}, 1, streaming.TILE),
     "window": ({"is_causal": True, "bands": (Band(WINDOW, 0),)}, 4, WINDOW),
 }
-KEY = (
-    "work",
-    "tile",
-    "pairs",
-    "length",
-    "heads",
-    "head_dim",
-    "dtype",
-    "repeats",
-    "seed",
-    "platform",
-    "device",
-    "cores",
-)
+BUDGET = 60.0  # seconds that the repetitions of a cell may take
+CHOSEN = ("heads", "head_dim", "dtype", "repeats", "seed")  # settings in a row
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to sweep."""
+class Tiles(Experiment):
+    """All cells of a work take turns, and are drawn with what earlier runs have left in the folder."""
 
-    works: tuple[str, ...]
-    tiles: tuple[int, ...]
-    pairs: tuple[int, ...]
-    length: int
-    heads: int
-    head_dim: int
-    dtype: str
-    repeats: int
-    seed: int
-    out: str
+    name = "tiles"
+    key = ("work", "tile", "pairs", "length", *CHOSEN, "platform", "device", "cores")
+    columns = ("tile", "pairs", "is_rule")
+    caveats = (caveats.MACHINE,)
+    leaves = "rows and figure"
+    is_cumulative = True
 
-    def __post_init__(self):
-        command_line.at_least(1, length=self.length, heads=self.heads, head_dim=self.head_dim)
-        command_line.at_least(5, repeats=self.repeats)
-        command_line.at_least(0, seed=self.seed)
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        """Tiles that fit into a step and into the sequence: a step holds one pair of tiles at least."""
+        shared = {name: getattr(settings, name) for name in CHOSEN} | {"cell_budget": BUDGET}
+        found = []
+        for work, tile, pairs in itertools.product(settings.works, settings.tiles, settings.pairs):
+            _, times, rule = WORKS[work]
+            row = shared | {"work": work, "tile": tile, "pairs": pairs, "length": times * settings.length}
+            if tile**2 <= pairs and tile <= row["length"]:
+                found.append(Cell(row | {"is_rule": tile == rule and pairs == schedule.PAIRS}))
+        yield found
 
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        for _, group in itertools.groupby(todo, key=lambda cell: cell.row["work"]):
+            yield from timing.in_turns(group, _prepare, settings.repeats)
 
-def run(settings: Settings) -> int:
-    """Time each work's cells that are missing, in turns, then draw; 1 if a cell failed."""
-    out = pathlib.Path(settings.out)
-    with records.writing(out):
-        environment = records.environment()
-        todo = missing(settings, environment, records.read(out))
-        with progress.over(todo.items(), f"tiles: {sum(map(len, todo.values()))} cells to do") as each:
-            for _, rows in each:
-                ready = [(row | found, call) for row in rows for found, call in [_ready(row)]]
-                for row in measuring.take_turns(ready, settings.repeats):
-                    records.append(out, row)
-                    each.say(describe(row))
-        rows = list(records.latest(records.read(out), KEY).values())
-    plot.draw(rows, out)
-    print(f"rows and figure: {out}")
-    return int(any(row["status"] == "failed" for row in rows))
+    def describe(self, row: dict) -> str:
+        told = units.seconds_text(row["median"]) if row["status"] == "measured" else row["reason"]
+        return f"{row['work']}, tiles of {row['tile']}, {row['pairs']:,} pairs in a step: {told}"
 
 
-def missing(settings: Settings, environment: dict, rows: list[dict]) -> dict[str, list[dict]]:
-    """Cells of each work without a measured row. A step holds one pair of tiles at least."""
-    done = {key for key, row in records.latest(rows, KEY).items() if row["status"] == "measured"}
-    shared = {name: getattr(settings, name) for name in ("heads", "head_dim", "dtype", "repeats", "seed")}
-    todo = {}
-    for work, tile, pairs in itertools.product(settings.works, settings.tiles, settings.pairs):
-        _, times, rule = WORKS[work]
-        row = environment | shared | {"work": work, "tile": tile, "pairs": pairs, "length": times * settings.length}
-        row |= {"is_rule": tile == rule and pairs == schedule.PAIRS, "cell_budget": 60.0}
-        if tile**2 <= pairs and tile <= row["length"] and records.cell(row, KEY) not in done:
-            todo.setdefault(work, []).append(row)
-    return todo
-
-
-def _ready(row: dict):
-    """The compiled program of a cell, and what compiling took."""
+def _prepare(cell: Cell) -> timing.Call:
+    """The compiled program of a cell; the row takes what compiling took."""
+    row = cell.row
     attributes, _, _ = WORKS[row["work"]]
     mask = Mask(row["length"], row["length"], **attributes)
     layout_of = functools.partial(streaming.natural_layout, tile=(row["tile"],) * 2, pairs=row["pairs"])
@@ -109,12 +75,10 @@ def _ready(row: dict):
     operands = [jax.random.normal(key, shape, row["dtype"]) for key in keys]
     start = time.perf_counter()
     compiled = jax.jit(program).lower(*operands).compile()
-    found = {"compile_seconds": time.perf_counter() - start}
-    found["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
-    return found, functools.partial(compiled, *operands)
+    row["compile_seconds"] = time.perf_counter() - start
+    row["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
+    return functools.partial(compiled, *operands)
 
 
-def describe(row: dict) -> str:
-    """A line on a row."""
-    told = wording.seconds_text(row["median"]) if row["status"] == "measured" else row["reason"]
-    return f"{row['work']}, tiles of {row['tile']}, {row['pairs']:,} pairs in a step: {told}"
+EXPERIMENT = Tiles()
+run = EXPERIMENT.run

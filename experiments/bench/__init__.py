@@ -1,0 +1,1 @@
+"""Rows of measurements: how they are made, kept and known again."""

@@ -1,0 +1,139 @@
+"""Jobs in processes of their own: what one of them crashes, hangs or fills stays with it.
+
+A worker is a module that reads a task, one JSON object, from its standard input, and prints rows, one JSON object a
+line. It is run with the memory of an accelerator taken as needed, so that several can share one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+
+LATE = "no time left"
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt)\b")
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+class Worker:
+    """The rows of a worker, as it prints them, killed after so many `seconds`, never where None.
+
+    `xla_flags` are added to those of the environment.
+
+    Afterwards `code` is its exit code, `ended` says how it ended, None for well, and `warnings` are what it warned of.
+    """
+
+    def __init__(self, module: str, task: dict, seconds: float | None = None, xla_flags: str = ""):
+        self._command = [sys.executable, "-m", module]
+        self._task = json.dumps(task)
+        self._seconds = seconds
+        self._xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
+        self._process: subprocess.Popen | None = None
+        self.ended: str | None = None
+        self.code: int | None = None
+        self.warnings: list[str] = []
+
+    def __iter__(self) -> Iterator[dict]:
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | SHARED | ({"XLA_FLAGS": self._xla_flags} if self._xla_flags else {}),
+            )
+            self._process = process
+            late = threading.Event()
+            timer = threading.Timer(max(self._seconds or 0, 0), lambda: (late.set(), process.kill()))
+            if self._seconds is not None:
+                timer.start()
+            try:
+                process.stdin.write(self._task)
+                process.stdin.close()
+                yield from map(json.loads, process.stdout)
+            except BrokenPipeError:
+                pass  # it died before it read its task; how, is told below
+            finally:
+                timer.cancel()
+                process.kill() if sys.exc_info()[0] else None
+                code = process.wait()
+            errors.seek(0)
+            said = errors.read().strip().splitlines()
+            self.warnings = [line for line in said if line.startswith("warning: ")]
+            self.code, self.ended = code, None if code == 0 else _ended(code, late.is_set(), said)
+
+    def terminate(self) -> None:
+        """Ask the process to end, by SIGTERM."""
+        if self._process is not None:
+            self._process.terminate()
+
+
+def _ended(code: int, is_late: bool, said: list[str]) -> str:
+    if is_late:
+        return LATE
+    raised = [line for line in said if _RAISED.match(line)]  # jax has the last word otherwise
+    last = (raised or said or ["no message"])[-1]
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"{name}: {last[:300]}"
+
+
+def beside(jobs: list[Callable[[], Iterable[dict]]], count: int) -> Iterator[dict]:
+    """The rows of jobs as they come, `count` of which are at work beside each other.
+
+    Raises:
+      Exception: that of a job, when all others are done.
+    """
+    rows: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+
+    def drained(job):
+        try:
+            for row in job():
+                rows.put(row)
+        finally:
+            rows.put(None)
+
+    with futures.ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(drained, job) for job in jobs]
+        for _ in jobs:
+            yield from iter(rows.get, None)
+    for job in running:
+        job.result()
+
+
+def work(rows: Callable[[dict], Iterable[dict]]) -> None:
+    """The whole of a worker: a task in, rows out."""
+    with talk() as (task, say):
+        for row in rows(task):
+            say(row)
+
+
+@contextlib.contextmanager
+def talk() -> Iterator[tuple[dict, Callable[[dict], None]]]:
+    """The task of a worker, and how it says a row; whatever else is printed goes to standard error."""
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+
+        def say(row: dict) -> None:
+            out.write(json.dumps(row, allow_nan=False) + "\n")
+            out.flush()
+
+        yield json.load(sys.stdin), say
+
+
+def require(platform: str, environment: dict) -> None:
+    """Refuse to go on where jax's devices are of another platform than was asked for."""
+    if platform != environment["platform"]:
+        raise ValueError(
+            f"--platform={platform}: jax's device here is {environment['device']!r}, of platform "
+            f"{environment['platform']!r}; pass --platform={environment['platform']} to try the command on it"
+        )

@@ -1,0 +1,32 @@
+"""Some experiments, each by its own command line, and a report."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+import subprocess
+import sys
+
+from experiments.compare.presets import PRESETS, Part
+from experiments.compare.settings import Settings
+
+
+def run(settings: Settings) -> int:
+    """Run what the preset lists, and write the page."""
+    out = pathlib.Path(settings.out)
+    codes = []
+    for part in PRESETS[settings.preset]:
+        codes.append(_run(part, out))
+        if codes[-1] not in (0, 1):
+            return abs(codes[-1])  # a part that was killed has a negative code
+    from experiments.report.page import write
+
+    print(f"report: {write(out, out / 'report.html')}")
+    return max(codes)
+
+
+def _run(part: Part, out: pathlib.Path) -> int:
+    given = [f"--{flag}={value}".replace("{out}", str(out)) for flag, value in part.flags.items()]
+    words = ["-m", f"experiments.{part.experiment}", *given, f"--out={out / part.folder}"]
+    print(f"$ {shlex.join(['python', *words])}", flush=True)
+    return subprocess.run([sys.executable, *words]).returncode

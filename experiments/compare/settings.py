@@ -1,0 +1,22 @@
+"""What `python -m experiments.compare` is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.bench import settings
+from experiments.bench.settings import flag
+from experiments.compare.presets import PRESETS
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(settings.Settings):
+    """What to run."""
+
+    preset: str = flag(
+        "full",
+        "full: about eight minutes on two cores. small: about one. hour: an hour of processor time, what `results` "
+        "tells of accuracy, approximation and published numbers.",
+        choices=tuple(PRESETS),
+    )
+    out: str = flag("runs/compare", "Folder for rows, figures and the page.")

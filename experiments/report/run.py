@@ -1,0 +1,18 @@
+"""A folder of rows to a page, and to CSV."""
+
+from __future__ import annotations
+
+import pathlib
+
+from experiments.report import export, page
+from experiments.report.settings import Settings
+
+
+def run(settings: Settings, folder: str) -> int:
+    """Write what is asked for."""
+    place = pathlib.Path(folder)
+    out = pathlib.Path(settings.out) if settings.out else place / "report.html"
+    print(f"report: {page.write(place, out)}, {out.stat().st_size / 2**20:.1f} MiB")
+    if settings.csv:
+        print(*export.write(place, pathlib.Path(settings.csv)), sep="\n")
+    return 0

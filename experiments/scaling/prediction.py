@@ -1,0 +1,56 @@
+"""How long a program should take, before it is timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from experiments.bench import timing
+from experiments.scaling.program import Program
+
+PROBE_FLOPS = 1e9  # what any machine does in about a second
+SHORTEST = 16  # length of the shortest probe
+
+
+def predict(row: dict, rows: list[dict], work: float) -> float | None:
+    """Seconds, from the longest shorter length of the same kernel, by the ratio of operations.
+
+    Args:
+      work: the exponent of length that the kernel claims, for programs whose operations cannot be counted.
+    """
+    same = ("kernel", "pass", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "platform", "device")
+    kin = [
+        other
+        for other in rows
+        if other.get("length", row["length"]) < row["length"]
+        and all(other.get(name) == row[name] for name in same)
+        and (other.get("median") or other.get("predicted_seconds"))
+    ]
+    if not kin:
+        return None
+    longest = max(kin, key=lambda other: (other["length"], other["status"] == "measured"))
+    return (longest.get("median") or longest["predicted_seconds"]) * _growth(longest, row, work)
+
+
+def _growth(small: dict, large: dict, work: float) -> float:
+    if small["flops"] and large["flops"]:
+        return large["flops"] / small["flops"]
+    return (large["length"] / small["length"]) ** work * large["batch"] / small["batch"]
+
+
+def probe(program: Program, flops: float, seed: int) -> float | None:
+    """Seconds of a program that nothing is known about, from one call at a length at which it cannot take long."""
+    small = program
+    while small.dims.query_length > SHORTEST and small.counts()["flops"] > PROBE_FLOPS:
+        half = small.dims.query_length // 2
+        small = dataclasses.replace(small, dims=small.dims._replace(batch=1, query_length=half, key_length=half))
+    if small.refusal() is not None:
+        return None
+    call = functools.partial(small.compiled[0], *small.operands(seed))
+    timing.seconds_of(call)  # a warm-up
+    return timing.seconds_of(call) * flops / small.counts()["flops"]
+
+
+def may_be_slow(row: dict) -> bool:
+    """Whether a cell that nothing is known about might exceed its budget."""
+    return row["flops"] is not None and row["flops"] / PROBE_FLOPS * (row["repeats"] + 1) > row["cell_budget"]

@@ -1,0 +1,82 @@
+"""Attention by a kernel as a program: whether the kernel takes it, what it costs, and what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+import attnzoo
+from attnzoo import Dims, Kernel, costs
+from attnzoo.costs import counting
+from experiments.bench.memory import planned
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is timed: attention by `kernel`, with the gradients of operands and parameters in a train pass."""
+
+    kernel: Kernel
+    dims: Dims
+    dtype: str
+    is_causal: bool
+    is_train: bool
+
+    def __call__(self, query, key, value, params, tokens):
+        operands = (query, key, value, params, tokens)
+        return jax.value_and_grad(self._loss, (0, 1, 2, 3, 4))(*operands) if self.is_train else self._forward(*operands)
+
+    def _forward(self, query, key, value, params, tokens):
+        given = {"kernel": self.kernel, "params": params, "tokens": tokens}
+        return attnzoo.attend(query, key, value, **given, is_causal=self.is_causal)
+
+    def _loss(self, *operands):
+        return jnp.sum(jnp.square(self._forward(*operands).astype(jnp.float32)))
+
+    def shapes(self) -> list:
+        """Shapes of query, key, value, parameters, and what tokens bring."""
+        params = jax.eval_shape(lambda: self.kernel.init(jax.random.key(0), self.dims))
+        return [*costs.operands(self.dims, self.dtype), params, costs.tokens(self.kernel, self.dims, self.dtype)]
+
+    def operands(self, seed: int) -> list:
+        """Normal queries, keys and values, the same for every kernel, new parameters, and what normal tokens bring."""
+        *keys, last = jax.random.split(jax.random.key(seed), 4)
+        *shapes, _, brought = self.shapes()
+        arrays = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]
+        made = self.kernel.token_inputs(self.dims)
+        normal = lambda x: jax.random.normal(jax.random.fold_in(last, 1), x.shape, x.dtype)
+        tokens = {name: made[name].activation(normal(x)) for name, x in brought.items()}
+        return [*arrays, self.kernel.init(last, self.dims), tokens]
+
+    def refusal(self) -> str | None:
+        """Why the kernel cannot serve, or None."""
+        try:
+            jax.eval_shape(self, *self.shapes())
+        except (NotImplementedError, ValueError) as error:
+            return str(error)
+        return None
+
+    def counts(self) -> dict:
+        """Operations of the program, None where they cannot be counted; bytes that a call moves and decoding keeps."""
+        try:
+            flops = counting.flops(self, *self.shapes())
+        except ValueError:  # a loop whose trip count is not known
+            flops = None
+        moved = costs.bytes_moved(self.kernel, self.dims, self.dtype)
+        return {"flops": flops, "cost_bytes": moved, "state_bytes": self.kernel.state_bytes(self.dims, self.dtype)}
+
+    def largest_array(self) -> int:
+        """Bytes of the largest array that the program names, a lower bound of its memory that needs no compiler."""
+        return counting.largest_intermediate(self, *self.shapes()) * jnp.dtype(self.dtype).itemsize
+
+    @functools.cached_property
+    def compiled(self) -> tuple[Callable, dict]:
+        """The compiled program, and what it took and will need; kept, since jax would not compile it again."""
+        start = time.perf_counter()
+        compiled = jax.jit(self).lower(*self.shapes()).compile()
+        seconds = time.perf_counter() - start
+        return compiled, {"compile_seconds": seconds} | planned(compiled)

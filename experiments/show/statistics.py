@@ -1,0 +1,83 @@
+"""Intervals of means over seeds, and of ratios over repetitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CLAIM = 5  # seeds below which nothing is claimed
+DRAWS = 2000  # of a bootstrap
+EVERY = 7  # values of which all resamples are taken
+
+
+class Mean(NamedTuple):
+    """A mean with its 95% interval; without one for a single value."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def doubt(seeds: int) -> str:
+    """What a figure of so few seeds must say; empty where they are enough."""
+    return "" if seeds >= CLAIM else f"{seeds} seed{'s' * (seeds > 1)}, which supports no claim"
+
+
+def student(degrees: int) -> float:
+    """The two-sided 95% point of Student's t."""
+    return float(stats.t.ppf(0.975, degrees))
+
+
+def mean(values: list[float]) -> Mean:
+    """The mean of at least one value, with Student's t interval."""
+    center = sum(values) / len(values)
+    if len(values) == 1:
+        return Mean(center, None, None)
+    half = student(len(values) - 1) * float(stats.sem(values))
+    return Mean(center, center - half, center + half)
+
+
+def share(values: list[float]) -> Mean:
+    """The mean of shares, or of their differences, with a 95% percentile bootstrap interval over seeds.
+
+    Student's interval takes seeds to be normal: of shares near an end, or of seeds of which some have learned a task
+    and others not, it leaves [0, 1]. This one lies between the least and the greatest of the seeds. Of few seeds it is
+    too narrow, and no interval can tell two outcomes from a spread: the seeds themselves are shown beside it. Up to
+    `EVERY` values all resamples are taken, and else `DRAWS` of them. Efron and Tibshirani 1993, "An Introduction to the
+    Bootstrap", chapter 13.
+    """
+    center = sum(values) / len(values)
+    if len(values) == 1:
+        return Mean(center, None, None)
+    low, high = np.quantile(_resampled(np.asarray(values, np.float64)), [0.025, 0.975], method="inverted_cdf")
+    return Mean(center, min(float(low), center), max(float(high), center))  # rounding may put it beside equal ones
+
+
+def _resampled(values: np.ndarray) -> np.ndarray:
+    """The means of resamples: of all n^n, which scipy's bootstrap has no way to take, or of those that are drawn."""
+    count = len(values)
+    if count <= EVERY:
+        return values[np.indices([count] * count).reshape(count, -1)].mean(axis=0)
+    return np.random.default_rng(0).choice(values, (DRAWS, count)).mean(axis=1)
+
+
+def interval(metric: str) -> Callable[[list[float]], Mean]:
+    """What gives the mean of scores, and of their differences, with its interval: accuracies are shares."""
+    return share if metric == "accuracy" else mean
+
+
+def paired(values: dict[int, float], others: dict[int, float], of: Callable[[list[float]], Mean] = mean) -> Mean | None:
+    """The mean difference over the seeds that both have; None where there are none."""
+    differences = [value - others[seed] for seed, value in sorted(values.items()) if seed in others]
+    return of(differences) if differences else None
+
+
+def ratio(times: list[float], others: list[float]) -> Mean:
+    """The median of `times` over that of `others`, with a 95% bootstrap interval over the repetitions of each."""
+    of = lambda times, others, axis: np.median(times, axis) / np.median(others, axis)
+    rng = np.random.default_rng(0)
+    found = stats.bootstrap((times, others), of, n_resamples=DRAWS, method="percentile", rng=rng).confidence_interval
+    return Mean(float(of(times, others, 0)), float(found.low), float(found.high))

@@ -1,0 +1,281 @@
+"""Training that can be stopped at any moment and continued to the same result.
+
+Examples number n is a pure function of n, and everything else that a step depends on (parameters, optimizer, random
+streams, what validation found) is in a checkpoint, so that a run that goes on from one is the run that never stopped,
+to the bit on a CPU. What a kill costs are the steps since the last checkpoint. A checkpoint that cannot be read is
+said, and the one before it is taken; one that cannot be written is said, and training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import pathlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.bench import outcome
+from experiments.bench.memory import planned
+from experiments.tasks.task import Examples
+from experiments.train import checkpoints, steps
+
+SCHEDULES = ("cosine", "rsqrt")
+KEPT = 2  # checkpoints of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a model is trained.
+
+    Attributes:
+      steps: how many.
+      learning_rate: the highest.
+      warmup: steps until it is reached.
+      schedule: what follows: "cosine" falls to a tenth, "rsqrt" as 1 / sqrt(step).
+      weight_decay: of matrices alone.
+      clip: the largest norm of a gradient.
+      validate_every: steps between validations, the best of which is kept; 0 keeps the last step.
+      save_every: steps between checkpoints; 0 for none.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 0
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    validate_every: int = 0
+    save_every: int = 0
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+
+    @functools.cache  # noqa: B019 - plans are few, and equal ones must share one object: programs are kept by it
+    def transform(self) -> optax.GradientTransformation:
+        """AdamW after clipping, by the schedule."""
+        if self.schedule == "cosine":
+            rate = steps.cosine(self.learning_rate, self.steps, self.warmup)
+        else:
+            rate = steps.rsqrt(self.learning_rate, self.warmup)
+        return steps.adamw(rate, self.weight_decay, self.clip)
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, as JSON has it.
+
+    Attributes:
+      step: steps that are done.
+      curve: (step, loss in bits) along the way.
+      validations: (step, score) of each that has one, lower is better.
+      best: the step whose parameters are kept, None before the first validation.
+      diverged: the step at which the loss or a gradient was no number, None otherwise.
+      seconds: of all steps but the first after each start, which compiles.
+      compile_seconds: of those.
+      needed_bytes: of arguments, results and temporary arrays of a step, as they were planned.
+      devices: on how many a step was computed, the fewest where batches differ.
+    """
+
+    step: int = 0
+    curve: list = dataclasses.field(default_factory=list)
+    validations: list = dataclasses.field(default_factory=list)
+    best: int | None = None
+    diverged: int | None = None
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    needed_bytes: int | None = None
+    devices: int | None = None
+
+
+def fit(
+    model: nnx.Module,
+    batch: Callable[[int], Examples],
+    plan: Plan,
+    *,
+    folder: pathlib.Path | None = None,
+    validate: Callable[[nnx.Module], float] | None = None,
+    told: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Train `model` in place; afterwards it has the best parameters that validation found, or the last.
+
+    A step whose loss or gradient is no number changes nothing, and ends the run as diverged with its last good state.
+
+    Args:
+      batch: step number -> what is learned there.
+      folder: where checkpoints are; one of an earlier try of the same run is continued. None for none, and then SIGTERM
+        does what it does elsewhere.
+      validate: a score of the model, lower is better.
+      told: called after each step.
+
+    Raises:
+      outcome.Stopped: SIGTERM came; the step at hand was finished, and the state saved.
+    """
+    model.train()
+    run = _Run(model, plan, folder)
+    progress = run.resume()
+    saves = folder is not None and plan.save_every > 0
+    with _Termination() if saves else contextlib.nullcontext(_Termination()) as asked:
+        while progress.step < plan.steps:
+            run.advance(progress, batch)
+            if progress.diverged is not None:
+                break
+            is_last, to_end = progress.step == plan.steps, asked.to_end
+            if validate and plan.validate_every and (is_last or progress.step % plan.validate_every == 0):
+                run.validate(progress, validate)
+            if saves and not is_last and (to_end or progress.step % plan.save_every == 0):
+                run.save(progress)
+            told(progress)
+            if to_end and not is_last:
+                raise outcome.Stopped(f"stopped after step {progress.step:,} of {plan.steps:,}")
+    if progress.best is not None:
+        nnx.update(model, run.best)
+    return progress
+
+
+class _Run:
+    """A model with its optimizer, and their checkpoints."""
+
+    def __init__(self, model: nnx.Module, plan: Plan, folder: pathlib.Path | None):
+        self.model, self.folder = model, folder
+        self.state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
+        self.best = steps.copied(model, nnx.Param)
+        self._good: list[pathlib.Path] = []  # checkpoints that were read or written here
+        # To walk through both trees at every call takes longer than a step of a small model.
+        self._step, self._is_cold = nnx.cached_partial(steps.step, model, self.state), True
+        self._devices: _Devices | None = None
+
+    def advance(self, progress: Progress, batch: Callable[[int], Examples]) -> None:
+        """One step, and what is told of it."""
+        start = time.perf_counter()
+        examples = batch(progress.step)
+        self._devices = self._devices or _Devices(_size(examples))
+        placed, devices = self._devices.placed(examples)
+        progress.devices = min(devices, progress.devices or devices)
+        loss, is_good = map(np.asarray, self._step(placed))
+        spent = time.perf_counter() - start
+        if self._is_cold:
+            progress.compile_seconds += spent
+            compiled = steps.step.lower(self.model, self.state, placed).compile()  # it is kept, and not made again
+            progress.needed_bytes = planned(compiled)["needed_bytes"]
+            self._is_cold = False
+        else:
+            progress.seconds += spent
+        if not is_good:
+            progress.diverged = progress.step
+            return
+        if progress.step % 10 == 0:
+            progress.curve.append((progress.step, float(loss)))
+        progress.step += 1
+
+    def validate(self, progress: Progress, validate: Callable[[nnx.Module], float]) -> None:
+        """A score of the model as it is, if it is a number; where it is the best, the parameters are kept."""
+        self.model.eval()
+        score = float(validate(self.model))
+        self.model.train()
+        if not math.isfinite(score):
+            return
+        progress.validations.append((progress.step, score))
+        if score <= min(known for _, known in progress.validations):
+            progress.best, self.best = progress.step, steps.copied(self.model, nnx.Param)
+
+    def resume(self) -> Progress:
+        """The progress of the newest checkpoint that is whole, with its state put in place."""
+        for path in reversed(self._saved()):
+            try:
+                found, told = checkpoints.read(path, self._tree())
+                progress = Progress(**told)
+            except (ValueError, TypeError) as error:
+                print(f"warning: {error}; the checkpoint before it is taken", file=sys.stderr)
+                continue
+            self._put(found)
+            self._good = [path]
+            return progress
+        return Progress()
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint, and remove all but the newest that are known to be whole. If it fails, all stay."""
+        path = self.folder / f"step_{progress.step:08d}"
+        try:
+            checkpoints.write(path, self._tree(), dataclasses.asdict(progress))
+        except OSError as error:
+            print(f"warning: step {progress.step:,} could not be saved, {error}; training goes on", file=sys.stderr)
+            return
+        self._good = [*self._good, path][-KEPT:]
+        for other in set(self._saved()).difference(self._good):
+            shutil.rmtree(other, ignore_errors=True)
+
+    def _saved(self) -> list[pathlib.Path]:
+        return sorted(self.folder.glob("step_*")) if self.folder and self.folder.is_dir() else []
+
+    def _tree(self):
+        """Everything that a step depends on, or changes."""
+        return {"run": nnx.to_pure_dict(nnx.state((self.model, self.state))), "best": nnx.to_pure_dict(self.best)}
+
+    def _put(self, tree) -> None:
+        whole = nnx.state((self.model, self.state))
+        nnx.replace_by_pure_dict(whole, tree["run"])
+        nnx.update((self.model, self.state), whole)
+        nnx.replace_by_pure_dict(self.best, tree["best"])
+
+
+class _Termination:
+    """Whether SIGTERM has come, while a run lasts."""
+
+    to_end = False
+
+    def __enter__(self):
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:  # not in the main thread, where nobody signals
+            self._before = None
+        return self
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, signum, frame):
+        self.to_end = True
+
+
+class _Devices:
+    """Those that a run computes on, among which batches are split: as many of the local ones as divide its first."""
+
+    def __init__(self, size: int):
+        local = jax.local_devices()
+        self._count = max(count for count in range(1, len(local) + 1) if size % count == 0)
+        self._split = NamedSharding(Mesh(np.array(local[: self._count]), ("data",)), PartitionSpec("data"))
+        self._told: set[int] = set()
+        if self._count < len(local):
+            self._tell(size, f"of {len(local)} devices, {self._count} are used")
+
+    def placed(self, examples: Examples) -> tuple[Examples, int]:
+        """Examples as their step takes them, and on how many devices each of them is computed once."""
+        size = _size(examples)
+        if self._count == 1:
+            return examples, 1
+        if size % self._count:
+            self._tell(size, f"each of {self._count} devices computes all of it")
+            return examples, 1
+        return jax.tree.map(lambda x: jax.device_put(x, self._split), examples), self._count
+
+    def _tell(self, size: int, what: str) -> None:
+        if size not in self._told:
+            self._told.add(size)
+            print(f"warning: a batch of {size:,} examples: {what}; make it a multiple of them", file=sys.stderr)
+
+
+def _size(examples: Examples) -> int:
+    return len(jax.tree.leaves(examples)[0])

@@ -1,0 +1,184 @@
+"""Rows to statements: what each variant reaches, over seeds, at the learning rate that validation chose for it."""
+
+from __future__ import annotations
+
+from experiments.bench import records
+from experiments.show import naming, statistics, tables, units
+from experiments.show.tables import Table
+from experiments.show.units import Shown
+from experiments.train.sweep.cells import SHARED
+
+GROUP = ("task", "kernel", "positions", "length", "width", "digest", "pairing", *SHARED)
+LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
+BASELINE = "Softmax()"  # what differences are taken to
+
+
+def summarise(rows: list[dict]) -> list[dict]:
+    """One entry for each task, variant, length, width and all that is set; runs that diverged are counted apart."""
+    groups = _groups(rows)
+    chosen = {key: _chosen(own) for key, own in groups.items()}
+    return [_entry(key, own, groups[key], _beside(chosen, key)) for key, own in chosen.items()]
+
+
+def at_chosen_rates(rows: list[dict]) -> list[dict]:
+    """The rows that the summary is of."""
+    return [row for own in _groups(rows).values() for row in _chosen(own)]
+
+
+def _groups(rows: list[dict]) -> dict[tuple, list[dict]]:
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(records.cell(row, GROUP), []).append(row)
+    return groups
+
+
+def _chosen(rows: list[dict]) -> list[dict]:
+    """The rows of the learning rate whose mean validation is best; one at which more seeds diverged comes later."""
+    rates = list(dict.fromkeys(row["learning_rate"] for row in rows))
+
+    def order(rate):
+        own = [row for row in rows if row["learning_rate"] == rate]
+        scores = [row["validation"] for row in own if row["status"] == "measured" and row["validation"] is not None]
+        diverged = sum(row["status"] == "diverged" for row in own)
+        return not scores, diverged, sum(scores) / len(scores) if scores else 0.0
+
+    best = rates[0] if len(rates) == 1 else min(rates, key=order)
+    return [row for row in rows if row["learning_rate"] == best]
+
+
+def _beside(chosen: dict, key: tuple) -> list[dict]:
+    """The chosen rows of exact attention in the same place."""
+    task, _, *rest = key
+    return chosen.get((task, BASELINE, *rest), [])
+
+
+def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]) -> dict:
+    measured = [row for row in chosen if row["status"] == "measured"]
+    scores = {row["seed"]: row["score"] for row in measured}
+    others = {row["seed"]: row["score"] for row in beside if row["status"] == "measured"}
+    is_baseline, of = key[1] == BASELINE, statistics.interval(chosen[0]["metric"])
+    return dict(zip(GROUP, key, strict=True)) | {
+        "metric": chosen[0]["metric"],
+        "name": chosen[0]["name"],
+        "variant": variant(chosen[0]),
+        "learning_rate": chosen[0]["learning_rate"],
+        "rates": len({row["learning_rate"] for row in every}),
+        "seeds": len(scores),
+        "scores": list(scores.values()),
+        "score": of(list(scores.values())) if scores else None,
+        "difference": None if is_baseline else statistics.paired(scores, others, of),
+        "baselines": measured[0]["baselines"] if measured else {},
+        "parameters": measured[0]["parameters"] if measured else None,
+        "mismatch": _mismatch(measured, beside),
+        "diverged": sum(row["status"] == "diverged" for row in every),
+        "note": next((row["reason"] for row in (*chosen, *every) if row["status"] != "measured"), ""),
+    }
+
+
+def _mismatch(measured: list[dict], beside: list[dict]) -> float | None:
+    """How many more parameters than exact attention has, as a share."""
+    others = [row["parameters"] for row in beside if row["status"] == "measured"]
+    return measured[0]["parameters"] / others[0] - 1 if measured and others else None
+
+
+def variant(row: dict) -> str:
+    """A kernel, and its positions where they are not the learned ones, such as `Softmax, Rotary(pairing='half')`."""
+    positions = naming.short(row["positions"])
+    return naming.short(row["kernel"]) + ("" if positions == "LearnedPositions" else f", {positions}")
+
+
+def captioned(rows: list[dict]) -> list[dict]:
+    """Rows of one task with what a figure says of them: the `label` of each variant, which tells it from the others,
+    and the `subject` of all, the task and what the variants share."""
+    plain = lambda text: naming.short(text).replace("$", r"\$")  # a folder's name may look like a formula
+    shown = [{name: plain(row[name]) for name in ("task", "kernel", "positions")} for row in rows]
+    kernels, positions = ({each[name] for each in shown} for name in ("kernel", "positions"))
+    if len(positions) == 1:
+        label, shared = "kernel", positions - {"LearnedPositions"}
+    elif len(kernels) == 1:
+        label, shared = "positions", kernels
+    else:
+        label, shared = "variant", set()
+    return [
+        row | {"label": ({"variant": variant(row)} | each)[label], "subject": ", ".join([each["task"], *shared])}
+        for row, each in zip(rows, shown, strict=True)
+    ]
+
+
+def by_width(rows: list[dict]) -> dict[str, list[dict]]:
+    """Captioned rows of each variant at each width, which is named where there are several."""
+    is_named, found = len({row["width"] for row in rows}) > 1, {}
+    for row in rows:
+        found.setdefault(row["label"] + f", width {row['width']:,}" * is_named, []).append(row)
+    return found
+
+
+def nearby(rows: list[dict], worst: float, along: str = "length") -> dict[str, dict[int, float]]:
+    """What is reached without a model, along an axis: all shares, and bits seen beside the `worst` that is drawn."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value in row["baselines"].items():
+            if row["metric"] == "accuracy" or value <= 1.3 * worst:
+                found.setdefault(name, {})[row[along]] = value
+    return found
+
+
+def score_text(metric: str, score: float) -> str:
+    """A score with its unit."""
+    return f"{score:.3f} bits" if metric == "bits" else f"{score:.1%}"
+
+
+def scored_text(entry: dict) -> str:
+    """The mean of an entry; where it is of seeds of which some have learned what others have not, with each of them."""
+    told = mean_text(entry["metric"], entry["score"])
+    if entry["score"] is None or entry["metric"] != "accuracy":
+        return told
+    return Shown(f"{told}{tables.seeds_text([100 * score for score in entry['scores']], '.0f')}", told.value)
+
+
+def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str:
+    """A mean with its interval, such as `3.210 [3.180, 3.240]`, shares in percent."""
+    if found is None:
+        return ""
+    scale, digits = (1, 3) if metric == "bits" else (100, 1)
+    text = [format(scale * x, f"{sign}.{digits}f") for x in found if x is not None]
+    return Shown(text[0] if found.low is None else f"{text[0]} [{text[1]}, {text[2]}]", found.value)
+
+
+def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the summary, a line for each entry, with what is set where that differs."""
+    differing = [name for name in ("pairing", *SHARED) if len({entry[name] for entry in summary}) > 1]
+    header = ["task", "kernel", "length", "width", *(name.replace("_", " ") for name in differing)]
+    header += ["score", "minus softmax", "rate", "parameters", "seeds", "diverged", "note"]
+    lines = []
+    for entry in summary:
+        unit = "bits" if entry["metric"] == "bits" else "%"
+        mismatch = f" ({entry['mismatch']:+.1%})" if entry["mismatch"] else ""
+        rates = f" of {entry['rates']}" if entry["rates"] > 1 else ""
+        lines.append(
+            [
+                f"{naming.short(entry['task'])}, {unit}",
+                entry["variant"],
+                units.count_text(entry["length"]),
+                units.count_text(entry["width"]),
+                *(tables.text(name, entry[name]) for name in differing),
+                scored_text(entry),
+                mean_text(entry["metric"], entry["difference"], "+"),
+                Shown(f"{entry['learning_rate']:g}{rates}", entry["learning_rate"]),
+                "" if entry["parameters"] is None else Shown(f"{entry['parameters']:,}{mismatch}", entry["parameters"]),
+                units.count_text(entry["seeds"]),
+                units.count_text(entry["diverged"]) if entry["diverged"] else "",
+                entry["note"].split(". ")[0],
+            ]
+        )
+    return header, lines
+
+
+def summaries(rows: list[dict]) -> list[Table]:
+    """What each variant reaches, and the data that it was learned from."""
+    data = dict.fromkeys((row["task"], row["digest"]) for row in rows)
+    files = [[task, digest or "none: made up from seeds"] for task, digest in data]
+    return [
+        Table("Scores on what was not seen", *table(summarise(rows))),
+        Table("Data", ["task", "SHA-256 of files"], files),
+    ]

@@ -1,0 +1,225 @@
+"""One cell to a row: a model is built, trained, validated, and tested once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+
+from attnzoo import Softmax
+from attnzoo.models import Classifier, LanguageModel
+from experiments.bench import trust
+from experiments.tasks import task as tasks
+from experiments.tasks.task import SPLITS, Examples
+from experiments.train import language, loop, steps
+from experiments.train.sweep.cells import Cell
+from experiments.train.sweep.settings import Settings
+
+RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
+BINS = 16  # parts in which loss by position is kept
+
+
+def refusal(settings: Settings, cell: Cell) -> dict | None:
+    """What the row says where the kernel, its positions or the task cannot serve the cell, or a law is broken; or None.
+
+    Examples of every split are asked for, so that data which are not there are missed before anything is trained.
+    """
+    try:
+        for split, length in itertools.product(SPLITS, (*settings.eval_lengths, cell.length)):
+            example = cell.task.batch(split, cell.seed, 0, 1, length)
+        nnx.eval_shape(lambda: steps.logits(build(settings, cell), example))
+    except (NotImplementedError, ValueError) as error:
+        return {"status": "refused", "reason": str(error)}
+    is_causal = cell.task.classes is None and cell.task.is_causal
+    longest = max((*settings.lengths, *settings.eval_lengths))  # one probe for all cells of a kernel
+    return trust.breach(cell.kernel, longest, is_causal=is_causal, is_padded=example.lengths is not None)
+
+
+def build(settings: Settings, cell: Cell) -> nnx.Module:
+    """The model of a cell, as large as its longest sequence needs."""
+    config = cell.config(settings)
+    if settings.match == "params":
+        config = dataclasses.replace(config, feed_forward=_matched(settings, cell))
+    return _built(settings, cell, config)
+
+
+def _built(settings, cell, config):
+    shared = {
+        "max_length": max(cell.length, *settings.eval_lengths, 1),
+        "num_layers": settings.layers,
+        "attention": cell.kernel,
+        "positions": cell.positions,
+    }
+    if cell.task.classes is not None:
+        sizes = cell.task.vocabulary, cell.task.classes, config
+        shared |= {"pooling": settings.pooling, "pairing": cell.pairing(settings)}
+        return Classifier(*sizes, **shared, rngs=nnx.Rngs(cell.seed))
+    shared |= {"is_causal": cell.task.is_causal, "is_tied": settings.tied}
+    return LanguageModel(cell.task.vocabulary, config, **shared, rngs=nnx.Rngs(cell.seed))
+
+
+def _matched(settings, cell) -> int:
+    """The width of feed-forward networks at which the model has as many parameters as one with exact attention."""
+    plain = dataclasses.replace(cell, kernel=Softmax())
+    count = lambda cell, inner: _count(settings, cell, dataclasses.replace(cell.config(settings), feed_forward=inner))
+    wanted = count(plain, settings.feed_forward or 4 * cell.width)
+    each = count(cell, 2) - count(cell, 1)
+    return max(1, round((wanted - count(cell, 1)) / each) + 1)
+
+
+def _count(settings, cell, config) -> int:
+    return sum(
+        x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: _built(settings, cell, config)), nnx.Param))
+    )
+
+
+def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None]) -> dict:
+    """What the row of a cell says beside what identifies it: measured, or diverged.
+
+    Raises:
+      outcome.Stopped: SIGTERM came; the same call goes on from what it has saved.
+    """
+    model, out = build(settings, cell), pathlib.Path(settings.out)
+    count = settings.tokens // cell.length
+    batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
+    found = {"parameters": steps.parameter_count(model), "step_flops": steps.flops(model, batch(0))}
+    validate = functools.partial(_validated, settings, cell)
+    with _curves(settings, cell) as drawn:
+        both = lambda progress: (told(progress), drawn(progress))
+        progress = loop.fit(
+            model, batch, cell.plan(settings), folder=_running(settings, cell), validate=validate, told=both
+        )
+    found |= {
+        "curve": progress.curve,
+        "validations": progress.validations,
+        "best_step": progress.best or progress.step,
+        "compile_seconds": progress.compile_seconds,
+        "train_seconds": progress.seconds,
+        "needed_bytes": progress.needed_bytes,
+        "devices": progress.devices,
+    }
+    found["validation"] = min((score for _, score in progress.validations), default=None)
+    found |= outcome(settings, cell, model, progress)
+    found["state_bytes"] = state_bytes(settings, cell)
+    if isinstance(model, LanguageModel):
+        found["checkpoint"] = cell.name(settings)
+        language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
+    return found
+
+
+def forget(settings: Settings, cell: Cell) -> None:
+    """Remove the checkpoints of a cell whose row is written."""
+    shutil.rmtree(_running(settings, cell), ignore_errors=True)
+
+
+def _running(settings, cell) -> pathlib.Path:
+    return pathlib.Path(settings.out) / RUNNING / cell.name(settings)
+
+
+def outcome(settings: Settings, cell: Cell, model: nnx.Module, progress: loop.Progress) -> dict:
+    """What the trained model reaches on the test split, or where it has come to no numbers."""
+    if progress.diverged is not None:
+        reason = f"the loss or a gradient was no number at step {progress.diverged:,}"
+        return {"status": "diverged", "reason": reason}
+    found = tests(settings, cell, model)
+    if not np.isfinite([found["bits"], *found["by_length"].values()]).all():
+        return {"status": "diverged", "reason": "the loss on what was not seen was no number"}
+    return {"status": "measured"} | found
+
+
+def tests(settings: Settings, cell: Cell, model: nnx.Module) -> dict:
+    """Scores on the test split, at the length that was learned and at others, and of parts of the task."""
+    elsewhere = {
+        str(length): scores(settings, cell, model, "test", length)["score"] for length in settings.eval_lengths
+    }
+    here = scores(settings, cell, model, "test", cell.length)
+    return here | {"by_length": elsewhere, "probes": probed(settings, cell, model)}
+
+
+def _curves(settings: Settings, cell: Cell):
+    """What is told of each step is written for TensorBoard, where that is asked for."""
+    if not settings.tensorboard:
+        return contextlib.nullcontext(lambda progress: None)
+    from experiments.train import tensorboard  # which is an extra
+
+    return tensorboard.following(pathlib.Path(settings.out) / CURVES / cell.name(settings), cell.task.metric)
+
+
+def description(settings: Settings, cell: Cell, model: LanguageModel) -> language.Description:
+    """What builds the model again."""
+    return language.Description(
+        model.stack.config,
+        vocabulary=cell.task.vocabulary,
+        max_length=model.max_length,
+        num_layers=settings.layers,
+        attention=(cell.kernel,),
+        positions=cell.positions,
+        is_causal=cell.task.is_causal,
+        is_tied=settings.tied,
+        seed=cell.seed,
+    )
+
+
+def scores(settings: Settings, cell: Cell, model: nnx.Module, split: str, length: int) -> dict:
+    """What a model reaches on examples of a split, the same for every kernel and seed.
+
+    `score` is bits of a target, or the share of answers that are right, as the task counts; `bits` is always there.
+    """
+    model.eval()
+    bits, right, weights, exact = [], [], [], []
+    for batch in held_out(settings, cell, split, length):
+        of_each, said = map(np.asarray, steps.tested(model, batch))
+        bits.append(of_each)
+        right.append(said == batch.targets)
+        weights.append(batch.weights)
+        exact.append(tasks.exact_match(batch, said) * len(said))
+    bits, right, weights = (np.concatenate(parts).astype(np.float64) for parts in (bits, right, weights))
+    found = {
+        "bits": float((bits * weights).sum() / weights.sum()),
+        "accuracy": float((right * weights).sum() / weights.sum()),
+        "exact_match": float(sum(exact) / len(bits)),
+    }
+    found["score"] = found[cell.task.metric]
+    return found | ({"bits_by_position": _by_position(bits, weights)} if weights.ndim > 1 else {})
+
+
+def probed(settings: Settings, cell: Cell, model: nnx.Module) -> dict[str, dict[str, float]]:
+    """For each part that the task tests apart, the share of examples that are right at each length."""
+    lengths = sorted({cell.length, *settings.eval_lengths})
+    return {
+        name: {
+            str(length): scores(settings, dataclasses.replace(cell, task=task), model, "test", length)["exact_match"]
+            for length in lengths
+        }
+        for name, task in cell.task.probes().items()
+    }
+
+
+def state_bytes(settings: Settings, cell: Cell) -> float | None:
+    """What all layers keep of one example to decode it; None where the kernel cannot."""
+    found = cell.kernel.state_bytes(cell.config(settings).dims(1, cell.length), settings.dtype)
+    return None if found is None else settings.layers * found
+
+
+def _by_position(bits, weights) -> list[float | None]:
+    """Mean bits in parts of the sequence; None where nothing counts."""
+    sums = [np.array_split(part.sum(axis=0), min(BINS, bits.shape[1])) for part in (bits * weights, weights)]
+    return [float(bits.sum() / weight.sum()) if weight.sum() else None for bits, weight in zip(*sums, strict=True)]
+
+
+def _validated(settings, cell, model) -> float:
+    score = scores(settings, cell, model, "validation", cell.length)["score"]
+    return score if cell.task.metric == "bits" else -score
+
+
+def held_out(settings: Settings, cell: Cell, split: str, length: int) -> Iterator[Examples]:
+    """`test_examples` in batches as large as those of training."""
+    return cell.task.batches(split, 0, settings.test_examples, max(1, settings.tokens // length), length)

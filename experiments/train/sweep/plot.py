@@ -1,0 +1,152 @@
+"""Rows to figures, one for each task: score against length, beside score by position, by width, or at other lengths."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+from experiments.show import figures, naming, statistics
+from experiments.train.sweep import probes, trades
+from experiments.train.sweep.analysis import LABELS, at_chosen_rates, captioned, nearby, variant
+
+
+def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
+    """`score_<task>` for each task with something to show; the stems that were written."""
+    styles = figures.styles([row | {"kernel": variant(row)} for row in rows])
+    stems = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own, entries = (
+            captioned([each for each in every if each["task"] == task]) for every in (at_chosen_rates(rows), summary)
+        )
+        if any(row["status"] == "measured" for row in own):
+            name, looks = _stem(own[0], rows), {row["label"]: styles[variant(row)] for row in own}
+            stems.append(out / f"score_{name}")
+            figures.save(_figure(own, [entry for entry in entries if entry["score"]], looks), stems[-1])
+            stems += trades.draw(own, looks, out, name) + probes.draw(own, out, name)
+    return stems
+
+
+def _stem(row: dict, rows: list[dict]) -> str:
+    """The task's name, numbered where several tasks share it."""
+    same = list(dict.fromkeys(other["task"] for other in rows if other["task_name"] == row["task_name"]))
+    return row["task_name"] + (f"_{same.index(row['task'])}" if len(same) > 1 else "")
+
+
+def _figure(rows, entries, styles):
+    measured = [row for row in rows if row["status"] == "measured"]
+    panels = _panels(measured, entries)
+    figure, axes = figures.axes(len(panels), width=5.6, height=5.0)
+    seeds = min(entry["seeds"] for entry in entries)
+    figures.title(figure, f"{rows[0]['subject']}: {LABELS[rows[0]['metric']]}", statistics.doubt(seeds))
+    for axis, panel in zip(axes, panels, strict=True):
+        figures.label_lines(axis, panel(axis, styles))
+    figures.footnote(figure, _notes(rows, measured))
+    return figure
+
+
+def _panels(measured, entries) -> list[Callable]:
+    """What there is to see: one panel or two."""
+    widths, lengths = sorted({entry["width"] for entry in entries}), sorted({entry["length"] for entry in entries})
+    if len(widths) > 1:
+        return [_by(entries, "width", {"length": length}) for length in lengths]
+    panels = [_by(entries, "length", {"width": widths[0]})]
+    if any(row["by_length"] for row in measured):
+        panels.append(_elsewhere(measured))
+    elif all("bits_by_position" in row for row in measured) and measured[0]["metric"] == "bits":
+        panels.append(_positions(measured))
+    return panels
+
+
+def _by(entries, name, fixed) -> Callable:
+    """Scores against length or width, the other held fixed, with intervals over seeds and what needs no model."""
+
+    def draw(axis, styles):
+        own = [entry for entry in entries if all(entry[key] == value for key, value in fixed.items())]
+        figures.lengths_axis(axis, sorted({entry[name] for entry in own}))
+        axis.set_xlabel("sequence length" if name == "length" else "width of the model")
+        axis.set_title(", ".join(f"{key} {value:,}" for key, value in fixed.items()), fontsize=10, loc="left")
+        ends = [_line(axis, own, which, name, styles) for which in dict.fromkeys(entry["label"] for entry in own)]
+        _levels(axis, own, max(entry["score"].value for entry in own), name)
+        return ends
+
+    return draw
+
+
+def _line(axis, entries, which, name, styles) -> tuple:
+    own = sorted((entry for entry in entries if entry["label"] == which), key=lambda entry: entry[name])
+    xs, scores = [entry[name] for entry in own], [entry["score"] for entry in own]
+    if own[0]["metric"] == "accuracy":
+        figures.seeds(axis, xs, [entry["scores"] for entry in own], styles[which])
+    figures.means(axis, xs, scores, styles[which])
+    return which, xs[-1], scores[-1].value, styles[which]["color"]
+
+
+def _levels(axis, rows, worst, along="length") -> None:
+    figures.levels(axis, nearby(rows, worst, along))
+    if rows[0]["metric"] == "accuracy":
+        figures.shares(axis)
+
+
+def _elsewhere(measured) -> Callable:
+    """Scores of models that learned one length at others, the shortest and the longest that was learned."""
+
+    def draw(axis, styles):
+        trained = max(row["length"] for row in measured)
+        lengths = sorted({int(length) for row in measured for length in row["by_length"]} | {trained})
+        figures.lengths_axis(axis, lengths)
+        axis.axvline(trained, color="#bbbbbb", linewidth=0.8)
+        axis.set_title(f"trained at {trained:,} tokens, tested at others", fontsize=10, loc="left")
+        ends = []
+        for which in dict.fromkeys(row["label"] for row in measured):
+            own = [row for row in measured if row["label"] == which and row["length"] == trained]
+            points = {trained: [row["score"] for row in own]} | {
+                int(length): [row["by_length"][length] for row in own] for length in own[0]["by_length"]
+            }
+            xs = sorted(points)
+            scores = list(map(statistics.interval(own[0]["metric"]), (points[x] for x in xs)))
+            if own[0]["metric"] == "accuracy":
+                figures.seeds(axis, xs, [points[x] for x in xs], styles[which])
+            figures.means(axis, xs, scores, styles[which])
+            ends.append((which, xs[-1], scores[-1].value, styles[which]["color"]))
+        _levels(axis, measured, max(y for _, _, y, _ in ends))
+        return ends
+
+    return draw
+
+
+def _positions(measured) -> Callable:
+    """Bits by position in the longest sequences."""
+
+    def draw(axis, styles):
+        longest = max(row["length"] for row in measured)
+        axis.set_title(f"by position, length {longest:,}", fontsize=10, loc="left")
+        axis.set_xlabel("position in the sequence")
+        ends = []
+        for which in dict.fromkeys(row["label"] for row in measured):
+            own = [row["bits_by_position"] for row in measured if row["label"] == which and row["length"] == longest]
+            if not own:
+                continue
+            bins = [[run[i] for run in own if run[i] is not None] for i in range(len(own[0]))]
+            seen = [i for i, found in enumerate(bins) if found]  # a short test may have masked nothing in some part
+            values = [statistics.mean(bins[i]).value for i in seen]
+            middles = [(i + 0.5) * longest / len(bins) for i in seen]
+            axis.plot(middles, values, linewidth=1.4, markersize=3, **styles[which])
+            ends.append((which, middles[-1], values[-1], styles[which]["color"]))
+        return ends
+
+    return draw
+
+
+def _notes(rows, measured) -> list[str]:
+    notes = (
+        [f"{name}: {value:.2f}." for name, value in measured[0]["baselines"].items()]
+        if measured[0]["metric"] == "bits"
+        else []
+    )
+    if any(row["label"] == variant(row) != naming.short(row["kernel"]) for row in rows):
+        notes.append("Positions are learned where none are named.")
+    refused = list(dict.fromkeys(row["label"] for row in rows if row["status"] == "refused"))
+    notes += [f"Refused: {'; '.join(refused)}."] if refused else []
+    bad = [row for row in rows if row["status"] in ("diverged", "failed")]
+    notes += [f"{len(bad)} run(s) diverged or failed."] if bad else []
+    return notes

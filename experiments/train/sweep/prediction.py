@@ -1,0 +1,51 @@
+"""How long a cell should take, before it is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from flax import nnx
+
+from experiments.bench import processor
+from experiments.train import steps
+from experiments.train.sweep import models
+from experiments.train.sweep.cells import Cell
+from experiments.train.sweep.settings import Settings
+
+RATE = 1e10  # operations in a second of one core, where nothing has been measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Hours of a cell; None where its operations cannot be counted."""
+
+    hours: Callable[[Cell], float | None]
+    basis: str
+
+    def __call__(self, cell: Cell) -> float | None:
+        return self.hours(cell)
+
+
+def of(settings: Settings, rows: list[dict]) -> Prediction:
+    """Operations counted from each program, at the rate that measured rows have reached, or at a guess."""
+    rates = [
+        row["step_flops"] * row["steps"] / row["train_seconds"]
+        for row in rows
+        if row.get("status") == "measured" and row.get("step_flops") and row.get("train_seconds")
+    ]
+    rate = float(np.median(rates)) if rates else RATE * processor.cores()
+    basis = f"at {rate / 1e9:.3g} GFLOP/s, " + ("as rows here have reached" if rates else "a guess: none is measured")
+
+    @functools.cache
+    def flops(cell: Cell) -> float | None:
+        example = cell.task.batch("train", 0, 0, settings.tokens // cell.length, cell.length)
+        return steps.flops(nnx.eval_shape(lambda: models.build(settings, cell)), example)
+
+    def hours(cell: Cell) -> float | None:
+        counted = flops(dataclasses.replace(cell, seed=0, learning_rate=1.0))
+        return None if counted is None else counted * settings.steps / rate / 3600
+
+    return Prediction(hours, basis)

@@ -1,0 +1,184 @@
+"""A sweep: every cell that has no row yet is trained in a process of its own, and what happened to it is a row."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+from experiments.bench import experiment, outcome, progress, workers
+from experiments.bench.workers import Worker
+from experiments.show import caveats
+from experiments.train.sweep import analysis, baselines, models, prediction
+from experiments.train.sweep.cells import KEY, Cell, cells
+from experiments.train.sweep.settings import Settings
+
+Told = Callable[[int], None]  # how many steps are done
+OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_create", "cannot allocate memory")
+
+
+class Sweep(experiment.Experiment):
+    """A model for each task, kernel, positions, length, width, rate and seed."""
+
+    name = "accuracy"
+    key = KEY
+    columns = ("task_name", "positions", "learning_rate")
+    caveats = (caveats.SMALL, "Differences to softmax are paired by seed.")
+    has_models = True
+    summaries = staticmethod(analysis.summaries)
+
+    def cells(self, settings: Settings) -> Iterator[list[experiment.Cell]]:
+        yield [experiment.Cell(cell.row(settings), cell) for cell in cells(settings)]
+
+    def part(self, settings: Settings) -> str:
+        return "" if settings.shard is None else "{}-of-{}".format(*settings.shard)
+
+    def measure(self, settings: Settings, todo: list[experiment.Cell], run: experiment.Run) -> Iterator[dict]:
+        """Measured, refused, diverged or failed; a cell that was stopped has no row yet."""
+        told = lambda step: run.reach(step / settings.steps)
+        with _Termination() as termination:
+            for cell in todo:
+                row = cell.row | _outcome(settings, cell.subject, termination, told)
+                if row["status"] != "stopped":
+                    yield row
+                if row["status"] in ("measured", "diverged"):
+                    models.forget(settings, cell.subject)  # not before its row is there: a kill would lose the model
+                if termination.is_asked:
+                    raise outcome.Stopped
+
+    def describe(self, row: dict) -> str:
+        head = f"{row['task']} {row['kernel']} {row['positions']} {row['length']:,}"
+        head += f" width {row['width']} rate {row['learning_rate']:g} seed {row['seed']}"
+        if row["status"] == "measured":
+            seconds = row["train_seconds"] + row["compile_seconds"]
+            return f"{head}: {analysis.score_text(row['metric'], row['score'])}, {seconds:.1f} s"
+        return f"{head}: {row['status']}: {row['reason']}"
+
+    def shown(self, settings: Settings, rows: list[dict], own: list[dict]) -> list[dict]:
+        """Those of all shards; of others, some may not be there yet."""
+        found = self.last(rows)
+        whole = cells(dataclasses.replace(settings, shard=None))
+        identities = (self.identity(cell.row(settings)) for cell in whole)
+        return [found[identity] for identity in identities if identity in found]
+
+    def draw(self, settings: Settings, rows: list[dict], out: pathlib.Path) -> None:
+        from experiments.train.sweep import plot
+
+        plot.draw(rows, analysis.summarise(rows), out)
+
+    def show(self, settings: Settings, rows: list[dict]) -> None:
+        progress.table("Accuracy on what was not seen", *analysis.table(analysis.summarise(rows)))
+        super().show(settings, rows)
+
+    def list_cells(self, settings: Settings) -> int:
+        every, todo = self.todo(settings)
+        predict = prediction.of(settings, self.read(pathlib.Path(settings.out)))
+        lines, hours = [], 0.0
+        for cell in every:
+            refusal = models.refusal(settings, cell.subject)
+            expected = 0.0 if refusal or cell not in todo else predict(cell.subject)
+            hours += expected or 0.0
+            state = f"refused: {refusal['reason']}" if refusal else "to do" if cell in todo else "done"
+            lines.append(_listed(cell, expected, state))
+        header = ["task", "kernel", "positions", "length", "width", "learning rate", "seed", "hours", "state"]
+        progress.table("Cells", header, lines)
+        print(f"{len(todo)} of {len(every)} cells to do, {hours:.2f} hours predicted, {predict.basis}")
+        return 0
+
+
+def _listed(cell: experiment.Cell, hours: float | None, state: str) -> list[str]:
+    return [
+        *(cell.row[name] for name in ("task", "kernel", "positions")),
+        *(f"{cell.row[name]:,}" for name in ("length", "width")),
+        f"{cell.row['learning_rate']:g}",
+        str(cell.row["seed"]),
+        "" if hours is None else f"{hours:.3f}",
+        state,
+    ]
+
+
+def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
+    """How a cell ended: measured, refused, diverged, failed, or stopped."""
+    try:
+        refusal = models.refusal(settings, cell)
+        known = baselines.of(cell.task, cell.length) if refusal is None else {}  # now, since it may take long
+    except Exception as error:  # a kernel of someone else's, or data that are not there
+        return outcome.failure(error)
+    if refusal is not None:
+        return refusal
+    row = _isolated(settings, cell, termination, told) if settings.isolate else _here(settings, cell, told)
+    if termination.is_asked and row["status"] == "failed":
+        row["status"] = "stopped"
+    termination.is_asked |= row["status"] == "stopped"
+    return row | ({"baselines": known} if row["status"] == "measured" else {})
+
+
+def _here(settings: Settings, cell: Cell, told: Told) -> dict:
+    try:
+        return models.train(settings, cell, lambda progress: told(progress.step))
+    except outcome.Stopped as stopped:
+        return {"status": "stopped", "reason": str(stopped)}
+    except Exception as error:  # one cell that fails must not take the others with it
+        return outcome.failure(error)
+
+
+def handed(settings: Settings, cell: Cell) -> dict:
+    """What the process of a cell is told: plain values, and no tasks or kernels but those of the cell."""
+    plain = dataclasses.replace(settings, tasks=(), kernels=(), positions=())
+    return {"settings": dataclasses.asdict(plain), "cell": cell.told()}
+
+
+def _isolated(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
+    seconds = settings.minutes * 60 or None
+    worker = Worker("experiments.train.sweep.worker", handed(settings, cell), seconds)
+    termination.worker = worker
+    row = None
+    for said in worker:
+        row = said.get("row", row)
+        if "step" in said:
+            told(said["step"])
+    termination.worker = None
+    for warning in worker.warnings:
+        print(warning, file=sys.stderr)
+    return row or _ended(settings, worker)
+
+
+def _ended(settings: Settings, worker: Worker) -> dict:
+    """What a row says of a process that left none."""
+    if worker.code == outcome.STOPPED:
+        return {"status": "stopped", "reason": worker.ended}
+    if worker.ended == workers.LATE:
+        kept = "; what it has saved is kept, and the same command goes on from there" if settings.save_every else ""
+        return {"status": "failed", "limit": "time", "reason": f"took more than --minutes={settings.minutes:g}{kept}"}
+    if "SIGKILL" in worker.ended:
+        return {"status": "failed", "limit": "memory", "reason": f"{worker.ended}: perhaps by a system out of memory"}
+    if any(sign in worker.ended.lower() for sign in OUT_OF_MEMORY) or (settings.memory and "SIG" in worker.ended):
+        limit = f", --memory={settings.memory:g} GiB" if settings.memory else ""
+        return {"status": "failed", "limit": "memory", "reason": f"out of memory{limit}: {worker.ended}"}
+    return {"status": "failed", "reason": worker.ended}
+
+
+class _Termination:
+    """SIGTERM is handed on to the process at work, and ends the sweep after it."""
+
+    def __init__(self):
+        self.is_asked = False
+        self.worker: Worker | None = None
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, signum, frame):
+        self.is_asked = True
+        if self.worker is not None:
+            self.worker.terminate()
+
+
+EXPERIMENT = Sweep()
+run = EXPERIMENT.run

@@ -1,0 +1,108 @@
+"""What `python -m experiments.accuracy` is asked for; experiments that train models ask it, too."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from experiments.bench import optional, parsing, settings
+from experiments.bench.settings import flag
+
+if TYPE_CHECKING:
+    from attnzoo import Kernel, PositionEncoding
+    from experiments.tasks.task import Task
+
+# All of `experiments.tasks.TASKS`, in its order; it is not imported, since help does not wait for jax.
+TASKS = (
+    "text, masked_text, corpus(folder='/path'), listops, mqar(pairs=4), copy, selective_copy, induction, needle, "
+    "recall, modules, digits, imdb(folder='/path'), image(folder='/path'), pathfinder(folder='/path'), "
+    "retrieval(folder='/path')"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(settings.Settings):
+    """What to train, and within which limits."""
+
+    tasks: tuple[Task, ...] = flag("text, masked_text", f"Tasks as calls: {TASKS}.", parsing.tasks, name="task")
+    kernels: tuple[Kernel, ...] = flag(
+        "softmax, sliding_window, linear", "Kernels as calls, or 'all'; {a,b} is a grid.", parsing.kernels
+    )
+    positions: tuple[PositionEncoding, ...] = flag(
+        "learned",
+        "How tokens know their places: none, sinusoidal, learned, rotary, alibi, t5, shaw, as calls.",
+        parsing.positions,
+    )
+    lengths: tuple[int, ...] = flag("64,256", "Sequence lengths; a range such as 64:512 doubles.", parsing.lengths)
+    eval_lengths: tuple[int, ...] = flag(
+        "", "Other lengths to test on, such as longer ones.", parsing.unless_empty(parsing.lengths)
+    )
+    widths: tuple[int, ...] = flag("64", "Widths of the model.", parsing.lengths)
+    learning_rates: tuple[float, ...] = flag(
+        "3e-3",
+        "Highest learning rates; of several, validation chooses for each kernel.",
+        parsing.numbers,
+        at_least=1e-12,
+    )
+    seeds: int = flag(1, "Number of runs of each cell, with seeds 0, 1, ...", at_least=1)
+    steps: int = flag(200, "Training steps.", at_least=2)
+    tokens: int = flag(4096, "Tokens in a training batch: examples = tokens / length; of a pair, one document's count.")
+    layers: int = flag(2, "Blocks of the model.", at_least=1)
+    heads: int = flag(4, "Heads of attention.", at_least=1)
+    feed_forward: int = flag(0, "Width inside feed-forward networks; 0 for four times the width.", at_least=0)
+    norm: str = flag("before", "Norms before parts, or after.", choices=("before", "after"))
+    pooling: str = flag("mean", "How a classifier pools.", choices=("mean", "cls"))
+    pairing: str = flag(
+        "compared", "Pairs to classes by x and y, or x * y and x - y, too.", choices=("joined", "compared")
+    )
+    tied: bool = flag(False, "Logits by the embeddings of tokens, in place of a layer of their own.")
+    embedding_stddev: float = flag(0.02, "Of embeddings before training.", at_least=1e-12)
+    dropout: float = flag(0.0, "Dropout of activations.", at_least=0)
+    warmup: int = flag(20, "Steps until the learning rate is reached; with a cosine, all but one at most.", at_least=0)
+    schedule: str = flag("cosine", "How it falls afterwards.", choices=("cosine", "rsqrt"))
+    weight_decay: float = flag(0.01, "Of matrices.", at_least=0)
+    dtype: str = flag("float32", "Type of activations.", choices=("float32", "bfloat16"))
+    test_examples: int = flag(256, "Held-out examples, and as many to validate on.", at_least=1)
+    validate_every: int = flag(
+        0, "Steps between validations, the best of which is tested; 0 for the last step.", at_least=0
+    )
+    save_every: int = flag(500, "Steps between checkpoints of an unfinished cell; 0 for none.", at_least=0)
+    match: str = flag("none", "params: feed-forward widths make models equally large.", choices=("none", "params"))
+    minutes: float = flag(0.0, "Limit of each cell; 0 for none.", at_least=0)
+    memory: float = flag(0.0, "GiB of address space that a cell may take; 0 for no limit.", at_least=0)
+    isolate: bool = flag(True, "A process for each cell; without, all in this one, which is quicker and less safe.")
+    shard: tuple[int, int] | None = flag(
+        "", "i/n: only the i-th of n parts of the sweep, counted from 0.", parsing.shard
+    )
+    tensorboard: bool = flag(False, "Write curves while training, to <out>/tensorboard/<cell>.")
+    out: str = flag("runs/accuracy", "Folder for rows and figures.")
+    dry_run: bool = flag(False, "List the cells and predicted hours, and run none.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tensorboard:
+            optional.require("tensorboardX", "tensorboard", "--tensorboard")
+        if self.dropout >= 1:
+            raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
+        if not self.isolate and (self.minutes or self.memory):
+            raise ValueError("--minutes and --memory limit processes: pass --isolate, which gives each cell its own")
+        if self.tokens < max(self.lengths):
+            raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
+        if self.tasks:  # the process of a cell is given none here: its cell has its own
+            self._check_tasks()
+        for width in self.widths:
+            if width % self.heads:
+                raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
+
+    def _check_tasks(self):
+        from experiments import tasks
+
+        classified = [tasks.spelled(task) for task in self.tasks if task.classes is not None]
+        if self.tied and classified:
+            raise ValueError(f"--tied is of models that predict tokens: {', '.join(classified)} asks for a class")
+        if self.pooling != "mean" and not classified:
+            raise ValueError(f"--pooling={self.pooling} is of models that tell a class: no task here asks for one")
+        if self.pairing != "compared" and not any(task.is_pair for task in self.tasks):
+            raise ValueError(
+                f"--pairing={self.pairing} is of models that meet pairs of documents: no task here has them"
+            )
