@@ -1,10 +1,13 @@
 """What an installed attnzoo is: light to import, free of flags, and nothing but itself."""
 
 import configparser
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import pytest
 import setuptools
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -35,6 +38,19 @@ def test_the_wheel_holds_attnzoo_alone():
     assert all(name == "attnzoo" or name.startswith("attnzoo.") for name in packages)
     folders = {path.parent for path in (ROOT / "attnzoo").rglob("*.py")}
     assert {".".join(folder.relative_to(ROOT).parts) for folder in folders} == set(packages)
+
+
+@pytest.mark.slow
+def test_an_editable_install_finds_experiments_from_anywhere(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "results", "runs", "*.egg-info"))
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", "copy"]
+    build = os.environ | {"PYTHONPATH": str(pathlib.Path(setuptools.__file__).parent.parent)}
+    subprocess.run(install, check=True, cwd=tmp_path, env=build)
+    found = "import experiments.scaling; print(experiments.scaling.__file__)"
+    done = subprocess.run([python, "-c", found], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.startswith(str(tmp_path / "copy"))
 
 
 def test_public_names_are_documented():
