@@ -1,5 +1,6 @@
 """What every test shares: quick compilation, and a process that is not worn out by thousands of programs."""
 
+import ctypes
 import gc
 import os
 import pathlib
@@ -28,13 +29,35 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
-MAPS = pathlib.Path("/proc/self/maps")
+MAPS, PAGES = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
+MOST_MAPS = 25_000  # each compiled program on a CPU holds some, of which a process may have about 65,000
+MOST_BYTES = 2 * 2**30  # so that two workers fit a small machine, with room for the test at hand
 gc.set_threshold(100_000, 50, 50)  # tracing makes much that does not live long
 
 
+def bytes_held() -> int:
+    """Memory that this process holds, 0 where the system does not tell."""
+    return int(PAGES.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if PAGES.exists() else 0
+
+
+def forget_programs() -> None:
+    """Drop what was traced and compiled, and hand back the memory."""
+    jax.clear_caches()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _not_too_many_programs():
-    # Each compiled program on a CPU holds memory maps, of which a process may have some 65,000.
+def _few_programs():
     yield
-    if not MAPS.exists() or len(MAPS.read_bytes().splitlines()) > 25_000:
-        jax.clear_caches()
+    if not MAPS.exists() or len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+        forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def _little_memory():
+    yield
+    if bytes_held() > MOST_BYTES:
+        forget_programs()

@@ -177,6 +177,38 @@ def test_what_vanishes_is_not_divided_by():
     np.testing.assert_allclose(products, expected, atol=1e-4)
 
 
+def test_gains_beside_decays():
+    """S_t = e^g_t S + e^b_t k v^T, read relative to the largest gain so far: the memory of xLSTM (arXiv:2405.04517)."""
+    rng = np.random.default_rng(0)
+    q, key, value = rng.normal(size=(3, 12, 4))
+    decay, gain = -rng.uniform(0, 3, 12), rng.normal(size=12) * 40
+    total, top, expected = np.zeros((4, 4)), -np.inf, []
+    for t in range(12):
+        after = max(top + decay[t], gain[t])
+        total = total * np.exp(top + decay[t] - after) + np.exp(gain[t] - after) * np.outer(key[t], value[t])
+        top = after
+        expected.append(q[t] @ total)
+    found, outs = None, []
+    for part in (slice(0, 5), slice(5, 12)):
+        here = [jnp.asarray(x[part], jnp.float32) for x in (q, key, value, decay, gain)]
+        channels = state.Channels(here[1], *here[3:])
+        inside = np.tri(len(here[0]), dtype=bool)
+        chunk = state.meet(found, state.Write((here[2],), (channels,)), state.Standing(inside))
+        outs, found = [*outs, *chunk.read((here[0],))[0]], chunk.after()
+    np.testing.assert_allclose(np.stack(outs), expected, atol=1e-5)
+    assert float(found[0].top) == pytest.approx(top, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"rate": jnp.ones(3)}, {"log_decay": jnp.zeros((3, 2))}], ids=lambda x: next(iter(x))
+)
+def test_gains_are_refused_where_there_is_no_one_scale(beside):
+    key, rate = jnp.ones((3, 2)), beside.get("rate")
+    write = state.Write((key,), (state.Channels(key, beside.get("log_decay"), jnp.zeros(3)),), rate)
+    with pytest.raises(ValueError, match="log_gain came beside"):
+        state.meet(None, write, state.Standing(np.tri(3, dtype=bool)))
+
+
 @pytest.mark.parametrize("kernel", [GatedDelta(), Retention()], ids=repr)
 def test_an_order_in_time_needs_a_causal_mask(kernel):
     (q, k, v), tokens = given(kernel)

@@ -186,11 +186,26 @@ class Chunk(NamedTuple):
 
 
 def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
-    """The next chunk of tokens."""
+    """The next chunk of tokens.
+
+    Raises:
+      ValueError: gains beside the delta rule, or beside decays by channel: the state has one scale.
+    """
+    _refuse_gains(write)
     tops = [None] * len(write.channels) if found is None else [sums.top for sums in found]
     exponents = tuple(_exponents(*one, standing) for one in zip(write.channels, tops, strict=True))
     chunk = Chunk(found, write, standing, exponents)
     return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk)))
+
+
+def _refuse_gains(write: Write) -> None:
+    for channels in write.channels:
+        by_channel = channels.log_decay is not None and channels.log_decay.ndim == 2
+        if channels.log_gain is not None and (by_channel or write.rate is not None):
+            beside = "decays by channel" if by_channel else "the delta rule"
+            raise ValueError(
+                f"log_gain came beside {beside}, which knows no scale that changes: expected log_gain=None"
+            )
 
 
 def _corrected(chunk: Chunk) -> tuple[jax.Array]:
