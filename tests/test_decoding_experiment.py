@@ -56,7 +56,7 @@ def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
             assert row["token_seconds"] == np.median(row["seconds"]) / 3
     assert {path.name for path in out.glob("*.png")} == {"decoding.png", "quality.png"}
     models = run.trained(out / "quality")
-    assert [row["state_bytes"] for row in models] == [2 * 2 * (32 * 32 + 32 + 32 + 2) * 4]
+    assert [row["state_bytes"] for row in models] == [2 * 2 * (32 * 32 + 32) * 4]
     run.run(ran)
     assert records.read(out) == rows
 

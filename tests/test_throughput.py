@@ -41,7 +41,7 @@ def test_operations_on_visible_pairs_alone_are_useful(kernel, is_causal):
 
 
 def test_other_kernels_are_worth_what_is_counted():
-    assert work.useful_flops(Linear(), CELL) == cost_of(Linear(), work.Dims.of(CELL), is_causal=True).flops
+    assert work.useful_flops(Linear(), CELL) == cost_of(Linear(), work.dims_of(CELL), is_causal=True).flops
 
 
 def test_every_cell_is_a_row_and_what_is_measured_is_not_repeated(tmp_path):

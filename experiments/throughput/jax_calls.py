@@ -14,7 +14,7 @@ import numpy as np
 import attnzoo
 from experiments.bench import memory, outcome
 from experiments.bench.memory import planned
-from experiments.throughput.work import Dims
+from experiments.throughput.work import dims_of
 
 COMPILING = 8  # programs compiled at a time, before they are timed: XLA uses about one core for each
 ENOUGH = 0.05  # seconds of calls between two looks at the clock
@@ -60,7 +60,7 @@ def _compiled(implementation: str, kernel, cell: dict):
         out, pull = jax.vjp(forward, *operands)
         return out, pull(direction)
 
-    dims = Dims.of(cell)
+    dims = dims_of(cell)
     shape = (dims.batch, dims.query_length, dims.num_heads, dims.head_dim)
     shapes = [jax.ShapeDtypeStruct(shape, cell["dtype"])] * (4 if cell["pass"] == "train" else 3)
     start = time.perf_counter()

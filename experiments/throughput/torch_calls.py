@@ -10,7 +10,7 @@ import torch
 import attnzoo
 from experiments.bench import outcome
 from experiments.throughput.jax_calls import timed
-from experiments.throughput.work import Dims
+from experiments.throughput.work import dims_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -57,7 +57,7 @@ def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int
 
 
 def _measured(implementation: str, kernel, cell: dict, repeats: int) -> dict:
-    dims = Dims.of(cell)
+    dims = dims_of(cell)
     shape = (dims.batch, dims.num_heads, dims.query_length, dims.head_dim)
     generator = torch.Generator(DEVICE).manual_seed(cell["seed"])
     made = [torch.randn(shape, generator=generator, device=DEVICE) for _ in range(4)]
