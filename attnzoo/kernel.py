@@ -27,12 +27,16 @@ class Kernel:
     """A variant of attention. Subclass it as a frozen dataclass; `supports` and `head` are enough.
 
     Example:
+      >>> import dataclasses
       >>> @dataclasses.dataclass(frozen=True)
       ... class Sigmoid(Kernel):
       ...     supports = Support(causal=True, key_mask=True, segments=True, mask=True, cross=True)
       ...
       ...     def head(self, params, draws, q, k, v, visible):
       ...         return (jax.nn.sigmoid(q @ k.T) * visible) @ v
+      >>> q = k = jnp.zeros((1, 4, 2, 8))
+      >>> attention_weights(q, k, kernel=Sigmoid(), is_causal=True)[0, 0, 1].tolist()
+      [0.5, 0.5, 0.0, 0.0]
     """
 
     supports: ClassVar[Support] = Support()

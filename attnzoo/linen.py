@@ -39,6 +39,10 @@ class MultiHeadAttention(nn.Module):
         entry for each example from the start. Tokens past the end raise, or give NaN under `jit`; nothing is
         overwritten.
 
+    Raises:
+      ValueError: when called, `positions` belong to no attention, or heads do not divide what they share.
+      NotImplementedError: when called, the kernel cannot decode, or dropout is to be broadcast.
+
     Example:
       >>> import attnzoo.linen
       >>> layer = attnzoo.linen.MultiHeadAttention(num_heads=4, attention=SlidingWindow(left=8, right=8))

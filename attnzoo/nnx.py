@@ -42,6 +42,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         `query_seq_lengths` says how many of them each example has. Tokens past the end raise, or give NaN under `jit`;
         nothing is overwritten.
 
+    Raises:
+      ValueError: the parameters of the kernel depend on the length and `max_length` is None; `positions` belong to no
+        attention.
+      NotImplementedError: the kernel cannot decode, or dropout is to be broadcast.
+
     Example:
       >>> from flax import nnx
       >>> import attnzoo.nnx

@@ -16,8 +16,22 @@ import jax.numpy as jnp
 import pytest
 
 import attnzoo
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Band
+from attnzoo.engines import recurrence, streaming
+from attnzoo.engines.gathered import Order
+from attnzoo.engines.schedule import Layout, Schedule
+from attnzoo.engines.state import Channels, Write
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+# Of whose names those that they define are for users.
+ROOMS = ("attnzoo.testing", "attnzoo.models", "attnzoo.positions", "attnzoo.nnx", "attnzoo.linen")
+# What BUILD.md tells authors of kernels to write a fast route with.
+ENGINES = (
+    *(streaming.over_heads, streaming.part, Layout, Schedule, Band, Call, Order),
+    *(recurrence.attend, recurrence.start, recurrence.step, recurrence.Rule, Write, Channels),
+)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -77,8 +91,58 @@ def joined(block: str) -> list[str]:
     return block.replace("\\\n", " ").splitlines()
 
 
+def public() -> list:
+    """Classes and functions that users of the package, and authors of kernels, are told to call."""
+    rooms = [importlib.import_module(room) for room in ROOMS]
+    own = [x for room in rooms for x in vars(room).values() if getattr(x, "__module__", "").startswith(room.__name__)]
+    named = [x for x in (*(getattr(attnzoo, name) for name in attnzoo.__all__), *own) if callable(x)]
+    return list({f"{x.__module__}.{x.__qualname__}": x for x in (*named, *ENGINES) if x.__name__[0] != "_"}.values())
+
+
 @pytest.mark.parametrize("name", modules())
 def test_docstring_examples_run(name):
-    names = {key: getattr(attnzoo, key) for key in dir(attnzoo) if not key.startswith("_")}
-    result = doctest.testmod(importlib.import_module(name), extraglobs={"jax": jax, "jnp": jnp, **names})
+    given = {key: getattr(attnzoo, key) for key in attnzoo.__all__} | {"jax": jax, "jnp": jnp}
+    result = doctest.testmod(importlib.import_module(name), globs=given, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
+
+
+def test_public_names_have_examples():
+    found = [test for name in modules() for test in doctest.DocTestFinder().find(importlib.import_module(name))]
+    shown = {test.name for test in found if test.examples}
+    assert [name for x in public() if (name := f"{x.__module__}.{x.__qualname__}") not in shown] == []
+
+
+DOCUMENTS = ("README.md", "BUILD.md", "CONTRIBUTING.md", "docs/design.md", "results/README.md")
+# What a reader of BUILD.md makes.
+TO_BE_MADE = {"attnzoo/kernels/sigmoid.py", "tests/oracles/sigmoid.py", "dist/"}
+PATH = r"[\w./-]*\w(?:\.py|/)"
+
+
+def standing() -> set[str]:
+    """Files and folders of the repository, each by all ends of its path, such as `engines/state.py` and `state.py`."""
+    rooms = [ROOT / room for room in ("attnzoo", "experiments", "tests", "results")]
+    found = [path for room in rooms for path in (room, *room.rglob("*"))]
+    parts = [(*path.relative_to(ROOT).parts, "")[: None if path.is_dir() else -1] for path in found]
+    return {"/".join(whole[start:]) for whole in parts for start in range(len(whole))}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_is_named_in_backticks_or_linked_exists(document):
+    text = (ROOT / document).read_text()
+    linked = re.findall(r"\]\(([^):]+)\)", text)
+    assert [path for path in linked if not (ROOT / document).parent.joinpath(path).exists()] == []
+    assert set(re.findall(f"`({PATH})`", text)) - TO_BE_MADE - standing() == set()
+
+
+def test_the_house_is_as_it_is_listed():
+    listing = re.search(r"## The house\n\n(.*?)\n\n(?=\S)", (ROOT / "docs/design.md").read_text(), re.DOTALL)[1]
+    folders, missing = [(0, ROOT)], []
+    for line in listing.splitlines():
+        indent = len(line) - len(line.lstrip())
+        while folders[-1][0] >= indent:
+            folders.pop()
+        first, *others = re.findall(rf"(?<![\w./]){PATH}(?!\w)", line)
+        stands = folders[-1][1] / first
+        missing += [first] * (not stands.exists()) + [path for path in others if path not in standing()]
+        folders += [(indent, stands)] * stands.is_dir()
+    assert missing == []

@@ -36,6 +36,10 @@ def parse(text: str, imports: bool = True) -> list[Kernel]:
     A name with dots is a class outside the catalogue, imported: `"my_package.my_module.MyKernel(width=3)"`. Values
     are Python literals; nothing is evaluated.
 
+    Args:
+      text: calls, with commas between them.
+      imports: whether names with dots are taken; text from a file must not import anything.
+
     Raises:
       ValueError: an unknown kernel or field (the message has the nearest name), or text that is no list of calls.
 

@@ -18,6 +18,19 @@ class PositionBias:
     """A bias that depends on where the query and the key stand. Subclass it as a registered dataclass.
 
     Leaves are floating-point and lead with an axis of `num_heads`, or of 1, which is taken off before the call.
+
+    Example:
+      >>> import dataclasses
+      >>> @jax.tree_util.register_dataclass
+      ... @dataclasses.dataclass(frozen=True)
+      ... class Ahead(PositionBias):
+      ...     amount: jax.Array  # [N or 1]
+      ...
+      ...     def __call__(self, query_positions, key_positions):
+      ...         return jnp.where(key_positions[None] > query_positions[:, None], self.amount, 0.0)
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> attention_weights(q, k, Ahead(jnp.array([0.0, -jnp.inf])))[0, :, 0].tolist()  # of query 0, by head
+      [[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]
     """
 
     def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
@@ -26,7 +39,24 @@ class PositionBias:
 
 
 class QueryBias(PositionBias):
-    """A bias that depends on the query beside the positions: it is made from a few numbers of each query."""
+    """A bias that depends on the query beside the positions: it is made from a few numbers of each query.
+
+    Example:
+      >>> import dataclasses
+      >>> @jax.tree_util.register_dataclass
+      ... @dataclasses.dataclass(frozen=True)
+      ... class Self(QueryBias):
+      ...     vector: jax.Array  # [N or 1, H]
+      ...
+      ...     def project(self, q, scale):
+      ...         return scale * q @ self.vector[:, None]
+      ...
+      ...     def __call__(self, query_positions, key_positions, projected):
+      ...         return jnp.where(key_positions[None] == query_positions[:, None], projected, 0.0)
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> attention_weights(q, k, Self(jnp.full((1, 8), 50.0)))[0, 0].argmax(axis=1).tolist()
+      [0, 1, 2, 3]
+    """
 
     def project(self, q: jax.Array, scale: float | jax.Array) -> jax.Array:
         """Queries [T, H] of one head and the scale of their scores -> [T, R], what `__call__` needs of each."""

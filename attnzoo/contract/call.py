@@ -23,6 +23,16 @@ class Call:
       scale: of scores, [], or None for 1 / sqrt(H).
       dropout: of weights, or None.
       tokens: what each key brings beside key and value, [B, S, K or N, ...] each.
+
+    Example:
+      >>> from attnzoo.contract.call import Call
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> call = Call(Mask(4, 4, is_causal=True))
+      >>> out, residual = jax.jit(Softmax().batched)((), (), q, k, v, call)
+      >>> bool(jnp.allclose(out, attend(q, k, v, is_causal=True)))
+      True
+      >>> call.under(SlidingWindow(left=1, right=0).as_softmax(call.mask)).mask.reach
+      (1, 0)
     """
 
     mask: Mask | None = None

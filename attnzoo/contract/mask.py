@@ -30,6 +30,15 @@ class Band(NamedTuple):
     """Query position p sees keys p - left * dilation .. p + right * dilation in steps of `dilation`.
 
     The first `global_tokens` positions see every key and are seen by every query. A side of None has no end.
+
+    Example:
+      >>> from attnzoo.contract.mask import Band
+      >>> positions = jnp.arange(4)
+      >>> Band(left=1, right=0).at(positions[:, None], positions[None]).astype(int)
+      Array([[1, 0, 0, 0],
+             [1, 1, 0, 0],
+             [0, 1, 1, 0],
+             [0, 0, 1, 1]], dtype=int32)
     """
 
     left: int | None
@@ -71,6 +80,14 @@ class Mask:
       queries: bool [..., T], False for queries that are padding, or None.
       query_segments: int [..., T], or None.
       key_segments: int [..., S], or None.
+
+    Example:
+      >>> mask = Mask(4, 4, is_causal=True, keys=jnp.array([True, True, True, False]))
+      >>> mask.at(jnp.arange(4), jnp.arange(4)).astype(int)
+      Array([[1, 0, 0, 0],
+             [1, 1, 0, 0],
+             [1, 1, 1, 0],
+             [1, 1, 1, 0]], dtype=int32)
     """
 
     query_length: int = dataclasses.field(metadata={"static": True})

@@ -10,7 +10,21 @@ Tree = Any
 
 
 class Dims(NamedTuple):
-    """The sizes that a kernel's parameters and draws depend on."""
+    """The sizes that a kernel's parameters and draws depend on.
+
+    Attributes:
+      batch: B, examples.
+      query_length: T.
+      key_length: S.
+      num_heads: N, of queries.
+      num_key_value_heads: K, which divides N.
+      head_dim: H, of queries and keys.
+      value_dim: Hv.
+
+    Example:
+      >>> Dims.of(query=jnp.ones((1, 4, 2, 8)), key=jnp.ones((1, 6, 1, 8)), value=jnp.ones((1, 6, 1, 3)))
+      Dims(batch=1, query_length=4, key_length=6, num_heads=2, num_key_value_heads=1, head_dim=8, value_dim=3)
+    """
 
     batch: int
     query_length: int
@@ -34,6 +48,19 @@ class Positions(NamedTuple):
       is_causal: whether the future is hidden.
       query_offset: query i stands at key position i + query_offset (traced in decoding, where examples differ).
       key_length: keys up to and with the last that is not padding (a scalar, traced where lengths are).
+
+    Example:
+      >>> import dataclasses
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Nearness(Kernel):
+      ...     supports = Support(causal=True, positions=True)
+      ...
+      ...     def head(self, params, draws, q, k, v, visible, *, positions):
+      ...         i, j = jnp.arange(len(q)) + positions.query_offset, jnp.arange(len(k))
+      ...         return (0.5 ** jnp.abs(i[:, None] - j[None]) * visible) @ v
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> attend(q, k, v, kernel=Nearness(), is_causal=True)[0, :, 0, 0].tolist()
+      [1.0, 1.5, 1.75, 1.875]
     """
 
     is_causal: bool

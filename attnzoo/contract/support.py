@@ -32,6 +32,14 @@ class Support:
       work: run time grows at most as length ** work.
       memory: temporaries of `batched` grow at most as length ** memory.
       why: one clause, the reason why what is not supported cannot work; refusals quote it.
+
+    Example:
+      >>> Softmax().supports.bias, Linear().supports.bias
+      (True, False)
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> attend(q, k, v, jnp.zeros((4, 4)), kernel=Linear())
+      Traceback (most recent call last):
+      NotImplementedError: Linear cannot honour `bias`: ... Kernels that can: softmax, ...
     """
 
     causal: bool = False
@@ -64,6 +72,20 @@ class TokenInput(NamedTuple):
     Attributes:
       shape: of what one head has of one token; () for a number.
       activation: what the layers put behind their projection of a token, so that it lies where the kernel wants it.
+
+    Example:
+      >>> import dataclasses
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class GatedSum(Kernel):
+      ...     def token_inputs(self, dims):
+      ...         return {"gate": TokenInput(activation=jax.nn.sigmoid)}
+      ...
+      ...     def head(self, params, draws, q, k, v, visible, *, gate):
+      ...         return visible @ (gate[:, None] * v)
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> gate = jnp.ones((1, 4, 2)).at[:, 1:].set(0.0)
+      >>> attend(q, k, v, kernel=GatedSum(), tokens={"gate": gate})[0, :, 0, 0].tolist()
+      [1.0, 1.0, 1.0, 1.0]
     """
 
     shape: tuple[int, ...] = ()

@@ -21,6 +21,12 @@ class Cost(NamedTuple):
       flops: floating-point operations, a multiply-add counted as two.
       bytes: of operands, of what is learned or drawn, and of the result, each moved once.
       state_bytes: size of the cache that decodes `key_length` tokens; None where decoding is refused.
+
+    Example:
+      >>> dims = Dims(1, 4, 4, 2, 2, 8, 8)
+      >>> cost = cost_of(Softmax(), dims)
+      >>> cost.bytes, cost.state_bytes  # four arrays of [1, 4, 2, 8] in float32, of which the state keeps two
+      (1024.0, 512.0)
     """
 
     flops: float

@@ -35,6 +35,7 @@ def flops(function: Callable, *args) -> float:
       ValueError: the program has a `while` loop, whose trip count is not known.
 
     Example:
+      >>> from attnzoo.costs.counting import flops
       >>> flops(jnp.dot, jnp.ones((2, 3)), jnp.ones((3, 4)))
       48.0
     """

@@ -36,6 +36,15 @@ class DecodingState:
       cache: the kernel's own; leaves lead with the batch.
       kernel: static.
       dims: static; both lengths are `max_length`.
+
+    Example:
+      >>> state = start(batch=1, num_heads=2, head_dim=8, max_length=100, kernel=SlidingWindow(left=3, right=0))
+      >>> state.cache["key"].shape  # a ring of what the next window reaches back to
+      (1, 3, 2, 8)
+      >>> state.positions.tolist(), state.max_length
+      ([0], 100)
+      >>> start(batch=1, num_heads=2, head_dim=8, max_length=None, kernel=Linear()).max_length is None
+      True
     """
 
     positions: jax.Array

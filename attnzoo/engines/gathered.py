@@ -21,6 +21,13 @@ class Order(NamedTuple):
     Attributes:
       tokens: the token in each slot, int [G, g], -1 for none.
       slots: the slot of each token, int [L], counted through all groups, -1 for none.
+
+    Example:
+      >>> from attnzoo.engines.gathered import Order
+      >>> order = Order(tokens=jnp.array([[2, 0], [1, -1]]), slots=jnp.array([1, 2, 0]))
+      >>> grouped = order.grouped(jnp.array([10.0, 11.0, 12.0]))
+      >>> grouped.tolist(), order.restored(grouped).tolist()
+      ([[12.0, 10.0], [11.0, 0.0]], [10.0, 11.0, 12.0])
     """
 
     tokens: jax.Array

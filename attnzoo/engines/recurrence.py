@@ -37,6 +37,19 @@ class Rule(NamedTuple):
       read: (queries [t, H], their positions [t]) -> what each channels of the state are read with, [t, F] each.
       write: (keys [s, H], values [s, Hv], their positions [s], and what tokens bring by keyword) -> `Write`.
       finish: what was read, [t, ...] of each of the values -> the output [t, Hv].
+
+    Example:
+      >>> from attnzoo.contract.call import Call
+      >>> from attnzoo.engines import recurrence
+      >>> from attnzoo.engines.state import Channels, Write
+      >>> def halving(constants):
+      ...     write = lambda k, v, at: Write((v,), (Channels(k, log_decay=jnp.log(0.5)),))
+      ...     return recurrence.Rule(read=lambda q, at: (q / q.shape[-1],), write=write)
+      >>> causal = jax.jit(lambda q, k, v: recurrence.attend(halving, (), q, k, v, Call(Mask(4, 4, is_causal=True))))
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> out = causal(q, k, v)
+      >>> bool(jnp.allclose(out[0, :, 0, 0], jnp.array([1.0, 1.5, 1.75, 1.875])))
+      True
     """
 
     read: Callable[..., tuple[jax.Array, ...]]
@@ -92,12 +105,24 @@ def attend(
       rule_of: the rule of one head, from its part of `constants`.
       constants: a tree whose leaves lead with N, or with 1 where heads share. Heads of queries that share their key
         head, their constants and what tokens bring share a state, too.
+      call: its mask, and what tokens bring to `Rule.write`.
       found: the state before key 0, and of its segment; leaves lead with [B, heads that have a state].
       leaves_state: return (output, state), that after the last key, and of its segment. A decay that counts positions
         counts those of queries beyond it.
 
     Raises:
       ValueError: every query sees all keys, beside a state, decays or the delta rule, which stand for an order in time.
+
+    Example:
+      >>> from attnzoo.contract.call import Call
+      >>> from attnzoo.engines import recurrence
+      >>> from attnzoo.engines.state import Channels, Write
+      >>> def sums(constants):  # o_i = sum_j (q_i . k_j) v_j over what query i sees
+      ...     return recurrence.Rule(lambda q, at: (q,), lambda k, v, at: Write((v,), (Channels(k),)))
+      >>> causal = jax.jit(lambda q, k, v: recurrence.attend(sums, (), q, k, v, Call(Mask(4, 4, is_causal=True))))
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> causal(q, k, v)[0, :, 0, 0].tolist()
+      [8.0, 16.0, 24.0, 32.0]
     """
     given, mask = Sequence(q, k, v, call.tokens), call.mask
     write = _write_of(rule_of, constants, given)
@@ -130,6 +155,14 @@ def start(
     Args:
       num_heads: of those that have a state each.
       tokens: the shapes of what a token brings to one head, by name.
+
+    Example:
+      >>> from attnzoo.engines import recurrence
+      >>> from attnzoo.engines.state import Channels, Write
+      >>> rule_of = lambda constants: recurrence.Rule(lambda q, at: (q,), lambda k, v, at: Write((v,), (Channels(k),)))
+      >>> [sums] = recurrence.start(rule_of, (), batch=1, num_heads=2, head_dim=8, value_dim=3, dtype=jnp.bfloat16)
+      >>> sums.totals[0].shape, sums.totals[0].dtype.name
+      ((1, 2, 8, 3), 'float32')
     """
     given = lambda *shape: jax.ShapeDtypeStruct((1, 1, 1, *shape), dtype)
     brought = {name: given(*shape) for name, shape in (tokens or {}).items()}
@@ -144,6 +177,20 @@ def step(rule_of: Callable, constants: Any, found: State, q, k, v, positions, ca
       found: leaves lead with [B, K], or with [B, N] where each query head has a state of its own.
       q: [B, t, N, H]. k: [B, t, K, H]. v: [B, t, K, Hv].
       positions: int [B, t], -1 for padding, which stands at the end.
+      call: what tokens bring to `Rule.write`; it has no mask.
+
+    Example:
+      >>> from attnzoo.contract.call import Call
+      >>> from attnzoo.engines import recurrence
+      >>> from attnzoo.engines.state import Channels, Write
+      >>> def sums(constants):  # o_i = sum_j (q_i . k_j) v_j over what query i sees
+      ...     return recurrence.Rule(lambda q, at: (q,), lambda k, v, at: Write((v,), (Channels(k),)))
+      >>> state = recurrence.start(sums, (), batch=1, num_heads=2, head_dim=8, value_dim=8, dtype=jnp.float32)
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> step = jax.jit(lambda *given: recurrence.step(sums, (), *given, Call()))
+      >>> state, out = step(state, q, k, v, jnp.array([[0, 1, 2, -1]]))
+      >>> out[0, :3, 0, 0].tolist(), state[0].totals[0][0, 0, 0, 0].item()  # the last one is padding
+      ([8.0, 16.0, 24.0], 3.0)
     """
     given = Sequence(q, k, v, call.tokens)
     slots = Slots(positions, positions, positions >= 0, steps=positions >= 0)

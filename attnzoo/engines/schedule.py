@@ -36,6 +36,12 @@ class Schedule:
         None where all are one step.
       is_run: the L key tiles follow each other, so that they are one slice.
       is_whole: nothing is hidden in these pairs of tiles.
+
+    Example:
+      >>> from attnzoo.engines import streaming
+      >>> layout = streaming.natural_layout(Mask(4, 4, is_causal=True), tile=(2, 2), pairs=4)
+      >>> [(x.rows.tolist(), x.blocks.tolist(), x.is_whole) for x in layout.schedules]  # nothing for tile 0 beside 1
+      [([[1]], [[[0]]], True), ([[0], [1]], [[[0]], [[1]]], False)]
     """
 
     rows: np.ndarray | jax.Array
@@ -80,6 +86,12 @@ class Layout(NamedTuple):
       rows: query indices of each tile, int [R, t], -1 for none.
       columns: key indices of each tile, int [C, s], -1 for none.
       schedules: the steps over these tiles.
+
+    Example:
+      >>> from attnzoo.engines import streaming
+      >>> layout = streaming.natural_layout(Mask(4, 4, is_causal=True), tile=(2, 2))
+      >>> layout.rows.tolist()
+      [[0, 1], [2, 3]]
     """
 
     rows: np.ndarray

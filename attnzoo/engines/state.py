@@ -32,6 +32,14 @@ class Channels(NamedTuple):
       key: [s, F], by which a token writes and is found.
       log_decay: from -inf to 0: [] for each position, [s] or [s, F] of each token before it writes; None for no decay.
       log_gain: [s], or None.
+
+    Example:
+      >>> from attnzoo.engines import state
+      >>> key, value = jnp.ones((4, 8)), jnp.ones((4, 3))
+      >>> halved = state.Channels(key, log_decay=jnp.log(jnp.full(4, 0.5)))  # by each token, before it writes
+      >>> chunk = state.meet(None, state.Write((value,), (halved,)), state.Standing(jnp.tri(4, dtype=bool)))
+      >>> bool(jnp.allclose(chunk.after()[0].totals[0], 1 + 1 / 2 + 1 / 4 + 1 / 8))
+      True
     """
 
     key: jax.Array
@@ -46,6 +54,13 @@ class Write(NamedTuple):
       values: [s, ...] each, which are written beside each other.
       channels: what is read from each of them is added up.
       rate: [s] for the delta rule, which knows no gains; None to write values as they are.
+
+    Example:
+      >>> from attnzoo.engines import state
+      >>> key, value = jnp.ones((4, 8)), jnp.ones((4, 3))
+      >>> write = state.Write(state.counted(value), (state.Channels(key),))  # values, and a 1 beside each
+      >>> [total.shape for total in state.empty(write)[0].totals]
+      [(8, 3), (8,)]
     """
 
     values: tuple[jax.Array, ...]

@@ -109,6 +109,19 @@ def over_heads(*args, **kwargs) -> tuple[jax.Array, jax.Array]:
 
     Returns:
       out [B, T, N, Hv], and the log-sum-exp of the scores [B, T, N], -inf where nothing is visible.
+
+    Example:
+      >>> from attnzoo.contract.call import Call
+      >>> from attnzoo.engines import streaming
+      >>> @jax.jit
+      ... def causal(q, k, v):
+      ...     score, params = streaming.dot_product(None, q)
+      ...     call = Call(Mask(4, 4, is_causal=True))
+      ...     return streaming.over_heads(score, params, q, k, v, call, streaming.natural_layout)
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> out, lse = causal(q, k, v)
+      >>> bool(jnp.allclose(lse[0, :, 0], 8**0.5 + jnp.log(jnp.arange(1, 5))))  # of 1 to 4 keys, all of one score
+      True
     """
     only = part(*args, **kwargs)
     return only.out, only.lse()
@@ -133,9 +146,29 @@ def part(
         products, for `product`, since where gradients are taken q and k come in float32 at least.
       params: a tree whose leaves lead with [B or 1, N or 1].
       q: [B, T, N, H]. k: [B, S, K, H], or of N heads where each query head has keys of its own. v: [B, S, K, Hv].
+      call: its mask, bias and dropout; a scale is the score's own matter.
       layout_of: `layout_of(mask, drawn)` of one head; its tiles are known beforehand, its steps may be traced.
       drawn: a tree that `layout_of` needs beside the mask; leaves lead with [B or 1, N or 1].
       per_pair: numbers that the score of one pair goes through at once.
+
+    Returns:
+      out [B, T, N, Hv], and [B, T, N] that weigh it in `joined`: the largest score, and the logarithm of the sum.
+
+    Example:
+      >>> import numpy as np
+      >>> from attnzoo.contract.call import Call
+      >>> from attnzoo.engines import streaming
+      >>> @jax.jit
+      ... def in_two_sets(q, k, v):
+      ...     score, params = streaming.dot_product(None, q)
+      ...     def of(keys):
+      ...         layout_of = lambda mask, drawn: streaming.listed_layout(mask, np.arange(4), keys)
+      ...         return streaming.part(score, params, q, k, v, Call(Mask(4, 4)), layout_of)
+      ...     return streaming.joined(of(np.array([0, 2])), of(np.array([1, 3])))
+      >>> q = k = v = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
+      >>> out, lse = in_two_sets(q, k, v)
+      >>> bool(jnp.allclose(out, attend(q, k, v), atol=1e-5))
+      True
     """
     accumulated = jnp.promote_types(q.dtype, jnp.float32)
     batch, length, num_heads, _ = q.shape

@@ -25,6 +25,18 @@ class Additive(Kernel):
     """Bahdanau's attention: scores by a hidden layer of tangents.
 
     `units` is the width of that layer, the head dimension where None.
+
+    Raises:
+      ValueError: `units` is no integer >= 1.
+
+    Example:
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> kernel = Additive(units=3)
+      >>> params = kernel.init(jax.random.key(0), Dims.of(q, k, v))
+      >>> params["query"].shape, params["score"].shape
+      ((2, 8, 3), (2, 3))
+      >>> attend(q, k, v, kernel=kernel, params=params).shape
+      (1, 4, 2, 8)
     """
 
     units: int | None = None

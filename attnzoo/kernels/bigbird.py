@@ -33,7 +33,27 @@ GATHERED = 16
 
 @dataclasses.dataclass(frozen=True)
 class BigBird(Kernel):
-    """Global, window and random blocks. These are drawn from `seed`, the same in training and evaluation."""
+    """Global, window and random blocks. These are drawn from `seed`, the same in training and evaluation.
+
+    Attributes:
+      block_size: tokens in a block.
+      num_random: blocks that each block of queries draws of those that it would not see else.
+      num_window: blocks around its own, that one included; odd.
+      num_global: blocks at each end of the sequence, at its start alone where it is causal.
+      seed: what `draw` starts from unless a call has draws of its own.
+
+    Raises:
+      ValueError: a field is no integer, or too small; `num_window` is even.
+
+    Example:
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> kernel = BigBird(block_size=1, num_random=0, num_window=1, num_global=1)
+      >>> (attention_weights(q, k, kernel=kernel)[0, 0] > 0).astype(int)  # the first block, the last, and its own
+      Array([[1, 1, 1, 1],
+             [1, 1, 0, 1],
+             [1, 0, 1, 1],
+             [1, 1, 1, 1]], dtype=int32)
+    """
 
     block_size: int = 64
     num_random: int = 3

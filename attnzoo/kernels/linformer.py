@@ -28,6 +28,21 @@ class Linformer(Kernel):
     Learned for inputs up to the key length at `init`; a longer one is refused. `share` is "none" (E and F for each
     head), "heads" (one E and one F), or "kv" (one E for keys and values of all heads), the paper's headwise and
     key-value sharing.
+
+    Raises:
+      ValueError: `rank` is no integer >= 1, or there is no such `share`; in a call, there are more keys than at `init`.
+
+    Example:
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> kernel = Linformer(rank=3)
+      >>> params = kernel.init(jax.random.key(0), Dims.of(q, k, v))
+      >>> params["key"].shape
+      (2, 3, 4)
+      >>> attend(q, k, v, kernel=kernel, params=params).shape
+      (1, 4, 2, 8)
+      >>> attend(q, k, v, kernel=kernel, params=params, is_causal=True)
+      Traceback (most recent call last):
+      NotImplementedError: Linformer cannot honour `is_causal`: its keys are mixed along the length before ...
     """
 
     rank: int = 64

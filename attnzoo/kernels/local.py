@@ -40,7 +40,25 @@ STRIDED = dataclasses.replace(
 
 @dataclasses.dataclass(frozen=True)
 class Local(Kernel):
-    """Softmax inside blocks of `block_size` tokens. The last one may be shorter."""
+    """Softmax inside blocks of `block_size` tokens. The last one may be shorter.
+
+    Attributes:
+      block_size: b, in tokens.
+      layout: "contiguous", or "strided", which has no form that decodes.
+
+    Raises:
+      ValueError: `block_size` is no integer >= 1, or there is no such layout.
+
+    Example:
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> (attention_weights(q, k, kernel=Local(block_size=2))[0, 0] > 0).astype(int)
+      Array([[1, 1, 0, 0],
+             [1, 1, 0, 0],
+             [0, 0, 1, 1],
+             [0, 0, 1, 1]], dtype=int32)
+      >>> Local(layout="strided").supports.decode
+      False
+    """
 
     block_size: int = 64
     layout: str = "contiguous"

@@ -21,7 +21,19 @@ from attnzoo.kernels.softmax import EXACT
 
 @dataclasses.dataclass(frozen=True)
 class NadarayaWatson(Kernel):
-    """Kernel regression with Gaussian weights of distances. `bandwidth` is in the units of queries and keys."""
+    """Kernel regression with Gaussian weights of distances. `bandwidth` is in the units of queries and keys.
+
+    Raises:
+      ValueError: `bandwidth` is no finite number > 0.
+
+    Example:
+      >>> q = k = jnp.ones((1, 4, 2, 8)) * jnp.arange(4.0)[:, None, None]
+      >>> attention_weights(q, k, kernel=NadarayaWatson(bandwidth=0.1))[0, 0]  # the nearest key has all
+      Array([[1., 0., 0., 0.],
+             [0., 1., 0., 0.],
+             [0., 0., 1., 0.],
+             [0., 0., 0., 1.]], dtype=float32)
+    """
 
     bandwidth: float = 1.0
 

@@ -33,7 +33,23 @@ from attnzoo.kernel import Kernel
 
 @dataclasses.dataclass(frozen=True)
 class Reformer(Kernel):
-    """Tokens of like hash meet in chunks, after a sort. More `rounds` let more pairs meet."""
+    """Tokens of like hash meet in chunks, after a sort. More `rounds` let more pairs meet.
+
+    Attributes:
+      chunk_size: tokens that meet those of their own chunk and of the one before.
+      buckets: of the hash, an even number.
+      rounds: hashes that are drawn; pairs that any of them brings together meet.
+      seed: what `draw` starts from unless a call has draws of its own.
+
+    Raises:
+      ValueError: a field is no integer, or too small; `buckets` is odd.
+
+    Example:
+      >>> q = k = v = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
+      >>> out = attend(q, k, v, kernel=Reformer(chunk_size=4, buckets=2))  # in a single chunk all meet
+      >>> bool(jnp.allclose(out, attend(q, k, v), atol=1e-5))
+      True
+    """
 
     chunk_size: int = 64
     buckets: int = 64

@@ -35,6 +35,20 @@ class Sinkhorn(Kernel):
 
     Learned for inputs up to the key length at `init`; a longer one is refused. A lower `temperature` and more
     `iterations` bring the soft sorting nearer to a permutation.
+
+    Raises:
+      ValueError: `temperature` is no finite number > 0, or another field no integer >= 1; in a call, there are more
+        blocks of keys than at `init`.
+
+    Example:
+      >>> q = k = v = jax.random.normal(jax.random.key(0), (1, 4, 2, 8))
+      >>> kernel = Sinkhorn(block_size=4)
+      >>> params = kernel.init(jax.random.key(0), Dims.of(q, k, v))
+      >>> params.shape  # a direction for each block, of which there is one
+      (2, 1, 8)
+      >>> out = attend(q, k, v, kernel=kernel, params=params)  # it is brought itself, and this is softmax
+      >>> bool(jnp.allclose(out, attend(q, k, v), atol=1e-5))
+      True
     """
 
     block_size: int = 64

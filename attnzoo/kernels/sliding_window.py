@@ -30,7 +30,25 @@ SMALLEST_TILE = 128
 
 @dataclasses.dataclass(frozen=True)
 class SlidingWindow(Kernel):
-    """Longformer's local and global attention. `left` and `right` count keys, apart from the query's own."""
+    """Longformer's local and global attention. `left` and `right` count keys, apart from the query's own.
+
+    Attributes:
+      left: keys before the query's own, every `dilation`-th of them.
+      right: keys after it, likewise.
+      dilation: distance between neighbouring keys of a window, in tokens.
+      global_tokens: how many tokens from position 0 on see all keys, and are seen by all queries.
+
+    Raises:
+      ValueError: a field is no integer, or too small.
+
+    Example:
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> (attention_weights(q, k, kernel=SlidingWindow(left=1, right=0))[0, 0] > 0).astype(int)
+      Array([[1, 0, 0, 0],
+             [1, 1, 0, 0],
+             [0, 1, 1, 0],
+             [0, 0, 1, 1]], dtype=int32)
+    """
 
     left: int = 128
     right: int = 128

@@ -2,7 +2,7 @@
 
     y_i = sum_j softmax_j(scale q_i . k_j + b_ij) v_j
 
-Cost O(T S H), memory O(T + S) by running maximum and sum (`compute/streaming.py`). Vaswani et al. 2017,
+Cost O(T S H), memory O(T + S) by running maximum and sum (`engines/streaming.py`). Vaswani et al. 2017,
 arXiv:1706.03762, eq. 1. `scale` is 1 / sqrt(H) unless given; `scale=1` is Luong's plain dot product.
 """
 
@@ -31,7 +31,13 @@ EXACT = Support(
 
 @dataclasses.dataclass(frozen=True)
 class Softmax(Kernel):
-    """Exact attention: scaled dot products with every visible key."""
+    """Exact attention: scaled dot products with every visible key.
+
+    Example:
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> attention_weights(q, k, kernel=Softmax(), is_causal=True)[0, 0, 1].tolist()  # equal keys weigh alike
+      [0.5, 0.5, 0.0, 0.0]
+    """
 
     supports = EXACT
 

@@ -28,7 +28,19 @@ from attnzoo.kernels.softmax import EXACT
 
 @dataclasses.dataclass(frozen=True)
 class SparseTransformer(Kernel):
-    """Its own block of `block_size` tokens, and the last `summary` tokens of every block."""
+    """Its own block of `block_size` tokens, and the last `summary` tokens of every block.
+
+    Raises:
+      ValueError: a field is no integer, or too small; `summary` is more than `block_size`.
+
+    Example:
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> (attention_weights(q, k, kernel=SparseTransformer(block_size=2, summary=1))[0, 0] > 0).astype(int)
+      Array([[1, 1, 0, 1],
+             [1, 1, 0, 1],
+             [0, 1, 1, 1],
+             [0, 1, 1, 1]], dtype=int32)
+    """
 
     block_size: int = 128
     summary: int = 32

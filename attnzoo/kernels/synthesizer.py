@@ -33,6 +33,18 @@ class Synthesizer(Kernel):
     Learned for inputs up to the key length at `init`; a longer one is refused. `units` is the hidden width of
     `form="dense"`, the head dimension where None; `rank` is that of `form="random"`, which knows queries by their
     position alone; one outside of what was learned is taken for the nearest inside.
+
+    Raises:
+      ValueError: there is no such form, or another field is no integer >= 1; in a call, there are more tokens than at
+        `init`.
+
+    Example:
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> kernel = Synthesizer(form="random", rank=3)
+      >>> params = kernel.init(jax.random.key(0), Dims.of(q, k, v))
+      >>> weights = [attention_weights(x, k, kernel=kernel, params=params) for x in (q, -q)]
+      >>> bool((weights[0] == weights[1]).all())  # queries are not looked at
+      True
     """
 
     form: str = "dense"

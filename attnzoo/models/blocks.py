@@ -45,6 +45,20 @@ class BlockConfig:
         is little only beside large ones.
       dtype: of activations; parameters are float32.
       remat: whether the backward pass computes a block's activations anew instead of keeping them.
+
+    Raises:
+      ValueError: a field has the wrong type or value.
+
+    Example:
+      >>> from attnzoo.models import BlockConfig
+      >>> config = BlockConfig(width=16, num_heads=2, num_kv_heads=1)
+      >>> config.inner_width
+      64
+      >>> config.dims(batch=1, length=4)
+      Dims(batch=1, query_length=4, key_length=4, num_heads=2, num_key_value_heads=1, head_dim=8, value_dim=8)
+      >>> BlockConfig(width=16, num_heads=3)
+      Traceback (most recent call last):
+      ValueError: BlockConfig(width=16, num_heads=3): num_heads must divide width
     """
 
     width: int

@@ -59,7 +59,7 @@ def generate(
 
     Example:
       >>> from flax import nnx
-      >>> from attnzoo.models import BlockConfig
+      >>> from attnzoo.models import BlockConfig, LanguageModel, generate
       >>> config = BlockConfig(width=16, num_heads=2)
       >>> model = LanguageModel(10, config, max_length=32, num_layers=1, attention=Linear(), rngs=nnx.Rngs(0))
       >>> generate(model, jnp.array([[1, 2, 3]]), steps=5).shape

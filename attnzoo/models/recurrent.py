@@ -53,6 +53,7 @@ class RecurrentEncoderDecoder(nnx.Module):
 
     Example:
       >>> from flax import nnx
+      >>> from attnzoo.models.recurrent import Pairs, RecurrentEncoderDecoder
       >>> model = RecurrentEncoderDecoder(20, 12, width=8, rngs=nnx.Rngs(0))
       >>> pairs = Pairs(jnp.ones((2, 5), int), jnp.array([5, 3]), jnp.ones((2, 4), int))
       >>> model(pairs).shape
@@ -143,6 +144,7 @@ class RecurrentLanguageModel(nnx.Module):
 
     Example:
       >>> from flax import nnx
+      >>> from attnzoo.models import RecurrentLanguageModel
       >>> model = RecurrentLanguageModel(256, width=16, num_layers=2, cell="gru", rngs=nnx.Rngs(0))
       >>> model(jnp.zeros((2, 64), int)).shape
       (2, 64, 256)

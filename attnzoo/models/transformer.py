@@ -84,11 +84,12 @@ class LanguageModel(nnx.Module):
 
     Example:
       >>> from flax import nnx
-      >>> config = BlockConfig(width=32, num_heads=4)
+      >>> from attnzoo.models import BlockConfig, LanguageModel
+      >>> config = BlockConfig(width=16, num_heads=2)
       >>> mixed = [SlidingWindow(left=7, right=0), Softmax()]
-      >>> model = LanguageModel(256, config, max_length=64, num_layers=2, attention=mixed, rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 64), int)).shape
-      (2, 64, 256)
+      >>> model = LanguageModel(50, config, max_length=16, num_layers=2, attention=mixed, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 16), int)).shape
+      (2, 16, 50)
     """
 
     def __init__(
@@ -168,14 +169,15 @@ class Classifier(nnx.Module):
 
     Example:
       >>> from flax import nnx
-      >>> config = BlockConfig(width=32, num_heads=4, norm="after")
-      >>> model = Classifier(256, 10, config, max_length=64, num_layers=2, attention=Performer(16), rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 64), int), lengths=jnp.array([64, 3])).shape
+      >>> from attnzoo.models import BlockConfig, Classifier
+      >>> config = BlockConfig(width=16, num_heads=2, norm="after")
+      >>> model = Classifier(50, 10, config, max_length=16, num_layers=1, attention=Performer(8), rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 16), int), lengths=jnp.array([16, 3])).shape
       (2, 10)
-      >>> sizes = {"max_length": 64, "num_layers": 2}
-      >>> model = Classifier(256, 2, config, **sizes, pairing="compared", rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((3, 2, 64), int), lengths=jnp.array([[64, 3], [9, 9], [1, 64]])).shape
-      (3, 2)
+      >>> sizes = {"max_length": 16, "num_layers": 1}
+      >>> model = Classifier(50, 10, config, **sizes, pairing="compared", rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((1, 2, 16), int), lengths=jnp.array([[16, 3]])).shape
+      (1, 10)
     """
 
     def __init__(
@@ -272,13 +274,14 @@ class EncoderDecoder(nnx.Module):
 
     Example:
       >>> from flax import nnx
-      >>> config = BlockConfig(width=32, num_heads=4)
-      >>> longest = {"max_source_length": 64, "max_length": 32}
+      >>> from attnzoo.models import BlockConfig, EncoderDecoder
+      >>> config = BlockConfig(width=16, num_heads=2)
+      >>> longest = {"max_source_length": 16, "max_length": 8}
       >>> model = EncoderDecoder(
-      ...     99, 50, config, **longest, num_layers=2, encoder_attention=Nystrom(8), rngs=nnx.Rngs(0)
+      ...     50, 50, config, **longest, num_layers=1, encoder_attention=Nystrom(4), rngs=nnx.Rngs(0)
       ... )
-      >>> model(jnp.zeros((2, 60), int), jnp.zeros((2, 20), int), source_lengths=jnp.array([60, 7])).shape
-      (2, 20, 50)
+      >>> model(jnp.zeros((2, 16), int), jnp.zeros((2, 8), int), source_lengths=jnp.array([16, 7])).shape
+      (2, 8, 50)
     """
 
     def __init__(

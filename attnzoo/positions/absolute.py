@@ -48,6 +48,13 @@ class SinusoidalPositions(AbsoluteEncoding):
 
     The paper has 1, beside embeddings of about that size in each coordinate; 0.02 is where those of
     `attnzoo.models` start.
+
+    Raises:
+      ValueError: `base` or `scale` is no finite number > 0.
+
+    Example:
+      >>> SinusoidalPositions(scale=1.0).vectors((), jnp.arange(16), 8)[0].tolist()
+      [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
 
     base: float = 10000.0
@@ -63,7 +70,16 @@ class SinusoidalPositions(AbsoluteEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class LearnedPositions(AbsoluteEncoding):
-    """A table [max_length, width], from which positions beyond its end are refused, or give NaN where traced."""
+    """A table [max_length, width]. Positions beyond its end are refused, or give NaN in an array of jax.
+
+    Example:
+      >>> table = LearnedPositions().init(jax.random.key(0), max_length=4, width=8)
+      >>> LearnedPositions().vectors(table, jnp.arange(4), 8).shape
+      (4, 8)
+      >>> LearnedPositions().vectors(table, [4], 8)
+      Traceback (most recent call last):
+      ValueError: positions range from 4 to 4: expected those of the learned table, 0..3; ...
+    """
 
     def init(self, rng, max_length, width):
         return jax.nn.initializers.normal(0.02)(rng, (max_length, width))

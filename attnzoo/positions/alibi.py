@@ -27,6 +27,12 @@ class LinearBias(PositionBias):
 
     Attributes:
       slopes: float [N].
+
+    Example:
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> weights = attention_weights(q, k, LinearBias(jnp.array([0.0, 200.0])))
+      >>> weights[0, :, 2].tolist()  # of query 2, by head
+      [[0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0]]
     """
 
     slopes: jax.Array

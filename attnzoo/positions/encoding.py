@@ -20,12 +20,28 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class PositionEncoding:
-    """A choice of positions; subclass `AbsoluteEncoding` or `RelativeEncoding`."""
+    """A choice of positions; subclass `AbsoluteEncoding` or `RelativeEncoding`.
+
+    Example:
+      >>> [type(x).__name__ for x in parse_positions("sinusoidal, rotary, alibi") if isinstance(x, PositionEncoding)]
+      ['SinusoidalPositions', 'Rotary', 'ALiBi']
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class AbsoluteEncoding(PositionEncoding):
-    """A vector for each position, added to the embeddings of tokens."""
+    """A vector for each position, added to the embeddings of tokens.
+
+    Example:
+      >>> import dataclasses
+      >>> from attnzoo.positions import AbsoluteEncoding
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Parity(AbsoluteEncoding):
+      ...     def vectors(self, params, positions, width):
+      ...         return jnp.repeat(positions[..., None] % 2, width, axis=-1).astype(float)
+      >>> Parity().vectors(Parity().init(jax.random.key(0), 4, 2), jnp.arange(4), 2).tolist()
+      [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+    """
 
     def init(self, rng: jax.Array, max_length: int, width: int) -> Tree:
         """What is learned, () when there is nothing."""
@@ -38,7 +54,21 @@ class AbsoluteEncoding(PositionEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class RelativeEncoding(PositionEncoding):
-    """Positions that attention itself counts: queries and keys are rotated by them, or scores get a bias, or both."""
+    """Positions that attention itself counts: queries and keys are rotated by them, or scores get a bias, or both.
+
+    Example:
+      >>> import dataclasses
+      >>> from attnzoo.positions import RelativeEncoding
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Steep(RelativeEncoding):
+      ...     def bias(self, params, num_heads):
+      ...         return LinearBias(jnp.full(num_heads, 200.0))
+      >>> q = k = jnp.ones((1, 4, 2, 8))
+      >>> attention_weights(q, k, Steep().bias((), num_heads=2))[0, 0, 2].tolist()
+      [0.0, 0.0, 1.0, 0.0]
+      >>> Steep().is_biased(Dims(1, 4, 4, 2, 2, 8, 8))
+      True
+    """
 
     def init(self, rng: jax.Array, dims: Dims) -> Tree:
         """What is learned, () when there is nothing. Leaves lead with an axis of `num_heads`, or of 1."""
@@ -60,4 +90,10 @@ class RelativeEncoding(PositionEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class NoPositions(RelativeEncoding):
-    """Attention that does not know where tokens stand, but for what its mask tells."""
+    """Attention that does not know where tokens stand, but for what its mask tells.
+
+    Example:
+      >>> q = jnp.ones((1, 4, 2, 8))
+      >>> NoPositions().rotate(q, jnp.arange(4)) is q, NoPositions().bias((), num_heads=2) is None
+      (True, True)
+    """

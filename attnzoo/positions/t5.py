@@ -61,6 +61,11 @@ class T5Bias(PositionBias):
       table: float [N, num_buckets].
       max_distance: all further keys are in the last bucket.
       bidirectional: keys before and after the query have buckets of their own; else all after it are in bucket 0.
+
+    Example:
+      >>> bias = T5Bias(jnp.arange(4.0), max_distance=8, bidirectional=False)  # of one head: each bucket has its number
+      >>> bias(query_positions=jnp.array([8]), key_positions=jnp.array([8, 7, 6, 4, 0])).tolist()
+      [[0.0, 1.0, 2.0, 3.0, 3.0]]
     """
 
     table: jax.Array

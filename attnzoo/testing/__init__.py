@@ -69,6 +69,10 @@ def check_kernel(kernel: Kernel, laws: tuple[str, ...] | None = None, implementa
     Raises:
       LawBroken: for the first law that it breaks.
       ValueError: there is no law of a given name.
+
+    Example:
+      >>> from attnzoo.testing import check_kernel
+      >>> check_kernel(Linear(), laws=("masks_hide", "scale_scales"))  # which it refuses, as it says
     """
     for name in LAWS if laws is None else laws:
         if name not in LAWS:
@@ -77,7 +81,24 @@ def check_kernel(kernel: Kernel, laws: tuple[str, ...] | None = None, implementa
 
 
 def check_law(kernel: Kernel, name: str, implementation: str | None = None) -> None:
-    """Hold `kernel` to one law; whatever it raises there is a breach too."""
+    """Hold `kernel` to one law; whatever it raises there is a breach too.
+
+    Raises:
+      LawBroken: it is broken.
+
+    Example:
+      >>> from attnzoo.testing import check_law
+      >>> import dataclasses
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Average(Kernel):
+      ...     supports = Support(causal=True)
+      ...
+      ...     def head(self, params, draws, q, k, v, visible):
+      ...         return jnp.broadcast_to(v.mean(axis=0), (len(q), v.shape[1]))
+      >>> check_law(Average(), "every_operand_counts")
+      Traceback (most recent call last):
+      attnzoo.testing.subject.LawBroken: Average() breaks the law `every_operand_counts`: the output does not move ...
+    """
     try:
         LAWS[name](Subject(name, kernel, implementation))
     except LawBroken:

@@ -37,6 +37,13 @@ def probe_kernel(
     Raises:
       LawBroken: for the first law that is broken.
       NotImplementedError: the kernel does not support the place.
+
+    Example:
+      >>> from attnzoo.testing import probe_kernel
+      >>> probe_kernel(Linear(), length=4, is_causal=True)
+      >>> probe_kernel(Nystrom(), length=4, is_causal=True)
+      Traceback (most recent call last):
+      NotImplementedError: Nystrom cannot honour `is_causal`: its landmarks are means over the whole sequence. ...
     """
     length = min(length, LONGEST)
     queries = length // 2 + 1 if is_cross else length

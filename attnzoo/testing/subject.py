@@ -26,6 +26,14 @@ class LawBroken(AssertionError):
     Attributes:
       law: its name.
       deviation: the largest deviation, NaN where something else than a number was wrong.
+
+    Example:
+      >>> from attnzoo.testing import LawBroken
+      >>> broken = LawBroken("masks_hide", Softmax(), "output deviates by 0.5", deviation=0.5)
+      >>> print(broken)
+      Softmax() breaks the law `masks_hide`: output deviates by 0.5
+      >>> broken.law, broken.deviation
+      ('masks_hide', 0.5)
     """
 
     def __init__(self, law: str, kernel: Kernel, message: str, deviation: float = math.nan):
@@ -48,6 +56,15 @@ class Subject:
 
     Attributes:
       implementation: of `attend`, for calls that name none.
+
+    Example:
+      >>> from attnzoo.testing import Subject
+      >>> subject = Subject("outputs_are_zero", Softmax())
+      >>> subject.attend(subject.operands(length=4)).shape
+      (2, 4, 2, 8)
+      >>> subject.zero(jnp.ones(3), "output")
+      Traceback (most recent call last):
+      attnzoo.testing.subject.LawBroken: Softmax() breaks the law `outputs_are_zero`: output of shape (3,) deviates ...
     """
 
     law: str
