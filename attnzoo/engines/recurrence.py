@@ -109,6 +109,7 @@ def attend(
       found: the state before key 0, and of its segment; leaves lead with [B, heads that have a state].
       leaves_state: return (output, state), that after the last key, and of its segment. A decay that counts positions
         counts those of queries beyond it.
+      chunk: tokens that meet as pairs, and the state at once.
 
     Raises:
       ValueError: every query sees all keys, beside a state, decays or the delta rule, which stand for an order in time.
@@ -153,7 +154,11 @@ def start(
     """The state before the first token: leaves lead with [B, heads], in float32 at least.
 
     Args:
+      rule_of: as in `attend`, and so are `constants`.
+      batch: examples.
       num_heads: of those that have a state each.
+      head_dim: H. value_dim: Hv.
+      dtype: of keys and values.
       tokens: the shapes of what a token brings to one head, by name.
 
     Example:
@@ -174,6 +179,7 @@ def step(rule_of: Callable, constants: Any, found: State, q, k, v, positions, ca
     """The tokens that come next, of all heads: the state with them, and their outputs [B, t, N, Hv].
 
     Args:
+      rule_of: as in `attend`, and so are `constants`.
       found: leaves lead with [B, K], or with [B, N] where each query head has a state of its own.
       q: [B, t, N, H]. k: [B, t, K, H]. v: [B, t, K, Hv].
       positions: int [B, t], -1 for padding, which stands at the end.

@@ -33,8 +33,12 @@ HIDDEN = -1e30  # finite, so that a row without blocks has a gradient
 class Sinkhorn(Kernel):
     """Its own block, and one that a learned sorting brings.
 
-    Learned for inputs up to the key length at `init`; a longer one is refused. A lower `temperature` and more
-    `iterations` bring the soft sorting nearer to a permutation.
+    Learned for inputs up to the key length at `init`; a longer one is refused.
+
+    Attributes:
+      block_size: b, in tokens.
+      iterations: how often rows and columns are normalised in turn.
+      temperature: by which R is divided. A lower one and more iterations bring the sorting nearer to a permutation.
 
     Raises:
       ValueError: `temperature` is no finite number > 0, or another field no integer >= 1; in a call, there are more

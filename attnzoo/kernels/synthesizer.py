@@ -30,9 +30,13 @@ FORMS = ("dense", "random")
 class Synthesizer(Kernel):
     """Learned scores, from the query alone or from positions alone.
 
-    Learned for inputs up to the key length at `init`; a longer one is refused. `units` is the hidden width of
-    `form="dense"`, the head dimension where None; `rank` is that of `form="random"`, which knows queries by their
-    position alone; one outside of what was learned is taken for the nearest inside.
+    Learned for inputs up to the key length at `init`; a longer one is refused.
+
+    Attributes:
+      form: "dense", from the query, or "random", which knows queries by their position alone; one outside of what was
+        learned is taken for the nearest inside.
+      units: hidden width of "dense", the head dimension where None.
+      rank: of "random".
 
     Raises:
       ValueError: there is no such form, or another field is no integer >= 1; in a call, there are more tokens than at

@@ -95,7 +95,15 @@ def integers(positions) -> np.ndarray | jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Rotary(RelativeEncoding):
-    """`rotate` of queries and keys. `width` is that of the part of a head that is turned, all of it where None.
+    """`rotate` of queries and keys, as a choice for layers and models.
+
+    Attributes:
+      pairing: which coordinates make a pair, "interleaved" or "half".
+      base: the slowest pair turns once in nearly 2 pi base positions.
+      width: even; the first coordinates of a head that are turned, all where None.
+
+    Raises:
+      ValueError: a field has the wrong type or value.
 
     Example:
       >>> Rotary(pairing="half", base=500000.0).rotate(jnp.ones((2, 16, 4, 8)), jnp.arange(16)).shape

@@ -55,6 +55,9 @@ class ShawBias(QueryBias):
 class Shaw(RelativeEncoding):
     """Shaw's vectors as a choice for layers and models: distances beyond `clip` share one, and heads share all.
 
+    Raises:
+      ValueError: `clip` is no integer >= 0.
+
     Example:
       >>> table = Shaw(clip=3).init(jax.random.key(0), Dims(1, 16, 16, 2, 2, 4, 4))
       >>> Shaw(clip=3).bias(table, num_heads=2).table.shape

@@ -83,7 +83,15 @@ class T5Bias(PositionBias):
 
 @dataclasses.dataclass(frozen=True)
 class T5Buckets(RelativeEncoding):
-    """T5's buckets as a choice for layers and models. `bidirectional` is as in `T5Bias`; T5's decoder has False.
+    """T5's buckets as a choice for layers and models.
+
+    Attributes:
+      num_buckets: of both sides together, where they are told apart.
+      max_distance: all further keys are in the last bucket.
+      bidirectional: as in `T5Bias`; T5's decoder has False.
+
+    Raises:
+      ValueError: a field has the wrong type or value, or there are more buckets than distances.
 
     Example:
       >>> chosen = T5Buckets(num_buckets=8, max_distance=20)

@@ -83,6 +83,11 @@ def check_kernel(kernel: Kernel, laws: tuple[str, ...] | None = None, implementa
 def check_law(kernel: Kernel, name: str, implementation: str | None = None) -> None:
     """Hold `kernel` to one law; whatever it raises there is a breach too.
 
+    Args:
+      kernel: what is held to it.
+      name: of the law, one of `LAWS`.
+      implementation: of `attend`, as in `check_kernel`.
+
     Raises:
       LawBroken: it is broken.
 

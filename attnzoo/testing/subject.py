@@ -55,6 +55,8 @@ class Subject:
     """A kernel under a law: calls with its parameters, and comparisons that name the law.
 
     Attributes:
+      law: its name, for messages.
+      kernel: what is held to it.
       implementation: of `attend`, for calls that name none.
 
     Example:
