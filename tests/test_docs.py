@@ -1,6 +1,7 @@
 """What the documents show is run: Python blocks, commands, and the examples in docstrings."""
 
 import doctest
+import functools
 import importlib
 import os
 import pathlib
@@ -118,6 +119,7 @@ TO_BE_MADE = {"attnzoo/kernels/sigmoid.py", "tests/oracles/sigmoid.py", "dist/"}
 PATH = r"[\w./-]*\w(?:\.py|/)"
 
 
+@functools.cache
 def standing() -> set[str]:
     """Files and folders of the repository, each by all ends of its path, such as `engines/state.py` and `state.py`."""
     rooms = [ROOT / room for room in ("attnzoo", "experiments", "tests", "results")]

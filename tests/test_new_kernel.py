@@ -9,7 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILES = ("attnzoo", "experiments", "tests", "docs", "results", "README.md", "BUILD.md", "setup.cfg", "pyproject.toml")
+DOCUMENTS = ("docs", "README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md")
+FILES = ("attnzoo", "experiments", "tests", "results", *DOCUMENTS, "setup.cfg", "pyproject.toml")
 # Where tests ask every kernel of the catalogue, or tell how many there are.
 ASKED = ("tables", "figures", "oracles", "layers", "cost", "bad_input", "package")
 

@@ -35,10 +35,12 @@ class Channels(NamedTuple):
 
     Example:
       >>> from attnzoo.engines import state
-      >>> key, value = jnp.ones((4, 8)), jnp.ones((4, 3))
-      >>> halved = state.Channels(key, log_decay=jnp.log(jnp.full(4, 0.5)))  # by each token, before it writes
-      >>> chunk = state.meet(None, state.Write((value,), (halved,)), state.Standing(jnp.tri(4, dtype=bool)))
-      >>> bool(jnp.allclose(chunk.after()[0].totals[0], 1 + 1 / 2 + 1 / 4 + 1 / 8))
+      >>> @jax.jit
+      ... def left(key, value):
+      ...     halved = state.Channels(key, log_decay=jnp.log(jnp.full(4, 0.5)))  # by each token, before it writes
+      ...     return state.meet(None, state.Write((value,), (halved,)), state.Standing(jnp.tri(4, dtype=bool))).after()
+      >>> [sums] = left(jnp.ones((4, 8)), jnp.ones((4, 3)))
+      >>> bool(jnp.allclose(sums.totals[0], 1 + 1 / 2 + 1 / 4 + 1 / 8))
       True
     """
 
