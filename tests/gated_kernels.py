@@ -1,4 +1,4 @@
-"""Three recurrences by their equations alone, whose tokens bring gates: what the contract must carry."""
+"""Three recurrences and a gated softmax by their equations alone, whose tokens bring gates: what the contract carries."""
 
 import dataclasses
 

@@ -49,7 +49,8 @@ def test_an_editable_install_finds_experiments_from_anywhere(tmp_path):
     build = os.environ | {"PYTHONPATH": str(pathlib.Path(setuptools.__file__).parent.parent)}
     subprocess.run(install, check=True, cwd=tmp_path, env=build)
     found = "import experiments.scaling; print(experiments.scaling.__file__)"
-    done = subprocess.run([python, "-c", found], capture_output=True, text=True, check=True, cwd="/")
+    alone = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", found], capture_output=True, text=True, check=True, cwd="/", env=alone)
     assert done.stdout.startswith(str(tmp_path / "copy"))
 
 

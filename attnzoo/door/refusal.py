@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attnzoo.kernel import Kernel
+from attnzoo.kernels import KERNELS
 
 
 def refuse(kernel: Kernel, asked: list[tuple[str, str]]) -> None:
@@ -38,6 +39,4 @@ def _refuse(kernel: Kernel, what: str, field: str) -> None:
 
 
 def _able(field: str) -> list[str]:
-    from attnzoo.catalogue import KERNELS  # the catalogue imports the kernels, and they this package's contract
-
     return [name for name, kernel in KERNELS.items() if getattr(kernel.supports, field)]
