@@ -89,7 +89,7 @@ class MultiHeadAttention(nn.Module):
           [*batch, T, out_features].
         """
         projected.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
-        projected.check_positions(self.positions)
+        projected.checked_positions(self.positions)
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
         dims = projected.dims_of_heads(query, key, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Unpack
 
 import jax
@@ -81,7 +82,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         if decode:
             layer_cache.refuse_kernel(attention)
         projected.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
-        projected.check_positions(positions)
+        projected.checked_positions(positions)
         super().__init__(
             num_heads,
             in_features,
@@ -129,7 +130,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 setattr(self, name, nnx.data(jax.tree.map(lambda x: nnx.Param(x.astype(param_dtype)), params)))
 
     @spelled_out(attend, Asked.__annotations__.__contains__)
-    def __call__(
+    def __call__(  # type: ignore[override]  # without Flax's shardings
         self,
         inputs_q: jax.Array,
         inputs_k: jax.Array | None = None,
@@ -151,7 +152,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         """
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self.query(inputs_q), self.key(inputs_k), self.value(inputs_v)
-        if self.normalize_qk:
+        if self.normalize_qk and self.query_ln is not None and self.key_ln is not None:
             query, key = self.query_ln(query), self.key_ln(key)
         query, key, value = dtypes.promote_dtype((query, key, value), dtype=self.dtype)
         rng = self._dropout_rng(deterministic, rngs)
@@ -172,7 +173,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             self.sow(nnx.Intermediate, "attention_weights", weights)
         return self.out(out)
 
-    def init_cache(self, input_shape: tuple[int, ...], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
+    def init_cache(self, input_shape: Sequence[int], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
         """Make the cache, or empty it, for inputs up to `input_shape`, [*batch, longest, in_features].
 
         What the kernel keeps of keys and values has `dtype`; sums over keys are kept in float32 at least. With

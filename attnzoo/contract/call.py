@@ -18,14 +18,15 @@ class Call:
     """Only what `supports` declares is ever given: the door has refused all else.
 
     Attributes:
-      mask: who may see whom; None in a step of decoding, where positions say it.
+      mask: who may see whom. In a step of decoding it is causal from where each example stands; what a query sees of a
+        cache is said by positions.
       bias: added to scores, or None.
       scale: of scores, [], or None for 1 / sqrt(H).
       dropout: of weights, or None.
       tokens: what each key brings beside key and value, [B, S, K or N, ...] each.
     """
 
-    mask: Mask | None = None
+    mask: Mask
     bias: Bias | None = None
     scale: jax.Array | None = None
     dropout: Dropout | None = None
