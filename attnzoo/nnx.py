@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from attnzoo.layers import cache as layer_cache
 from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 from attnzoo.positions import NoPositions, RelativeEncoding
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 default_kernel_init = nnx.initializers.lecun_normal()
 default_bias_init = nnx.initializers.zeros_init()
@@ -132,16 +135,16 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     @spelled_out(attend, Asked.__annotations__.__contains__)
     def __call__(  # type: ignore[override]  # without Flax's shardings
         self,
-        inputs_q: jax.Array,
-        inputs_k: jax.Array | None = None,
-        inputs_v: jax.Array | None = None,
+        inputs_q: Float[jax.Array, "*B T features"],
+        inputs_k: Float[jax.Array, "*B S key_features"] | None = None,
+        inputs_v: Float[jax.Array, "*B S value_features"] | None = None,
         *,
         deterministic: bool | None = None,
         rngs: rnglib.Rngs | rnglib.RngStream | None = None,
         sow_weights: bool = False,
         decode: bool | None = None,
         **asked: Unpack[Asked],
-    ) -> jax.Array:
+    ) -> Float[jax.Array, "*B T out_features"]:
         """Attend: inputs_q [*batch, T, in_features], inputs_k and inputs_v [*batch, S, in_kv_features].
 
         Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The

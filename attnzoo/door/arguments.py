@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import jax
 
 from attnzoo.positions import PositionBias
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Integer
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -19,19 +22,19 @@ class Masking(TypedDict, total=False):
 
     mask: jax.Array | None
     is_causal: bool
-    query_offset: int | jax.Array
-    query_seq_lengths: jax.Array | None
-    key_value_seq_lengths: jax.Array | None
-    key_mask: jax.Array | None
-    query_segment_ids: jax.Array | None
-    key_value_segment_ids: jax.Array | None
+    query_offset: int | Integer[jax.Array, ""] | Integer[jax.Array, "*B"]
+    query_seq_lengths: Integer[jax.Array, "*B"] | None
+    key_value_seq_lengths: Integer[jax.Array, "*B"] | None
+    key_mask: Bool[jax.Array, "*B S"] | None
+    query_segment_ids: Integer[jax.Array, "*B T"] | None
+    key_value_segment_ids: Integer[jax.Array, "*B S"] | None
     local_window_size: int | tuple[int, int] | None
 
 
 class Asked(Masking, total=False):
     """What a caller of a layer asks of attention."""
 
-    bias: jax.Array | PositionBias | None
+    bias: Float[jax.Array, "*_"] | PositionBias | None
     scale: float | jax.Array | None
 
 

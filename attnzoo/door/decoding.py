@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from attnzoo.door import apart, refusal, trees, validation, visibility
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Integer
 
 CHUNK = 128  # tokens of a prompt that meet the cache at once: scores are CHUNK x cache, whatever the prompt's length
 ENDLESS = validation.FURTHEST
@@ -113,18 +117,18 @@ def start(
 
 def step(
     state: DecodingState,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | PositionBias | None = None,
+    query: Float[jax.Array, "B t N H"],
+    key: Float[jax.Array, "B t K H"],
+    value: Float[jax.Array, "B t K Hv"],
+    bias: Float[jax.Array, "*_"] | PositionBias | None = None,
     *,
     params: Tree = (),
     draws: Tree | None = None,
-    query_seq_lengths: jax.Array | None = None,
+    query_seq_lengths: Integer[jax.Array, " B"] | None = None,
     scale: float | jax.Array | None = None,
     precision: str | jax.lax.Precision | None = None,
     tokens: Mapping[str, jax.Array] | None = None,
-) -> tuple[DecodingState, jax.Array]:
+) -> tuple[DecodingState, Float[jax.Array, "B t N Hv"]]:
     """The next t tokens of each example: t = 1 for one, more for a prompt.
 
     Tokens past the end are refused where positions are concrete. Under `jit` and `scan` nothing can be raised: there
