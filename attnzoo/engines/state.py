@@ -195,7 +195,7 @@ def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
       ValueError: gains beside the delta rule, or beside decays by channel: the state has one scale.
     """
     _refuse_gains(write)
-    tops = [None] * len(write.channels) if found is None else [sums.top for sums in found]
+    tops: list[jax.Array | None] = [None] * len(write.channels) if found is None else [sums.top for sums in found]
     exponents = tuple(_exponents(*one, standing) for one in zip(write.channels, tops, strict=True))
     chunk = Chunk(found, write, standing, exponents)
     return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk, write.rate)))

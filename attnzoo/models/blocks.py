@@ -24,7 +24,7 @@ from attnzoo.nnx import MultiHeadAttention
 from attnzoo.positions import RelativeEncoding
 
 NORMS = ("before", "after")
-ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
+ACTIVATIONS: dict[str, Callable[..., jax.Array]] = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
