@@ -8,7 +8,7 @@ paper's equation for one head of one example; its speed is `batched`, which must
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Kernel:
         """What each key token brings beside key and value, by name; nothing unless a kernel says otherwise."""
         return {}
 
-    def head(self, params, draws, q, k, v, visible):
+    def head(self, params, draws, q, k, v, visible, *_: Any, **given: Any) -> Any:
         """One head of one example: q [T, H], k [S, H], v [S, Hv], visible bool [T, S] -> [T, Hv].
 
         Receives by keyword, if and only if `supports` declares them: `bias` ([T, S] or None), `scale`
@@ -111,7 +111,7 @@ class Kernel:
         """The tokens that come next: q [B, t, N, H], k [B, t, K, H], v [B, t, K, Hv] -> cache, out [B, t, N, Hv].
 
         By default `head` of the new queries beside all cached keys, so that it must work for fewer queries than keys.
-        `call` has no mask, since positions say who sees what.
+        Who sees what is said by `positions`: the mask of `call` is causal, and counts tokens that are padding.
 
         Args:
           cache: from `start`, or from the step before; it is returned with the same shapes and dtypes.
@@ -134,7 +134,8 @@ class Kernel:
         return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make))))
 
 
-class _Reference(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Reference:
     """`head` on the operands of one head."""
 
     kernel: Kernel
@@ -148,7 +149,8 @@ class _Reference(NamedTuple):
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **given, **call.tokens)
 
 
-class _Stepped(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Stepped:
     """`head` on the new queries of one head, beside all keys in its cache."""
 
     kernel: Kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from attnzoo.layers import cache as layer_cache
 from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 from attnzoo.positions import NoPositions, RelativeEncoding
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class MultiHeadAttention(nn.Module):
@@ -75,15 +78,15 @@ class MultiHeadAttention(nn.Module):
     @spelled_out(attend, Asked.__annotations__.__contains__)
     def __call__(
         self,
-        inputs_q: jax.Array,
-        inputs_k: jax.Array | None = None,
-        inputs_v: jax.Array | None = None,
+        inputs_q: Float[jax.Array, "*B T features"],
+        inputs_k: Float[jax.Array, "*B S key_features"] | None = None,
+        inputs_v: Float[jax.Array, "*B S value_features"] | None = None,
         *,
         deterministic: bool | None = None,
         dropout_rng: jax.Array | None = None,
         sow_weights: bool = False,
         **asked: Unpack[Asked],
-    ) -> jax.Array:
+    ) -> Float[jax.Array, "*B T out_features"]:
         """Attend: inputs_q [*batch, T, features], inputs_k and inputs_v [*batch, S, features].
 
         Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The
@@ -93,7 +96,7 @@ class MultiHeadAttention(nn.Module):
           [*batch, T, out_features].
         """
         projected.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
-        projected.check_positions(self.positions)
+        projected.checked_positions(self.positions)
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
         dims = projected.dims_of_heads(query, key, value)

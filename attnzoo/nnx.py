@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ from attnzoo.layers import cache as layer_cache
 from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 from attnzoo.positions import NoPositions, RelativeEncoding
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 default_kernel_init = nnx.initializers.lecun_normal()
 default_bias_init = nnx.initializers.zeros_init()
@@ -86,7 +90,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         if decode:
             layer_cache.refuse_kernel(attention)
         projected.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
-        projected.check_positions(positions)
+        projected.checked_positions(positions)
         super().__init__(
             num_heads,
             in_features,
@@ -134,18 +138,18 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 setattr(self, name, nnx.data(jax.tree.map(lambda x: nnx.Param(x.astype(param_dtype)), params)))
 
     @spelled_out(attend, Asked.__annotations__.__contains__)
-    def __call__(
+    def __call__(  # type: ignore[override]  # without Flax's shardings
         self,
-        inputs_q: jax.Array,
-        inputs_k: jax.Array | None = None,
-        inputs_v: jax.Array | None = None,
+        inputs_q: Float[jax.Array, "*B T features"],
+        inputs_k: Float[jax.Array, "*B S key_features"] | None = None,
+        inputs_v: Float[jax.Array, "*B S value_features"] | None = None,
         *,
         deterministic: bool | None = None,
         rngs: rnglib.Rngs | rnglib.RngStream | None = None,
         sow_weights: bool = False,
         decode: bool | None = None,
         **asked: Unpack[Asked],
-    ) -> jax.Array:
+    ) -> Float[jax.Array, "*B T out_features"]:
         """Attend: inputs_q [*batch, T, in_features], inputs_k and inputs_v [*batch, S, in_kv_features].
 
         Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The
@@ -156,7 +160,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         """
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self.query(inputs_q), self.key(inputs_k), self.value(inputs_v)
-        if self.normalize_qk:
+        if self.normalize_qk and self.query_ln is not None and self.key_ln is not None:
             query, key = self.query_ln(query), self.key_ln(key)
         query, key, value = dtypes.promote_dtype((query, key, value), dtype=self.dtype)
         rng = self._dropout_rng(deterministic, rngs)
@@ -177,7 +181,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             self.sow(nnx.Intermediate, "attention_weights", weights)
         return self.out(out)
 
-    def init_cache(self, input_shape: tuple[int, ...], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
+    def init_cache(self, input_shape: Sequence[int], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
         """Make the cache, or empty it, for inputs up to `input_shape`, [*batch, longest, in_features].
 
         What the kernel keeps of keys and values has `dtype`; sums over keys are kept in float32 at least. With

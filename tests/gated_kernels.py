@@ -1,4 +1,4 @@
-"""Three recurrences and a gated softmax by their equations alone, whose tokens bring gates: what the contract carries."""
+"""Three recurrences and a gated softmax by their equations alone: gates, which the contract must carry."""
 
 import dataclasses
 

@@ -23,7 +23,7 @@ import sys
 from absl import flags
 before = set(flags.FLAGS)
 import attnzoo
-print(sorted(name for name in ("flax", "optax", "matplotlib", "rich", "experiments") if name in sys.modules))
+print(sorted({"flax", "optax", "matplotlib", "rich", "jaxtyping", "experiments"} & set(sys.modules)))
 print(sorted(set(flags.FLAGS) - before))
 """
     assert output_of(code).split("\n")[:2] == ["[]", "[]"]

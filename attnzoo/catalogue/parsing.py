@@ -61,10 +61,11 @@ class Catalogue(NamedTuple):
     def _instance(self, node: ast.expr, imports: bool):
         call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
         cls = self._class(ast.unparse(call.func), imports)
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
+        named = [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg is not None]
+        if call.args or len(named) < len(call.keywords):
             raise ValueError(f"{ast.unparse(node)!r}: expected fields by name, such as `{_example(cls)}`")
-        given = {keyword.arg: _field(cls, keyword) for keyword in call.keywords}
-        if len(given) < len(call.keywords):
+        given = {name: _field(cls, name, value) for name, value in named}
+        if len(given) < len(named):
             raise ValueError(f"{ast.unparse(node)!r} gives a field twice: keep one value")
         try:
             return cls(**given)
@@ -90,15 +91,15 @@ class Catalogue(NamedTuple):
         return cls
 
 
-def _field(cls: type, keyword: ast.keyword):
+def _field(cls: type, name: str, value: ast.expr):
     names = [field.name for field in dataclasses.fields(cls)]
-    if keyword.arg not in names:
+    if name not in names:
         known = f"expected one of {', '.join(names)}" if names else "it has none"
-        raise ValueError(f"{cls.__name__} has no field {keyword.arg!r}{_nearest(keyword.arg, names)}: {known}")
+        raise ValueError(f"{cls.__name__} has no field {name!r}{_nearest(name, names)}: {known}")
     try:
-        return ast.literal_eval(keyword.value)
+        return ast.literal_eval(value)
     except ValueError:
-        written = f"{keyword.arg}={ast.unparse(keyword.value)}"
+        written = f"{name}={ast.unparse(value)}"
         raise ValueError(
             f"{cls.__name__}({written}): expected a number, a string, a tuple, True, False or None"
         ) from None

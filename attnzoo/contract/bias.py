@@ -7,6 +7,7 @@ query too, a `QueryBias`, says once for each query what its biases will be made 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,11 @@ class PositionBias:
       [[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]
     """
 
-    def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
-        """Positions [t] and [s] -> bias [t, s] of one head. Negative ones are padding, and their bias is not used."""
+    def __call__(self, query_positions: jax.Array, key_positions: jax.Array, *projected: Any) -> jax.Array:
+        """Positions [t] and [s] -> bias [t, s] of one head. Negative ones are padding, and their bias is not used.
+
+        A `QueryBias`, and no other, receives one argument more.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no `__call__`: return the bias of one head there")
 
 
@@ -75,13 +79,11 @@ class Bias:
     Leaves lead with [B or 1, N or 1]; those of a single head lead with nothing.
 
     Attributes:
-      array: [..., T or 1, S or 1].
-      rule: evaluated tile by tile.
+      given: an array [..., T or 1, S or 1], or a rule, which is evaluated tile by tile.
       projected: [..., T, R], what a `QueryBias` keeps of each query.
     """
 
-    array: jax.Array | None = None
-    rule: PositionBias | None = None
+    given: jax.Array | PositionBias
     projected: jax.Array | None = None
 
     def of(self, query: jax.Array, scale: float | jax.Array | None) -> Bias:
@@ -91,11 +93,11 @@ class Bias:
         """
         precise = jnp.promote_types(query.dtype, jnp.float32)
         narrowed = jax.tree.map(lambda x: x.astype(precise) if x.dtype.itemsize > precise.itemsize else x, self)
-        if not isinstance(self.rule, QueryBias):
+        if not isinstance(narrowed.given, QueryBias):
             return narrowed
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
-        rule = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (query.shape[2], *x.shape[2:])), narrowed.rule)
-        example = jax.vmap(lambda rule, q: rule.project(q, scale), (0, 1))
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+        rule = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (query.shape[2], *x.shape[2:])), narrowed.given)
+        example = jax.vmap(lambda rule, q: rule.project(q, factor), (0, 1))
         return dataclasses.replace(narrowed, projected=jax.vmap(example, (None, 0))(rule, query))
 
     def at(self, rows: jax.Array, columns: jax.Array, positions: jax.Array) -> jax.Array:
@@ -103,17 +105,25 @@ class Bias:
 
         It broadcasts to [t, s].
         """
-        if self.rule is None:
-            return pick(pick(self.array, rows, -2), columns, -1)
-        return self.rule_at(positions, columns, None if self.projected is None else pick(self.projected, rows, -2))
+        if not isinstance(self.given, PositionBias):
+            return pick(pick(self.given, rows, -2), columns, -1)
+        projected = None if self.projected is None else pick(self.projected, rows, -2)
+        return evaluated(self.given, positions, columns, projected)
 
-    def rule_at(self, positions: jax.Array, columns: jax.Array, projected: jax.Array | None) -> jax.Array:
-        """The same by the rule, where `projected` has the rows [t, R] of these queries already."""
-        found = self.rule(positions, columns, *(() if projected is None else (projected,)))
-        if found.shape != (*positions.shape, *columns.shape):
-            count = len(positions)
-            raise ValueError(
-                f"{type(self.rule).__name__} gave {list(found.shape)} for {count} queries and {len(columns)} keys: "
-                "expected a number for each pair, from leaves whose axis of heads is taken off"
-            )
-        return found
+
+def evaluated(
+    rule: PositionBias, positions: jax.Array, columns: jax.Array, projected: jax.Array | None = None
+) -> jax.Array:
+    """Bias [t, s] of one head by a rule, for queries that stand at `positions` [t] and keys `columns` [s].
+
+    Args:
+      projected: the rows [t, R] of these queries, for a `QueryBias`.
+    """
+    found = rule(positions, columns, *(() if projected is None else (projected,)))
+    if found.shape != (*positions.shape, *columns.shape):
+        count = len(positions)
+        raise ValueError(
+            f"{type(rule).__name__} gave {list(found.shape)} for {count} queries and {len(columns)} keys: "
+            "expected a number for each pair, from leaves whose axis of heads is taken off"
+        )
+    return found

@@ -18,7 +18,8 @@ class Call:
     """Only what `supports` declares is ever given: the door has refused all else.
 
     Attributes:
-      mask: who may see whom; None in a step of decoding, where positions say it.
+      mask: who may see whom. In a step of decoding it is causal from where each example stands; what a query sees of a
+        cache is said by positions.
       bias: added to scores, or None.
       scale: of scores, [], or None for 1 / sqrt(H).
       dropout: of weights, or None.
@@ -35,7 +36,7 @@ class Call:
       (1, 0)
     """
 
-    mask: Mask | None = None
+    mask: Mask
     bias: Bias | None = None
     scale: jax.Array | None = None
     dropout: Dropout | None = None

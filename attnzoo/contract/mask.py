@@ -61,7 +61,8 @@ class Band(NamedTuple):
     def reach(self) -> tuple[int, int]:
         """How far to the left and to the right a query sees, global tokens apart; `UNENDING` for no end."""
         sides = (UNENDING if side is None else side * self.dilation for side in (self.left, self.right))
-        return tuple(min(side, UNENDING) for side in sides)
+        left, right = (min(side, UNENDING) for side in sides)
+        return left, right
 
 
 @jax.tree_util.register_dataclass
@@ -109,12 +110,6 @@ class Mask:
         """This mask, and the band."""
         return dataclasses.replace(self, bands=(*self.bands, band))
 
-    def in_one_segment(self, batch: int) -> Mask:
-        """The same mask with segments, of which there is one."""
-        lengths = self.query_length, self.key_length
-        query, key = (jnp.zeros((batch, 1, length), jnp.int32) for length in lengths)
-        return dataclasses.replace(self, query_segments=query, key_segments=key)
-
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. Negative indices are hidden."""
         i, j = (rows + self.query_offset)[:, None], columns[None, :]
@@ -129,9 +124,17 @@ class Mask:
             visible &= pick(self.keys, columns)[..., None, :]
         if self.queries is not None:
             visible &= pick(self.queries, rows)[..., :, None]
-        if self.key_segments is not None:
-            visible &= pick(self.query_segments, rows)[..., :, None] == pick(self.key_segments, columns)[..., None, :]
+        if self.segments is not None:
+            query, key = self.segments
+            visible &= pick(query, rows)[..., :, None] == pick(key, columns)[..., None, :]
         return visible
+
+    @property
+    def segments(self) -> tuple[jax.Array, jax.Array] | None:
+        """Those of queries [..., T] and of keys [..., S], None where none are told apart."""
+        if self.query_segments is None or self.key_segments is None:
+            return None
+        return self.query_segments, self.key_segments
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -152,7 +155,7 @@ class Mask:
     @property
     def place(self) -> int:
         """The position of query 0 where it is known, and 0 where it does not matter."""
-        return self.query_offset if self.is_placed else 0
+        return self.query_offset if isinstance(self.query_offset, Known) else 0
 
     def span(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The keys that any of the queries first..last may see, as far as reach tells: (low, high), inclusive."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import jax
 
 from attnzoo.positions import PositionBias
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Integer
+
+Function = TypeVar("Function", bound=Callable)
 
 
 class Masking(TypedDict, total=False):
@@ -17,41 +22,41 @@ class Masking(TypedDict, total=False):
 
     mask: jax.Array | None
     is_causal: bool
-    query_offset: int | jax.Array
-    query_seq_lengths: jax.Array | None
-    key_value_seq_lengths: jax.Array | None
-    key_mask: jax.Array | None
-    query_segment_ids: jax.Array | None
-    key_value_segment_ids: jax.Array | None
+    query_offset: int | Integer[jax.Array, ""] | Integer[jax.Array, "*B"]
+    query_seq_lengths: Integer[jax.Array, "*B"] | None
+    key_value_seq_lengths: Integer[jax.Array, "*B"] | None
+    key_mask: Bool[jax.Array, "*B S"] | None
+    query_segment_ids: Integer[jax.Array, "*B T"] | None
+    key_value_segment_ids: Integer[jax.Array, "*B S"] | None
     local_window_size: int | tuple[int, int] | None
 
 
 class Asked(Masking, total=False):
     """What a caller of a layer asks of attention."""
 
-    bias: jax.Array | PositionBias | None
+    bias: Float[jax.Array, "*_"] | PositionBias | None
     scale: float | jax.Array | None
 
 
 DEFAULTS = {"is_causal": False, "query_offset": 0}  # of others, None
 
 
-def beyond_defaults(asked: Asked) -> Asked:
+def beyond_defaults(asked: Asked) -> dict[str, object]:
     """What is asked for beyond what is so by default."""
     return {name: x for name, x in asked.items() if x is not DEFAULTS.get(name)}
 
 
-def spelled_out(source: Callable, chosen: Callable[[str], bool]) -> Callable:
+def spelled_out(source: Callable, chosen: Callable[[str], bool]) -> Callable[[Function], Function]:
     """A decorator of functions that hand keywords on to `source`: their signature names those that are `chosen`.
 
     Others are refused as Python does.
     """
 
-    def decorate(function):
+    def decorate(function: Any) -> Any:
         signature = inspect.signature(function)
         own = {name: x for name, x in signature.parameters.items() if x.kind is not x.VAR_KEYWORD}
-        handed = inspect.signature(source).parameters.items()
-        handed = {name: x.replace(kind=x.KEYWORD_ONLY) for name, x in handed if chosen(name) and name not in own}
+        theirs = inspect.signature(source).parameters.items()
+        handed = {name: x.replace(kind=x.KEYWORD_ONLY) for name, x in theirs if chosen(name) and name not in own}
 
         @functools.wraps(function)
         def checked(*args, **kwargs):
@@ -60,7 +65,8 @@ def spelled_out(source: Callable, chosen: Callable[[str], bool]) -> Callable:
                     raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}")
             return function(*args, **kwargs)
 
-        checked.__signature__ = signature.replace(parameters=[*own.values(), *handed.values()])
-        return checked
+        spelled: Any = checked
+        spelled.__signature__ = signature.replace(parameters=[*own.values(), *handed.values()])
+        return spelled
 
     return decorate

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,15 @@ from attnzoo.door.visibility import silenced
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Integer
+
 
 def attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | PositionBias | None = None,
+    query: Float[jax.Array, "*B T N H"],
+    key: Float[jax.Array, "*B S K H"],
+    value: Float[jax.Array, "*B S K Hv"],
+    bias: Float[jax.Array, "*_"] | PositionBias | None = None,
     mask: jax.Array | None = None,
     *,
     kernel: Kernel = Softmax(),
@@ -38,12 +42,12 @@ def attend(
     draws: Tree | None = None,
     tokens: Mapping[str, jax.Array] | None = None,
     is_causal: bool = False,
-    query_offset: int | jax.Array = 0,
-    query_seq_lengths: jax.Array | None = None,
-    key_value_seq_lengths: jax.Array | None = None,
-    key_mask: jax.Array | None = None,
-    query_segment_ids: jax.Array | None = None,
-    key_value_segment_ids: jax.Array | None = None,
+    query_offset: int | Integer[jax.Array, ""] | Integer[jax.Array, "*B"] = 0,
+    query_seq_lengths: Integer[jax.Array, "*B"] | None = None,
+    key_value_seq_lengths: Integer[jax.Array, "*B"] | None = None,
+    key_mask: Bool[jax.Array, "*B S"] | None = None,
+    query_segment_ids: Integer[jax.Array, "*B T"] | None = None,
+    key_value_segment_ids: Integer[jax.Array, "*B S"] | None = None,
     local_window_size: int | tuple[int, int] | None = None,
     scale: float | jax.Array | None = None,
     dropout_rate: float = 0.0,
@@ -51,7 +55,7 @@ def attend(
     precision: str | jax.lax.Precision | None = None,
     implementation: str | None = None,
     return_residual: bool = False,
-):
+) -> Float[jax.Array, "*B T N Hv"] | Any:
     """Attention by any kernel: a superset of `jax.nn.dot_product_attention`, with the same names and meanings.
 
     It differs from it on purpose in two points. A query that may see nothing gives exactly 0, with zero gradients,
@@ -170,12 +174,12 @@ def attend(
 
 @spelled_out(attend, lambda name: name not in ("value", "return_residual"))
 def attention_weights(
-    query: jax.Array,
-    key: jax.Array,
-    bias: jax.Array | PositionBias | None = None,
+    query: Float[jax.Array, "*B T N H"],
+    key: Float[jax.Array, "*B S K H"],
+    bias: Float[jax.Array, "*_"] | PositionBias | None = None,
     mask: jax.Array | None = None,
     **asked,
-) -> jax.Array:
+) -> Float[jax.Array, "*B N T S"]:
     """The matrix that `attend` with the same arguments multiplies the values by: [B, N, T, S].
 
     Every kernel here is linear in the values, so the identity as value yields its effective weights, and so does a

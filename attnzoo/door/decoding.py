@@ -10,16 +10,22 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+from attnzoo.contract.bias import Bias
 from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import apart, refusal, trees, validation, visibility
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Integer
 
 CHUNK = 128  # tokens of a prompt that meet the cache at once: scores are CHUNK x cache, whatever the prompt's length
 ENDLESS = validation.FURTHEST
@@ -120,18 +126,18 @@ def start(
 
 def step(
     state: DecodingState,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | PositionBias | None = None,
+    query: Float[jax.Array, "B t N H"],
+    key: Float[jax.Array, "B t K H"],
+    value: Float[jax.Array, "B t K Hv"],
+    bias: Float[jax.Array, "*_"] | PositionBias | None = None,
     *,
     params: Tree = (),
     draws: Tree | None = None,
-    query_seq_lengths: jax.Array | None = None,
+    query_seq_lengths: Integer[jax.Array, " B"] | None = None,
     scale: float | jax.Array | None = None,
     precision: str | jax.lax.Precision | None = None,
     tokens: Mapping[str, jax.Array] | None = None,
-) -> tuple[DecodingState, jax.Array]:
+) -> tuple[DecodingState, Float[jax.Array, "B t N Hv"]]:
     """The next t tokens of each example: t = 1 for one, more for a prompt.
 
     Tokens past the end are refused where positions are concrete. Under `jit` and `scan` nothing can be raised: there
@@ -250,7 +256,8 @@ def _step(state: DecodingState, query, key, value, brought, bias, params, draws,
 
     def advance(cache, chunk):
         query, key, value, brought, positions, bias = chunk
-        call = Call(bias=None if bias is None else bias.of(query, scale), scale=scale, tokens=brought)
+        mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1])
+        call = Call(mask, None if bias is None else bias.of(query, scale), scale, tokens=brought)
         after, out = kernel.step(params, draws, cache, query, key, value, positions, call)
         validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
         validation.same_cache(after, cache, kernel)
@@ -280,14 +287,14 @@ def _in_chunks(advance, cache: Tree, tokens) -> tuple[Tree, jax.Array]:
         x = jnp.pad(x, padding, constant_values=fill)
         return jnp.moveaxis(x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
 
-    has_rows = bias is not None and bias.array is not None and bias.array.shape[2] > 1
+    has_rows = bias is not None and not isinstance(bias.given, PositionBias) and bias.given.shape[2] > 1
 
     def one(cache, chunk):
         *arrays, positions, rows = chunk
-        near = dataclasses.replace(bias, array=rows) if has_rows else bias
+        near = Bias(rows) if has_rows else bias
         return advance(cache, (*arrays, positions, near))
 
-    chunks = (*jax.tree.map(cut, arrays), cut(positions, fill=-1), cut(bias.array, axis=2) if has_rows else None)
+    chunks = (*jax.tree.map(cut, arrays), cut(positions, fill=-1), cut(bias.given, axis=2) if has_rows else None)
     cache, out = jax.lax.scan(one, cache, chunks)
     out = jnp.moveaxis(out, 0, 1)
     return cache, out.reshape(out.shape[0], count * size, *out.shape[3:])[:, :length]

@@ -49,8 +49,8 @@ def bias_of(bias: jax.Array | PositionBias | None, dims: Dims) -> Bias | None:
         return None
     if isinstance(bias, PositionBias):
         validation.position_bias(bias, dims.num_heads)
-        return Bias(rule=jax.tree.map(lambda x: x[None], bias))
+        return Bias(jax.tree.map(lambda x: x[None], bias))
     validation.no_encoding(bias)
     array = jnp.asarray(bias)
     validation.bias_array(array, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))
-    return Bias(array=array.reshape((1,) * (4 - array.ndim) + array.shape))
+    return Bias(array.reshape((1,) * (4 - array.ndim) + array.shape))

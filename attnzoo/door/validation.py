@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +217,7 @@ def _is_real(dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
-def window(value) -> tuple[int, int] | None:
+def window(value) -> tuple[int, int]:
     """`local_window_size` as (left, right); refuse all but an integer >= 0 or a pair of them."""
     pair = (value, value) if is_integer(value) else value
     if not isinstance(pair, tuple) or len(pair) != 2 or not all(is_integer(side) and side >= 0 for side in pair):
@@ -291,7 +292,8 @@ def precision_name(value) -> str | None:
 
 def tree(name: str, given, expected, kernel, num_heads: int) -> None:
     """Refuse parameters or draws of another structure than the kernel's own, or without the axis of heads."""
-    given_def, expected_def = jax.tree.structure(given), jax.tree.structure(expected)
+    given_def: Any = jax.tree.structure(given)
+    expected_def: Any = jax.tree.structure(expected)
     made_by = {"params": "init", "draws": "draw"}[name]
     if given_def != expected_def:
         raise ValueError(
@@ -317,8 +319,8 @@ def token_inputs(given, kernel: Kernel, dims: Dims, unbatched: bool = False) -> 
         raise NotImplementedError(f"{type(kernel).__name__} cannot honour `tokens[{name!r}]`: it takes {takes}")
     counts = sorted({dims.num_heads, dims.num_key_value_heads}, reverse=True)
     for name, (shape, _) in expected.items():
-        wanted = [dims.batch, dims.key_length, " or ".join(map(str, counts)), *shape]
-        wanted = f"[{', '.join(map(str, wanted))}], tokens of key and heads of query or key"
+        sizes = dims.batch, dims.key_length, " or ".join(map(str, counts)), *shape
+        wanted = f"[{', '.join(map(str, sizes))}], tokens of key and heads of query or key"
         if name not in given:
             raise ValueError(f"tokens lacks {name!r}, which {kernel!r} wants of every token: pass an array {wanted}")
         array = given[name]

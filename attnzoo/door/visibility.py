@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +29,13 @@ def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool) -> Mask:
 
     A mask that is one for all heads and queries hides keys, and every kernel that takes a key mask can honour it.
     """
-    hides = {name: None if x is None else jnp.asarray(x) for name, x in hides.items()}
+    given: dict[str, Any] = {name: None if x is None else jnp.asarray(x) for name, x in hides.items()}
     if unbatched:
-        lacking = [name for name, axes in AXES.items() if hides[name] is not None and hides[name].ndim != axes]
-        hides |= {name: hides[name][None] for name in lacking}
-    dense, key_mask = hides["mask"], hides["key_mask"]
-    query_lengths, key_lengths = hides["query_seq_lengths"], hides["key_value_seq_lengths"]
-    query_segments, key_segments = hides["query_segment_ids"], hides["key_value_segment_ids"]
+        lacking = [name for name, axes in AXES.items() if given[name] is not None and given[name].ndim != axes]
+        given |= {name: given[name][None] for name in lacking}
+    dense, key_mask = given["mask"], given["key_mask"]
+    query_lengths, key_lengths = given["query_seq_lengths"], given["key_value_seq_lengths"]
+    query_segments, key_segments = given["query_segment_ids"], given["key_value_segment_ids"]
     keys = []
     if dense is not None:
         validation.mask_array(dense, (dims.batch, dims.num_heads, dims.query_length, dims.key_length))

@@ -50,7 +50,7 @@ def declined(q, k, v, call: Call) -> list[str]:
 def _refused(q, k, v, mask: Mask) -> list[str]:
     """What `jax.nn` says against this call and its gradient, found by tracing them."""
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)]
-    gradient = jax.grad(lambda *operands: attend(*operands, mask).astype("float32").sum(), (0, 1, 2))
+    gradient = jax.grad(lambda q, k, v: attend(q, k, v, mask).astype("float32").sum(), (0, 1, 2))
     try:
         jax.eval_shape(gradient, *shapes)
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:

@@ -67,8 +67,10 @@ def accumulate(function: Callable, sequences: Any, leading: Any, into: tuple[Any
     """
     arrays = jax.tree.leaves(sequences)
     batch, sizes = arrays[0].shape[0], [x.shape[2] for x in arrays]
-    looped = lambda *operands: _summed_in_a_loop(function, *operands, into, batch, max(sizes))
-    at_once = lambda *operands: _summed_at_once(function, *operands, into, batch, max(sizes), min(sizes))
+    looped = lambda sequences, leading: _summed_in_a_loop(function, sequences, leading, into, batch, max(sizes))
+    at_once = lambda sequences, leading: _summed_at_once(
+        function, sequences, leading, into, batch, max(sizes), min(sizes)
+    )
     return _chosen(looped, at_once, numbers, sequences, leading)
 
 
@@ -171,7 +173,7 @@ def over_axis(function: Callable, loop: Callable, size: int) -> Callable:
         def one(rows):
             rows = iter(rows)
             picked = [next(rows) if varies else leaf[0] for varies, leaf in zip(varying, leaves, strict=True)]
-            return function(*treedef.unflatten(picked))
+            return function(*jax.tree.unflatten(treedef, picked))
 
         if size == 1:
             return jax.tree.map(lambda x: x[None], one([]))

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Numbers = np.ndarray | jax.Array  # known beforehand, or computed by the program
+
 FEW = 512  # numbers that may stand in a program as they are: 4 kB of text
 
 
-def as_arithmetic(numbers: np.ndarray | jax.Array) -> jax.Array:
+def as_arithmetic(numbers: Numbers) -> jax.Array:
     """The same int32 numbers, of any shape; those that the program computes already come back as they are."""
     if not isinstance(numbers, np.ndarray):
         return numbers

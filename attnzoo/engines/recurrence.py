@@ -136,10 +136,11 @@ def attend(
     over = functools.partial(_scan, rule_of, constants, found=found, leaves_state=leaves_state)
     if not has_order and max(q.shape[1], k.shape[1]) <= chunk:
         out, left = _as_pairs(over, given, mask)
-    elif mask.key_segments is not None:
-        out, left = _in_order(over, given, mask, chunk)
+    elif mask.segments is not None:
+        out, left = _in_order(over, given, mask, mask.segments, chunk)
     elif mask.is_causal and not mask.is_placed:
-        out, left = _in_order(over, given, mask.in_one_segment(len(q)), chunk)
+        one = jnp.zeros((len(q), 1, mask.query_length), jnp.int32), jnp.zeros((len(q), 1, mask.key_length), jnp.int32)
+        out, left = _in_order(over, given, mask, one, chunk)
     elif mask.is_causal:
         out, left = _aligned(over, given, mask, chunk)
     else:
@@ -169,7 +170,7 @@ def start(
       >>> sums.totals[0].shape, sums.totals[0].dtype.name
       ((1, 2, 8, 3), 'float32')
     """
-    given = lambda *shape: jax.ShapeDtypeStruct((1, 1, 1, *shape), dtype)
+    given: Callable[..., Any] = lambda *shape: jax.ShapeDtypeStruct((1, 1, 1, *shape), dtype)
     brought = {name: given(*shape) for name, shape in (tokens or {}).items()}
     one = Sequence(given(head_dim), given(head_dim), given(value_dim), brought)
     return _empty(_write_of(rule_of, constants, one), batch, num_heads)
@@ -262,7 +263,7 @@ def _whole(rule_of, constants, given: Sequence, mask: Mask) -> jax.Array:
 
 def _aligned(over: Callable, given: Sequence, mask: Mask, chunk: int):
     """Without segments: causal, where query i stands beside key i + offset and chunks go in pairs, or all in one."""
-    offset, length, key_length = mask.query_offset, mask.query_length, mask.key_length
+    offset, length, key_length = mask.place, mask.query_length, mask.key_length
     before = min(length, max(0, -offset))
     lead = min(max(0, offset), key_length)
     beyond = max(0, offset) - lead  # queries beyond all keys stand right behind these, however far away they are
@@ -281,9 +282,9 @@ def _aligned(over: Callable, given: Sequence, mask: Mask, chunk: int):
     return jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0))), left
 
 
-def _in_order(over: Callable, given: Sequence, mask: Mask, chunk: int):
+def _in_order(over: Callable, given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array], chunk: int):
     """With segments: keys and queries as one sequence of events, in the order of ids and positions."""
-    query_ids, key_ids = mask.query_segments[:, 0], mask.key_segments[:, 0]
+    query_ids, key_ids = (ids[:, 0] for ids in segments)
     stands = jnp.arange(mask.query_length)[None] + mask.query_offset if mask.is_causal else mask.key_length
     stands = jnp.broadcast_to(stands, query_ids.shape)
     shown = jnp.ones(key_ids.shape, bool) if mask.keys is None else jnp.broadcast_to(mask.keys[:, 0], key_ids.shape)
@@ -326,7 +327,7 @@ def _events(query_ids: jax.Array, key_ids: jax.Array, stands: jax.Array, shown: 
     return slots, queries, Order(jnp.where(tokens < key_length, tokens, -1), places[:key_length])
 
 
-def _cut(x: jax.Array, chunks: int, chunk: int, lead: int = 0) -> jax.Array:
+def _cut(x: jax.Array | np.ndarray, chunks: int, chunk: int, lead: int = 0) -> jax.Array:
     """[B, L, ...] -> [chunks, B, chunk, ...], with `lead` positions before the first."""
     behind = chunks * chunk - lead - x.shape[1]
     padded = jnp.pad(x, [(0, 0), (lead, behind)] + [(0, 0)] * (x.ndim - 2))
@@ -376,7 +377,7 @@ def _advance(rule_of, constants, own: int, standing_of: Callable, carry, given: 
     def example(carry, given, slots):
         q, *rest = jax.tree.map(lambda x: jnp.moveaxis(heads.precise(x), 1, 0), given)
         k, v, tokens = jax.tree.map(lambda x: jnp.repeat(x, own // len(x), axis=0), rest)
-        each = heads.over_axis(lambda *operands: head(*operands, slots), _vmap, own)
+        each = heads.over_axis(functools.partial(head, slots=slots), _vmap, own)
         carry, out = each(constants, carry, q.reshape(own, -1, *q.shape[1:]), k, v, tokens)
         return carry, jnp.moveaxis(out.reshape(num_heads, *out.shape[2:]), 0, 1)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.mask import Mask
-from attnzoo.engines.progressions import as_arithmetic
+from attnzoo.engines.progressions import Numbers, as_arithmetic
 
 # Pairs of queries and keys in one step. Measured on a CPU (length 4096, H = 64, float32): 512 x 4096 is within 3% of
 # the best, since scores of all keys need no running maximum, and 512 x 512 loses 40%; a window of 257 keys runs a
@@ -44,8 +44,8 @@ class Schedule:
       [([[1]], [[[0]]], True), ([[0], [1]], [[[0]], [[1]]], False)]
     """
 
-    rows: np.ndarray | jax.Array
-    blocks: np.ndarray | jax.Array
+    rows: Numbers
+    blocks: Numbers
     turns: np.ndarray | None = None
     is_run: bool = False
     is_whole: bool = False
@@ -94,7 +94,7 @@ class Layout(NamedTuple):
       [[0, 1], [2, 3]]
     """
 
-    rows: np.ndarray
+    rows: Numbers
     columns: np.ndarray
     schedules: tuple[Schedule, ...]
 
@@ -207,7 +207,7 @@ def own_blocks(mask: Mask, block_size: int, columns: np.ndarray) -> Layout:
     return Layout(rows, columns, in_steps(visited, own[visited, None], together, False, is_whole))
 
 
-def in_blocks(mask: Mask, block_size: int) -> tuple[np.ndarray | jax.Array, np.ndarray | jax.Array]:
+def in_blocks(mask: Mask, block_size: int) -> tuple[Numbers, Numbers]:
     """The blocks of positions [R] in which queries stand, and the queries [R, block_size] of each; as many as there may
     be where their place is traced.
     """

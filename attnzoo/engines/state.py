@@ -118,7 +118,7 @@ def counted(value: jax.Array) -> tuple[jax.Array, jax.Array]:
     return value, jnp.ones(len(value), value.dtype)
 
 
-def normalised(read: tuple[jax.Array, jax.Array], epsilon: float = 0.0) -> jax.Array:
+def normalised(read: tuple[jax.Array, ...], epsilon: float = 0.0) -> jax.Array:
     """What was read of counted values, by the sum of weights and epsilon; 0 where that is 0: [t, Hv]."""
     above, below = read[0], read[1] + epsilon
     return above / jnp.where(below == 0, 1, below)[:, None]
@@ -127,6 +127,9 @@ def normalised(read: tuple[jax.Array, jax.Array], epsilon: float = 0.0) -> jax.A
 def recall(state: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """What queries [t, F] of each channels read from the state as it is: [t, ...] each."""
     return _added(tuple(q @ total for total in sums.totals) for q, sums in zip(queries, state, strict=True))
+
+
+Halves = list[tuple[jax.Array, jax.Array]]  # of blocks: what decays in later ones, and behind earlier ones
 
 
 class Exponents(NamedTuple):
@@ -145,7 +148,7 @@ class Exponents(NamedTuple):
     found: jax.Array | None = None
     own: jax.Array | None = None
     last: jax.Array | None = None
-    spans: list | None = None
+    spans: Halves | None = None
     top: jax.Array | None = None
 
 
@@ -168,7 +171,7 @@ class Chunk(NamedTuple):
         """Queries [t, F] for each channels -> [t, ...] of each of the values."""
         products = self.products(queries, self.standing.inside)
         out = tuple(_summed(products, x) for x in self.write.values)
-        return out if self.found is None else _added([out, self.recalled(queries)])
+        return out if self.found is None else _added([out, self.recalled(self.found, queries)])
 
     def after(self) -> State:
         """The state that is left."""
@@ -183,7 +186,7 @@ class Chunk(NamedTuple):
             totals = _added([totals, kept])
         return Sums(totals, exponents.top)
 
-    def products(self, queries, inside) -> jax.Array:
+    def products(self, queries: tuple[jax.Array, ...], inside: jax.Array | np.ndarray) -> jax.Array:
         """How much each query [t] has of each token [s]."""
 
         def products(q, channels, exponents):
@@ -195,9 +198,9 @@ class Chunk(NamedTuple):
         each = zip(queries, self.write.channels, self.exponents, strict=True)
         return jnp.where(inside, sum(products(*one) for one in each), 0)
 
-    def recalled(self, queries) -> tuple[jax.Array, ...]:
+    def recalled(self, found: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """What queries read from the state that was found."""
-        each = zip(queries, self.found, self.exponents, strict=True)
+        each = zip(queries, found, self.exponents, strict=True)
         read = _added(tuple(_read(q, x, exponents.found) for x in sums.totals) for q, sums, exponents in each)
         return tuple(_where(self.standing.finds, x) for x in read)
 
@@ -209,10 +212,10 @@ def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
       ValueError: gains beside the delta rule, or beside decays by channel: the state has one scale.
     """
     _refuse_gains(write)
-    tops = [None] * len(write.channels) if found is None else [sums.top for sums in found]
+    tops: list[jax.Array | None] = [None] * len(write.channels) if found is None else [sums.top for sums in found]
     exponents = tuple(_exponents(*one, standing) for one in zip(write.channels, tops, strict=True))
     chunk = Chunk(found, write, standing, exponents)
-    return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk)))
+    return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk, write.rate)))
 
 
 def _refuse_gains(write: Write) -> None:
@@ -225,22 +228,20 @@ def _refuse_gains(write: Write) -> None:
             )
 
 
-def _corrected(chunk: Chunk) -> tuple[jax.Array]:
+def _corrected(chunk: Chunk, rate: jax.Array) -> tuple[jax.Array]:
     """The x that are written in place of values, by the delta rule: each knows what those before it have written."""
-    _, write, standing, _ = chunk
+    found, write, standing, _ = chunk
     (missing,), keys = write.values, tuple(channels.key for channels in write.channels)
-    if chunk.found is not None:
-        missing -= chunk.recalled(keys)[0]
-    system, right = (write.rate[:, None] * x for x in (chunk.products(keys, standing.inside), missing))
+    if found is not None:
+        missing -= chunk.recalled(found, keys)[0]
+    system, right = (rate[:, None] * x for x in (chunk.products(keys, standing.inside), missing))
     return (jax.lax.linalg.triangular_solve(system, right, left_side=True, lower=True, unit_diagonal=True),)
 
 
 def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) -> Exponents:
     decay, gain = channels.log_decay, channels.log_gain
-    if decay is None and gain is None:
-        return Exponents()
     if decay is None:
-        return _within_gains(gain[None], top, gain, top, standing)
+        return Exponents() if gain is None else _within_gains(gain[None], top, gain, top, standing)
     if decay.ndim == 0:
         steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
         decay = decay.astype(channels.key.dtype) * steps
@@ -251,22 +252,24 @@ def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) ->
     pairs = _pair_sums(spans, decay)
     if gain is None:
         return Exponents(pairs, found, own, last)
-    found, last = (None, None) if top is None else (found + top, last + top)
-    return _within_gains(pairs + gain[None], found, own + gain, last, standing)
+    before = (None, None) if top is None else (found + top, last + top)
+    return _within_gains(pairs + gain[None], before[0], own + gain, before[1], standing)
 
 
-def _within_gains(pairs, found, own, last, standing: Standing) -> Exponents:
+def _within_gains(
+    pairs: jax.Array, found: jax.Array | None, own: jax.Array, last: jax.Array | None, standing: Standing
+) -> Exponents:
     """Exponents relative to the largest, that of each query and that at the end of the chunk."""
     pairs, own = jnp.where(standing.inside, pairs, LOWEST), _where(standing.writes, own, LOWEST)
     peak, top = pairs.max(axis=1), own.max()
-    if found is not None:
+    if found is not None and last is not None:
         found, last = _where(standing.finds, found, LOWEST), _where(standing.lasts, last, LOWEST)
         peak, top = jnp.maximum(peak, found), jnp.maximum(top, last)
         found, last = found - peak, last - top
     return Exponents(pairs - peak[:, None], found, own - top, last, None, top)
 
 
-def _spans(decay: jax.Array) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array, jax.Array]:
+def _spans(decay: jax.Array) -> tuple[Halves, jax.Array, jax.Array]:
     """What decays [t, ...] add up to: between the halves of blocks, from the start, and to the end.
 
     Each pair of tokens stands in the two halves of one block, whose size is a power of two. What decays between them is
@@ -289,14 +292,14 @@ def _spans(decay: jax.Array) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Arr
     return spans, upto[0, : len(decay)], behind[0, : len(decay)]
 
 
-def _pair_sums(spans: list, decay: jax.Array) -> jax.Array:
+def _pair_sums(spans: Halves, decay: jax.Array) -> jax.Array:
     """What decays [t] from token s to token t > s: [t, s]; 0 elsewhere."""
     nothing = jnp.zeros((1 << len(spans), 1, 1), decay.dtype)
     across = [late[:, :, None] + early[:, None] for late, early in spans]
     return _assembled(nothing, across)[: len(decay), : len(decay)]
 
 
-def _decayed_products(x: jax.Array, key: jax.Array, spans: list) -> jax.Array:
+def _decayed_products(x: jax.Array, key: jax.Array, spans: Halves) -> jax.Array:
     """sum_f x_tf key_sf times what is left, by channel, of token s at token t >= s; 0 elsewhere: [t, s].
 
     All factors are exponentials of what is at most 0, and nearly all work is products of matrices.

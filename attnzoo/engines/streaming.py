@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.contract.bias import Bias
+from attnzoo.contract.bias import Bias, PositionBias, evaluated
 from attnzoo.contract.call import Call
 from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import dense, heads, schedule
-from attnzoo.engines.progressions import as_arithmetic
+from attnzoo.engines.progressions import Numbers, as_arithmetic
 from attnzoo.engines.schedule import Layout, Schedule
 from attnzoo.engines.tiling import cut, cut_pairs, join, join_pairs
 
@@ -34,16 +34,22 @@ from attnzoo.engines.tiling import cut, cut_pairs, join, join_pairs
 TILE = 512
 
 
-class Tiles(NamedTuple):
-    """What one head differentiates: operands cut into tiles, and what the scores depend on beside them."""
+class Scored(NamedTuple):
+    """What the scores of one head depend on, in tiles, or for one tile of queries without its axis R."""
 
     q: jax.Array  # [R, t, H]
     k: jax.Array  # [C, s, H]
-    v: jax.Array  # [C, s, Hv]
     bias: jax.Array | None  # [R or 1, C or 1, t or 1, s or 1]
     projected: jax.Array | None  # [R, t, ...]: what `rule` keeps of each query
-    rule: Bias | None
+    rule: PositionBias | None
     params: Any
+
+
+class Tiles(NamedTuple):
+    """What one head differentiates: operands cut into tiles, and what the scores depend on beside them."""
+
+    scored: Scored
+    v: jax.Array  # [C, s, Hv]
 
 
 class Frame(NamedTuple):
@@ -64,7 +70,7 @@ class Running(NamedTuple):
     total: jax.Array
 
 
-def dot_product(scale: float | jax.Array | None, q: jax.Array) -> tuple[Callable, Any]:
+def dot_product(scale: jax.Array | None, q: jax.Array) -> tuple[Callable, Any]:
     """A score scale q k^T and its parameters: `scale` where it is an array, nothing where None stands for H^-1/2."""
     usual = q.shape[-1] ** -0.5
     if scale is None:
@@ -175,7 +181,7 @@ def part(
     of_out = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype)
     of_row = jax.ShapeDtypeStruct((batch, num_heads, length), accumulated)
     numbers = batch * num_heads * length * k.shape[1] * per_pair
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # jax declares no options
 
     @jax.custom_vjp
     def attend(operands, learned, fixed):
@@ -183,7 +189,8 @@ def part(
 
     def forward(operands, learned, fixed):
         def head(operands, leading):
-            out, *rows = _forward(score, *_cut_head(operands, *leading, layout_of), len(operands[0]))
+            learned, fixed = leading
+            out, *rows = _forward(score, *_cut_head(operands, learned, fixed, layout_of), len(operands[0]))
             return out.astype(of_out.dtype), tuple(rows)
 
         found = heads.accumulate(head, operands, (learned, fixed), (of_out, (of_row, of_row)), numbers)
@@ -253,26 +260,31 @@ def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout
     (q, k, v), (params, bias), (mask, dropout, drawn) = operands, learned, fixed
     layout = layout_of(mask, drawn)
     rows, columns = layout.rows, layout.columns
-    tiles = Tiles(cut(q, rows), cut(k, columns), cut(v, columns), *_cut_bias(bias, rows, columns), params)
-    dense = cut_pairs(mask.dense, rows, columns)
+    array, projected, rule = _cut_bias(bias, rows, columns)
+    scored = Scored(cut(q, rows), cut(k, columns), array, projected, rule, params)
+    dense = None if mask.dense is None else cut_pairs(mask.dense, rows, columns)
     frame = Frame(as_arithmetic(rows), as_arithmetic(columns), dataclasses.replace(mask, dense=None), dense, dropout)
-    return tiles, frame, layout
+    return Tiles(scored, cut(v, columns)), frame, layout
 
 
-def _cut_bias(bias: Bias | None, rows: np.ndarray, columns: np.ndarray):
+def _cut_bias(
+    bias: Bias | None, rows: Numbers, columns: Numbers
+) -> tuple[jax.Array | None, jax.Array | None, PositionBias | None]:
     """The array in tiles, what a rule keeps of each query in tiles, and the rule."""
-    if bias is None or bias.rule is None:
-        return cut_pairs(None if bias is None else bias.array, rows, columns), None, None
-    projected = None if bias.projected is None else cut(bias.projected, rows)
-    return None, projected, dataclasses.replace(bias, projected=None)
+    if bias is None:
+        return None, None, None
+    if not isinstance(bias.given, PositionBias):
+        return cut_pairs(bias.given, rows, columns), None, None
+    return None, None if bias.projected is None else cut(bias.projected, rows), bias.given
 
 
 def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
     """One head: out [T, Hv], the largest score [T] and the logarithm of the sum [T], as in a `dense.Part`."""
-    score = functools.partial(score, dtype=tiles.q.dtype)
-    accumulated = jnp.promote_types(tiles.q.dtype, jnp.float32)
-    (count, height), width = tiles.q.shape[:2], tiles.v.shape[-1]
-    zero = _zero(tiles, accumulated)
+    q = tiles.scored.q
+    score = functools.partial(score, dtype=q.dtype)
+    accumulated = jnp.promote_types(q.dtype, jnp.float32)
+    (count, height), width = q.shape[:2], tiles.v.shape[-1]
+    zero = _zero(q, accumulated)
     running = Running(
         jnp.full((count, height, width), zero),
         jnp.full((count, height), zero - jnp.inf),
@@ -290,12 +302,12 @@ def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
     return [join(x, layout.rows, length, fill) for x, fill in zip(_settled(running), fills, strict=True)]
 
 
-def _zero(tiles: Tiles, dtype) -> jax.Array:
+def _zero(q: jax.Array, dtype) -> jax.Array:
     """0 with the batch axes of the queries, whatever they hold.
 
     A carry that starts without those axes gains them in the first step, and then each `vmap` traces the step twice.
     """
-    return jnp.where(True, 0, tiles.q[0, 0, 0]).astype(dtype)
+    return jnp.where(True, 0, q[0, 0, 0]).astype(dtype)
 
 
 def _each_row(function: Callable) -> Callable:
@@ -311,7 +323,7 @@ def _each_row(function: Callable) -> Callable:
 
 def _visit(score, tiles: Tiles, frame: Frame, visited: Schedule, row, blocks) -> Running:
     """Softmax of one tile of queries over the listed tiles of keys."""
-    scores, visible = _scores(score, _gather(tiles, visited, row, blocks), frame, visited, row, blocks)
+    scores, visible = _scores(score, _gather(tiles.scored, visited, row, blocks), frame, visited, row, blocks)
     scores = scores if visible is None else jnp.where(visible, scores, -jnp.inf)
     top = jax.lax.stop_gradient(scores.max(axis=1))
     weights = jnp.exp(scores - dense.finite(top)[:, None])
@@ -338,14 +350,14 @@ def _settled(running: Running) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learned, out, rows, d_out, d_lse):
     """One head: the gradients of `operands` and `learned`."""
-    score = functools.partial(score, dtype=tiles.q.dtype)
+    score = functools.partial(score, dtype=tiles.scored.q.dtype)
     # d s_ij = w_ij (d w_ij - d_out_i . out_i + d_lse_i): the row sum of the softmax rule is known beforehand.
     shift = d_lse - jnp.sum(d_out.astype(d_lse.dtype) * out.astype(d_lse.dtype), axis=-1)
     top, log_total, shift, d_out = (cut(x, layout.rows) for x in (*rows, shift, d_out))
 
     def gradients(visited, row, blocks):
         # In float32 at least, so that gradients of a tile are not rounded before they are summed over tiles.
-        picked = jax.tree.map(heads.precise, _gather(tiles, visited, row, blocks))
+        picked = jax.tree.map(heads.precise, _gather(tiles.scored, visited, row, blocks))
         scores, pull, visible = jax.vjp(
             lambda picked: _scores(score, picked, frame, visited, row, blocks), picked, has_aux=True
         )
@@ -355,9 +367,9 @@ def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learn
         d_weights = _dropped(_dot("th,sh->ts", d_out[row], values), frame, row, blocks)
         d_v = _over_queries(_as_operand(_dropped(weights, frame, row, blocks), values.dtype), d_out[row])
         (d_picked,) = pull(weights * (d_weights + shift[row][:, None]))
-        return d_picked._replace(v=d_v)
+        return Tiles(d_picked, d_v)
 
-    zero = _zero(tiles, shift.dtype)
+    zero = _zero(tiles.scored.q, shift.dtype)
     total = jax.tree.map(lambda x: jnp.full(x.shape, zero, jnp.promote_types(x.dtype, shift.dtype)), tiles)
     for visited in layout.schedules:
 
@@ -371,51 +383,49 @@ def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learn
 
 def _uncut(grads: Tiles, layout: Layout, operands, learned):
     """Gradients of tiles as those of what they were cut from."""
-    (q, k, v), (_, bias) = operands, learned
-    of_operands = tuple(
-        join(grad, index, len(x), 0)
-        for grad, index, x in zip(grads[:3], (layout.rows, layout.columns, layout.columns), (q, k, v), strict=True)
-    )
-    if bias is None:
-        return of_operands, (grads.params, None)
-    if bias.rule is not None:
-        projected = None if grads.projected is None else join(grads.projected, layout.rows, len(q), 0)
-        return of_operands, (grads.params, dataclasses.replace(grads.rule, projected=projected))
-    array = join_pairs(grads.bias, layout.rows, layout.columns, bias.array.shape)
-    return of_operands, (grads.params, dataclasses.replace(bias, array=array))
+    (q, k, v), (_, bias), scored = operands, learned, grads.scored
+    of_keys = (join(grad, layout.columns, len(x), 0) for grad, x in ((scored.k, k), (grads.v, v)))
+    of_operands = join(scored.q, layout.rows, len(q), 0), *of_keys
+    if scored.rule is not None:
+        projected = None if scored.projected is None else join(scored.projected, layout.rows, len(q), 0)
+        return of_operands, (scored.params, Bias(scored.rule, projected))
+    if scored.bias is None:
+        return of_operands, (scored.params, None)
+    array = join_pairs(scored.bias, layout.rows, layout.columns, bias.given.shape)
+    return of_operands, (scored.params, Bias(array))
 
 
-def _gather(tiles: Tiles, visited: Schedule, row, blocks) -> Tiles:
-    """The part of `tiles` that the scores of one tile of queries depend on."""
-    return tiles._replace(
-        q=tiles.q[row],
-        k=_blocks(tiles.k, visited, blocks),
-        v=None,
-        bias=_pair(tiles.bias, row, blocks),
-        projected=None if tiles.projected is None else tiles.projected[row],
+def _gather(scored: Scored, visited: Schedule, row, blocks) -> Scored:
+    """What the scores of one tile of queries depend on."""
+    return scored._replace(
+        q=scored.q[row],
+        k=_blocks(scored.k, visited, blocks),
+        bias=None if scored.bias is None else _pair(scored.bias, row, blocks),
+        projected=None if scored.projected is None else scored.projected[row],
     )
 
 
 def _scatter(total: Tiles, parts: Tiles, visited: Schedule, rows, blocks) -> Tiles:
     """Add the gradients of one step, whose leaves lead with [G], to those of the whole."""
-    return Tiles(
-        total.q.at[rows].add(parts.q),
-        _add_blocks(total.k, visited, blocks, parts.k),
-        _add_blocks(total.v, visited, blocks, parts.v),
-        None if total.bias is None else _add_pair(total.bias, rows, blocks, parts.bias),
-        None if total.projected is None else total.projected.at[rows].add(parts.projected),
-        *jax.tree.map(lambda x, part: x + part.sum(axis=0), (total.rule, total.params), (parts.rule, parts.params)),
+    before, new = total.scored, parts.scored
+    scored = Scored(
+        before.q.at[rows].add(new.q),
+        _add_blocks(before.k, visited, blocks, new.k),
+        None if before.bias is None or new.bias is None else _add_pair(before.bias, rows, blocks, new.bias),
+        None if before.projected is None else before.projected.at[rows].add(new.projected),
+        *jax.tree.map(lambda x, part: x + part.sum(axis=0), (before.rule, before.params), (new.rule, new.params)),
     )
+    return Tiles(scored, _add_blocks(total.v, visited, blocks, parts.v))
 
 
-def _scores(score, picked: Tiles, frame: Frame, visited: Schedule, row, blocks):
+def _scores(score, picked: Scored, frame: Frame, visited: Schedule, row, blocks):
     """Scores [t, L s] of one tile of queries, and which of them are visible, None for all."""
     rows, columns = frame.rows[row], _columns(frame, blocks)
     scores = score(picked.params, picked.q, picked.k)
     if picked.bias is not None:
         scores += picked.bias
     if picked.rule is not None:
-        scores += picked.rule.rule_at(rows + frame.mask.query_offset, columns, picked.projected)
+        scores += evaluated(picked.rule, rows + frame.mask.query_offset, columns, picked.projected)
     if visited.is_whole:
         return scores, None
     visible = frame.mask.at(rows, columns)
@@ -455,10 +465,8 @@ def _add_blocks(total: jax.Array, visited: Schedule, blocks, parts: jax.Array) -
     return total
 
 
-def _pair(pairs: jax.Array | None, row, blocks) -> jax.Array | None:
+def _pair(pairs: jax.Array, row, blocks) -> jax.Array:
     """[R or 1, C or 1, t or 1, s or 1] -> the tiles beside one tile of queries: [t or 1, L s or 1]."""
-    if pairs is None:
-        return None
     row, blocks = _pair_index(pairs, row, blocks)
     picked = jnp.moveaxis(pairs[row, blocks], 0, 1)
     return picked.reshape(picked.shape[0], -1)

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.mask import pick
-from attnzoo.engines.progressions import as_arithmetic
+from attnzoo.engines.progressions import Numbers, as_arithmetic
 
 
-def _is_natural(index: np.ndarray | jax.Array, length: int) -> bool:
+def _is_natural(index: Numbers, length: int) -> bool:
     return isinstance(index, np.ndarray) and np.array_equal(index.reshape(-1)[:length], np.arange(length))
 
 
-def cut(array: jax.Array, index: np.ndarray) -> jax.Array:
+def cut(array: jax.Array, index: Numbers) -> jax.Array:
     """[T, ...] -> [R, t, ...]; what stands where `index` is -1 is hidden by the mask."""
     if _is_natural(index, len(array)):
         tiles = jnp.pad(array, [(0, index.size - len(array))] + [(0, 0)] * (array.ndim - 1))
@@ -23,17 +23,15 @@ def cut(array: jax.Array, index: np.ndarray) -> jax.Array:
     return tiles.reshape(*index.shape, *array.shape[1:])
 
 
-def cut_pairs(array: jax.Array | None, rows: np.ndarray, columns: np.ndarray) -> jax.Array | None:
+def cut_pairs(array: jax.Array, rows: Numbers, columns: Numbers) -> jax.Array:
     """[T or 1, S or 1] -> [R or 1, C or 1, t or 1, s or 1]."""
-    if array is None:
-        return None
     row_tiles, column_tiles = ((1, 1) if n == 1 else i.shape for n, i in zip(array.shape, (rows, columns), strict=True))
     for axis, index in enumerate((rows, columns)):
         array = pick(array, as_arithmetic(index).reshape(-1), axis)
     return array.reshape(row_tiles + column_tiles).swapaxes(1, 2)
 
 
-def join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.Array:
+def join(tiles: jax.Array, index: Numbers, length: int, fill: float) -> jax.Array:
     """[R, t, ...] -> [T, ...], the inverse of `cut`; `fill` for positions that no tile holds."""
     flat = tiles.reshape(-1, *tiles.shape[2:])
     if _is_natural(index, length):
@@ -43,7 +41,7 @@ def join(tiles: jax.Array, index: np.ndarray, length: int, fill: float) -> jax.A
     return jnp.where((place < 0).reshape(-1, *(1,) * (flat.ndim - 1)), fill, found)
 
 
-def _inverse(index: np.ndarray | jax.Array, length: int) -> jax.Array:
+def _inverse(index: Numbers, length: int) -> jax.Array:
     """Where in `index` [R, t] each of 0..length-1 stands, -1 for those that do not.
 
     Whole numbers are scattered, none of them to a place outside; what they order is gathered.
@@ -53,7 +51,7 @@ def _inverse(index: np.ndarray | jax.Array, length: int) -> jax.Array:
     return jnp.full(length + 1, -1, jnp.int32).at[jnp.where(index < 0, length, index)].set(place)[:length]
 
 
-def join_pairs(pairs: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> jax.Array:
+def join_pairs(pairs: jax.Array, rows: Numbers, columns: Numbers, shape: tuple[int, int]) -> jax.Array:
     """[R or 1, C or 1, t or 1, s or 1] -> [T or 1, S or 1], the inverse of `cut_pairs`."""
     array = pairs.swapaxes(1, 2)
     array = array.reshape(array.shape[0] * array.shape[1], -1)

@@ -156,6 +156,7 @@ class BigBird(Kernel):
         Floyd's sampling: without replacement, in `num_random` steps whatever the number of candidates.
         """
         start = self.num_global
+        width: int | jax.Array
         if is_causal:
             end = rows - reach
             hole, width = end, 0

@@ -98,9 +98,9 @@ class Reformer(Kernel):
 
             def one_round(order, key_order):
                 rows, columns = order.tokens, _beside_previous(key_order.tokens, -1)
-                given = order.grouped(q), *(_beside_previous(key_order.grouped(x), 0) for x in (k, v))
+                keys, values = (_beside_previous(key_order.grouped(x), 0) for x in (k, v))
                 shares = self._shares(*orders, rows, columns, jnp.promote_types(q.dtype, jnp.float32))
-                found = gathered.attend(*given, rows, columns, call, shares)
+                found = gathered.attend(order.grouped(q), keys, values, rows, columns, call, shares)
                 return jax.tree.map(order.restored, found)
 
             return _joined(jax.vmap(one_round)(*orders))

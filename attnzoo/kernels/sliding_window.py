@@ -107,7 +107,7 @@ class SlidingWindow(Kernel):
         largest = min(max(self.left, self.right, SMALLEST_TILE), streaming.TILE)
         size = schedule.tile_size(max(mask.query_length // self.dilation, 1), largest)
         if mask.is_placed:
-            rows = schedule.interleaved(mask.query_length, size, self.dilation, mask.query_offset)
+            rows = schedule.interleaved(mask.query_length, size, self.dilation, mask.place)
         else:
             rows = schedule.rows_apart(mask.query_length, size, self.dilation)
         columns = schedule.interleaved(mask.key_length, size, self.dilation)
@@ -127,13 +127,13 @@ class SlidingWindow(Kernel):
         """Tiles of `rows` without global queries, and tiles of these."""
         size = rows.shape[1]
         if mask.is_placed:
-            positions = np.where(rows >= 0, rows + mask.query_offset, -1)
+            positions = np.where(rows >= 0, rows + mask.place, -1)
             is_global = (positions >= 0) & (positions < self.global_tokens)
             globals_ = schedule.tiled(rows[is_global], size)
             return np.where(is_global, -1, rows), globals_[: len(globals_) * is_global.any()]
-        positions = jnp.where(rows >= 0, rows + mask.query_offset, -1)
-        is_global = (positions >= 0) & (positions < self.global_tokens)
+        stands = jnp.where(rows >= 0, rows + mask.query_offset, -1)
+        sees_all = (stands >= 0) & (stands < self.global_tokens)
         places = np.arange(-(-min(self.global_tokens, mask.query_length) // size) * size)
         found = jnp.maximum(-mask.query_offset, 0) + places
         found = jnp.where((found < mask.query_length) & (found + mask.query_offset < self.global_tokens), found, -1)
-        return jnp.where(is_global, -1, rows), found.reshape(-1, size)
+        return jnp.where(sees_all, -1, rows), found.reshape(-1, size)

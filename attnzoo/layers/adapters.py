@@ -152,7 +152,8 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
         if not getattr(kernel.supports, field):
             refusal.refuse(kernel, [(f'mask="{meaning}" of as_attention_fn (one of {", ".join(MEANINGS)})', field)])
     mask = jnp.asarray(mask).astype(bool)
-    offset, given = told or 0, {"bias": bias, "is_causal": is_causal or "causal" in meaning}
+    offset: int | jax.Array = told or 0
+    given: Asked = {"bias": bias, "is_causal": is_causal or "causal" in meaning}
     if meaning == "dense" and is_known:
         return _Recovered(given | {"mask": mask, "query_offset": offset})
     whole = mask[None] if mask.ndim == 2 else mask

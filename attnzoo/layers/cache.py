@@ -86,7 +86,9 @@ def step(
     one_axis = lambda x: x.reshape(state.dims.batch, *x.shape[len(batch) :])
     state, out = decoding.step(
         state,
-        *map(one_axis, (query, key, value)),
+        one_axis(query),
+        one_axis(key),
+        one_axis(value),
         given.get("bias"),
         params=attention.params,
         tokens=jax.tree.map(one_axis, dict(attention.tokens)),
@@ -114,7 +116,7 @@ def _state(variables: dict[str, jax.Array], kernel: Kernel, dims: Dims, batch: t
         if [x.shape for x in expected] == shapes:
             dims = dims._replace(query_length=length, key_length=length)
             positions = jnp.broadcast_to(variables[INDEX], batch).reshape(dims.batch)
-            return DecodingState(positions, treedef.unflatten(leaves), kernel, dims)
+            return DecodingState(positions, jax.tree.unflatten(treedef, leaves), kernel, dims)
     held = {name: x.shape for name, x in variables.items() if name != INDEX}
     raise ValueError(
         f"the cache holds {held}: {kernel!r} makes none such for inputs of batch {list(batch)}; start it anew for this "

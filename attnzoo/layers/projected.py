@@ -122,8 +122,8 @@ def token_name(name: str) -> str:
     return f"token_{name}"
 
 
-def check_positions(positions) -> None:
-    """Refuse what is no choice of positions for attention."""
+def checked_positions(positions) -> RelativeEncoding:
+    """Positions for attention; refuses what is no choice of them."""
     if isinstance(positions, AbsoluteEncoding):
         raise ValueError(
             f"positions={positions!r} is added to the embeddings of tokens, before any layer: expected one that "
@@ -134,6 +134,7 @@ def check_positions(positions) -> None:
             f"positions={positions!r}: expected an instance such as Rotary(), ALiBi(), T5Buckets(), Shaw(), or "
             "NoPositions(); from text, attnzoo.parse_positions makes them"
         )
+    return positions
 
 
 def refuse_broadcast_dropout(broadcast_dropout: bool, dropout_rate: float) -> None:
@@ -147,8 +148,8 @@ def refuse_broadcast_dropout(broadcast_dropout: bool, dropout_rate: float) -> No
 
 def dims_of_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
     """The sizes of query [*batch, T, N, H], key [*batch, S, K, H] and value [*batch, S, K, Hv]."""
-    lengths = (query.shape[-3], key.shape[-3])
-    return Dims(math.prod(query.shape[:-3]), *lengths, query.shape[-2], *key.shape[-2:], value.shape[-1])
+    (length, num_heads, _), (key_length, kv_heads, head_dim) = query.shape[-3:], key.shape[-3:]
+    return Dims(math.prod(query.shape[:-3]), length, key_length, num_heads, kv_heads, head_dim, value.shape[-1])
 
 
 def key_and_value_inputs(inputs_q, inputs_k, inputs_v):
@@ -159,9 +160,9 @@ def key_and_value_inputs(inputs_q, inputs_k, inputs_v):
     return inputs_k, inputs_k if inputs_v is None else inputs_v
 
 
-def flattened(asked: Asked, batch: tuple[int, ...]) -> Asked:
+def flattened(asked: Asked, batch: tuple[int, ...]) -> dict[str, Any]:
     """The same with all batch axes as one."""
-    given = dict(asked)
+    given: dict[str, Any] = dict(asked)
     if given.get("mask") is not None:
         given["mask"] = jnp.asarray(given["mask"]).astype(bool)
     if len(batch) > 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from attnzoo.nnx import MultiHeadAttention
 from attnzoo.positions import RelativeEncoding
 
 NORMS = ("before", "after")
-ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
+ACTIVATIONS: dict[str, Callable[..., jax.Array]] = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -132,7 +133,8 @@ class CrossAttention(MultiHeadAttention):
 
         Of that, `lengths` [B] tokens are real.
         """
-        query, key, value = self.query(x), self.memory_key.get_value(), self.memory_value.get_value()
+        kept = lambda name: getattr(self, f"memory_{name}").get_value()
+        query, key, value = self.query(x), kept("key"), kept("value")
         brought = self.attention_kernel.token_inputs(self._dims(1, 1))
         attended = projected.attend_heads(
             query,
@@ -144,7 +146,7 @@ class CrossAttention(MultiHeadAttention):
                 params=self._learned("attention"),
                 positions=self.position_encoding,
                 precision=self.precision,
-                tokens={name: getattr(self, f"memory_{name}").get_value() for name in brought},
+                tokens={name: kept(name) for name in brought},
             ),
         )
         return self.out(attended.out)
@@ -173,7 +175,7 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
-        heads = {
+        heads: dict[str, Any] = {
             "num_heads": config.num_heads,
             "in_features": config.width,
             "num_kv_heads": config.num_kv_heads,
@@ -182,9 +184,8 @@ class Block(nnx.Module):
         }
         self.attention = MultiHeadAttention(attention=attention, positions=positions, max_length=max_length, **heads)
         self.attention_norm = self._norm(rngs)
-        has_memory = cross is not None
-        self.cross = CrossAttention(attention=cross, max_length=max_memory, **heads) if has_memory else None
-        self.cross_norm = self._norm(rngs) if has_memory else None
+        self.cross = None if cross is None else CrossAttention(attention=cross, max_length=max_memory, **heads)
+        self.cross_norm = None if cross is None else self._norm(rngs)
         self.feed_forward = FeedForward(config, rngs)
         self.feed_forward_norm = self._norm(rngs)
         self.dropout = dropout_of(config, rngs)
@@ -200,25 +201,34 @@ class Block(nnx.Module):
         sow_weights: bool = False,
     ) -> jax.Array:
         """Sequences x [B, T, width], of which `lengths` [B] tokens are real; the same for `memory` [B, S, width]."""
-        of_self = {"is_causal": is_causal, "sow_weights": sow_weights}
+        of_self: dict[str, Any] = {"is_causal": is_causal, "sow_weights": sow_weights}
         of_self |= {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
         x = self._around(self.attention_norm, lambda x: self.attention(x, **of_self), x)
         if memory is not None:
-            of_cross = {"query_seq_lengths": lengths, "key_value_seq_lengths": memory_lengths}
-            cross = lambda x: self.cross(x, memory, sow_weights=sow_weights, **of_cross)
-            x = self._around(self.cross_norm, cross, x)
+            of_cross: dict[str, Any] = {"query_seq_lengths": lengths, "key_value_seq_lengths": memory_lengths}
+            cross, norm = self.to_memory()
+            x = self._around(norm, lambda x: cross(x, memory, sow_weights=sow_weights, **of_cross), x)
         return self._around(self.feed_forward_norm, self.feed_forward, x)
 
     def step(
         self, x: jax.Array, lengths: jax.Array | None = None, memory_lengths: jax.Array | None = None
     ) -> jax.Array:
         """The next tokens x [B, t, width], `lengths` of them real, after `init_cache` and `remember`."""
+        if self.attention.cache_index is None:
+            raise ValueError("there is no cache: call `init_cache` of the stack before the first step")
         place = self.attention.cache_index.get_value()
         attend = lambda x: self.attention(x, decode=True, query_seq_lengths=lengths)
         x = self._around(self.attention_norm, attend, x)
         if self.cross is not None:
-            x = self._around(self.cross_norm, lambda x: self.cross.recall(x, place, memory_lengths), x)
+            cross, norm = self.to_memory()
+            x = self._around(norm, lambda x: cross.recall(x, place, memory_lengths), x)
         return self._around(self.feed_forward_norm, self.feed_forward, x)
+
+    def to_memory(self) -> tuple[CrossAttention, nnx.LayerNorm]:
+        """Attention to the memory, and its norm."""
+        if self.cross is None or self.cross_norm is None:
+            raise ValueError("memory came to a block without attention to one: build it with `cross`")
+        return self.cross, self.cross_norm
 
     def _norm(self, rngs: nnx.Rngs) -> nnx.LayerNorm:
         return nnx.LayerNorm(self.config.width, dtype=jnp.dtype(self.config.dtype), rngs=rngs)
@@ -265,11 +275,11 @@ class Stack(nnx.Module):
             refusal.refuse_slot(kernel, f"{form} of {name} block {number}", needed)
         for number, kernel in enumerate(cross):
             refusal.refuse_slot(kernel, f"cross-attention of {name} block {number}", ["cross", "bidirectional"])
-        pairs = zip(attention, cross or [None] * len(attention), strict=True)
+        others: Sequence[Kernel | None] = cross or [None] * len(attention)
         self.blocks = nnx.List(
             [
                 Block(config, kernel, positions, max_length, cross=other, max_memory=max_memory, rngs=rngs)
-                for kernel, other in pairs
+                for kernel, other in zip(attention, others, strict=True)
             ]
         )
         is_last = config.norm == "before"
@@ -314,7 +324,7 @@ class Stack(nnx.Module):
         for block in self.blocks:
             block.attention.init_cache((batch, length, self.config.width), jnp.dtype(self.config.dtype), is_ragged=True)
             if memory is not None:
-                block.cross.remember(memory)
+                block.to_memory()[0].remember(memory)
 
     def _last(self, x: jax.Array) -> jax.Array:
         return x if self.norm is None else self.norm(x)

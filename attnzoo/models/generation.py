@@ -144,11 +144,11 @@ def _generate(graph, state, prompt, lengths, given, rng, *, steps, sampling, sto
     first, *later = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(steps))
     last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
     token = sampling(first, last)
-    graph, cache, rest = nnx.split(model, nnx.Cache, ...)
+    graph, cache, *rest = nnx.split(model, nnx.Cache, ...)
 
     def advance(carry, rng):
         cache, before = carry
-        model = nnx.merge(graph, cache, rest)
+        model = nnx.merge(graph, cache, *rest)
         token = sampling(rng, model.step(before[:, None])[:, 0])
         token = token if stop is None else jnp.where(before == stop, stop, token)
         return (nnx.state(model, nnx.Cache), token), token

@@ -12,7 +12,8 @@ arXiv:1508.04025, for the scores s . h (dot) and s . W h (general).
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ class RecurrentEncoderDecoder(nnx.Module):
         state, memory = self._encode(source, lengths)
 
         def step(carry, _):
-            state, logits, weights = self._step(*carry, memory)
+            state, logits, weights = self._step(carry[0], carry[1], memory)
             token = logits.argmax(axis=-1)
             return (state, token), (token, weights)
 
@@ -103,7 +104,7 @@ class RecurrentEncoderDecoder(nnx.Module):
         return tokens.T, jnp.moveaxis(weights, 0, 1)
 
     def _encode(self, source, lengths):
-        annotations = self.encoder(self.read(source), seq_lengths=lengths)
+        annotations: Any = self.encoder(self.read(source), seq_lengths=lengths)
         # The backward direction has read the whole source when it comes to the first token.
         summary = annotations[:, 0, annotations.shape[-1] // 2 :]
         return jnp.tanh(self.first(summary)), (annotations[:, :, None], lengths)
@@ -126,7 +127,10 @@ def _remembering(rng, shape, dtype=jnp.float32):
     return jnp.zeros((4, shape[0] // 4), dtype).at[1].set(1).reshape(shape)
 
 
-CELLS = {"gru": nnx.GRUCell, "lstm": functools.partial(nnx.OptimizedLSTMCell, bias_init=_remembering)}
+CELLS: dict[str, Callable[..., Any]] = {
+    "gru": nnx.GRUCell,
+    "lstm": functools.partial(nnx.OptimizedLSTMCell, bias_init=_remembering),
+}
 
 
 class RecurrentLanguageModel(nnx.Module):

@@ -108,6 +108,7 @@ class LanguageModel(nnx.Module):
         kernels = kernels_of("attention", attention, num_layers)
         name = "decoder" if is_causal else "encoder"
         self.max_length, self.vocabulary = max_length, vocabulary
+        self.place: nnx.Cache[jax.Array]  # of the next token, from `init_cache` on
         self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
         self.stack = Stack(config, name, kernels, _relative(positions), max_length, is_causal=is_causal, rngs=rngs)
         self.head = None if is_tied else nnx.Linear(config.width, vocabulary, dtype=jnp.dtype(config.dtype), rngs=rngs)
@@ -205,6 +206,7 @@ class Classifier(nnx.Module):
         self.stack = Stack(config, "encoder", kernels, _relative(positions), longest, is_causal=False, rngs=rngs)
         if pooling == "cls":
             self.cls = nnx.Param(_embedding_init(config)(rngs.params(), (config.width,)))
+        self.head: nnx.Linear | PairHead
         if pairing is None:
             self.head = nnx.Linear(config.width, num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
         else:
@@ -309,6 +311,7 @@ class EncoderDecoder(nnx.Module):
         }
         relative = _relative(positions)
         self.max_length, self.vocabulary = max_length, target_vocabulary
+        self.place: nnx.Cache[jax.Array]  # of the next token, from `init_cache` on
         self.source_embedding = Embedding(source_vocabulary, config, positions, max_source_length, rngs)
         self.encoder = Stack(
             config, "encoder", kernels["encoder_attention"], relative, max_source_length, is_causal=False, rngs=rngs
@@ -379,8 +382,7 @@ def _embedding_init(config: BlockConfig) -> nnx.Initializer:
 def _relative(positions: PositionEncoding) -> RelativeEncoding:
     if isinstance(positions, AbsoluteEncoding):
         return NoPositions()
-    projected.check_positions(positions)
-    return positions
+    return projected.checked_positions(positions)
 
 
 def _mean(x: jax.Array, lengths: jax.Array | None) -> jax.Array:

@@ -20,7 +20,7 @@ from attnzoo.positions.encoding import AbsoluteEncoding
 from attnzoo.positions.rotary import angles, integers
 
 
-def sinusoidal(positions: jax.Array, width: int, *, base: float = 10000.0) -> jax.Array:
+def sinusoidal(positions: np.ndarray | jax.Array, width: int, *, base: float = 10000.0) -> jax.Array:
     """Sines and cosines of positions, side by side for each frequency.
 
     Args:

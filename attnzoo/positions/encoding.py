@@ -9,6 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from attnzoo.contract.bias import PositionBias
 
@@ -47,7 +48,7 @@ class AbsoluteEncoding(PositionEncoding):
         """What is learned, () when there is nothing."""
         return ()
 
-    def vectors(self, params: Tree, positions: jax.Array, width: int) -> jax.Array:
+    def vectors(self, params: Tree, positions: np.ndarray | jax.Array, width: int) -> jax.Array:
         """Positions, int [..., T] -> [..., T, width]."""
         raise NotImplementedError(f"{type(self).__name__} defines no `vectors`: return one for each position there")
 

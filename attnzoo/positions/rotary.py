@@ -26,7 +26,7 @@ PAIRINGS = ("interleaved", "half")
 
 def rotate(
     x: jax.Array,
-    positions: jax.Array,
+    positions: np.ndarray | jax.Array,
     *,
     pairing: str = "interleaved",
     base: float = 10000.0,
@@ -75,7 +75,7 @@ def rotate(
     return jnp.concatenate([pairs.reshape(*x.shape[:-1], width).astype(x.dtype), x[..., width:]], axis=-1)
 
 
-def angles(positions: jax.Array, width: int, base: float, dtype=jnp.float32) -> jax.Array:
+def angles(positions: np.ndarray | jax.Array, width: int, base: float, dtype=jnp.float32) -> jax.Array:
     """positions / base^(2i / width): [...] -> [..., width / 2]."""
     if not fields.is_integer(width) or width < 2 or width % 2:
         raise ValueError(f"width={width!r}: expected an even integer >= 2, as coordinates are taken in pairs")

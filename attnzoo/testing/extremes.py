@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -38,17 +40,18 @@ def segments_come_in_any_order(subject: Subject) -> None:
         ("that return", jnp.stack([token // 40 % 2, token // 7 % 3])),
     ):
         ids = jnp.broadcast_to(ids, (2, 150))
-        segments = {"query_segment_ids": ids, "key_value_segment_ids": ids}
-        routes = [subject.pulled(operands, implementation=x, **segments) for x in ("xla", "reference")]
-        subject.same(*routes, f"output or gradient of segments {name}, `batched` beside `head`,", 1e-4)
+        segments: dict[str, Any] = {"query_segment_ids": ids, "key_value_segment_ids": ids}
+        fast, plain = (subject.pulled(operands, implementation=x, **segments) for x in ("xla", "reference"))
+        subject.same(fast, plain, f"output or gradient of segments {name}, `batched` beside `head`,", 1e-4)
 
 
 def operands_of_any_size(subject: Subject) -> None:
     """With queries and keys far from 0, large or tiny, routes differ by little more than a rounding of these moves."""
     operands = subject.operands()
     params = subject.params(operands)
-    whole = Operands(*(64 + jnp.round(x) for x in operands[:2]), operands.v)
-    sizes = {size: Operands(*(size * x for x in operands[:2]), operands.v) for size in (1e-3, 8.0)}
+    q, k, v = operands
+    whole = Operands(64 + jnp.round(q), 64 + jnp.round(k), v)
+    sizes = {size: Operands(size * q, size * k, v) for size in (1e-3, 8.0)}
     for name, moved in {"far from 0": whole, **{f"of size {size}": moved for size, moved in sizes.items()}}.items():
         rounded = Operands(*(x * (1 + jnp.finfo(x.dtype).eps) for x in moved))
         head = lambda given: subject.attend(given, params, implementation="reference")
@@ -91,6 +94,6 @@ def gradients_of_gradients(subject: Subject) -> None:
         again = lambda operands: sum(jnp.sin(x).sum() for x in jax.grad(once)(operands))
         return jax.jit(jax.grad(again))(operands)
 
-    routes = [twice(name) for name in ("xla", "reference")]
-    subject.finite(routes, "second derivatives are")
-    subject.same(*routes, "second derivatives, `batched` beside `head`,", 1e-3)
+    fast, plain = (twice(name) for name in ("xla", "reference"))
+    subject.finite((fast, plain), "second derivatives are")
+    subject.same(fast, plain, "second derivatives, `batched` beside `head`,", 1e-3)

@@ -26,8 +26,8 @@ PASSES = ("forward", "gradient")
 class Count(NamedTuple):
     """Operations, and elements of the largest intermediate, of a forward pass and of its gradient."""
 
-    flops: tuple[float, float]
-    largest: tuple[int, int]
+    flops: list[float]
+    largest: list[int]
 
 
 def work_grows_as_claimed(subject: Subject) -> None:
@@ -65,7 +65,7 @@ def _dims(length: int) -> Dims:
 
 def _count(kernel: Kernel, length: int, is_causal: bool) -> Count:
     jaxprs = [traced.jaxpr.jaxpr for traced in _traced(kernel, length, is_causal)]
-    return Count(tuple(map(counting.flops_of, jaxprs)), tuple(map(counting.largest_of, jaxprs)))
+    return Count([counting.flops_of(x) for x in jaxprs], [counting.largest_of(x) for x in jaxprs])
 
 
 @functools.lru_cache(maxsize=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
     """Everything at once that the kernel supports. The first key and the last queries of one example are hidden."""
     s = subject.supports
     length, heads = operands.q.shape[1:3]
-    chosen = {"query_seq_lengths": jnp.array([length, length - 4])}
+    chosen: dict[str, Any] = {"query_seq_lengths": jnp.array([length, length - 4])}
     if s.causal:
         chosen |= {"is_causal": True, "query_offset": 2}
     if s.key_mask:
@@ -77,9 +78,9 @@ def vendors_are_right_or_decline(subject: Subject) -> None:
         given = {"params": params, "is_causal": is_causal}
         try:
             out, gradients = subject.pulled(operands, implementation="cudnn", **given)
-        except NotImplementedError as error:
-            if "declines" not in str(error) or type(subject.kernel).__name__ not in str(error):
-                raise subject.broken(f"the refusal of 'cudnn' does not tell why: {error}") from None
+        except NotImplementedError as refusal:
+            if "declines" not in str(refusal) or type(subject.kernel).__name__ not in str(refusal):
+                raise subject.broken(f"the refusal of 'cudnn' does not tell why: {refusal}") from None
             continue
         precise = Operands(*(x.astype(jnp.float32) for x in operands))
         plain, exact = (subject.pulled(x, implementation="reference", **given) for x in (operands, precise))
@@ -149,12 +150,13 @@ def equal_kernels_never_retrace(subject: Subject) -> None:
     """A kernel with equal fields is equal, and costs no second compilation."""
     operands = subject.operands()
     subject.attend(operands)
-    before = door._attend._cache_size()
+    programs = lambda: door._attend._cache_size()  # type: ignore[attr-defined]  # jax does not declare it
+    before = programs()
     twin = dataclasses.replace(subject, kernel=dataclasses.replace(copy.copy(subject.kernel)))
     if twin.kernel != subject.kernel:
         raise subject.broken("a copy with equal fields is not equal: it must be a frozen dataclass with eq")
     twin.attend(operands)
-    if door._attend._cache_size() != before:
+    if programs() != before:
         raise subject.broken("an equal kernel was traced again: its hash or its equality is not that of its fields")
 
 
@@ -168,17 +170,18 @@ def the_future_cannot_touch_the_past(subject: Subject) -> None:
     before = subject.pulled(Operands(q, k, v), is_causal=True)[0][:, :20]
     for size in (1e-3, 100.0, 1.0):
         times = 1 - 3 * size, 1 + 8 * size
-        moved = Operands(*(x.at[:, 20:].mul(by) for x, by in zip((q, k), times, strict=True)), v.at[:, 20:].add(size))
+        moved = Operands(q.at[:, 20:].mul(times[0]), k.at[:, 20:].mul(times[1]), v.at[:, 20:].add(size))
         after = subject.pulled(moved, is_causal=True)[0][:, :20]
         subject.same(before, after, f"output before a change of later tokens by {size}, beside that after it,")
     for offset, last in ((-3, 23), (3, 17)):
-        shifted = [
+        one, other = (
             subject.attend(Operands(q, *keys), is_causal=True, query_offset=offset)[:, :last]
             for keys in ((k, v), (moved.k, moved.v))
-        ]
-        subject.same(*shifted, f"output at query_offset={offset} before a change of later keys, beside that after it,")
+        )
+        what = f"output at query_offset={offset} before a change of later keys, beside that after it,"
+        subject.same(one, other, what)
         if offset < 0:
-            subject.zero(shifted[0][:, :-offset], "output of queries before the first key")
+            subject.zero(one[:, :-offset], "output of queries before the first key")
     return None
 
 
@@ -199,8 +202,8 @@ def hidden_keys_touch_nothing(subject: Subject) -> None:
     subject.zero([jnp.where(hidden, x, 0) for x in clean[1].operands[1:]], "gradient of hidden keys and values")
     mask = jnp.arange(LENGTH)[None] % 5 != jnp.array([[1], [2]])
     dirty = Operands(operands.q, *(jnp.where(mask[..., None, None], x, 50.0) for x in operands[1:]))
-    outs = [subject.attend(x, key_mask=mask) for x in (operands, dirty)]
-    subject.same(*outs, "output with other hidden keys under key_mask")
+    one, other = (subject.attend(x, key_mask=mask) for x in (operands, dirty))
+    subject.same(one, other, "output with other hidden keys under key_mask")
     return None
 
 
@@ -225,8 +228,8 @@ def batch_mates_cannot_touch_each_other(subject: Subject) -> None:
     q, k, v = subject.operands()
     for factor in (30.0, jnp.nan):
         moved = Operands(*(x.at[1].mul(factor) for x in (q, k, v)))
-        outs = [subject.attend(x)[0] for x in (Operands(q, k, v), moved)]
-        subject.same(*outs, f"output of the mate of an example times {factor}")
+        one, other = (subject.attend(x)[0] for x in (Operands(q, k, v), moved))
+        subject.same(one, other, f"output of the mate of an example times {factor}")
 
 
 def packed_neighbours_cannot_touch_each_other(subject: Subject) -> None:
@@ -237,11 +240,11 @@ def packed_neighbours_cannot_touch_each_other(subject: Subject) -> None:
     if not subject.supports.segments:
         return subject.refuses("query_segment_ids", **segments)
     moved = Operands(*(x.at[:, 21:].mul(5.0) for x in operands))
-    outs = [subject.attend(x, **segments)[:, :21] for x in (operands, moved)]
-    subject.same(*outs, "output of a changed segment's neighbour")
+    one, other = (subject.attend(x, **segments)[:, :21] for x in (operands, moved))
+    subject.same(one, other, "output of a changed segment's neighbour")
     moved = Operands(*(x.at[:, :21].mul(5.0) for x in operands))
-    outs = [subject.attend(x, **segments)[:, 21:] for x in (operands, moved)]
-    subject.same(*outs, "output of the neighbour that follows")
+    one, other = (subject.attend(x, **segments)[:, 21:] for x in (operands, moved))
+    subject.same(one, other, "output of the neighbour that follows")
     if jnp.array_equal(subject.attend(operands, **segments), subject.attend(operands)):
         raise subject.broken("segments change nothing")
     return None
@@ -292,8 +295,9 @@ def any_length_works(subject: Subject) -> None:
     for length, is_causal in ((2, forms[0]), (64, forms[-1])):
         operands = subject.operands(**GROUPED, length=length, batch=1)
         params = subject.params(operands)
-        outs = [subject.attend(operands, params, implementation=x, is_causal=is_causal) for x in ("xla", "reference")]
-        subject.same(*outs, f"output at length {length}, is_causal={is_causal}, `batched` beside `head`,", 2e-5)
+        given = {"params": params, "is_causal": is_causal}
+        one, other = (subject.attend(operands, implementation=x, **given) for x in ("xla", "reference"))
+        subject.same(one, other, f"output at length {length}, is_causal={is_causal}, `batched` beside `head`,", 2e-5)
 
 
 def keys_of_another_length(subject: Subject) -> None:
@@ -302,8 +306,8 @@ def keys_of_another_length(subject: Subject) -> None:
     if not subject.supports.cross:
         return subject.refuses("key of another length", operands=operands)
     params = subject.params(operands)
-    outs = [subject.attend(operands, params, implementation=name) for name in ("xla", "reference")]
-    subject.same(*outs, "output of cross-attention, `batched` beside `head`", 2e-5)
+    one, other = (subject.attend(operands, params, implementation=name) for name in ("xla", "reference"))
+    subject.same(one, other, "output of cross-attention, `batched` beside `head`", 2e-5)
     return None
 
 
@@ -312,8 +316,8 @@ def shared_key_heads_equal_repeated_ones(subject: Subject) -> None:
     q, k, v = subject.operands(**GROUPED)
     params = subject.params(Operands(q, k, v))
     repeated = Operands(q, jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2))
-    outs = [subject.attend(x, params) for x in (Operands(q, k, v), repeated)]
-    subject.same(*outs, "output of GQA beside that of repeated heads", 1e-5)
+    one, other = (subject.attend(x, params) for x in (Operands(q, k, v), repeated))
+    subject.same(one, other, "output of GQA beside that of repeated heads", 1e-5)
 
 
 def masks_hide(subject: Subject) -> None:
@@ -326,8 +330,8 @@ def masks_hide(subject: Subject) -> None:
     subject.zero(jnp.where(mask, 0, subject.weights(operands, mask=mask)), "weights where the mask hides")
     i, j = jnp.arange(LENGTH)[:, None], jnp.arange(LENGTH)[None, :]
     band = jnp.broadcast_to((j >= i - 4) & (j <= i + 1), mask.shape)
-    outs = [subject.weights(operands, **given) for given in ({"local_window_size": (4, 1)}, {"mask": band})]
-    subject.same(*outs, "weights under local_window_size beside those under the same mask", 1e-5)
+    one, other = (subject.weights(operands, **given) for given in ({"local_window_size": (4, 1)}, {"mask": band}))
+    subject.same(one, other, "weights under local_window_size beside those under the same mask", 1e-5)
     return None
 
 

@@ -6,6 +6,7 @@ Whoever trains a kernel, or times one, asks them first: a kernel that sees what 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ LONGEST = 256  # tokens of a probe: four of the usual blocks
 ROUNDING = 1e-6  # a device that adds in no fixed order does not give the same bits twice
 PADDED = 2e-5  # as in `padding_changes_nothing`: a sum over another number of keys is rounded otherwise
 # Compiling is nearly all of the time; these are options of XLA's backend for CPUs, and others do not know them.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def probe_kernel(
@@ -62,8 +63,8 @@ def _touched(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
     program = _compiled(_forward(kernel, is_causal), *operands, params)
     call = lambda *operands: program(*operands, params)
     before = call(*operands)
-    moved = (x.at[1].mul(30.0) for x in operands)
-    mates.same(call(*moved)[0], before[0], "output of the mate of an example times 30.0", ROUNDING)
+    mated = (x.at[1].mul(30.0) for x in operands)
+    mates.same(call(*mated)[0], before[0], "output of the mate of an example times 30.0", ROUNDING)
     length, (q, k, v) = operands.q.shape[1], operands
     for cut in sorted({length // 2, length - 1}) if is_causal else ():
         moved = q.at[:, cut:].mul(-2.0), k.at[:, cut:].mul(9.0), v.at[:, cut:].add(1.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +47,7 @@ def calls_at_an_offset_equal_the_whole(subject: Subject) -> None:
         for offsets in ([0, 9], [28, 20]):
             rows = (np.array(offsets)[:, None] + np.arange(width))[..., None, None]
             some = lambda x, rows=rows: jnp.take_along_axis(x, rows, axis=1)
-            given = {"is_causal": is_causal, "query_offset": jnp.array(offsets)}
+            given: dict[str, Any] = {"is_causal": is_causal, "query_offset": jnp.array(offsets)}
             out, pulled = subject.pulled(operands._replace(q=some(operands.q)), params, **given)
             case = f"of queries at {offsets}, is_causal={is_causal}, beside that of all,"
             subject.same(out, some(whole), f"output {case}", 1e-5)
@@ -62,11 +65,10 @@ def steps_in_low_precision_lose_little(subject: Subject) -> None:
     params = subject.params(operands)
     state, first = _step(subject, _start(subject, operands), Operands(*(x[:, :30] for x in operands)), params)
     _, last = _step(subject, state, Operands(*(x[:, 30:] for x in operands)), params)
-    errors = [jnp.abs(x.astype(jnp.float32) - exact).max() for x in (jnp.concatenate([first, last], axis=1), plain)]
-    if not errors[0] <= 2 * errors[1] + jnp.finfo(jnp.bfloat16).eps * jnp.abs(exact).max():
-        raise subject.broken(
-            f"steps in bfloat16 are off by {errors[0]:.3g}, the equation by {errors[1]:.3g}", errors[0]
-        )
+    found = jnp.concatenate([first, last], axis=1)
+    error, allowed = (float(jnp.abs(x.astype(jnp.float32) - exact).max()) for x in (found, plain))
+    if not error <= 2 * allowed + jnp.finfo(jnp.bfloat16).eps * jnp.abs(exact).max():
+        raise subject.broken(f"steps in bfloat16 are off by {error:.3g}, the equation by {allowed:.3g}", error)
     return None
 
 
@@ -86,8 +88,8 @@ def a_state_has_an_end(subject: Subject) -> None:
     else:
         raise subject.broken("a token past the end is taken")
     lengths = jnp.array([8, 9])
-    traced = jax.jit(lambda *args: _step(subject, *args[:2], params, query_seq_lengths=args[2]))
-    after, over = traced(state, operands, lengths)
+    traced = jax.jit(functools.partial(_step, subject, params=params))
+    after, over = traced(state, operands, query_seq_lengths=lengths)
     subject.same(over[:, :8], out, "output before the end, beside that of a step that fits,", 1e-5)
     subject.zero(over[0, 8], "output of padding past the end")
     if not np.isnan(over[1, 8]).all():
@@ -107,7 +109,7 @@ def _counts_from_the_offset(subject: Subject, operands: Operands, params) -> Non
 
 def _arguments(subject: Subject) -> dict[str, dict]:
     """What a step may be given beside its tokens, as the whole call takes it."""
-    given = {"without bias": {"scale": 0.7} if subject.supports.scale else {}}
+    given: dict[str, dict[str, Any]] = {"without bias": {"scale": 0.7} if subject.supports.scale else {}}
     if subject.supports.bias:
         given["under ALiBi"] = {"bias": ALiBi.of(4)}
         given["under an array"] = {"bias": jax.random.normal(jax.random.key(6), (1, 4, LENGTH, LENGTH))}
@@ -119,8 +121,8 @@ def _ragged(subject: Subject, operands: Operands, given: dict) -> jax.Array:
     params, state = subject.params(operands), _start(subject, operands)
     arrays = [np.asarray(x) for x in operands]
     out = np.full((*operands.q.shape[:3], operands.v.shape[3]), np.nan, np.float32)
-    for lengths in ([9, 14], [1, 1], [1, 0], [14, 14], *[[1, 1]] * 4, [8, 4]):
-        lengths, before, width = np.array(lengths), np.asarray(state.positions), 1 if max(lengths) == 1 else 14
+    for lengths in map(np.array, ([9, 14], [1, 1], [1, 0], [14, 14], *[[1, 1]] * 4, [8, 4])):
+        before, width = np.asarray(state.positions), 1 if max(lengths) == 1 else 14
         rows = before[:, None] + np.arange(width)
         padding = np.arange(width) >= lengths[:, None]
         rows = np.where(padding, 0, rows)
@@ -159,7 +161,8 @@ def _start(subject: Subject, operands: Operands, max_length: int | None = None) 
 
 def _step(subject: Subject, state: DecodingState, operands: Operands, params=None, **arguments):
     params = subject.params(operands) if params is None else params
-    return decoding.step(state, *operands, params=params, **brought(subject.kernel, operands), **arguments)
+    given = brought(subject.kernel, operands) | arguments
+    return decoding.step(state, *operands, params=params, **given)
 
 
 def _refuses_to_start(subject: Subject) -> None:

@@ -192,8 +192,8 @@ def curved(out: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("kernel", "static", "remat"))
 def _pulled(points: Gradients, arrays, *, kernel, static, remat):
     def loss(points):
-        given = ({} if points.bias is None else {"bias": points.bias}) | brought(kernel, points.operands)
-        out = attend(*points.operands, kernel=kernel, params=points.params, **given, **arrays, **dict(static))
+        learned = {"kernel": kernel, "params": points.params, "bias": points.bias}
+        out = attend(*points.operands, **learned | brought(kernel, points.operands) | arrays | dict(static))
         return jnp.sum(curved(out.astype(jnp.float32))), out
 
     (_, out), gradients = jax.value_and_grad(jax.checkpoint(loss) if remat else loss, has_aux=True)(points)

@@ -4,6 +4,7 @@ ZOO stands for the whole. FURTHER are forms that share most of their code with o
 where they differ, and to all others if slow.
 """
 
+from attnzoo.kernel import Kernel
 from attnzoo.kernels import (
     KERNELS,
     BigBird,
@@ -19,7 +20,7 @@ from attnzoo.kernels import (
     Synthesizer,
 )
 
-SMALL = {
+SMALL: dict[str, list[Kernel]] = {
     "sliding_window": [SlidingWindow(left=2, right=2, dilation=3, global_tokens=2)],
     "bigbird": [BigBird(block_size=4, num_random=2)],
     "performer": [Performer(features=16)],
