@@ -184,7 +184,7 @@ def step(rule_of: Callable, constants: Any, found: State, q, k, v, positions, ca
       found: leaves lead with [B, K], or with [B, N] where each query head has a state of its own.
       q: [B, t, N, H]. k: [B, t, K, H]. v: [B, t, K, Hv].
       positions: int [B, t], -1 for padding, which stands at the end.
-      call: what tokens bring to `Rule.write`; it has no mask.
+      call: what tokens bring to `Rule.write`.
 
     Example:
       >>> from attnzoo.contract.call import Call
