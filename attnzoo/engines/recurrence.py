@@ -187,6 +187,7 @@ def step(rule_of: Callable, constants: Any, found: State, q, k, v, positions, ca
       call: what tokens bring to `Rule.write`.
 
     Example:
+      >>> from attnzoo import Mask
       >>> from attnzoo.contract.call import Call
       >>> from attnzoo.engines import recurrence
       >>> from attnzoo.engines.state import Channels, Write
@@ -194,7 +195,8 @@ def step(rule_of: Callable, constants: Any, found: State, q, k, v, positions, ca
       ...     return recurrence.Rule(lambda q, at: (q,), lambda k, v, at: Write((v,), (Channels(k),)))
       >>> state = recurrence.start(sums, (), batch=1, num_heads=2, head_dim=8, value_dim=8, dtype=jnp.float32)
       >>> q = k = v = jnp.ones((1, 4, 2, 8))
-      >>> step = jax.jit(lambda *given: recurrence.step(sums, (), *given, Call()))
+      >>> call = Call(Mask(4, 4, is_causal=True))
+      >>> step = jax.jit(lambda *given: recurrence.step(sums, (), *given, call))
       >>> state, out = step(state, q, k, v, jnp.array([[0, 1, 2, -1]]))
       >>> out[0, :3, 0, 0].tolist(), state[0].totals[0][0, 0, 0, 0].item()  # the last one is padding
       ([8.0, 16.0, 24.0], 3.0)

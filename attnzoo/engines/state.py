@@ -179,8 +179,8 @@ class Chunk(NamedTuple):
         return tuple(map(self._sums, founds, self.write.channels, self.exponents))
 
     def _sums(self, found: Sums | None, channels: Channels, exponents: Exponents) -> Sums:
-        written = _where(self.standing.writes, _scaled(channels.key, exponents.own)).T
-        totals = tuple(_summed(written, x) for x in self.write.values)
+        written = _where(self.standing.writes, _scaled(channels.key, exponents.own))
+        totals = tuple(_written(written, x) for x in self.write.values)
         if found is not None:
             kept = jax.tree.map(lambda x: _where(self.standing.lasts, _scaled(x, exponents.last)), found.totals)
             totals = _added([totals, kept])
@@ -192,8 +192,8 @@ class Chunk(NamedTuple):
         def products(q, channels, exponents):
             if exponents.spans is not None:
                 return _decayed_products(q, channels.key, exponents.spans)
-            plain = q @ channels.key.T
-            return plain if exponents.pairs is None else plain * jnp.exp(jnp.where(inside, exponents.pairs, LOWEST))
+            plain = _product(q, channels.key.T)
+            return plain if exponents.pairs is None else plain * jnp.exp(exponents.pairs)
 
         each = zip(queries, self.write.channels, self.exponents, strict=True)
         return jnp.where(inside, sum(products(*one) for one in each), 0)
@@ -329,11 +329,23 @@ def _summed(weights: jax.Array, x: jax.Array) -> jax.Array:
     return weights @ x if x.ndim > 1 else jnp.sum(weights * x[None], axis=1)
 
 
+def _written(keys: jax.Array, x: jax.Array) -> jax.Array:
+    """What keys [s, F] write of rows [s, ...]: [F, ...]. Transposed, they would be summed with long strides."""
+    return keys.T @ x if x.ndim > 1 else jnp.sum(keys * x[:, None], axis=0)
+
+
 def _read(queries: jax.Array, total: jax.Array, exponent: jax.Array | None) -> jax.Array:
     """Queries [t, F] times a state [F, ...] of which e^exponent, [t] or [t, F], is left."""
     if exponent is None or exponent.ndim == 2:
-        return _scaled(queries, exponent) @ total
-    return _scaled(queries @ total, exponent)
+        return _product(_scaled(queries, exponent), total)
+    return _scaled(_product(queries, total), exponent)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x [t, F] times y [F, ...]; of a single channel it is no product of matrices to XLA, which would call one."""
+    if x.shape[1] > 1:
+        return x @ y
+    return x * y if y.ndim > 1 else x[:, 0] * y
 
 
 def _scaled(x: jax.Array, exponent: jax.Array | None) -> jax.Array:
