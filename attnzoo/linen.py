@@ -99,7 +99,7 @@ class MultiHeadAttention(nn.Module):
         projected.checked_positions(self.positions)
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
-        dims = projected.dims_of_heads(query, key, value)
+        dims = Dims.of(query, key, value)
         rng = self._dropout_rng(deterministic, dropout_rng)
         project = lambda name, one: self._dense(name, (self.num_heads, *one.shape))(inputs_k)
         attention = Attention(
@@ -132,7 +132,7 @@ class MultiHeadAttention(nn.Module):
         """Heads of the next tokens; the first call makes the cache, for as many tokens as it has, and writes none."""
         is_new = not self.has_variable("cache", layer_cache.INDEX)
         if is_new:
-            dims = projected.dims_of_heads(query, key, value)
+            dims = Dims.of(query, key, value)
             is_ragged = asked.get("query_seq_lengths") is not None
             cache = layer_cache.start(self.attention, attention.params, dims, query.shape[:-3], key.dtype, is_ragged)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -36,9 +37,9 @@ class Dims(NamedTuple):
 
     @staticmethod
     def of(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
-        """The sizes of query [B, T, N, H], key [B, S, K, H] and value [B, S, K, Hv]."""
-        batch, query_length, num_heads, head_dim = query.shape
-        return Dims(batch, query_length, key.shape[1], num_heads, key.shape[2], head_dim, value.shape[3])
+        """The sizes of query [*batch, T, N, H], key [*batch, S, K, H] and value [*batch, S, K, Hv]."""
+        (length, num_heads, _), (key_length, kv_heads, head_dim) = query.shape[-3:], key.shape[-3:]
+        return Dims(math.prod(query.shape[:-3]), length, key_length, num_heads, kv_heads, head_dim, value.shape[-1])
 
 
 class Positions(NamedTuple):

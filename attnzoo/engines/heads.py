@@ -119,7 +119,7 @@ def _summed_at_once(function, sequences, leading, into, batch, num_heads, kv_hea
         return part.sum(axis=shared, keepdims=True).astype(total.dtype)
 
     for size in (split[1], split[0], batch):
-        function = over_axis(function, _vmap, size)
+        function = over_axis(function, size)
     operands = jax.tree.map(outward, sequences), jax.tree.map(lambda x: _split_heads(x, num_heads, split), leading)
     parts = function(*operands)
     return jax.tree.map(sequence_sum, parts[0], into[0]), jax.tree.map(leading_sum, parts[1], into[1])
@@ -151,20 +151,23 @@ def _ungrouped(x):
 
 def _nested(one_head, loop, group_loop, q, k, v, per_head):
     def group(k, v, q, per_head):
-        return over_axis(lambda q, per_head: one_head(q, k, v, *per_head), group_loop, q.shape[0])(q, per_head)
+        return over_axis(lambda q, per_head: one_head(q, k, v, *per_head), q.shape[0], group_loop)(q, per_head)
 
     def example(q, k, v, per_head):
-        return over_axis(group, loop, q.shape[0])(k, v, q, per_head)
+        return over_axis(group, q.shape[0], loop)(k, v, q, per_head)
 
-    return over_axis(example, loop, q.shape[0])(q, k, v, per_head)
+    return over_axis(example, q.shape[0], loop)(q, k, v, per_head)
 
 
 def _vmap(function, xs):
     return jax.vmap(function)(xs)
 
 
-def over_axis(function: Callable, loop: Callable, size: int) -> Callable:
-    """`function` over leading axes of `size`; a leaf whose leading axis is 1 is shared, not repeated."""
+def over_axis(function: Callable, size: int, loop: Callable = _vmap) -> Callable:
+    """`function` over leading axes of `size`, all at once or by another `loop`.
+
+    A leaf whose leading axis is 1 is shared, not repeated.
+    """
 
     def mapped(*args):
         leaves, treedef = jax.tree.flatten(args)

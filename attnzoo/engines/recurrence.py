@@ -133,7 +133,7 @@ def attend(
             "every query sees every key, but decays, the delta rule, and states that are found or left stand for an "
             "order in time: expected a causal mask; a kernel with such a rule declares bidirectional=False"
         )
-    over = functools.partial(_scan, rule_of, constants, found=found, leaves_state=leaves_state)
+    over = functools.partial(_scan, rule_of, constants, write, found=found, leaves_state=leaves_state)
     if not has_order and max(q.shape[1], k.shape[1]) <= chunk:
         out, left = _as_pairs(over, given, mask)
     elif mask.segments is not None:
@@ -144,7 +144,7 @@ def attend(
     elif mask.is_causal:
         out, left = _aligned(over, given, mask, chunk)
     else:
-        out, left = _whole(rule_of, constants, given, mask), None
+        out, left = _whole(rule_of, constants, write, given, mask), None
     out = out.astype(v.dtype)
     return (out, left) if leaves_state else out
 
@@ -243,7 +243,7 @@ def _leaving(standing: Standing, slots: Slots, segment: jax.Array) -> Standing:
     return standing._replace(writes=slots.shown & (slots.segment == segment), lasts=slots.found == segment)
 
 
-def _whole(rule_of, constants, given: Sequence, mask: Mask) -> jax.Array:
+def _whole(rule_of, constants, write: Write, given: Sequence, mask: Mask) -> jax.Array:
     """Every query sees every key that is shown."""
 
     def one_head(q, k, v, constants, shown):
@@ -253,7 +253,7 @@ def _whole(rule_of, constants, given: Sequence, mask: Mask) -> jax.Array:
         left = state.meet(None, rule.write(k, v, jnp.arange(len(k))), standing).after()
         return rule.finish(state.recall(left, rule.read(q, jnp.arange(len(q)))))
 
-    widest = max(channels.key.shape[-1] for channels in _write_of(rule_of, constants, given).channels)
+    widest = max(channels.key.shape[-1] for channels in write.channels)
     return heads.over_heads(
         one_head,
         *given[:3],
@@ -342,13 +342,23 @@ def _uncut(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
 
-def _scan(rule_of, constants, given: Sequence, slots: Slots, standing_of, *, found: State | None, leaves_state: bool):
+def _scan(
+    rule_of,
+    constants,
+    write: Write,
+    given: Sequence,
+    slots: Slots,
+    standing_of,
+    *,
+    found: State | None,
+    leaves_state: bool,
+):
     """Outputs [chunks, B, t, N, Hv], and the state that is left where it is asked for."""
     own = _state_heads(constants, _first(given)) if found is None else jax.tree.leaves(found)[0].shape[1]
     if len(given.q) == 1 and found is None and not leaves_state:
         return _advance(rule_of, constants, own, standing_of, None, *_first((given, slots)))[1][None], None
     if found is None:
-        found = _empty(_write_of(rule_of, constants, _first(given)), given.q.shape[1], own)
+        found = _empty(write, given.q.shape[1], own)
     kept = found if leaves_state and slots.segment is not None else None
     advance = lambda carry, chunk: _advance(rule_of, constants, own, standing_of, carry, *chunk)
     (left, kept), out = jax.lax.scan(jax.checkpoint(advance), (found, kept), (given, slots))
@@ -374,16 +384,16 @@ def _advance(rule_of, constants, own: int, standing_of: Callable, carry, given: 
         write, standing = rule.write(k, v, slots.key_at, **tokens), standing_of(slots)
         chunk = state.meet(None if carry is None else carry[0], write, standing)
         read = lambda q: rule.finish(chunk.read(rule.read(q, slots.query_at)))
-        return None if carry is None else _left(chunk, carry[1], slots), heads.over_axis(read, _vmap, len(q))(q)
+        return None if carry is None else _left(chunk, carry[1], slots), heads.over_axis(read, len(q))(q)
 
     def example(carry, given, slots):
         q, *rest = jax.tree.map(lambda x: jnp.moveaxis(heads.precise(x), 1, 0), given)
         k, v, tokens = jax.tree.map(lambda x: jnp.repeat(x, own // len(x), axis=0), rest)
-        each = heads.over_axis(functools.partial(head, slots=slots), _vmap, own)
+        each = heads.over_axis(functools.partial(head, slots=slots), own)
         carry, out = each(constants, carry, q.reshape(own, -1, *q.shape[1:]), k, v, tokens)
         return carry, jnp.moveaxis(out.reshape(num_heads, *out.shape[2:]), 0, 1)
 
-    return heads.over_axis(example, _vmap, batch)(carry, given, slots)
+    return heads.over_axis(example, batch)(carry, given, slots)
 
 
 def _left(chunk: state.Chunk, kept: State | None, slots: Slots) -> tuple[State, State | None]:
@@ -428,7 +438,3 @@ def _is_shared(constants) -> bool:
 
 def _first(tree):
     return jax.tree.map(lambda x: x[0], tree)
-
-
-def _vmap(function, xs):
-    return jax.vmap(function)(xs)

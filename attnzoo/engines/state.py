@@ -124,9 +124,16 @@ def normalised(read: tuple[jax.Array, ...], epsilon: float = 0.0) -> jax.Array:
     return above / jnp.where(below == 0, 1, below)[:, None]
 
 
-def recall(state: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """What queries [t, F] of each channels read from the state as it is: [t, ...] each."""
-    return _added(tuple(q @ total for total in sums.totals) for q, sums in zip(queries, state, strict=True))
+def recall(
+    state: State, queries: tuple[jax.Array, ...], exponents: list[jax.Array | None] | None = None
+) -> tuple[jax.Array, ...]:
+    """What queries [t, F] of each channels read from the state, [t, ...] each.
+
+    Args:
+      exponents: logarithms of what is left of it, [t] or [t, F] for each channels; all is where None.
+    """
+    each = zip(queries, state, exponents or [None] * len(state), strict=True)
+    return _added(tuple(_read(q, total, exponent) for total in sums.totals) for q, sums, exponent in each)
 
 
 Halves = list[tuple[jax.Array, jax.Array]]  # of blocks: what decays in later ones, and behind earlier ones
@@ -169,7 +176,7 @@ class Chunk(NamedTuple):
 
     def read(self, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """Queries [t, F] for each channels -> [t, ...] of each of the values."""
-        products = self.products(queries, self.standing.inside)
+        products = self.products(queries)
         out = tuple(_summed(products, x) for x in self.write.values)
         return out if self.found is None else _added([out, self.recalled(self.found, queries)])
 
@@ -186,7 +193,7 @@ class Chunk(NamedTuple):
             totals = _added([totals, kept])
         return Sums(totals, exponents.top)
 
-    def products(self, queries: tuple[jax.Array, ...], inside: jax.Array | np.ndarray) -> jax.Array:
+    def products(self, queries: tuple[jax.Array, ...]) -> jax.Array:
         """How much each query [t] has of each token [s]."""
 
         def products(q, channels, exponents):
@@ -196,12 +203,11 @@ class Chunk(NamedTuple):
             return plain if exponents.pairs is None else plain * jnp.exp(exponents.pairs)
 
         each = zip(queries, self.write.channels, self.exponents, strict=True)
-        return jnp.where(inside, sum(products(*one) for one in each), 0)
+        return jnp.where(self.standing.inside, sum(products(*one) for one in each), 0)
 
     def recalled(self, found: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """What queries read from the state that was found."""
-        each = zip(queries, found, self.exponents, strict=True)
-        read = _added(tuple(_read(q, x, exponents.found) for x in sums.totals) for q, sums, exponents in each)
+        read = recall(found, queries, [exponents.found for exponents in self.exponents])
         return tuple(_where(self.standing.finds, x) for x in read)
 
 
@@ -230,11 +236,11 @@ def _refuse_gains(write: Write) -> None:
 
 def _corrected(chunk: Chunk, rate: jax.Array) -> tuple[jax.Array]:
     """The x that are written in place of values, by the delta rule: each knows what those before it have written."""
-    found, write, standing, _ = chunk
+    found, write, *_ = chunk
     (missing,), keys = write.values, tuple(channels.key for channels in write.channels)
     if found is not None:
         missing -= chunk.recalled(found, keys)[0]
-    system, right = (rate[:, None] * x for x in (chunk.products(keys, standing.inside), missing))
+    system, right = (rate[:, None] * x for x in (chunk.products(keys), missing))
     return (jax.lax.linalg.triangular_solve(system, right, left_side=True, lower=True, unit_diagonal=True),)
 
 

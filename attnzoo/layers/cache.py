@@ -82,7 +82,7 @@ def step(
     query, key, asked = projected.placed(query, key, asked, attention, place, place)
     given = projected.flattened(asked, batch)
     lengths = given.get("query_seq_lengths")
-    state = _state(variables, kernel, projected.dims_of_heads(query, key, value), batch)
+    state = _state(variables, kernel, Dims.of(query, key, value), batch)
     one_axis = lambda x: x.reshape(state.dims.batch, *x.shape[len(batch) :])
     state, out = decoding.step(
         state,

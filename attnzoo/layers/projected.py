@@ -13,19 +13,13 @@ import jax.numpy as jnp
 from attnzoo.contract.fields import is_integer
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.contract.support import TokenInput
+from attnzoo.door import visibility
 from attnzoo.door.arguments import Asked
 from attnzoo.door.attention import attend, attention_weights
 from attnzoo.kernel import Kernel
 from attnzoo.positions import AbsoluteEncoding, NoPositions, PositionBias, RelativeEncoding
 
-BATCHED = (
-    "query_offset",
-    "query_seq_lengths",
-    "key_value_seq_lengths",
-    "key_mask",
-    "query_segment_ids",
-    "key_value_segment_ids",
-)
+BATCHED = ("query_offset", *visibility.AXES)
 
 
 class Attention(NamedTuple):
@@ -144,12 +138,6 @@ def refuse_broadcast_dropout(broadcast_dropout: bool, dropout_rate: float) -> No
             "broadcast_dropout=True would share dropout between examples and heads: attnzoo drops weights of each head "
             "independently; pass broadcast_dropout=False"
         )
-
-
-def dims_of_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> Dims:
-    """The sizes of query [*batch, T, N, H], key [*batch, S, K, H] and value [*batch, S, K, Hv]."""
-    (length, num_heads, _), (key_length, kv_heads, head_dim) = query.shape[-3:], key.shape[-3:]
-    return Dims(math.prod(query.shape[:-3]), length, key_length, num_heads, kv_heads, head_dim, value.shape[-1])
 
 
 def key_and_value_inputs(inputs_q, inputs_k, inputs_v):
