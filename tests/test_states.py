@@ -13,12 +13,12 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.costs import counting
 from attnzoo.engines import recurrence, state
-from attnzoo.testing import LAWS, check_law
+from attnzoo.testing import check_law
 from tests.chunked_kernels import ChannelDelta, Delta, GatedDelta, GatedLinear, Retention
+from tests.gated_operands import DIM, HEADS, KV_HEADS, given, laws
 
 KERNELS = [GatedDelta(), Delta(), GatedLinear(), ChannelDelta(), Retention()]
 EACH = pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-HEADS, KV_HEADS, DIM = 4, 2, 3
 CASES = [
     (shape, offset, segments, padded)
     for shape, offset, segments, padded in itertools.product(
@@ -34,27 +34,9 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "kernel, name",
-    [
-        pytest.param(kernel, name, marks=[pytest.mark.slow] * (kernel != ChannelDelta() or name not in QUICK))
-        for kernel in KERNELS
-        for name in LAWS
-    ],
-    ids=str,
-)
+@laws(KERNELS, ChannelDelta(), QUICK)
 def test_law(kernel, name):
     check_law(kernel, name)
-
-
-def given(kernel, length=37, keys=37, batch=2, heads=HEADS):
-    rng = np.random.default_rng(5)
-    q, k, v = (rng.normal(size=(batch, n, h, DIM)) for n, h in ((length, HEADS), (keys, KV_HEADS), (keys, KV_HEADS)))
-    dims = Dims(batch, length, keys, HEADS, KV_HEADS, DIM, DIM)
-    made = kernel.token_inputs(dims).items()
-    return (q, k, v), {
-        name: np.asarray(x.activation(rng.normal(size=(batch, keys, heads, *x.shape)))) for name, x in made
-    }
 
 
 @pytest.mark.parametrize("case", [*SOME, *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[2::5])], ids=str)
@@ -91,7 +73,7 @@ def left(kernel, draws, operands, mask, tokens, found):
 def parts(kernel, ids, *cuts):
     """Outputs and the last state of a sequence in parts, each of which finds what the one before has left."""
     dims = Dims(2, 36, 36, HEADS, KV_HEADS, DIM, DIM)
-    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36, 36))
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36))
     draws = kernel.draw(jax.random.key(0), dims)
     outs, found = [], kernel.start((), draws, dims, 36, jnp.float32)
     for low, high in itertools.pairwise((0, *cuts, 36)):
@@ -120,7 +102,7 @@ def test_the_state_that_is_left_is_that_of_the_last_key():
         ids = returning.copy()
         ids[:, -1] = ids[:, 20] = last
         _, found = parts(Delta(), ids)
-        (q, k, v), tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(Delta(), 36, 36))
+        (q, k, v), tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(Delta(), 36))
         for example in range(2):
             chosen = np.flatnonzero(ids[example] == last)
             here, brought = jax.tree.map(lambda x, at=(example, chosen): x[at][None], ((q, k, v), tokens))
@@ -131,7 +113,7 @@ def test_the_state_that_is_left_is_that_of_the_last_key():
 
 @pytest.mark.parametrize("kernel", [GatedDelta(), ChannelDelta()], ids=repr)
 def test_gradients_reach_the_state_that_was_found(kernel):
-    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36, 36))
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36))
     _, found = parts(kernel, None)
     loss = jax.jit(lambda found: left(kernel, (), operands, Mask(36, 36, True), tokens, found)[0].sum())
     direction = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), found)
@@ -144,7 +126,7 @@ def test_gradients_reach_the_state_that_was_found(kernel):
 @pytest.mark.parametrize("strength", [5.0, 1e4, np.inf])
 def test_strong_decays_forget_and_nothing_else(kernel, strength):
     """Products of such decays vanish or are 0: nothing may be divided by them, and what comes after is as before."""
-    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel))
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 37))
     weak = 0.01 * tokens["log_decay"]
     tokens["log_decay"] = weak.at[:, 10:20].set(-strength)
 
@@ -173,7 +155,7 @@ def test_what_vanishes_is_not_divided_by():
     expected = np.einsum("tf,sf,tsf->ts", x, key, left)
     write = state.Write((key,), (state.Channels(key, decay),))
     chunk = state.meet(None, write, state.Standing(np.tri(64, dtype=bool)))
-    products = jax.jit(lambda x: chunk.products((x,), chunk.standing.inside))(x)
+    products = jax.jit(lambda x: chunk.products((x,)))(x)
     np.testing.assert_allclose(products, expected, atol=1e-4)
 
 
@@ -211,7 +193,7 @@ def test_gains_are_refused_where_there_is_no_one_scale(beside):
 
 @pytest.mark.parametrize("kernel", [GatedDelta(), Retention()], ids=repr)
 def test_an_order_in_time_needs_a_causal_mask(kernel):
-    (q, k, v), tokens = given(kernel)
+    (q, k, v), tokens = given(kernel, 37)
     draws = kernel.draw(jax.random.key(0), Dims(2, 37, 37, HEADS, KV_HEADS, DIM, DIM))
     with pytest.raises(ValueError, match=r"expected a causal mask; .* bidirectional=False"):
         recurrence.attend(kernel.rule_of, draws, q, k, v, Call(Mask(37, 37), tokens=tokens))
@@ -219,7 +201,7 @@ def test_an_order_in_time_needs_a_causal_mask(kernel):
 
 def test_one_chunk_meets_no_state_and_takes_no_scan():
     def program(length):
-        operands, tokens = given(GatedDelta(), length, length)
+        operands, tokens = given(GatedDelta(), length)
         call = lambda *given: attend(*given, kernel=GatedDelta(), tokens=tokens, is_causal=True)
         return str(jax.make_jaxpr(call)(*operands))
 

@@ -7,11 +7,12 @@ import pytest
 
 import attnzoo
 from attnzoo import Softmax, attend, attention_weights, start, step
-from attnzoo.testing import LAWS, check_law, probe_kernel
+from attnzoo.testing import check_law, probe_kernel
 from tests.gated_kernels import Delta, GatedDelta, GatedLinear, GatedSoftmax
+from tests.gated_operands import DIM, HEADS, KV_HEADS, given, laws
 
 KERNELS = [GatedDelta(), Delta(), GatedLinear()]
-LENGTH, HEADS, KV_HEADS, DIM = 11, 4, 2, 3
+LENGTH = 11
 # Where tokens are moved, hidden, shared or stepped. The gated delta rule holds both others.
 QUICK = (
     "shape_and_dtype_are_kept",
@@ -30,15 +31,7 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "kernel, name",
-    [
-        pytest.param(kernel, name, marks=[pytest.mark.slow] * (kernel != GatedDelta() or name not in QUICK))
-        for kernel in KERNELS
-        for name in LAWS
-    ],
-    ids=str,
-)
+@laws(KERNELS, GatedDelta(), QUICK)
 def test_law(kernel, name):
     check_law(kernel, name)
 
@@ -46,16 +39,6 @@ def test_law(kernel, name):
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_probes_serve_them(kernel):
     probe_kernel(kernel, 16, is_causal=True, is_padded=True)
-
-
-def given(kernel, heads=HEADS, batch=2, seed=0):
-    """Query, key and value, and what tokens bring."""
-    rng = np.random.default_rng(seed)
-    q, k, v = (rng.normal(size=(batch, LENGTH, n, DIM)) for n in (HEADS, KV_HEADS, KV_HEADS))
-    dims = attnzoo.Dims(batch, LENGTH, LENGTH, HEADS, KV_HEADS, DIM, DIM)
-    made = kernel.token_inputs(dims).items()
-    tokens = {name: x.activation(rng.normal(size=(batch, LENGTH, heads, *x.shape))) for name, x in made}
-    return (q, k, v), jax.tree.map(lambda x: np.asarray(x, np.float64), tokens)
 
 
 def expected(q, k, v, log_decay=None, beta=None):
@@ -80,7 +63,7 @@ def expected(q, k, v, log_decay=None, beta=None):
 @pytest.mark.parametrize("heads", [HEADS, KV_HEADS])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_values_and_gradients_are_those_of_the_recurrence(kernel, heads):
-    operands, tokens = given(kernel, heads)
+    operands, tokens = given(kernel, LENGTH, heads=heads)
     with jax.enable_x64(True):
         call = lambda operands, tokens: attend(*operands, kernel=kernel, tokens=tokens, is_causal=True)
         np.testing.assert_allclose(call(operands, tokens), expected(*operands, **tokens), atol=1e-9)
@@ -96,7 +79,7 @@ def test_values_and_gradients_are_those_of_the_recurrence(kernel, heads):
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_zero_means_that_nothing_happens(kernel):
-    (q, k, v), tokens = given(kernel)
+    (q, k, v), tokens = given(kernel, LENGTH)
     hidden = {name: x.at[:, 4:7].set(0) for name, x in jax.tree.map(jnp.asarray, tokens).items()}
     absent = np.r_[0:4, 7:LENGTH]
     q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
@@ -109,7 +92,7 @@ def test_zero_means_that_nothing_happens(kernel):
 
 @pytest.mark.parametrize("kernel", [*KERNELS, GatedSoftmax()], ids=repr)
 def test_garbage_in_hidden_tokens_touches_nothing(kernel):
-    operands, tokens = given(kernel)
+    operands, tokens = given(kernel, LENGTH)
     operands = [jnp.asarray(x, jnp.float32) for x in operands]
     lengths = jnp.array([6, LENGTH])
     call = lambda tokens: attend(*operands, kernel=kernel, tokens=tokens, is_causal=True, key_value_seq_lengths=lengths)
@@ -121,7 +104,7 @@ def test_garbage_in_hidden_tokens_touches_nothing(kernel):
 
 
 def test_one_example_and_its_weights():
-    operands, tokens = given(GatedDelta())
+    operands, tokens = given(GatedDelta(), LENGTH)
     q, k, v = (jnp.asarray(x, jnp.float32)[0] for x in operands)
     own = {name: jnp.asarray(x, jnp.float32)[0] for name, x in tokens.items()}
     out = attend(q, k, v, kernel=GatedDelta(), tokens=own, is_causal=True)
@@ -141,7 +124,7 @@ def test_one_example_and_its_weights():
     ],
 )
 def test_refusals(tokens, error, message):
-    (q, k, v), _ = given(GatedDelta())
+    (q, k, v), _ = given(GatedDelta(), LENGTH)
     tokens = {name: jnp.zeros(shape) for name, shape in tokens.items()} if isinstance(tokens, dict) else tokens
     with pytest.raises(error, match=message):
         attend(q, k, v, kernel=GatedDelta(), tokens=tokens, is_causal=True)
@@ -154,7 +137,7 @@ def test_what_is_no_mapping_is_refused_without_a_batch_too():
 
 
 def test_kernels_and_steps_refuse_what_they_do_not_take():
-    (q, k, v), tokens = given(Delta())
+    (q, k, v), tokens = given(Delta(), LENGTH)
     with pytest.raises(NotImplementedError, match=r"Softmax cannot honour .*nothing of tokens beside key and value"):
         attend(q, k, v, kernel=Softmax(), tokens=tokens)
     state = start(batch=2, num_heads=4, num_key_value_heads=2, head_dim=3, max_length=11, kernel=Delta())

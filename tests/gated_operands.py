@@ -1,0 +1,31 @@
+"""Operands whose tokens bring what a kernel wants of them, and the laws over such kernels."""
+
+import numpy as np
+import pytest
+
+from attnzoo import Dims
+from attnzoo.testing import LAWS
+
+HEADS, KV_HEADS, DIM = 4, 2, 3
+
+
+def given(kernel, length, keys=None, *, heads=HEADS):
+    """Query, key and value of two examples, and what tokens bring to `heads` heads, in float64."""
+    rng, keys = np.random.default_rng(0), length if keys is None else keys
+    q, k, v = (rng.normal(size=(2, n, h, DIM)) for n, h in ((length, HEADS), (keys, KV_HEADS), (keys, KV_HEADS)))
+    made = kernel.token_inputs(Dims(2, length, keys, HEADS, KV_HEADS, DIM, DIM)).items()
+    tokens = {name: x.activation(rng.normal(size=(2, keys, heads, *x.shape))) for name, x in made}
+    return (q, k, v), {name: np.asarray(x, np.float64) for name, x in tokens.items()}
+
+
+def laws(kernels, quick, names):
+    """Every law over every kernel, if slow but for those of `names` over the kernel that is `quick`."""
+    return pytest.mark.parametrize(
+        "kernel, name",
+        [
+            pytest.param(kernel, name, marks=[pytest.mark.slow] * (kernel != quick or name not in names))
+            for kernel in kernels
+            for name in LAWS
+        ],
+        ids=str,
+    )
