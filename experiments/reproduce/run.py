@@ -41,9 +41,7 @@ class Reproduce(Experiment):
         head = f"{naming.short(row['kernel'])} {row['length']:,}"
         if row["status"] != "measured":
             return f"{head}: {row['status']}: {row['reason']}"
-        low, high = map(units.seconds_text, row["quartiles"])
-        size, compiled = units.size_text(row["needed_bytes"]), units.seconds_text(row["compile_seconds"])
-        return f"{head}: {units.seconds_text(row['median'])} [{low}, {high}], {size}, compiled in {compiled}"
+        return f"{head}: {units.program_text(row, row['needed_bytes'])}"
 
     def more(self, settings: Settings) -> int:
         """Train models; a part that was killed has a negative code."""

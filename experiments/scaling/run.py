@@ -59,9 +59,7 @@ class Scaling(Experiment):
         head = f"{naming.short(row['kernel'])} {row['pass']} {row['length']:,}"
         if row["status"] != "measured":
             return f"{head}: {row['status']}: {row['reason']}"
-        low, high = map(units.seconds_text, row["quartiles"])
-        median, size = units.seconds_text(row["median"]), units.size_text(row["temporary_bytes"])
-        return f"{head}: {median} [{low}, {high}], {size}, compiled in {units.seconds_text(row['compile_seconds'])}"
+        return f"{head}: {units.program_text(row, row['temporary_bytes'])}"
 
     def draw(self, settings: Settings, rows: list[dict], out: pathlib.Path) -> None:
         from experiments.scaling import plot

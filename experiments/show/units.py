@@ -37,6 +37,13 @@ def seconds_text(seconds: float) -> Shown:
     return Shown(f"{_brief(seconds * 1e6)} µs", seconds)
 
 
+def program_text(row: dict, size: float) -> str:
+    """The times of a row's program, and its bytes, such as `1.2 ms [1.1 ms, 1.3 ms], 4 MiB, compiled in 0.2 s`."""
+    low, high = map(seconds_text, row["quartiles"])
+    compiled = seconds_text(row["compile_seconds"])
+    return f"{seconds_text(row['median'])} [{low}, {high}], {size_text(size)}, compiled in {compiled}"
+
+
 def _brief(number: float) -> str:
     """Three digits, or all before the point."""
     return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:.3g}"

@@ -14,7 +14,6 @@ import functools
 import math
 import pathlib
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from experiments.bench import outcome
 from experiments.bench.memory import planned
 from experiments.tasks.task import Examples
 from experiments.train import checkpoints, steps
+from experiments.train.termination import Termination
 
 SCHEDULES = ("cosine", "rsqrt")
 KEPT = 2  # checkpoints of a run
@@ -126,12 +126,12 @@ def fit(
     run = _Run(model, plan, folder)
     progress = run.resume()
     saves = folder is not None and plan.save_every > 0
-    with _Termination() if saves else contextlib.nullcontext(_Termination()) as asked:
+    with Termination() if saves else contextlib.nullcontext(Termination()) as termination:
         while progress.step < plan.steps:
             run.advance(progress, batch)
             if progress.diverged is not None:
                 break
-            is_last, to_end = progress.step == plan.steps, asked.to_end
+            is_last, to_end = progress.step == plan.steps, termination.is_asked
             if validate and plan.validate_every and (is_last or progress.step % plan.validate_every == 0):
                 run.validate(progress, validate)
             if saves and not is_last and (to_end or progress.step % plan.save_every == 0):
@@ -228,26 +228,6 @@ class _Run:
         nnx.replace_by_pure_dict(whole, tree["run"])
         nnx.update((self.model, self.state), whole)
         nnx.replace_by_pure_dict(self.best, tree["best"])
-
-
-class _Termination:
-    """Whether SIGTERM has come, while a run lasts."""
-
-    to_end = False
-
-    def __enter__(self):
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-        except ValueError:  # not in the main thread, where nobody signals
-            self._before = None
-        return self
-
-    def __exit__(self, *_):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _ask(self, signum, frame):
-        self.to_end = True
 
 
 class _Devices:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -14,6 +13,7 @@ from experiments.show import caveats
 from experiments.train.sweep import analysis, baselines, models, prediction
 from experiments.train.sweep.cells import KEY, Cell, cells
 from experiments.train.sweep.settings import Settings
+from experiments.train.termination import Termination
 
 Told = Callable[[int], None]  # how many steps are done
 OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_create", "cannot allocate memory")
@@ -38,7 +38,7 @@ class Sweep(experiment.Experiment):
     def measure(self, settings: Settings, todo: list[experiment.Cell], run: experiment.Run) -> Iterator[dict]:
         """Measured, refused, diverged or failed; a cell that was stopped has no row yet."""
         told = lambda step: run.reach(step / settings.steps)
-        with _Termination() as termination:
+        with Termination() as termination:
             for cell in todo:
                 row = cell.row | _outcome(settings, cell.subject, termination, told)
                 if row["status"] != "stopped":
@@ -99,7 +99,7 @@ def _listed(cell: experiment.Cell, hours: float | None, state: str) -> list[str]
     ]
 
 
-def _outcome(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
+def _outcome(settings: Settings, cell: Cell, termination: Termination, told: Told) -> dict:
     """How a cell ended: measured, refused, diverged, failed, or stopped."""
     try:
         refusal = models.refusal(settings, cell)
@@ -130,7 +130,7 @@ def handed(settings: Settings, cell: Cell) -> dict:
     return {"settings": dataclasses.asdict(plain), "cell": cell.told()}
 
 
-def _isolated(settings: Settings, cell: Cell, termination: _Termination, told: Told) -> dict:
+def _isolated(settings: Settings, cell: Cell, termination: Termination, told: Told) -> dict:
     seconds = settings.minutes * 60 or None
     worker = Worker("experiments.train.sweep.worker", handed(settings, cell), seconds)
     termination.worker = worker
@@ -158,26 +158,6 @@ def _ended(settings: Settings, worker: Worker) -> dict:
         limit = f", --memory={settings.memory:g} GiB" if settings.memory else ""
         return {"status": "failed", "limit": "memory", "reason": f"out of memory{limit}: {worker.ended}"}
     return {"status": "failed", "reason": worker.ended}
-
-
-class _Termination:
-    """SIGTERM is handed on to the process at work, and ends the sweep after it."""
-
-    def __init__(self):
-        self.is_asked = False
-        self.worker: Worker | None = None
-
-    def __enter__(self):
-        self._before = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _ask(self, signum, frame):
-        self.is_asked = True
-        if self.worker is not None:
-            self.worker.terminate()
 
 
 EXPERIMENT = Sweep()
