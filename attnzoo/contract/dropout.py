@@ -32,6 +32,7 @@ class Dropout:
         """Independent dropout for each head of each example."""
         return Dropout(rate, jax.random.bits(randomness.threefry(rng), (batch, num_heads, 2), jnp.uint32))
 
+    @jax.jit
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Factors [t, s] of one head: 0 or 1 / (1 - rate)."""
         row = _mix(_mix(rows.astype(jnp.uint32) ^ self.seeds[0]) + self.seeds[1])

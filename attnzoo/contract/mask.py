@@ -110,6 +110,7 @@ class Mask:
         """This mask, and the band."""
         return dataclasses.replace(self, bands=(*self.bands, band))
 
+    @jax.jit
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. Negative indices are hidden."""
         i, j = (rows + self.query_offset)[:, None], columns[None, :]

@@ -27,6 +27,11 @@ def as_arithmetic(numbers: Numbers) -> jax.Array:
     return _joined(*across, numbers.size).reshape(rows.shape[::-1]).T.reshape(numbers.shape)
 
 
+def few(numbers: Numbers) -> Numbers:
+    """The same; a few that are known stay so, and what they pick is sliced."""
+    return numbers if isinstance(numbers, np.ndarray) and numbers.size <= FEW else as_arithmetic(numbers)
+
+
 def _runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each run begins, int [runs], and the numbers themselves."""
     steps = np.diff(numbers)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.mask import Mask
-from attnzoo.engines.progressions import Numbers, as_arithmetic
+from attnzoo.engines.progressions import Numbers, as_arithmetic, few
 
 # Pairs of queries and keys in one step. Measured on a CPU (length 4096, H = 64, float32): 512 x 4096 is within 3% of
 # the best, since scores of all keys need no running maximum, and 512 x 512 loses 40%; a window of 257 keys runs a
@@ -62,9 +62,9 @@ class Schedule:
 
     def scan(self, step: Callable[[Any, jax.Array, jax.Array], Any], carry: Any) -> Any:
         """The carry after `step(carry, rows [G], blocks [G, L])` of all steps."""
-        rows, blocks = as_arithmetic(self.rows), as_arithmetic(self.blocks)
         if self.steps == 1:  # a loop would be traced again for every axis that it is mapped over
-            return step(carry, rows[0], blocks[0])
+            return step(carry, few(self.rows[0]), few(self.blocks[0]))
+        rows, blocks = as_arithmetic(self.rows), as_arithmetic(self.blocks)
         if self.turns is None:
             return jax.lax.scan(lambda carry, listed: (step(carry, *listed), None), carry, (rows, blocks))[0]
         turns, width = as_arithmetic(self.turns), blocks.shape[2]

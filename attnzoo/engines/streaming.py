@@ -187,15 +187,21 @@ def part(
     def attend(operands, learned, fixed):
         return forward(operands, learned, fixed)[0]
 
-    def forward(operands, learned, fixed):
+    @functools.partial(jax.jit, inline=True)
+    def found(operands, learned, fixed):
         def head(operands, leading):
             learned, fixed = leading
             out, *rows = _forward(score, *_cut_head(operands, learned, fixed, layout_of), len(operands[0]))
             return out.astype(of_out.dtype), tuple(rows)
 
-        found = heads.accumulate(head, operands, (learned, fixed), (of_out, (of_row, of_row)), numbers)
-        out, (top, log_total) = found
-        return found, (operands, learned, fixed, out, (dense.finite(top), log_total))
+        return heads.accumulate(head, operands, (learned, fixed), (of_out, (of_row, of_row)), numbers)
+
+    def forward(operands, learned, fixed):
+        # Traced once for the value and for its gradient: the second trace names the mesh that is there, and so does
+        # the first one, or they would count as two.
+        with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+            out, (top, log_total) = found(operands, learned, fixed)
+        return (out, (top, log_total)), (operands, learned, fixed, out, (dense.finite(top), log_total))
 
     def backward(residuals, cotangents):
         operands, learned, fixed, out, rows = residuals
@@ -328,11 +334,12 @@ def _visit(score, tiles: Tiles, frame: Frame, visited: Schedule, row, blocks) ->
     top = jax.lax.stop_gradient(scores.max(axis=1))
     weights = jnp.exp(scores - dense.finite(top)[:, None])
     total = weights.sum(axis=1)
-    weights = _dropped(weights, frame, row, blocks)
+    weights = _dropped(weights, _dropout(frame, row, blocks))
     values = _blocks(tiles.v, visited, blocks)
     return Running(_dot("ts,sh->th", weights.astype(values.dtype), values), top, total)
 
 
+@jax.jit
 def _merged(a: Running, b: Running) -> Running:
     """Softmax over the tiles of both."""
     top = jnp.maximum(a.top, b.top)
@@ -342,6 +349,7 @@ def _merged(a: Running, b: Running) -> Running:
     return Running(out, top, a.total * first + b.total * second)
 
 
+@jax.jit
 def _settled(running: Running) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Output, largest score, and logarithm of the sum: 0, -inf and 0 for queries that have seen nothing."""
     total = jnp.where(running.total > 0, running.total, 1)
@@ -364,8 +372,9 @@ def _backward(score, tiles: Tiles, frame: Frame, layout: Layout, operands, learn
         scores = scores if visible is None else jnp.where(visible, scores, -jnp.inf)
         weights = jnp.exp(scores - top[row][:, None] - log_total[row][:, None])
         values = _blocks(tiles.v, visited, blocks)
-        d_weights = _dropped(_dot("th,sh->ts", d_out[row], values), frame, row, blocks)
-        d_v = _over_queries(_as_operand(_dropped(weights, frame, row, blocks), values.dtype), d_out[row])
+        d_row, factors = d_out[row], _dropout(frame, row, blocks)
+        d_weights = _dropped(_dot("th,sh->ts", d_row, values), factors)
+        d_v = _over_queries(_as_operand(_dropped(weights, factors), values.dtype), d_row)
         (d_picked,) = pull(weights * (d_weights + shift[row][:, None]))
         return Tiles(d_picked, d_v)
 
@@ -434,10 +443,13 @@ def _scores(score, picked: Scored, frame: Frame, visited: Schedule, row, blocks)
     return scores, visible
 
 
-def _dropped(weights, frame: Frame, row, blocks):
-    if frame.dropout is None:
-        return weights
-    return weights * frame.dropout.at(frame.rows[row], _columns(frame, blocks)).astype(weights.dtype)
+def _dropout(frame: Frame, row, blocks) -> jax.Array | None:
+    """The factors [t, L s] of one tile of queries."""
+    return None if frame.dropout is None else frame.dropout.at(frame.rows[row], _columns(frame, blocks))
+
+
+def _dropped(weights: jax.Array, factors: jax.Array | None) -> jax.Array:
+    return weights if factors is None else weights * factors.astype(weights.dtype)
 
 
 def _columns(frame: Frame, blocks):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.mask import pick
-from attnzoo.engines.progressions import Numbers, as_arithmetic
+from attnzoo.engines.progressions import Numbers, as_arithmetic, few
 
 
 def _is_natural(index: Numbers, length: int) -> bool:
@@ -41,12 +41,16 @@ def join(tiles: jax.Array, index: Numbers, length: int, fill: float) -> jax.Arra
     return jnp.where((place < 0).reshape(-1, *(1,) * (flat.ndim - 1)), fill, found)
 
 
-def _inverse(index: Numbers, length: int) -> jax.Array:
+def _inverse(index: Numbers, length: int) -> Numbers:
     """Where in `index` [R, t] each of 0..length-1 stands, -1 for those that do not.
 
     Whole numbers are scattered, none of them to a place outside; what they order is gathered.
     """
-    index = as_arithmetic(index).reshape(-1)
+    index = few(index).reshape(-1)
+    if isinstance(index, np.ndarray):
+        inverse = np.full(length + 1, -1, np.int32)
+        inverse[np.where(index < 0, length, index)] = np.arange(index.size)
+        return inverse[:length]
     place = jnp.arange(index.size, dtype=jnp.int32)
     return jnp.full(length + 1, -1, jnp.int32).at[jnp.where(index < 0, length, index)].set(place)[:length]
 
