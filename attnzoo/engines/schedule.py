@@ -60,7 +60,7 @@ class Schedule:
         """How often a tile of queries is taken up."""
         return self.steps * self.rows.shape[1]
 
-    def scan(self, step: Callable[[Any, jax.Array, jax.Array], Any], carry: Any) -> Any:
+    def scan(self, step: Callable[[Any, Numbers, Numbers], Any], carry: Any) -> Any:
         """The carry after `step(carry, rows [G], blocks [G, L])` of all steps."""
         if self.steps == 1:  # a loop would be traced again for every axis that it is mapped over
             return step(carry, few(self.rows[0]), few(self.blocks[0]))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.door import attention as door
-from attnzoo.testing.subject import GROUPED, LENGTH, LONG, Operands, Subject, brought, curved
+from attnzoo.testing.subject import GROUPED, LENGTH, LONG, Operands, Subject, brought, changed, curved, known, normal
 
 # How many times the error of plain low precision a vendor's route may have.
 ALLOWED = {"output": 2, "gradient by q": 3, "gradient by k": 3, "gradient by v": 3}
@@ -21,20 +21,20 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
     """Everything at once that the kernel supports. The first key and the last queries of one example are hidden."""
     s = subject.supports
     length, heads = operands.q.shape[1:3]
-    chosen: dict[str, Any] = {"query_seq_lengths": jnp.array([length, length - 4])}
+    chosen: dict[str, Any] = {"query_seq_lengths": np.array([length, length - 4])}
     if s.causal:
         chosen |= {"is_causal": True, "query_offset": 2}
     if s.key_mask:
-        chosen["key_mask"] = jnp.arange(length)[None] % 5 != jnp.array([[0], [3]])
+        chosen["key_mask"] = np.arange(length)[None] % 5 != np.array([[0], [3]])
     if s.segments:
-        ids = jnp.arange(length)[None] * jnp.array([[3], [2]]) // length
+        ids = np.arange(length)[None] * np.array([[3], [2]]) // length
         chosen |= {"query_segment_ids": ids, "key_value_segment_ids": ids}
     if s.scale:
         chosen["scale"] = 0.7
     if s.mask:
-        chosen["mask"] = jax.random.bernoulli(jax.random.key(2), 0.8, (2, 1, length, length))
+        chosen["mask"] = np.random.default_rng(2).random((2, 1, length, length)) < 0.8
     if s.bias:
-        chosen["bias"] = _scattered(jax.random.normal(jax.random.key(3), (1, heads, length, length)))
+        chosen["bias"] = _scattered(normal(3, (1, heads, length, length)))
     if s.dropout:
         chosen |= {"dropout_rate": 0.3, "rng": jax.random.key(4)}
     return chosen
@@ -42,10 +42,10 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
 
 def _scattered(bias):
     """A bias as additive masks are: some entries, and the later half of every other row, hide by what is lowest."""
-    row, column = jnp.arange(bias.shape[2])[:, None], jnp.arange(bias.shape[3])[None, :]
-    bias = jnp.where((row % 2 == 0) & (column > bias.shape[3] // 2), -jnp.inf, bias)
-    bias = jnp.where((row + column) % 7 == 0, -jnp.inf, bias)
-    return jnp.where((row + column) % 11 == 0, jnp.finfo(bias.dtype).min, bias)
+    row, column = np.arange(bias.shape[2])[:, None], np.arange(bias.shape[3])[None, :]
+    bias = np.where((row % 2 == 0) & (column > bias.shape[3] // 2), -np.inf, bias)
+    bias = np.where((row + column) % 7 == 0, -np.inf, bias)
+    return np.where((row + column) % 11 == 0, jnp.finfo(bias.dtype).min, bias)
 
 
 def shape_and_dtype_are_kept(subject: Subject) -> None:
@@ -65,8 +65,8 @@ def low_precision_loses_little(subject: Subject) -> None:
         operands = subject.operands(**GROUPED, dtype=dtype)
         exact = subject.attend(Operands(*(x.astype(jnp.float32) for x in operands)), implementation="reference")
         routes = (subject.attend(operands, implementation=name) for name in ("xla", "reference"))
-        error, plain = (float(jnp.abs(x.astype(jnp.float32) - exact).max()) for x in routes)
-        if not error <= 2 * plain + float(jnp.finfo(dtype).eps * jnp.abs(exact).max()):
+        error, plain = (float(np.abs(x.astype(jnp.float32) - exact).max()) for x in routes)
+        if not error <= 2 * plain + float(jnp.finfo(dtype).eps * np.abs(exact).max()):
             raise subject.broken(f"in {dtype.__name__} it is off by {error:.3g}, its equation by {plain:.3g}", error)
 
 
@@ -86,8 +86,8 @@ def vendors_are_right_or_decline(subject: Subject) -> None:
         plain, exact = (subject.pulled(x, implementation="reference", **given) for x in (operands, precise))
         found = [(out, *gradients.operands) for out, gradients in ((out, gradients), plain, exact)]
         for (name, times), got, rounded, precisely in zip(ALLOWED.items(), *found, strict=True):
-            error, allowed = (float(jnp.abs(x.astype(jnp.float32) - precisely).max()) for x in (got, rounded))
-            if not error <= times * allowed + float(jnp.finfo(dtype).eps * jnp.abs(precisely).max()):
+            error, allowed = (float(np.abs(x.astype(jnp.float32) - precisely).max()) for x in (got, rounded))
+            if not error <= times * allowed + float(jnp.finfo(dtype).eps * np.abs(precisely).max()):
                 raise subject.broken(f"{name} by 'cudnn' in {dtype.__name__} is off by {error:.3g}", error)
 
 
@@ -99,7 +99,7 @@ def transformations_change_nothing(subject: Subject) -> None:
     subject.same(subject.attend(operands, params), expected, "output beside that under jit", 1e-5)
     again = subject.pulled(operands, params, remat=True)
     subject.same(again, (expected, gradients), "output or gradient under remat", 1e-5)
-    mapped = jax.vmap(lambda operands: subject.attend(operands, params))(operands)
+    mapped = known(jax.vmap(lambda operands: subject.attend(operands, params))(operands))
     subject.same(mapped, expected, "output under vmap, without a batch axis,", 1e-5)
 
 
@@ -110,12 +110,12 @@ def every_operand_counts(subject: Subject) -> None:
     out = subject.attend(operands, params)
     for field, name in zip(Operands._fields, ("query", "key", "value"), strict=True):
         moved = operands._replace(**{field: 1.5 * getattr(operands, field) - 0.5})
-        feels = not jnp.array_equal(subject.attend(moved, params), out)
+        feels = not np.array_equal(subject.attend(moved, params), out)
         if feels == (name in subject.supports.ignores):
             raise subject.broken(f"the output {'moves' if feels else 'does not move'} with {name}")
     for name, given in brought(subject.kernel, operands).get("tokens", {}).items():
         tokens = brought(subject.kernel, operands)["tokens"] | {name: 0.5 * given}
-        if jnp.array_equal(subject.attend(operands, params, tokens=tokens), out):
+        if np.array_equal(subject.attend(operands, params, tokens=tokens), out):
             raise subject.broken(f"the output does not move with tokens[{name!r}]")
 
 
@@ -169,8 +169,8 @@ def the_future_cannot_touch_the_past(subject: Subject) -> None:
     q, k, v = subject.operands()
     before = subject.pulled(Operands(q, k, v), is_causal=True)[0][:, :20]
     for size in (1e-3, 100.0, 1.0):
-        times = 1 - 3 * size, 1 + 8 * size
-        moved = Operands(q.at[:, 20:].mul(times[0]), k.at[:, 20:].mul(times[1]), v.at[:, 20:].add(size))
+        later = np.s_[:, 20:]
+        moved = Operands(changed(q, later, 1 - 3 * size), changed(k, later, 1 + 8 * size), changed(v, later, 1, size))
         after = subject.pulled(moved, is_causal=True)[0][:, :20]
         subject.same(before, after, f"output before a change of later tokens by {size}, beside that after it,")
     for offset, last in ((-3, 23), (3, 17)):
@@ -188,20 +188,20 @@ def the_future_cannot_touch_the_past(subject: Subject) -> None:
 def hidden_keys_touch_nothing(subject: Subject) -> None:
     """What stands in hidden keys, NaN and infinity included, changes neither outputs nor gradients."""
     operands = subject.operands()
-    lengths = jnp.array([23, LENGTH])
+    lengths = np.array([23, LENGTH])
     if not subject.supports.key_mask:
-        subject.refuses("key_mask", key_mask=jnp.arange(LENGTH) < lengths[:, None])
+        subject.refuses("key_mask", key_mask=np.arange(LENGTH) < lengths[:, None])
         return subject.refuses("key_value_seq_lengths", key_value_seq_lengths=lengths)
-    hidden = (jnp.arange(LENGTH) >= lengths[:, None])[..., None, None]
+    hidden = (np.arange(LENGTH) >= lengths[:, None])[..., None, None]
     clean = subject.pulled(operands, key_value_seq_lengths=lengths)
-    for garbage in (7.0, jnp.nan, jnp.inf):
-        dirty = Operands(operands.q, *(jnp.where(hidden, garbage, x) for x in operands[1:]))
+    for garbage in (7.0, np.nan, np.inf):
+        dirty = Operands(operands.q, *(np.where(hidden, garbage, x) for x in operands[1:]))
         out, gradients = subject.pulled(dirty, key_value_seq_lengths=lengths)
         subject.same(out, clean[0], f"output with {garbage} in hidden keys")
         subject.same(gradients, clean[1], f"gradient with {garbage} in hidden keys", subject.unordered)
-    subject.zero([jnp.where(hidden, x, 0) for x in clean[1].operands[1:]], "gradient of hidden keys and values")
-    mask = jnp.arange(LENGTH)[None] % 5 != jnp.array([[1], [2]])
-    dirty = Operands(operands.q, *(jnp.where(mask[..., None, None], x, 50.0) for x in operands[1:]))
+    subject.zero([np.where(hidden, x, 0) for x in clean[1].operands[1:]], "gradient of hidden keys and values")
+    mask = np.arange(LENGTH)[None] % 5 != np.array([[1], [2]])
+    dirty = Operands(operands.q, *(np.where(mask[..., None, None], x, 50.0) for x in operands[1:]))
     one, other = (subject.attend(x, key_mask=mask) for x in (operands, dirty))
     subject.same(one, other, "output with other hidden keys under key_mask")
     return None
@@ -210,13 +210,13 @@ def hidden_keys_touch_nothing(subject: Subject) -> None:
 def padding_changes_nothing(subject: Subject) -> None:
     """A padded example gives what the bare one gives."""
     operands = subject.operands(batch=1)
-    lengths = jnp.array([23])
+    lengths = np.array([23])
     if not subject.supports.key_mask:
-        return subject.refuses("key_value_seq_lengths", key_value_seq_lengths=jnp.array([23, 23]))
+        return subject.refuses("key_value_seq_lengths", key_value_seq_lengths=np.array([23, 23]))
     params = subject.params(operands)
     short = subject.attend(Operands(*(x[:, :23] for x in operands)), params)
-    for garbage in (1.0, jnp.nan):
-        filled = Operands(*(x.at[:, 23:].mul(garbage) for x in operands))
+    for garbage in (1.0, np.nan):
+        filled = Operands(*(changed(x, np.s_[:, 23:], garbage) for x in operands))
         padded = subject.attend(filled, params, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
         subject.same(padded[:, :23], short, "output of a padded example beside the bare one", 2e-5)
         subject.zero(padded[:, 23:], "output of padding")
@@ -226,8 +226,8 @@ def padding_changes_nothing(subject: Subject) -> None:
 def batch_mates_cannot_touch_each_other(subject: Subject) -> None:
     """An example does not move by a bit when another one does."""
     q, k, v = subject.operands()
-    for factor in (30.0, jnp.nan):
-        moved = Operands(*(x.at[1].mul(factor) for x in (q, k, v)))
+    for factor in (30.0, np.nan):
+        moved = Operands(*(changed(x, 1, factor) for x in (q, k, v)))
         one, other = (subject.attend(x)[0] for x in (Operands(q, k, v), moved))
         subject.same(one, other, f"output of the mate of an example times {factor}")
 
@@ -235,35 +235,35 @@ def batch_mates_cannot_touch_each_other(subject: Subject) -> None:
 def packed_neighbours_cannot_touch_each_other(subject: Subject) -> None:
     """A segment does not move by a bit when another one does."""
     operands = subject.operands()
-    ids = jnp.broadcast_to((jnp.arange(LENGTH) >= 21).astype(int), (2, LENGTH))
+    ids = np.broadcast_to((np.arange(LENGTH) >= 21).astype(int), (2, LENGTH))
     segments = {"query_segment_ids": ids, "key_value_segment_ids": ids}
     if not subject.supports.segments:
         return subject.refuses("query_segment_ids", **segments)
-    moved = Operands(*(x.at[:, 21:].mul(5.0) for x in operands))
+    moved = Operands(*(changed(x, np.s_[:, 21:], 5.0) for x in operands))
     one, other = (subject.attend(x, **segments)[:, :21] for x in (operands, moved))
     subject.same(one, other, "output of a changed segment's neighbour")
-    moved = Operands(*(x.at[:, :21].mul(5.0) for x in operands))
+    moved = Operands(*(changed(x, np.s_[:, :21], 5.0) for x in operands))
     one, other = (subject.attend(x, **segments)[:, 21:] for x in (operands, moved))
     subject.same(one, other, "output of the neighbour that follows")
-    if jnp.array_equal(subject.attend(operands, **segments), subject.attend(operands)):
+    if np.array_equal(subject.attend(operands, **segments), subject.attend(operands)):
         raise subject.broken("segments change nothing")
     return None
 
 
 def blind_queries_give_nothing(subject: Subject) -> None:
     """A query that sees nothing gives exactly 0, with zero gradients, whatever hides its keys; all stays finite."""
-    nobody, everything = jnp.zeros((2, LENGTH), bool), _arguments(subject, subject.operands())
-    example, token = nobody.at[0].set(True), jnp.arange(LENGTH)[None]
-    _blind(subject, example, "padding", everything | {"query_seq_lengths": jnp.array([0, LENGTH])})
+    nobody, everything = np.zeros((2, LENGTH), bool), _arguments(subject, subject.operands())
+    example, token = np.arange(2)[:, None] == nobody, np.arange(LENGTH)[None]
+    _blind(subject, example, "padding", everything | {"query_seq_lengths": np.array([0, LENGTH])})
     if subject.supports.key_mask:
-        _blind(subject, example, "keys that are all padding", {"key_value_seq_lengths": jnp.array([0, LENGTH])})
+        _blind(subject, example, "keys that are all padding", {"key_value_seq_lengths": np.array([0, LENGTH])})
     if subject.supports.key_mask and subject.supports.causal:
         # At an offset of 2, queries 0..3 see keys 0..5 at most.
-        hidden = everything | {"key_mask": jnp.broadcast_to(token > 5, (2, LENGTH))}
+        hidden = everything | {"key_mask": np.broadcast_to(token > 5, (2, LENGTH))}
         _blind(subject, nobody | (token < 4), "a causal prefix that is all hidden", hidden)
     if subject.supports.segments:
         ids = everything["query_segment_ids"]
-        keyless = everything | {"key_value_segment_ids": jnp.where(ids == 1, 0, ids)}
+        keyless = everything | {"key_value_segment_ids": np.where(ids == 1, 0, ids)}
         _blind(subject, ids == 1, "a segment without keys", keyless)
 
 
@@ -271,8 +271,8 @@ def _blind(subject, blind, cause, arguments):
     out, gradients = subject.pulled(subject.operands(), **arguments)
     blind = blind[..., None, None]
     cause = f"of queries that see nothing because of {cause}"
-    subject.zero(jnp.where(blind, out, 0), f"output {cause}")
-    subject.zero(jnp.where(blind, gradients.operands.q, 0), f"gradient {cause}")
+    subject.zero(np.where(blind, out, 0), f"output {cause}")
+    subject.zero(np.where(blind, gradients.operands.q, 0), f"gradient {cause}")
     subject.finite((out, gradients), "output or gradients beside those " + cause + " are")
 
 
@@ -315,7 +315,7 @@ def shared_key_heads_equal_repeated_ones(subject: Subject) -> None:
     """GQA gives what repeated heads of keys give."""
     q, k, v = subject.operands(**GROUPED)
     params = subject.params(Operands(q, k, v))
-    repeated = Operands(q, jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2))
+    repeated = Operands(q, np.repeat(k, 2, axis=2), np.repeat(v, 2, axis=2))
     one, other = (subject.attend(x, params) for x in (Operands(q, k, v), repeated))
     subject.same(one, other, "output of GQA beside that of repeated heads", 1e-5)
 
@@ -323,13 +323,13 @@ def shared_key_heads_equal_repeated_ones(subject: Subject) -> None:
 def masks_hide(subject: Subject) -> None:
     """Weights are exactly 0 where a dense mask hides; a local window is such a mask."""
     operands = subject.operands()
-    mask = jax.random.bernoulli(jax.random.key(5), 0.5, (2, 2, LENGTH, LENGTH))
+    mask = np.random.default_rng(5).random((2, 2, LENGTH, LENGTH)) < 0.5
     if not subject.supports.mask:
         subject.refuses("mask", mask=mask)
         return subject.refuses("local_window_size", local_window_size=3)
-    subject.zero(jnp.where(mask, 0, subject.weights(operands, mask=mask)), "weights where the mask hides")
-    i, j = jnp.arange(LENGTH)[:, None], jnp.arange(LENGTH)[None, :]
-    band = jnp.broadcast_to((j >= i - 4) & (j <= i + 1), mask.shape)
+    subject.zero(np.where(mask, 0, subject.weights(operands, mask=mask)), "weights where the mask hides")
+    i, j = np.arange(LENGTH)[:, None], np.arange(LENGTH)[None, :]
+    band = np.broadcast_to((j >= i - 4) & (j <= i + 1), mask.shape)
     one, other = (subject.weights(operands, **given) for given in ({"local_window_size": (4, 1)}, {"mask": band}))
     subject.same(one, other, "weights under local_window_size beside those under the same mask", 1e-5)
     return None
@@ -338,15 +338,15 @@ def masks_hide(subject: Subject) -> None:
 def biases_add_to_scores(subject: Subject) -> None:
     """A bias multiplies weights by its exponential, before they are normalised."""
     operands = subject.operands()
-    bias = jax.random.normal(jax.random.key(6), (2, 2, LENGTH, LENGTH))
+    bias = normal(6, (2, 2, LENGTH, LENGTH))
     if not subject.supports.bias:
         return subject.refuses("bias", bias=bias)
     plain, moved = subject.weights(operands), subject.weights(operands, bias=bias)
-    expected = plain * jnp.exp(bias)
+    expected = plain * np.exp(bias)
     total = expected.sum(-1, keepdims=True)
-    subject.same(moved, expected / jnp.where(total == 0, 1, total), "weights under a bias", 1e-5)
+    subject.same(moved, expected / np.where(total == 0, 1, total), "weights under a bias", 1e-5)
     row = subject.weights(operands, bias=bias[:1, :1, :1])
-    whole = subject.weights(operands, bias=jnp.broadcast_to(bias[:1, :1, :1], bias.shape))
+    whole = subject.weights(operands, bias=np.broadcast_to(bias[:1, :1, :1], bias.shape))
     subject.same(row, whole, "weights under a bias of one row", 1e-5)
     return None
 
@@ -374,7 +374,7 @@ def residual_is_the_log_of_the_sum(subject: Subject) -> None:
     if residual.shape != operands.q.shape[:3] or residual.dtype != jnp.float32:
         raise subject.broken(f"the residual is {residual.dtype}{residual.shape}")
     if subject.supports.bias:
-        raised = subject.attend(operands, return_residual=True, bias=jnp.full((1, 1, 1, LENGTH), 2.0))[1]
+        raised = subject.attend(operands, return_residual=True, bias=np.full((1, 1, 1, LENGTH), 2.0, np.float32))[1]
         subject.same(raised, residual + 2, "residual under a bias of 2", 1e-5)
     return None
 
@@ -386,17 +386,17 @@ def dropout_acts_on_weights(subject: Subject) -> None:
         return subject.refuses("dropout_rate", dropout_rate=0.4, rng=rng)
     plain, dropped = subject.weights(operands), subject.weights(operands, dropout_rate=0.4, rng=rng)
     kept = dropped != 0
-    subject.same(dropped, jnp.where(kept, plain / 0.6, 0), "weights under dropout, scaled by 1 / (1 - rate)", 1e-5)
+    subject.same(dropped, np.where(kept, plain / 0.6, 0), "weights under dropout, scaled by 1 / (1 - rate)", 1e-5)
     share = float((kept & (plain > 0)).sum() / (plain > 0).sum())
     if abs(share - 0.6) > 0.05:
         raise subject.broken(f"dropout at rate 0.4 keeps {share:.3f} of the weights", abs(share - 0.6))
     both = (plain[:1, :1] > 0) & (plain > 0)
-    alike = (kept == kept[:1, :1]).sum(where=both, axis=(2, 3)) / jnp.maximum(both.sum(axis=(2, 3)), 1)
+    alike = (kept == kept[:1, :1]).sum(where=both, axis=(2, 3)) / np.maximum(both.sum(axis=(2, 3)), 1)
     if (alike.reshape(-1)[1:] > 0.9).any():
         raise subject.broken("dropout is one for several heads or examples")
     out, gradients = subject.pulled(operands, dropout_rate=0.4, rng=rng)
     heads = dropped.reshape(2, 2, 2, LENGTH, LENGTH)
-    pulled = jax.grad(lambda out: curved(out).sum())(out).reshape(2, LENGTH, 2, 2, -1)
-    expected = jnp.einsum("bkgts,btkgh->bskh", heads, pulled)
+    pulled = np.asarray(jax.grad(lambda out: curved(out).sum())(out)).reshape(2, LENGTH, 2, 2, -1)
+    expected = np.einsum("bkgts,btkgh->bskh", heads, pulled)
     subject.same(gradients.operands.v, expected, "gradient by values under dropout", 1e-5)
     return None

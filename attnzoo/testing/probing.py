@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
-from attnzoo.testing.subject import Operands, Subject, brought, curved
+from attnzoo.testing.subject import Operands, Subject, brought, changed, curved, known
 
 LONGEST = 256  # tokens of a probe: four of the usual blocks
 ROUNDING = 1e-6  # a device that adds in no fixed order does not give the same bits twice
@@ -61,13 +62,14 @@ def _touched(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
     )
     params = mates.params(operands)
     program = _compiled(_forward(kernel, is_causal), *operands, params)
-    call = lambda *operands: program(*operands, params)
+    call = lambda *operands: known(program(*operands, params))
     before = call(*operands)
-    mated = (x.at[1].mul(30.0) for x in operands)
+    mated = (changed(x, 1, 30.0) for x in operands)
     mates.same(call(*mated)[0], before[0], "output of the mate of an example times 30.0", ROUNDING)
     length, (q, k, v) = operands.q.shape[1], operands
     for cut in sorted({length // 2, length - 1}) if is_causal else ():
-        moved = q.at[:, cut:].mul(-2.0), k.at[:, cut:].mul(9.0), v.at[:, cut:].add(1.0)
+        later = np.s_[:, cut:]
+        moved = changed(q, later, -2.0), changed(k, later, 9.0), changed(v, later, 1.0, 1.0)
         what = f"output before token {cut} of {length}, after a change of all from there on,"
         future.same(call(*moved)[:, :cut], before[:, :cut], what, ROUNDING)
 
@@ -90,7 +92,7 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
     seen = slice(None) if is_cross else slice(half)
     bare = operands.q[:, seen], operands.k[:, :half], operands.v[:, :half], params
     expected = _compiled(forward, *bare)(*bare)
-    whole = *operands, params, jnp.array([half, 0])
+    whole = *operands, params, np.array([half, 0])
     out, gradients = _compiled(pulled, *whole)(*whole)
     padding.same(out[0, seen], expected[0], "output of a padded example beside the bare one", PADDED)
     blind.zero((out[1], gradients[0][1]), "output or gradient of queries that see nothing because of padding")

@@ -43,11 +43,11 @@ class LawBroken(AssertionError):
 
 
 class Operands(NamedTuple):
-    """Inputs of a call: q [B, T, N, H], k [B, S, K, H], v [B, S, K, Hv]."""
+    """Inputs of a call: q [B, T, N, H], k [B, S, K, H], v [B, S, K, Hv]; of NumPy, or of jax where it is traced."""
 
-    q: jax.Array
-    k: jax.Array
-    v: jax.Array
+    q: Any
+    k: Any
+    v: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,7 @@ class Subject:
         """Normal operands, always the same."""
         key = (batch, length if keys is None else keys, kv_heads)
         shapes = [(batch, length, heads, dim), (*key, dim), (*key, value_dim or dim)]
-        made = [np.random.default_rng(seed).normal(size=shape) for seed, shape in enumerate(shapes)]
-        return Operands(*(jnp.asarray(x, dtype) for x in made))
+        return Operands(*(normal(seed, shape, dtype) for seed, shape in enumerate(shapes)))
 
     def params(self, operands: Operands, longest: int | None = None):
         """Learned parameters for these operands, moved from where `init` starts."""
@@ -102,12 +101,12 @@ class Subject:
         """`attend` with the kernel; causal where it has no other form."""
         params = self.params(operands) if params is None else params
         given = brought(self.kernel, operands) | self._completed(arguments)
-        return attend(*operands, kernel=self.kernel, params=params, **given)
+        return known(attend(*operands, kernel=self.kernel, params=params, **given))
 
     def weights(self, operands: Operands, **arguments):
         """The effective weights [B, N, T, S]."""
         given = {"kernel": self.kernel, "params": self.params(operands)} | brought(self.kernel, operands)
-        return attention_weights(operands.q, operands.k, **given, **self._completed(arguments))
+        return known(attention_weights(operands.q, operands.k, **given, **self._completed(arguments)))
 
     def _completed(self, arguments: dict) -> dict:
         return {"is_causal": not self.supports.bidirectional, "implementation": self.implementation} | arguments
@@ -134,7 +133,7 @@ class Subject:
 
     def zero(self, got, what: str) -> None:
         """Hold all leaves to exactly 0."""
-        self.same(got, jax.tree.map(jnp.zeros_like, got), what)
+        self.same(got, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), got), what)
 
     def refuses(self, argument: str, **arguments) -> None:
         """Hold the kernel to refuse an argument by name."""
@@ -152,27 +151,48 @@ class Subject:
         if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(got)):
             raise self.broken(f"{what} not finite")
 
-    def pulled(self, operands: Operands, params=None, remat: bool = False, **arguments) -> tuple[jax.Array, Gradients]:
+    def pulled(self, operands: Operands, params=None, remat: bool = False, **arguments) -> tuple[np.ndarray, Gradients]:
         """The output, and the gradients of a curved function of it; calls of one structure share one program."""
         params = self.params(operands) if params is None else params
         arguments = self._completed(arguments)
-        arrays = {name: given for name, given in arguments.items() if isinstance(given, jax.Array)}
+        arrays = {name: given for name, given in arguments.items() if isinstance(given, np.ndarray | jax.Array)}
         static = tuple((name, given) for name, given in arguments.items() if name not in arrays)
         bias = arrays.pop("bias", None)
-        return _pulled(Gradients(operands, params, bias), arrays, kernel=self.kernel, static=static, remat=remat)
+        pulled = _pulled(Gradients(operands, params, bias), arrays, kernel=self.kernel, static=static, remat=remat)
+        return known(pulled)
+
+
+def normal(seed: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """Standard normal numbers, always the same."""
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def changed(x: np.ndarray, place: Any, times: float = 1.0, plus: float = 0.0) -> np.ndarray:
+    """A copy in which what stands at a place is multiplied and added to."""
+    x = x.copy()
+    x[place] = x[place] * times + plus
+    return x
+
+
+def known(tree: Any) -> Any:
+    """The tree in NumPy, which compiles no program to slice or compare; as it is where it is being traced."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else np.asarray(x), tree)
 
 
 def brought(kernel: Kernel, operands: Operands) -> dict:
     """What tokens bring as an argument, where the kernel takes such: it follows from each key, so that whatever moves,
     hides or differentiates keys does so with it; it is NaN where they are."""
     q, k, v = (x[None] if x.ndim == 3 else x for x in operands)
-    made, is_real = {}, jnp.isfinite(operands.k).all(axis=-1, keepdims=True)
+    made, inputs = {}, kernel.token_inputs(Dims.of(q, k, v))
+    if not inputs:
+        return {}
+    is_real = jnp.isfinite(operands.k).all(axis=-1, keepdims=True)
     keys = jnp.where(is_real, operands.k, 0)
-    for name, (shape, activation) in kernel.token_inputs(Dims.of(q, k, v)).items():
+    for name, (shape, activation) in inputs.items():
         size = math.prod(shape)
         mixed = jnp.cos(jnp.arange(1, k.shape[-1] * size + 1, dtype=k.dtype)).reshape(k.shape[-1], size)
         made[name] = jnp.where(is_real, activation(keys @ mixed), jnp.nan).reshape(*keys.shape[:-1], *shape)
-    return {"tokens": made} if made else {}
+    return {"tokens": made}
 
 
 class Gradients(NamedTuple):
@@ -180,7 +200,7 @@ class Gradients(NamedTuple):
 
     operands: Operands
     params: Any
-    bias: jax.Array | None
+    bias: Any
 
 
 def curved(out: jax.Array) -> jax.Array:
