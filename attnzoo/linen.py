@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
@@ -16,18 +17,19 @@ from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import cache as layer_cache
 from attnzoo.layers import projected
-from attnzoo.layers.projected import Attention
+from attnzoo.layers.projected import Attention, Dropping
 from attnzoo.positions import NoPositions, RelativeEncoding
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     """Project to heads, attend with a kernel, project back (Vaswani et al. 2017, section 3.2.2).
 
-    Attributes are those of `flax.linen.MultiHeadAttention`, with the same parameter tree (`query`, `key`, `value`,
-    `out`), so that its checkpoints load unchanged. What differs:
+    Attributes are those of `flax.linen.MultiHeadDotProductAttention`, in its order and with its defaults, and the
+    parameter tree is the same (`query`, `key`, `value`, `out`); so are the names that layers without one get, under
+    either name of the class: checkpoints of Flax's layer load unchanged. What differs:
 
     Attributes:
       attention: the kernel. What it learns lives under `attention`, made for the key length of the first call; what it
@@ -35,7 +37,14 @@ class MultiHeadAttention(nn.Module):
       positions: how attention counts positions, such as `Rotary()` or `T5Buckets()`. What it learns lives under
         `positions`.
       num_kv_heads: heads of keys and values, fewer than `num_heads` for GQA.
-      broadcast_dropout: False by default; True is refused where there is dropout.
+      dropout_on: what `dropout_rate` drops: "weights", as Flax does, or "outputs", entries of what each head gives, for
+        kernels that have no weights. With `broadcast_dropout`, Flax's default, all examples and heads drop the same.
+      heads_axis: a name by which what kernel and positions learn for each head is partitioned, as
+        `flax.linen.with_partitioning` does; None for no names.
+      attention_fn: refused, as `attention` stands in its place, and so are `qk_attn_weights_einsum_cls` and
+        `attn_weights_value_einsum_cls`: a kernel has its own products.
+      force_fp32_for_softmax: softmax is computed in float32 at least in any case; with this, weights to look at are
+        kept in it, too.
       decode: step by step, as in Flax: `init` with an input of the full length makes the collection "cache", and each
         `apply(..., mutable=["cache"])` takes the tokens that come next, one or several. `query_seq_lengths` says how
         many of them each example has; where a loop carries the cache, give it to `init` too, so that the index has an
@@ -43,36 +52,24 @@ class MultiHeadAttention(nn.Module):
         overwritten.
 
     Raises:
-      ValueError: when called, `positions` belong to no attention, or heads do not divide what they share.
-      NotImplementedError: when called, the kernel cannot decode, or dropout is to be broadcast.
+      ValueError: when called, `positions` belong to no attention, heads do not divide what they share, or an
+        `attention_fn` is there.
+      NotImplementedError: when called, the kernel cannot decode, or has no weights to drop.
 
     Example:
       >>> import attnzoo.linen
-      >>> layer = attnzoo.linen.MultiHeadAttention(num_heads=4, attention=SlidingWindow(left=8, right=8))
+      >>> kernel = SlidingWindow(left=8, right=8)
+      >>> layer = attnzoo.linen.MultiHeadDotProductAttention(num_heads=4, attention=kernel)
       >>> params = layer.init(jax.random.key(0), jnp.ones((2, 64, 32)))
       >>> layer.apply(params, jnp.ones((2, 64, 32))).shape
       (2, 64, 32)
     """
 
-    num_heads: int
     attention: Kernel = Softmax()
     positions: RelativeEncoding = NoPositions()
     num_kv_heads: int | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    qkv_features: int | None = None
-    out_features: int | None = None
-    broadcast_dropout: bool = False
-    dropout_rate: float = 0.0
-    deterministic: bool | None = None
-    precision: Any = None
-    kernel_init: Any = nn.initializers.lecun_normal()
-    out_kernel_init: Any = None
-    bias_init: Any = nn.initializers.zeros_init()
-    out_bias_init: Any = None
-    use_bias: bool = True
-    decode: bool = False
-    normalize_qk: bool = False
+    dropout_on: str = "weights"
+    heads_axis: str | None = None
 
     @nn.compact
     @spelled_out(attend, Asked.__annotations__.__contains__)
@@ -82,6 +79,7 @@ class MultiHeadAttention(nn.Module):
         inputs_k: Float[jax.Array, "*B S key_features"] | None = None,
         inputs_v: Float[jax.Array, "*B S value_features"] | None = None,
         *,
+        inputs_kv: Float[jax.Array, "*B S key_features"] | None = None,
         deterministic: bool | None = None,
         dropout_rng: jax.Array | None = None,
         sow_weights: bool = False,
@@ -89,15 +87,15 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[jax.Array, "*B T out_features"]:
         """Attend: inputs_q [*batch, T, features], inputs_k and inputs_v [*batch, S, features].
 
-        Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The
-        others of what is asked for are arguments of `attnzoo.attend`, with batch axes as in the inputs.
+        Keys default to queries, values to keys; `inputs_kv`, which Flax deprecates, is both. `mask` may be float, as
+        Flax's masks are: nonzero means attend. The others of what is asked for are arguments of `attnzoo.attend`, with
+        batch axes as in the inputs.
 
         Returns:
           [*batch, T, out_features].
         """
-        projected.refuse_broadcast_dropout(self.broadcast_dropout, self.dropout_rate)
-        projected.checked_positions(self.positions)
-        inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
+        self._check()
+        inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v, inputs_kv)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
         dims = Dims.of(query, key, value)
         rng = self._dropout_rng(deterministic, dropout_rng)
@@ -114,9 +112,10 @@ class MultiHeadAttention(nn.Module):
             layer_cache.refuse_extras(rng, sow_weights)
             out = self._step(query, key, value, asked, attention)
         else:
-            dropped = {"dropout_rate": 0.0 if rng is None else self.dropout_rate, "rng": rng}
+            dropping = Dropping(self.dropout_rate, rng, self.broadcast_dropout, self.dropout_on)
+            dtype = jnp.promote_types(query.dtype, jnp.float32) if self.force_fp32_for_softmax else query.dtype
             out, weights = projected.attend_heads(
-                query, key, value, asked, attention, **dropped, with_weights=sow_weights
+                query, key, value, asked, attention, dropping, weights_dtype=dtype if sow_weights else None
             )
             if sow_weights:
                 self.sow("intermediates", "attention_weights", weights)
@@ -126,7 +125,23 @@ class MultiHeadAttention(nn.Module):
             axis=(-2, -1),
             kernel_init=self.out_kernel_init or self.kernel_init,
             bias_init=self.out_bias_init or self.bias_init,
+            dot_general=(self.out_dot_general, self.out_dot_general_cls),
         )(out)
+
+    def _check(self) -> None:
+        """Refuse fields that cannot be honoured."""
+        projected.check_dropout(self.attention, self.dropout_rate, self.dropout_on)
+        projected.checked_positions(self.positions)
+        if self.attention_fn is not nn.dot_product_attention:
+            raise ValueError(
+                f"attention_fn={self.attention_fn!r}: expected `attention`, a kernel, in its place; functions belong "
+                "to flax.linen.MultiHeadDotProductAttention, which takes kernels through attnzoo.as_attention_fn"
+            )
+        for name in ("qk_attn_weights_einsum_cls", "attn_weights_value_einsum_cls"):
+            if getattr(self, name) is not None:
+                raise NotImplementedError(
+                    f"{name} cannot be honoured: {type(self.attention).__name__} has its own products"
+                )
 
     def _step(self, query, key, value, asked, attention):
         """Heads of the next tokens; the first call makes the cache, for as many tokens as it has, and writes none."""
@@ -160,7 +175,8 @@ class MultiHeadAttention(nn.Module):
             query, key = norm(name="query_ln")(query), norm(name="key_ln")(key)
         return nn.dtypes.promote_dtype(query, key, value, dtype=self.dtype)
 
-    def _dense(self, name, features, axis=-1, kernel_init=None, bias_init=None):
+    def _dense(self, name, features, axis=-1, kernel_init=None, bias_init=None, dot_general=None):
+        function, made_by = dot_general or (self.qkv_dot_general, self.qkv_dot_general_cls)
         return nn.DenseGeneral(
             features,
             axis=axis,
@@ -170,6 +186,8 @@ class MultiHeadAttention(nn.Module):
             bias_init=bias_init or self.bias_init,
             use_bias=self.use_bias,
             precision=self.precision,
+            dot_general=function,
+            dot_general_cls=made_by,
             name=name,
         )
 
@@ -178,10 +196,14 @@ class MultiHeadAttention(nn.Module):
         is not asked.
         """
         if self.has_variable("params", name):
-            return self.get_variable("params", name)
+            return nn.meta.unbox(self.get_variable("params", name))
 
         def init(rng):
-            return jax.tree.map(lambda x: x.astype(self.param_dtype), getattr(self, name).init(rng, dims))
+            made = jax.tree.map(lambda x: x.astype(self.param_dtype), getattr(self, name).init(rng, dims))
+            if self.heads_axis is None:
+                return made
+            names = functools.partial(projected.partitioned, heads_axis=self.heads_axis, num_heads=self.num_heads)
+            return jax.tree.map(lambda x: nn.Partitioned(x, names(x)), made)
 
         if not jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))):
             return ()
@@ -192,3 +214,50 @@ class MultiHeadAttention(nn.Module):
         if self.dropout_rate == 0 or nn.merge_param("deterministic", self.deterministic, deterministic):
             return None
         return self.make_rng("dropout") if dropout_rng is None else dropout_rng
+
+
+class MultiHeadAttention(MultiHeadDotProductAttention):
+    """`MultiHeadDotProductAttention` under Flax's other name, from which layers without a name get theirs.
+
+    Example:
+      >>> import attnzoo.linen
+      >>> layer = attnzoo.linen.MultiHeadAttention(num_heads=4, attention=SlidingWindow(left=8, right=8))
+      >>> layer.init_with_output(jax.random.key(0), jnp.ones((2, 64, 32)))[0].shape
+      (2, 64, 32)
+    """
+
+
+class SelfAttention(MultiHeadDotProductAttention):
+    """`MultiHeadDotProductAttention` of one input, which Flax deprecates: mask and the rest may come by position.
+
+    Example:
+      >>> import attnzoo.linen
+      >>> layer = attnzoo.linen.SelfAttention(num_heads=4)
+      >>> mask = jnp.tri(64)[None, None]
+      >>> layer.init_with_output(jax.random.key(0), jnp.ones((2, 64, 32)), mask)[0].shape
+      (2, 64, 32)
+    """
+
+    @nn.compact
+    @spelled_out(attend, Asked.__annotations__.__contains__)
+    def __call__(  # type: ignore[override, misc]  # Flax's own breaks the signature of its class
+        self,
+        inputs_q: Float[jax.Array, "*B T features"],
+        mask: jax.Array | None = None,
+        deterministic: bool | None = None,
+        dropout_rng: jax.Array | None = None,
+        sow_weights: bool = False,
+        **asked: Unpack[Asked],
+    ) -> Float[jax.Array, "*B T out_features"]:
+        """Attend: inputs_q [*batch, T, features]; the rest as in `MultiHeadDotProductAttention`.
+
+        Returns:
+          [*batch, T, out_features].
+        """
+        warnings.warn(
+            "SelfAttention will go with Flax's: use MultiHeadDotProductAttention, and pass mask= and the rest by name",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        given: dict[str, Any] = {"deterministic": deterministic, "dropout_rng": dropout_rng, "sow_weights": sow_weights}
+        return super().__call__(inputs_q, mask=mask, **given, **asked)

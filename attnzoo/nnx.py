@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import cache as layer_cache
 from attnzoo.layers import projected
-from attnzoo.layers.projected import Attention
+from attnzoo.layers.projected import Attention, Dropping
 from attnzoo.positions import NoPositions, RelativeEncoding
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-default_kernel_init = nnx.initializers.lecun_normal()
-default_bias_init = nnx.initializers.zeros_init()
+# Arguments of the layer that are those of every projection, and are not kept.
+PROJECTING = ("kernel_init", "bias_init", "kernel_metadata", "bias_metadata")
 
 
 class MultiHeadAttention(nnx.MultiHeadAttention):
@@ -41,7 +41,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       positions: how attention counts positions, such as `Rotary()` or `T5Buckets()`. What it learns lives under
         `positions`.
       max_length: the longest key length, for kernels whose parameters depend on it (`Linformer`); else not needed.
-      broadcast_dropout: False by default; True is refused where there is dropout.
+      dropout_on: what `dropout_rate` drops: "weights", as Flax does, or "outputs", entries of what each head gives, for
+        kernels that have no weights. With `broadcast_dropout`, Flax's default, all examples and heads drop the same.
+      heads_axis: a name by which what kernel and positions learn for each head is partitioned, as
+        `flax.nnx.with_partitioning` does; None for no names.
+      attention_fn: is no argument here, as `attention` stands in its place.
       decode: step by step, after `init_cache`: each call takes the tokens that come next, one or several.
         `query_seq_lengths` says how many of them each example has. Tokens past the end raise, or give NaN under `jit`;
         nothing is overwritten.
@@ -49,7 +53,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     Raises:
       ValueError: the parameters of the kernel depend on the length and `max_length` is None; `positions` belong to no
         attention.
-      NotImplementedError: the kernel cannot decode, or dropout is to be broadcast.
+      NotImplementedError: the kernel cannot decode, or has no weights to drop.
 
     Example:
       >>> from flax import nnx
@@ -59,6 +63,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       (2, 64, 32)
     """
 
+    @spelled_out(nnx.MultiHeadAttention.__init__, lambda name: name != "attention_fn")
     def __init__(
         self,
         num_heads: int,
@@ -71,74 +76,57 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         attention: Kernel = Softmax(),
         positions: RelativeEncoding = NoPositions(),
         max_length: int | None = None,
-        dtype=None,
-        param_dtype=jnp.float32,
-        broadcast_dropout: bool = False,
-        dropout_rate: float = 0.0,
-        deterministic: bool | None = None,
-        precision=None,
-        kernel_init=default_kernel_init,
-        out_kernel_init=None,
-        bias_init=default_bias_init,
-        out_bias_init=None,
-        use_bias: bool = True,
+        dropout_on: str = "weights",
+        heads_axis: str | None = None,
         decode: bool | None = False,
-        normalize_qk: bool = False,
         rngs: nnx.Rngs,
-        keep_rngs: bool = True,
+        **flax: Any,
     ):
         if decode:
             layer_cache.refuse_kernel(attention)
-        projected.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
         projected.checked_positions(positions)
-        super().__init__(
-            num_heads,
-            in_features,
-            qkv_features,
-            out_features,
-            num_kv_heads,
-            in_kv_features,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            broadcast_dropout=broadcast_dropout,
-            dropout_rate=dropout_rate,
-            deterministic=deterministic,
-            precision=precision,
-            kernel_init=kernel_init,
-            out_kernel_init=out_kernel_init,
-            bias_init=bias_init,
-            out_bias_init=out_bias_init,
-            use_bias=use_bias,
-            decode=decode,
-            normalize_qk=normalize_qk,
-            rngs=rngs,
-            keep_rngs=keep_rngs,
-        )
+        widths = num_heads, in_features, qkv_features, out_features, num_kv_heads, in_kv_features
+        super().__init__(*widths, decode=decode, rngs=rngs, **flax)
+        projected.check_dropout(attention, self.dropout_rate, dropout_on)
         self.attention_kernel = attention
+        self.dropout_on = dropout_on
         dims = self._dims(1, max_length or 1)
         if max_length is None:
             _refuse_unknown_length(attention, dims)
         for name, one in attention.token_inputs(dims).items():
-            projection = nnx.LinearGeneral(
-                self.in_kv_features,
-                (num_heads, *one.shape),
-                dtype=dtype,
-                param_dtype=param_dtype,
-                kernel_init=kernel_init,
-                bias_init=bias_init,
-                use_bias=use_bias,
-                precision=precision,
-                rngs=rngs,
-            )
-            setattr(self, projected.token_name(name), projection)
+            setattr(self, projected.token_name(name), self._projection((num_heads, *one.shape), rngs, flax))
         self.position_encoding = positions
+
+        def parameter(x: jax.Array) -> nnx.Param:
+            named: dict[str, Any] = {}
+            if heads_axis is not None:
+                named["out_sharding"] = projected.partitioned(x, heads_axis, num_heads)
+            return nnx.Param(x.astype(self.param_dtype), **named)
+
         for name, learner in (("attention", attention), ("positions", positions)):
             if jax.tree.leaves(jax.eval_shape(lambda learner=learner: learner.init(jax.random.key(0), dims))):
                 params = learner.init(rngs.params(), dims)
-                setattr(self, name, nnx.data(jax.tree.map(lambda x: nnx.Param(x.astype(param_dtype)), params)))
+                setattr(self, name, nnx.data(jax.tree.map(parameter, params)))
+
+    def _projection(self, features: tuple[int, ...], rngs: nnx.Rngs, flax: dict[str, Any]) -> nnx.LinearGeneral:
+        """One more projection of what keys are made of, as Flax makes that of keys."""
+        given = {name: flax[name] for name in PROJECTING if name in flax}
+        return nnx.LinearGeneral(
+            self.in_kv_features,
+            features,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            use_bias=self.use_bias,
+            precision=self.precision,
+            promote_dtype=self.qkv_promote_dtype,
+            dot_general=self.qkv_dot_general,
+            dot_general_cls=self.qkv_dot_general_cls,
+            rngs=rngs,
+            **given,
+        )
 
     @spelled_out(attend, Asked.__annotations__.__contains__)
-    def __call__(  # type: ignore[override]  # without Flax's shardings
+    def __call__(
         self,
         inputs_q: Float[jax.Array, "*B T features"],
         inputs_k: Float[jax.Array, "*B S key_features"] | None = None,
@@ -148,18 +136,22 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         rngs: rnglib.Rngs | rnglib.RngStream | None = None,
         sow_weights: bool = False,
         decode: bool | None = None,
+        out_sharding: Any = None,
+        qkv_sharding: Any = None,
         **asked: Unpack[Asked],
     ) -> Float[jax.Array, "*B T out_features"]:
         """Attend: inputs_q [*batch, T, in_features], inputs_k and inputs_v [*batch, S, in_kv_features].
 
         Keys default to queries, values to keys. `mask` may be float, as Flax's masks are: nonzero means attend. The
-        others of what is asked for are arguments of `attnzoo.attend`, with batch axes as in the inputs.
+        others of what is asked for are arguments of `attnzoo.attend`, with batch axes as in the inputs. `qkv_sharding`
+        and `out_sharding` are those of projections, as in Flax.
 
         Returns:
           [*batch, T, out_features].
         """
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
-        query, key, value = self.query(inputs_q), self.key(inputs_k), self.value(inputs_v)
+        projections = (self.query, inputs_q), (self.key, inputs_k), (self.value, inputs_v)
+        query, key, value = (project(x, out_sharding=qkv_sharding) for project, x in projections)
         if self.normalize_qk and self.query_ln is not None and self.key_ln is not None:
             query, key = self.query_ln(query), self.key_ln(key)
         query, key, value = dtypes.promote_dtype((query, key, value), dtype=self.dtype)
@@ -174,12 +166,14 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         )
         if self.decode if decode is None else decode:
             layer_cache.refuse_extras(rng, sow_weights)
-            return self.out(self._step(query, key, value, asked, attention))
-        dropped = {"dropout_rate": 0.0 if rng is None else self.dropout_rate, "rng": rng}
-        out, weights = projected.attend_heads(query, key, value, asked, attention, **dropped, with_weights=sow_weights)
+            return self.out(self._step(query, key, value, asked, attention), out_sharding=out_sharding)
+        dropping = Dropping(self.dropout_rate, rng, self.broadcast_dropout, self.dropout_on)
+        out, weights = projected.attend_heads(
+            query, key, value, asked, attention, dropping, weights_dtype=query.dtype if sow_weights else None
+        )
         if sow_weights:
             self.sow(nnx.Intermediate, "attention_weights", weights)
-        return self.out(out)
+        return self.out(out, out_sharding=out_sharding)
 
     def init_cache(self, input_shape: Sequence[int], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
         """Make the cache, or empty it, for inputs up to `input_shape`, [*batch, longest, in_features].

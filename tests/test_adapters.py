@@ -100,8 +100,6 @@ def test_what_cannot_be_honoured_is_refused():
     with pytest.raises(ValueError, match="learned parameters"):
         as_attention_fn(Additive())
     q = jnp.ones((1, 4, 2, 8))
-    with pytest.raises(NotImplementedError, match="broadcast_dropout=True"):
-        as_attention_fn(Softmax())(q, q, q, dropout_rate=0.1, dropout_rng=jax.random.key(0))
     with pytest.raises(NotImplementedError, match="qk_attn_weights_einsum"):
         as_attention_fn(Softmax())(q, q, q, qk_attn_weights_einsum=jnp.einsum)
 

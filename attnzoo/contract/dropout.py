@@ -21,7 +21,7 @@ class Dropout:
 
     Attributes:
       rate: in (0, 1).
-      seeds: uint32 [B, N, 2], or [2] for one head.
+      seeds: uint32 [B or 1, N or 1, 2], or [2] for one head.
     """
 
     rate: float = dataclasses.field(metadata={"static": True})
@@ -29,7 +29,7 @@ class Dropout:
 
     @staticmethod
     def make(rng: jax.Array, rate: float, batch: int, num_heads: int) -> Dropout:
-        """Independent dropout for each head of each example."""
+        """Independent dropout for each head of each example; for 1 of them, one for all."""
         return Dropout(rate, jax.random.bits(randomness.threefry(rng), (batch, num_heads, 2), jnp.uint32))
 
     @jax.jit

@@ -21,7 +21,7 @@ from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Band, Mask
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import refusal, routes, trees, validation, visibility
-from attnzoo.door.arguments import spelled_out
+from attnzoo.door.arguments import Function, spelled_out
 from attnzoo.door.visibility import silenced
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
@@ -30,6 +30,25 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer
 
 
+def _told_of_axes(function: Function) -> Function:
+    """A decorator of what users call: warns where heads seem to stand before the length."""
+
+    @functools.wraps(function)
+    def called(query, key, *args, **kwargs):
+        validation.axes_order(query, key)
+        return function(query, key, *args, **kwargs)
+
+    told: Any = called
+    return told
+
+
+def untold(function: Function) -> Function:
+    """`attend` or `attention_weights` for callers who made the axes themselves."""
+    plain: Any = function
+    return plain.__wrapped__
+
+
+@_told_of_axes
 def attend(
     query: Float[jax.Array, "*B T N H"],
     key: Float[jax.Array, "*B S K H"],
@@ -51,6 +70,7 @@ def attend(
     local_window_size: int | tuple[int, int] | None = None,
     scale: float | jax.Array | None = None,
     dropout_rate: float = 0.0,
+    broadcast_dropout: bool = False,
     rng: jax.Array | None = None,
     precision: str | jax.lax.Precision | None = None,
     implementation: str | None = None,
@@ -84,6 +104,7 @@ def attend(
       local_window_size: w or (left, right): key positions further from the query's are hidden.
       scale: of the scores, 1 / sqrt(H) where None.
       dropout_rate: fraction of attention weights dropped, in [0, 1).
+      broadcast_dropout: whether the same weights, by query and key, are dropped in all examples and heads.
       rng: a key for dropout, and for nothing else.
       precision: of matrix products, forward and backward, as in `jax.default_matmul_precision`.
       implementation: "xla" is the kernel's fast route, "cudnn" that of cuDNN, "reference" the equation (`head`),
@@ -106,12 +127,11 @@ def attend(
       (2, 16, 4, 8)
     """
     validation.kernel(kernel)
-    validation.switches(is_causal=is_causal, return_residual=return_residual)
+    validation.switches(is_causal=is_causal, return_residual=return_residual, broadcast_dropout=broadcast_dropout)
     validation.dropout(dropout_rate, rng)
     validation.implementation(implementation, routes.IMPLEMENTATIONS)
     query, key, value = (jnp.asarray(x) for x in (query, key, value))
     validation.operands(query, key, value)
-    validation.axes_order(query, key)
     unbatched = query.ndim == 3
     if unbatched:
         query, key, value = query[None], key[None], value[None]
@@ -163,6 +183,7 @@ def attend(
         rng if dropout_rate > 0 else None,
         kernel=kernel,
         dropout_rate=float(dropout_rate),
+        broadcast_dropout=bool(broadcast_dropout),
         precision=validation.precision_name(precision),
         implementation=implementation,
         with_residual=return_residual,
@@ -172,6 +193,7 @@ def attend(
     return (out, residual) if return_residual else out
 
 
+@_told_of_axes
 @spelled_out(attend, lambda name: name not in ("value", "return_residual"))
 def attention_weights(
     query: Float[jax.Array, "*B T N H"],
@@ -193,7 +215,7 @@ def attention_weights(
     """
     query, key = jnp.asarray(query), jnp.asarray(key)
     validation.operands(query, key, key)
-    attended = functools.partial(attend, query, key, bias=bias, mask=mask, **asked)
+    attended = functools.partial(untold(attend), query, key, bias=bias, mask=mask, **asked)
     if 0 < query.shape[-3] * query.shape[-2] < key.shape[-3] * key.shape[-2]:
         return _pulled_weights(attended, query, key)
     identity = jnp.eye(key.shape[-3], dtype=key.dtype)[:, None, :]
@@ -212,9 +234,25 @@ def _pulled_weights(attended, query, key) -> jax.Array:
     return jnp.moveaxis(weights.reshape(*key.shape[:-2], num_heads, length), -3, -1)
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "dropout_rate", "precision", "implementation", "with_residual"))
+STATIC = ("kernel", "dropout_rate", "broadcast_dropout", "precision", "implementation", "with_residual")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
 def _attend(
-    query, key, value, call, params, draws, rng, *, kernel, dropout_rate, precision, implementation, with_residual
+    query,
+    key,
+    value,
+    call,
+    params,
+    draws,
+    rng,
+    *,
+    kernel,
+    dropout_rate,
+    broadcast_dropout,
+    precision,
+    implementation,
+    with_residual,
 ):
     """Silence what is hidden, run the route, and zero what it wrote for hidden queries: (out, residual or None)."""
     (batch, length, num_heads, _), width = query.shape, value.shape[-1]
@@ -224,11 +262,12 @@ def _attend(
         value = jnp.zeros((*value.shape[:-1], 1), value.dtype)  # sizes of other axes are lost where one is 0
     shown_keys, shown_queries = visibility.shown(call.mask, key.shape[2])
     query, key, value = silenced(shown_queries, query), silenced(shown_keys, key), silenced(shown_keys, value)
+    dropped = (1, 1) if broadcast_dropout else (batch, num_heads)
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
         call = dataclasses.replace(
             call,
             bias=None if call.bias is None else call.bias.of(query, call.scale),
-            dropout=Dropout.make(rng, dropout_rate, batch, num_heads) if dropout_rate else None,
+            dropout=Dropout.make(rng, dropout_rate, *dropped) if dropout_rate else None,
             tokens={name: silenced(shown_keys, x) for name, x in call.tokens.items()},
         )
         operands = params, draws, query, key, value, call

@@ -6,17 +6,18 @@ from attnzoo.kernel import Kernel
 from attnzoo.kernels import KERNELS
 
 
-def refuse(kernel: Kernel, asked: list[tuple[str, str]]) -> None:
+def refuse(kernel: Kernel, asked: list[tuple[str, str]], advice: str = "") -> None:
     """Raise for the first argument whose field of `Support` the kernel lacks.
 
     Args:
       asked: the arguments in use, each with the field of `Support` that it needs.
+      advice: what else can be done.
 
     Raises:
       NotImplementedError: names kernel, argument, reason, and the catalogue's kernels that honour it.
     """
     for argument, field in asked:
-        _refuse(kernel, f"cannot honour `{argument}`", field)
+        _refuse(kernel, f"cannot honour `{argument}`", field, advice)
 
 
 def refuse_slot(kernel: Kernel, slot: str, needed: list[str]) -> None:
@@ -32,10 +33,12 @@ def refuse_slot(kernel: Kernel, slot: str, needed: list[str]) -> None:
         _refuse(kernel, f"cannot serve as {slot}, which needs `{field}`", field)
 
 
-def _refuse(kernel: Kernel, what: str, field: str) -> None:
+def _refuse(kernel: Kernel, what: str, field: str, advice: str = "") -> None:
     if not getattr(kernel.supports, field):
         able = ", ".join(_able(field)) or "none in the catalogue"
-        raise NotImplementedError(f"{type(kernel).__name__} {what}: {kernel.supports.why}. Kernels that can: {able}")
+        raise NotImplementedError(
+            f"{type(kernel).__name__} {what}: {kernel.supports.why}. Kernels that can: {able}{advice}"
+        )
 
 
 def _able(field: str) -> list[str]:

@@ -110,10 +110,13 @@ def _operand_sizes(query, key, value):
 
 def axes_order(query, key) -> None:
     """Warn where heads seem to stand before the length."""
-    length, num_heads = query.shape[-3:-1]
-    if 1 < length < num_heads and key.shape[-3] < key.shape[-2]:
+    shape, of_keys = jnp.shape(query), jnp.shape(key)
+    if len(shape) < 3 or len(of_keys) < 3:
+        return
+    length, num_heads = shape[-3:-1]
+    if 1 < length < num_heads and of_keys[-3] < of_keys[-2]:
         warnings.warn(
-            f"query has shape {query.shape}: more heads ({num_heads}) than tokens ({length}). The layout is [batch, "
+            f"query has shape {shape}: more heads ({num_heads}) than tokens ({length}). The layout is [batch, "
             "length, heads, head_dim]; if yours is [batch, heads, length, head_dim], swap axes 1 and 2",
             stacklevel=3,
         )

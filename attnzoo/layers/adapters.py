@@ -18,7 +18,7 @@ from attnzoo.door.arguments import Asked
 from attnzoo.door.validation import is_traced
 from attnzoo.kernel import Kernel
 from attnzoo.layers import projected
-from attnzoo.layers.projected import Attention
+from attnzoo.layers.projected import Attention, Dropping
 
 # What the layer's mask may mean, and the fields of `Support` that this needs.
 MEANINGS = {
@@ -29,7 +29,9 @@ MEANINGS = {
 }
 
 
-def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | None = None) -> Callable:
+def as_attention_fn(
+    kernel: Kernel, mask: str = "dense", query_offset: int | None = None, *, dropout_on: str = "weights"
+) -> Callable:
     """An `attention_fn` for Flax's own Linen and NNX layers that attends with `kernel`.
 
     Args:
@@ -41,16 +43,18 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
       query_offset: the key position of query 0, as in `attend`. None reads it off the mask where there are not as many
         queries as keys and they must be placed: with `decode=True` Flax shows a query the keys of its cache up to its
         own. Where a mask is traced and is no such one, outputs are NaN.
+      dropout_on: what the layer's `dropout_rate` drops: "weights", or "outputs", entries of what each head gives, for
+        kernels that have no weights.
 
     Returns:
       A function of query, key and value [*batch, length, heads, dim] and of every keyword that the layers pass. Each is
       honoured or refused by name; a mask is never dropped.
 
     Raises:
-      ValueError: `mask` is no such word; `query_offset` is no integer; the kernel has learned parameters, or wants more
-        of tokens than keys and values; when called, the mask is not what was said, or does not tell where the queries
-        stand.
-      NotImplementedError: when called, the kernel cannot honour the mask.
+      ValueError: `mask` or `dropout_on` is no such word; `query_offset` is no integer; the kernel has learned
+        parameters, or wants more of tokens than keys and values; when called, the mask is not what was said, or does
+        not tell where the queries stand.
+      NotImplementedError: when called, the kernel cannot honour the mask, or has no weights to drop.
 
     Example:
       >>> from flax import linen
@@ -71,6 +75,7 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
         )
     if query_offset is not None:
         validation.query_offset(query_offset, None)
+    projected.check_dropout(kernel, 0.0, dropout_on)
     meaning = mask
 
     def attention_fn(
@@ -91,18 +96,19 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
         attn_weights_value_einsum=None,
         is_causal=False,
     ):
-        # Softmax arithmetic is in float32 at least in any case, which is what force_fp32_for_softmax asks for.
-        del force_fp32_for_softmax
         for name, einsum in (
             ("qk_attn_weights_einsum", qk_attn_weights_einsum),
             ("attn_weights_value_einsum", attn_weights_value_einsum),
         ):
             if einsum is not None:
                 raise NotImplementedError(f"{name} cannot be honoured: {type(kernel).__name__} has its own products")
-        dropout_rate = 0.0 if deterministic else dropout_rate
-        projected.refuse_broadcast_dropout(broadcast_dropout, dropout_rate)
+        rate, rng = (0.0, None) if deterministic or dropout_rate == 0 else (dropout_rate, dropout_rng)
+        projected.check_dropout(kernel, rate, dropout_on)
+        validation.dropout(rate, rng)
         if dtype is not None:
             query, key, value = (x.astype(dtype) for x in (query, key, value))
+        # Softmax is computed in float32 at least in any case; where that is asked for, Flax keeps weights in it, too.
+        weights_dtype = jnp.promote_types(query.dtype, jnp.float32) if force_fp32_for_softmax else query.dtype
         found = _recovered(kernel, meaning, mask, bias, is_causal, query, key, query_offset)
         attended = projected.attend_heads(
             _where(found.seen, query),
@@ -110,9 +116,8 @@ def as_attention_fn(kernel: Kernel, mask: str = "dense", query_offset: int | Non
             value,
             found.asked,
             Attention(kernel, precision=precision),
-            dropout_rate=dropout_rate,
-            rng=dropout_rng if dropout_rate > 0 else None,
-            with_weights=module is not None,
+            Dropping(rate, rng, broadcast_dropout, dropout_on),
+            weights_dtype=weights_dtype if module is not None else None,
         )
         if module is not None:
             _sow(module, attended.weights)

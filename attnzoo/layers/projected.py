@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from attnzoo.contract import randomness
 from attnzoo.contract.fields import is_integer
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.contract.support import TokenInput
-from attnzoo.door import visibility
+from attnzoo.door import refusal, validation, visibility
 from attnzoo.door.arguments import Asked
-from attnzoo.door.attention import attend, attention_weights
+from attnzoo.door.attention import attend, attention_weights, untold
 from attnzoo.kernel import Kernel
 from attnzoo.positions import AbsoluteEncoding, NoPositions, PositionBias, RelativeEncoding
 
@@ -40,6 +42,38 @@ class Attention(NamedTuple):
     tokens: Mapping[str, jax.Array] = MappingProxyType({})
 
 
+class Dropping(NamedTuple):
+    """What a layer drops, and with which key; nothing where that is None.
+
+    Attributes:
+      rate: the fraction.
+      rng: the key.
+      is_shared: whether all heads and examples drop the same, as with Flax's `broadcast_dropout`.
+      of: "weights", or "outputs" of heads.
+    """
+
+    rate: float = 0.0
+    rng: jax.Array | None = None
+    is_shared: bool = True
+    of: str = "weights"
+
+    def of_weights(self) -> dict[str, Any]:
+        """As arguments of `attend`."""
+        if self.rng is None or self.of != "weights":
+            return {}
+        return {"dropout_rate": self.rate, "rng": self.rng, "broadcast_dropout": self.is_shared}
+
+    def outputs(self, out: jax.Array) -> jax.Array:
+        """Outputs [*batch, T, N, Hv], of which entries are dropped where that was asked for."""
+        if self.rng is None or self.of != "outputs":
+            return out
+        validation.dropout(self.rate, self.rng)
+        length, _, width = out.shape[-3:]
+        shape = (length, 1, width) if self.is_shared else out.shape
+        kept = jax.random.bernoulli(randomness.threefry(self.rng), 1 - self.rate, shape)
+        return jnp.where(kept, out / (1 - self.rate), 0).astype(out.dtype)
+
+
 class Attended(NamedTuple):
     """Outputs [*batch, T, N, Hv], and weights [*batch, N, T, S] where they were asked for."""
 
@@ -53,12 +87,15 @@ def attend_heads(
     value: jax.Array,
     asked: Asked,
     attention: Attention,
+    dropping: Dropping = Dropping(),
     *,
-    dropout_rate: float = 0.0,
-    rng: jax.Array | None = None,
-    with_weights: bool = False,
+    weights_dtype: Any = None,
 ) -> Attended:
-    """`attend` for heads [*batch, T, N, H] as it is asked for; weights are before dropout."""
+    """`attend` for heads [*batch, T, N, H] as it is asked for.
+
+    Args:
+      weights_dtype: that of weights to look at, before dropout; None for no weights.
+    """
     offset = asked.get("query_offset", 0)
     offset = offset if is_integer(offset) else jnp.asarray(offset)[..., None]
     places = offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
@@ -68,12 +105,12 @@ def attend_heads(
     query, key, value, tokens = jax.tree.map(one_axis, (query, key, value, dict(attention.tokens)))
     chosen = {"kernel": attention.kernel, "params": attention.params, "precision": attention.precision}
     given = flattened(asked, batch) | chosen | {"tokens": tokens}
-    out = attend(query, key, value, dropout_rate=dropout_rate, rng=rng, **given)
+    out = untold(attend)(query, key, value, **given, **dropping.of_weights())
     weights = None
-    if with_weights:
-        weights = attention_weights(query, key, **given)
+    if weights_dtype is not None:
+        weights = untold(attention_weights)(query.astype(weights_dtype), key.astype(weights_dtype), **given)
         weights = weights.reshape(batch + weights.shape[-3:])
-    return Attended(out.reshape(batch + out.shape[-3:]), weights)
+    return Attended(dropping.outputs(out.reshape(batch + out.shape[-3:])), weights)
 
 
 def placed(
@@ -131,21 +168,44 @@ def checked_positions(positions) -> RelativeEncoding:
     return positions
 
 
-def refuse_broadcast_dropout(broadcast_dropout: bool, dropout_rate: float) -> None:
-    """Refuse dropout that is one for all examples and heads."""
-    if broadcast_dropout and dropout_rate > 0:
-        raise NotImplementedError(
-            "broadcast_dropout=True would share dropout between examples and heads: attnzoo drops weights of each head "
-            "independently; pass broadcast_dropout=False"
-        )
+DROPPED = ("weights", "outputs")
 
 
-def key_and_value_inputs(inputs_q, inputs_k, inputs_v):
+def check_dropout(kernel: Kernel, dropout_rate: float, dropout_on: str) -> None:
+    """Refuse dropout of what is no choice, or of weights that a kernel does not have."""
+    if dropout_on not in DROPPED:
+        raise ValueError(f"dropout_on={dropout_on!r}: expected what is dropped, one of {', '.join(DROPPED)}")
+    if dropout_rate > 0 and dropout_on == "weights":
+        advice = '; or pass dropout_on="outputs", which drops entries of what each head gives, for any kernel'
+        refusal.refuse(kernel, [("dropout_rate", "dropout")], advice)
+
+
+def key_and_value_inputs(inputs_q, inputs_k, inputs_v, inputs_kv=None):
     """Keys default to queries and values to keys; values alone are refused, as Flax does."""
+    if inputs_kv is not None:
+        if inputs_k is not None or inputs_v is not None:
+            raise ValueError(
+                "If either `inputs_k` or `inputs_v` is not None, `inputs_kv` must be None. One array for both "
+                "is inputs_k"
+            )
+        warnings.warn("The inputs_kv arg will be deprecated soon. Pass the array as inputs_k", DeprecationWarning, 3)
+        return inputs_kv, inputs_kv
     if inputs_k is None and inputs_v is not None:
-        raise ValueError("inputs_v came without inputs_k: to use one array for both, pass it as inputs_k")
+        raise ValueError("`inputs_k` cannot be None if `inputs_v` is not None. One array for both is inputs_k")
+    if inputs_v is not None and inputs_v.shape[-1] == inputs_v.shape[-2]:
+        warnings.warn(
+            f"inputs_v has shape {inputs_v.shape}: if it is a mask, pass it by name, mask=, since the function "
+            "signature of MultiHeadDotProductAttention's `__call__` method has changed in Flax 0.7.4",
+            DeprecationWarning,
+            3,
+        )
     inputs_k = inputs_q if inputs_k is None else inputs_k
     return inputs_k, inputs_k if inputs_v is None else inputs_v
+
+
+def partitioned(x: jax.Array, heads_axis: str, num_heads: int) -> tuple[str | None, ...]:
+    """The names of the axes of what is learned: that of heads where the first axis is one for each."""
+    return (heads_axis if x.shape[0] == num_heads else None, *(None,) * (x.ndim - 1))
 
 
 def flattened(asked: Asked, batch: tuple[int, ...]) -> dict[str, Any]:

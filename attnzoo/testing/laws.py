@@ -394,6 +394,13 @@ def dropout_acts_on_weights(subject: Subject) -> None:
     alike = (kept == kept[:1, :1]).sum(where=both, axis=(2, 3)) / np.maximum(both.sum(axis=(2, 3)), 1)
     if (alike.reshape(-1)[1:] > 0.9).any():
         raise subject.broken("dropout is one for several heads or examples")
+    shared = subject.weights(operands, dropout_rate=0.4, rng=rng, broadcast_dropout=True)
+    gone = ((shared == 0) & (plain > 0)).any(axis=(0, 1))
+    subject.same(
+        shared, np.where(gone, 0, plain / 0.6), "weights under dropout that all heads and examples share", 1e-5
+    )
+    if not gone.any():
+        raise subject.broken("dropout that all heads and examples share drops nothing")
     out, gradients = subject.pulled(operands, dropout_rate=0.4, rng=rng)
     heads = dropped.reshape(2, 2, 2, LENGTH, LENGTH)
     pulled = np.asarray(jax.grad(lambda out: curved(out).sum())(out)).reshape(2, LENGTH, 2, 2, -1)
