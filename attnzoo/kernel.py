@@ -57,7 +57,7 @@ class Kernel:
     def head(self, params, draws, q, k, v, visible, *_: Any, **given: Any) -> Any:
         """One head of one example: q [T, H], k [S, H], v [S, Hv], visible bool [T, S] -> [T, Hv].
 
-        Receives by keyword, if and only if `supports` declares them: `bias` ([T, S] or None), `scale`
+        Receives by keyword, if and only if `supports` declares them: `bias` ([T, S] or None), `scale`, `soft_cap`
         (a number or None), `dropout` ([T, S] factors or None), `positions` (`Positions`); and what `token_inputs`
         names, [S, *shape] each.
         """
@@ -74,8 +74,8 @@ class Kernel:
     ):
         """All heads: q [B, T, N, H], k [B, S, K, H], v [B, S, K, Hv] -> [B, T, N, Hv]. By default vmap of `head`.
 
-        An override must equal `head`. `call` has the mask, and of bias, scale, dropout and tokens what the kernel
-        declares.
+        An override must equal `head`. `call` has the mask, and of bias, scale, soft cap, dropout and tokens what the
+        kernel declares.
         """
         constants = jax.tree.map(lambda x: x[None], (params, draws))
         return heads.over_heads(_Reference(self), q, k, v, (*constants, call.by_head(q.shape[2])))
@@ -145,7 +145,9 @@ class _Reference:
         bias = None if call.bias is None else call.bias.at(rows, columns, rows + mask.query_offset)
         dropout = None if call.dropout is None else call.dropout.at(rows, columns)
         positions = Positions(mask.is_causal, mask.query_offset, mask.used_length())
-        given = _declared(self.kernel, bias=bias, scale=call.scale, dropout=dropout, positions=positions)
+        given = _declared(
+            self.kernel, bias=bias, scale=call.scale, soft_cap=call.soft_cap, dropout=dropout, positions=positions
+        )
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **given, **call.tokens)
 
 
@@ -159,7 +161,9 @@ class _Stepped:
         columns = jnp.arange(len(k))
         bias, seen = caching.bias_at(call.bias, positions, columns), caching.seen(positions, columns)
         place = Positions(True, positions[0], positions.max() + 1)
-        given = _declared(self.kernel, bias=bias, scale=call.scale, dropout=None, positions=place)
+        given = _declared(
+            self.kernel, bias=bias, scale=call.scale, soft_cap=call.soft_cap, dropout=None, positions=place
+        )
         out = self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)
         return out[0] if self.kernel.supports.residual else out
 

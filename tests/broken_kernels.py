@@ -161,6 +161,18 @@ class ClaimsTooMuch(Plain):
 
 
 @dataclasses.dataclass(frozen=True)
+class CapsBias(Plain):
+    """Caps scores behind their bias, which a cap then bounds, too."""
+
+    supports = dataclasses.replace(PLAIN, soft_cap=True)
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout):
+        scores = dense.scores(q, k, scale)
+        scores = scores if bias is None else jnp.maximum(scores + bias, jnp.finfo(scores.dtype).min)
+        return dense.attend(dense.capped(scores, soft_cap), v, visible, None, dropout)
+
+
+@dataclasses.dataclass(frozen=True)
 class RefusesTooMuch(Plain):
     """Declares segments and refuses them."""
 

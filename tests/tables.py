@@ -20,6 +20,7 @@ COLUMNS = {
     "dense mask, window": "mask",
     "bias": "bias",
     "scale": "scale",
+    "soft cap": "soft_cap",
     "T != S": "cross",
     "dropout": "dropout",
     "residual": "residual",

@@ -79,6 +79,8 @@ CALLS = {
     "float window": (lambda: attend(Q, K, K, local_window_size=1.5), "local_window_size=1.5"),
     "NaN scale": (lambda: attend(Q, K, K, scale=float("nan")), "scale=nan: expected one finite number"),
     "array scale": (lambda: attend(Q, K, K, scale=jnp.ones(4)), "expected one finite number"),
+    "soft cap of 0": (lambda: attend(Q, K, K, soft_cap=0.0), "soft_cap=0.0: expected one finite number > 0"),
+    "infinite soft cap": (lambda: attend(Q, K, K, soft_cap=float("inf")), "soft_cap=inf"),
     "text scale": (lambda: attend(Q, K, K, scale="big"), "scale='big'"),
     "dropout of one": (lambda: attend(Q, K, K, dropout_rate=1.0, rng=RNG), r"dropout_rate=1.0: .* in \[0, 1\)"),
     "dropout without rng": (lambda: attend(Q, K, K, dropout_rate=0.1), "dropout_rate=0.1 came without rng"),

@@ -361,6 +361,7 @@ BAD = {
         r"bias has shape \(4, 4\): .* \[2, 4, 4, 6\]",
     ),
     "scale": (lambda: step(STATE, Q, K, V, scale=float("inf")), "scale=inf"),
+    "soft cap": (lambda: step(STATE, Q, K, V, soft_cap=0), "soft_cap=0: expected one finite number > 0"),
     "precision": (lambda: step(STATE, Q, K, V, precision="exact"), "precision='exact'"),
     "params of another": (lambda: step(STATE, Q, K, V, params={"a": Q}), r"params has structure .*: Softmax\(\)"),
     "draws of another": (lambda: step(STATE, Q, K, V, draws=(Q,)), r"draws has structure .*: Softmax\(\)"),

@@ -109,7 +109,7 @@ def test_results_do_not_depend_on_the_tile():
     q, k, v = arrays(length=40)
     mask = Mask(40, 40, is_causal=True)
     dropout = Dropout.make(jax.random.key(0), 0.3, 2, 4)
-    score, params = streaming.dot_product(None, q)
+    score, params = streaming.dot_product(q)
 
     def value_and_gradients(tile, pairs):
         layout = functools.partial(streaming.natural_layout, tile=tile, pairs=pairs)

@@ -141,6 +141,18 @@ def test_distances_far_from_the_origin():
     np.testing.assert_allclose(out[0, :, 0], expected, rtol=1e-5)
 
 
+def test_a_soft_cap_may_be_learned():
+    """Its gradient, that of a traced scale beside it, and both under vmap, against finite differences in float64."""
+    with jax.enable_x64(True):
+        q, k, v = (jax.random.normal(jax.random.key(seed), (1, 9, 2, 4), jnp.float64) for seed in range(3))
+        call = lambda both: attend(q, k, v, is_causal=True, scale=both[0], soft_cap=both[1]).sum()
+        at = jnp.array([0.7, 0.9])
+        steps = 1e-6 * jnp.eye(2)
+        expected = [(call(at + step) - call(at - step)) / 2e-6 for step in steps]
+        np.testing.assert_allclose(jax.jit(jax.grad(call))(at), expected, rtol=1e-6)
+        np.testing.assert_allclose(jax.vmap(call)(jnp.stack([at, 2 * at])), [call(at), call(2 * at)], rtol=1e-12)
+
+
 @pytest.mark.parametrize("implementation", ["xla", "reference"])
 def test_a_learned_scale_may_be_zero(implementation):
     x = normal(1, 6, 2, 4)

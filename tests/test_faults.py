@@ -58,6 +58,8 @@ FAULTS = {
     # Its tiles hold every key, so what they hide is an intermediate, too.
     broken.DenseInDisguise(): {"work_grows_as_claimed", "memory_grows_as_claimed"},
     broken.ClaimsTooMuch(): {"biases_add_to_scores", "residual_is_the_log_of_the_sum"},
+    # What it makes of a bias of -inf hides nothing.
+    broken.CapsBias(): {"soft_caps_bound_scores", "additive_masks_hide"},
     # All supported arguments at once include the segments.
     broken.RefusesTooMuch(): {
         "packed_neighbours_cannot_touch_each_other",

@@ -141,6 +141,7 @@ STRUCTURE = {
     "key_mask": jnp.arange(22).reshape(2, 11) % 3 > 0,
     "local_window_size": (2, 1),
     "scale": 2.0,
+    "soft_cap": 0.05,
 }
 
 

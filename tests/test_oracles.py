@@ -55,7 +55,8 @@ def oracle(kernel):
 def expected(oracle, kernel, q, k, v, params, draws, arguments):
     """The oracle's answer for all heads: [B, T, N, Hv]."""
     arguments = dict(arguments)
-    bias, scale = arguments.pop("bias", None), arguments.pop("scale", None)
+    bias = arguments.pop("bias", None)
+    of_scores = {name: arguments.pop(name, None) for name in ("scale", "soft_cap")}
     structure = {name: np.asarray(x) if hasattr(x, "shape") else x for name, x in arguments.items()}
     visible = oracles.visibility(BATCH, HEADS, q.shape[1], k.shape[1], **structure)
     biases = None if bias is None else np.broadcast_to(np.asarray(bias, np.float64), visible.shape)
@@ -73,7 +74,7 @@ def expected(oracle, kernel, q, k, v, params, draws, arguments):
             offset=structure.get("query_offset", 0),
             keys=structure["key_value_seq_lengths"][b] if "key_value_seq_lengths" in structure else None,
             bias=None if biases is None else biases[b, n],
-            scale=scale,
+            **of_scores,
         )
         out[b, :, n] = oracle(kernel, one)
     return out
@@ -87,6 +88,7 @@ CHOICES = {
     "mask": {"mask": np.random.default_rng(4).random((BATCH, 1, LENGTH, LENGTH)) < 0.7, "local_window_size": (6, 4)},
     "bias": {"bias": np.random.default_rng(5).normal(size=(1, HEADS, LENGTH, LENGTH))},
     "scale": {"scale": 0.8},
+    "soft_cap": {"soft_cap": 0.9},
 }
 
 

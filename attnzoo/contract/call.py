@@ -22,6 +22,7 @@ class Call:
         cache is said by positions.
       bias: added to scores, or None.
       scale: of scores, [], or None for 1 / sqrt(H).
+      soft_cap: of scaled products, [], or None for no cap.
       dropout: of weights, or None.
       tokens: what each key brings beside key and value, [B, S, K or N, ...] each.
 
@@ -39,6 +40,7 @@ class Call:
     mask: Mask
     bias: Bias | None = None
     scale: jax.Array | None = None
+    soft_cap: jax.Array | None = None
     dropout: Dropout | None = None
     tokens: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
@@ -48,9 +50,9 @@ class Call:
 
     def by_head(self, num_heads: int) -> Call:
         """The same with all leaves led by [B or 1, N or 1], as loops over heads take it: what is left is one head's."""
-        scale = None if self.scale is None else self.scale[None, None]
+        scale, soft_cap = (None if x is None else x[None, None] for x in (self.scale, self.soft_cap))
         tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), of_each_head(self.tokens, num_heads))
-        return dataclasses.replace(self, scale=scale, tokens=tokens)
+        return dataclasses.replace(self, scale=scale, soft_cap=soft_cap, tokens=tokens)
 
 
 def of_each_head(tokens: dict[str, jax.Array], num_heads: int) -> dict[str, jax.Array]:

@@ -23,6 +23,7 @@ class Support:
       mask: a dense `mask`, and `local_window_size`.
       bias: `bias`, as an array or a `PositionBias`; `head` receives it as `bias`.
       scale: `scale`; `head` receives it as `scale`.
+      soft_cap: `soft_cap`; `head` receives it as `soft_cap`, a number or None.
       dropout: `dropout_rate`; `head` receives the factors, 0 or 1 / (1 - rate), as `dropout`.
       residual: `return_residual`; `head` and `batched` return the pair (output, log-sum-exp).
       cross: as many keys as one likes beside the queries (T != S).
@@ -49,6 +50,7 @@ class Support:
     mask: bool = False
     bias: bool = False
     scale: bool = False
+    soft_cap: bool = False
     dropout: bool = False
     residual: bool = False
     cross: bool = False

@@ -36,6 +36,7 @@ class Asked(Masking, total=False):
 
     bias: Float[jax.Array, "*_"] | PositionBias | None
     scale: float | jax.Array | None
+    soft_cap: float | jax.Array | None
 
 
 DEFAULTS = {"is_causal": False, "query_offset": 0}  # of others, None

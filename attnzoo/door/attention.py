@@ -69,6 +69,7 @@ def attend(
     key_value_segment_ids: Integer[jax.Array, "*B S"] | None = None,
     local_window_size: int | tuple[int, int] | None = None,
     scale: float | jax.Array | None = None,
+    soft_cap: float | jax.Array | None = None,
     dropout_rate: float = 0.0,
     broadcast_dropout: bool = False,
     rng: jax.Array | None = None,
@@ -103,6 +104,8 @@ def attend(
       key_value_segment_ids: int [B, S], likewise.
       local_window_size: w or (left, right): key positions further from the query's are hidden.
       scale: of the scores, 1 / sqrt(H) where None.
+      soft_cap: scores are soft_cap tanh(score / soft_cap), before any bias is added (Gemma 2, arXiv:2408.00118); no cap
+        where None.
       dropout_rate: fraction of attention weights dropped, in [0, 1).
       broadcast_dropout: whether the same weights, by query and key, are dropped in all examples and heads.
       rng: a key for dropout, and for nothing else.
@@ -162,6 +165,7 @@ def attend(
         "query_segment_ids": ("segments", query_segment_ids is not None),
         "bias": ("bias", bias is not None),
         "scale": ("scale", scale is not None),
+        "soft_cap": ("soft_cap", soft_cap is not None),
         "dropout_rate": ("dropout", dropout_rate > 0),
         "return_residual": ("residual", return_residual),
         "key of another length than query": ("cross", dims.query_length != dims.key_length),
@@ -171,6 +175,7 @@ def attend(
         mask=masking,
         bias=trees.bias_of(bias, dims),
         scale=None if scale is None else validation.scale(scale, query.dtype),
+        soft_cap=None if soft_cap is None else validation.soft_cap(soft_cap, query.dtype),
         tokens=validation.token_inputs(tokens, kernel, dims, unbatched),
     )
     out, residual = _attend(

@@ -135,6 +135,7 @@ def step(
     draws: Tree | None = None,
     query_seq_lengths: Integer[jax.Array, " B"] | None = None,
     scale: float | jax.Array | None = None,
+    soft_cap: float | jax.Array | None = None,
     precision: str | jax.lax.Precision | None = None,
     tokens: Mapping[str, jax.Array] | None = None,
 ) -> tuple[DecodingState, Float[jax.Array, "B t N Hv"]]:
@@ -156,6 +157,7 @@ def step(
       query_seq_lengths: int [B], how many of the t tokens each example has. Those after them are padding: they are not
         written, and their outputs are 0. All t where None.
       scale: of the scores, 1 / sqrt(H) where None.
+      soft_cap: of the scores, as in `attend`.
       precision: of matrix products, as in `attend`.
       tokens: what each of the t tokens brings beside key and value, as in `attend`.
 
@@ -178,7 +180,10 @@ def step(
     validation.operands(query, key, value)
     validation.tokens(query, key, value, state.kernel, state.dims)
     kernel, dims = state.kernel, state.dims._replace(query_length=query.shape[1])
-    refusal.refuse(kernel, [(name, name) for name, x in (("bias", bias), ("scale", scale)) if x is not None])
+    refusal.refuse(
+        kernel,
+        [(name, name) for name, x in (("bias", bias), ("scale", scale), ("soft_cap", soft_cap)) if x is not None],
+    )
     lengths = None if query_seq_lengths is None else jnp.asarray(query_seq_lengths)
     if lengths is not None:
         validation.lengths("query_seq_lengths", lengths, dims.batch, dims.query_length)
@@ -193,6 +198,7 @@ def step(
         *_constants(kernel, params, draws, state.dims),
         lengths,
         None if scale is None else validation.scale(scale, query.dtype),
+        None if soft_cap is None else validation.soft_cap(soft_cap, query.dtype),
         precision=validation.precision_name(precision),
     )
 
@@ -242,7 +248,9 @@ def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> 
 
 
 @functools.partial(jax.jit, static_argnames="precision")
-def _step(state: DecodingState, query, key, value, brought, bias, params, draws, lengths, scale, *, precision):
+def _step(
+    state: DecodingState, query, key, value, brought, bias, params, draws, lengths, scale, soft_cap, *, precision
+):
     kernel, (batch, tokens) = state.kernel, query.shape[:2]
     lengths = jnp.full(batch, tokens) if lengths is None else lengths
     place = jnp.arange(tokens)[None]
@@ -257,7 +265,7 @@ def _step(state: DecodingState, query, key, value, brought, bias, params, draws,
     def advance(cache, chunk):
         query, key, value, brought, positions, bias = chunk
         mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1])
-        call = Call(mask, None if bias is None else bias.of(query, scale), scale, tokens=brought)
+        call = Call(mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought)
         after, out = kernel.step(params, draws, cache, query, key, value, positions, call)
         validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
         validation.same_cache(after, cache, kernel)

@@ -216,6 +216,14 @@ def scale(value, dtype) -> jax.Array:
     return jnp.asarray(value).astype(jnp.promote_types(dtype, jnp.float32))
 
 
+def soft_cap(value, dtype) -> jax.Array:
+    """`soft_cap` as an array of the dtype that scores of `dtype` have; refuse what is not one finite number above 0."""
+    is_one = is_number(value) or (hasattr(value, "shape") and value.shape == () and _is_real(value.dtype))
+    if not is_one or not (is_traced(value) or 0 < value < math.inf):
+        raise ValueError(f"soft_cap={value!r}: expected one finite number > 0, or None for scores without a cap")
+    return jnp.asarray(value).astype(jnp.promote_types(dtype, jnp.float32))
+
+
 def _is_real(dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 

@@ -29,6 +29,7 @@ def declined(q, k, v, call: Call) -> list[str]:
     mask = call.mask
     hidden = {"a dense mask": mask.dense, "padded keys": mask.keys, "segments": mask.key_segments}
     given = hidden | {"a bias": call.bias, "a scale of one's own": call.scale, "dropout": call.dropout}
+    given |= {"a soft cap": call.soft_cap}
     reasons = [f"{name} came, which it is not given here" for name, value in given.items() if value is not None]
     if not mask.is_placed or mask.query_offset:
         offset = f"={mask.query_offset}" if mask.is_placed else " is an array"

@@ -8,10 +8,17 @@ import jax
 import jax.numpy as jnp
 
 
-def scores(q: jax.Array, k: jax.Array, scale: float | jax.Array | None = None) -> jax.Array:
-    """scale q k^T, [T, S], accumulated in float32 at least; `scale` is 1 / sqrt(head dim) unless given."""
+def scores(
+    q: jax.Array, k: jax.Array, scale: float | jax.Array | None = None, soft_cap: jax.Array | None = None
+) -> jax.Array:
+    """scale q k^T, [T, S], accumulated in float32 at least, and capped; `scale` is 1 / sqrt(head dim) unless given."""
     accumulate = jnp.promote_types(q.dtype, jnp.float32)
-    return jnp.matmul(q, k.T, preferred_element_type=accumulate) * scale_of(scale, q)
+    return capped(jnp.matmul(q, k.T, preferred_element_type=accumulate) * scale_of(scale, q), soft_cap)
+
+
+def capped(scores: jax.Array, soft_cap: jax.Array | None) -> jax.Array:
+    """soft_cap tanh(scores / soft_cap), which lies between -soft_cap and soft_cap; as they are where None."""
+    return scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
 
 
 def scale_of(scale: float | jax.Array | None, q: jax.Array) -> jax.Array:

@@ -70,12 +70,17 @@ class Running(NamedTuple):
     total: jax.Array
 
 
-def dot_product(scale: jax.Array | None, q: jax.Array) -> tuple[Callable, Any]:
-    """A score scale q k^T and its parameters: `scale` where it is an array, nothing where None stands for H^-1/2."""
+def dot_product(
+    q: jax.Array, scale: jax.Array | None = None, soft_cap: jax.Array | None = None
+) -> tuple[Callable, Any]:
+    """The score of `dense.scores` and its parameters, those of `scale` and `soft_cap` that are there."""
     usual = q.shape[-1] ** -0.5
-    if scale is None:
-        return lambda params, q, k, dtype: product(q, k, dtype) * usual, ()
-    return lambda scale, q, k, dtype: product(q, k, dtype) * scale, scale[None, None]
+    given = {"scale": scale, "soft_cap": soft_cap}
+
+    def score(params, q, k, dtype):
+        return dense.capped(product(q, k, dtype) * params.get("scale", usual), params.get("soft_cap"))
+
+    return score, {name: x[None, None] for name, x in given.items() if x is not None}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -121,7 +126,7 @@ def over_heads(*args, **kwargs) -> tuple[jax.Array, jax.Array]:
       >>> from attnzoo.engines import streaming
       >>> @jax.jit
       ... def causal(q, k, v):
-      ...     score, params = streaming.dot_product(None, q)
+      ...     score, params = streaming.dot_product(q)
       ...     call = Call(Mask(4, 4, is_causal=True))
       ...     return streaming.over_heads(score, params, q, k, v, call, streaming.natural_layout)
       >>> q = k = v = jnp.ones((1, 4, 2, 8))
@@ -152,7 +157,7 @@ def part(
         products, for `product`, since where gradients are taken q and k come in float32 at least.
       params: a tree whose leaves lead with [B or 1, N or 1].
       q: [B, T, N, H]. k: [B, S, K, H], or of N heads where each query head has keys of its own. v: [B, S, K, Hv].
-      call: its mask, bias and dropout; a scale is the score's own matter.
+      call: its mask, bias and dropout; scale and soft cap are the score's own matter.
       layout_of: `layout_of(mask, drawn)` of one head; its tiles are known beforehand, its steps may be traced.
       drawn: a tree that `layout_of` needs beside the mask; leaves lead with [B or 1, N or 1].
       per_pair: numbers that the score of one pair goes through at once.
@@ -166,7 +171,7 @@ def part(
       >>> from attnzoo.engines import streaming
       >>> @jax.jit
       ... def in_two_sets(q, k, v):
-      ...     score, params = streaming.dot_product(None, q)
+      ...     score, params = streaming.dot_product(q)
       ...     def of(keys):
       ...         layout_of = lambda mask, drawn: streaming.listed_layout(mask, np.arange(4), keys)
       ...         return streaming.part(score, params, q, k, v, Call(Mask(4, 4)), layout_of)

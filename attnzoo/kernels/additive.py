@@ -41,7 +41,9 @@ class Additive(Kernel):
 
     units: int | None = None
 
-    supports = dataclasses.replace(EXACT, scale=False, why="its scores are a learned network's, not scaled products")
+    supports = dataclasses.replace(
+        EXACT, scale=False, soft_cap=False, why="its scores are a learned network's, not scaled products"
+    )
 
     def __post_init__(self):
         if self.units is not None:

@@ -81,7 +81,7 @@ class BigBird(Kernel):
         rng = randomness.threefry(rng)
         return jax.vmap(lambda head: jax.random.key_data(jax.random.fold_in(rng, head)))(jnp.arange(dims.num_heads))
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout, positions):
         last_block = self._block_of(len(k) - 1)
         rows = self._block_of(jnp.arange(len(q)) + positions.query_offset)
         used = self._block_of(positions.key_length - 1) + 1
@@ -89,7 +89,7 @@ class BigBird(Kernel):
         joined = jax.nn.one_hot(listed, last_block + 1, dtype=bool).any(axis=1)
         joined |= self._is_global(rows, used, positions.is_causal)[:, None]
         visible &= joined[:, self._block_of(np.arange(len(k)))]
-        return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
+        return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
         columns = schedule.natural(call.mask.key_length, self.block_size)
@@ -98,7 +98,7 @@ class BigBird(Kernel):
             row_blocks, rows = schedule.in_blocks(mask, self.block_size)
             return Layout(rows, columns, self._schedules(draws, as_arithmetic(row_blocks), len(columns), mask))
 
-        score, params = streaming.dot_product(call.scale, q)
+        score, params = streaming.dot_product(q, call.scale, call.soft_cap)
         return streaming.over_heads(score, params, q, k, v, call, layout_of, draws[None])
 
     def step(self, params, draws, cache, q, k, v, positions, call):
@@ -111,7 +111,7 @@ class BigBird(Kernel):
                 q, row, position = (x[None] for x in single)
                 keys, values = (jnp.take(x, columns, axis=0, mode="clip") for x in (k, v))
                 added = caching.bias_at(call.bias, position, columns, row)
-                scores, seen = dense.scores(q, keys, call.scale), caching.seen(position, columns)
+                scores, seen = dense.scores(q, keys, call.scale, call.soft_cap), caching.seen(position, columns)
                 return dense.attend(scores, values, seen, added)[0][0]
 
             listed = self._listed_keys(draws, positions)

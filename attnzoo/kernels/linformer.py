@@ -51,6 +51,7 @@ class Linformer(Kernel):
     supports = Support(
         key_mask=True,
         scale=True,
+        soft_cap=True,
         cross=True,
         work=1.0,
         memory=1.0,
@@ -68,13 +69,15 @@ class Linformer(Kernel):
         keys = jax.random.split(rng, len(names))
         return {name: jax.random.normal(key, shape) * self.rank**-0.5 for name, key in zip(names, keys, strict=True)}
 
-    def head(self, params, draws, q, k, v, visible, *, scale):
+    def head(self, params, draws, q, k, v, visible, *, scale, soft_cap):
         key, value = ((self._columns(x, len(k)) @ y) for x, y in self._pairs(params, k, v))
-        return self._meet(q, key, value, scale).astype(v.dtype)
+        return self._meet(q, key, value, scale, soft_cap).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, call):
         key, value = (_projected(self._columns(x, k.shape[1]), y) for x, y in self._pairs(params, k, v))
-        return heads.over_heads(lambda q, k, v: self._meet(q, k, v, call.scale), q, key, value).astype(v.dtype)
+        return heads.over_heads(lambda q, k, v: self._meet(q, k, v, call.scale, call.soft_cap), q, key, value).astype(
+            v.dtype
+        )
 
     def _pairs(self, params, k, v):
         """E beside keys and F beside values, in float32 at least."""
@@ -82,9 +85,9 @@ class Linformer(Kernel):
         projections = params["key"], params.get("value", params["key"])
         return [(x.astype(precise), y.astype(precise)) for x, y in zip(projections, (k, v), strict=True)]
 
-    def _meet(self, q, k, v, scale):
+    def _meet(self, q, k, v, scale, soft_cap):
         """Softmax over projected keys [rank, H]; hidden keys, which the door has set to zero, have added nothing."""
-        return dense.attend(dense.scores(q.astype(k.dtype), k, scale), v, visible=True)[0]
+        return dense.attend(dense.scores(q.astype(k.dtype), k, scale, soft_cap), v, visible=True)[0]
 
     def _columns(self, projection, length):
         longest = projection.shape[-1]

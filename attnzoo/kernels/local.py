@@ -71,7 +71,7 @@ class Local(Kernel):
         if self.layout == "strided":
             object.__setattr__(self, "supports", STRIDED)
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout, positions):
         i, j = jnp.arange(len(q)) + positions.query_offset, jnp.arange(len(k))
         if self.layout == "contiguous":
             joined = self._block_of(i)[:, None] == self._block_of(j)[None]
@@ -80,11 +80,11 @@ class Local(Kernel):
             inside = (i >= 0) & (i < positions.key_length)
             joined = (i % count)[:, None] == (j % count)[None]
             joined &= inside[:, None]
-        return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
+        return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible & joined, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
         if self.layout == "contiguous":
-            score, params = streaming.dot_product(call.scale, q)
+            score, params = streaming.dot_product(q, call.scale, call.soft_cap)
             return streaming.over_heads(score, params, q, k, v, call, self._layout)
 
         def one_head(q, k, v, call):
@@ -112,7 +112,7 @@ class Local(Kernel):
             visible = self._block_of(positions)[:, None] == self._block_of(columns)[None]
             bias = caching.bias_at(call.bias, positions, columns)
             visible &= caching.seen(positions, columns)
-            return dense.attend(dense.scores(q, k, call.scale), v, visible, bias)[0]
+            return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)[0]
 
         given = positions[:, None], columns[:, None], call.by_head(q.shape[2])
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)

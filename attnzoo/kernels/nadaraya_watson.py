@@ -37,7 +37,7 @@ class NadarayaWatson(Kernel):
 
     bandwidth: float = 1.0
 
-    supports = dataclasses.replace(EXACT, scale=False, why="its one scale is the field `bandwidth`")
+    supports = dataclasses.replace(EXACT, scale=False, soft_cap=False, why="its one scale is the field `bandwidth`")
 
     def __post_init__(self):
         fields.positive_number(self, "bandwidth")

@@ -60,6 +60,7 @@ class Reformer(Kernel):
         key_mask=True,
         bias=True,
         scale=True,
+        soft_cap=True,
         dropout=True,
         residual=True,
         work=1.0,
@@ -82,12 +83,12 @@ class Reformer(Kernel):
         shape = (dims.num_heads, self.rounds, dims.head_dim, self.buckets // 2)
         return jax.random.normal(randomness.threefry(rng), shape, jnp.float32)
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout):
         keys = visible.any(axis=0)
         order, key_order = self._order(draws, q, keys & visible.any(axis=1)), self._order(draws, k, keys)
         chunks, key_chunks = order.slots // self.chunk_size, key_order.slots // self.chunk_size
         met = _is_near(chunks[:, :, None], key_chunks[:, None, :]).any(axis=0)
-        return dense.attend(dense.scores(q, k, scale), v, visible & met, bias, dropout)
+        return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible & met, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
         def one_head(q, k, v, draws, call):

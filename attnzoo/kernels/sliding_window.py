@@ -66,13 +66,13 @@ class SlidingWindow(Kernel):
     def band(self) -> Band:
         return Band(self.left, self.right, self.dilation, self.global_tokens)
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout, positions):
         i = jnp.arange(len(q))[:, None] + positions.query_offset
         visible &= self.band.at(i, jnp.arange(len(k))[None, :])
-        return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
+        return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
-        score, params = streaming.dot_product(call.scale, q)
+        score, params = streaming.dot_product(q, call.scale, call.soft_cap)
         return streaming.over_heads(score, params, q, k, v, call.under(call.mask.within(self.band)), self._layout)
 
     def as_softmax(self, mask):
@@ -92,7 +92,7 @@ class SlidingWindow(Kernel):
         def one_head(q, k, v, positions, columns, call):
             visible = caching.seen(positions, columns) & self.band.at(positions[:, None], columns[None, :])
             bias = caching.bias_at(call.bias, positions, columns)
-            return dense.attend(dense.scores(q, k, call.scale), v, visible, bias)[0]
+            return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)[0]
 
         given = positions[:, None], columns[:, None], call.by_head(q.shape[2])
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)

@@ -21,6 +21,7 @@ EXACT = Support(
     mask=True,
     bias=True,
     scale=True,
+    soft_cap=True,
     dropout=True,
     residual=True,
     cross=True,
@@ -41,11 +42,11 @@ class Softmax(Kernel):
 
     supports = EXACT
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
-        return dense.attend(dense.scores(q, k, scale), v, visible, bias, dropout)
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout):
+        return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
-        score, params = streaming.dot_product(call.scale, q)
+        score, params = streaming.dot_product(q, call.scale, call.soft_cap)
         return streaming.over_heads(score, params, q, k, v, call, streaming.natural_layout)
 
     def as_softmax(self, mask):

@@ -56,14 +56,14 @@ class SparseTransformer(Kernel):
                 f"positions of a block, and must be at most block_size"
             )
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout, positions):
         i, j = jnp.arange(len(q)) + positions.query_offset, jnp.arange(len(k))
         joined = (i // self.block_size)[:, None] == (j // self.block_size)[None]
         joined |= self.is_summary(j)[None]
-        return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
+        return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible & joined, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
-        score, params = streaming.dot_product(call.scale, q)
+        score, params = streaming.dot_product(q, call.scale, call.soft_cap)
         part = lambda layout: streaming.part(score, params, q, k, v, call, layout)
         return streaming.joined(part(self._own), part(self._summaries))
 

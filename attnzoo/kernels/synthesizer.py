@@ -58,6 +58,7 @@ class Synthesizer(Kernel):
     supports = dataclasses.replace(
         EXACT,
         scale=False,
+        soft_cap=False,
         ignores=("key",),
         positions=True,
         why="its scores are learned, not scaled products of queries and keys",

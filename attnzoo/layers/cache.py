@@ -20,7 +20,7 @@ from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 
 INDEX = "cache_index"
-TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale")
+TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap")
 
 
 def refuse_kernel(kernel: Kernel) -> None:
@@ -94,6 +94,7 @@ def step(
         tokens=jax.tree.map(one_axis, dict(attention.tokens)),
         query_seq_lengths=None if lengths is None else jnp.reshape(lengths, (-1,)),
         scale=given.get("scale"),
+        soft_cap=given.get("soft_cap"),
         precision=attention.precision,
     )
     is_common = index.ndim == 0 and lengths is None

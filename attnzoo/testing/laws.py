@@ -31,6 +31,8 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
         chosen |= {"query_segment_ids": ids, "key_value_segment_ids": ids}
     if s.scale:
         chosen["scale"] = 0.7
+    if s.soft_cap:
+        chosen["soft_cap"] = 1.5
     if s.mask:
         chosen["mask"] = np.random.default_rng(2).random((2, 1, length, length)) < 0.8
     if s.bias:
@@ -361,6 +363,29 @@ def scale_scales(subject: Subject) -> None:
     scaled = subject.attend(operands._replace(q=operands.q * root, k=operands.k * root), params)
     ours = subject.attend(operands, params, scale=0.3)
     subject.same(ours, scaled, "output at scale=0.3 beside scaled operands", 1e-5)
+    return None
+
+
+def soft_caps_bound_scores(subject: Subject) -> None:
+    """Under a small `soft_cap`, scores hardly differ; a large one changes nothing, and bounds no bias."""
+    operands = subject.operands()
+    if not subject.supports.soft_cap:
+        return subject.refuses("soft_cap", soft_cap=0.3)
+    params = subject.params(operands)
+    plain, large = (subject.attend(operands, params, **given) for given in ({}, {"soft_cap": 1e4}))
+    subject.same(large, plain, "output under a large soft cap", 1e-4)
+    small = subject.attend(operands, params, soft_cap=1e-6)
+    alike = subject.attend(operands, params, scale=0.0)
+    subject.same(small, alike, "output under a small soft cap beside that of equal scores", 1e-5)
+    half = subject.attend(operands, params, soft_cap=0.5)
+    if np.array_equal(half, plain):
+        raise subject.broken("the output does not move with soft_cap")
+    if subject.supports.bias:
+        bias = 3 * normal(6, (1, 1, LENGTH, LENGTH))
+        one, other = (
+            subject.attend(operands, params, bias=bias, **given) for given in ({"soft_cap": 1e-6}, {"scale": 0.0})
+        )
+        subject.same(one, other, "output under a small soft cap and a bias, beside that of the bias alone", 1e-5)
     return None
 
 

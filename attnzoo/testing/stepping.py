@@ -110,6 +110,8 @@ def _counts_from_the_offset(subject: Subject, operands: Operands, params) -> Non
 def _arguments(subject: Subject) -> dict[str, dict]:
     """What a step may be given beside its tokens, as the whole call takes it."""
     given: dict[str, dict[str, Any]] = {"without bias": {"scale": 0.7} if subject.supports.scale else {}}
+    if subject.supports.soft_cap:
+        given["under a soft cap"] = {"soft_cap": 0.8}
     if subject.supports.bias:
         given["under ALiBi"] = {"bias": ALiBi.of(4)}
         given["under an array"] = {"bias": normal(6, (1, 4, LENGTH, LENGTH))}

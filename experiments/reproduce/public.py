@@ -81,15 +81,15 @@ class CausalSparseTransformer(SparseTransformer):
     def is_summary(self, position):
         return super().is_summary(position) | (position % self.block_size == 0)
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout, positions):
         i = jnp.arange(len(q))[:, None] + positions.query_offset - self.has_class
         j = jnp.arange(len(k)) - self.has_class
         joined = (i // self.block_size == j // self.block_size) | self.is_summary(j)
         joined = joined & (j <= i) | (self.has_class & ((i < 0) | (j < 0)))
-        return dense.attend(dense.scores(q, k, scale), v, visible & joined, bias, dropout)
+        return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible & joined, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
-        score, params = streaming.dot_product(call.scale, q)
+        score, params = streaming.dot_product(q, call.scale, call.soft_cap)
         over = lambda call, layout: streaming.part(score, params, q, k, v, call, layout)
         causal = call.under(dataclasses.replace(call.mask, is_causal=True))
         found = [over(causal, self._own), over(causal, self._summaries)]

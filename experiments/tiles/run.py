@@ -67,7 +67,7 @@ def _prepare(cell: Cell) -> timing.Call:
     layout_of = functools.partial(streaming.natural_layout, tile=(row["tile"],) * 2, pairs=row["pairs"])
 
     def program(q, k, v):
-        score, params = streaming.dot_product(None, q)
+        score, params = streaming.dot_product(q)
         return streaming.over_heads(score, params, q, k, v, Call(mask), layout_of)[0]
 
     keys = jax.random.split(jax.random.key(row["seed"]), 3)

@@ -24,6 +24,7 @@ class One(NamedTuple):
       keys: how many are not padding; all where None.
       bias: [T, S] or None.
       scale: a number, or None for 1 / sqrt(H).
+      soft_cap: a number, or None for scores without a cap.
     """
 
     q: np.ndarray
@@ -37,6 +38,7 @@ class One(NamedTuple):
     keys: int | None = None
     bias: np.ndarray | None = None
     scale: float | None = None
+    soft_cap: float | None = None
 
 
 def oracle_of(kernel):
@@ -86,7 +88,10 @@ def softmax_of(scores, one):
 
 def softmax_attention(one, joined=True):
     """Softmax of scaled products over the visible keys that a pattern, bool [T, S], joins to the query."""
-    return softmax_of(scale_of(one) * one.q @ one.k.T, one._replace(visible=one.visible & joined))
+    scores = scale_of(one) * one.q @ one.k.T
+    if one.soft_cap is not None:
+        scores = one.soft_cap * np.tanh(scores / one.soft_cap)
+    return softmax_of(scores, one._replace(visible=one.visible & joined))
 
 
 def scale_of(one):
