@@ -137,3 +137,44 @@ def test_lengths_known_beforehand_work_under_jit():
     lengths = jnp.full(len(q), 3)
     call = lambda q: attend(q, k, v, query_seq_lengths=lengths)
     np.testing.assert_allclose(jax.jit(call)(q), call(q), atol=1e-6)
+
+
+SEVERAL = {
+    "nothing": {},
+    "lengths of one axis": {"query_seq_lengths": np.array([5, 19]), "key_value_seq_lengths": np.array([19, 7])},
+    "lengths of all": {
+        "key_value_seq_lengths": np.arange(6).reshape(3, 2) + 9,
+        "query_offset": np.arange(6).reshape(3, 2),
+    },
+    "key mask, segments": {
+        "key_mask": np.arange(114).reshape(3, 2, 19) % 3 > 0,
+        "query_segment_ids": np.arange(19)[None, None] // 7,
+        "key_value_segment_ids": np.arange(38).reshape(1, 2, 19) // 9,
+    },
+    "mask and bias": {
+        "mask": np.random.default_rng(1).random((3, 1, 4, 19, 19)) < 0.7,
+        "bias": np.random.default_rng(2).normal(size=(2, 1, 19, 19)).astype(np.float32),
+    },
+    "for all": {"mask": np.tri(19, dtype=bool), "bias": ALiBi.of(4), "local_window_size": 4, "soft_cap": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_batch_axes_are_one(name):
+    q, k, v = (jnp.stack([x, 2 * x, x - 1]) for x in arrays())
+    given = {"is_causal": True} | SEVERAL[name]
+    axes = {"mask": 3, "bias": 3, "query_offset": 0, "key_mask": 1, "query_segment_ids": 1, "key_value_segment_ids": 1}
+    axes |= {"query_seq_lengths": 0, "key_value_seq_lengths": 0}
+    one = dict(given)
+    for argument, trailing in axes.items():
+        x = given.get(argument)
+        if isinstance(x, np.ndarray) and (trailing < 3 or x.ndim > 3):
+            x = np.broadcast_to(x, (3, 2, *x.shape[x.ndim - trailing :]))
+            one[argument] = x.reshape(6, *x.shape[2:])
+    flat = [x.reshape(6, *x.shape[2:]) for x in (q, k, v)]
+    out, residual = attend(q, k, v, **given, return_residual=True)
+    expected, of_rows = attend(*flat, **one, return_residual=True)
+    np.testing.assert_array_equal(out, expected.reshape(out.shape))
+    np.testing.assert_array_equal(residual, of_rows.reshape(q.shape[:-1]))
+    weights = attention_weights(q, k, **given)
+    np.testing.assert_array_equal(weights, attention_weights(*flat[:2], **one).reshape(weights.shape))

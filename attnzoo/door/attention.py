@@ -22,6 +22,7 @@ from attnzoo.contract.mask import Band, Mask
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import refusal, routes, trees, validation, visibility
 from attnzoo.door.arguments import Function, spelled_out
+from attnzoo.door.batching import over_batch_axes
 from attnzoo.door.visibility import silenced
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
@@ -49,6 +50,7 @@ def untold(function: Function) -> Function:
 
 
 @_told_of_axes
+@over_batch_axes
 def attend(
     query: Float[jax.Array, "*B T N H"],
     key: Float[jax.Array, "*B S K H"],
@@ -83,7 +85,7 @@ def attend(
     and not the mean of the values; and what stands in hidden positions, NaN included, touches nothing.
 
     Args:
-      query: [B, T, N, H]. The batch axis may be missing here and in all other arguments.
+      query: [B, T, N, H]. The batch axis may be missing, or be several, here and in all other arguments.
       key: [B, S, K, H], where K divides N: query head n attends with key head n // (N / K).
       value: [B, S, K, Hv].
       bias: added to the scores: an array that broadcasts to [B, N, T, S], or a `PositionBias`.

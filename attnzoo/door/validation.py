@@ -67,10 +67,10 @@ def output(out, kernel: Kernel, shape: tuple[int, ...]) -> None:
 def operands(query, key, value) -> None:
     """Refuse query, key and value whose types or shapes do not fit [B, T, N, H], [B, S, K, H], [B, S, K, Hv]."""
     for name, array in (("query", query), ("key", key), ("value", value)):
-        if array.ndim not in (3, 4):
+        if array.ndim < 3:
             raise ValueError(
-                f"{name} has shape {array.shape}: expected [batch, length, heads, head_dim], or without the batch; "
-                "reshape it, the length before the heads"
+                f"{name} has shape {array.shape}: expected [batch, length, heads, head_dim], with any number of batch "
+                "axes; reshape it, the length before the heads"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} has dtype {array.dtype}: expected a floating-point dtype; cast it with .astype")
@@ -81,17 +81,21 @@ def operands(query, key, value) -> None:
         )
     if not query.ndim == key.ndim == value.ndim:
         raise ValueError(
-            f"query, key and value have {query.ndim}, {key.ndim} and {value.ndim} axes: expected a batch axis on "
-            "all three or on none"
+            f"query, key and value have {query.ndim}, {key.ndim} and {value.ndim} axes: expected as many batch "
+            "axes on all three"
         )
     _operand_sizes(query, key, value)
+
+
+def _batch(x) -> str:
+    return " x ".join(map(str, x.shape[:-3]))
 
 
 def _operand_sizes(query, key, value):
     if not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
         raise ValueError(
-            f"query, key and value have batch sizes {query.shape[0]}, {key.shape[0]} and {value.shape[0]}: expected "
-            "one; repeat the smaller with jnp.broadcast_to"
+            f"query, key and value have batch sizes {_batch(query)}, {_batch(key)} and {_batch(value)}: expected one; "
+            "repeat the smaller with jnp.broadcast_to"
         )
     if key.shape[-3] != value.shape[-3]:
         raise ValueError(f"key and value have lengths {key.shape[-3]} and {value.shape[-3]}: expected one length")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract.sizes import Dims, Tree
-from attnzoo.door import decoding, refusal
+from attnzoo.door import batching, decoding, refusal
 from attnzoo.door.arguments import Asked, beyond_defaults
 from attnzoo.door.decoding import ENDLESS, DecodingState
 from attnzoo.kernel import Kernel
@@ -80,7 +80,7 @@ def step(
     batch, index = query.shape[:-3], variables[INDEX]
     place = index[..., None] + jnp.arange(query.shape[-3])
     query, key, asked = projected.placed(query, key, asked, attention, place, place)
-    given = projected.flattened(asked, batch)
+    given = batching.flattened(asked, batch)
     lengths = given.get("query_seq_lengths")
     state = _state(variables, kernel, Dims.of(query, key, value), batch)
     one_axis = lambda x: x.reshape(state.dims.batch, *x.shape[len(batch) :])

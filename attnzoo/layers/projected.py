@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -15,13 +14,11 @@ from attnzoo.contract import randomness
 from attnzoo.contract.fields import is_integer
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.contract.support import TokenInput
-from attnzoo.door import refusal, validation, visibility
+from attnzoo.door import refusal, validation
 from attnzoo.door.arguments import Asked
 from attnzoo.door.attention import attend, attention_weights, untold
 from attnzoo.kernel import Kernel
-from attnzoo.positions import AbsoluteEncoding, NoPositions, PositionBias, RelativeEncoding
-
-BATCHED = ("query_offset", *visibility.AXES)
+from attnzoo.positions import AbsoluteEncoding, NoPositions, RelativeEncoding
 
 
 class Attention(NamedTuple):
@@ -100,17 +97,15 @@ def attend_heads(
     offset = offset if is_integer(offset) else jnp.asarray(offset)[..., None]
     places = offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
     query, key, asked = placed(query, key, asked, attention, *places)
-    batch = query.shape[:-3]
-    one_axis = lambda x: x.reshape(_flat(batch) + x.shape[len(batch) :])
-    query, key, value, tokens = jax.tree.map(one_axis, (query, key, value, dict(attention.tokens)))
     chosen = {"kernel": attention.kernel, "params": attention.params, "precision": attention.precision}
-    given = flattened(asked, batch) | chosen | {"tokens": tokens}
+    given: dict[str, Any] = {**asked, **chosen, "tokens": attention.tokens}
+    if given.get("mask") is not None:
+        given["mask"] = jnp.asarray(given["mask"]).astype(bool)
     out = untold(attend)(query, key, value, **given, **dropping.of_weights())
     weights = None
     if weights_dtype is not None:
         weights = untold(attention_weights)(query.astype(weights_dtype), key.astype(weights_dtype), **given)
-        weights = weights.reshape(batch + weights.shape[-3:])
-    return Attended(dropping.outputs(out.reshape(batch + out.shape[-3:])), weights)
+    return Attended(dropping.outputs(out), weights)
 
 
 def placed(
@@ -206,25 +201,3 @@ def key_and_value_inputs(inputs_q, inputs_k, inputs_v, inputs_kv=None):
 def partitioned(x: jax.Array, heads_axis: str, num_heads: int) -> tuple[str | None, ...]:
     """The names of the axes of what is learned: that of heads where the first axis is one for each."""
     return (heads_axis if x.shape[0] == num_heads else None, *(None,) * (x.ndim - 1))
-
-
-def flattened(asked: Asked, batch: tuple[int, ...]) -> dict[str, Any]:
-    """The same with all batch axes as one."""
-    given: dict[str, Any] = dict(asked)
-    if given.get("mask") is not None:
-        given["mask"] = jnp.asarray(given["mask"]).astype(bool)
-    if len(batch) > 1:
-        for name in BATCHED:
-            array = given.get(name)
-            if array is not None and not is_integer(array):
-                trailing = jnp.shape(array)[len(batch) :]
-                given[name] = jnp.broadcast_to(array, batch + trailing).reshape(_flat(batch) + trailing)
-        for name in ("mask", "bias"):
-            array = given.get(name)
-            if array is not None and not isinstance(array, PositionBias) and jnp.ndim(array) > 3:
-                given[name] = jnp.broadcast_to(array, batch + array.shape[-3:]).reshape(_flat(batch) + array.shape[-3:])
-    return given
-
-
-def _flat(batch: tuple[int, ...]) -> tuple[int, ...]:
-    return (math.prod(batch),) if batch else ()
