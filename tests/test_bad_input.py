@@ -206,10 +206,11 @@ def test_messages_differ():
 
 REFUSALS = {
     "is_causal": (Nystrom(4), {"is_causal": True}, "means over the whole sequence", "softmax"),
-    "mask": (Linear(), {"mask": jnp.tri(8, dtype=bool)}, "summed before any query", "bigbird"),
+    "mask": (Linear(), {"mask": jnp.eye(8, dtype=bool)}, "summed before any query", "bigbird"),
     "local_window_size": (Performer(8), {"local_window_size": 2}, "summed before any query", "softmax"),
     "bias": (Linear(), {"bias": jnp.zeros((8, 8))}, "summed before any query", "additive"),
     "scale": (Linear(), {"scale": 1.0}, "feature map's", "performer"),
+    "soft_cap": (Nystrom(4), {"soft_cap": 1.0}, "means over the whole sequence", "bigbird"),
     "dropout_rate": (Performer(8), {"dropout_rate": 0.1, "rng": RNG}, "summed before", "sliding_window"),
     "return_residual": (Performer(8), {"return_residual": True}, "summed before", "softmax"),
     "query_segment_ids": (

@@ -44,7 +44,7 @@ def modules() -> list[str]:
     return ["attnzoo", *sorted(module.name for module in found)]
 
 
-@pytest.mark.parametrize("document", ["README.md", "BUILD.md"])
+@pytest.mark.parametrize("document", ["README.md", "BUILD.md", "docs/coming_from.md"])
 def test_python_blocks_run(document, tmp_path):
     script = tmp_path / "document.py"
     script.write_text("\n".join(blocks(document, "python")))
@@ -113,7 +113,7 @@ def test_public_names_have_examples():
     assert [name for x in public() if (name := f"{x.__module__}.{x.__qualname__}") not in shown] == []
 
 
-DOCUMENTS = ("README.md", "BUILD.md", "CONTRIBUTING.md", "docs/design.md", "results/README.md")
+DOCUMENTS = ("README.md", "BUILD.md", "CONTRIBUTING.md", "docs/design.md", "docs/coming_from.md", "results/README.md")
 # What a reader of BUILD.md makes.
 TO_BE_MADE = {"attnzoo/kernels/sigmoid.py", "tests/oracles/sigmoid.py", "dist/"}
 PATH = r"[\w./-]*\w(?:\.py|/)"

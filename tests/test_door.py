@@ -178,3 +178,28 @@ def test_several_batch_axes_are_one(name):
     np.testing.assert_array_equal(residual, of_rows.reshape(q.shape[:-1]))
     weights = attention_weights(q, k, **given)
     np.testing.assert_array_equal(weights, attention_weights(*flat[:2], **one).reshape(weights.shape))
+
+
+def test_a_concrete_lower_triangle_is_causal_where_no_mask_can_be():
+    q, k, v = arrays()
+    triangle = np.tri(19, dtype=bool)
+    expected = attend(q, k, v, is_causal=True, kernel=Linear())
+    for mask in (triangle, jnp.asarray(triangle), triangle[None, None]):
+        np.testing.assert_array_equal(attend(q, k, v, mask=mask, kernel=Linear()), expected)
+    placed = np.tri(9, 19, 10, dtype=bool)
+    out = attend(q[:, 10:], k, v, mask=placed, query_offset=10, kernel=Linear())
+    np.testing.assert_allclose(out, expected[:, 10:], atol=1e-6)
+    keys = np.arange(38).reshape(2, 19) % 4 > 0
+    out = attend(q, k, v, mask=triangle & keys[:, None, None], kernel=Linear())
+    np.testing.assert_array_equal(out, attend(q, k, v, is_causal=True, key_mask=keys, kernel=Linear()))
+
+
+@pytest.mark.parametrize("mask", [np.tri(19, 19, -1, bool), np.tri(19, dtype=bool).T, np.eye(19, dtype=bool)])
+def test_another_mask_is_refused_with_what_would_be_taken(mask):
+    q, k, v = arrays()
+    for call in (
+        lambda mask: attend(q, k, v, mask=mask, kernel=Linear()),
+        jax.jit(lambda mask: attend(q, k, v, mask=mask, kernel=Linear())),
+    ):
+        with pytest.raises(NotImplementedError, match=r"Linear cannot honour `mask`.*is_causal=True.*key_mask="):
+            call(mask)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer
 
 
+ADVICE = {"mask": "; a mask of the future is is_causal=True, and one of padding is key_mask= or key_value_seq_lengths="}
+
+
 def _told_of_axes(function: Function) -> Function:
     """A decorator of what users call: warns where heads seem to stand before the length."""
 
@@ -81,15 +84,18 @@ def attend(
 ) -> Float[jax.Array, "*B T N Hv"] | Any:
     """Attention by any kernel: a superset of `jax.nn.dot_product_attention`, with the same names and meanings.
 
-    It differs from it on purpose in two points. A query that may see nothing gives exactly 0, with zero gradients,
-    and not the mean of the values; and what stands in hidden positions, NaN included, touches nothing.
+    It differs from it on purpose. A query that may see nothing gives exactly 0, with zero gradients, and not the mean
+    of the values; what stands in hidden positions, NaN included, touches nothing; the residual is float32 and has a
+    gradient, where theirs is rounded to the dtype of query and has none; whole numbers, lengths out of range and scales
+    that are not finite are refused; and there may be any number of batch axes.
 
     Args:
       query: [B, T, N, H]. The batch axis may be missing, or be several, here and in all other arguments.
       key: [B, S, K, H], where K divides N: query head n attends with key head n // (N / K).
       value: [B, S, K, Hv].
       bias: added to the scores: an array that broadcasts to [B, N, T, S], or a `PositionBias`.
-      mask: bool, broadcasts to [B, N, T, S], True where a query may attend.
+      mask: bool, broadcasts to [B, N, T, S], True where a query may attend. Kernels without dense masks take one
+        that is the same for all queries, or, where it is concrete, a lower triangle less some keys.
       kernel: which attention, a value such as `SlidingWindow(left=255)`.
       params: what the kernel learned, from `kernel.init(rng, dims)`.
       draws: what is random in the kernel, from `kernel.draw(rng, dims)`; None draws from `kernel.seed`.
@@ -156,10 +162,11 @@ def attend(
         },
         dims,
         unbatched,
+        kernel.supports,
     )
     asked = {
         "is_causal": ("causal", is_causal),
-        "is_causal=False": ("bidirectional", not is_causal),
+        "is_causal=False": ("bidirectional", not masking.is_causal),
         "key_mask": ("key_mask", key_mask is not None),
         "key_value_seq_lengths": ("key_mask", key_value_seq_lengths is not None),
         "mask": ("mask" if masking.dense is not None else "key_mask", mask is not None),
@@ -172,7 +179,9 @@ def attend(
         "return_residual": ("residual", return_residual),
         "key of another length than query": ("cross", dims.query_length != dims.key_length),
     }
-    refusal.refuse(kernel, [(argument, field) for argument, (field, used) in asked.items() if used])
+    for argument, (field, used) in asked.items():
+        if used:
+            refusal.refuse(kernel, [(argument, field)], ADVICE.get(argument, ""))
     call = Call(
         mask=masking,
         bias=trees.bias_of(bias, dims),

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from attnzoo.contract.mask import Mask
 from attnzoo.contract.sizes import Dims
+from attnzoo.contract.support import Support
 from attnzoo.door import validation
 from attnzoo.door.arguments import Masking
+from attnzoo.door.validation import is_traced
 
 # Axes of arguments that hide by array, batch included.
 AXES = {
@@ -24,10 +26,11 @@ AXES = {
 }
 
 
-def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool) -> Mask:
+def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool, supports: Support) -> Mask:
     """`structure` and everything that is hidden by array; arrays lead with [B or 1, N or 1].
 
-    A mask that is one for all heads and queries hides keys, and every kernel that takes a key mask can honour it.
+    A mask that is one for all heads and queries hides keys, and every kernel that takes a key mask can honour it. Where
+    a kernel takes no dense mask, a concrete one is looked at: it may be no more than the future and some keys.
     """
     given: dict[str, Any] = {name: None if x is None else jnp.asarray(x) for name, x in hides.items()}
     if unbatched:
@@ -43,6 +46,9 @@ def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool) -> Mask:
         if dense.shape[1:3] == (1, 1):
             keys.append(jnp.broadcast_to(dense[:, 0, 0], (dense.shape[0], dims.key_length)))
             dense = None
+        elif not supports.mask and supports.causal and (seen := _seen_behind_the_future(dense, structure)) is not None:
+            dense, structure = None, dataclasses.replace(structure, is_causal=True)
+            keys += [] if seen.all() else [seen]
     if key_mask is not None:
         validation.key_mask(key_mask, dims.batch, dims.key_length)
         keys.append(key_mask)
@@ -64,6 +70,18 @@ def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool) -> Mask:
         query_segments=query_segments,
         key_segments=key_segments,
     )
+
+
+def _seen_behind_the_future(dense: jax.Array, structure: Mask) -> jax.Array | None:
+    """The keys, bool [B or 1, S], that a mask shows to all queries from theirs on, and to no other; None where it is
+    another.
+    """
+    is_one_for_heads = dense.shape[1] == 1 and dense.shape[2:] == (structure.query_length, structure.key_length)
+    if is_traced(dense) or not is_one_for_heads or not structure.is_placed:
+        return None
+    past = jnp.arange(structure.key_length) <= jnp.arange(structure.query_length)[:, None] + structure.query_offset
+    seen = dense.any(axis=2)
+    return seen[:, 0] if bool((dense == past & seen[:, :, None]).all()) else None
 
 
 def shown(mask: Mask, kv_heads: int) -> tuple[jax.Array | None, jax.Array | None]:
