@@ -231,10 +231,13 @@ class SelfAttention(MultiHeadDotProductAttention):
     """`MultiHeadDotProductAttention` of one input, which Flax deprecates: mask and the rest may come by position.
 
     Example:
+      >>> import warnings
       >>> import attnzoo.linen
       >>> layer = attnzoo.linen.SelfAttention(num_heads=4)
       >>> mask = jnp.tri(64)[None, None]
-      >>> layer.init_with_output(jax.random.key(0), jnp.ones((2, 64, 32)), mask)[0].shape
+      >>> with warnings.catch_warnings(action="ignore"):
+      ...     out, params = layer.init_with_output(jax.random.key(0), jnp.ones((2, 64, 32)), mask)
+      >>> out.shape
       (2, 64, 32)
     """
 
