@@ -7,9 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import ALiBi, BigBird, Linear, LinearBias, Mask, SlidingWindow, Softmax, attend, attention_weights
+from attnzoo import (
+    ALiBi,
+    BigBird,
+    Linear,
+    LinearBias,
+    Mask,
+    Reformer,
+    SlidingWindow,
+    Softmax,
+    attend,
+    attention_weights,
+)
 from attnzoo.contract.call import Call
 from attnzoo.contract.dropout import Dropout
+from attnzoo.costs import counting
 from attnzoo.door import attention as door
 from attnzoo.engines import streaming
 
@@ -121,14 +133,44 @@ def test_results_do_not_depend_on_the_tile():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), value_and_gradients(tile, pairs), whole)
 
 
-def test_forward_mode_by_the_reference():
+@pytest.mark.parametrize("implementation", ["reference", "forward"])
+def test_forward_mode(implementation):
     q, k, v = arrays()
     direction = jnp.ones_like(q)
-    call = lambda q: attend(q, k, v, implementation="reference", is_causal=True)
+    call = lambda q: attend(q, k, v, implementation=implementation, is_causal=True)
     _, slope = jax.jvp(call, (q,), (direction,))
     step = 1e-2
     numeric = (call(q + step * direction) - call(q - step * direction)) / (2 * step)
     np.testing.assert_allclose(slope, numeric, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(3, 1), Reformer(8, 4, 1)], ids=repr)
+def test_every_way_of_forward_mode(kernel):
+    q, k, v = arrays()
+    call = lambda q, implementation="forward": attend(q, k, v, kernel=kernel, implementation=implementation)
+    move = jnp.cos(q)
+    _, slope = jax.jvp(functools.partial(call, implementation="reference"), (q,), (move,))
+    np.testing.assert_allclose(jax.linearize(call, q)[1](move), slope, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda q: jax.jvp(jax.checkpoint(call), (q,), (move,)))(q)[1], slope, atol=1e-5)
+    many = jax.vmap(lambda move: jax.jvp(call, (q,), (move,))[1])(jnp.stack([move, 2 * move]))
+    np.testing.assert_allclose(many, jnp.stack([slope, 2 * slope]), atol=1e-5)
+    loss = lambda q, name: (call(q, name) ** 2).sum()
+    over = [
+        jax.jvp(jax.grad(lambda q, name=name: loss(q, name)), (q,), (move,))[1] for name in ("forward", "reference")
+    ]
+    np.testing.assert_allclose(*over, atol=1e-3)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(functools.partial(call, implementation="xla"), (q,), (move,))
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(63, 0)], ids=repr)
+def test_forward_mode_builds_no_whole_array(kernel):
+    def largest(length):
+        x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
+        call = lambda q, k, v: attend(q, k, v, kernel=kernel, implementation="forward", is_causal=True)
+        return counting.largest_of(jax.make_jaxpr(lambda *x: jax.jvp(call, x, x))(x, x, x).jaxpr)
+
+    assert largest(32768) <= 9 * largest(4096)
 
 
 def test_lengths_known_beforehand_work_under_jit():

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import warnings
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from flax import nnx
 
 import attnzoo.linen
 import attnzoo.nnx
-from attnzoo import Additive, Linear, Softmax, T5Buckets, as_attention_fn, attend, attention_weights
+from attnzoo import Additive, Dims, Linear, Performer, Softmax, T5Buckets, as_attention_fn, attend, attention_weights
 
 LENGTH, WIDTH = 6, 16
 X = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
@@ -277,3 +278,20 @@ def test_axes_that_seem_swapped_are_told_of_where_a_caller_made_them():
         with pytest.warns(UserWarning, match="more heads") as told:
             call()
         assert [record.filename for record in told] == [__file__]
+
+
+def test_draws_are_data_that_cost_no_compilation():
+    kernel, dims = Performer(8), Dims(2, LENGTH, LENGTH, 4, 4, WIDTH // 4, WIDTH // 4)
+    first, second = (kernel.draw(jax.random.key(seed), dims) for seed in (5, 6))
+    linen = attnzoo.linen.MultiHeadAttention(4, attention=kernel)
+    params = linen.init(jax.random.key(0), X)
+    apply = jax.jit(chex.assert_max_traces(lambda x, draws: linen.apply(params, x, draws=draws), n=1))
+    one, other = apply(X, first), apply(X, second)
+    assert np.abs(one - other).max() > 1e-3
+    layer = attnzoo.nnx.MultiHeadAttention(4, WIDTH, attention=kernel, decode=False, rngs=nnx.Rngs(0))
+    q, k, v = (getattr(layer, name)(X) for name in ("query", "key", "value"))
+    expected = layer.out(attend(q, k, v, is_causal=True, kernel=kernel, draws=second))
+    same(layer(X, is_causal=True, draws=second), expected)
+    layer.init_cache((2, LENGTH, WIDTH))
+    steps = [layer(X[:, i : i + 2], decode=True, draws=second) for i in range(0, LENGTH, 2)]
+    same(jnp.concatenate(steps, axis=1), expected)

@@ -27,6 +27,7 @@ OF_ENGINES = (
     "small_gradients_survive",
     "gradients_of_gradients",
     "steps_in_low_precision_lose_little",
+    "forward_mode_equals_the_equation",
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import jax
 
+from attnzoo.contract.sizes import Tree
 from attnzoo.positions import PositionBias
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Asked(Masking, total=False):
     bias: Float[jax.Array, "*_"] | PositionBias | None
     scale: float | jax.Array | None
     soft_cap: float | jax.Array | None
+    draws: Tree | None
 
 
 DEFAULTS = {"is_causal": False, "query_offset": 0}  # of others, None

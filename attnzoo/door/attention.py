@@ -118,10 +118,10 @@ def attend(
       broadcast_dropout: whether the same weights, by query and key, are dropped in all examples and heads.
       rng: a key for dropout, and for nothing else.
       precision: of matrix products, forward and backward, as in `jax.default_matmul_precision`.
-      implementation: "xla" is the kernel's fast route, "cudnn" that of cuDNN, "reference" the equation (`head`),
-        slower, and differentiable in forward mode too. None takes the fastest that is right: cuDNN for softmax and
-        causal windows in low precision on an NVIDIA GPU, else "xla"; the logger "attnzoo" tells (INFO) why cuDNN
-        declined.
+      implementation: "xla" is the kernel's fast route, "forward" the same for `jax.jvp`, `jacfwd` and `linearize`,
+        which its rule for reverse mode keeps out, "cudnn" that of cuDNN, "reference" the equation (`head`), slower.
+        None takes the fastest that is right: cuDNN for softmax and causal windows in low precision on an NVIDIA GPU,
+        else "xla"; the logger "attnzoo" tells (INFO) why cuDNN declined.
       return_residual: also return the log-sum-exp of the scores, float32 [B, T, N], -inf where nothing is visible.
 
     Returns:

@@ -9,10 +9,10 @@ import jax
 
 from attnzoo.contract.call import Call
 from attnzoo.contract.sizes import Tree
-from attnzoo.engines import cudnn
+from attnzoo.engines import cudnn, modes
 from attnzoo.kernel import Kernel
 
-IMPLEMENTATIONS = ("xla", "cudnn", "reference")
+IMPLEMENTATIONS = ("xla", "forward", "cudnn", "reference")
 
 log = logging.getLogger("attnzoo")
 
@@ -47,6 +47,9 @@ def run(
         return zoo(q, k, v, functools.partial(Kernel.batched, kernel))
     if implementation == "xla":
         return zoo(q, k, v)
+    if implementation == "forward":
+        with modes.forward_mode():
+            return zoo(q, k, v)
     reasons, plain = _cudnn(kernel, q, k, v, call, with_residual)
     if implementation == "cudnn":
         if reasons:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract.call import Call
-from attnzoo.engines import dense
+from attnzoo.engines import dense, modes
 
 
 class Order(NamedTuple):
@@ -69,14 +69,23 @@ def attend(
     return jax.vmap(group)(q, k, v, rows, columns, shares)
 
 
-@jax.custom_vjp
-def _gathered(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
-    """x[index], 0 where index is -1; `inverse` leads back."""
+def _picked(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x[index], 0 where index is -1."""
     picked = jnp.take(x, index, axis=0, mode="clip")
     return jnp.where((index >= 0).reshape(-1, *(1,) * (x.ndim - 1)), picked, 0)
 
 
-_gathered.defvjp(
-    lambda x, index, inverse: (_gathered(x, index, inverse), (index, inverse)),
-    lambda indices, d_out: (_gathered(d_out, *indices[::-1]), None, None),
+@jax.custom_vjp
+def _ruled(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
+    """The same; `inverse` leads back."""
+    return _picked(x, index)
+
+
+_ruled.defvjp(
+    lambda x, index, inverse: (_ruled(x, index, inverse), (index, inverse)),
+    lambda indices, d_out: (_ruled(d_out, *indices[::-1]), None, None),
 )
+
+
+def _gathered(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
+    return modes.with_rule(_ruled, lambda x, index, inverse: _picked(x, index))(x, index, inverse)

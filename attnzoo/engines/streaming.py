@@ -25,7 +25,7 @@ from attnzoo.contract.bias import Bias, PositionBias, evaluated
 from attnzoo.contract.call import Call
 from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Mask
-from attnzoo.engines import dense, heads, schedule
+from attnzoo.engines import dense, heads, modes, schedule
 from attnzoo.engines.progressions import Numbers, as_arithmetic
 from attnzoo.engines.schedule import Layout, Schedule
 from attnzoo.engines.tiling import cut, cut_pairs, join, join_pairs
@@ -83,9 +83,16 @@ def dot_product(
     return score, {name: x[None, None] for name, x in given.items() if x is not None}
 
 
+def product(q: jax.Array, k: jax.Array, dtype=None) -> jax.Array:
+    """q k^T of operands in `dtype`, accumulated in float32 at least; gradients come in the dtypes of q and k.
+
+    Operands are as they are where `dtype` is None.
+    """
+    return _dot("th,sh->ts", q, k) if dtype is None else _product_in(q, k, dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(q: jax.Array, k: jax.Array, dtype) -> jax.Array:
-    """q k^T of operands in `dtype`, accumulated in float32 at least; gradients come in the dtypes of q and k."""
+def _product_in(q: jax.Array, k: jax.Array, dtype) -> jax.Array:
     return _dot("th,sh->ts", q.astype(dtype), k.astype(dtype))
 
 
@@ -96,7 +103,7 @@ def _product_gradients(dtype, operands, d_scores):
     return d_q.astype(q.dtype), d_k.astype(k.dtype)
 
 
-product.defvjp(lambda q, k, dtype: (product(q, k, dtype), (q, k)), _product_gradients)
+_product_in.defvjp(lambda q, k, dtype: (_product_in(q, k, dtype), (q, k)), _product_gradients)
 
 
 def _as_operand(pairs: jax.Array, dtype) -> jax.Array:
@@ -154,7 +161,7 @@ def part(
 
     Args:
       score: `score(params, q [t, H], k [s, H], dtype) -> [t, s]`, in float32 at least; `dtype` is that of operands of
-        products, for `product`, since where gradients are taken q and k come in float32 at least.
+        products, for `product`, since where gradients are taken q and k come in float32 at least; None forward.
       params: a tree whose leaves lead with [B or 1, N or 1].
       q: [B, T, N, H]. k: [B, S, K, H], or of N heads where each query head has keys of its own. v: [B, S, K, Hv].
       call: its mask, bias and dropout; scale and soft cap are the score's own matter.
@@ -225,7 +232,8 @@ def part(
         return *jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, (operands, learned)), None
 
     attend.defvjp(forward, backward)
-    out, rows = attend((q, k, v), (params, call.bias), (call.mask, call.dropout, drawn))
+    given = (q, k, v), (params, call.bias), (call.mask, call.dropout, drawn)
+    out, rows = modes.with_rule(attend, found)(*given)
     top, log_total = (jnp.moveaxis(x, 1, 2) for x in rows)
     return dense.Part(out, jax.lax.stop_gradient(top), log_total)
 
@@ -292,7 +300,7 @@ def _cut_bias(
 def _forward(score, tiles: Tiles, frame: Frame, layout: Layout, length: int):
     """One head: out [T, Hv], the largest score [T] and the logarithm of the sum [T], as in a `dense.Part`."""
     q = tiles.scored.q
-    score = functools.partial(score, dtype=q.dtype)
+    score = functools.partial(score, dtype=None)
     accumulated = jnp.promote_types(q.dtype, jnp.float32)
     (count, height), width = q.shape[:2], tiles.v.shape[-1]
     zero = _zero(q, accumulated)

@@ -20,7 +20,7 @@ from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 
 INDEX = "cache_index"
-TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap")
+TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap", "draws")
 
 
 def refuse_kernel(kernel: Kernel) -> None:
@@ -91,6 +91,7 @@ def step(
         one_axis(value),
         given.get("bias"),
         params=attention.params,
+        draws=given.get("draws"),
         tokens=jax.tree.map(one_axis, dict(attention.tokens)),
         query_seq_lengths=None if lengths is None else jnp.reshape(lengths, (-1,)),
         scale=given.get("scale"),

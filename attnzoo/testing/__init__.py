@@ -23,6 +23,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         laws.low_precision_loses_little,
         laws.vendors_are_right_or_decline,
         laws.transformations_change_nothing,
+        laws.forward_mode_equals_the_equation,
         laws.every_operand_counts,
         laws.batched_equals_head,
         laws.equal_kernels_never_retrace,

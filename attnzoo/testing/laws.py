@@ -105,6 +105,27 @@ def transformations_change_nothing(subject: Subject) -> None:
     subject.same(mapped, expected, "output under vmap, without a batch axis,", 1e-5)
 
 
+def forward_mode_equals_the_equation(subject: Subject) -> None:
+    """`implementation="forward"` gives the directional derivatives of the equation, with all that it supports."""
+    operands = subject.operands(**GROUPED)
+    params = subject.params(operands)
+    arguments = _arguments(subject, operands)
+    bias = arguments.pop("bias", None)
+    points = [operands, params, None if bias is None else np.where(np.abs(bias) < 100, bias, 0)]
+    moves = jax.tree.map(lambda x: normal(x.size, x.shape, x.dtype), points)
+
+    def pushed(name):
+        def call(operands, params, bias):
+            given = {} if bias is None else {"bias": bias}
+            return subject.attend(operands, params, implementation=name, **arguments, **given)
+
+        return known(jax.jit(lambda points, moves: jax.jvp(call, points, moves))(points, moves))
+
+    (out, slope), (expected, plain) = pushed("forward"), pushed("reference")
+    subject.same(out, expected, "output by 'forward'", 2e-5)
+    subject.same(slope, plain, "directional derivative by 'forward'", 2e-4)
+
+
 def every_operand_counts(subject: Subject) -> None:
     """The output moves with queries, keys and values, but for those that `supports.ignores` names."""
     operands = subject.operands()
