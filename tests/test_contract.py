@@ -128,7 +128,7 @@ def test_a_decoding_step_places_each_example_at_its_own_position():
         declared = {"positions": Positions(True, position, len(k))} if kernel.supports.positions else {}
         rule = attnzoo.LinearBias(slope)(position[None], columns)
         visible = (columns <= position)[None]
-        return kernel.head((), (), q, k, v, visible, bias=rule, scale=None, dropout=None, **declared)[0]
+        return kernel.head((), (), q, k, v, visible, bias=rule, scale=None, soft_cap=None, dropout=None, **declared)[0]
 
     for kernel in (Softmax(), SlidingWindow(left=3, right=0)):
         whole = attnzoo.attend(q, k, v, bias, kernel=kernel, is_causal=True)
