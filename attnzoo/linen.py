@@ -137,11 +137,8 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
                 f"attention_fn={self.attention_fn!r}: expected `attention`, a kernel, in its place; functions belong "
                 "to flax.linen.MultiHeadDotProductAttention, which takes kernels through attnzoo.as_attention_fn"
             )
-        for name in ("qk_attn_weights_einsum_cls", "attn_weights_value_einsum_cls"):
-            if getattr(self, name) is not None:
-                raise NotImplementedError(
-                    f"{name} cannot be honoured: {type(self.attention).__name__} has its own products"
-                )
+        names = "qk_attn_weights_einsum_cls", "attn_weights_value_einsum_cls"
+        projected.refuse_einsums(self.attention, **{name: getattr(self, name) for name in names})
 
     def _step(self, query, key, value, asked, attention):
         """Heads of the next tokens; the first call makes the cache, for as many tokens as it has, and writes none."""

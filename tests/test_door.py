@@ -231,6 +231,9 @@ def test_a_concrete_lower_triangle_is_causal_where_no_mask_can_be():
     placed = np.tri(9, 19, 10, dtype=bool)
     out = attend(q[:, 10:], k, v, mask=placed, query_offset=10, kernel=Linear())
     np.testing.assert_allclose(out, expected[:, 10:], atol=1e-6)
+    for mask in (triangle, jnp.asarray(triangle)[None, None]):  # known beforehand under jit, too
+        out = jax.jit(lambda q, mask=mask: attend(q, k, v, mask=mask, kernel=Linear()))(q)
+        np.testing.assert_allclose(out, expected, atol=1e-6)
     keys = np.arange(38).reshape(2, 19) % 4 > 0
     out = attend(q, k, v, mask=triangle & keys[:, None, None], kernel=Linear())
     np.testing.assert_array_equal(out, attend(q, k, v, is_causal=True, key_mask=keys, kernel=Linear()))

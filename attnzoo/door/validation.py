@@ -214,17 +214,23 @@ def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int)
 
 def scale(value, dtype) -> jax.Array:
     """`scale` as an array of the dtype that scores of `dtype` have; refuse what is not one finite number."""
-    is_one = is_number(value) or (hasattr(value, "shape") and value.shape == () and _is_real(value.dtype))
-    if not is_one or not (is_traced(value) or math.isfinite(value)):
+    if not _is_one_number(value) or not (is_traced(value) or math.isfinite(value)):
         raise ValueError(f"scale={value!r}: expected one finite number, or None for 1 / sqrt(head_dim)")
-    return jnp.asarray(value).astype(jnp.promote_types(dtype, jnp.float32))
+    return _of_scores(value, dtype)
 
 
 def soft_cap(value, dtype) -> jax.Array:
-    """`soft_cap` as an array of the dtype that scores of `dtype` have; refuse what is not one finite number above 0."""
-    is_one = is_number(value) or (hasattr(value, "shape") and value.shape == () and _is_real(value.dtype))
-    if not is_one or not (is_traced(value) or 0 < value < math.inf):
+    """`soft_cap`, likewise; refuse what is not one finite number above 0."""
+    if not _is_one_number(value) or not (is_traced(value) or 0 < value < math.inf):
         raise ValueError(f"soft_cap={value!r}: expected one finite number > 0, or None for scores without a cap")
+    return _of_scores(value, dtype)
+
+
+def _is_one_number(value) -> bool:
+    return is_number(value) or (hasattr(value, "shape") and value.shape == () and _is_real(value.dtype))
+
+
+def _of_scores(value, dtype) -> jax.Array:
     return jnp.asarray(value).astype(jnp.promote_types(dtype, jnp.float32))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnzoo.contract.mask import Mask
 from attnzoo.contract.sizes import Dims
@@ -46,9 +47,13 @@ def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool, supports
         if dense.shape[1:3] == (1, 1):
             keys.append(jnp.broadcast_to(dense[:, 0, 0], (dense.shape[0], dims.key_length)))
             dense = None
-        elif not supports.mask and supports.causal and (seen := _seen_behind_the_future(dense, structure)) is not None:
+        elif (
+            not supports.mask
+            and supports.causal
+            and (seen := _seen_behind_the_future(hides["mask"], structure)) is not None
+        ):
             dense, structure = None, dataclasses.replace(structure, is_causal=True)
-            keys += [] if seen.all() else [seen]
+            keys += [] if seen.all() else [jnp.asarray(seen)]
     if key_mask is not None:
         validation.key_mask(key_mask, dims.batch, dims.key_length)
         keys.append(key_mask)
@@ -72,16 +77,19 @@ def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool, supports
     )
 
 
-def _seen_behind_the_future(dense: jax.Array, structure: Mask) -> jax.Array | None:
+def _seen_behind_the_future(mask: Any, structure: Mask) -> np.ndarray | None:
     """The keys, bool [B or 1, S], that a mask shows to all queries from theirs on, and to no other; None where it is
-    another.
+    another, or not known beforehand.
     """
-    is_one_for_heads = dense.shape[1] == 1 and dense.shape[2:] == (structure.query_length, structure.key_length)
-    if is_traced(dense) or not is_one_for_heads or not structure.is_placed:
+    if is_traced(mask) or not structure.is_placed:
         return None
-    past = jnp.arange(structure.key_length) <= jnp.arange(structure.query_length)[:, None] + structure.query_offset
-    seen = dense.any(axis=2)
-    return seen[:, 0] if bool((dense == past & seen[:, :, None]).all()) else None
+    dense = np.asarray(mask)
+    dense = dense.reshape((1,) * (4 - dense.ndim) + dense.shape)
+    if dense.shape[1] != 1 or dense.shape[2:] != (structure.query_length, structure.key_length):
+        return None
+    past = np.tri(structure.query_length, structure.key_length, structure.place, dtype=bool)
+    seen: np.ndarray = np.any(dense, axis=2)
+    return seen[:, 0] if (dense == past & seen[:, :, None]).all() else None
 
 
 def shown(mask: Mask, kv_heads: int) -> tuple[jax.Array | None, jax.Array | None]:

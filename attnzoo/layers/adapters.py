@@ -96,12 +96,11 @@ def as_attention_fn(
         attn_weights_value_einsum=None,
         is_causal=False,
     ):
-        for name, einsum in (
-            ("qk_attn_weights_einsum", qk_attn_weights_einsum),
-            ("attn_weights_value_einsum", attn_weights_value_einsum),
-        ):
-            if einsum is not None:
-                raise NotImplementedError(f"{name} cannot be honoured: {type(kernel).__name__} has its own products")
+        projected.refuse_einsums(
+            kernel,
+            qk_attn_weights_einsum=qk_attn_weights_einsum,
+            attn_weights_value_einsum=attn_weights_value_einsum,
+        )
         rate, rng = (0.0, None) if deterministic or dropout_rate == 0 else (dropout_rate, dropout_rng)
         projected.check_dropout(kernel, rate, dropout_on)
         validation.dropout(rate, rng)

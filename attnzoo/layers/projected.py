@@ -175,6 +175,13 @@ def check_dropout(kernel: Kernel, dropout_rate: float, dropout_on: str) -> None:
         refusal.refuse(kernel, [("dropout_rate", "dropout")], advice)
 
 
+def refuse_einsums(kernel: Kernel, **einsums: Any) -> None:
+    """Refuse products of a caller's own, which Flax's attention takes."""
+    for name, einsum in einsums.items():
+        if einsum is not None:
+            raise NotImplementedError(f"{name} cannot be honoured: {type(kernel).__name__} has its own products")
+
+
 def key_and_value_inputs(inputs_q, inputs_k, inputs_v, inputs_kv=None):
     """Keys default to queries and values to keys; values alone are refused, as Flax does."""
     if inputs_kv is not None:
