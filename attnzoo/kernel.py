@@ -58,8 +58,8 @@ class Kernel:
         """One head of one example: q [T, H], k [S, H], v [S, Hv], visible bool [T, S] -> [T, Hv].
 
         Receives by keyword, if and only if `supports` declares them: `bias` ([T, S] or None), `scale`, `soft_cap`
-        (a number or None), `dropout` ([T, S] factors or None), `positions` (`Positions`); and what `token_inputs`
-        names, [S, *shape] each.
+        (a number or None), `dropout` ([T, S] factors or None), `positions` (`Positions`), `global_tokens` (`Globals` or
+        None); and what `token_inputs` names, [S, *shape] each.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no `head`: write the equation of one head there")
 
@@ -146,7 +146,13 @@ class _Reference:
         dropout = None if call.dropout is None else call.dropout.at(rows, columns)
         positions = Positions(mask.is_causal, mask.query_offset, mask.used_length())
         given = _declared(
-            self.kernel, bias=bias, scale=call.scale, soft_cap=call.soft_cap, dropout=dropout, positions=positions
+            self.kernel,
+            bias=bias,
+            scale=call.scale,
+            soft_cap=call.soft_cap,
+            dropout=dropout,
+            positions=positions,
+            global_tokens=mask.global_tokens,
         )
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **given, **call.tokens)
 
@@ -162,7 +168,13 @@ class _Stepped:
         bias, seen = caching.bias_at(call.bias, positions, columns), caching.seen(positions, columns)
         place = Positions(True, positions[0], positions.max() + 1)
         given = _declared(
-            self.kernel, bias=bias, scale=call.scale, soft_cap=call.soft_cap, dropout=None, positions=place
+            self.kernel,
+            bias=bias,
+            scale=call.scale,
+            soft_cap=call.soft_cap,
+            dropout=None,
+            positions=place,
+            global_tokens=None,
         )
         out = self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)
         return out[0] if self.kernel.supports.residual else out

@@ -23,6 +23,7 @@ COLUMNS = {
     "soft cap": "soft_cap",
     "T != S": "cross",
     "dropout": "dropout",
+    "global tokens": "global_tokens",
     "residual": "residual",
 }
 SHORT, LONG = 1024, 4096
@@ -46,10 +47,10 @@ TABLES = {"README.md": kernels, "docs/design.md": support}
 
 
 def renewed(text: str, rows: list[list[str]]) -> str:
-    """`text` with the table of that head made anew."""
+    """`text` with the table made anew whose first columns are these."""
     lines = text.splitlines()
     written = [_line(rows[0]), "|" + "---|" * len(rows[0]), *map(_line, rows[1:])]
-    begin = lines.index(written[0])
+    begin = next(i for i, line in enumerate(lines) if line.startswith(_line(rows[0][:2])))
     end = next((i for i in range(begin, len(lines)) if not lines[i].startswith("|")), len(lines))
     return "\n".join([*lines[:begin], *written, *lines[end:]]) + "\n"
 

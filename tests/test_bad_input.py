@@ -18,6 +18,7 @@ from attnzoo import (
     Reformer,
     Sinkhorn,
     SlidingWindow,
+    Softmax,
     SparseTransformer,
     Synthesizer,
     attend,
@@ -89,6 +90,22 @@ CALLS = {
     "NaN scale": (lambda: attend(Q, K, K, scale=float("nan")), "scale=nan: expected one finite number"),
     "array scale": (lambda: attend(Q, K, K, scale=jnp.ones(4)), "expected one finite number"),
     "soft cap of 0": (lambda: attend(Q, K, K, soft_cap=0.0), "soft_cap=0.0: expected one finite number > 0"),
+    "global tokens of floats": (
+        lambda: attend(Q, K, K, kernel=SlidingWindow(), global_tokens=jnp.ones((2, 1))),
+        "global_tokens has dtype float32: expected positions",
+    ),
+    "global tokens beyond": (
+        lambda: attend(Q, K, K, kernel=SlidingWindow(), global_tokens=np.array([[3], [8]])),
+        r"global_tokens ranges from 3 to 8: expected positions within 0..7",
+    ),
+    "a mask of global tokens of another length": (
+        lambda: attend(Q, K, K, kernel=SlidingWindow(), global_tokens=np.ones((2, 7), bool)),
+        r"global_tokens has dtype bool and shape \(2, 7\)",
+    ),
+    "a traced mask of global tokens": (
+        lambda: jax.jit(lambda x: attend(Q, K, K, kernel=SlidingWindow(), global_tokens=x))(jnp.ones((2, 8), bool)),
+        "global_tokens is a traced mask, .*: pass positions",
+    ),
     "infinite soft cap": (lambda: attend(Q, K, K, soft_cap=float("inf")), "soft_cap=inf"),
     "text scale": (lambda: attend(Q, K, K, scale="big"), "scale='big'"),
     "dropout of one": (lambda: attend(Q, K, K, dropout_rate=1.0, rng=RNG), r"dropout_rate=1.0: .* in \[0, 1\)"),
@@ -210,6 +227,7 @@ REFUSALS = {
     "local_window_size": (Performer(8), {"local_window_size": 2}, "summed before any query", "softmax"),
     "bias": (Linear(), {"bias": jnp.zeros((8, 8))}, "summed before any query", "additive"),
     "scale": (Linear(), {"scale": 1.0}, "feature map's", "performer"),
+    "global_tokens": (Softmax(), {"global_tokens": jnp.zeros((2, 1), int)}, "no pattern", "sliding_window"),
     "soft_cap": (Nystrom(4), {"soft_cap": 1.0}, "means over the whole sequence", "bigbird"),
     "dropout_rate": (Performer(8), {"dropout_rate": 0.1, "rng": RNG}, "summed before", "sliding_window"),
     "return_residual": (Performer(8), {"return_residual": True}, "summed before", "softmax"),

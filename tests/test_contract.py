@@ -125,7 +125,8 @@ def test_a_decoding_step_places_each_example_at_its_own_position():
 
     def step(kernel, position, q, k, v, slope):
         columns = jnp.arange(len(k))
-        declared = {"positions": Positions(True, position, len(k))} if kernel.supports.positions else {}
+        declared = {"positions": Positions(True, position, len(k)), "global_tokens": None}
+        declared = {name: x for name, x in declared.items() if getattr(kernel.supports, name)}
         rule = attnzoo.LinearBias(slope)(position[None], columns)
         visible = (columns <= position)[None]
         return kernel.head((), (), q, k, v, visible, bias=rule, scale=None, soft_cap=None, dropout=None, **declared)[0]

@@ -197,6 +197,7 @@ SEVERAL = {
         "mask": np.random.default_rng(1).random((3, 1, 4, 19, 19)) < 0.7,
         "bias": np.random.default_rng(2).normal(size=(2, 1, 19, 19)).astype(np.float32),
     },
+    "global tokens": {"global_tokens": np.arange(12).reshape(3, 2, 2) - 1, "kernel": SlidingWindow(2, 1)},
     "for all": {"mask": np.tri(19, dtype=bool), "bias": ALiBi.of(4), "local_window_size": 4, "soft_cap": 2.0},
 }
 
@@ -206,7 +207,7 @@ def test_several_batch_axes_are_one(name):
     q, k, v = (jnp.stack([x, 2 * x, x - 1]) for x in arrays())
     given = {"is_causal": True} | SEVERAL[name]
     axes = {"mask": 3, "bias": 3, "query_offset": 0, "key_mask": 1, "query_segment_ids": 1, "key_value_segment_ids": 1}
-    axes |= {"query_seq_lengths": 0, "key_value_seq_lengths": 0}
+    axes |= {"query_seq_lengths": 0, "key_value_seq_lengths": 0, "global_tokens": 1}
     one = dict(given)
     for argument, trailing in axes.items():
         x = given.get(argument)

@@ -5,10 +5,13 @@ import inspect
 import warnings
 
 import chex
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint as orbax
 import pytest
 from flax import nnx
 
@@ -81,6 +84,95 @@ def test_a_model_of_layers_without_names_loads_unchanged_both_ways(theirs, ours,
         jax.jit(jax.grad(lambda p, model=model: model.apply(p, X, MASK).sum()))(params) for model in (before, after)
     )
     same(*grads, 1e-4)
+
+
+class InLinen:
+    """Training of a Linen model: state, and a step to the next state and its loss."""
+
+    def __init__(self, name):
+        module = nn if name == "flax" else attnzoo.linen
+        self.model = two_blocks(module.MultiHeadDotProductAttention)
+        self.optimiser = optax.sgd(0.1, momentum=0.9)
+
+    def state(self, seed):
+        params = jax.jit(self.model.init)(jax.random.key(seed), X, MASK)
+        return {"params": params, "optimiser": self.optimiser.init(params)}
+
+    def step(self, state):
+        loss = lambda params: (self.model.apply(params, X, MASK) ** 2).mean()
+        value, grads = jax.value_and_grad(loss)(state["params"])
+        updates, optimiser = self.optimiser.update(grads, state["optimiser"])
+        return {"params": optax.apply_updates(state["params"], updates), "optimiser": optimiser}, value
+
+
+class InNNX:
+    """The same of an NNX layer."""
+
+    def __init__(self, name):
+        self.layer = nnx.MultiHeadAttention if name == "flax" else attnzoo.nnx.MultiHeadAttention
+
+    def state(self, seed):
+        layer = self.layer(2, WIDTH, decode=False, rngs=nnx.Rngs(seed))
+        optimiser = nnx.Optimizer(layer, optax.sgd(0.1, momentum=0.9), wrt=nnx.Param)
+        self.graph, state = nnx.split((layer, optimiser))
+        return state
+
+    def step(self, state):
+        layer, optimiser = nnx.merge(self.graph, state)
+        value, grads = nnx.value_and_grad(lambda layer: (layer(X, mask=MASK) ** 2).mean())(layer)
+        optimiser.update(layer, grads)
+        return nnx.state((layer, optimiser)), value
+
+
+@pytest.mark.parametrize("kind", [InLinen, InNNX])
+@pytest.mark.parametrize("before, after", [("flax", "attnzoo"), ("attnzoo", "flax")])
+def test_training_goes_on_from_a_checkpoint_of_the_other(kind, before, after, tmp_path):
+    first, second = kind(before), kind(after)
+    state, _ = jax.jit(first.step)(first.state(0))
+    with orbax.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", second.state(1))
+    (state, loss), (again, loss_again) = jax.jit(first.step)(state), jax.jit(second.step)(restored)
+    same(loss_again, loss)
+    leaves, others = (jax.tree.leaves(nnx.to_pure_dict(x) if kind is InNNX else x) for x in (state, again))
+    same(others, leaves, 1e-4)
+
+
+def test_a_cache_of_flax_is_decoded_further():
+    theirs, ours = (module.MultiHeadDotProductAttention(2, decode=True) for module in (nn, attnzoo.linen))
+    variables = theirs.init(jax.random.key(0), X)
+    params, cache = flax.core.pop(variables, "cache")
+    for i in range(LENGTH):
+        given = params | {"cache": cache}
+        (out, _), (expected, changed) = (
+            layer.apply(given, X[:, i : i + 1], mutable="cache") for layer in (ours, theirs)
+        )
+        same(out, expected)
+        cache = changed["cache"]
+
+
+@pytest.mark.parametrize("lift", [nn.jit, lambda layer: nn.map_variables(layer, "params", init=True)])
+def test_lifted_layers_load_unchanged(lift):
+    theirs, ours = (lift(module.MultiHeadDotProductAttention)(num_heads=2) for module in (nn, attnzoo.linen))
+    params = theirs.init(jax.random.key(0), X)
+    same(ours.init(jax.random.key(0), X), params, 0)
+    same(ours.apply(params, X, mask=MASK), theirs.apply(params, X, mask=MASK))
+
+
+def test_layers_beside_each_other_have_dropout_of_their_own():
+    def ensemble(layer, deterministic):
+        axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True, "dropout": True}}
+        lifted = nn.vmap(layer, in_axes=None, out_axes=0, axis_size=3, **axes)
+        return lifted(num_heads=2, dropout_rate=0.5, deterministic=deterministic)
+
+    layers = nn.MultiHeadDotProductAttention, attnzoo.linen.MultiHeadDotProductAttention
+    (theirs, ours), (_, dropping) = ([ensemble(layer, quiet) for layer in layers] for quiet in (True, False))
+    params = theirs.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+    same(ours.apply(params, X), theirs.apply(params, X))
+    alike = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), params)
+    one, two, three = dropping.apply(alike, X, rngs={"dropout": jax.random.key(2)})
+    assert min(np.abs(one - two).max(), np.abs(two - three).max()) > 1e-3
 
 
 def test_fields_are_those_of_flax_in_its_order():

@@ -156,6 +156,22 @@ def test_arguments_reach_attention(name):
     np.testing.assert_allclose(layer(x, **{name: STRUCTURE[name]}), out, atol=1e-6)
 
 
+def test_global_tokens_reach_attention():
+    x, window = inputs(2), attnzoo.SlidingWindow(left=1, right=0)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2, attention=window)
+    params = linen_params(module, x)
+    layer = load(attnzoo.nnx.MultiHeadAttention(2, 16, attention=window, rngs=flax.nnx.Rngs(0)), params)
+    out = jax.jit(lambda x, tokens: module.apply(params, x, global_tokens=tokens))(x, jnp.array([[4], [9]]))
+    np.testing.assert_allclose(layer(x, global_tokens=np.arange(11) == np.array([[4], [9]])), out, atol=1e-6)
+    moved = np.abs(out - module.apply(params, x)).max(axis=-1) > 1e-3
+    after_it = np.arange(11) == np.array([[5], [10]])  # whose window holds the global token
+    np.testing.assert_array_equal(moved, ~after_it)
+    with pytest.raises(NotImplementedError, match="decode=True cannot honour `global_tokens`"):
+        decoder = attnzoo.linen.MultiHeadAttention(num_heads=2, attention=window, decode=True)
+        variables = decoder.init(jax.random.key(0), x)
+        decoder.apply(variables, x[:, :1], global_tokens=jnp.array([[4], [9]]), mutable="cache")
+
+
 def test_segments_and_offset_reach_attention():
     x, context = inputs(1, length=3), inputs(1)
     module = attnzoo.linen.MultiHeadAttention(num_heads=2)

@@ -56,6 +56,7 @@ def expected(oracle, kernel, q, k, v, params, draws, arguments):
     """The oracle's answer for all heads: [B, T, N, Hv]."""
     arguments = dict(arguments)
     bias = arguments.pop("bias", None)
+    named = arguments.pop("global_tokens", None)
     of_scores = {name: arguments.pop(name, None) for name in ("scale", "soft_cap")}
     structure = {name: np.asarray(x) if hasattr(x, "shape") else x for name, x in arguments.items()}
     visible = oracles.visibility(BATCH, HEADS, q.shape[1], k.shape[1], **structure)
@@ -74,6 +75,7 @@ def expected(oracle, kernel, q, k, v, params, draws, arguments):
             offset=structure.get("query_offset", 0),
             keys=structure["key_value_seq_lengths"][b] if "key_value_seq_lengths" in structure else None,
             bias=None if biases is None else biases[b, n],
+            global_tokens=() if named is None else tuple(named[b][named[b] >= 0].tolist()),
             **of_scores,
         )
         out[b, :, n] = oracle(kernel, one)
@@ -89,6 +91,7 @@ CHOICES = {
     "bias": {"bias": np.random.default_rng(5).normal(size=(1, HEADS, LENGTH, LENGTH))},
     "scale": {"scale": 0.8},
     "soft_cap": {"soft_cap": 0.9},
+    "global_tokens": {"global_tokens": np.array([[12, -1, 6], [5, 0, 5]])},
 }
 
 

@@ -7,7 +7,6 @@ padding and segments are vectors; a dense array is kept only where the caller br
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +25,51 @@ class Known(int):
 START = Known(0)
 
 
-class Band(NamedTuple):
-    """Query position p sees keys p - left * dilation .. p + right * dilation in steps of `dilation`.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Globals:
+    """Tokens that see every key, and that every query sees, as far as no more than a pattern would hide them.
 
-    The first `global_tokens` positions see every key and are seen by every query. A side of None has no end.
+    Attributes:
+      most: how many there are at most.
+      which: bool [..., S], by position; None for the first `most`.
+
+    Example:
+      >>> from attnzoo.contract.mask import Globals
+      >>> (Globals(1) | Globals(2, which=jnp.array([False, False, True, True]))).positions(4)
+      Array([0, 2, 3], dtype=int32)
+    """
+
+    most: int = dataclasses.field(metadata={"static": True})
+    which: jax.Array | None = None
+
+    def at(self, positions):
+        """Which of the positions [t] are theirs: bool [..., t]."""
+        if self.which is None:
+            return (positions >= 0) & (positions < self.most)
+        there = (positions >= 0) & (positions < self.which.shape[-1])
+        return there & pick(self.which, positions)
+
+    def positions(self, length: int):
+        """Where they stand among `length` keys of one head, in order: int [most], -1 for none."""
+        if self.which is None:
+            place = np.arange(self.most)
+            return np.where(place < length, place, -1)
+        return jnp.nonzero(self.which, size=self.most, fill_value=-1)[0]
+
+    def __or__(self, other: Globals) -> Globals:
+        """Those of both, one of which says which they are."""
+        length = next(x.which.shape[-1] for x in (self, other) if x.which is not None)
+        place = jnp.arange(length)
+        return Globals(self.most + other.most, self.at(place) | other.at(place))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """Query position p sees keys p - left * dilation .. p + right * dilation in steps of `dilation`, and global tokens.
+
+    A side of None has no end.
 
     Example:
       >>> from attnzoo.contract.mask import Band
@@ -41,21 +81,28 @@ class Band(NamedTuple):
              [0, 0, 1, 1]], dtype=int32)
     """
 
-    left: int | None
-    right: int | None
-    dilation: int = 1
-    global_tokens: int = 0
+    left: int | None = dataclasses.field(metadata={"static": True})
+    right: int | None = dataclasses.field(metadata={"static": True})
+    dilation: int = dataclasses.field(default=1, metadata={"static": True})
+    global_tokens: Globals | None = None
 
     def at(self, i, j):
-        """Which of query positions i [t, 1] and key positions j [1, s] the band joins."""
+        """Which of query positions i [t, 1] and key positions j [1, s] the band joins: bool [..., t, s]."""
         inside = (i - j) % self.dilation == 0 if self.dilation > 1 else True
         if self.left is not None:
             inside &= i - j <= min(self.left * self.dilation, LARGEST)
         if self.right is not None:
             inside &= j - i <= min(self.right * self.dilation, LARGEST)
-        if self.global_tokens:
-            inside |= (j < self.global_tokens) | ((i >= 0) & (i < self.global_tokens))
+        if self.global_tokens is not None:
+            inside |= self.global_tokens.at(i[:, 0])[..., :, None] | self.global_tokens.at(j[0])[..., None, :]
         return inside
+
+    def beside(self, tokens: Globals | None) -> Band:
+        """The same, and more global tokens."""
+        if tokens is None:
+            return self
+        own = self.global_tokens
+        return dataclasses.replace(self, global_tokens=tokens if own is None else own | tokens)
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -76,6 +123,7 @@ class Mask:
       is_causal: query i sees no key after position i + query_offset.
       query_offset: the key position of query 0: `Known`, or int32 [...], which may be traced.
       bands: every one of them must join a query and a key.
+      global_tokens: what the pattern of a kernel hides nothing from and nothing of, beside its own, or None.
       dense: bool [..., T or 1, S or 1], or None.
       keys: bool [..., S], False for keys hidden from every query (padding), or None.
       queries: bool [..., T], False for queries that are padding, or None.
@@ -95,7 +143,8 @@ class Mask:
     key_length: int = dataclasses.field(metadata={"static": True})
     is_causal: bool = dataclasses.field(default=False, metadata={"static": True})
     query_offset: int | jax.Array = START
-    bands: tuple[Band, ...] = dataclasses.field(default=(), metadata={"static": True})
+    bands: tuple[Band, ...] = ()
+    global_tokens: Globals | None = None
     dense: jax.Array | None = None
     keys: jax.Array | None = None
     queries: jax.Array | None = None
@@ -107,8 +156,8 @@ class Mask:
             object.__setattr__(self, "query_offset", Known(self.query_offset))
 
     def within(self, band: Band) -> Mask:
-        """This mask, and the band."""
-        return dataclasses.replace(self, bands=(*self.bands, band))
+        """This mask, and the band of a kernel, which global tokens are free of."""
+        return dataclasses.replace(self, bands=(*self.bands, band.beside(self.global_tokens)))
 
     @jax.jit
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
@@ -167,8 +216,8 @@ class Mask:
     def core(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The keys that each of the queries first..last is known to see, before any array is looked at: (low, high)."""
         arrays = (self.dense, self.keys, self.queries, self.query_segments, self.key_segments)
-        hidden = any(array is not None for array in arrays) or any(band.dilation > 1 for band in self.bands)
-        if hidden or not self.is_known:
+        has_holes = any(band.dilation > 1 or band.global_tokens is not None for band in self.bands)
+        if has_holes or not self.is_known or any(array is not None for array in arrays):
             return np.zeros_like(first), np.full_like(last, -1)
         left, right = self.reach
         low, high = last + self.place - left, first + self.place + right

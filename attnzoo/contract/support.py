@@ -25,6 +25,7 @@ class Support:
       scale: `scale`; `head` receives it as `scale`.
       soft_cap: `soft_cap`; `head` receives it as `soft_cap`, a number or None.
       dropout: `dropout_rate`; `head` receives the factors, 0 or 1 / (1 - rate), as `dropout`.
+      global_tokens: `global_tokens`; `head` receives them as `global_tokens`, `Globals` or None.
       residual: `return_residual`; `head` and `batched` return the pair (output, log-sum-exp).
       cross: as many keys as one likes beside the queries (T != S).
       decode: `attnzoo.start` and `attnzoo.step`, by which the whole of `is_causal=True` follows token by token.
@@ -52,6 +53,7 @@ class Support:
     scale: bool = False
     soft_cap: bool = False
     dropout: bool = False
+    global_tokens: bool = False
     residual: bool = False
     cross: bool = False
     decode: bool = False

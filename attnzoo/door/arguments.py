@@ -30,6 +30,7 @@ class Masking(TypedDict, total=False):
     query_segment_ids: Integer[jax.Array, "*B T"] | None
     key_value_segment_ids: Integer[jax.Array, "*B S"] | None
     local_window_size: int | tuple[int, int] | None
+    global_tokens: Integer[jax.Array, "*B G"] | Bool[jax.Array, "*B S"] | None
 
 
 class Asked(Masking, total=False):

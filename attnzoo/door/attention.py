@@ -73,6 +73,7 @@ def attend(
     query_segment_ids: Integer[jax.Array, "*B T"] | None = None,
     key_value_segment_ids: Integer[jax.Array, "*B S"] | None = None,
     local_window_size: int | tuple[int, int] | None = None,
+    global_tokens: Integer[jax.Array, "*B G"] | Bool[jax.Array, "*B S"] | None = None,
     scale: float | jax.Array | None = None,
     soft_cap: float | jax.Array | None = None,
     dropout_rate: float = 0.0,
@@ -111,6 +112,9 @@ def attend(
         returns is the same segment.
       key_value_segment_ids: int [B, S], likewise.
       local_window_size: w or (left, right): key positions further from the query's are hidden.
+      global_tokens: tokens that the kernel's pattern hides nothing from and nothing of, as Longformer's: int [B, G],
+        key positions of each example in any order, -1 for none; or bool [B, S], which must be concrete. Causality,
+        masks and segments hide as ever.
       scale: of the scores, 1 / sqrt(H) where None.
       soft_cap: scores are soft_cap tanh(score / soft_cap), before any bias is added (Gemma 2, arXiv:2408.00118); no cap
         where None.
@@ -159,6 +163,7 @@ def attend(
             "key_value_seq_lengths": key_value_seq_lengths,
             "query_segment_ids": query_segment_ids,
             "key_value_segment_ids": key_value_segment_ids,
+            "global_tokens": global_tokens,
         },
         dims,
         unbatched,
@@ -172,6 +177,7 @@ def attend(
         "mask": ("mask" if masking.dense is not None else "key_mask", mask is not None),
         "local_window_size": ("mask", bool(bands)),
         "query_segment_ids": ("segments", query_segment_ids is not None),
+        "global_tokens": ("global_tokens", global_tokens is not None),
         "bias": ("bias", bias is not None),
         "scale": ("scale", scale is not None),
         "soft_cap": ("soft_cap", soft_cap is not None),

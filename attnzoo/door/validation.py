@@ -212,6 +212,32 @@ def segments(query_ids, key_ids, batch: int, query_length: int, key_length: int)
             raise ValueError(f"{name} has shape {ids.shape}: expected [batch, length] = {[batch, length]}")
 
 
+def global_tokens(value, known: np.ndarray | None, batch: int, length: int) -> None:
+    """Refuse global tokens that are neither positions, int [B, G], nor a concrete mask of them, bool [B, S].
+
+    Args:
+      known: the value where it is concrete.
+    """
+    expected = f"positions, int [{batch}, tokens], or a mask of them, bool {[batch, length]}"
+    if value.dtype != bool and not jnp.issubdtype(value.dtype, jnp.integer):
+        raise ValueError(f"global_tokens has dtype {value.dtype}: expected {expected}")
+    fits = value.ndim == 2 and value.shape[0] == batch and (value.dtype != bool or value.shape[1] == length)
+    if not fits:
+        raise ValueError(f"global_tokens has dtype {value.dtype} and shape {value.shape}: expected {expected}")
+    if known is None and value.dtype == bool:
+        raise ValueError(
+            "global_tokens is a traced mask, which does not tell how many tokens it names: pass positions, such as "
+            "jax.vmap(lambda mask: jnp.nonzero(mask, size=most, fill_value=-1)[0])(mask)"
+        )
+    if known is None or known.dtype == bool or known.size == 0:
+        return
+    if not -1 <= known.min() <= known.max() < length:
+        raise ValueError(
+            f"global_tokens ranges from {known.min()} to {known.max()}: expected positions within 0..{length - 1}, the "
+            "keys, or -1 for none"
+        )
+
+
 def scale(value, dtype) -> jax.Array:
     """`scale` as an array of the dtype that scores of `dtype` have; refuse what is not one finite number."""
     if not _is_one_number(value) or not (is_traced(value) or math.isfinite(value)):

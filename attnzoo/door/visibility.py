@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.contract.mask import Mask
+from attnzoo.contract.mask import Globals, Mask
 from attnzoo.contract.sizes import Dims
 from attnzoo.contract.support import Support
 from attnzoo.door import validation
@@ -24,6 +24,7 @@ AXES = {
     "key_value_seq_lengths": 1,
     "query_segment_ids": 2,
     "key_value_segment_ids": 2,
+    "global_tokens": 2,
 }
 
 
@@ -69,6 +70,7 @@ def apply(structure: Mask, hides: Masking, dims: Dims, unbatched: bool, supports
         query_segments, key_segments = query_segments[:, None], key_segments[:, None]
     return dataclasses.replace(
         structure,
+        global_tokens=_globals(given["global_tokens"], hides["global_tokens"], dims),
         dense=dense,
         keys=_all(keys)[:, None] if keys else None,
         queries=queries,
@@ -90,6 +92,21 @@ def _seen_behind_the_future(mask: Any, structure: Mask) -> np.ndarray | None:
     past = np.tri(structure.query_length, structure.key_length, structure.place, dtype=bool)
     seen: np.ndarray = np.any(dense, axis=2)
     return seen[:, 0] if (dense == past & seen[:, :, None]).all() else None
+
+
+def _globals(given: jax.Array | None, told: Any, dims: Dims) -> Globals | None:
+    """Tokens named by positions or by a mask; masks of some more tokens, up to a power of 2, make the same program."""
+    if given is None:
+        return None
+    known = None if is_traced(told) else np.asarray(told)
+    validation.global_tokens(given, known, dims.batch, dims.key_length)
+    if known is not None and given.dtype == bool:
+        most = int(np.count_nonzero(known, axis=-1).max(initial=0))
+        return Globals(1 << max(most - 1, 0).bit_length(), given[:, None])
+    place = jnp.where(given < 0, dims.key_length, given)
+    which = jnp.zeros((dims.batch, dims.key_length), bool)
+    which = which.at[jnp.arange(dims.batch)[:, None], place].set(True, mode="drop")
+    return Globals(given.shape[1], which[:, None])
 
 
 def shown(mask: Mask, kv_heads: int) -> tuple[jax.Array | None, jax.Array | None]:

@@ -5,6 +5,8 @@ Indices are mostly runs start, start + stride, start + 2 stride, ..., and so are
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,11 @@ def as_arithmetic(numbers: Numbers) -> jax.Array:
     if len(along[0]) <= len(across[0]):
         return _joined(*along, numbers.size).reshape(numbers.shape)
     return _joined(*across, numbers.size).reshape(rows.shape[::-1]).T.reshape(numbers.shape)
+
+
+def numpy_of(*numbers: Numbers) -> Any:
+    """The module that computes with them: `numpy` where all are known beforehand."""
+    return np if all(isinstance(x, np.ndarray) for x in numbers) else jnp
 
 
 def few(numbers: Numbers) -> Numbers:

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.mask import Mask
-from attnzoo.engines.progressions import Numbers, as_arithmetic, few
+from attnzoo.engines.progressions import Numbers, as_arithmetic, few, numpy_of
 
 # Pairs of queries and keys in one step. Measured on a CPU (length 4096, H = 64, float32): 512 x 4096 is within 3% of
 # the best, since scores of all keys need no running maximum, and 512 x 512 loses 40%; a window of 257 keys runs a
 # fifth faster with several tiles of queries in a step.
 PAIRS = 2**21
+
+Index = TypeVar("Index", bound=Numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Layout(NamedTuple):
     """
 
     rows: Numbers
-    columns: np.ndarray
+    columns: Numbers
     schedules: tuple[Schedule, ...]
 
 
@@ -116,10 +118,10 @@ def interleaved(length: int, size: int, dilation: int, offset: int = 0) -> np.nd
     return tiled(index[np.argsort((index + offset) % dilation, kind="stable")], size)
 
 
-def tiled(index: np.ndarray, size: int) -> np.ndarray:
+def tiled(index: Index, size: int) -> Index:
     """Indices in the order given: int [tiles, size]."""
-    tiles = max(1, -(-len(index) // size))
-    return np.pad(index, (0, tiles * size - len(index)), constant_values=-1).reshape(tiles, size).astype(np.int32)
+    tiles, xp = max(1, -(-len(index) // size)), numpy_of(index)
+    return xp.pad(index, (0, tiles * size - len(index)), constant_values=-1).reshape(tiles, size).astype(np.int32)
 
 
 def rows_apart(length: int, size: int, dilation: int) -> np.ndarray:
@@ -153,7 +155,7 @@ def visible_tiles(
     columns: np.ndarray,
     *,
     dilation: int = 1,
-    global_tokens: int = 0,
+    pinned: int = 0,
     pairs: int = PAIRS,
 ) -> tuple[Schedule, ...]:
     """The tiles that causality and bands leave visible; where the place of queries is traced, those in reach of it.
@@ -163,27 +165,34 @@ def visible_tiles(
       rows: query indices [R, t], in an order where those of one residue modulo `dilation` stand together; where their
         place is traced, `rows_apart`.
       columns: key indices [C, s], by residue and then in order; keys that another layout visits may be missing.
-      dilation: keys of other residues than the query's are hidden, `global_tokens` apart.
-      global_tokens: the first keys, listed for every query that causality lets see them.
+      dilation: keys of other residues than the query's are hidden.
+      pinned: how many tiles that follow those of `columns` stand beside every query.
       pairs: of queries and keys in one step, at most about.
     """
     if mask.is_known:
-        return _listed(mask, rows, columns, _visible(mask, rows, columns, dilation, global_tokens), pairs)
+        seen = _visible(mask, rows, columns, dilation)
+        if pinned:
+            beside_all = _spans(np.flatnonzero((rows >= 0).any(axis=1)), len(columns), len(columns) + pinned - 1)
+            seen = _united(Spans(*map(np.concatenate, zip(seen, beside_all, strict=True))), len(columns) + pinned)
+        return _listed(mask, rows, columns, seen, pairs, pinned)
     width = _in_reach(mask, rows, columns, dilation)
     if width >= len(columns) or np.count_nonzero(columns >= 0) < mask.key_length:
-        return all_tiles(mask, rows, columns, pairs=pairs)
+        return all_tiles(mask, rows, columns, pinned=pinned, pairs=pairs)
     blocks = _first_in_reach(mask, rows, columns, dilation, width)[:, None] + jnp.arange(width)
-    pinned = np.unique(np.flatnonzero((columns >= 0) & (columns < global_tokens)) // columns.shape[1])
-    if len(pinned):
-        blocks = jnp.where(jnp.asarray(np.isin(np.arange(len(columns)), pinned))[blocks], -1, blocks)
-        blocks = jnp.concatenate([jnp.broadcast_to(pinned, (len(rows), len(pinned))), blocks], axis=1)
-    return _beside(jnp.arange(len(rows)), blocks, max(1, pairs // (rows.shape[1] * columns.shape[1])), not len(pinned))
+    if pinned:
+        last = jnp.broadcast_to(len(columns) + jnp.arange(pinned), (len(rows), pinned))
+        blocks = jnp.concatenate([blocks, last], axis=1)
+    return _beside(jnp.arange(len(rows)), blocks, max(1, pairs // (rows.shape[1] * columns.shape[1])), not pinned)
 
 
-def all_tiles(mask: Mask, rows, columns: np.ndarray, *, pairs: int = PAIRS) -> tuple[Schedule, ...]:
-    """Every tile of keys beside every tile of queries, whatever their order; rows [R, t] may be traced."""
-    row = np.arange(len(rows))
-    return _listed(mask, rows, columns, Spans(row, np.zeros_like(row), np.full_like(row, len(columns) - 1)), pairs)
+def all_tiles(
+    mask: Mask, rows: Numbers, columns: np.ndarray, *, pinned: int = 0, pairs: int = PAIRS
+) -> tuple[Schedule, ...]:
+    """Every tile of keys, `pinned` ones that follow included, beside every tile of queries, whatever their order; rows
+    [R, t] may be traced.
+    """
+    everything = _spans(np.arange(len(rows)), 0, len(columns) + pinned - 1)
+    return _listed(mask, rows, columns, everything, pairs, pinned)
 
 
 def own_blocks(mask: Mask, block_size: int, columns: np.ndarray) -> Layout:
@@ -231,7 +240,12 @@ def in_steps(rows, blocks, together: int, is_run: bool = False, is_whole: bool =
     )
 
 
-def _visible(mask: Mask, rows: np.ndarray, columns: np.ndarray, dilation: int, global_tokens: int) -> Spans:
+def _spans(row: np.ndarray, first: int, last: int) -> Spans:
+    """The same tiles of keys for every row."""
+    return Spans(row, np.full_like(row, first), np.full_like(row, last))
+
+
+def _visible(mask: Mask, rows: np.ndarray, columns: np.ndarray, dilation: int) -> Spans:
     """What each row sees, as far as causality and bands tell."""
     there = rows >= 0
     row, query = np.nonzero(there)[0], rows[there].astype(np.int64)
@@ -240,11 +254,7 @@ def _visible(mask: Mask, rows: np.ndarray, columns: np.ndarray, dilation: int, g
     if not len(begins):
         return Spans(row, row, row)
     row, first, last = row[begins], np.minimum.reduceat(query, begins), np.maximum.reduceat(query, begins)
-    sought = [(row, residue[begins], *mask.span(first, last))]
-    for other in range(min(global_tokens, dilation)):
-        high = np.minimum(last + mask.place, global_tokens - 1) if mask.is_causal else global_tokens - 1
-        sought.append((row, np.full_like(row, other), np.zeros_like(row), np.broadcast_to(high, row.shape)))
-    row, residue, low, high = map(np.concatenate, zip(*sought, strict=True))
+    residue, (low, high) = residue[begins], mask.span(first, last)
     keys = columns[columns >= 0].astype(np.int64)
     order = keys % dilation * mask.key_length + keys
     low, high = residue * mask.key_length + low, residue * mask.key_length + np.minimum(high, mask.key_length - 1)
@@ -289,7 +299,7 @@ def _beside(rows, blocks, widest: int, is_run: bool) -> tuple[Schedule, ...]:
     return in_steps(jnp.repeat(rows, turns), blocks.reshape(-1, widest), 1)
 
 
-def _listed(mask: Mask, rows, columns: np.ndarray, seen: Spans, pairs: int) -> tuple[Schedule, ...]:
+def _listed(mask: Mask, rows, columns: np.ndarray, seen: Spans, pairs: int, pinned: int) -> tuple[Schedule, ...]:
     """The steps over what each row sees."""
     if not len(seen.row):
         return ()
@@ -298,7 +308,7 @@ def _listed(mask: Mask, rows, columns: np.ndarray, seen: Spans, pairs: int) -> t
     counts = np.add.reduceat(seen.widths, begins)
     whole = _whole(mask, rows, columns)
     if counts.max() <= widest and counts.max() * len(row) <= 1.25 * counts.sum():
-        return _one_step_a_row(seen, row, begins, counts, len(columns), whole, max(1, widest // counts.max()))
+        return _one_step_a_row(seen, row, begins, counts, len(columns) + pinned, whole, max(1, widest // counts.max()))
     return _several_steps_a_row(seen, whole, widest)
 
 

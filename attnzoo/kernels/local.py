@@ -63,7 +63,7 @@ class Local(Kernel):
     block_size: int = 64
     layout: str = "contiguous"
 
-    supports = dataclasses.replace(EXACT, positions=True, work=1.0)
+    supports = dataclasses.replace(EXACT, positions=True, work=1.0, why="its tokens see their own block alone")
 
     def __post_init__(self):
         fields.positive_integer(self, "block_size")

@@ -1,10 +1,11 @@
 """Sliding-window attention: every query sees its neighbours, every `dilation`-th one, and a few global tokens.
 
     y_i = sum_{j in W(i)} softmax_j(scale q_i . k_j + b_ij) v_j
-    W(i) = {i - left d, ..., i - d, i, i + d, ..., i + right d}  and  {0, ..., g - 1};    W(i) = everything for i < g
+    W(i) = {i - left d, ..., i - d, i, i + d, ..., i + right d}  and  G;    W(i) = everything for i in G
 
-with d = dilation and g = global_tokens, i counted from `query_offset`; causality removes what lies right of i.
-Cost O(T (left + right + 1 + g) H + g S H), memory O(T + S). Beltagy, Peters and Cohan 2020, arXiv:2004.05150. Their
+with d = dilation and G the positions of global tokens, i counted from `query_offset`; causality removes what lies right
+of i. G is {0, ..., global_tokens - 1} and what a caller names for each example.
+Cost O(T (left + right + 1 + |G|) H + |G| S H), memory O(T + S). Beltagy, Peters and Cohan 2020, arXiv:2004.05150. Their
 `attention_window` w is left = right = w / 2; they give global tokens projections of their own, which belong to a
 layer, not here. One softmax runs over window and global keys together.
 """
@@ -13,12 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract import fields
-from attnzoo.contract.mask import Band, Mask
+from attnzoo.contract.mask import Band, Globals, Mask
 from attnzoo.engines import caching, dense, heads, schedule, streaming
+from attnzoo.engines.progressions import Numbers, numpy_of
 from attnzoo.engines.schedule import Layout
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -36,7 +39,8 @@ class SlidingWindow(Kernel):
       left: keys before the query's own, every `dilation`-th of them.
       right: keys after it, likewise.
       dilation: distance between neighbouring keys of a window, in tokens.
-      global_tokens: how many tokens from position 0 on see all keys, and are seen by all queries.
+      global_tokens: how many tokens from position 0 on see all keys, and are seen by all queries, beside those that
+        `attend(..., global_tokens=)` names.
 
     Raises:
       ValueError: a field is no integer, or too small.
@@ -55,7 +59,7 @@ class SlidingWindow(Kernel):
     dilation: int = 1
     global_tokens: int = 0
 
-    supports = dataclasses.replace(EXACT, positions=True, work=1.0)
+    supports = dataclasses.replace(EXACT, positions=True, global_tokens=True, work=1.0)
 
     def __post_init__(self):
         for name in ("left", "right", "global_tokens"):
@@ -64,11 +68,11 @@ class SlidingWindow(Kernel):
 
     @property
     def band(self) -> Band:
-        return Band(self.left, self.right, self.dilation, self.global_tokens)
+        return Band(self.left, self.right, self.dilation, Globals(self.global_tokens) if self.global_tokens else None)
 
-    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout, positions):
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, soft_cap, dropout, positions, global_tokens):
         i = jnp.arange(len(q))[:, None] + positions.query_offset
-        visible &= self.band.at(i, jnp.arange(len(k))[None, :])
+        visible &= self.band.beside(global_tokens).at(i, jnp.arange(len(k))[None, :])
         return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
@@ -101,8 +105,9 @@ class SlidingWindow(Kernel):
     def _layout(self, mask: Mask, drawn=()) -> Layout:
         """Tiles of queries beside those of their windows and of the global keys; then global queries beside all keys.
 
-        Positions of one residue modulo the dilation stand together, so that the window is dense there. A global query
-        that may not look ahead sees global keys alone, which are beside it already.
+        Positions of one residue modulo the dilation stand together, so that the window is dense there. Global tokens
+        are taken out of the tiles that they would stand in, and have some of their own. The first tokens, where none
+        may look ahead, see each other alone, and so are queries like others.
         """
         largest = min(max(self.left, self.right, SMALLEST_TILE), streaming.TILE)
         size = schedule.tile_size(max(mask.query_length // self.dilation, 1), largest)
@@ -111,29 +116,34 @@ class SlidingWindow(Kernel):
         else:
             rows = schedule.rows_apart(mask.query_length, size, self.dilation)
         columns = schedule.interleaved(mask.key_length, size, self.dilation)
-        given = {"dilation": self.dilation, "global_tokens": self.global_tokens}
-        if mask.is_causal or self.global_tokens == 0:
-            return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, **given))
-        local, globals_ = self._apart(mask, rows)
-        if not len(globals_):
-            return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, **given))
-        visited = schedule.visible_tiles(mask, local if mask.is_placed else rows, columns, **given)
-        everything = dataclasses.replace(mask, bands=mask.bands[:-1])
-        seeing_all = schedule.all_tiles(everything, globals_, columns)
-        visited += tuple(dataclasses.replace(x, rows=x.rows + len(local)) for x in seeing_all)
-        return Layout((np if mask.is_placed else jnp).concatenate([local, globals_]), columns, visited)
+        tokens = mask.bands[-1].global_tokens
+        if tokens is None:
+            return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, dilation=self.dilation))
+        keys = tokens.positions(mask.key_length)
+        own = schedule.tiled(keys, size)
+        visited = schedule.visible_tiles(mask, rows, columns, dilation=self.dilation, pinned=len(own))
+        all_columns = _joined(_without(tokens, columns, 0), own)
+        if mask.is_causal and tokens.which is None:
+            return Layout(rows, all_columns, visited)
+        seeing_all = schedule.tiled(_found(keys, mask), size)
+        endless = dataclasses.replace(mask, bands=(*mask.bands[:-1], Band(None, None, 1, tokens)))
+        below = schedule.all_tiles(endless, seeing_all, columns, pinned=len(own))
+        visited += tuple(dataclasses.replace(x, rows=x.rows + len(rows)) for x in below)
+        return Layout(_joined(_without(tokens, rows, mask.query_offset), seeing_all), all_columns, visited)
 
-    def _apart(self, mask: Mask, rows: np.ndarray):
-        """Tiles of `rows` without global queries, and tiles of these."""
-        size = rows.shape[1]
-        if mask.is_placed:
-            positions = np.where(rows >= 0, rows + mask.place, -1)
-            is_global = (positions >= 0) & (positions < self.global_tokens)
-            globals_ = schedule.tiled(rows[is_global], size)
-            return np.where(is_global, -1, rows), globals_[: len(globals_) * is_global.any()]
-        stands = jnp.where(rows >= 0, rows + mask.query_offset, -1)
-        sees_all = (stands >= 0) & (stands < self.global_tokens)
-        places = np.arange(-(-min(self.global_tokens, mask.query_length) // size) * size)
-        found = jnp.maximum(-mask.query_offset, 0) + places
-        found = jnp.where((found < mask.query_length) & (found + mask.query_offset < self.global_tokens), found, -1)
-        return jnp.where(sees_all, -1, rows), found.reshape(-1, size)
+
+def _without(tokens: Globals, index: np.ndarray, offset: int | jax.Array) -> Numbers:
+    """Tiles of `index` with -1 for what stands at a position of a global token."""
+    theirs = tokens.at(index + offset)
+    return numpy_of(theirs).where((index >= 0) & theirs, -1, index)
+
+
+def _found(positions: Numbers, mask: Mask) -> Numbers:
+    """The queries at `positions`, -1 where there is none."""
+    index = positions - mask.query_offset
+    there = (positions >= 0) & (index >= 0) & (index < mask.query_length)
+    return numpy_of(index).where(there, index, -1)
+
+
+def _joined(*tiles: Numbers) -> Numbers:
+    return numpy_of(*tiles).concatenate(tiles)

@@ -27,6 +27,7 @@ EXACT = Support(
     cross=True,
     decode=True,
     memory=1.0,
+    why="no pattern of its hides tokens from each other",
 )
 
 

@@ -45,7 +45,7 @@ class SparseTransformer(Kernel):
     block_size: int = 128
     summary: int = 32
 
-    supports = dataclasses.replace(EXACT, positions=True)
+    supports = dataclasses.replace(EXACT, positions=True, why="what all see are the last tokens of its blocks")
 
     def __post_init__(self):
         fields.positive_integer(self, "block_size")

@@ -17,6 +17,10 @@ from attnzoo.testing.subject import GROUPED, LENGTH, LONG, Operands, Subject, br
 ALLOWED = {"output": 2, "gradient by q": 3, "gradient by k": 3, "gradient by v": 3}
 
 
+# Positions in any order, one of them twice and one none.
+GLOBAL = np.array([[11, 4, 11], [-1, 0, LENGTH - 2]])
+
+
 def _arguments(subject: Subject, operands: Operands) -> dict:
     """Everything at once that the kernel supports. The first key and the last queries of one example are hidden."""
     s = subject.supports
@@ -39,6 +43,8 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
         chosen["bias"] = _scattered(normal(3, (1, heads, length, length)))
     if s.dropout:
         chosen |= {"dropout_rate": 0.3, "rng": jax.random.key(4)}
+    if s.global_tokens:
+        chosen["global_tokens"] = GLOBAL
     return chosen
 
 
@@ -407,6 +413,27 @@ def soft_caps_bound_scores(subject: Subject) -> None:
             subject.attend(operands, params, bias=bias, **given) for given in ({"soft_cap": 1e-6}, {"scale": 0.0})
         )
         subject.same(one, other, "output under a small soft cap and a bias, beside that of the bias alone", 1e-5)
+    return None
+
+
+def global_tokens_see_and_are_seen(subject: Subject) -> None:
+    """What `global_tokens` names sees all that is not hidden otherwise, and is seen by all; nothing else changes."""
+    operands = subject.operands()
+    if not subject.supports.global_tokens:
+        return subject.refuses("global_tokens", global_tokens=GLOBAL)
+    place = np.arange(LENGTH)
+    named = (GLOBAL[:, :, None] == place).any(axis=1)
+    shown = np.arange(LENGTH)[None] != np.array([[2], [4]])
+    for is_causal in _forms(subject):
+        given = {"is_causal": is_causal, "key_mask": shown}
+        plain = subject.weights(operands, **given) > 0
+        left = shown[:, None, None] & (place <= place[:, None] if is_causal else True)
+        expected = plain | ((named[:, None, :, None] | named[:, None, None]) & left)
+        for global_tokens in (GLOBAL, named):
+            seen = subject.weights(operands, global_tokens=global_tokens, **given) > 0
+            if (seen != expected).any():
+                wrong = np.argwhere(seen != expected)[0].tolist()
+                raise subject.broken(f"under is_causal={is_causal}, of (example, head, query, key) {wrong} is wrong")
     return None
 
 

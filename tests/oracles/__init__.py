@@ -25,6 +25,7 @@ class One(NamedTuple):
       bias: [T, S] or None.
       scale: a number, or None for 1 / sqrt(H).
       soft_cap: a number, or None for scores without a cap.
+      global_tokens: positions that a pattern hides nothing from and nothing of.
     """
 
     q: np.ndarray
@@ -39,6 +40,7 @@ class One(NamedTuple):
     bias: np.ndarray | None = None
     scale: float | None = None
     soft_cap: float | None = None
+    global_tokens: tuple[int, ...] = ()
 
 
 def oracle_of(kernel):
