@@ -11,7 +11,6 @@ import tempfile
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
-WINDOW = "SlidingWindow(left=5, right=3, dilation=1, global_tokens=0)"
 DILATED = "SlidingWindow(left=2, right=2, dilation=3, global_tokens=2)"
 BIGBIRD = "BigBird(block_size=4, num_random=2, num_window=3, num_global=1, seed=0)"
 LINEAR = "Linear(feature_map='elu+1', epsilon=1e-06)"
@@ -61,10 +60,10 @@ MUTANTS = [
     Mutant("kernels/nadaraya_watson.py", "(-2 * self", "(-1 * self", oracle("NadarayaWatson(bandwidth=1.0)")),
     Mutant("kernels/additive.py", "@ query + jnp.expand_dims(bias, range(q.ndim - 1)),", "@ query,", oracle("Additive(units=None)")),
     Mutant("engines/schedule.py", "zip(seen, beside_all, strict=True)", "zip(seen, seen, strict=True)", law("any_length_works", DILATED)),
-    Mutant("kernels/sliding_window.py", "_joined(_without(tokens, columns, 0), own)", "_joined(columns, own)", law("batched_equals_head", WINDOW)),
-    Mutant("kernels/sliding_window.py", "if mask.is_causal and tokens.which is None:", "if mask.is_causal:", law("global_tokens_see_and_are_seen", WINDOW)),
-    Mutant("kernels/sliding_window.py", "call.under(call.mask.within(self.band)), self", "call, self", law("any_length_works", WINDOW)),
-    Mutant("kernels/sliding_window.py", "visible &= self.band.beside(", "visible |= self.band.beside(", law("any_length_works", WINDOW)),
+    Mutant("kernels/sliding_window.py", "_joined(_without(tokens, columns, 0), own)", "_joined(columns, own)", law("batched_equals_head", DILATED)),
+    Mutant("kernels/sliding_window.py", "if mask.is_causal and tokens.which is None:", "if mask.is_causal:", law("global_tokens_see_and_are_seen", DILATED)),
+    Mutant("kernels/sliding_window.py", "call.under(call.mask.within(self.band)), self", "call.under(call.mask.within(Band(9, 9))), self", law("any_length_works", DILATED)),
+    Mutant("kernels/sliding_window.py", "visible &= self.band.beside(", "visible |= self.band.beside(", law("any_length_works", DILATED)),
     Mutant("kernels/bigbird.py", "jnp.where(block >= hole", "jnp.where(block > hole", law("batched_equals_head", BIGBIRD)),
     Mutant("kernels/bigbird.py", "jnp.where(is_global[:, None], -1, listed)", "listed", law("any_length_works", BIGBIRD)),
     Mutant("kernels/linformer.py", "projection[..., :length]", "projection[..., -length:]", "tests/test_approximations.py::test_linformer_uses_the_first_columns_of_a_shorter_input_and_refuses_a_longer_one"),
@@ -94,7 +93,7 @@ MUTANTS = [
     Mutant("engines/streaming.py", "at[rows].add(new.projected)", "at[rows].set(new.projected)", "tests/test_positions.py::test_rules_of_many_tiles"),
     Mutant("layers/projected.py", "places = offset + jnp.arange", "places = jnp.arange", "tests/test_layers.py::test_positions_in_both_layers"),
     Mutant("layers/cache.py", "index[..., None] + jnp.arange", "index.max() + jnp.arange", "tests/test_layer_decoding.py::test_positions_are_those_of_each_example"),
-    Mutant("engines/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", WINDOW)),
+    Mutant("engines/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", DILATED)),
     Mutant("engines/caching.py", "(columns[None] <= positions[:, None])", "(columns[None] < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
     Mutant("kernels/bigbird.py", "blocks * self.block_size + jnp.arange", "blocks * self.block_size + 1 + jnp.arange", law("stepping_equals_the_whole", BIGBIRD)),
     Mutant("door/decoding.py", "positions=state.positions + come", "positions=state.positions + tokens", law("stepping_equals_the_whole", LINEAR)),
