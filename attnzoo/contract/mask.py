@@ -44,11 +44,11 @@ class Globals:
     which: jax.Array | None = None
 
     def at(self, positions):
-        """Which of the positions [t] are theirs: bool [..., t]."""
+        """Which of the positions [...] are theirs, for each head there is: bool [..., ...]."""
         if self.which is None:
             return (positions >= 0) & (positions < self.most)
         there = (positions >= 0) & (positions < self.which.shape[-1])
-        return there & pick(self.which, positions)
+        return jnp.logical_and(*jnp.broadcast_arrays(there, pick(self.which, positions)))
 
     def positions(self, length: int):
         """Where they stand among `length` keys of one head, in order: int [most], -1 for none."""
@@ -59,9 +59,9 @@ class Globals:
 
     def __or__(self, other: Globals) -> Globals:
         """Those of both, one of which says which they are."""
-        length = next(x.which.shape[-1] for x in (self, other) if x.which is not None)
-        place = jnp.arange(length)
-        return Globals(self.most + other.most, self.at(place) | other.at(place))
+        shape = next(x.which.shape for x in (self, other) if x.which is not None)
+        own, others = (jnp.broadcast_to(x.at(jnp.arange(shape[-1])), shape) for x in (self, other))
+        return Globals(self.most + other.most, own | others)
 
 
 @jax.tree_util.register_dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import refusal, routes, trees, validation, visibility
 from attnzoo.door.arguments import Function, spelled_out
 from attnzoo.door.batching import over_batch_axes
+from attnzoo.door.meshes import Split
 from attnzoo.door.visibility import silenced
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
@@ -241,8 +243,13 @@ def attention_weights(
     if 0 < query.shape[-3] * query.shape[-2] < key.shape[-3] * key.shape[-2]:
         return _pulled_weights(attended, query, key)
     identity = jnp.eye(key.shape[-3], dtype=key.dtype)[:, None, :]
-    weights = attended(value=jnp.broadcast_to(identity, (*key.shape[:-1], key.shape[-3])))
+    weights = attended(value=_beside(key, identity))
     return jnp.swapaxes(weights, -3, -2)
+
+
+def _beside(keys: jax.Array, values: jax.Array) -> jax.Array:
+    """[S or 1, heads or 1, W] as values of all `keys` [*batch, S, heads, H], over a mesh as these are."""
+    return jnp.zeros_like(keys[..., :1]) + jnp.broadcast_to(values, (*keys.shape[:-1], values.shape[-1]))
 
 
 def _pulled_weights(attended, query, key) -> jax.Array:
@@ -250,10 +257,11 @@ def _pulled_weights(attended, query, key) -> jax.Array:
     length, num_heads = query.shape[-3:-1]
     group = num_heads // key.shape[-2]
     width = group * length
-    out, pull = jax.vjp(lambda value: attended(value=value), jnp.zeros((*key.shape[:-1], width), key.dtype))
+    out, pull = jax.vjp(lambda value: attended(value=value), _beside(key, jnp.zeros((1, 1, width), key.dtype)))
     one_group = jnp.swapaxes(jnp.eye(width, dtype=out.dtype).reshape(group, length, width), 0, 1)
-    (weights,) = pull(jnp.broadcast_to(jnp.tile(one_group, (1, key.shape[-2], 1)), out.shape))
-    return jnp.moveaxis(weights.reshape(*key.shape[:-2], num_heads, length), -3, -1)
+    (weights,) = pull(_beside(out, jnp.tile(one_group, (1, key.shape[-2], 1))))
+    by_group = jnp.moveaxis(weights.reshape(*key.shape[:-1], group, length), -4, -1)
+    return by_group.reshape(*by_group.shape[:-4], num_heads, *by_group.shape[-2:])
 
 
 STATIC = ("kernel", "dropout_rate", "broadcast_dropout", "precision", "implementation", "with_residual")
@@ -282,22 +290,46 @@ def _attend(
         return _nothing(query, value)
     if width == 0:
         value = jnp.zeros((*value.shape[:-1], 1), value.dtype)  # sizes of other axes are lost where one is 0
+    if dropout_rate:
+        dropped = (1, 1) if broadcast_dropout else (batch, num_heads)
+        call = dataclasses.replace(call, dropout=Dropout.make(rng, dropout_rate, *dropped))
+    split = Split.of(query, key, value)
+    if split.mesh is not None:
+        key, value, call = _divisible(split, key, value, call)
+    tokens, call = call.tokens, dataclasses.replace(call, tokens={})
+    asked = {"kernel": kernel, "implementation": implementation, "with_residual": with_residual}
+    with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
+        out, residual = split.over_devices(
+            functools.partial(_attend_here, **asked),
+            [((query, key, value, tokens), split.sequence), (call, split.leading), ((params, draws), split.by_head)],
+            split.sequence(query),
+        )
+    return out[..., :width].astype(query.dtype), residual
+
+
+def _divisible(split: Split, key: jax.Array, value: jax.Array, call: Call) -> tuple[jax.Array, jax.Array, Call]:
+    """Key heads repeated until each device has as many."""
+    times = split.parts // math.gcd(split.parts, key.shape[2])
+    repeated = lambda x: jnp.repeat(x, times, axis=2) if x.shape[2] % split.parts else x
+    return repeated(key), repeated(value), dataclasses.replace(call, tokens=jax.tree.map(repeated, call.tokens))
+
+
+def _attend_here(sequences, call, constants, *, kernel, implementation, with_residual):
+    """The same of what one device has."""
+    (query, key, value, tokens), (params, draws) = sequences, constants
     shown_keys, shown_queries = visibility.shown(call.mask, key.shape[2])
     query, key, value = silenced(shown_queries, query), silenced(shown_keys, key), silenced(shown_keys, value)
-    dropped = (1, 1) if broadcast_dropout else (batch, num_heads)
-    with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        call = dataclasses.replace(
-            call,
-            bias=None if call.bias is None else call.bias.of(query, call.scale),
-            dropout=Dropout.make(rng, dropout_rate, *dropped) if dropout_rate else None,
-            tokens={name: silenced(shown_keys, x) for name, x in call.tokens.items()},
-        )
-        operands = params, draws, query, key, value, call
-        out, residual = routes.run(implementation, kernel, *operands, with_residual=with_residual)
-    validation.output(out, kernel, (batch, length, num_heads, value.shape[-1]))
+    call = dataclasses.replace(
+        call,
+        bias=None if call.bias is None else call.bias.of(query, call.scale),
+        tokens={name: silenced(shown_keys, x) for name, x in tokens.items()},
+    )
+    operands = params, draws, query, key, value, call
+    out, residual = routes.run(implementation, kernel, *operands, with_residual=with_residual)
+    validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
     if residual is not None and shown_queries is not None:
         residual = jnp.where(shown_queries, residual, -jnp.inf)
-    return silenced(shown_queries, out[..., :width]).astype(query.dtype), residual
+    return silenced(shown_queries, out), residual
 
 
 def _nothing(query, value):

@@ -20,6 +20,7 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import apart, refusal, trees, validation, visibility
+from attnzoo.door.meshes import Split
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
@@ -241,6 +242,15 @@ def cache_shapes(kernel: Kernel, dims: Dims, max_length: int) -> Tree:
     return jax.eval_shape(lambda: cache(jax.random.key(0)))
 
 
+@apart.remembered
+def _head_axes(kernel: Kernel, dims: Dims) -> list[int | None]:
+    """The axis of heads of each leaf of a cache, which twice as many make twice as long; None where there is none."""
+    twice = dims._replace(num_heads=2 * dims.num_heads, num_key_value_heads=2 * dims.num_key_value_heads)
+    made = (jax.tree.leaves(cache_shapes(kernel, sizes, dims.key_length)) for sizes in (dims, twice))
+    shapes = zip(*([x.shape for x in leaves] for leaves in made), strict=True)
+    return [next((axis for axis, size in enumerate(one) if size != two[axis]), None) for one, two in shapes]
+
+
 def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> tuple[Tree, Tree]:
     """`params` and `draws`, checked."""
     draws = trees.drawn(kernel, dims) if draws is None else draws
@@ -262,7 +272,7 @@ def _step(
     silenced = functools.partial(visibility.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
 
-    def advance(cache, chunk):
+    def advance(params, draws, scale, soft_cap, cache, chunk):
         query, key, value, brought, positions, bias = chunk
         mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1])
         call = Call(mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought)
@@ -271,8 +281,29 @@ def _step(
         validation.same_cache(after, cache, kernel)
         return after, out.astype(query.dtype)
 
+    def here(sequences, positions, asked, constants, *cached):
+        (params, draws), (bias, *of_scores), cache = constants, asked, jax.tree.unflatten(treedef, cached)
+        one_chunk = functools.partial(advance, params, draws, *of_scores)
+        return _in_chunks(one_chunk, cache, (*sequences, positions, bias))
+
+    leaves, treedef = jax.tree.flatten(state.cache)
+    split = Split.of(query, key, value)
+    if split.mesh is not None and key.shape[2] % split.parts:
+        split = split._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
+    by_example = [functools.partial(split.by_example, heads_axis=axis) for axis in _head_axes(kernel, state.dims)]
+    of_cache = jax.tree.unflatten(treedef, [spec_of(x) for spec_of, x in zip(by_example, leaves, strict=True)])
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        cache, out = _in_chunks(advance, state.cache, (query, key, value, brought, positions, bias))
+        cache, out = split.over_devices(
+            here,
+            [
+                ((query, key, value, brought), split.sequence),
+                (positions, split.by_example),
+                ((bias, scale, soft_cap), split.leading),
+                ((params, draws), split.by_head),
+                *zip(leaves, by_example, strict=True),
+            ],
+            (of_cache, split.sequence(query)),
+        )
     out = jnp.where((positions >= 0)[..., None, None], out, 0)
     out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)
     come = real.sum(axis=1, dtype=jnp.int32)

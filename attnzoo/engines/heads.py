@@ -13,6 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from attnzoo.engines import varying
+from attnzoo.engines.alone import is_alone
+
 # Numbers that all heads together go through, up to which they fit a CPU's cache.
 SMALL = 2**20
 
@@ -77,6 +80,9 @@ def accumulate(function: Callable, sequences: Any, leading: Any, into: tuple[Any
 def _chosen(looped, at_once, numbers: int, *operands):
     if isinstance(numbers, int) and numbers <= SMALL:  # a symbol is of any size
         return at_once(*operands)
+    if jax.device_count() > 1:  # a loop over an axis that is split would have every device do the work of all
+        alone = looped
+        looped = lambda *operands: jax.lax.cond(is_alone(), alone, at_once, *operands)
     return jax.lax.platform_dependent(*operands, cpu=looped, default=at_once)
 
 
@@ -98,7 +104,7 @@ def _summed_in_a_loop(function, sequences, leading, into, batch, num_heads):
         parts = function(jax.tree.map(precise, picked(True, sequences, head)), picked(False, leading, head))
         return added(True, totals[0], parts[0], head), added(False, totals[1], parts[1], head)
 
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), into)
+    start = varying.as_of(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), into), (sequences, leading))
     return jax.lax.fori_loop(0, batch * num_heads, one, start)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
-from attnzoo.engines import heads, state
+from attnzoo.engines import heads, state, varying
 from attnzoo.engines.gathered import Order
 from attnzoo.engines.state import Standing, State, Write
 
@@ -361,7 +361,8 @@ def _scan(
         found = _empty(write, given.q.shape[1], own)
     kept = found if leaves_state and slots.segment is not None else None
     advance = lambda carry, chunk: _advance(rule_of, constants, own, standing_of, carry, *chunk)
-    (left, kept), out = jax.lax.scan(jax.checkpoint(advance), (found, kept), (given, slots))
+    start = varying.as_of((found, kept), given)
+    (left, kept), out = jax.lax.scan(jax.checkpoint(advance), start, (given, slots))
     return out, left if kept is None else kept
 
 

@@ -44,7 +44,7 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
     if s.dropout:
         chosen |= {"dropout_rate": 0.3, "rng": jax.random.key(4)}
     if s.global_tokens:
-        chosen["global_tokens"] = GLOBAL
+        chosen["global_tokens"] = np.minimum(GLOBAL, length - 1)
     return chosen
 
 
