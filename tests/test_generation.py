@@ -152,7 +152,7 @@ def test_the_nucleus_is_the_smallest_set_that_has_the_probability(top_k, top_p):
 def test_ties_are_cut_where_the_count_is_full(given):
     """Six tokens of one logit: two of them are two, and so is a third of the probability."""
     sampling = _Sampling(1.0, **{"top_k": None, "top_p": None} | given)
-    draws = sampling(jax.random.key(0), jnp.tile(jnp.array([0.0, 5, 5, 5, 5, 5, 5, 0]), (200, 1)))
+    draws = sampling(jax.random.key(0), jnp.arange(200), jnp.tile(jnp.array([0.0, 5, 5, 5, 5, 5, 5, 0]), (200, 1)))
     assert sorted(np.unique(draws)) == [1, 2]
 
 
@@ -161,12 +161,12 @@ def test_ties_are_cut_where_the_count_is_full(given):
 def test_no_temperature_is_too_low(temperature, given):
     sampling = _Sampling(temperature, **{"top_k": None, "top_p": None} | given)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 11)), jnp.float32)
-    np.testing.assert_array_equal(sampling(jax.random.key(0), logits), logits.argmax(axis=-1))
+    np.testing.assert_array_equal(sampling(jax.random.key(0), jnp.arange(len(logits)), logits), logits.argmax(axis=-1))
 
 
 def test_no_temperature_is_too_high():
     sampling = _Sampling(1e300, None, 0.999)
-    draws = sampling(jax.random.key(0), jnp.tile(jnp.array([0.0, 100, -100]), (200, 1)))
+    draws = sampling(jax.random.key(0), jnp.arange(200), jnp.tile(jnp.array([0.0, 100, -100]), (200, 1)))
     assert sorted(np.unique(draws)) == [0, 1, 2]
 
 

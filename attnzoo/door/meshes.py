@@ -34,12 +34,13 @@ class Split(NamedTuple):
 
     @staticmethod
     def of(*sequences: jax.Array) -> Split:
-        """As the types of [B, L, heads, ...] tell, the first one first."""
+        """As the types of [B, L, heads, ...], or of [B, L], tell, the first one first."""
         shardings = [jax.typeof(x).sharding for x in sequences]
         found = [x for x in shardings if AxisType.Explicit in x.mesh.axis_types]
         if not found:
             return Split()
-        batch, heads = (next((x.spec[axis] for x in found if x.spec[axis]), None) for axis in (0, 2))
+        specs = [(*x.spec, None, None, None) for x in found]
+        batch, heads = (next((spec[axis] for spec in specs if spec[axis]), None) for axis in (0, 2))
         return Split(found[0].mesh, batch, heads)
 
     @property
@@ -51,6 +52,11 @@ class Split(NamedTuple):
     def parts(self) -> int:
         """How many of them heads are split into."""
         return math.prod(self.mesh.shape[name] for name in _as_tuple(self.heads))
+
+    @property
+    def of_tokens(self) -> NamedSharding:
+        """Of [B, L, ...] without heads."""
+        return NamedSharding(self.mesh, PartitionSpec(self.batch))
 
     def sequence(self, x: jax.Array) -> PartitionSpec:
         """Of [B, L, heads, ...]."""

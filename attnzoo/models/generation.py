@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from attnzoo.contract import randomness
 from attnzoo.contract.fields import is_integer, is_number
 from attnzoo.door import validation
+from attnzoo.door.meshes import Split
 from attnzoo.models.transformer import EncoderDecoder, LanguageModel
 
 
@@ -106,13 +108,13 @@ class _Sampling:
             if self.temperature == 0 and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)!r} with temperature=0: pass a temperature > 0 to draw")
 
-    def __call__(self, rng: jax.Array, logits: jax.Array) -> jax.Array:
+    def __call__(self, rng: jax.Array, rows: jax.Array, logits: jax.Array) -> jax.Array:
         if self.temperature == 0:
             return logits.argmax(axis=-1).astype(jnp.int32)
         likely, tokens = self.narrowed(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
         # The largest is 0 at any temperature, and below that of the smallest number the others are out of reach.
         likely = (likely - likely.max(axis=-1, keepdims=True)) / self._divisor(likely.dtype)
-        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(logits)))
+        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, rows)
         drawn = jax.vmap(jax.random.categorical)(rngs, likely)
         return jnp.take_along_axis(tokens, drawn[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
@@ -137,19 +139,29 @@ class _Sampling:
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps", "sampling", "stop"))
 def _generate(graph, state, prompt, lengths, given, rng, *, steps, sampling, stop):
+    split = Split.of(prompt)
+    whole = lambda x: PartitionSpec()
+    here = functools.partial(_generate_here, graph, steps, sampling, stop)
+    examples = prompt, lengths, given, jnp.arange(len(prompt))
+    return split.over_devices(here, [(examples, split.by_example), ((state, rng), whole)], split.by_example(prompt))
+
+
+def _generate_here(graph, steps, sampling, stop, examples, constants):
+    """The same of the examples of one device."""
+    (prompt, lengths, given, rows), (state, rng) = examples, constants
     model = nnx.merge(graph, state)
     model.eval()
     model.init_cache(len(prompt), prompt.shape[1] + steps, **given)
     logits = model.step(prompt, lengths=lengths)
     first, *later = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(steps))
     last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    token = sampling(first, last)
+    token = sampling(first, rows, last)
     graph, cache, *rest = nnx.split(model, nnx.Cache, ...)
 
     def advance(carry, rng):
         cache, before = carry
         model = nnx.merge(graph, cache, *rest)
-        token = sampling(rng, model.step(before[:, None])[:, 0])
+        token = sampling(rng, rows, model.step(before[:, None])[:, 0])
         token = token if stop is None else jnp.where(before == stop, stop, token)
         return (nnx.state(model, nnx.Cache), token), token
 

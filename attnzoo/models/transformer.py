@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnzoo.door.meshes import Split
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import projected
@@ -52,7 +53,8 @@ class Embedding(nnx.Module):
         length = tokens.shape[1]
         if length > self.max_length:
             raise ValueError(f"tokens have length {length}: the model was built for at most {self.max_length}")
-        x = self.embed(tokens)
+        split = Split.of(tokens)
+        x = self.embed(tokens, **({"out_sharding": split.of_tokens} if split.batch else {}))
         if self.absolute is not None:
             learned = jax.tree.map(lambda x: x[...], self.position, is_leaf=lambda x: isinstance(x, nnx.Param))
             places = np.arange(length) if places is None else places

@@ -72,7 +72,8 @@ def rotate(
     a, b = (jnp.take(pairs, side, axis=axis).astype(turned.dtype) for side in (0, 1))
     cos, sin = jnp.cos(turned), jnp.sin(turned)
     pairs = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=axis)
-    return jnp.concatenate([pairs.reshape(*x.shape[:-1], width).astype(x.dtype), x[..., width:]], axis=-1)
+    rotated = pairs.reshape(*x.shape[:-1], width).astype(x.dtype)
+    return rotated if width == x.shape[-1] else jnp.concatenate([rotated, x[..., width:]], axis=-1)
 
 
 def angles(positions: np.ndarray | jax.Array, width: int, base: float, dtype=jnp.float32) -> jax.Array:
