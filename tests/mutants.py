@@ -23,6 +23,8 @@ DECAYS = "tests/test_states.py::test_outputs_and_gradients[GatedDelta()-((37, 37
 IN_CHUNKS = f"tests/test_recurrence.py::test_outputs_and_gradients[((21, 40), True, 3, False, False)-{LINEAR}]"
 PACKED = f"tests/test_recurrence.py::test_outputs_and_gradients[((37, 37), True, 0, True, True)-{LINEAR}]"
 
+MESHES = "tests/test_meshes.py::"
+
 
 class Mutant(NamedTuple):
     """One replacement in one file, and the test that should notice."""
@@ -57,6 +59,11 @@ MUTANTS = [
     Mutant("engines/state.py", "[early, early[:, -1:] + late]", "[early, late]", DECAYS),
     Mutant("engines/state.py", "[early_behind + late[:, -1:], late_behind]", "[early_behind, late_behind]", DECAYS),
     Mutant("engines/state.py", "_where(self.standing.writes, _scaled(", "_where(None, _scaled(", PACKED),
+    Mutant("engines/heads.py", "jax.lax.cond(is_alone(), alone, at_once, *operands)", "alone(*operands)", f"{MESHES}test_devices_send_each_other_nothing[Softmax()-Auto]"),
+    Mutant("engines/heads.py", "start = varying.as_of(jax.tree", "start = (lambda x, _: x)(jax.tree", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-loop]"),
+    Mutant("door/meshes.py", "varying.alike(leaves)", "leaves", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-at once]"),
+    Mutant("door/attention.py", "if x.shape[2] % split.parts else x", "if False else x", f"{MESHES}test_fewer_key_heads_than_devices[Softmax()]"),
+    Mutant("models/generation.py", "(rng, rows)", "(rng, jnp.arange(len(rows)))", f"{MESHES}test_models_and_text"),
     Mutant("kernels/nadaraya_watson.py", "(-2 * self", "(-1 * self", oracle("NadarayaWatson(bandwidth=1.0)")),
     Mutant("kernels/additive.py", "@ query + jnp.expand_dims(bias, range(q.ndim - 1)),", "@ query,", oracle("Additive(units=None)")),
     Mutant("engines/schedule.py", "zip(seen, beside_all, strict=True)", "zip(seen, seen, strict=True)", law("any_length_works", DILATED)),

@@ -1,0 +1,242 @@
+"""What `test_meshes` asks of a process that has eight devices, all of them this machine's processor."""
+
+import functools
+import math
+import re
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import attnzoo.linen
+import attnzoo.nnx
+from attnzoo import Dims, LearnedPositions, Rotary, SlidingWindow, Softmax, attend, attention_weights, start, step
+from attnzoo.engines import heads
+from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate
+from attnzoo.testing import laws
+from attnzoo.testing.subject import Subject
+
+DEVICES = 8
+BATCH, LENGTH, HEADS, DIM = 4, 24, 4, 8
+SENT = re.compile(r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+WIDTHS = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
+
+
+def told(question, *args):
+    """How `question(*args)` fails, as text, since not every error of jax travels between processes; or None."""
+    try:
+        question(*args)
+    except Exception as error:
+        return "".join(traceback.format_exception(error, limit=-12, chain=False))
+
+
+@functools.cache
+def mesh(kind):
+    return jax.make_mesh((2, 2, 2), ("data", "model", "spare"), (getattr(AxisType, kind),) * 3)
+
+
+def put(x, *names, kind="Explicit"):
+    return jax.device_put(x, NamedSharding(mesh(kind), P(*names)))
+
+
+def same(found, expected, tolerance=2e-5):
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, atol=tolerance * max(1, np.abs(np.asarray(y, np.float64)).max(initial=0)))
+
+
+def curved_sum(out):
+    """A number with other gradients by each output."""
+    return jnp.sin(3 * out).sum()
+
+
+def operands(kv_heads):
+    rng = np.random.default_rng(0)
+    sizes = (HEADS, kv_heads, kv_heads)
+    return [jnp.asarray(rng.normal(size=(BATCH, LENGTH, n, DIM)), jnp.float32) for n in sizes]
+
+
+def learned(kernel, kv_heads):
+    dims = Dims(BATCH, LENGTH, LENGTH, HEADS, kv_heads, DIM, DIM)
+    return jax.tree.map(lambda x: x + 0.1, kernel.init(jax.random.key(3), dims))
+
+
+def pulled(kernel, **asked):
+    """Output and gradients of a kernel, as a function of operands, parameters and a bias."""
+
+    def call(q, k, v, params, bias):
+        given = {} if bias is None else {"bias": bias}
+        return curved_sum(attend(q, k, v, kernel=kernel, params=params, **given, **asked))
+
+    return jax.jit(jax.value_and_grad(call, (0, 1, 2, 3, 4)))
+
+
+def with_all_that_it_supports(kernel, kv_heads):
+    """Types tell that batch and heads are split: the same numbers, under whatever is asked, dropout included."""
+    q, k, v = operands(kv_heads)
+    two = [x[:2] for x in (q, k, v)]
+    asked = laws._arguments(Subject("meshes", kernel), laws.Operands(*two))
+    bias = asked.pop("bias", None)
+    call, params = pulled(kernel, **asked), learned(kernel, kv_heads)
+    of_keys = "model" if kv_heads % 2 == 0 else None
+    placed = [put(x, "data", None, names) for x, names in zip(two, ("model", of_keys, of_keys), strict=True)]
+    expected = call(*two, params, bias)
+    with jax.set_mesh(mesh("Explicit")):
+        found = call(*placed, params, bias)
+        out = attend(*placed, kernel=kernel, params=params, **asked)
+    same(found, expected)
+    assert jax.typeof(out).sharding.spec[:3] == ("data", None, "model")
+
+
+def without_a_word_between_devices(kernel, kind):
+    """No device sends what is as large as its part of the queries, in loops over heads or all at once."""
+    arrays, params = operands(2), learned(kernel, 2)
+    placed = [put(x, "data", None, "model", kind=kind) for x in arrays]
+    asked = {"is_causal": not kernel.supports.bidirectional or kernel.supports.causal}
+    call = jax.jit(
+        jax.value_and_grad(lambda *x: curved_sum(attend(*x, kernel=kernel, params=params, **asked)), (0, 1, 2))
+    )
+    before, heads.SMALL = heads.SMALL, 0
+    try:
+        program = call.lower(*placed).compile()
+    finally:
+        heads.SMALL = before
+    same(program(*placed), call(*arrays))
+    sent = [size_of(shape) for shape in SENT.findall(program.as_text())]
+    assert max(sent, default=0) < arrays[0].nbytes / 4, sent
+
+
+def size_of(shapes):
+    """Bytes of all arrays in the text of a type."""
+    found = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+    return sum(WIDTHS[kind] * math.prod(map(int, filter(None, sizes.split(",")))) for kind, sizes in found)
+
+
+def in_a_shard_map_of_the_caller(kernel, small):
+    """With its checks: gradients of what all devices share are summed."""
+    (q, k, v), params = operands(2), learned(kernel, 2)
+    bias = np.random.default_rng(1).normal(size=(1, HEADS, LENGTH, LENGTH)) if kernel.supports.bias else None
+    call = pulled(kernel, is_causal=not kernel.supports.bidirectional or kernel.supports.causal)
+    expected = call(q, k, v, params, bias)
+    split = P("data"), P("data"), P("data")
+
+    def here(*given):
+        value, grads = call(*given)
+        return jax.lax.psum(value, "data"), grads
+
+    before, heads.SMALL = heads.SMALL, small
+    try:
+        mapped = jax.shard_map(
+            here, mesh=mesh("Auto"), in_specs=(*split, P(), P()), out_specs=(P(), (*split, P(), P()))
+        )
+        same(jax.jit(mapped)(q, k, v, params, bias), expected)
+    finally:
+        heads.SMALL = before
+
+
+def step_by_step(kernel, kv_heads):
+    q, k, v = operands(kv_heads)
+    params = learned(kernel, kv_heads)
+
+    def decoded(q, k, v):
+        state = start(
+            batch=BATCH, num_heads=HEADS, head_dim=DIM, max_length=LENGTH, num_key_value_heads=kv_heads, kernel=kernel,
+            params=params,
+        )  # fmt: skip
+        state, first = step(state, *(x[:, :9] for x in (q, k, v)), params=params, query_seq_lengths=[9, 5, 1, 7])
+        later = jax.tree.map(lambda x: jnp.stack([x[:, i : i + 1] for i in range(9, 13)]), (q, k, v))
+        state, out = jax.lax.scan(lambda state, token: step(state, *token, params=params), state, later)
+        return first, out, state.positions
+
+    of_keys = "model" if kv_heads % 2 == 0 else None
+    placed = [put(x, "data", None, names) for x, names in zip((q, k, v), ("model", of_keys, of_keys), strict=True)]
+    same(jax.jit(decoded)(*placed), jax.jit(decoded)(q, k, v))
+    same(jax.jit(decoded)(*(put(x, "data", kind="Auto") for x in (q, k, v))), jax.jit(decoded)(q, k, v))
+
+
+CALLS = {
+    "of a mask split likewise": lambda q, k, v: attend(
+        q, k, v, mask=put(np.random.default_rng(1).random((BATCH, HEADS, LENGTH, LENGTH)) < 0.7, "data", "model")
+    ),
+    "of a residual": lambda q, k, v: attend(q, k, v, return_residual=True),
+    "of an offset for each example": lambda q, k, v: attend(q, k, v, is_causal=True, query_offset=np.arange(BATCH)),
+    "of global tokens": lambda q, k, v: attend(q, k, v, kernel=SlidingWindow(2, 2), global_tokens=np.eye(4, 24) > 0),
+    "of two batch axes": lambda q, k, v: attend(*(x.reshape(2, 2, *x.shape[1:]) for x in (q, k, v))),
+    "of weights": lambda q, k, v: attention_weights(q, k, is_causal=True),
+    "of weights of a few queries": lambda q, k, v: attention_weights(q[:, :3], k),
+    "under vmap": jax.vmap(lambda q, k, v: attend(q, k, v, is_causal=True)),
+    "under remat": jax.grad(lambda q, k, v: curved_sum(jax.checkpoint(attend)(q, k, v))),
+    "in forward mode": lambda q, k, v: jax.jvp(lambda q: attend(q, k, v, implementation="forward"), (q,), (q,)),
+    "of queries alone that are split": lambda q, k, v: attend(q, jnp.asarray(np.asarray(k)), np.asarray(v)),
+}
+WAYS = {
+    "of batch and heads": ("data", None, "model"),
+    "of a sequence, which is gathered": ("data", "spare", "model"),
+    "of nothing": (),
+}
+
+
+def a_call(name, way, context):
+    arrays = operands(2)
+    call = CALLS[name] if name in ("of queries alone that are split",) else jax.jit(CALLS[name])
+    placed = [put(x, *WAYS[way]) for x in arrays]
+    if not context:
+        return same(call(*placed), call(*arrays))
+    with jax.set_mesh(mesh("Explicit")):
+        found = call(*placed)
+    return same(found, call(*arrays))
+
+
+def in_layers(kernel):
+    """Outputs, gradients and decoding of both layers."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 32)), jnp.float32)
+    given = {"attention": kernel, "positions": Rotary()}
+    linen = attnzoo.linen.MultiHeadAttention(HEADS, **given)
+    graph, state = nnx.split(attnzoo.nnx.MultiHeadAttention(HEADS, 32, decode=False, rngs=nnx.Rngs(0), **given))
+    params = linen.init(jax.random.key(0), x)
+    calls = [
+        (lambda params, x: linen.apply(params, x, is_causal=True), params),
+        (lambda state, x: nnx.merge(graph, state)(x, is_causal=True), state),
+    ]
+    decoder = nnx.merge(graph, state)
+
+    def decoded(x):
+        decoder.init_cache(x.shape)
+        return [decoder(x[:, i:j], decode=True) for i, j in ((0, 5), (5, 6), (6, 8))]
+
+    for call, learned in calls:
+        both = jax.jit(jax.value_and_grad(lambda learned, x, call=call: curved_sum(call(learned, x))))
+        with jax.set_mesh(mesh("Explicit")):
+            found = both(learned, put(x, "data"))
+        same(found, both(learned, x))
+    same(decoded(put(x, "data")), decoded(x))
+
+
+def in_models():
+    """Losses and gradients of all models, and text."""
+    config = BlockConfig(width=32, num_heads=HEADS)
+    given = {"max_length": 24, "rngs": nnx.Rngs(0)}
+    window = [SlidingWindow(3, 0), Softmax()]
+    language = LanguageModel(50, config, num_layers=2, attention=window, positions=LearnedPositions(), **given)
+    classifier = Classifier(50, 3, config, num_layers=1, attention=Softmax(), **given)
+    translator = EncoderDecoder(50, 50, config, max_source_length=24, num_layers=1, **given)
+    tokens = jax.random.randint(jax.random.key(0), (BATCH, 12), 0, 50)
+    lengths = jnp.array([12, 3, 7, 1])
+    given = [(language, (), {}), (classifier, (), {"lengths": lengths}), (translator, (tokens[:, :5],), {})]
+    for model, rest, keywords in given:
+        graph, state = nnx.split(model)
+        loss = lambda state, *given, graph=graph, keywords=keywords: curved_sum(
+            nnx.merge(graph, state)(*given, **keywords)
+        )
+        call = jax.jit(jax.value_and_grad(loss, allow_int=True))
+        with jax.set_mesh(mesh("Explicit")):
+            value, grads = call(state, *(put(x, "data") for x in (tokens, *rest)))
+        expected, of_one = call(state, tokens, *rest)
+        same(value, expected)
+        same(*(nnx.to_pure_dict(nnx.filter_state(x, nnx.Param)) for x in (grads, of_one)), 1e-4)
+    for how in ({}, {"temperature": 1.0, "rng": jax.random.key(1), "lengths": jnp.array([4, 2, 1, 3])}):
+        found, alone = (generate(language, x, 6, **how) for x in (put(tokens[:, :4], "data"), tokens[:, :4]))
+        np.testing.assert_array_equal(found, alone)
