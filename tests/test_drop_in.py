@@ -198,6 +198,16 @@ def test_what_stands_in_place_of_a_kernel_is_refused():
         attnzoo.nnx.MultiHeadAttention(2, WIDTH, attention_fn=nnx.dot_product_attention, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.parametrize("mask", [MASK, np.asarray(MASK), np.asarray(MASK, bool)], ids=["jax", "NumPy", "bool"])
+def test_a_mask_that_is_known_stays_known_under_jit(mask):
+    linen = attnzoo.linen.MultiHeadAttention(2, attention=Linear())
+    params = linen.init(jax.random.key(0), X)
+    layer = attnzoo.nnx.MultiHeadAttention(2, WIDTH, attention=Linear(), decode=False, rngs=nnx.Rngs(0))
+    calls = (lambda x, **asked: linen.apply(params, x, **asked)), layer
+    for call in calls:
+        same(jax.jit(lambda x, call=call: call(x, mask=mask))(X), call(X, is_causal=True))
+
+
 def test_old_ways_of_calling_are_taken_with_a_warning():
     layer = attnzoo.linen.MultiHeadDotProductAttention(2)
     params, key = layer.init(jax.random.key(0), X), X[:, ::-1]

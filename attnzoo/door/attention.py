@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Integer
 
 
-ADVICE = {"mask": "; a mask of the future is is_causal=True, and one of padding is key_mask= or key_value_seq_lengths="}
+ADVICE = {
+    "mask": "; a mask of the future is is_causal=True, and one of padding is key_mask= or key_value_seq_lengths=; what "
+    "the mask of a Flax layer means, as_attention_fn can be told"
+}
 
 
 def _told_of_axes(function: Function) -> Function:

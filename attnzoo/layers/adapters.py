@@ -147,7 +147,8 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
     if mask is None:
         if "causal" in meaning and not is_causal:
             raise ValueError(
-                f'the layer passed no mask, but as_attention_fn was told mask="{meaning}": pass it a causal mask'
+                f'the layer passed no mask, but as_attention_fn was told mask="{meaning}": pass it a causal mask, to '
+                "`init` of a layer with decode=True as well"
             )
         if not is_known:
             _refuse_place(kernel, shape, "it passed no mask")
@@ -155,7 +156,7 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
     for field in MEANINGS[meaning]:
         if not getattr(kernel.supports, field):
             refusal.refuse(kernel, [(f'mask="{meaning}" of as_attention_fn (one of {", ".join(MEANINGS)})', field)])
-    mask = jnp.asarray(mask).astype(bool)
+    mask = projected.as_bool(mask)
     offset: int | jax.Array = told or 0
     given: Asked = {"bias": bias, "is_causal": is_causal or "causal" in meaning}
     if meaning == "dense" and is_known:

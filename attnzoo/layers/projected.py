@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnzoo.contract import randomness
 from attnzoo.contract.fields import is_integer
@@ -100,12 +102,21 @@ def attend_heads(
     chosen = {"kernel": attention.kernel, "params": attention.params, "precision": attention.precision}
     given: dict[str, Any] = {**asked, **chosen, "tokens": attention.tokens}
     if given.get("mask") is not None:
-        given["mask"] = jnp.asarray(given["mask"]).astype(bool)
+        given["mask"] = as_bool(given["mask"])
     out = untold(attend)(query, key, value, **given, **dropping.of_weights())
     weights = None
     if weights_dtype is not None:
         weights = untold(attention_weights)(query.astype(weights_dtype), key.astype(weights_dtype), **given)
     return Attended(dropping.outputs(out), weights)
+
+
+def as_bool(mask: Any) -> Any:
+    """A mask of numbers, as Flax makes them, as one of bools, which is known where they are, under jit too."""
+    mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
+    if mask.dtype == bool:
+        return mask
+    with contextlib.nullcontext() if validation.is_traced(mask) else jax.ensure_compile_time_eval():
+        return jnp.asarray(mask).astype(bool)
 
 
 def placed(
