@@ -290,7 +290,8 @@ def _step(
     split = Split.of(query, key, value)
     if split.mesh is not None and key.shape[2] % split.parts:
         split = split._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
-    by_example = [functools.partial(split.by_example, heads_axis=axis) for axis in _head_axes(kernel, state.dims)]
+    heads_axes = _head_axes(kernel, state.dims) if split.heads else [None] * len(leaves)
+    by_example = [functools.partial(split.by_example, heads_axis=axis) for axis in heads_axes]
     of_cache = jax.tree.unflatten(treedef, [spec_of(x) for spec_of, x in zip(by_example, leaves, strict=True)])
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
         cache, out = split.over_devices(

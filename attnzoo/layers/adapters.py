@@ -37,9 +37,10 @@ def as_attention_fn(
     Args:
       kernel: any kernel without learned parameters; for others take the layers of `attnzoo.linen` or `attnzoo.nnx`.
       mask: what the layer's mask means. "dense": any mask. "key": hidden keys, one row for all queries. "causal": the
-        lower triangle. "causal+key": both. Queries that the mask leaves blind, such as padding, give 0. The structure
-        is checked where the mask is concrete, and trusted where it is traced. A key mask does not tell which queries
-        are padding: kernels that average queries, as `Nystrom`, count them; `attend` takes `query_seq_lengths`.
+        lower triangle, which `init` of a Linen layer with decode=True is given, too. "causal+key": both. Queries that
+        the mask leaves blind, such as padding, give 0. The structure is checked where the mask is concrete, and trusted
+        where it is traced. A key mask does not tell which queries are padding: kernels that average queries, as
+        `Nystrom`, count them; `attend` takes `query_seq_lengths`.
       query_offset: the key position of query 0, as in `attend`. None reads it off the mask where there are not as many
         queries as keys and they must be placed: with `decode=True` Flax shows a query the keys of its cache up to its
         own. Where a mask is traced and is no such one, outputs are NaN.
