@@ -62,7 +62,7 @@ MUTANTS = [
     Mutant("engines/heads.py", "jax.lax.cond(is_alone(), alone, at_once, *operands)", "alone(*operands)", f"{MESHES}test_devices_send_each_other_nothing[Softmax()-Auto]"),
     Mutant("engines/heads.py", "start = varying.as_of(jax.tree", "start = (lambda x, _: x)(jax.tree", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-loop]"),
     Mutant("door/meshes.py", "varying.alike(leaves)", "leaves", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-at once]"),
-    Mutant("door/attention.py", "if x.shape[2] % split.parts else x", "if False else x", f"{MESHES}test_fewer_key_heads_than_devices[Softmax()]"),
+    Mutant("door/attention.py", "if x.shape[2] % split.parts == 0:", "if True:", f"{MESHES}test_fewer_key_heads_than_devices[Softmax()]"),
     Mutant("models/generation.py", "(rng, rows)", "(rng, jnp.arange(len(rows)))", f"{MESHES}test_models_and_text"),
     Mutant("kernels/nadaraya_watson.py", "(-2 * self", "(-1 * self", oracle("NadarayaWatson(bandwidth=1.0)")),
     Mutant("kernels/additive.py", "@ query + jnp.expand_dims(bias, range(q.ndim - 1)),", "@ query,", oracle("Additive(units=None)")),

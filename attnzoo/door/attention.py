@@ -313,7 +313,12 @@ def _attend(
 def _divisible(split: Split, key: jax.Array, value: jax.Array, call: Call) -> tuple[jax.Array, jax.Array, Call]:
     """Key heads repeated until each device has as many."""
     times = split.parts // math.gcd(split.parts, key.shape[2])
-    repeated = lambda x: jnp.repeat(x, times, axis=2) if x.shape[2] % split.parts else x
+
+    def repeated(x):
+        if x.shape[2] % split.parts == 0:
+            return x
+        return jnp.repeat(x, times, axis=2, out_sharding=jax.typeof(x).sharding)
+
     return repeated(key), repeated(value), dataclasses.replace(call, tokens=jax.tree.map(repeated, call.tokens))
 
 
