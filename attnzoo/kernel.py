@@ -145,15 +145,7 @@ class _Reference:
         bias = None if call.bias is None else call.bias.at(rows, columns, rows + mask.query_offset)
         dropout = None if call.dropout is None else call.dropout.at(rows, columns)
         positions = Positions(mask.is_causal, mask.query_offset, mask.used_length())
-        given = _declared(
-            self.kernel,
-            bias=bias,
-            scale=call.scale,
-            soft_cap=call.soft_cap,
-            dropout=dropout,
-            positions=positions,
-            global_tokens=mask.global_tokens,
-        )
+        given = _declared(self.kernel, call, bias=bias, dropout=dropout, positions=positions)
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **given, **call.tokens)
 
 
@@ -167,19 +159,12 @@ class _Stepped:
         columns = jnp.arange(len(k))
         bias, seen = caching.bias_at(call.bias, positions, columns), caching.seen(positions, columns)
         place = Positions(True, positions[0], positions.max() + 1)
-        given = _declared(
-            self.kernel,
-            bias=bias,
-            scale=call.scale,
-            soft_cap=call.soft_cap,
-            dropout=None,
-            positions=place,
-            global_tokens=None,
-        )
+        given = _declared(self.kernel, call, bias=bias, dropout=None, positions=place)
         out = self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)
         return out[0] if self.kernel.supports.residual else out
 
 
-def _declared(kernel: Kernel, **given: Any) -> dict[str, Any]:
-    """Of what is given, the keywords that a kernel has declared."""
+def _declared(kernel: Kernel, call: Call, **given: Any) -> dict[str, Any]:
+    """Of what is given, and of the call, the keywords that a kernel has declared."""
+    given |= {"scale": call.scale, "soft_cap": call.soft_cap, "global_tokens": call.mask.global_tokens}
     return {name: x for name, x in given.items() if getattr(kernel.supports, name)}

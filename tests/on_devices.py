@@ -1,5 +1,6 @@
 """What `test_meshes` asks of a process that has eight devices, all of them this machine's processor."""
 
+import contextlib
 import functools
 import math
 import re
@@ -8,6 +9,7 @@ import traceback
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -51,6 +53,14 @@ def same(found, expected, tolerance=2e-5):
 def curved_sum(out):
     """A number with other gradients by each output."""
     return jnp.sin(3 * out).sum()
+
+
+@contextlib.contextmanager
+def small_is(numbers):
+    """What all heads hold is small up to so many numbers; 0 asks for loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "SMALL", numbers)
+        yield
 
 
 def operands(kv_heads):
@@ -99,11 +109,8 @@ def without_a_word_between_devices(kernel, kind):
     call = jax.jit(
         jax.value_and_grad(lambda *x: curved_sum(attend(*x, kernel=kernel, params=params, **asked)), (0, 1, 2))
     )
-    before, heads.SMALL = heads.SMALL, 0
-    try:
+    with small_is(0):
         program = call.lower(*placed).compile()
-    finally:
-        heads.SMALL = before
     same(program(*placed), call(*arrays))
     sent = [size_of(shape) for shape in SENT.findall(program.as_text())]
     assert max(sent, default=0) < arrays[0].nbytes / 4, sent
@@ -127,14 +134,11 @@ def in_a_shard_map_of_the_caller(kernel, small):
         value, grads = call(*given)
         return jax.lax.psum(value, "data"), grads
 
-    before, heads.SMALL = heads.SMALL, small
-    try:
+    with small_is(small):
         mapped = jax.shard_map(
             here, mesh=mesh("Auto"), in_specs=(*split, P(), P()), out_specs=(P(), (*split, P(), P()))
         )
         same(jax.jit(mapped)(q, k, v, params, bias), expected)
-    finally:
-        heads.SMALL = before
 
 
 def step_by_step(kernel, kv_heads):
@@ -181,7 +185,7 @@ WAYS = {
 
 def a_call(name, way, context):
     arrays = operands(2)
-    call = CALLS[name] if name in ("of queries alone that are split",) else jax.jit(CALLS[name])
+    call = CALLS[name] if name == "of queries alone that are split" else jax.jit(CALLS[name])
     placed = [put(x, *WAYS[way]) for x in arrays]
     if not context:
         return same(call(*placed), call(*arrays))

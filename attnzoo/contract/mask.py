@@ -105,6 +105,11 @@ class Band:
         return dataclasses.replace(self, global_tokens=tokens if own is None else own | tokens)
 
     @property
+    def has_holes(self) -> bool:
+        """Whether some query may see keys that are no interval."""
+        return self.dilation > 1 or self.global_tokens is not None
+
+    @property
     def reach(self) -> tuple[int, int]:
         """How far to the left and to the right a query sees, global tokens apart; `UNENDING` for no end."""
         sides = (UNENDING if side is None else side * self.dilation for side in (self.left, self.right))
@@ -216,7 +221,7 @@ class Mask:
     def core(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The keys that each of the queries first..last is known to see, before any array is looked at: (low, high)."""
         arrays = (self.dense, self.keys, self.queries, self.query_segments, self.key_segments)
-        has_holes = any(band.dilation > 1 or band.global_tokens is not None for band in self.bands)
+        has_holes = any(band.has_holes for band in self.bands)
         if has_holes or not self.is_known or any(array is not None for array in arrays):
             return np.zeros_like(first), np.full_like(last, -1)
         left, right = self.reach

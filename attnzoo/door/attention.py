@@ -297,8 +297,7 @@ def _attend(
         dropped = (1, 1) if broadcast_dropout else (batch, num_heads)
         call = dataclasses.replace(call, dropout=Dropout.make(rng, dropout_rate, *dropped))
     split = Split.of(query, key, value)
-    if split.mesh is not None:
-        key, value, call = _divisible(split, key, value, call)
+    key, value, call = _divisible(split, key, value, call)
     tokens, call = call.tokens, dataclasses.replace(call, tokens={})
     asked = {"kernel": kernel, "implementation": implementation, "with_residual": with_residual}
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):

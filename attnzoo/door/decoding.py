@@ -288,7 +288,7 @@ def _step(
 
     leaves, treedef = jax.tree.flatten(state.cache)
     split = Split.of(query, key, value)
-    if split.mesh is not None and key.shape[2] % split.parts:
+    if key.shape[2] % split.parts:
         split = split._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
     heads_axes = _head_axes(kernel, state.dims) if split.heads else [None] * len(leaves)
     by_example = [functools.partial(split.by_example, heads_axis=axis) for axis in heads_axes]

@@ -38,7 +38,7 @@ def declined(q, k, v, call: Call) -> list[str]:
         reasons.append(
             f"causal with {mask.query_length} queries and {mask.key_length} keys: it may align them otherwise"
         )
-    if any(band.dilation > 1 or band.global_tokens is not None for band in mask.bands):
+    if any(band.has_holes for band in mask.bands):
         reasons.append("a window with dilation or global tokens: it knows neither")
     if mask.bands and not mask.is_causal:
         reasons.append("a window without is_causal=True: it sees the future there (jax #39576)")

@@ -38,7 +38,7 @@ def useful_bytes(row: dict) -> float:
 @functools.lru_cache(maxsize=256)
 def _pairs(kernel: Kernel, length: int, is_causal: bool) -> int | None:
     mask = kernel.as_softmax(Mask(length, length, is_causal))
-    if mask is None or any(band.dilation > 1 or band.global_tokens is not None for band in mask.bands):
+    if mask is None or any(band.has_holes for band in mask.bands):
         return None
     spans = (mask.span(i, i) for i in range(length))
     return sum(high - low + 1 for low, high in spans)
