@@ -20,6 +20,7 @@ from attnzoo.engines import caching, heads
 
 if TYPE_CHECKING:
     from attnzoo.contract.mask import Mask
+    from attnzoo.contract.shards import Shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,12 @@ class Kernel:
         """
         constants = jax.tree.map(lambda x: x[None], (params, draws))
         return heads.over_heads(_Reference(self), q, k, v, (*constants, call.by_head(q.shape[2])))
+
+    def meets(self, shards: Shards, mask: Mask) -> bool:
+        """Whether `batched` takes a part of a sequence that is split over devices, `call.shards`, and brings together
+        what it needs of others; if not, it is given heads of whole sequences, or whole sequences.
+        """
+        return False
 
     def as_softmax(self, mask: Mask) -> Mask | None:
         """The mask under which plain scaled dot-product attention is this kernel; None where it is something else.
@@ -142,10 +149,9 @@ class _Reference:
 
     def __call__(self, q, k, v, params, draws, call: Call):
         rows, columns, mask = jnp.arange(len(q)), jnp.arange(len(k)), call.mask
-        bias = None if call.bias is None else call.bias.at(rows, columns, rows + mask.query_offset)
-        dropout = None if call.dropout is None else call.dropout.at(rows, columns)
         positions = Positions(mask.is_causal, mask.query_offset, mask.used_length())
-        given = _declared(self.kernel, call, bias=bias, dropout=dropout, positions=positions)
+        given = {"bias": call.bias_at(rows, columns), "dropout": call.dropout_at(rows, columns), "positions": positions}
+        given = _declared(self.kernel, call, **given)
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **given, **call.tokens)
 
 

@@ -16,7 +16,21 @@ from jax.sharding import PartitionSpec as P
 
 import attnzoo.linen
 import attnzoo.nnx
-from attnzoo import Dims, LearnedPositions, Rotary, SlidingWindow, Softmax, attend, attention_weights, start, step
+from attnzoo import (
+    ALiBi,
+    Dims,
+    LearnedPositions,
+    Rotary,
+    Shaw,
+    SlidingWindow,
+    Softmax,
+    T5Buckets,
+    attend,
+    attention_weights,
+    start,
+    step,
+)
+from attnzoo.costs import traffic
 from attnzoo.engines import heads
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate
 from attnzoo.testing import laws
@@ -141,6 +155,128 @@ def in_a_shard_map_of_the_caller(kernel, small):
         same(jax.jit(mapped)(q, k, v, params, bias), expected)
 
 
+def _asked_of_a_sequence(length):
+    """What may be asked of attention over a sequence of this length, by name."""
+    rng = np.random.default_rng(2)
+    tokens = np.array([[3, length // 2, -1], [length - 1, 0, 5]])
+    pairs = rng.normal(size=(1, HEADS, length, length)).astype(np.float32)
+    dims = Dims(2, length, length, HEADS, 2, DIM, DIM)
+    learned = lambda positions: jax.tree.map(lambda x: x + 0.1, positions.init(jax.random.key(1), dims))
+    random_ids, ids = rng.integers(0, 3, (2, length)), np.sort(rng.integers(0, 3, (2, length)), axis=1)
+    dropped = {"dropout_rate": 0.3, "rng": jax.random.key(1)}
+    segments = lambda ids: {"query_segment_ids": ids, "key_value_segment_ids": ids}
+    lengths = {"key_value_seq_lengths": np.array([length, 3]), "query_seq_lengths": np.array([length, 3])}
+    return {
+        "nothing": {},
+        "the past": {"is_causal": True},
+        "packed documents": {"is_causal": True, **segments(ids), **dropped},
+        "segments in any order": segments(random_ids),
+        "padding of whole parts": {"is_causal": True, **lengths},
+        "a rule of biases": {"is_causal": True, "bias": T5Buckets().bias(learned(T5Buckets()), HEADS), **dropped},
+        "a rule that looks at queries": {"is_causal": True, "bias": Shaw().bias(learned(Shaw()), HEADS)},
+        "arrays": {"is_causal": True, "bias": pairs, "mask": np.random.default_rng(3).random(pairs.shape) < 0.6},
+        "columns of biases": {"bias": pairs[:, :, :1], "mask": pairs[:, :1, :, :1] < 1},
+        "an offset": {"is_causal": True, "query_offset": 3},
+        "an offset for each example": {"is_causal": True, "query_offset": np.array([-2, 4])},
+        "a window": {"local_window_size": (3, 2), "bias": ALiBi().bias((), HEADS), "soft_cap": 2.0, "scale": 0.7},
+        "global tokens": {"is_causal": True, "global_tokens": tokens, **dropped},
+        "global tokens in both directions": {
+            "global_tokens": tokens, "bias": pairs, **segments(ids),
+        },
+        "a residual": {"is_causal": True, "return_residual": True},
+    }  # fmt: skip
+
+
+ASKED_OF_A_SEQUENCE = tuple(_asked_of_a_sequence(8))
+
+
+@functools.cache
+def row_of_devices(kind, count):
+    return jax.make_mesh((count,), ("sequence",), (getattr(AxisType, kind),), devices=jax.devices()[:count])
+
+
+def of_a_split_sequence(kernel, name, count, length, kind="Explicit", kv_heads=2):
+    """Values and all gradients are those of one device, where types tell of the split, or an argument."""
+    asked = _asked_of_a_sequence(length)[name]
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, length, n, DIM)), jnp.float32) for n in (HEADS, kv_heads, kv_heads))
+    params = jax.tree.map(
+        lambda x: x + 0.1, kernel.init(jax.random.key(3), Dims(2, length, length, HEADS, kv_heads, DIM, DIM))
+    )
+    bias, row = asked.pop("bias", None), row_of_devices(kind, count)
+    of_each = lambda out: sum(curved_sum(jnp.where(jnp.isinf(x), 0, x)) for x in jax.tree.leaves(out))
+
+    def call(q, k, v, params, bias, **how):
+        given = {} if bias is None else {"bias": bias}
+        return of_each(attend(q, k, v, kernel=kernel, params=params, **given, **asked, **how))
+
+    expected = jax.jit(jax.value_and_grad(call, (0, 1, 2, 3, 4)))(q, k, v, params, bias)
+    how, placed = {"sequence_axis": "sequence"}, (q, k, v)
+    if kind == "Explicit":
+        how, placed = {}, [jax.device_put(x, NamedSharding(row, P(None, "sequence"))) for x in (q, k, v)]
+    with jax.set_mesh(row):
+        found = jax.jit(jax.value_and_grad(functools.partial(call, **how), (0, 1, 2, 3, 4)))(*placed, params, bias)
+    same(found, expected, 5e-5)
+
+
+OF_A_PART = ("mask", "query_segment_ids", "key_mask", "key_value_segment_ids")
+
+
+def in_a_shard_map_over_the_sequence(kernel):
+    """Of whose parts the caller has one on each device: arrays are theirs, numbers count in the whole."""
+    q, k, v = (x[:2] for x in operands(2))
+    params, row = learned(kernel, 2), row_of_devices("Auto", 4)
+    asked = laws._arguments(Subject("meshes", kernel), laws.Operands(q, k, v))
+    bias = asked.pop("bias", None)
+    expected = pulled(kernel, **asked)(q, k, v, params, bias)
+    sequence, rows = P(None, "sequence"), P(None, None, "sequence")
+    specs = {name: rows if name == "mask" else sequence for name in OF_A_PART if name in asked}
+    arrays = {name: jnp.asarray(asked.pop(name)) for name in specs}
+    of_bias = None if bias is None else rows if bias.shape[2] > 1 else P()
+
+    def here(q, k, v, params, bias, arrays):
+        given = {} if bias is None else {"bias": bias}
+        out = attend(q, k, v, kernel=kernel, params=params, **given, **asked, **arrays, sequence_axis="sequence")
+        return jax.lax.psum(curved_sum(out), "sequence")
+
+    mapped = jax.shard_map(here, mesh=row, in_specs=(sequence, sequence, sequence, P(), of_bias, specs), out_specs=P())
+    found = jax.jit(jax.value_and_grad(mapped, (0, 1, 2, 3, 4)))(q, k, v, params, bias, arrays)
+    same(found, expected)
+
+
+def parts_sent(kernel, is_causal, most, kinds):
+    """Each of 8 devices sends at most so many times its part of the queries, in messages of these kinds alone."""
+    row, shape = row_of_devices("Explicit", DEVICES), (1, 512, 8, 16)
+    x = jax.device_put(jnp.ones(shape), NamedSharding(row, P(None, "sequence")))
+    params = kernel.init(jax.random.key(0), Dims(1, 512, 512, 8, 8, 16, 16))
+    with jax.set_mesh(row):
+        call = jax.jit(lambda *x: attend(*x, kernel=kernel, params=params, is_causal=is_causal))
+        messages = traffic.sent(call.lower(x, x, x).compile())
+    parts = traffic.total(messages) / (x.nbytes / DEVICES)
+    assert parts <= most * 1.01, (parts, messages)
+    assert set(messages) <= set(kinds), messages
+
+
+def messages_in_loops():
+    """A loop's messages count as often as it runs, and each of n devices sends its part to n - 1."""
+    row = row_of_devices("Auto", 4)
+
+    def here(x):
+        turned = jax.lax.fori_loop(0, 5, lambda _, x: jax.lax.ppermute(x, "sequence", [(0, 1), (1, 0)]), x)
+        return jax.lax.all_gather(turned, "sequence", tiled=True)
+
+    mapped = jax.shard_map(here, mesh=row, in_specs=P("sequence"), out_specs=P("sequence"))
+    messages = traffic.sent(jax.jit(mapped).lower(jnp.ones((4, 16))).compile())
+    assert messages == {"collective-permute": (5, 5 * 64), "all-gather": (1, 3 * 64)}, messages
+
+
+def axes_that_are_not_there():
+    q, k, v = operands(2)
+    for axes in ("nowhere", ("sequence", "nowhere"), 3):
+        with jax.set_mesh(row_of_devices("Auto", 4)), pytest.raises(ValueError, match="sequence_axis="):
+            attend(q, k, v, sequence_axis=axes)
+
+
 def step_by_step(kernel, kv_heads):
     q, k, v = operands(kv_heads)
     params = learned(kernel, kv_heads)
@@ -161,6 +297,14 @@ def step_by_step(kernel, kv_heads):
     same(jax.jit(decoded)(*(put(x, "data", kind="Auto") for x in (q, k, v))), jax.jit(decoded)(q, k, v))
 
 
+def unsplit(x):
+    """Its sequence in one piece, where a type tells that it is not."""
+    split = jax.typeof(x).sharding
+    if split.mesh.empty or split.spec[1] is None:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(split.mesh, P(split.spec[0], None, *split.spec[2:])))
+
+
 CALLS = {
     "of a mask split likewise": lambda q, k, v: attend(
         q, k, v, mask=put(np.random.default_rng(1).random((BATCH, HEADS, LENGTH, LENGTH)) < 0.7, "data", "model")
@@ -170,15 +314,17 @@ CALLS = {
     "of global tokens": lambda q, k, v: attend(q, k, v, kernel=SlidingWindow(2, 2), global_tokens=np.eye(4, 24) > 0),
     "of two batch axes": lambda q, k, v: attend(*(x.reshape(2, 2, *x.shape[1:]) for x in (q, k, v))),
     "of weights": lambda q, k, v: attention_weights(q, k, is_causal=True),
-    "of weights of a few queries": lambda q, k, v: attention_weights(q[:, :3], k),
+    "of weights of a few queries": lambda q, k, v: attention_weights(unsplit(q)[:, :3], k),
     "under vmap": jax.vmap(lambda q, k, v: attend(q, k, v, is_causal=True)),
     "under remat": jax.grad(lambda q, k, v: curved_sum(jax.checkpoint(attend)(q, k, v))),
     "in forward mode": lambda q, k, v: jax.jvp(lambda q: attend(q, k, v, implementation="forward"), (q,), (q,)),
+    "of keys whose sequence is not split": lambda q, k, v: attend(q, unsplit(k)[:, :9], unsplit(v)[:, :9]),
+    "of a sequence of keys alone": lambda q, k, v: attend(unsplit(q)[:, :1], k, v),
     "of queries alone that are split": lambda q, k, v: attend(q, jnp.asarray(np.asarray(k)), np.asarray(v)),
 }
 WAYS = {
     "of batch and heads": ("data", None, "model"),
-    "of a sequence, which is gathered": ("data", "spare", "model"),
+    "of a sequence, too": ("data", "spare", "model"),
     "of nothing": (),
 }
 
@@ -195,7 +341,7 @@ def a_call(name, way, context):
 
 
 def in_layers(kernel):
-    """Outputs, gradients and decoding of both layers."""
+    """Outputs, gradients and decoding of both layers; batch and sequence are split."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 32)), jnp.float32)
     given = {"attention": kernel, "positions": Rotary()}
     linen = attnzoo.linen.MultiHeadAttention(HEADS, **given)
@@ -213,9 +359,14 @@ def in_layers(kernel):
 
     for call, learned in calls:
         both = jax.jit(jax.value_and_grad(lambda learned, x, call=call: curved_sum(call(learned, x))))
+        expected = both(learned, x)
         with jax.set_mesh(mesh("Explicit")):
-            found = both(learned, put(x, "data"))
-        same(found, both(learned, x))
+            same(both(learned, put(x, "data", "spare")), expected)
+    over = jax.shard_map(
+        lambda state, x: nnx.merge(graph, state)(x, is_causal=True, sequence_axis="spare"),
+        mesh=mesh("Auto"), in_specs=(P(), P("data", "spare")), out_specs=P("data", "spare"),
+    )  # fmt: skip
+    same(jax.jit(over)(state, x), nnx.merge(graph, state)(x, is_causal=True))
     same(decoded(put(x, "data")), decoded(x))
 
 
@@ -237,7 +388,9 @@ def in_models():
         )
         call = jax.jit(jax.value_and_grad(loss, allow_int=True))
         with jax.set_mesh(mesh("Explicit")):
-            value, grads = call(state, *(put(x, "data") for x in (tokens, *rest)))
+            value, grads = call(
+                state, *(put(x, "data", "spare" if x.shape[1] % 2 == 0 else None) for x in (tokens, *rest))
+            )
         expected, of_one = call(state, tokens, *rest)
         same(value, expected)
         same(*(nnx.to_pure_dict(nnx.filter_state(x, nnx.Param)) for x in (grads, of_one)), 1e-4)

@@ -1,4 +1,4 @@
-"""Batch and heads that are split over devices: the same line of code, the same numbers, and nothing sent."""
+"""Batch, heads and sequences that are split over devices: the same line of code, the same numbers, and little sent."""
 
 import concurrent.futures
 import multiprocessing
@@ -6,7 +6,22 @@ import os
 
 import pytest
 
-from attnzoo import Additive, Linear, Performer, SlidingWindow, Softmax
+from attnzoo import (
+    Additive,
+    BigBird,
+    Linear,
+    Linformer,
+    Local,
+    NadarayaWatson,
+    Nystrom,
+    Performer,
+    Reformer,
+    Sinkhorn,
+    SlidingWindow,
+    Softmax,
+    SparseTransformer,
+    Synthesizer,
+)
 from attnzoo.testing.zoo import ZOO
 from tests import on_devices
 
@@ -70,7 +85,13 @@ def test_calls(ask, name, context):
 
 
 @pytest.mark.parametrize("way", list(on_devices.WAYS)[1:])
-@pytest.mark.parametrize("name", ["of a residual", "of weights", "under remat"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "of a residual", "of weights", "of weights of a few queries", "under remat", "in forward mode",
+        "of keys whose sequence is not split", "of a sequence of keys alone",
+    ],
+)  # fmt: skip
 def test_other_ways_to_split(ask, name, way):
     ask(on_devices.a_call, name, way, True)
 
@@ -82,3 +103,110 @@ def test_layers(ask, kernel):
 
 def test_models_and_text(ask):
     ask(on_devices.in_models)
+
+
+SPLIT_QUICKLY = [
+    (Softmax(), name)
+    for name in ("nothing", "packed documents", "padding of whole parts", "a rule of biases", "arrays")
+] + [
+    (SlidingWindow(2, 1), "a window"),
+    (SlidingWindow(3, 2, 1, 2), "global tokens in both directions"),
+    (Performer(8), "the past"),
+    (Performer(8), "nothing"),
+    (Linear(), "packed documents"),
+    (Synthesizer(), "the past"),
+    (SparseTransformer(3, 1), "the past"),
+    (Nystrom(5), "nothing"),
+    (Linformer(5), "nothing"),
+]
+SPLIT = [
+    Softmax(), NadarayaWatson(), Additive(), Synthesizer(), Synthesizer(form="random", rank=4), SlidingWindow(2, 1),
+    SlidingWindow(2, 3, 2), SlidingWindow(9, 9), SlidingWindow(3, 2, 1, 2), Local(3), Local(4), Local(4, "strided"),
+    SparseTransformer(3, 1), SparseTransformer(4, 1), BigBird(2, 1, 1, 1), Linear(), Performer(8), Linformer(5),
+    Nystrom(5), Reformer(4, 4), Sinkhorn(4),
+]  # fmt: skip
+
+
+def _is_supported(kernel, name):
+    needs = {
+        "the past": ["causal"], "packed documents": ["causal", "segments"], "segments in any order": ["segments"],
+        "padding of whole parts": ["causal", "key_mask"], "a rule of biases": ["causal", "bias"],
+        "a rule that looks at queries": ["causal", "bias"], "arrays": ["causal", "bias", "mask"],
+        "columns of biases": ["bias", "mask"], "an offset": ["causal"], "an offset for each example": ["causal"],
+        "a window": ["mask", "bias", "soft_cap", "scale"], "global tokens": ["causal", "global_tokens"],
+        "global tokens in both directions": ["global_tokens", "bias", "segments"], "a residual": ["causal", "residual"],
+    }  # fmt: skip
+    return all(getattr(kernel.supports, field) for field in needs.get(name, ()))
+
+
+@pytest.mark.parametrize("kernel, name", SPLIT_QUICKLY, ids=repr)
+def test_split_sequences_change_nothing(ask, kernel, name):
+    if name == "packed documents" and not kernel.supports.dropout:
+        name = "segments in any order"
+    ask(on_devices.of_a_split_sequence, kernel, name, 4, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count, length", [(2, 6), (4, 24), (8, 24)])
+@pytest.mark.parametrize("name", on_devices.ASKED_OF_A_SEQUENCE)
+@pytest.mark.parametrize("kernel", SPLIT, ids=repr)
+def test_all_that_is_asked_of_split_sequences(ask, kernel, name, count, length):
+    if not _is_supported(kernel, name):
+        pytest.skip("the kernel has no such thing")
+    ask(on_devices.of_a_split_sequence, kernel, name, count, length)
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(3, 2), Performer(8), Reformer(4, 4)], ids=repr)
+def test_parts_of_unequal_length_under_auto_axes(ask, kernel):
+    ask(on_devices.of_a_split_sequence, kernel, "the past" if kernel.supports.causal else "nothing", 4, 23, "Auto")
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), Linear(), Nystrom(5), Reformer(4, 4), Sinkhorn(4)], ids=repr)
+def test_fewer_heads_than_parts(ask, kernel):
+    name = "the past" if kernel.supports.causal else "nothing"
+    ask(on_devices.of_a_split_sequence, kernel, name, 8, 24, "Explicit", 1)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_shard_map_of_the_caller_over_the_sequence(ask, kernel):
+    ask(on_devices.in_a_shard_map_over_the_sequence, kernel)
+
+
+# How often each of 8 devices sends its part of the queries: 64 tokens of 8 heads of 16. A state is 17 / 64 of it, what
+# is added up is sent twice but for an eighth, and keys and values count for two.
+STATE, ADDED_UP, HANDED_AROUND = 17 / 64, 7 / 4, 7
+PERMUTE, GATHER, REDUCE, EXCHANGE = "collective-permute", "all-gather", "all-reduce", "all-to-all"
+BOUNDS = [
+    (Softmax(), False, 2 * HANDED_AROUND, [PERMUTE]),
+    (Softmax(), True, 2 * HANDED_AROUND + 4.2, [PERMUTE]),  # zigzag: all four once more, and what weighs the outputs
+    (NadarayaWatson(), False, 2 * HANDED_AROUND, [PERMUTE]),
+    (Additive(units=8), False, 1.5 * HANDED_AROUND, [PERMUTE]),  # of half as many units as a head has
+    (Synthesizer(units=8), False, 1.6 * HANDED_AROUND, [PERMUTE]),
+    (SlidingWindow(16, 0), True, 2 * 16 / 64, [PERMUTE]),
+    (SlidingWindow(100, 20), False, 2 * 120 / 64, [PERMUTE]),
+    (SlidingWindow(8, 8, 1, 2), False, 2 * 16 / 64 + 5 * ADDED_UP * 2 / 64, [PERMUTE, GATHER, REDUCE]),
+    (Local(64), True, 0, []),
+    (SparseTransformer(64, 8), True, 2 * HANDED_AROUND / 8, [GATHER]),
+    (Linear(), False, ADDED_UP * STATE, [REDUCE]),
+    (Linear(), True, 4 * STATE, [PERMUTE]),  # log2 of the devices, and once more
+    (Performer(16), False, ADDED_UP * STATE * 1.2, [REDUCE, GATHER]),
+    (Performer(16), True, 4 * STATE * 1.2, [PERMUTE]),
+    (Linformer(16), False, 2 * ADDED_UP * 16 / 64, [REDUCE]),
+    (Nystrom(8, 2), False, 3 * ADDED_UP * 8 / 64 * 1.3, [REDUCE, GATHER]),
+    (BigBird(8, 1, 1, 1), True, 4 * 7 / 8, [EXCHANGE]),
+    (Reformer(16), False, 4 * 7 / 8, [EXCHANGE]),
+    (Sinkhorn(16), False, 4 * 7 / 8, [EXCHANGE]),
+]
+
+
+@pytest.mark.parametrize("kernel, is_causal, most, kinds", BOUNDS, ids=repr)
+def test_what_devices_send(ask, kernel, is_causal, most, kinds):
+    ask(on_devices.parts_sent, kernel, is_causal, most, kinds)
+
+
+def test_messages_in_loops_are_counted(ask):
+    ask(on_devices.messages_in_loops)
+
+
+def test_axes_that_are_not_there_are_refused(ask):
+    ask(on_devices.axes_that_are_not_there)

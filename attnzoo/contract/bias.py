@@ -100,15 +100,15 @@ class Bias:
         example = jax.vmap(lambda rule, q: rule.project(q, factor), (0, 1))
         return dataclasses.replace(narrowed, projected=jax.vmap(example, (None, 0))(rule, query))
 
-    def at(self, rows: jax.Array, columns: jax.Array, positions: jax.Array) -> jax.Array:
-        """Bias of one head for queries `rows` [t], which stand at `positions` [t], and keys `columns` [s].
+    def at(self, rows: jax.Array, columns: jax.Array, positions: jax.Array, key_positions: jax.Array) -> jax.Array:
+        """Bias of one head for queries `rows` [t] and keys `columns` [s], and where they stand.
 
         It broadcasts to [t, s].
         """
         if not isinstance(self.given, PositionBias):
             return pick(pick(self.given, rows, -2), columns, -1)
         projected = None if self.projected is None else pick(self.projected, rows, -2)
-        return evaluated(self.given, positions, columns, projected)
+        return evaluated(self.given, positions, key_positions, projected)
 
 
 def evaluated(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from attnzoo.contract.bias import Bias
+from attnzoo.contract.bias import Bias, PositionBias
 from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Mask
+from attnzoo.contract.shards import Shards
+
+OF_QUERIES = ("dense", "queries", "query_segments")  # of a mask, that lead with [B or 1, N or 1, T, ...]
+OF_KEYS = ("keys", "key_segments", "global_tokens")  # and with [B or 1, N or 1, S]
 
 
 @jax.tree_util.register_dataclass
@@ -25,6 +31,9 @@ class Call:
       soft_cap: of scaled products, [], or None for no cap.
       dropout: of weights, or None.
       tokens: what each key brings beside key and value, [B, S, K or N, ...] each.
+      shards: where the operands are this device's part of a sequence that is split; only kernels that say so
+        (`Kernel.meets`) are given any. The mask is that of the part, but that its offset is the whole's, and that a
+        dense one, and an array of biases, have the columns of all keys.
 
     Example:
       >>> from attnzoo.contract.call import Call
@@ -43,10 +52,37 @@ class Call:
     soft_cap: jax.Array | None = None
     dropout: Dropout | None = None
     tokens: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    shards: Shards | None = None
 
     def under(self, mask: Mask) -> Call:
         """The same under another mask."""
         return dataclasses.replace(self, mask=mask)
+
+    def bias_at(self, rows: jax.Array, columns: jax.Array) -> jax.Array | None:
+        """Bias of one head for queries `rows` [t] and keys `columns` [s], which broadcasts to [t, s]."""
+        return None if self.bias is None else self.bias.at(rows, columns, *self.mask.in_whole(rows, columns)[1:])
+
+    def dropout_at(self, rows: jax.Array, columns: jax.Array) -> jax.Array | None:
+        """Factors [t, s] of one head for queries `rows` [t] and keys `columns` [s]."""
+        index, _, position = self.mask.in_whole(rows, columns)
+        return None if self.dropout is None else self.dropout.at(index, position)
+
+    def by_axis(self, of_queries: Callable, of_keys: Callable, others: Callable) -> Call:
+        """The same with a function of each leaf: those with an axis of queries, or of keys alone, and others.
+
+        What tokens bring is left as it is.
+        """
+        mask, bias, tokens = self.mask, self.bias, self.tokens
+        rest = jax.tree.map(others, dataclasses.replace(self, tokens={}))
+        given = {name: jax.tree.map(of_queries, getattr(mask, name)) for name in OF_QUERIES}
+        given |= {name: jax.tree.map(of_keys, getattr(mask, name)) for name in OF_KEYS}
+        rest = dataclasses.replace(rest, mask=dataclasses.replace(rest.mask, **given), tokens=tokens)
+        if bias is None:
+            return rest
+        changed: dict[str, Any] = {"projected": jax.tree.map(of_queries, bias.projected)}
+        if not isinstance(bias.given, PositionBias):
+            changed["given"] = of_queries(bias.given)
+        return dataclasses.replace(rest, bias=dataclasses.replace(rest.bias, **changed))
 
     def by_head(self, num_heads: int) -> Call:
         """The same with all leaves led by [B or 1, N or 1], as loops over heads take it: what is left is one head's."""

@@ -7,6 +7,7 @@ padding and segments are vectors; a dense array is kept only where the caller br
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,20 @@ class Known(int):
 
 
 START = Known(0)
+
+
+class Origin(NamedTuple):
+    """Where a part stands in the whole, from which biases and dropout count; leaves lead as those of a mask.
+
+    Attributes:
+      query: the index in the whole of the first query, or of each, int [..., T].
+      key: of the first key, or of each, int [..., S], -1 for none.
+      offset: the key position of query 0 of the whole.
+    """
+
+    query: int | jax.Array
+    key: int | jax.Array
+    offset: int | jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -134,6 +149,7 @@ class Mask:
       queries: bool [..., T], False for queries that are padding, or None.
       query_segments: int [..., T], or None.
       key_segments: int [..., S], or None.
+      origin: where this is a part, its place in the whole; None for the whole.
 
     Example:
       >>> mask = Mask(4, 4, is_causal=True, keys=jnp.array([True, True, True, False]))
@@ -155,6 +171,7 @@ class Mask:
     queries: jax.Array | None = None
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
+    origin: Origin | None = None
 
     def __post_init__(self):
         if is_integer(self.query_offset):
@@ -167,8 +184,11 @@ class Mask:
     @jax.jit
     def at(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
         """Visibility of keys `columns` [s] to queries `rows` [t]: bool [..., t, s]. Negative indices are hidden."""
-        i, j = (rows + self.query_offset)[:, None], columns[None, :]
-        visible = (rows >= 0)[:, None] & (j >= 0)
+        _, stands, key_stands = self.in_whole(rows, columns)
+        i, j = stands[:, None], key_stands[None, :]
+        visible = (rows >= 0)[:, None] & (columns >= 0)[None, :]
+        if self.is_listed:
+            visible &= j >= 0
         if self.is_causal:
             visible &= j <= i
         for band in self.bands:
@@ -183,6 +203,19 @@ class Mask:
             query, key = self.segments
             visible &= pick(query, rows)[..., :, None] == pick(key, columns)[..., None, :]
         return visible
+
+    def in_whole(self, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries `rows` by index, where they stand, and where keys `columns` stand, counted in the whole."""
+        if self.origin is None:
+            return rows, rows + self.query_offset, columns
+        stands = lambda first, index: index + first if jnp.ndim(first) == 0 else pick(first, index)
+        row = stands(self.origin.query, rows)
+        return row, row + self.origin.offset, stands(self.origin.key, columns)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether queries or keys of one head stand anywhere in a whole, and not one after another."""
+        return self.origin is not None and max(jnp.ndim(self.origin.query), jnp.ndim(self.origin.key)) > 0
 
     @property
     def segments(self) -> tuple[jax.Array, jax.Array] | None:
@@ -222,7 +255,7 @@ class Mask:
         """The keys that each of the queries first..last is known to see, before any array is looked at: (low, high)."""
         arrays = (self.dense, self.keys, self.queries, self.query_segments, self.key_segments)
         has_holes = any(band.has_holes for band in self.bands)
-        if has_holes or not self.is_known or any(array is not None for array in arrays):
+        if has_holes or self.is_listed or not self.is_known or any(array is not None for array in arrays):
             return np.zeros_like(first), np.full_like(last, -1)
         left, right = self.reach
         low, high = last + self.place - left, first + self.place + right

@@ -40,6 +40,7 @@ class Asked(Masking, total=False):
     scale: float | jax.Array | None
     soft_cap: float | jax.Array | None
     draws: Tree | None
+    sequence_axis: str | tuple[str, ...] | None
 
 
 DEFAULTS = {"is_causal": False, "query_offset": 0}  # of others, None

@@ -21,7 +21,7 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Band, Mask
 from attnzoo.contract.sizes import Dims, Tree
-from attnzoo.door import refusal, routes, trees, validation, visibility
+from attnzoo.door import meshes, refusal, routes, sequences, trees, validation, visibility
 from attnzoo.door.arguments import Function, spelled_out
 from attnzoo.door.batching import over_batch_axes
 from attnzoo.door.meshes import Split
@@ -86,6 +86,7 @@ def attend(
     rng: jax.Array | None = None,
     precision: str | jax.lax.Precision | None = None,
     implementation: str | None = None,
+    sequence_axis: str | tuple[str, ...] | None = None,
     return_residual: bool = False,
 ) -> Float[jax.Array, "*B T N Hv"] | Any:
     """Attention by any kernel: a superset of `jax.nn.dot_product_attention`, with the same names and meanings.
@@ -131,6 +132,11 @@ def attend(
         which its rule for reverse mode keeps out, "cudnn" that of cuDNN, "reference" the equation (`head`), slower.
         None takes the fastest that is right: cuDNN for softmax and causal windows in low precision on an NVIDIA GPU,
         else "xla"; the logger "attnzoo" tells (INFO) why cuDNN declined.
+      sequence_axis: axes of a mesh that queries and keys are split over along their length. Explicit axes are read from
+        the types of query and key, and need not be named; Auto axes must, under `jax.set_mesh`. In a `shard_map` over
+        them, query, key, value, their lengths' masks and segments are the device's own part, of equal size on each,
+        while offsets, `query_seq_lengths`, `key_value_seq_lengths` and `global_tokens` count in the whole, and `mask`
+        and `bias` have the part's rows and the columns of all keys.
       return_residual: also return the log-sum-exp of the scores, float32 [B, T, N], -inf where nothing is visible.
 
     Returns:
@@ -155,6 +161,8 @@ def attend(
     unbatched = query.ndim == 3
     if unbatched:
         query, key, value = query[None], key[None], value[None]
+    meshes.check(sequence_axis, query, key)
+    shards = meshes.of_caller(sequence_axis, query.shape[1], key.shape[1])
     dims = Dims.of(query, key, value)
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
     offset = validation.query_offset(query_offset, None if unbatched else dims.batch)
@@ -173,6 +181,7 @@ def attend(
         dims,
         unbatched,
         kernel.supports,
+        shards,
     )
     asked = {
         "is_causal": ("causal", is_causal),
@@ -195,7 +204,7 @@ def attend(
             refusal.refuse(kernel, [(argument, field)], ADVICE.get(argument, ""))
     call = Call(
         mask=masking,
-        bias=trees.bias_of(bias, dims),
+        bias=trees.bias_of(bias, dims if shards is None else dims._replace(key_length=shards.key_length)),
         scale=None if scale is None else validation.scale(scale, query.dtype),
         soft_cap=None if soft_cap is None else validation.soft_cap(soft_cap, query.dtype),
         tokens=validation.token_inputs(tokens, kernel, dims, unbatched),
@@ -214,6 +223,8 @@ def attend(
         precision=validation.precision_name(precision),
         implementation=implementation,
         with_residual=return_residual,
+        shards=shards,
+        sequence_axis=None if shards else meshes.as_tuple(sequence_axis),
     )
     if unbatched:
         out, residual = jax.tree.map(lambda x: x[0], (out, residual))
@@ -243,6 +254,10 @@ def attention_weights(
     query, key = jnp.asarray(query), jnp.asarray(key)
     validation.operands(query, key, key)
     attended = functools.partial(untold(attend), query, key, bias=bias, mask=mask, **asked)
+    shards = meshes.of_caller(asked.get("sequence_axis"), query.shape[-3], key.shape[-3])
+    if shards:
+        identity = jax.nn.one_hot(shards.indices(0, key.shape[-3])[1], shards.key_length, dtype=key.dtype)
+        return jnp.swapaxes(attended(value=_beside(key, identity[:, None, :])), -3, -2)
     if 0 < query.shape[-3] * query.shape[-2] < key.shape[-3] * key.shape[-2]:
         return _pulled_weights(attended, query, key)
     identity = jnp.eye(key.shape[-3], dtype=key.dtype)[:, None, :]
@@ -267,7 +282,16 @@ def _pulled_weights(attended, query, key) -> jax.Array:
     return by_group.reshape(*by_group.shape[:-4], num_heads, *by_group.shape[-2:])
 
 
-STATIC = ("kernel", "dropout_rate", "broadcast_dropout", "precision", "implementation", "with_residual")
+STATIC = (
+    "kernel",
+    "dropout_rate",
+    "broadcast_dropout",
+    "precision",
+    "implementation",
+    "with_residual",
+    "shards",
+    "sequence_axis",
+)
 
 
 @functools.partial(jax.jit, static_argnames=STATIC)
@@ -286,6 +310,8 @@ def _attend(
     precision,
     implementation,
     with_residual,
+    shards,
+    sequence_axis,
 ):
     """Silence what is hidden, run the route, and zero what it wrote for hidden queries: (out, residual or None)."""
     (batch, length, num_heads, _), width = query.shape, value.shape[-1]
@@ -296,43 +322,59 @@ def _attend(
     if dropout_rate:
         dropped = (1, 1) if broadcast_dropout else (batch, num_heads)
         call = dataclasses.replace(call, dropout=Dropout.make(rng, dropout_rate, *dropped))
-    split = Split.of(query, key, value)
+    split = Split.of(query, key, value, sequence=sequence_axis)
     key, value, call = _divisible(split, key, value, call)
+    if shards is None and (shards := split.shards(length, key.shape[1])) is not None:
+        if key.shape[1] % shards.count:
+            key, value, tokens = jax.tree.map(split.whole, (key, value, call.tokens))
+            call = dataclasses.replace(call, tokens=tokens)
+        query, key, value, call = sequences.filled(shards, query, key, value, call)
     tokens, call = call.tokens, dataclasses.replace(call, tokens={})
-    asked = {"kernel": kernel, "implementation": implementation, "with_residual": with_residual}
+    asked = {"kernel": kernel, "implementation": implementation, "with_residual": with_residual, "shards": shards}
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
         out, residual = split.over_devices(
             functools.partial(_attend_here, **asked),
-            [((query, key, value, tokens), split.sequence), (call, split.leading), ((params, draws), split.by_head)],
-            split.sequence(query),
+            [
+                ((query, key, value, tokens), split.of_sequence),
+                (call, split.of_call(call)),
+                ((params, draws), split.by_head),
+            ],
+            split.of_sequence(query),
         )
+    if out.shape[1] != length:
+        out, residual = jax.tree.map(lambda x: split.whole(x)[:, :length], (out, residual))
     return out[..., :width].astype(query.dtype), residual
 
 
 def _divisible(split: Split, key: jax.Array, value: jax.Array, call: Call) -> tuple[jax.Array, jax.Array, Call]:
     """Key heads repeated until each device has as many."""
-    times = split.parts // math.gcd(split.parts, key.shape[2])
+    parts = split.parts(split.heads)
+    times = parts // math.gcd(parts, key.shape[2])
 
     def repeated(x):
-        if x.shape[2] % split.parts == 0:
+        if x.shape[2] % parts == 0:
             return x
         return jnp.repeat(x, times, axis=2, out_sharding=jax.typeof(x).sharding)
 
     return repeated(key), repeated(value), dataclasses.replace(call, tokens=jax.tree.map(repeated, call.tokens))
 
 
-def _attend_here(sequences, call, constants, *, kernel, implementation, with_residual):
+def _attend_here(sequences_here, call, constants, *, kernel, implementation, with_residual, shards):
     """The same of what one device has."""
-    (query, key, value, tokens), (params, draws) = sequences, constants
-    shown_keys, shown_queries = visibility.shown(call.mask, key.shape[2])
+    query, key, value, tokens = sequences_here
+    shown_keys, shown_queries = visibility.shown(call.mask, key.shape[2], shards)
     query, key, value = silenced(shown_queries, query), silenced(shown_keys, key), silenced(shown_keys, value)
     call = dataclasses.replace(
         call,
         bias=None if call.bias is None else call.bias.of(query, call.scale),
         tokens={name: silenced(shown_keys, x) for name, x in tokens.items()},
     )
-    operands = params, draws, query, key, value, call
-    out, residual = routes.run(implementation, kernel, *operands, with_residual=with_residual)
+    run = functools.partial(routes.run, implementation, kernel, with_residual=with_residual)
+    operands = *constants, query, key, value, call
+    if shards is None:
+        out, residual = run(*operands)
+    else:
+        out, residual = sequences.run(shards, run, kernel, implementation, *operands)
     validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
     if residual is not None and shown_queries is not None:
         residual = jnp.where(shown_queries, residual, -jnp.inf)

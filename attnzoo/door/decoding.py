@@ -287,8 +287,8 @@ def _step(
         return _in_chunks(one_chunk, cache, (*sequences, positions, bias))
 
     leaves, treedef = jax.tree.flatten(state.cache)
-    split = Split.of(query, key, value)
-    if key.shape[2] % split.parts:
+    split = Split.of(query, key, value)._replace(sequence=None)
+    if key.shape[2] % split.parts(split.heads):
         split = split._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
     heads_axes = _head_axes(kernel, state.dims) if split.heads else [None] * len(leaves)
     by_example = [functools.partial(split.by_example, heads_axis=axis) for axis in heads_axes]
@@ -297,13 +297,13 @@ def _step(
         cache, out = split.over_devices(
             here,
             [
-                ((query, key, value, brought), split.sequence),
+                ((query, key, value, brought), split.of_sequence),
                 (positions, split.by_example),
                 ((bias, scale, soft_cap), split.leading),
                 ((params, draws), split.by_head),
                 *zip(leaves, by_example, strict=True),
             ],
-            (of_cache, split.sequence(query)),
+            (of_cache, split.of_sequence(query)),
         )
     out = jnp.where((positions >= 0)[..., None, None], out, 0)
     out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)

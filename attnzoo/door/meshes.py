@@ -1,8 +1,8 @@
-"""Batch and heads that are split over a mesh: each device attends with its own part of them, and sends nothing.
+"""Arrays that are split over a mesh: each device attends with its own part of them.
 
 The axes that `jax.make_mesh` makes are Explicit: how an array is split is part of its type, and read from there. What
-is computed stands in a `shard_map` over these axes, so that no kernel and no engine meets an array that is split. A
-sequence that is split is gathered first.
+is computed stands in a `shard_map` over these axes, so that no kernel and no engine meets an array that is split. Batch
+and heads are independent, and nothing is sent; a sequence that is split is met as `Shards` (`sequences.py`).
 """
 
 from __future__ import annotations
@@ -12,59 +12,76 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
 
+from attnzoo.contract.call import Call
+from attnzoo.contract.shards import Shards
 from attnzoo.engines import varying
 
 Names = str | tuple[str, ...] | None  # axes of a mesh that one axis of an array is split over
 
 
 class Split(NamedTuple):
-    """How batch and heads are split.
+    """How operands are split.
 
     Attributes:
-      mesh: with Explicit axes, or None where nothing can be split.
+      mesh: or None where nothing is split.
       batch: the axes of the mesh that the batch is split over.
       heads: likewise.
+      sequence: that the sequence of queries is split over, and so that of keys; keys that are split beside queries that
+        are not are brought together.
     """
 
     mesh: Any = None
     batch: Names = None
     heads: Names = None
+    sequence: Names = None
 
     @staticmethod
-    def of(*sequences: jax.Array) -> Split:
-        """As the types of [B, L, heads, ...], or of [B, L], tell, the first one first."""
-        shardings = [jax.typeof(x).sharding for x in sequences]
-        found = [x for x in shardings if AxisType.Explicit in x.mesh.axis_types]
-        if not found:
-            return Split()
-        specs = [(*x.spec, None, None, None) for x in found]
-        batch, heads = (next((spec[axis] for spec in specs if spec[axis]), None) for axis in (0, 2))
-        return Split(found[0].mesh, batch, heads)
+    def of(query: jax.Array, *keys: jax.Array, sequence: Names = None) -> Split:
+        """As the types of [B, L, heads, ...], or of [B, L], tell, the first one first.
+
+        Args:
+          sequence: axes of the mesh that the sequences are to be split over, whatever their types tell.
+        """
+        of_query = _specs(query)
+        found = of_query + [spec for x in keys for spec in _specs(x)]
+        mesh = next((mesh for mesh, _ in found), get_abstract_mesh() if sequence else None)
+        named = lambda axis, specs: next((spec[axis] for _, spec in specs if spec[axis]), None)
+        return Split(mesh, named(0, found), named(2, found), sequence or named(1, of_query))
 
     @property
     def names(self) -> set[str]:
         """The axes of the mesh that something is split over."""
-        return {*_as_tuple(self.batch), *_as_tuple(self.heads)}
+        return {name for names in self[1:] for name in as_tuple(names)}
 
-    @property
-    def parts(self) -> int:
-        """How many of them heads are split into."""
-        return math.prod(self.mesh.shape[name] for name in _as_tuple(self.heads))
+    def parts(self, names: Names) -> int:
+        """How many of them what is split over some axes has."""
+        return math.prod(self.mesh.shape[name] for name in as_tuple(names))
 
-    @property
+    def shards(self, query_length: int, key_length: int) -> Shards | None:
+        """Those of sequences of these lengths, None where they are not split."""
+        if not self.sequence:
+            return None
+        return Shards(as_tuple(self.sequence), self.parts(self.sequence), query_length, key_length)
+
     def of_tokens(self) -> NamedSharding:
         """Of [B, L, ...] without heads."""
-        return NamedSharding(self.mesh, PartitionSpec(self.batch))
+        return NamedSharding(self.mesh, PartitionSpec(self.batch, self.sequence))
 
-    def sequence(self, x: jax.Array) -> PartitionSpec:
+    def of_sequence(self, x: jax.Array) -> PartitionSpec:
         """Of [B, L, heads, ...]."""
-        return PartitionSpec(self.batch, None, self.heads)
+        return PartitionSpec(self.batch, self.sequence, self.heads)
 
     def leading(self, x: jax.Array) -> PartitionSpec:
         """Of [B or 1, heads or 1, ...], or of a scalar."""
-        return PartitionSpec(*(names if size > 1 else None for names, size in zip(self[1:], x.shape, strict=False)))
+        return PartitionSpec(*_where_long(x, (self.batch, self.heads)))
+
+    def of_call(self, call: Call) -> Call:
+        """Of all leaves of a call, but of what tokens bring."""
+        along = lambda x: PartitionSpec(*_where_long(x, (self.batch, self.heads, self.sequence)))
+        return call.by_axis(along, along, self.leading)
 
     def by_head(self, x: jax.Array) -> PartitionSpec:
         """Of [heads or 1, ...]."""
@@ -75,24 +92,83 @@ class Split(NamedTuple):
         inner = (self.heads if axis == heads_axis else None for axis in range(1, x.ndim))
         return PartitionSpec(self.batch, *inner)
 
-    def over_devices(self, function: Callable, given: list[tuple[Any, Callable]], out_specs: Any) -> Any:
+    def over_devices(self, function: Callable, given: list[tuple[Any, Any]], out_specs: Any) -> Any:
         """`function` of trees, on each device with its part of them.
 
         Args:
-          given: each tree, and what tells the `PartitionSpec` of one of its leaves.
+          given: each tree, and a tree of the `PartitionSpec` of its leaves, or what tells that of a leaf.
           out_specs: those of what it returns, as in `jax.shard_map`.
         """
         leaves, treedef = jax.tree.flatten([tree for tree, _ in given])
         here = lambda *leaves: function(*jax.tree.unflatten(treedef, varying.alike(leaves)))
         if self.mesh is None:
             return here(*leaves)
-        specs = [spec_of(x) for tree, spec_of in given for x in jax.tree.leaves(tree)]
-        leaves = [reshard(x, NamedSharding(self.mesh, spec)) for x, spec in zip(leaves, specs, strict=True)]
+        specs = jax.tree.leaves([jax.tree.map(specs, tree) if callable(specs) else specs for tree, specs in given])
+        leaves = [self._resharded(x, spec) for x, spec in zip(leaves, specs, strict=True)]
         if not self.names:
             return here(*leaves)
         call = jax.shard_map(here, mesh=self.mesh, in_specs=tuple(specs), out_specs=out_specs, axis_names=self.names)
         return call(*leaves)
 
+    def whole(self, x: jax.Array) -> jax.Array:
+        """[B, L, heads, ...] with its sequence in one piece, as one must be whose parts would not be equal."""
+        return self._resharded(x, PartitionSpec(self.batch, None, self.heads))
 
-def _as_tuple(names: Names) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names or ()
+    def _resharded(self, x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        """As `spec` tells of Explicit axes; of others, a `shard_map` sees to it itself."""
+        kinds = dict(zip(self.mesh.axis_names, self.mesh.axis_types, strict=True))
+        if AxisType.Explicit not in kinds.values():
+            return x
+        explicit = lambda names: tuple(name for name in as_tuple(names) if kinds[name] == AxisType.Explicit) or None
+        return reshard(x, NamedSharding(self.mesh, PartitionSpec(*map(explicit, spec))))
+
+
+def as_tuple(names: Names) -> tuple[str, ...]:
+    """None for no axes, a name for one."""
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def of_caller(sequence: Names, query_length: int, key_length: int) -> Shards | None:
+    """The shards of a sequence whose parts are of these lengths, split over axes that a caller's own `shard_map` has
+    taken apart; None where the axes are the door's to take apart.
+    """
+    names, mesh = as_tuple(sequence), get_abstract_mesh()
+    if not names or not all(name in mesh.manual_axes for name in names):
+        return None
+    count = math.prod(mesh.shape[name] for name in names)
+    return Shards(names, count, count * query_length, count * key_length)
+
+
+def indices(sequence: Names, query_length: int, key_length: int) -> tuple[jax.Array, jax.Array]:
+    """Where queries and keys stand that a caller has, [T] and [S]: those of a part, where there are `of_caller`."""
+    shards = of_caller(sequence, query_length, key_length)
+    return shards.indices(query_length, key_length) if shards else (jnp.arange(query_length), jnp.arange(key_length))
+
+
+def check(sequence: Names, *operands: jax.Array) -> None:
+    """Refuse axes that no mesh has here, or that are taken apart in part."""
+    if sequence is None:
+        return
+    names = as_tuple(sequence) if isinstance(sequence, (str, tuple, list)) else (sequence,)
+    meshes = [get_abstract_mesh()] + [mesh for x in operands for mesh, _ in _specs(x)]
+    manual = set(meshes[0].manual_axes)
+    free = {name for mesh in meshes for name in mesh.axis_names} - manual
+    if not names or not (set(names) <= manual or set(names) <= free):
+        raise ValueError(
+            f"sequence_axis={sequence!r}: of the meshes that are known here the axes are {sorted(free) or 'none'}, and "
+            f"{sorted(manual) or 'none'} that a shard_map has taken apart: expected some of the ones or of the others; "
+            "call it under jax.set_mesh(mesh), or in a shard_map over the axes"
+        )
+
+
+def _specs(x: jax.Array) -> list[tuple[Any, tuple[Names, ...]]]:
+    """The mesh and the axes that an array of at least three axes is split over; nothing where no type tells."""
+    sharding = jax.typeof(x).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return []
+    return [(sharding.mesh, (*sharding.spec, None, None, None))]
+
+
+def _where_long(x: jax.Array, names: tuple[Names, ...]) -> list[Names]:
+    """The names of axes that are longer than 1."""
+    return [name if size > 1 else None for name, size in zip(names, x.shape, strict=False)]

@@ -85,7 +85,7 @@ def bias_at(bias: Bias | None, positions: jax.Array, columns: jax.Array, rows: j
     """
     if bias is None:
         return None
-    return bias.at(jnp.arange(len(positions)) if rows is None else rows, columns, positions)
+    return bias.at(jnp.arange(len(positions)) if rows is None else rows, columns, positions, columns)
 
 
 def in_one_dtype(*arrays: jax.Array) -> list[jax.Array]:

@@ -60,11 +60,8 @@ def attend(
     """
 
     def group(q, k, v, rows, columns, shares):
-        bias = None if call.bias is None else call.bias.at(rows, columns, rows + call.mask.query_offset)
-        dropped = None if call.dropout is None else call.dropout.at(rows, columns)
-        return dense.part(
-            dense.scores(q, k, call.scale, call.soft_cap), v, call.mask.at(rows, columns), bias, dropped, shares
-        )
+        scores, visible = dense.scores(q, k, call.scale, call.soft_cap), call.mask.at(rows, columns)
+        return dense.part(scores, v, visible, call.bias_at(rows, columns), call.dropout_at(rows, columns), shares)
 
     return jax.vmap(group)(q, k, v, rows, columns, shares)
 

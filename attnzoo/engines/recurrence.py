@@ -22,9 +22,10 @@ import numpy as np
 
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
+from attnzoo.contract.shards import Shards
 from attnzoo.engines import heads, state, varying
 from attnzoo.engines.gathered import Order
-from attnzoo.engines.state import Standing, State, Write
+from attnzoo.engines.state import Standing, State, Sums, Write
 
 # Measured on a CPU at 64 features and 8 heads: forward, 64 takes two thirds of the time of 128.
 CHUNK = 64
@@ -133,6 +134,11 @@ def attend(
             "every query sees every key, but decays, the delta rule, and states that are found or left stand for an "
             "order in time: expected a causal mask; a kernel with such a rule declares bidirectional=False"
         )
+    if call.shards is not None:
+        own = _state_of_keys(rule_of, constants, write, given, mask)
+        if not mask.is_causal:
+            return _recalled(rule_of, constants, write, given, _of_all(call.shards, own)).astype(v.dtype)
+        found = _of_those_before(call.shards, own)
     over = functools.partial(_scan, rule_of, constants, write, found=found, leaves_state=leaves_state)
     if not has_order and max(q.shape[1], k.shape[1]) <= chunk:
         out, left = _as_pairs(over, given, mask)
@@ -147,6 +153,15 @@ def attend(
         out, left = _whole(rule_of, constants, write, given, mask), None
     out = out.astype(v.dtype)
     return (out, left) if leaves_state else out
+
+
+def meets(shards: Shards, mask: Mask) -> bool:
+    """Whether `attend` takes a part of a sequence that is split over devices, by a rule that knows no order in time.
+
+    What devices send is one state, some times over. Segments may return in any part, and offsets put queries beside
+    the keys of another device: these it does not take.
+    """
+    return mask.segments is None and (not mask.is_causal or shards.are_beside(mask))
 
 
 def start(
@@ -245,22 +260,74 @@ def _leaving(standing: Standing, slots: Slots, segment: jax.Array) -> Standing:
 
 def _whole(rule_of, constants, write: Write, given: Sequence, mask: Mask) -> jax.Array:
     """Every query sees every key that is shown."""
+    left = _state_of_keys(rule_of, constants, write, given, mask)
+    return _recalled(rule_of, constants, write, given, left)
 
-    def one_head(q, k, v, constants, shown):
-        rule = rule_of(constants)
-        q, k, v = map(heads.precise, (q, k, v))
+
+def _state_of_keys(rule_of, constants, write: Write, given: Sequence, mask: Mask) -> State:
+    """The state that all keys leave which are shown, in any order: leaves lead with [B, heads that have one]."""
+    own = _state_heads(constants, given)
+
+    def one_head(_, k, v, constants, tokens, shown):
         standing = Standing(np.ones((1, len(k)), bool), writes=shown)
-        left = state.meet(None, rule.write(k, v, jnp.arange(len(k))), standing).after()
-        return rule.finish(state.recall(left, rule.read(q, jnp.arange(len(q)))))
+        written = rule_of(constants).write(heads.precise(k), heads.precise(v), jnp.arange(len(k)), **tokens)
+        return jax.tree.map(lambda x: x[None], state.meet(None, written, standing).after())
 
-    widest = max(channels.key.shape[-1] for channels in write.channels)
-    return heads.over_heads(
-        one_head,
-        *given[:3],
-        (jax.tree.map(lambda x: x[None], constants), mask.keys),
-        numbers=(mask.query_length + mask.key_length) * widest,
-        shares_keys=_is_shared(constants),
-    )
+    constants, tokens = _by_head(constants, given, own)
+    like = given.k if own == given.k.shape[2] else given.q[:, :1]
+    per_head = constants, tokens, mask.keys
+    left = heads.over_heads(one_head, like, given.k, given.v, per_head, numbers=_numbers(write, given))
+    return jax.tree.map(lambda x: x[:, 0], left)
+
+
+def _recalled(rule_of, constants, write: Write, given: Sequence, left: State) -> jax.Array:
+    """What all queries read from a state, [B, T, N, Hv]."""
+
+    def one_head(q, _, __, constants, left):
+        rule = rule_of(constants)
+        return rule.finish(state.recall(left, rule.read(heads.precise(q), jnp.arange(len(q)))))
+
+    num_heads = given.q.shape[2]
+    left = jax.tree.map(lambda x: jnp.repeat(x, num_heads // x.shape[1], axis=1), left)
+    constants, _ = _by_head(constants, given, num_heads)
+    unused = given.k[:, :1], given.v[:, :1]
+    return heads.over_heads(one_head, given.q, *unused, (constants, left), numbers=_numbers(write, given))
+
+
+def _of_all(shards: Shards, own: State) -> State:
+    """The state of the keys of all devices."""
+
+    def sums(own: Sums) -> Sums:
+        scaled = own if own.top is None else own.beside(shards.gathered(own.top[None], 0).max(axis=0))
+        return Sums(shards.summed(scaled.totals), scaled.top)
+
+    return tuple(map(sums, own))
+
+
+def _of_those_before(shards: Shards, own: State) -> State:
+    """The state of the keys of all devices before this one, by messages over twice the distance of those before."""
+    tops = [None if x.top is None else jnp.full_like(x.top, state.LOWEST) for x in own]
+    nothing = tuple(Sums(jax.tree.map(jnp.zeros_like, x.totals), top) for x, top in zip(own, tops, strict=True))
+
+    def of(distance, before):
+        there = shards.index >= distance
+        return jax.tree.map(lambda x, y: jnp.where(there, x, y), shards.of_neighbour(before, -distance), nothing)
+
+    upto, distance = own, 1
+    while distance < shards.count:
+        upto, distance = state.united(of(distance, upto), upto), 2 * distance
+    return of(1, upto)
+
+
+def _by_head(constants, given: Sequence, num_heads: int) -> tuple[Any, dict[str, jax.Array]]:
+    """Constants, and what tokens bring, led by [1 or B, 1 or heads]."""
+    brought = lambda x: jnp.moveaxis(heads.precise(jnp.repeat(x, num_heads // x.shape[2], axis=2)), 2, 1)
+    return jax.tree.map(lambda x: x[None], constants), jax.tree.map(brought, given.tokens)
+
+
+def _numbers(write: Write, given: Sequence) -> int:
+    """That queries and keys of one head have in the widest channels."""
+    return (given.q.shape[1] + given.k.shape[1]) * max(channels.key.shape[-1] for channels in write.channels)
 
 
 def _aligned(over: Callable, given: Sequence, mask: Mask, chunk: int):

@@ -81,6 +81,11 @@ class Sums(NamedTuple):
     totals: tuple[jax.Array, ...]
     top: jax.Array | None = None
 
+    def beside(self, top: jax.Array) -> Sums:
+        """The same, scaled by another gain, at least as large."""
+        assert self.top is not None
+        return Sums(tuple(_scaled(x, self.top - top) for x in self.totals), top)
+
 
 State = tuple[Sums, ...]
 
@@ -122,6 +127,20 @@ def normalised(read: tuple[jax.Array, ...], epsilon: float = 0.0) -> jax.Array:
     """What was read of counted values, by the sum of weights and epsilon; 0 where that is 0: [t, Hv]."""
     above, below = read[0], read[1] + epsilon
     return above / jnp.where(below == 0, 1, below)[:, None]
+
+
+def united(*states: State) -> State:
+    """The state of the tokens of all, where it does not matter to it in which order they come.
+
+    Leaves may have any leading axes, those of `Sums.top`.
+    """
+
+    def sums(*each: Sums) -> Sums:
+        tops = [x.top for x in each if x.top is not None]
+        top = functools.reduce(jnp.maximum, tops) if tops else None
+        return Sums(_added([x.totals if top is None else x.beside(top).totals for x in each]), top)
+
+    return tuple(map(sums, *states))
 
 
 def recall(

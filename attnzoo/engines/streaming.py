@@ -188,54 +188,91 @@ def part(
       >>> bool(jnp.allclose(out, attend(q, k, v), atol=1e-5))
       True
     """
-    accumulated = jnp.promote_types(q.dtype, jnp.float32)
-    batch, length, num_heads, _ = q.shape
-    of_out = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype)
-    of_row = jax.ShapeDtypeStruct((batch, num_heads, length), accumulated)
-    numbers = batch * num_heads * length * k.shape[1] * per_pair
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # jax declares no options
+    over = Pass(score, layout_of, per_pair)
 
     @jax.custom_vjp
     def attend(operands, learned, fixed):
         return forward(operands, learned, fixed)[0]
 
-    @functools.partial(jax.jit, inline=True)
-    def found(operands, learned, fixed):
-        def head(operands, leading):
-            learned, fixed = leading
-            out, *rows = _forward(score, *_cut_head(operands, learned, fixed, layout_of), len(operands[0]))
-            return out.astype(of_out.dtype), tuple(rows)
-
-        return heads.accumulate(head, operands, (learned, fixed), (of_out, (of_row, of_row)), numbers)
-
     def forward(operands, learned, fixed):
         # Traced once for the value and for its gradient: the second trace names the mesh that is there, and so does
         # the first one, or they would count as two.
         with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
-            out, (top, log_total) = found(operands, learned, fixed)
-        return (out, (top, log_total)), (operands, learned, fixed, out, (dense.finite(top), log_total))
+            out, rows = over.found(operands, learned, fixed)
+        return (out, rows), (operands, learned, fixed, out, rows)
 
     def backward(residuals, cotangents):
-        operands, learned, fixed, out, rows = residuals
-        d_out, (_, d_log_total) = cotangents
-
-        def head(sequences, leading):
-            (operands, out, d_out), (learned, fixed, rows, d_log_total) = sequences, leading
-            tiles = _cut_head(operands, learned, fixed, layout_of)
-            return _backward(score, *tiles, operands, learned, out, rows, d_out, d_log_total)
-
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, accumulated)), (operands, learned)
-        )
-        with jax.default_matmul_precision(precision):
-            grads = heads.accumulate(head, (operands, out, d_out), (learned, fixed, rows, d_log_total), shapes, numbers)
+        (operands, learned, fixed, out, rows), (d_out, (_, d_log_total)) = residuals, cotangents
+        grads = over.gradients(operands, learned, fixed, out, rows, d_out, d_log_total)
         return *jax.tree.map(lambda grad, x: grad.astype(x.dtype), grads, (operands, learned)), None
 
     attend.defvjp(forward, backward)
     given = (q, k, v), (params, call.bias), (call.mask, call.dropout, drawn)
-    out, rows = modes.with_rule(attend, found)(*given)
+    out, rows = modes.with_rule(attend, over.found)(*given)
+    return as_part(out, rows)
+
+
+def as_part(out: jax.Array, rows: tuple[jax.Array, jax.Array]) -> dense.Part:
+    """What a `Pass` found, with heads behind queries."""
     top, log_total = (jnp.moveaxis(x, 1, 2) for x in rows)
     return dense.Part(out, jax.lax.stop_gradient(top), log_total)
+
+
+class Pass:
+    """Over the tiles of a layout, of all heads: once for what is found, and once for its gradients.
+
+    Operands are q, k and v; what is learned, the parameters of the score and the bias; what is fixed, mask, dropout and
+    what the layout needs beside the mask: all as in `part`.
+    """
+
+    def __init__(self, score: Callable, layout_of: Callable[..., Layout], per_pair: int = 1):
+        self.score, self.layout_of, self.per_pair = score, layout_of, per_pair
+        self.precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # jax declares none
+        self.found = jax.jit(self._found, inline=True, static_argnames="dtype")
+
+    def _found(self, operands, learned, fixed, dtype=None):
+        """out [B, T, N, Hv] in `dtype`, that of v where None, and by row [B, N, T] the largest score and the logarithm
+        of the sum.
+        """
+        q, _, v = operands
+        batch, length, num_heads, _ = q.shape
+        of_out = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), dtype or v.dtype)
+        of_row = jax.ShapeDtypeStruct((batch, num_heads, length), _accumulated(q))
+
+        def head(operands, leading):
+            learned, fixed = leading
+            out, *rows = _forward(self.score, *_cut_head(operands, learned, fixed, self.layout_of), len(operands[0]))
+            return out.astype(of_out.dtype), tuple(rows)
+
+        into = of_out, (of_row, of_row)
+        return heads.accumulate(head, operands, (learned, fixed), into, self._numbers(operands))
+
+    def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
+        """Those of operands and of what is learned, in float32 at least.
+
+        `out` and `rows` are of all keys that the queries meet, of which the operands may have some.
+        """
+        rows = dense.finite(rows[0]), rows[1]
+
+        def head(sequences, leading):
+            (operands, out, d_out), (learned, fixed, rows, d_log_total) = sequences, leading
+            tiles = _cut_head(operands, learned, fixed, self.layout_of)
+            return _backward(self.score, *tiles, operands, learned, out, rows, d_out, d_log_total)
+
+        precise = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, _accumulated(operands[0])))
+        into = jax.tree.map(precise, (operands, learned))
+        given = (operands, out, d_out), (learned, fixed, rows, d_log_total)
+        with jax.default_matmul_precision(self.precision):
+            return heads.accumulate(head, *given, into, self._numbers(operands))
+
+    def _numbers(self, operands) -> int:
+        (batch, length, num_heads, _), key_length = operands[0].shape, operands[1].shape[1]
+        return batch * num_heads * length * key_length * self.per_pair
+
+
+def _accumulated(q: jax.Array):
+    """The dtype of what is summed."""
+    return jnp.promote_types(q.dtype, jnp.float32)
 
 
 def natural_layout(
@@ -264,15 +301,27 @@ def listed_layout(
     return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs))
 
 
+def listed_everywhere(mask: Mask, drawn: Any = ()) -> Layout:
+    """All queries beside all keys, wherever these stand."""
+    sizes = schedule.tile_size(mask.query_length, TILE), schedule.tile_size(mask.key_length, TILE)
+    rows, columns = map(schedule.natural, (mask.query_length, mask.key_length), sizes)
+    return Layout(rows, columns, schedule.all_tiles(mask, rows, columns))
+
+
 def joined(*parts: dense.Part) -> tuple[jax.Array, jax.Array]:
     """Softmax over the keys of all parts, none of which is in two, and its log-sum-exp."""
+    both = merged(*parts)
+    return both.out.astype(parts[0].out.dtype), both.lse()
+
+
+def merged(*parts: dense.Part) -> dense.Part:
+    """The same as a part of softmax over more keys, in float32 at least."""
 
     def running(part: dense.Part) -> Running:
         total = jnp.exp(part.log_total)
         return Running(part.out.astype(total.dtype) * total[..., None], part.top, total)
 
-    out, top, log_total = _settled(functools.reduce(_merged, map(running, parts)))
-    return out.astype(parts[0].out.dtype), top + log_total
+    return dense.Part(*_settled(functools.reduce(_merged, map(running, parts))))
 
 
 def _cut_head(operands, learned, fixed, layout_of) -> tuple[Tiles, Frame, Layout]:
@@ -447,7 +496,7 @@ def _scores(score, picked: Scored, frame: Frame, visited: Schedule, row, blocks)
     if picked.bias is not None:
         scores += picked.bias
     if picked.rule is not None:
-        scores += evaluated(picked.rule, rows + frame.mask.query_offset, columns, picked.projected)
+        scores += evaluated(picked.rule, *frame.mask.in_whole(rows, columns)[1:], picked.projected)
     if visited.is_whole:
         return scores, None
     visible = frame.mask.at(rows, columns)
@@ -458,7 +507,8 @@ def _scores(score, picked: Scored, frame: Frame, visited: Schedule, row, blocks)
 
 def _dropout(frame: Frame, row, blocks) -> jax.Array | None:
     """The factors [t, L s] of one tile of queries."""
-    return None if frame.dropout is None else frame.dropout.at(frame.rows[row], _columns(frame, blocks))
+    index, _, positions = frame.mask.in_whole(frame.rows[row], _columns(frame, blocks))
+    return None if frame.dropout is None else frame.dropout.at(index, positions)
 
 
 def _dropped(weights: jax.Array, factors: jax.Array | None) -> jax.Array:

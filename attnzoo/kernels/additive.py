@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import fields
-from attnzoo.engines import caching, dense, heads, streaming
+from attnzoo.engines import across, caching, dense, heads, streaming
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
@@ -72,7 +72,10 @@ class Additive(Kernel):
         q, score = jax.vmap(_project_queries, (0, 2), (2, 0))(params, q)
         units = score.shape[-1]
         layout, of_tile = streaming.pairwise_layout, lambda score, q, k, dtype: _score(score, q, k)
-        return streaming.over_heads(of_tile, score[None], q, k, v, call, layout, per_pair=units)
+        return across.over_heads(of_tile, score[None], q, k, v, call, layout, per_pair=units)
+
+    def meets(self, shards, mask):
+        return True
 
     def start(self, params, draws, dims, max_length, dtype):
         """W_k k, which each query head has of its own, and the values."""

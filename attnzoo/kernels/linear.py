@@ -78,6 +78,9 @@ class Linear(Kernel):
     def batched(self, params, draws, q, k, v, call):
         return recurrence.attend(self._rule, (), q, k, v, call)
 
+    def meets(self, shards, mask):
+        return recurrence.meets(shards, mask)
+
     def start(self, params, draws, dims, max_length, dtype):
         """Sums for each key head, in float32 at least."""
         sizes = dims.batch, dims.num_key_value_heads, dims.head_dim, dims.value_dim

@@ -74,10 +74,18 @@ class Linformer(Kernel):
         return self._meet(q, key, value, scale, soft_cap).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, call):
-        key, value = (_projected(self._columns(x, k.shape[1]), y) for x, y in self._pairs(params, k, v))
+        pairs, shards = self._pairs(params, k, v), call.shards
+        if shards is None:
+            key, value = (_projected(self._columns(x, k.shape[1]), y) for x, y in pairs)
+        else:
+            own = lambda x: shards.part(shards.filled(self._columns(x, shards.key_length), 2), 2)
+            key, value = shards.summed([_projected(own(x), y) for x, y in pairs])
         return heads.over_heads(lambda q, k, v: self._meet(q, k, v, call.scale, call.soft_cap), q, key, value).astype(
             v.dtype
         )
+
+    def meets(self, shards, mask):
+        return True
 
     def _pairs(self, params, k, v):
         """E beside keys and F beside values, in float32 at least."""

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from attnzoo.contract import fields
 from attnzoo.contract.mask import Mask
-from attnzoo.engines import caching, dense, gathered, heads, schedule, streaming
+from attnzoo.engines import across, caching, dense, gathered, heads, schedule, streaming
 from attnzoo.engines.gathered import Order
 from attnzoo.engines.schedule import Layout
 from attnzoo.kernel import Kernel
@@ -85,7 +85,7 @@ class Local(Kernel):
     def batched(self, params, draws, q, k, v, call):
         if self.layout == "contiguous":
             score, params = streaming.dot_product(q, call.scale, call.soft_cap)
-            return streaming.over_heads(score, params, q, k, v, call, self._layout)
+            return across.over_heads(score, params, q, k, v, call, self._layout, sides=(0, 0))
 
         def one_head(q, k, v, call):
             mask = call.mask
@@ -98,6 +98,11 @@ class Local(Kernel):
 
         numbers = q.shape[1] * self.block_size
         return heads.over_heads(one_head, q, k, v, (call.by_head(q.shape[2]),), numbers=numbers)
+
+    def meets(self, shards, mask):
+        """Where each device has whole blocks."""
+        is_whole = self.layout == "contiguous" and mask.key_length % self.block_size == 0
+        return is_whole and shards.are_beside(mask)
 
     def start(self, params, draws, dims, max_length, dtype):
         """A ring of the tokens before the next query that may stand in its block."""

@@ -14,7 +14,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from attnzoo.contract import fields
-from attnzoo.engines import dense, streaming
+from attnzoo.engines import across, dense, streaming
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
@@ -47,7 +47,10 @@ class NadarayaWatson(Kernel):
 
     def batched(self, params, draws, q, k, v, call):
         layout, of_tile = streaming.pairwise_layout, lambda params, q, k, dtype: self._score(q, k)
-        return streaming.over_heads(of_tile, (), q, k, v, call, layout, per_pair=q.shape[-1])
+        return across.over_heads(of_tile, (), q, k, v, call, layout, per_pair=q.shape[-1])
+
+    def meets(self, shards, mask):
+        return True
 
     def _score(self, q, k):
         """-|q - k|^2 / 2 bandwidth^2. Multiplied out it would be a matrix product, and lose what is near far from 0."""

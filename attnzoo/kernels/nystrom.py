@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from attnzoo.contract import fields
 from attnzoo.contract.support import Support
-from attnzoo.engines import dense, heads
+from attnzoo.engines import dense, everywhere, heads
 from attnzoo.kernel import Kernel
 
 
@@ -58,40 +58,51 @@ class Nystrom(Kernel):
         return self._attend(q, k, v, visible.any(axis=1), visible.any(axis=0), scale)
 
     def batched(self, params, draws, q, k, v, call):
+        total = (lambda x: x) if call.shards is None else call.shards.summed
+
         def one_head(q, k, v, queries, keys):
             queries = jnp.ones(len(q), bool) if queries is None else queries
             keys = jnp.ones(len(k), bool) if keys is None else keys
-            return self._attend(q, k, v, queries & keys.any(), keys & queries.any(), call.scale)
+            some = lambda shown: total(shown.sum()) > 0
+            return self._attend(q, k, v, queries & some(keys), keys & some(queries), call.scale, call.shards)
 
         numbers = (q.shape[1] + k.shape[1]) * self.landmarks
         return heads.over_heads(one_head, q, k, v, (call.mask.queries, call.mask.keys), numbers=numbers)
 
-    def _attend(self, q, k, v, queries, keys, scale):
-        """One head, given which queries [T] and keys [S] are seen."""
+    def meets(self, shards, mask):
+        return True
+
+    def _attend(self, q, k, v, queries, keys, scale, shards=None):
+        """One head, given which queries [T] and keys [S] are seen; of a part of them, where others have others."""
         precise = jnp.promote_types(q.dtype, jnp.float32)
         q, k, values = (x.astype(precise) for x in (q, k, v))
-        q_marks, q_used = self._landmarks(q, queries)
-        k_marks, k_used = self._landmarks(k, keys)
+        q_marks, q_used = self._landmarks(q, queries, shards)
+        k_marks, k_used = self._landmarks(k, keys, shards)
 
         def weights(x, y, shown):
             return dense.softmax(dense.scores(x, y, scale), shown).out
 
         front = weights(q, k_marks, k_used[None, :])
         between = weights(q_marks, k_marks, q_used[:, None] & k_used[None, :])
-        back = weights(q_marks, k, q_used[:, None] & keys[None, :])
-        return (front @ (self._pseudo_inverse(between) @ (back @ values))).astype(v.dtype)
+        back = dense.part(dense.scores(q_marks, k, scale), values, q_used[:, None] & keys[None, :])
+        back = back if shards is None else everywhere.of_all(shards, back)
+        return (front @ (self._pseudo_inverse(between) @ back.out)).astype(v.dtype)
 
-    def _landmarks(self, x, shown):
+    def _landmarks(self, x, shown, shards):
         """Means [m, H] of the segments of shown tokens, and which segments hold any."""
         count, rank = shown.sum(), jnp.cumsum(shown) - 1
+        if shards is not None:
+            counts = shards.gathered(count[None], 0)
+            before = jnp.where(jnp.arange(shards.count) < shards.index, counts, 0)
+            count, rank = counts.sum(), rank + before.sum()
         marks = jnp.arange(self.landmarks + 1)
         # Segment j starts at rank ceil(j count / m), in two parts since j * count need not fit an int32.
         whole, rest = count // self.landmarks, count % self.landmarks
         starts = marks * whole - (-marks * rest) // self.landmarks
-        segment = jnp.searchsorted(starts, rank, side="right") - 1
-        member = (segment[None, :] == jnp.arange(self.landmarks)[:, None]) & shown[None, :]
-        tokens = member.sum(axis=1)
-        return member.astype(x.dtype) @ x / jnp.maximum(tokens, 1)[:, None], tokens > 0
+        member = (starts[:-1, None] <= rank[None]) & (rank[None] < starts[1:, None]) & shown[None]
+        sums = member.astype(x.dtype) @ x, member.sum(axis=1)
+        total, tokens = sums if shards is None else shards.summed(sums)
+        return total / jnp.maximum(tokens, 1)[:, None], tokens > 0
 
     def _pseudo_inverse(self, a):
         """Iterations of Razavi et al. 2014 (eq. 14 of the paper); zero rows and columns stay zero."""

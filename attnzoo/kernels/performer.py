@@ -87,6 +87,9 @@ class Performer(Kernel):
     def batched(self, params, draws, q, k, v, call):
         return recurrence.attend(self._rule_of(call.scale, q), draws, q, k, v, call)
 
+    def meets(self, shards, mask):
+        return recurrence.meets(shards, mask)
+
     def start(self, params, draws, dims, max_length, dtype):
         """Sums for each query head, whose features are its own, in float32 at least."""
         rule_of = self._rule_of(None, jax.ShapeDtypeStruct((1, dims.head_dim), dtype))

@@ -20,7 +20,7 @@ import numpy as np
 
 from attnzoo.contract import fields
 from attnzoo.contract.mask import Band, Globals, Mask
-from attnzoo.engines import caching, dense, heads, schedule, streaming
+from attnzoo.engines import across, caching, dense, everywhere, heads, schedule, streaming
 from attnzoo.engines.progressions import Numbers, numpy_of
 from attnzoo.engines.schedule import Layout
 from attnzoo.kernel import Kernel
@@ -77,7 +77,13 @@ class SlidingWindow(Kernel):
 
     def batched(self, params, draws, q, k, v, call):
         score, params = streaming.dot_product(q, call.scale, call.soft_cap)
-        return streaming.over_heads(score, params, q, k, v, call.under(call.mask.within(self.band)), self._layout)
+        if call.shards is not None and self._has_globals(call.mask):
+            return self._on_a_device(call.shards, score, params, q, k, v, call)
+        return across.over_heads(score, params, q, k, v, call.under(call.mask.within(self.band)), self._layout)
+
+    def meets(self, shards, mask):
+        """Global tokens are looked for where keys and queries are the same tokens."""
+        return shards.are_beside(mask) or not self._has_globals(mask)
 
     def as_softmax(self, mask):
         return mask.within(self.band)
@@ -101,6 +107,25 @@ class SlidingWindow(Kernel):
         given = positions[:, None], columns[:, None], call.by_head(q.shape[2])
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)
         return caching.written(cache, new, positions, slots), out
+
+    def _has_globals(self, mask: Mask) -> bool:
+        return self.global_tokens > 0 or mask.global_tokens is not None
+
+    def _on_a_device(self, shards, score, params, q, k, v, call):
+        """The queries of a device beside keys of their windows, and global ones; those of global tokens beside all."""
+        mask, asked = call.mask, call.mask.global_tokens
+        place = shards.indices(mask.query_length, 0)[0]
+        which = jnp.broadcast_to(place < self.global_tokens, (q.shape[0], 1, mask.query_length))
+        which = which if asked is None else which | asked.which
+        tokens = everywhere.Tokens.among(shards, which, self.global_tokens + (0 if asked is None else asked.most))
+        given, beyond = (score, params, q, k, v), call.under(dataclasses.replace(mask, global_tokens=None))
+        window = dataclasses.replace(self.band, global_tokens=None)
+        others = dataclasses.replace(beyond.mask, keys=~which if mask.keys is None else mask.keys & ~which)
+        near = across.part(*given, call.under(others.within(window)), self._layout)
+        everyone = streaming.merged(near, everywhere.as_keys(tokens, *given, beyond))
+        seeing_all = everywhere.as_queries(tokens, *given, beyond)
+        found = dense.Part(*map(tokens.instead, seeing_all, everyone))
+        return found.out.astype(v.dtype), found.lse()
 
     def _layout(self, mask: Mask, drawn=()) -> Layout:
         """Tiles of queries beside those of their windows and of the global keys; then global queries beside all keys.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from attnzoo.contract.support import Support
-from attnzoo.engines import dense, streaming
+from attnzoo.engines import across, dense, streaming
 from attnzoo.kernel import Kernel
 
 EXACT = Support(
@@ -48,7 +48,10 @@ class Softmax(Kernel):
 
     def batched(self, params, draws, q, k, v, call):
         score, params = streaming.dot_product(q, call.scale, call.soft_cap)
-        return streaming.over_heads(score, params, q, k, v, call, streaming.natural_layout)
+        return across.over_heads(score, params, q, k, v, call, streaming.natural_layout)
+
+    def meets(self, shards, mask):
+        return True
 
     def as_softmax(self, mask):
         return mask

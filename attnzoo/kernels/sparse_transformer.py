@@ -20,7 +20,7 @@ import numpy as np
 
 from attnzoo.contract import fields
 from attnzoo.contract.mask import Mask
-from attnzoo.engines import dense, schedule, streaming
+from attnzoo.engines import across, dense, everywhere, schedule, streaming
 from attnzoo.engines.schedule import Layout
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
@@ -64,8 +64,16 @@ class SparseTransformer(Kernel):
 
     def batched(self, params, draws, q, k, v, call):
         score, params = streaming.dot_product(q, call.scale, call.soft_cap)
-        part = lambda layout: streaming.part(score, params, q, k, v, call, layout)
-        return streaming.joined(part(self._own), part(self._summaries))
+        given = score, params, q, k, v
+        own = across.part(*given, call, self._own, sides=(0, 0))
+        if call.shards is None:
+            return streaming.joined(own, streaming.part(*given, call, self._summaries))
+        place = np.flatnonzero(self.is_summary(np.arange(k.shape[1])))
+        return streaming.joined(own, everywhere.beside_all(call.shards, place, *given, call))
+
+    def meets(self, shards, mask):
+        """Where each device has whole blocks."""
+        return mask.key_length % self.block_size == 0 and shards.are_beside(mask)
 
     def is_summary(self, position):
         """Whether keys at these positions are seen from every block."""

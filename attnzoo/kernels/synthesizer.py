@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import fields
-from attnzoo.engines import dense, streaming
+from attnzoo.engines import across, dense, streaming
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
@@ -92,16 +92,23 @@ class Synthesizer(Kernel):
     def head(self, params, draws, q, k, v, visible, *, bias, dropout, positions):
         self._check_lengths(params, len(q), len(k))
         rows = self._of_queries(params, q, jnp.arange(len(q)) + positions.query_offset)
-        return dense.attend(rows @ self._of_keys(params, q.dtype, len(k)).T, v, visible, bias, dropout)
+        return dense.attend(rows @ self._of_keys(params, q.dtype, slice(len(k))).T, v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
-        self._check_lengths(params, q.shape[1], k.shape[1])
+        length, key_length = q.shape[1], k.shape[1]
+        index, keys = jnp.arange(length), slice(key_length)
+        if call.shards is not None:
+            length, key_length = call.shards.query_length, call.shards.key_length
+            index, keys = call.shards.indices(q.shape[1], k.shape[1])
+        self._check_lengths(params, length, key_length)
         params = jax.tree.map(lambda x: jnp.broadcast_to(x, (q.shape[2], *x.shape[1:])), params)
-        positions = jnp.arange(q.shape[1]) + call.mask.query_offset
-        rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, positions)
-        columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, k.shape[1]), 0, 1)(params)
+        rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, index + call.mask.query_offset)
+        columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, keys), 0, 1)(params)
         columns = jnp.broadcast_to(columns, (q.shape[0], *columns.shape))
-        return streaming.over_heads(_score, (), rows, columns, v, call, streaming.natural_layout)
+        return across.over_heads(_score, (), rows, columns, v, call, streaming.natural_layout)
+
+    def meets(self, shards, mask):
+        return True
 
     def _of_queries(self, params, q, positions):
         """The vector of each query [..., T, H] of one head, in float32 at least: [..., T, U]."""
@@ -113,12 +120,12 @@ class Synthesizer(Kernel):
         units = jax.nn.relu(q.astype(precise) @ hidden + jnp.expand_dims(bias, range(q.ndim - 1)))
         return jnp.concatenate([units, jnp.ones_like(units[..., :1])], axis=-1)
 
-    def _of_keys(self, params, dtype, length):
-        """The vector of each of the first `length` keys of one head, in float32 at least: [S, U]."""
+    def _of_keys(self, params, dtype, keys):
+        """The vectors of `keys`, a slice or int [S], of one head, in float32 at least: [S, U]."""
         precise = jnp.promote_types(dtype, jnp.float32)
-        columns = params["key"][:length]
+        columns = params["key"][keys]
         if self.form == "dense":
-            columns = jnp.concatenate([columns, params["key_bias"][:length, None]], axis=-1)
+            columns = jnp.concatenate([columns, params["key_bias"][keys, None]], axis=-1)
         return columns.astype(precise)
 
     def _check_lengths(self, params, queries, keys):

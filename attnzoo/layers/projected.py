@@ -16,7 +16,7 @@ from attnzoo.contract import randomness
 from attnzoo.contract.fields import is_integer
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.contract.support import TokenInput
-from attnzoo.door import refusal, validation
+from attnzoo.door import meshes, refusal, validation
 from attnzoo.door.arguments import Asked
 from attnzoo.door.attention import attend, attention_weights, untold
 from attnzoo.kernel import Kernel
@@ -97,7 +97,8 @@ def attend_heads(
     """
     offset = asked.get("query_offset", 0)
     offset = offset if is_integer(offset) else jnp.asarray(offset)[..., None]
-    places = offset + jnp.arange(query.shape[-3]), jnp.arange(key.shape[-3])
+    rows, columns = meshes.indices(asked.get("sequence_axis"), query.shape[-3], key.shape[-3])
+    places = offset + rows, columns
     query, key, asked = placed(query, key, asked, attention, *places)
     chosen = {"kernel": attention.kernel, "params": attention.params, "precision": attention.precision}
     given: dict[str, Any] = {**asked, **chosen, "tokens": attention.tokens}

@@ -139,7 +139,7 @@ class _Sampling:
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps", "sampling", "stop"))
 def _generate(graph, state, prompt, lengths, given, rng, *, steps, sampling, stop):
-    split = Split.of(prompt)
+    split = Split.of(prompt)._replace(sequence=None)
     whole = lambda x: PartitionSpec()
     here = functools.partial(_generate_here, graph, steps, sampling, stop)
     examples = prompt, lengths, given, jnp.arange(len(prompt))

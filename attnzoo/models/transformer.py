@@ -54,7 +54,7 @@ class Embedding(nnx.Module):
         if length > self.max_length:
             raise ValueError(f"tokens have length {length}: the model was built for at most {self.max_length}")
         split = Split.of(tokens)
-        x = self.embed(tokens, **({"out_sharding": split.of_tokens} if split.batch else {}))
+        x = self.embed(tokens, **({"out_sharding": split.of_tokens()} if split.names else {}))
         if self.absolute is not None:
             learned = jax.tree.map(lambda x: x[...], self.position, is_leaf=lambda x: isinstance(x, nnx.Param))
             places = np.arange(length) if places is None else places
