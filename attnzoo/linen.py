@@ -16,7 +16,7 @@ from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import cache as layer_cache
-from attnzoo.layers import projected
+from attnzoo.layers import products, projected
 from attnzoo.layers.projected import Attention, Dropping
 from attnzoo.positions import NoPositions, RelativeEncoding
 
@@ -183,7 +183,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
             bias_init=bias_init or self.bias_init,
             use_bias=self.use_bias,
             precision=self.precision,
-            dot_general=function,
+            dot_general=products.dot_general if function is None and made_by is None else function,
             dot_general_cls=made_by,
             name=name,
         )

@@ -18,7 +18,7 @@ from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import cache as layer_cache
-from attnzoo.layers import projected
+from attnzoo.layers import products, projected
 from attnzoo.layers.projected import Attention, Dropping
 from attnzoo.positions import NoPositions, RelativeEncoding
 
@@ -151,7 +151,10 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         """
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         projections = (self.query, inputs_q), (self.key, inputs_k), (self.value, inputs_v)
-        query, key, value = (project(x, out_sharding=qkv_sharding) for project, x in projections)
+        query, key, value = (
+            project(x, out_sharding=qkv_sharding or products.out_sharding(x, project.kernel[...]))
+            for project, x in projections
+        )
         if self.normalize_qk and self.query_ln is not None and self.key_ln is not None:
             query, key = self.query_ln(query), self.key_ln(key)
         query, key, value = dtypes.promote_dtype((query, key, value), dtype=self.dtype)
@@ -166,14 +169,18 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         )
         if self.decode if decode is None else decode:
             layer_cache.refuse_extras(rng, sow_weights)
-            return self.out(self._step(query, key, value, asked, attention), out_sharding=out_sharding)
+            return self._projected_out(self._step(query, key, value, asked, attention), out_sharding)
         dropping = Dropping(self.dropout_rate, rng, self.broadcast_dropout, self.dropout_on)
         out, weights = projected.attend_heads(
             query, key, value, asked, attention, dropping, weights_dtype=query.dtype if sow_weights else None
         )
         if sow_weights:
             self.sow(nnx.Intermediate, "attention_weights", weights)
-        return self.out(out, out_sharding=out_sharding)
+        return self._projected_out(out, out_sharding)
+
+    def _projected_out(self, out: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """What heads give, [*batch, T, N, Hv], as features."""
+        return self.out(out, out_sharding=out_sharding or products.out_sharding(out, self.out.kernel[...], 2))
 
     def init_cache(self, input_shape: Sequence[int], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
         """Make the cache, or empty it, for inputs up to `input_shape`, [*batch, longest, in_features].
@@ -214,7 +221,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 
     def _brought(self, inputs_k: jax.Array) -> dict[str, jax.Array]:
         """What the tokens of keys bring to the kernel."""
-        return projected.brought(self.attention_kernel, self._dims(1, 1), lambda name, _: getattr(self, name)(inputs_k))
+        project = lambda name, _: products.applied(getattr(self, name), inputs_k)
+        return projected.brought(self.attention_kernel, self._dims(1, 1), project)
 
     def _learned(self, name: str) -> Tree:
         """What the kernel or the positions learned, as arrays."""

@@ -9,6 +9,7 @@ import traceback
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
@@ -32,7 +33,7 @@ from attnzoo import (
 )
 from attnzoo.costs import traffic
 from attnzoo.engines import heads
-from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate
+from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate, partition
 from attnzoo.testing import laws
 from attnzoo.testing.subject import Subject
 
@@ -397,3 +398,58 @@ def in_models():
     for how in ({}, {"temperature": 1.0, "rng": jax.random.key(1), "lengths": jnp.array([4, 2, 1, 3])}):
         found, alone = (generate(language, x, 6, **how) for x in (put(tokens[:, :4], "data"), tokens[:, :4]))
         np.testing.assert_array_equal(found, alone)
+
+
+def trained(config, tokens, steps=3):
+    """Losses of a model, and the bytes that one device has of it and of its optimiser's state; tokens tell the mesh."""
+    model = LanguageModel(
+        64, config, num_layers=1, attention=SlidingWindow(3, 0), positions=Rotary(), max_length=16, rngs=nnx.Rngs(0)
+    )
+    over = getattr(tokens.sharding, "mesh", None)
+    if over is not None:
+        partition(model, over, model_axis="model", fsdp_axis="data")
+    optimizer = nnx.Optimizer(model, optax.adamw(1e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, tokens):
+        def loss(model):
+            return optax.softmax_cross_entropy_with_integer_labels(model(tokens), tokens).mean()
+
+        value, grads = nnx.value_and_grad(loss)(model)
+        optimizer.update(model, grads)
+        return value
+
+    with contextlib.nullcontext() if over is None else jax.set_mesh(over):
+        losses = [float(step(model, optimizer, tokens)) for _ in range(steps)]
+    held = jax.tree.leaves((nnx.state(model, nnx.Param), nnx.state(optimizer)))
+    return losses, sum(x.addressable_shards[0].data.nbytes for x in held)
+
+
+def training_in_parts(kind, config):
+    """Over data, model and sequence: the losses of one device, each with a quarter of parameters and their moments."""
+    tokens = jax.random.randint(jax.random.key(0), (BATCH, 16), 0, 64)
+    losses, held = trained(config, put(tokens, "data", "spare", kind=kind))
+    expected, whole = trained(config, tokens)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5 if config.dtype == "float32" else 1e-2)
+    assert held < 0.33 * whole, (held, whole)
+
+
+def axes_of_no_mesh():
+    model = LanguageModel(64, BlockConfig(width=32, num_heads=4), num_layers=1, max_length=16, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="model_axis='nowhere': the mesh has the axes data, model, spare"):
+        partition(model, mesh("Explicit"), model_axis="nowhere")
+
+
+def linen_in_parts():
+    """Flax's own names on the kernels of a Linen layer, over Explicit axes."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 32)), jnp.float32)
+    layer = attnzoo.linen.MultiHeadAttention(HEADS)
+    params = layer.init(jax.random.key(0), x)
+    names = lambda path: ("model",) if "out" in str(path) else ("data", "model")
+    split = jax.tree.map_with_path(
+        lambda path, x: put(x, *names(path)[: x.ndim - 1]) if x.ndim == 3 else put(x), params
+    )
+    both = jax.jit(jax.value_and_grad(lambda params, x: curved_sum(layer.apply(params, x)), (0, 1)))
+    expected = both(params, x)
+    with jax.set_mesh(mesh("Explicit")):
+        same(both(split, put(x, "data", "spare")), expected)

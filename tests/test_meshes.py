@@ -22,6 +22,7 @@ from attnzoo import (
     SparseTransformer,
     Synthesizer,
 )
+from attnzoo.models import BlockConfig
 from attnzoo.testing.zoo import ZOO
 from tests import on_devices
 
@@ -210,3 +211,25 @@ def test_messages_in_loops_are_counted(ask):
 
 def test_axes_that_are_not_there_are_refused(ask):
     ask(on_devices.axes_that_are_not_there)
+
+
+@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        BlockConfig(width=32, num_heads=4),
+        pytest.param(BlockConfig(width=32, num_heads=4, num_kv_heads=2, norm="after"), marks=pytest.mark.slow),
+        pytest.param(BlockConfig(width=32, num_heads=4, remat=True, dtype="bfloat16"), marks=pytest.mark.slow),
+    ],
+    ids=["plain", "shared keys", "remat in bfloat16"],
+)
+def test_training_with_split_parameters(ask, config, kind):
+    ask(on_devices.training_in_parts, kind, config)
+
+
+def test_parameters_of_a_linen_layer(ask):
+    ask(on_devices.linen_in_parts)
+
+
+def test_axes_of_no_mesh_are_refused(ask):
+    ask(on_devices.axes_of_no_mesh)

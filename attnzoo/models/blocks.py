@@ -18,7 +18,7 @@ from attnzoo.contract import fields
 from attnzoo.contract.sizes import Dims
 from attnzoo.door import refusal, validation
 from attnzoo.kernel import Kernel
-from attnzoo.layers import projected
+from attnzoo.layers import products, projected
 from attnzoo.layers.projected import Attention
 from attnzoo.nnx import MultiHeadAttention
 from attnzoo.positions import RelativeEncoding
@@ -116,7 +116,7 @@ class FeedForward(nnx.Module):
         self.narrow = nnx.Linear(inner, config.width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.narrow(ACTIVATIONS[self.activation](self.widen(x)))
+        return products.applied(self.narrow, ACTIVATIONS[self.activation](products.applied(self.widen, x)))
 
 
 class CrossAttention(MultiHeadAttention):
@@ -124,7 +124,8 @@ class CrossAttention(MultiHeadAttention):
 
     def remember(self, memory: jax.Array) -> None:
         """Keep keys, values and what tokens bring of `memory` [B, S, width] for `recall`."""
-        kept = {"key": self.key(memory), "value": self.value(memory)} | self._brought(memory)
+        kept = {"key": products.applied(self.key, memory), "value": products.applied(self.value, memory)}
+        kept |= self._brought(memory)
         for name, x in kept.items():
             setattr(self, f"memory_{name}", nnx.Cache(x))
 
@@ -134,7 +135,7 @@ class CrossAttention(MultiHeadAttention):
         Of that, `lengths` [B] tokens are real.
         """
         kept = lambda name: getattr(self, f"memory_{name}").get_value()
-        query, key, value = self.query(x), kept("key"), kept("value")
+        query, key, value = products.applied(self.query, x), kept("key"), kept("value")
         brought = self.attention_kernel.token_inputs(self._dims(1, 1))
         attended = projected.attend_heads(
             query,
@@ -149,7 +150,7 @@ class CrossAttention(MultiHeadAttention):
                 tokens={name: kept(name) for name in brought},
             ),
         )
-        return self.out(attended.out)
+        return self._projected_out(attended.out)
 
 
 class Block(nnx.Module):

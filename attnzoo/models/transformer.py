@@ -22,7 +22,7 @@ from flax import nnx
 from attnzoo.door.meshes import Split
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
-from attnzoo.layers import projected
+from attnzoo.layers import products, projected
 from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of
 from attnzoo.positions import AbsoluteEncoding, LearnedPositions, NoPositions, PositionEncoding, RelativeEncoding
 
@@ -63,7 +63,7 @@ class Embedding(nnx.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """The product of vectors with every token's own."""
-        return self.embed.attend(x)
+        return self.embed.attend(x, out_sharding=products.out_sharding(x, None))
 
 
 class LanguageModel(nnx.Module):
@@ -153,7 +153,8 @@ class LanguageModel(nnx.Module):
         return self._logits(x)
 
     def _logits(self, x):
-        return (self.embedding.logits if self.head is None else self.head)(x).astype(jnp.float32)
+        logits = self.embedding.logits(x) if self.head is None else products.applied(self.head, x, is_whole=True)
+        return logits.astype(jnp.float32)
 
 
 class Classifier(nnx.Module):
@@ -354,7 +355,7 @@ class EncoderDecoder(nnx.Module):
             memory_lengths=source_lengths,
             sow_weights=sow_weights,
         )
-        return self.head(x).astype(jnp.float32)
+        return products.applied(self.head, x, is_whole=True).astype(jnp.float32)
 
     def encode(
         self, source: jax.Array, *, source_lengths: jax.Array | None = None, sow_weights: bool = False
@@ -374,7 +375,8 @@ class EncoderDecoder(nnx.Module):
     def step(self, tokens: jax.Array, *, lengths: jax.Array | None = None) -> jax.Array:
         """The next target tokens int [B, t], as `LanguageModel.step`."""
         x = self.embedding(tokens, _advance(self, tokens, lengths))
-        return self.head(self.decoder.step(x, lengths, self.source_lengths.get_value())).astype(jnp.float32)
+        x = self.decoder.step(x, lengths, self.source_lengths.get_value())
+        return products.applied(self.head, x, is_whole=True).astype(jnp.float32)
 
 
 def _embedding_init(config: BlockConfig) -> nnx.Initializer:

@@ -1,0 +1,57 @@
+"""Products with weights that are split over a mesh, as the types of both tell.
+
+With Explicit axes jax asks how a product is split whose sum runs over parts, or of which both operands are split over
+the same axes. It is split as the input is, and as the weights' own features are where axes are left: sums of parts are
+added up, and weights that are split over the axes of the batch are brought together for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from attnzoo.door.meshes import as_tuple
+
+
+def out_sharding(x: jax.Array, weights: Any, contracted: int = 1) -> NamedSharding | None:
+    """How the product of x [..., *in] and weights [*in, *out], summed over as many axes, is split.
+
+    None where types do not tell; without weights, as the input alone.
+    """
+    return _sharding(x, weights, range(x.ndim - contracted, x.ndim), range(contracted))
+
+
+def applied(layer: nnx.Linear | nnx.LinearGeneral, x: jax.Array, contracted: int = 1, *, is_whole: bool = False) -> Any:
+    """`layer(x)`, split as `out_sharding` says.
+
+    Args:
+      is_whole: its own features stay in one piece, for callers who pick among them.
+    """
+    return layer(x, out_sharding=out_sharding(x, None if is_whole else layer.kernel[...], contracted))
+
+
+def dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None, **given) -> jax.Array:
+    """`jax.lax.dot_general` of inputs and weights, split as `out_sharding` says unless something is given."""
+    (of_lhs, of_rhs), batch = dimension_numbers
+    if not any(batch):
+        given.setdefault("out_sharding", _sharding(lhs, rhs, of_lhs, of_rhs))
+    return jax.lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type, **given)
+
+
+def _sharding(lhs, rhs, of_lhs, of_rhs) -> NamedSharding | None:
+    operands = [(x, contracted) for x, contracted in ((lhs, of_lhs), (rhs, of_rhs)) if x is not None]
+    meshes = [jax.typeof(x).sharding.mesh for x, _ in operands]
+    mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
+    if mesh is None:
+        return None
+    used: set[str] = set()
+    spec: list[Any] = []
+    for x, contracted in operands:
+        for axis, names in enumerate(jax.typeof(x).sharding.spec):
+            if axis % x.ndim not in [i % x.ndim for i in contracted]:
+                spec.append(tuple(name for name in as_tuple(names) if name not in used) or None)
+                used.update(as_tuple(names))
+    return NamedSharding(mesh, PartitionSpec(*spec))
