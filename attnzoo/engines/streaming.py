@@ -250,8 +250,8 @@ class Pass:
     def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
         """Those of operands and of what is learned, in float32 at least.
 
-        `out` and `rows` are of all keys that the queries meet, of which the operands may have some; the largest score is
-        0 where nothing is visible.
+        `out` and `rows` are of all keys that the queries meet, of which the operands may have some; the largest score
+        is 0 where nothing is visible.
         """
 
         def head(sequences, leading):
