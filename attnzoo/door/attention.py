@@ -133,10 +133,9 @@ def attend(
         None takes the fastest that is right: cuDNN for softmax and causal windows in low precision on an NVIDIA GPU,
         else "xla"; the logger "attnzoo" tells (INFO) why cuDNN declined.
       sequence_axis: axes of a mesh that queries and keys are split over along their length. Explicit axes are read from
-        the types of query and key, and need not be named; Auto axes must, under `jax.set_mesh`. In a `shard_map` over
-        them, query, key, value, their lengths' masks and segments are the device's own part, of equal size on each,
-        while offsets, `query_seq_lengths`, `key_value_seq_lengths` and `global_tokens` count in the whole, and `mask`
-        and `bias` have the part's rows and the columns of all keys.
+        the type of query and need no name; Auto axes do, under `jax.set_mesh`. In a `shard_map` over them, query, key,
+        value, tokens, `key_mask` and segments are this device's part, as long as all others; offsets, lengths and
+        `global_tokens` count in the whole; `mask` and `bias` have the part's rows and the columns of all keys.
       return_residual: also return the log-sum-exp of the scores, float32 [B, T, N], -inf where nothing is visible.
 
     Returns:
