@@ -66,10 +66,6 @@ class Split(NamedTuple):
             return None
         return Shards(as_tuple(self.sequence), self.parts(self.sequence), query_length, key_length)
 
-    def of_tokens(self) -> NamedSharding:
-        """Of [B, L, ...] without heads."""
-        return NamedSharding(self.mesh, PartitionSpec(self.batch, self.sequence))
-
     def of_sequence(self, x: jax.Array) -> PartitionSpec:
         """Of [B, L, heads, ...]."""
         return PartitionSpec(self.batch, self.sequence, self.heads)

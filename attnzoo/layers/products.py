@@ -24,6 +24,13 @@ def out_sharding(x: jax.Array, weights: Any, contracted: int = 1) -> NamedShardi
     return _sharding(x, weights, range(x.ndim - contracted, x.ndim), range(contracted))
 
 
+def rows_sharding(index: jax.Array, table: jax.Array) -> NamedSharding | None:
+    """How rows of a table [L, ...] are split that whole numbers [...] name: as these are; None if nothing is split."""
+    split = [jax.typeof(x).sharding for x in (index, table)]
+    mesh = next((x.mesh for x in split if AxisType.Explicit in x.mesh.axis_types and any(x.spec)), None)
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(*split[0].spec))
+
+
 def applied(layer: nnx.Linear | nnx.LinearGeneral, x: jax.Array, contracted: int = 1, *, is_whole: bool = False) -> Any:
     """`layer(x)`, split as `out_sharding` says.
 

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attnzoo.door.meshes import Split
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import products, projected
@@ -53,8 +52,7 @@ class Embedding(nnx.Module):
         length = tokens.shape[1]
         if length > self.max_length:
             raise ValueError(f"tokens have length {length}: the model was built for at most {self.max_length}")
-        split = Split.of(tokens)
-        x = self.embed(tokens, **({"out_sharding": split.of_tokens()} if split.names else {}))
+        x = self.embed(tokens, out_sharding=products.rows_sharding(tokens, self.embed.embedding[...]))
         if self.absolute is not None:
             learned = jax.tree.map(lambda x: x[...], self.position, is_leaf=lambda x: isinstance(x, nnx.Param))
             places = np.arange(length) if places is None else places
