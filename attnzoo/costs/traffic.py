@@ -13,7 +13,9 @@ COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) .*\{$")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([^\s,})]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
+LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 
 
 class Sent(NamedTuple):
@@ -38,7 +40,7 @@ def sent(compiled: Any) -> dict[str, Sent]:
       compiled: from `jax.jit(f).lower(...).compile()`.
 
     Raises:
-      ValueError: a loop with messages runs an unknown number of times.
+      ValueError: a loop with messages runs an unknown number of times, or a message does not tell who takes part.
 
     Example:
       >>> from attnzoo.costs import traffic
@@ -101,10 +103,21 @@ def _bytes_sent(kind: str, types: str, line: str) -> float:
     arrays = [_size(*x) for x in re.findall(r"(\w+)\[([\d,]*)\]", types)]
     is_start = f"{kind}-start(" in line and types.startswith("(")
     size = arrays[-1] if is_start and kind != "all-to-all" else sum(arrays)
-    groups = GROUPS.search(line)
-    count = 1 if groups is None else int(groups[2]) if groups[2] else len(groups[1].split(","))
+    count = 2 if kind == "collective-permute" else _members(line)
     shares = {"all-gather": 1 - 1 / count, "all-reduce": 2 - 2 / count, "all-to-all": 1 - 1 / count}
     return size * (shares | {"collective-permute": 1, "reduce-scatter": count - 1})[kind]
+
+
+def _members(line: str) -> int:
+    """How many devices take part in one message, as each version of XLA writes it."""
+    if found := LISTED.search(line):
+        return len(found[1].split(","))
+    if found := COUNTED.search(line):
+        return int(found[1])
+    if found := NAMED.search(line):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", found[2]))
+    raise ValueError(f"a message does not tell who takes part in it: {line.strip()[:200]}")
 
 
 def _size(kind: str, sizes: str) -> int:
