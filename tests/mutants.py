@@ -43,6 +43,10 @@ def oracle(kernel: str) -> str:
     return f"tests/test_oracles.py::test_values[{kernel}-plain]"
 
 
+def split(kernel: str, asked: str) -> str:
+    return f"{MESHES}test_split_sequences_change_nothing[{kernel}-'{asked}']"
+
+
 MUTANTS = [
     Mutant("engines/streaming.py", "a.total * first +", "a.total +", law("long_sequences_work", "Softmax()")),
     Mutant("engines/streaming.py", "d_weights + shift[row]", "d_weights - shift[row]", law("batched_equals_head", "Softmax()")),
@@ -62,7 +66,7 @@ MUTANTS = [
     Mutant("engines/heads.py", "jax.lax.cond(is_alone(), alone, at_once, *operands)", "alone(*operands)", f"{MESHES}test_devices_send_each_other_nothing[Softmax()-Auto]"),
     Mutant("engines/heads.py", "start = varying.as_of(jax.tree", "start = (lambda x, _: x)(jax.tree", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-loop]"),
     Mutant("door/meshes.py", "varying.alike(leaves)", "leaves", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-at once]"),
-    Mutant("door/attention.py", "if x.shape[2] % split.parts == 0:", "if True:", f"{MESHES}test_fewer_key_heads_than_devices[Softmax()]"),
+    Mutant("door/attention.py", "if x.shape[2] % parts == 0:", "if True:", f"{MESHES}test_fewer_key_heads_than_devices[Softmax()]"),
     Mutant("models/generation.py", "(rng, rows)", "(rng, jnp.arange(len(rows)))", f"{MESHES}test_models_and_text"),
     Mutant("kernels/nadaraya_watson.py", "(-2 * self", "(-1 * self", oracle("NadarayaWatson(bandwidth=1.0)")),
     Mutant("kernels/additive.py", "@ query + jnp.expand_dims(bias, range(q.ndim - 1)),", "@ query,", oracle("Additive(units=None)")),
@@ -74,7 +78,7 @@ MUTANTS = [
     Mutant("kernels/bigbird.py", "jnp.where(block >= hole", "jnp.where(block > hole", law("batched_equals_head", BIGBIRD)),
     Mutant("kernels/bigbird.py", "jnp.where(is_global[:, None], -1, listed)", "listed", law("any_length_works", BIGBIRD)),
     Mutant("kernels/linformer.py", "projection[..., :length]", "projection[..., -length:]", "tests/test_approximations.py::test_linformer_uses_the_first_columns_of_a_shorter_input_and_refuses_a_longer_one"),
-    Mutant("kernels/linformer.py", "self._meet(q, key, value, scale)", "self._meet(q, key, value, 1.0)", law("batched_equals_head", "Linformer(rank=5, share='none')")),
+    Mutant("kernels/linformer.py", "self._meet(q, key, value, scale, soft_cap)", "self._meet(q, key, value, 1.0, soft_cap)", law("batched_equals_head", "Linformer(rank=5, share='none')")),
     Mutant("kernels/nystrom.py", "jnp.cumsum(shown) - 1", "jnp.arange(len(shown))", "tests/test_approximations.py::test_hidden_tokens_do_not_move_landmarks"),
     Mutant("engines/schedule.py", "xp.arange(block_size) - place", "xp.arange(block_size)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Local(block_size=4, layout='contiguous')]"),
     Mutant("kernels/local.py", "self._strided(len(k), mask.used_length(), 0)", "self._strided(len(k), len(k), 0)", "tests/test_laws.py::test_law_of_another_form[padding_changes_nothing-Local(block_size=5, layout='strided')]"),
@@ -94,17 +98,28 @@ MUTANTS = [
     Mutant("engines/streaming.py", "pairs if dtype == jnp.float16 else pairs.astype(dtype)", "pairs.astype(dtype)", law("small_gradients_survive", "Softmax()")),
     Mutant("engines/streaming.py", "jax.tree.map(heads.precise, _gather(tiles.scored, visited, row, blocks))", "_gather(tiles.scored, visited, row, blocks)", law("small_gradients_survive", BIGBIRD)),
     Mutant("kernels/performer.py", "_root(jnp.abs(scale))", "jnp.sqrt(jnp.abs(scale))", "tests/test_extremes.py::test_a_learned_scale_may_be_zero"),
-    Mutant("kernels/synthesizer.py", "params[\"key\"][:length]", "params[\"key\"][-length:]", "tests/test_approximations.py::test_what_was_learned_for_a_length_serves_shorter_inputs_from_its_start[Synthesizer(form='dense', units=None, rank=32)]"),
+    Mutant("kernels/synthesizer.py", "slice(len(k))", "slice(-len(k), None)", "tests/test_approximations.py::test_what_was_learned_for_a_length_serves_shorter_inputs_from_its_start[Synthesizer(form='dense', units=None, rank=32)]"),
     Mutant("kernels/synthesizer.py", "+ positions.query_offset)", "+ 1 + positions.query_offset)", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Synthesizer(form='random', units=None, rank=3)]"),
     Mutant("positions/shaw.py", "key_positions[None, :] - query_positions[:, None]", "query_positions[:, None] - key_positions[None, :]", "tests/test_positions.py::test_rules_in_causal_cross_attention[shaw]"),
     Mutant("engines/streaming.py", "at[rows].add(new.projected)", "at[rows].set(new.projected)", "tests/test_positions.py::test_rules_of_many_tiles"),
-    Mutant("layers/projected.py", "places = offset + jnp.arange", "places = jnp.arange", "tests/test_layers.py::test_positions_in_both_layers"),
+    Mutant("layers/projected.py", "places = offset + rows", "places = rows", "tests/test_layers.py::test_positions_in_both_layers"),
     Mutant("layers/cache.py", "index[..., None] + jnp.arange", "index.max() + jnp.arange", "tests/test_layer_decoding.py::test_positions_are_those_of_each_example"),
     Mutant("engines/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", DILATED)),
     Mutant("engines/caching.py", "(columns[None] <= positions[:, None])", "(columns[None] < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
     Mutant("kernels/bigbird.py", "blocks * self.block_size + jnp.arange", "blocks * self.block_size + 1 + jnp.arange", law("stepping_equals_the_whole", BIGBIRD)),
     Mutant("door/decoding.py", "positions=state.positions + come", "positions=state.positions + tokens", law("stepping_equals_the_whole", LINEAR)),
     Mutant("door/decoding.py", "jnp.where(real & fits, positions, -1)", "jnp.where(real, positions, -1)", law("a_state_has_an_end", LINEAR)),
+    Mutant("engines/ring.py", "Origin(first_query, first_key, asked.offset)", "Origin(first_key, first_key, asked.offset)", split("Softmax()", "arrays")),
+    Mutant("engines/ring.py", "jnp.where(there < here, 0, 1)", "jnp.where(there < here, 1, 0)", split("Softmax()", "packed documents")),
+    Mutant("engines/ring.py", "d_k, d_v = self.shards.handed_on(of_keys)", "d_k, d_v = of_keys", split("Softmax()", "nothing")),
+    Mutant("engines/ring.py", "old + part, pair.first_key, 3)", "old + part, 0, 3)", split("Softmax()", "arrays")),
+    Mutant("engines/across.py", "Origin(first, first - sides[0], mask.query_offset)", "Origin(first, first, mask.query_offset)", split("SlidingWindow(left=2, right=1, dilation=1, global_tokens=0)", "a window")),
+    Mutant("engines/everywhere.py", "jnp.cumsum(which, axis=-1, dtype=jnp.int32) - 1 + before[..., None]", "jnp.cumsum(which, axis=-1, dtype=jnp.int32) - 1", split("SlidingWindow(left=3, right=2, dilation=1, global_tokens=2)", "global tokens in both directions")),
+    Mutant("engines/recurrence.py", "return of(1, upto)", "return upto", split("Performer(features=8, orthogonal=True, seed=0)", "the past")),
+    Mutant("engines/recurrence.py", "shards.gathered(own.top[None], 0).max(axis=0)", "own.top", split("Performer(features=8, orthogonal=True, seed=0)", "nothing")),
+    Mutant("kernels/nystrom.py", "counts.sum(), rank + before.sum()", "counts.sum(), rank", split("Nystrom(landmarks=5, iterations=6)", "nothing")),
+    Mutant("door/sequences.py", "Origin(first, START, mask.query_offset)", "Origin(START, START, mask.query_offset)", f"{MESHES}test_fewer_heads_than_parts[Local(block_size=4, layout='contiguous')-'packed documents']"),
+    Mutant("layers/products.py", "if name not in used", "if name", f"{MESHES}test_training_with_split_parameters[plain-Explicit]"),
 ]  # fmt: skip
 
 

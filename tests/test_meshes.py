@@ -162,9 +162,18 @@ def test_parts_of_unequal_length_under_auto_axes(ask, kernel):
     ask(on_devices.of_a_split_sequence, kernel, "the past" if kernel.supports.causal else "nothing", 4, 23, "Auto")
 
 
-@pytest.mark.parametrize("kernel", [Softmax(), Linear(), Nystrom(5), Reformer(4, 4), Sinkhorn(4)], ids=repr)
-def test_fewer_heads_than_parts(ask, kernel):
-    name = "the past" if kernel.supports.causal else "nothing"
+@pytest.mark.parametrize(
+    "kernel, name",
+    [
+        (Softmax(), "the past"),
+        (Linear(), "segments in any order"),
+        (Nystrom(5), "nothing"),
+        (Reformer(4, 4), "nothing"),
+        (Local(4), "packed documents"),
+    ],
+    ids=repr,
+)
+def test_fewer_heads_than_parts(ask, kernel, name):
     ask(on_devices.of_a_split_sequence, kernel, name, 8, 24, "Explicit", 1)
 
 
