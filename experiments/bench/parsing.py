@@ -79,10 +79,11 @@ def expanded(text: str, flag: str) -> str:
             start = place + 1
     if level:
         raise ValueError(f"--{flag}={text}: a bracket is not closed")
-    return ",".join(each for call in calls for each in _grid(call, flag))
+    return ",".join(each for call in calls for each in grid(call, flag))
 
 
-def _grid(call: str, flag: str) -> list[str]:
+def grid(call: str, flag: str) -> list[str]:
+    """What a text stands for where `{a,b}` stands for each of its items: one text for each choice of all braces."""
     before, opened, rest = call.partition("{")
     if not opened:
         if "}" in call:
@@ -91,7 +92,7 @@ def _grid(call: str, flag: str) -> list[str]:
     choices, closed, after = rest.partition("}")
     if not closed or "{" in choices:
         raise ValueError(f"--{flag} has {call.strip()!r}: expected braces around items, such as features={{16,64}}")
-    return [each for choice in items(choices, flag) for each in _grid(f"{before}{choice}{after}", flag)]
+    return [each for choice in items(choices, flag) for each in grid(f"{before}{choice}{after}", flag)]
 
 
 def kernels(text: str, flag: str = "kernels") -> tuple:

@@ -1,4 +1,4 @@
-"""Where a row was made: versions, device and commit."""
+"""Where a row was made: versions, device, processes and commit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ from importlib import metadata
 from experiments.bench import processor
 
 # What `environment` tells.
-ENVIRONMENT = ("python", "jax", "jaxlib", "flax", "numpy", "platform", "device", "cores", "commit", "dirty")
+ENVIRONMENT = (
+    "python",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "platform",
+    "device",
+    "cores",
+    "processes",
+    "commit",
+    "dirty",
+)
 
 
 def environment() -> dict:
-    """Versions, device and commit. Neither host nor paths, nor anything of the process's environment."""
+    """Versions, device, processes and commit. Neither host nor paths, nor anything of the process's environment."""
     import jax
 
     device = jax.devices()[0]
@@ -24,6 +36,7 @@ def environment() -> dict:
         "platform": device.platform,
         "device": processor.name() if device.platform == "cpu" else device.device_kind,
         "cores": processor.cores(),
+        "processes": jax.process_count(),
         **_commit(),
     }
 
