@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 
 from absl import app, flags, logging
 
+from experiments.bench import processes
 from experiments.bench import settings as declared
 
 flags.disclaim_key_flags()  # they are those of the module that asks for them
@@ -38,6 +40,9 @@ def run(settings: type[declared.Settings], home: str, positional: str | None = N
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except processes.Lost as lost:
+            print(f"error: {lost}; the same commands go on from what is saved", file=sys.stderr, flush=True)
+            os._exit(1)  # jax would wait for those that will not come
         except KeyboardInterrupt:
             print("\ninterrupted: finished rows are kept, the same command goes on from here", file=sys.stderr)
             return 130

@@ -7,13 +7,14 @@ here, once: the folder's lock, which cells are tried again, rows on the disk as 
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import importlib
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
-from experiments.bench import locks, optional, outcome, progress, provenance, records
+from experiments.bench import locks, optional, outcome, processes, progress, provenance, records
 
 
 class Cell(NamedTuple):
@@ -140,16 +141,21 @@ class Experiment(abc.ABC):
         """
         if getattr(settings, self.listing, False):
             return self.list_cells(settings)
+        if isinstance(settings, processes.Settings):
+            processes.join(settings)
         out = pathlib.Path(settings.out)
         identities = []
-        with locks.writing(out, self.part(settings)):
+        with locks.writing(out, self.part(settings)) if processes.is_first() else contextlib.nullcontext():
             for cells in self.stated(settings):
                 identities += [self.identity(cell.row) for cell in cells]
                 if not self._fill(settings, cells, out):
                     return outcome.STOPPED
+            processes.agree("the end of the run", None)  # by then the first has written all rows
             rows = self.read(out)
         found = self.last(rows)
         own = [found[identity] for identity in identities if identity in found]
+        if not processes.is_first():
+            return outcome.code(own)
         further = self.more(settings)
         if further not in (0, 1):
             return further
@@ -164,12 +170,14 @@ class Experiment(abc.ABC):
         """Measure what is missing; whether it came to its end."""
         known = self.read(out)
         todo = self.missing(settings, cells, known)
+        processes.agree("what is to do", [str(self.identity(cell.row)) for cell in todo])
         run = Run(known, lambda share: each.reach(share))
         title = f"{self.title(cells)}: {len(todo)} of {len(cells)} {self.noun} to do" if cells else self.name
         with progress.over(self.measure(settings, todo, run), title, len(todo)) as each:
             try:
                 for row in each:
-                    records.append(out, row, self.part(settings))
+                    if processes.is_first():
+                        records.append(out, row, self.part(settings))
                     known.append(row)
                     each.say(self.describe(row))
             except outcome.Stopped:

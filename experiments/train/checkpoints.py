@@ -1,7 +1,8 @@
 """Trees of arrays on disk, by orbax, and beside them a description with a checksum of each, and one of itself.
 
 A checkpoint is whole once its description is there, which is written last. Nothing in it is executed: the description
-is JSON, and kernels are named by the catalogue.
+is JSON, and kernels are named by the catalogue. Where arrays are split over devices, or over processes, each of these
+writes and reads its parts, into a folder that all see; what is read is split as what it is read for, whatever wrote it.
 """
 
 from __future__ import annotations
@@ -19,35 +20,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
+
+from experiments.bench import processes
+from experiments.train.devices import whole
 
 ABOUT, ARRAYS = "about.json", "arrays"
 Tree = Any
 
 
 def write(folder: pathlib.Path, tree: Tree, about: dict) -> None:
-    """Write `tree` and `about`; what was there is replaced.
+    """Write `tree` and `about`; what was there is replaced. All processes of a run must ask for it.
 
     Raises:
-      OSError: it could not be written; what is left of it is no checkpoint.
+      OSError: it could not be written, by one of them; what is left of it is no checkpoint.
     """
     folder = pathlib.Path(folder).absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    failure = None
     try:
         _write(folder, _leaves(tree), about)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    except OSError as error:
+        failure = error
+    if processes.any_of(failure is not None):
+        if processes.is_first():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise failure or OSError("another process could not write its part")
 
 
 def _write(folder, leaves, about):
+    if processes.is_first():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     try:
         with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save(folder / ARRAYS, leaves)
     except ValueError as error:  # how tensorstore tells of a disk that is full
         raise OSError(_first_line(error)) from None
     described = {name: _described(array) for name, array in leaves.items()}
-    told = {"about": about, "arrays": described, "files": _files(folder)}
+    if processes.is_first():
+        _describe(folder, {"about": about, "arrays": described, "files": _files(folder)})
+
+
+def _describe(folder, told):
     unfinished = folder / f"{ABOUT}.unfinished"
     with unfinished.open("w") as file:
         json.dump(told | {"sha256": _digest(told)}, file, allow_nan=False, indent=1, sort_keys=True)
@@ -75,7 +89,7 @@ def read(folder: pathlib.Path, like: Tree) -> tuple[Tree, dict]:
         )
     if _files(folder) != description["files"]:  # which orbax would tell in hundreds of lines
         raise ValueError(f"{folder} is damaged: the files in {ARRAYS} are not those that were saved")
-    target = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in leaves.items()}
+    target = {name: _target(x) for name, x in leaves.items()}
     try:
         with _quiet(), _checkpointer() as checkpointer:
             arrays = checkpointer.restore(folder / ARRAYS, target)
@@ -152,6 +166,12 @@ def _leaves(tree: Tree) -> dict[str, jax.Array]:
     return {".".join(str(getattr(key, "key", key)) for key in path): _plain(array) for path, array in paths}
 
 
+def _target(x) -> jax.ShapeDtypeStruct:
+    """As what an array is read; what is on one device may be read by jax to any."""
+    split = getattr(x, "sharding", None)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split if isinstance(split, NamedSharding) else None)
+
+
 def _plain(array):
     return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
 
@@ -167,7 +187,7 @@ def _sizes(array) -> dict:
 
 
 def _described(array) -> dict:
-    return _sizes(array) | {"sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}
+    return _sizes(array) | {"sha256": hashlib.sha256(np.ascontiguousarray(whole(array)).tobytes()).hexdigest()}
 
 
 def _told(sizes: dict | None) -> str:

@@ -18,16 +18,16 @@ import sys
 import time
 from collections.abc import Callable
 
-import jax
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.bench import outcome
+from experiments.bench import outcome, processes
 from experiments.bench.memory import planned
 from experiments.tasks.task import Examples
 from experiments.train import checkpoints, steps
+from experiments.train import devices as placement
+from experiments.train.devices import Devices
 from experiments.train.termination import Termination
 
 SCHEDULES = ("cosine", "rsqrt")
@@ -84,7 +84,7 @@ class Progress:
       diverged: the step at which the loss or a gradient was no number, None otherwise.
       seconds: of all steps but the first after each start, which compiles.
       compile_seconds: of those.
-      needed_bytes: of arguments, results and temporary arrays of a step, as they were planned.
+      needed_bytes: of arguments, results and temporary arrays of a step, as they were planned, on one device.
       devices: on how many a step was computed, the fewest where batches differ.
     """
 
@@ -107,6 +107,7 @@ def fit(
     folder: pathlib.Path | None = None,
     validate: Callable[[nnx.Module], float] | None = None,
     told: Callable[[Progress], None] = lambda progress: None,
+    devices: Devices | None = None,
 ) -> Progress:
     """Train `model` in place; afterwards it has the best parameters that validation found, or the last.
 
@@ -118,12 +119,13 @@ def fit(
         does what it does elsewhere.
       validate: a score of the model, lower is better.
       told: called after each step.
+      devices: where the model is, and its examples are put; None for as many local ones as divide the first batch.
 
     Raises:
-      outcome.Stopped: SIGTERM came; the step at hand was finished, and the state saved.
+      outcome.Stopped: SIGTERM came, to one of the processes; the step at hand was finished, and the state saved.
     """
     model.train()
-    run = _Run(model, plan, folder)
+    run = _Run(model, plan, folder, devices)
     progress = run.resume()
     saves = folder is not None and plan.save_every > 0
     with Termination() if saves else contextlib.nullcontext(Termination()) as termination:
@@ -131,7 +133,7 @@ def fit(
             run.advance(progress, batch)
             if progress.diverged is not None:
                 break
-            is_last, to_end = progress.step == plan.steps, termination.is_asked
+            is_last, to_end = progress.step == plan.steps, saves and processes.any_of(termination.is_asked)
             if validate and plan.validate_every and (is_last or progress.step % plan.validate_every == 0):
                 run.validate(progress, validate)
             if saves and not is_last and (to_end or progress.step % plan.save_every == 0):
@@ -147,29 +149,35 @@ def fit(
 class _Run:
     """A model with its optimizer, and their checkpoints."""
 
-    def __init__(self, model: nnx.Module, plan: Plan, folder: pathlib.Path | None):
+    def __init__(self, model: nnx.Module, plan: Plan, folder: pathlib.Path | None, devices: Devices | None):
         self.model, self.folder = model, folder
+        if devices is not None:
+            devices.split(model)
         self.state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
+        if devices is not None:
+            for each in (model, self.state):
+                devices.spread(each)
         self.best = steps.copied(model, nnx.Param)
         self._good: list[pathlib.Path] = []  # checkpoints that were read or written here
         # To walk through both trees at every call takes longer than a step of a small model.
         self._step, self._is_cold = nnx.cached_partial(steps.step, model, self.state), True
-        self._devices: _Devices | None = None
+        self._devices = devices
 
     def advance(self, progress: Progress, batch: Callable[[int], Examples]) -> None:
         """One step, and what is told of it."""
         start = time.perf_counter()
         examples = batch(progress.step)
-        self._devices = self._devices or _Devices(_size(examples))
+        self._devices = self._devices or placement.local(examples)
         placed, devices = self._devices.placed(examples)
         progress.devices = min(devices, progress.devices or devices)
-        loss, is_good = map(np.asarray, self._step(placed))
-        spent = time.perf_counter() - start
+        with self._devices.context():
+            loss, is_good = map(np.asarray, self._step(placed))
+            spent = time.perf_counter() - start
+            if self._is_cold:
+                compiled = steps.step.lower(self.model, self.state, placed).compile()  # it is kept, and not made again
+                progress.needed_bytes = planned(compiled)["needed_bytes"]
         if self._is_cold:
-            progress.compile_seconds += spent
-            compiled = steps.step.lower(self.model, self.state, placed).compile()  # it is kept, and not made again
-            progress.needed_bytes = planned(compiled)["needed_bytes"]
-            self._is_cold = False
+            progress.compile_seconds, self._is_cold = progress.compile_seconds + spent, False
         else:
             progress.seconds += spent
         if not is_good:
@@ -213,7 +221,7 @@ class _Run:
             print(f"warning: step {progress.step:,} could not be saved, {error}; training goes on", file=sys.stderr)
             return
         self._good = [*self._good, path][-KEPT:]
-        for other in set(self._saved()).difference(self._good):
+        for other in set(self._saved()).difference(self._good) if processes.is_first() else ():
             shutil.rmtree(other, ignore_errors=True)
 
     def _saved(self) -> list[pathlib.Path]:
@@ -228,34 +236,3 @@ class _Run:
         nnx.replace_by_pure_dict(whole, tree["run"])
         nnx.update((self.model, self.state), whole)
         nnx.replace_by_pure_dict(self.best, tree["best"])
-
-
-class _Devices:
-    """Those that a run computes on, among which batches are split: as many of the local ones as divide its first."""
-
-    def __init__(self, size: int):
-        local = jax.local_devices()
-        self._count = max(count for count in range(1, len(local) + 1) if size % count == 0)
-        self._split = NamedSharding(Mesh(np.array(local[: self._count]), ("data",)), PartitionSpec("data"))
-        self._told: set[int] = set()
-        if self._count < len(local):
-            self._tell(size, f"of {len(local)} devices, {self._count} are used")
-
-    def placed(self, examples: Examples) -> tuple[Examples, int]:
-        """Examples as their step takes them, and on how many devices each of them is computed once."""
-        size = _size(examples)
-        if self._count == 1:
-            return examples, 1
-        if size % self._count:
-            self._tell(size, f"each of {self._count} devices computes all of it")
-            return examples, 1
-        return jax.tree.map(lambda x: jax.device_put(x, self._split), examples), self._count
-
-    def _tell(self, size: int, what: str) -> None:
-        if size not in self._told:
-            self._told.add(size)
-            print(f"warning: a batch of {size:,} examples: {what}; make it a multiple of them", file=sys.stderr)
-
-
-def _size(examples: Examples) -> int:
-    return len(jax.tree.leaves(examples)[0])

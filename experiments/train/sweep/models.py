@@ -16,10 +16,11 @@ from flax import nnx
 
 from attnzoo import Softmax
 from attnzoo.models import Classifier, LanguageModel
-from experiments.bench import trust
+from experiments.bench import mesh, processes, trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
 from experiments.train import language, loop, steps
+from experiments.train.devices import Devices, whole
 from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
 
@@ -91,11 +92,18 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     count = settings.tokens // cell.length
     batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
     found = {"parameters": steps.parameter_count(model), "step_flops": steps.flops(model, batch(0))}
-    validate = functools.partial(_validated, settings, cell)
+    devices = _devices(settings)
+    validate = functools.partial(_validated, settings, cell, devices=devices)
     with _curves(settings, cell) as drawn:
         both = lambda progress: (told(progress), drawn(progress))
         progress = loop.fit(
-            model, batch, cell.plan(settings), folder=_running(settings, cell), validate=validate, told=both
+            model,
+            batch,
+            cell.plan(settings),
+            folder=_running(settings, cell),
+            validate=validate,
+            told=both,
+            devices=devices,
         )
     found |= {
         "curve": progress.curve,
@@ -105,9 +113,10 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         "train_seconds": progress.seconds,
         "needed_bytes": progress.needed_bytes,
         "devices": progress.devices,
+        "mesh": settings.mesh,
     }
     found["validation"] = min((score for _, score in progress.validations), default=None)
-    found |= outcome(settings, cell, model, progress)
+    found |= outcome(settings, cell, model, progress, devices)
     found["state_bytes"] = state_bytes(settings, cell)
     if isinstance(model, LanguageModel):
         found["checkpoint"] = cell.name(settings)
@@ -117,31 +126,39 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
 
 def forget(settings: Settings, cell: Cell) -> None:
     """Remove the checkpoints of a cell whose row is written."""
-    shutil.rmtree(_running(settings, cell), ignore_errors=True)
+    if processes.is_first():
+        shutil.rmtree(_running(settings, cell), ignore_errors=True)
 
 
 def _running(settings, cell) -> pathlib.Path:
     return pathlib.Path(settings.out) / RUNNING / cell.name(settings)
 
 
-def outcome(settings: Settings, cell: Cell, model: nnx.Module, progress: loop.Progress) -> dict:
+def _devices(settings: Settings) -> Devices | None:
+    """Those of the mesh that settings name; None where they name none."""
+    return Devices(mesh.made(settings.mesh), settings.fsdp) if settings.mesh else None
+
+
+def outcome(
+    settings: Settings, cell: Cell, model: nnx.Module, progress: loop.Progress, devices: Devices | None = None
+) -> dict:
     """What the trained model reaches on the test split, or where it has come to no numbers."""
     if progress.diverged is not None:
         reason = f"the loss or a gradient was no number at step {progress.diverged:,}"
         return {"status": "diverged", "reason": reason}
-    found = tests(settings, cell, model)
+    found = tests(settings, cell, model, devices)
     if not np.isfinite([found["bits"], *found["by_length"].values()]).all():
         return {"status": "diverged", "reason": "the loss on what was not seen was no number"}
     return {"status": "measured"} | found
 
 
-def tests(settings: Settings, cell: Cell, model: nnx.Module) -> dict:
+def tests(settings: Settings, cell: Cell, model: nnx.Module, devices: Devices | None = None) -> dict:
     """Scores on the test split, at the length that was learned and at others, and of parts of the task."""
     elsewhere = {
-        str(length): scores(settings, cell, model, "test", length)["score"] for length in settings.eval_lengths
+        str(length): scores(settings, cell, model, "test", length, devices)["score"] for length in settings.eval_lengths
     }
-    here = scores(settings, cell, model, "test", cell.length)
-    return here | {"by_length": elsewhere, "probes": probed(settings, cell, model)}
+    here = scores(settings, cell, model, "test", cell.length, devices)
+    return here | {"by_length": elsewhere, "probes": probed(settings, cell, model, devices)}
 
 
 def _curves(settings: Settings, cell: Cell):
@@ -168,7 +185,9 @@ def description(settings: Settings, cell: Cell, model: LanguageModel) -> languag
     )
 
 
-def scores(settings: Settings, cell: Cell, model: nnx.Module, split: str, length: int) -> dict:
+def scores(
+    settings: Settings, cell: Cell, model: nnx.Module, split: str, length: int, devices: Devices | None = None
+) -> dict:
     """What a model reaches on examples of a split, the same for every kernel and seed.
 
     `score` is bits of a target, or the share of answers that are right, as the task counts; `bits` is always there.
@@ -176,7 +195,7 @@ def scores(settings: Settings, cell: Cell, model: nnx.Module, split: str, length
     model.eval()
     bits, right, weights, exact = [], [], [], []
     for batch in held_out(settings, cell, split, length):
-        of_each, said = map(np.asarray, steps.tested(model, batch))
+        of_each, said = _tested(model, batch, devices)
         bits.append(of_each)
         right.append(said == batch.targets)
         weights.append(batch.weights)
@@ -191,15 +210,24 @@ def scores(settings: Settings, cell: Cell, model: nnx.Module, split: str, length
     return found | ({"bits_by_position": _by_position(bits, weights)} if weights.ndim > 1 else {})
 
 
-def probed(settings: Settings, cell: Cell, model: nnx.Module) -> dict[str, dict[str, float]]:
+def _tested(model, batch, devices) -> tuple[np.ndarray, np.ndarray]:
+    if devices is None:
+        return tuple(map(np.asarray, steps.tested(model, batch)))
+    with devices.context():
+        return tuple(map(whole, steps.tested(model, devices.placed(batch)[0])))
+
+
+def probed(
+    settings: Settings, cell: Cell, model: nnx.Module, devices: Devices | None = None
+) -> dict[str, dict[str, float]]:
     """For each part that the task tests apart, the share of examples that are right at each length."""
     lengths = sorted({cell.length, *settings.eval_lengths})
+    of_tasks = {name: dataclasses.replace(cell, task=task) for name, task in cell.task.probes().items()}
     return {
         name: {
-            str(length): scores(settings, dataclasses.replace(cell, task=task), model, "test", length)["exact_match"]
-            for length in lengths
+            str(length): scores(settings, of_task, model, "test", length, devices)["exact_match"] for length in lengths
         }
-        for name, task in cell.task.probes().items()
+        for name, of_task in of_tasks.items()
     }
 
 
@@ -215,8 +243,8 @@ def _by_position(bits, weights) -> list[float | None]:
     return [float(bits.sum() / weight.sum()) if weight.sum() else None for bits, weight in zip(*sums, strict=True)]
 
 
-def _validated(settings, cell, model) -> float:
-    score = scores(settings, cell, model, "validation", cell.length)["score"]
+def _validated(settings, cell, model, devices) -> float:
+    score = scores(settings, cell, model, "validation", cell.length, devices)["score"]
     return score if cell.task.metric == "bits" else -score
 
 

@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterator
 
-from experiments.bench import experiment, outcome, progress, workers
+from experiments.bench import experiment, outcome, processes, progress, workers
 from experiments.bench.workers import Worker
 from experiments.show import caveats
 from experiments.train.sweep import analysis, baselines, models, prediction
@@ -45,7 +45,7 @@ class Sweep(experiment.Experiment):
                     yield row
                 if row["status"] in ("measured", "diverged"):
                     models.forget(settings, cell.subject)  # not before its row is there: a kill would lose the model
-                if termination.is_asked:
+                if processes.any_of(termination.is_asked):
                     raise outcome.Stopped
 
     def describe(self, row: dict) -> str:
@@ -101,18 +101,25 @@ def _listed(cell: experiment.Cell, hours: float | None, state: str) -> list[str]
 
 def _outcome(settings: Settings, cell: Cell, termination: Termination, told: Told) -> dict:
     """How a cell ended: measured, refused, diverged, failed, or stopped."""
-    try:
-        refusal = models.refusal(settings, cell)
-        known = baselines.of(cell.task, cell.length) if refusal is None else {}  # now, since it may take long
-    except Exception as error:  # a kernel of someone else's, or data that are not there
-        return outcome.failure(error)
+    refusal, known = _prepared(settings, cell)
+    processes.agree(f"what is to be trained, {refusal or 'a model'}", refusal)
     if refusal is not None:
         return refusal
-    row = _isolated(settings, cell, termination, told) if settings.isolate else _here(settings, cell, told)
+    is_apart = settings.isolate and not settings.coordinator
+    row = _isolated(settings, cell, termination, told) if is_apart else _here(settings, cell, told)
     if termination.is_asked and row["status"] == "failed":
         row["status"] = "stopped"
     termination.is_asked |= row["status"] == "stopped"
     return row | ({"baselines": known} if row["status"] == "measured" else {})
+
+
+def _prepared(settings: Settings, cell: Cell) -> tuple[dict | None, dict[str, float]]:
+    """Why a cell is not trained, None where it is, and its baselines, which may take long."""
+    try:
+        refusal = models.refusal(settings, cell)
+        return refusal, baselines.of(cell.task, cell.length) if refusal is None else {}
+    except Exception as error:  # a kernel of someone else's, or data that are not there
+        return outcome.failure(error), {}
 
 
 def _here(settings: Settings, cell: Cell, told: Told) -> dict:
@@ -120,7 +127,10 @@ def _here(settings: Settings, cell: Cell, told: Told) -> dict:
         return models.train(settings, cell, lambda progress: told(progress.step))
     except outcome.Stopped as stopped:
         return {"status": "stopped", "reason": str(stopped)}
+    except processes.Lost:
+        raise
     except Exception as error:  # one cell that fails must not take the others with it
+        processes.met(error)
         return outcome.failure(error)
 
 

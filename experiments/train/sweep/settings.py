@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from experiments.bench import optional, parsing, settings
+from experiments.bench import mesh, optional, parsing, processes
 from experiments.bench.settings import flag
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ TASKS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(settings.Settings):
-    """What to train, and within which limits."""
+class Settings(processes.Settings):
+    """What to train, on which devices, and within which limits."""
 
     tasks: tuple[Task, ...] = flag("text, masked_text", f"Tasks as calls: {TASKS}.", parsing.tasks, name="task")
     kernels: tuple[Kernel, ...] = flag(
@@ -68,9 +68,12 @@ class Settings(settings.Settings):
     )
     save_every: int = flag(500, "Steps between checkpoints of an unfinished cell; 0 for none.", at_least=0)
     match: str = flag("none", "params: feed-forward widths make models equally large.", choices=("none", "params"))
+    fsdp: bool = flag(False, "Split parameters over the data axis of --mesh, too.")
     minutes: float = flag(0.0, "Limit of each cell; 0 for none.", at_least=0)
     memory: float = flag(0.0, "GiB of address space that a cell may take; 0 for no limit.", at_least=0)
-    isolate: bool = flag(True, "A process for each cell; without, all in this one, which is quicker and less safe.")
+    isolate: bool = flag(
+        True, "A process for each cell; without, or with --coordinator, all in this one: quicker, and less safe."
+    )
     shard: tuple[int, int] | None = flag(
         "", "i/n: only the i-th of n parts of the sweep, counted from 0.", parsing.shard
     )
@@ -86,6 +89,11 @@ class Settings(settings.Settings):
             raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
         if not self.isolate and (self.minutes or self.memory):
             raise ValueError("--minutes and --memory limit processes: pass --isolate, which gives each cell its own")
+        if self.coordinator and (self.minutes or self.memory):
+            raise ValueError(
+                "--minutes and --memory limit processes of one cell each: those of --coordinator train all"
+            )
+        self._check_mesh()
         if self.tokens < max(self.lengths):
             raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
         if self.tasks:  # the process of a cell is given none here: its cell has its own
@@ -93,6 +101,17 @@ class Settings(settings.Settings):
         for width in self.widths:
             if width % self.heads:
                 raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
+
+    def _check_mesh(self):
+        if not self.mesh and (self.coordinator or self.fsdp):
+            name = "--coordinator" if self.coordinator else "--fsdp"
+            raise ValueError(f"{name} needs --mesh, which says how devices share a model, such as 'data=8'")
+        parts = mesh.sizes(self.mesh)
+        wanted = [("model", "heads", self.heads)]
+        wanted += [("sequence", "lengths", length) for length in (*self.lengths, *self.eval_lengths)]
+        for axis, name, whole in wanted:
+            if whole % parts[axis]:
+                raise ValueError(f"--mesh={self.mesh}: {axis}={parts[axis]} does not divide --{name}={whole}")
 
     def _check_tasks(self):
         from experiments import tasks

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 
-from experiments.bench import outcome, workers
+from experiments.bench import outcome, processes, workers
 from experiments.train import loop
 from experiments.train.sweep import models
 from experiments.train.sweep.cells import heard
@@ -22,6 +22,7 @@ def main() -> int:
         if settings.memory:
             limit = int(settings.memory * 2**30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        processes.join(settings)
         said = [0.0]
 
         def told(progress: loop.Progress) -> None:
