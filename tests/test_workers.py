@@ -1,6 +1,8 @@
 """Workers: rows as they come, and how each kind of end is told."""
 
+import functools
 import sys
+import threading
 
 import pytest
 
@@ -42,6 +44,30 @@ def test_rows_come_until_the_end_and_the_end_is_told(end, tmp_path, monkeypatch)
 def test_a_worker_that_cannot_start_is_told():
     worker = workers.Worker("experiments.no_such_worker", {}, 60)
     assert list(worker) == [] and "No module named" in worker.ended
+
+
+def test_a_worker_that_is_asked_to_end_before_it_starts_ends_at_its_start():
+    worker = workers.Worker("experiments.no_such_worker", {}, 60)
+    worker.terminate()
+    assert list(worker) == [] and worker.ended.startswith("SIGTERM")
+
+
+def test_no_job_is_begun_after_its_caller_broke_off():
+    begun, go = [], threading.Event()
+
+    def job(number):
+        begun.append(number)
+        yield number
+        go.wait(60)
+
+    rows = workers.beside([functools.partial(job, number) for number in range(4)], 2)
+    assert {next(rows), next(rows)} == {0, 1}
+    rows.close()
+    go.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(60)
+    assert begun == [0, 1]
 
 
 def test_another_platform_is_refused():

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import importlib
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 from experiments.bench import locks, optional, outcome, processes, progress, provenance, records
@@ -61,8 +61,11 @@ class Experiment(abc.ABC):
         """All cells, in lists that are measured one after another; a list is asked for when those before it are."""
 
     @abc.abstractmethod
-    def measure(self, settings, todo: list[Cell], run: Run) -> Iterator[dict]:
-        """The rows of cells, in any order; `one_by_one` and `timing.in_turns` keep those that raise from the others."""
+    def measure(self, settings, todo: list[Cell], run: Run) -> Generator[dict, None, None]:
+        """The rows of cells, in any order; `one_by_one` and `timing.in_turns` keep those that raise from the others.
+
+        It is closed where the run breaks off, and ends what it has at work.
+        """
 
     @abc.abstractmethod
     def describe(self, row: dict) -> str:
@@ -173,7 +176,8 @@ class Experiment(abc.ABC):
         processes.agree("what is to do", [str(self.identity(cell.row)) for cell in todo])
         run = Run(known, lambda share: each.reach(share))
         title = f"{self.title(cells)}: {len(todo)} of {len(cells)} {self.noun} to do" if cells else self.name
-        with progress.over(self.measure(settings, todo, run), title, len(todo)) as each:
+        measured = contextlib.closing(self.measure(settings, todo, run))
+        with measured as rows, progress.over(rows, title, len(todo)) as each:
             try:
                 for row in each:
                     if processes.is_first():

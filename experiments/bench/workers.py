@@ -38,6 +38,7 @@ class Worker:
         self._seconds = seconds
         self._xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
         self._process: subprocess.Popen | None = None
+        self._signal: signal.Signals | None = None  # which it was sent, perhaps before it was started
         self.ended: str | None = None
         self.code: int | None = None
         self.warnings: list[str] = []
@@ -53,6 +54,8 @@ class Worker:
                 env=os.environ | SHARED | ({"XLA_FLAGS": self._xla_flags} if self._xla_flags else {}),
             )
             self._process = process
+            if self._signal is not None:
+                process.send_signal(self._signal)
             late = threading.Event()
             timer = threading.Timer(max(self._seconds or 0, 0), lambda: (late.set(), process.kill()))
             if self._seconds is not None:
@@ -73,9 +76,17 @@ class Worker:
             self.code, self.ended = code, None if code == 0 else _ended(code, late.is_set(), said)
 
     def terminate(self) -> None:
-        """Ask the process to end, by SIGTERM."""
+        """Ask the process to end, by SIGTERM; one that is not started yet is asked at its start."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process at once, or at its start."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, sent: signal.Signals) -> None:
+        self._signal = sent
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(sent)
 
 
 def _ended(code: int, is_late: bool, said: list[str]) -> str:
@@ -90,6 +101,8 @@ def _ended(code: int, is_late: bool, said: list[str]) -> str:
 def beside(jobs: list[Callable[[], Iterable[dict]]], count: int) -> Iterator[dict]:
     """The rows of jobs as they come, `count` of which are at work beside each other.
 
+    Where its caller breaks off, no other job is begun; those at work are the caller's to end.
+
     Raises:
       Exception: that of a job, when all others are done.
     """
@@ -102,10 +115,13 @@ def beside(jobs: list[Callable[[], Iterable[dict]]], count: int) -> Iterator[dic
         finally:
             rows.put(None)
 
-    with futures.ThreadPoolExecutor(count) as pool:
+    pool = futures.ThreadPoolExecutor(count)
+    try:
         running = [pool.submit(drained, job) for job in jobs]
         for _ in jobs:
             yield from iter(rows.get, None)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     for job in running:
         job.result()
 

@@ -34,7 +34,8 @@ class Claims(Experiment):
         return records.cell(row, claim.KEY if claim else self.key)
 
     def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
-        return CLAIMS[todo[0].row["claim"]].rows(settings, todo) if todo else iter(())
+        if todo:
+            yield from CLAIMS[todo[0].row["claim"]].rows(settings, todo)
 
     def describe(self, row: dict) -> str:
         where = {"speed": "length", "recall": "seed", "regression": "bandwidth"}[row["claim"]]

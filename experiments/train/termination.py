@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 
 from experiments.bench.workers import Worker
 
 
 class Termination:
-    """Whether SIGTERM has come, while a run lasts.
+    """Whether SIGTERM has come, while a run lasts; it is handed on to the processes at work, which an error kills.
 
     Attributes:
-      is_asked: whether it has.
-      worker: the process at work, to which it is handed on; None where the run works itself.
+      is_asked: whether it has, or something else ends the run.
     """
 
     def __init__(self):
         self.is_asked = False
-        self.worker: Worker | None = None
+        self._workers: list[Worker] = []
 
     def __enter__(self):
         try:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+            self._before = signal.signal(signal.SIGTERM, lambda *_: self.ask())
         except ValueError:  # not in the main thread, where nobody signals
             self._before = None
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            self.is_asked = True
+            for worker in list(self._workers):
+                worker.kill()
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _ask(self, signum, frame):
-        self.is_asked = True
-        if self.worker is not None:
-            self.worker.terminate()
+    def ask(self) -> None:
+        """Let the run end, as SIGTERM does; once, since a process that has saved is past a second one."""
+        if not self.is_asked:
+            self.is_asked = True
+            for worker in list(self._workers):
+                worker.terminate()
+
+    @contextlib.contextmanager
+    def reaching(self, worker: Worker) -> Iterator[None]:
+        """Hand the end of the run on to a process while the context lasts, from any thread."""
+        self._workers.append(worker)
+        if self.is_asked:
+            worker.terminate()
+        try:
+            yield
+        finally:
+            self._workers.remove(worker)

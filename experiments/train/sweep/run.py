@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
+import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
-from experiments.bench import experiment, outcome, processes, progress, workers
+from experiments.bench import experiment, outcome, placement, processes, progress, workers
 from experiments.bench.workers import Worker
 from experiments.show import caveats
 from experiments.train.sweep import analysis, baselines, models, prediction
@@ -16,6 +21,7 @@ from experiments.train.sweep.settings import Settings
 from experiments.train.termination import Termination
 
 Told = Callable[[int], None]  # how many steps are done
+_CHECKS = threading.Lock()  # jax works for one cell at a time in this process
 OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_create", "cannot allocate memory")
 
 
@@ -36,17 +42,23 @@ class Sweep(experiment.Experiment):
         return "" if settings.shard is None else "{}-of-{}".format(*settings.shard)
 
     def measure(self, settings: Settings, todo: list[experiment.Cell], run: experiment.Run) -> Iterator[dict]:
-        """Measured, refused, diverged or failed; a cell that was stopped has no row yet."""
-        told = lambda step: run.reach(step / settings.steps)
+        """Measured, refused, diverged or failed, as they end; a cell that was stopped has no row yet."""
+        shares = [0.0] * len(todo)  # that are done of cells at work
+
+        def told(place: int, step: int) -> None:
+            shares[place] = step / settings.steps
+            run.reach(sum(shares))
+
         with Termination() as termination:
-            for cell in todo:
-                row = cell.row | _outcome(settings, cell.subject, termination, told)
-                if row["status"] != "stopped":
-                    yield row
-                if row["status"] in ("measured", "diverged"):
+            for place, found in _ends(settings, [cell.subject for cell in todo], termination, told):
+                cell, shares[place] = todo[place], 0.0
+                if found["status"] != "stopped":
+                    yield cell.row | found
+                    run.reach(sum(shares))
+                if found["status"] in ("measured", "diverged"):
                     models.forget(settings, cell.subject)  # not before its row is there: a kill would lose the model
-                if processes.any_of(termination.is_asked):
-                    raise outcome.Stopped
+            if processes.any_of(termination.is_asked):
+                raise outcome.Stopped
 
     def describe(self, row: dict) -> str:
         head = f"{row['task']} {row['kernel']} {row['positions']} {row['length']:,}"
@@ -87,6 +99,11 @@ class Sweep(experiment.Experiment):
         print(f"{len(todo)} of {len(every)} cells to do, {hours:.2f} hours predicted, {predict.basis}")
         return 0
 
+    def run(self, settings: Settings) -> int:
+        if settings.is_apart:
+            os.environ.update(workers.SHARED)  # this process, too, leaves the memory of devices to those of cells
+        return super().run(settings)
+
 
 def _listed(cell: experiment.Cell, hours: float | None, state: str) -> list[str]:
     return [
@@ -99,25 +116,44 @@ def _listed(cell: experiment.Cell, hours: float | None, state: str) -> list[str]
     ]
 
 
-def _outcome(settings: Settings, cell: Cell, termination: Termination, told: Told) -> dict:
+def _ends(
+    settings: Settings, every: list[Cell], termination: Termination, told: Callable[[int, int], None]
+) -> Iterator[tuple[int, dict]]:
+    """The place of each cell, and how it ended; none is begun after the run was asked to end."""
+    devices = placement.found(settings.jobs) if settings.jobs > 1 else None
+
+    def job(place: int, cell: Cell) -> Iterator[tuple[int, dict]]:
+        with devices.one() if devices else contextlib.nullcontext() as device:
+            if not processes.any_of(termination.is_asked):
+                yield place, _outcome(settings, cell, termination, functools.partial(told, place), device)
+
+    if devices:
+        return workers.beside([functools.partial(job, *each) for each in enumerate(every)], settings.jobs)
+    return itertools.chain.from_iterable(itertools.starmap(job, enumerate(every)))  # here: a thread gets no signal
+
+
+def _outcome(settings: Settings, cell: Cell, termination: Termination, told: Told, device: int | None) -> dict:
     """How a cell ended: measured, refused, diverged, failed, or stopped."""
     refusal, known = _prepared(settings, cell)
     processes.agree(f"what is to be trained, {refusal or 'a model'}", refusal)
     if refusal is not None:
         return refusal
-    is_apart = settings.isolate and not settings.coordinator
-    row = _isolated(settings, cell, termination, told) if is_apart else _here(settings, cell, told)
+    if processes.any_of(termination.is_asked):
+        return {"status": "stopped", "reason": "before its first step"}
+    row = _isolated(settings, cell, termination, told, device) if settings.is_apart else _here(settings, cell, told)
     if termination.is_asked and row["status"] == "failed":
         row["status"] = "stopped"
-    termination.is_asked |= row["status"] == "stopped"
+    if row["status"] == "stopped":
+        termination.ask()
     return row | ({"baselines": known} if row["status"] == "measured" else {})
 
 
 def _prepared(settings: Settings, cell: Cell) -> tuple[dict | None, dict[str, float]]:
     """Why a cell is not trained, None where it is, and its baselines, which may take long."""
     try:
-        refusal = models.refusal(settings, cell)
-        return refusal, baselines.of(cell.task, cell.length) if refusal is None else {}
+        with _CHECKS:
+            refusal = models.refusal(settings, cell)
+            return refusal, baselines.of(cell.task, cell.length) if refusal is None else {}
     except Exception as error:  # a kernel of someone else's, or data that are not there
         return outcome.failure(error), {}
 
@@ -134,22 +170,21 @@ def _here(settings: Settings, cell: Cell, told: Told) -> dict:
         return outcome.failure(error)
 
 
-def handed(settings: Settings, cell: Cell) -> dict:
+def handed(settings: Settings, cell: Cell, device: int | None = None) -> dict:
     """What the process of a cell is told: plain values, and no tasks or kernels but those of the cell."""
     plain = dataclasses.replace(settings, tasks=(), kernels=(), positions=())
-    return {"settings": dataclasses.asdict(plain), "cell": cell.told()}
+    return {"settings": dataclasses.asdict(plain), "cell": cell.told(), "device": device}
 
 
-def _isolated(settings: Settings, cell: Cell, termination: Termination, told: Told) -> dict:
+def _isolated(settings: Settings, cell: Cell, termination: Termination, told: Told, device: int | None) -> dict:
     seconds = settings.minutes * 60 or None
-    worker = Worker("experiments.train.sweep.worker", handed(settings, cell), seconds)
-    termination.worker = worker
+    worker = Worker("experiments.train.sweep.worker", handed(settings, cell, device), seconds)
     row = None
-    for said in worker:
-        row = said.get("row", row)
-        if "step" in said:
-            told(said["step"])
-    termination.worker = None
+    with termination.reaching(worker):
+        for said in worker:
+            row = said.get("row", row)
+            if "step" in said:
+                told(said["step"])
     for warning in worker.warnings:
         print(warning, file=sys.stderr)
     return row or _ended(settings, worker)

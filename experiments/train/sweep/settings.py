@@ -74,6 +74,7 @@ class Settings(processes.Settings):
     isolate: bool = flag(
         True, "A process for each cell; without, or with --coordinator, all in this one: quicker, and less safe."
     )
+    jobs: int = flag(1, "Cells at work beside each other; of several, each has one device.", at_least=1)
     shard: tuple[int, int] | None = flag(
         "", "i/n: only the i-th of n parts of the sweep, counted from 0.", parsing.shard
     )
@@ -87,12 +88,12 @@ class Settings(processes.Settings):
             optional.require("tensorboardX", "tensorboard", "--tensorboard")
         if self.dropout >= 1:
             raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
-        if not self.isolate and (self.minutes or self.memory):
-            raise ValueError("--minutes and --memory limit processes: pass --isolate, which gives each cell its own")
-        if self.coordinator and (self.minutes or self.memory):
+        if not self.is_apart and (self.minutes or self.memory):
             raise ValueError(
-                "--minutes and --memory limit processes of one cell each: those of --coordinator train all"
+                "--minutes and --memory limit processes of a cell each: pass --isolate, and no --coordinator"
             )
+        if not self.is_apart and self.jobs > 1:
+            raise ValueError(f"--jobs={self.jobs} are processes of a cell each: pass --isolate, and no --coordinator")
         self._check_mesh()
         if self.tokens < max(self.lengths):
             raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
@@ -102,10 +103,17 @@ class Settings(processes.Settings):
             if width % self.heads:
                 raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether each cell has a process of its own."""
+        return self.isolate and not self.coordinator
+
     def _check_mesh(self):
         if not self.mesh and (self.coordinator or self.fsdp):
             name = "--coordinator" if self.coordinator else "--fsdp"
             raise ValueError(f"{name} needs --mesh, which says how devices share a model, such as 'data=8'")
+        if self.mesh and self.jobs > 1:
+            raise ValueError(f"--mesh={self.mesh} is of all devices, and --jobs={self.jobs} deals them out: give one")
         parts = mesh.sizes(self.mesh)
         wanted = [("model", "heads", self.heads)]
         wanted += [("sequence", "lengths", length) for length in (*self.lengths, *self.eval_lengths)]

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 
-from experiments.bench import outcome, processes, workers
+from experiments.bench import outcome, placement, processes, workers
 from experiments.train import loop
 from experiments.train.sweep import models
 from experiments.train.sweep.cells import heard
@@ -23,6 +23,8 @@ def main() -> int:
             limit = int(settings.memory * 2**30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         processes.join(settings)
+        if task["device"] is not None:
+            placement.take(task["device"])
         said = [0.0]
 
         def told(progress: loop.Progress) -> None:

@@ -1,0 +1,114 @@
+"""Cells beside each other: what each is given, how they end, and that they leave the rows of one after another."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import types
+
+import jax
+import pytest
+
+from attnzoo import Linear, Softmax
+from experiments.bench import experiment, outcome, placement, records
+from experiments.tasks.text import Text
+from experiments.train.sweep import models, run
+from experiments.train.sweep.cells import cells
+from tests.test_accuracy import saved, settings, started, wait_for
+
+
+def test_a_device_is_given_where_the_fewest_are_at_work():
+    devices = placement.Devices([0, 1, 2])
+    given = [devices.one() for _ in range(8)]
+    assert [one.__enter__() for one in given[:5]] == [0, 1, 2, 0, 1]
+    given[3].__exit__(None, None, None)
+    given[4].__exit__(None, None, None)
+    given[1].__exit__(None, None, None)
+    assert [one.__enter__() for one in given[5:]] == [1, 0, 1]
+
+
+def test_a_process_takes_one_device():
+    code = "import jax; from experiments.bench import placement as here; here.take(2); print(len(jax.devices()))"
+    several = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | several, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_gpus_are_taken_by_their_numbers(monkeypatch):
+    updated = {}
+    monkeypatch.setattr(jax.config, "update", updated.__setitem__)
+    placement.take(3)
+    assert updated["jax_cuda_visible_devices"] == updated["jax_rocm_visible_devices"] == "3"
+
+
+def test_devices_that_one_process_has_alone_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(platform="tpu")])
+    with pytest.raises(ValueError, match=r"--jobs=2: expected .* platform 'tpu', .* pass --jobs=1 --noisolate"):
+        run.run(settings(tmp_path, isolate=True, jobs=2))
+
+
+def test_shares_done_are_summed_over_cells_at_work_and_each_has_a_device(tmp_path, monkeypatch):
+    chosen = settings(tmp_path, tasks=(Text(),), kernels=(Softmax(),), seeds=2, isolate=True, jobs=2, steps=4)
+    both, given, reached = threading.Barrier(2), [], []
+
+    def half(settings, cell, termination, told, device):
+        given.append(device)
+        both.wait(60)
+        told(2)
+        both.wait(60)
+        return {"status": "refused", "reason": ""}
+
+    monkeypatch.setattr(run, "_outcome", half)
+    monkeypatch.setattr(placement, "found", lambda jobs: placement.Devices([0, 1]))
+    todo = [experiment.Cell(cell.row(chosen), cell) for cell in cells(chosen)]
+    assert len(list(run.EXPERIMENT.measure(chosen, todo, experiment.Run([], reached.append)))) == 2
+    assert sorted(given) == [0, 1]
+    assert max(reached) == 1.0 and reached[-2:] == [0.5, 0.0]
+
+
+def test_a_cell_that_fails_beside_another_leaves_it(tmp_path, monkeypatch):
+    refusal = models.refusal
+    broken = lambda settings, one: refusal(settings, one) if one.kernel == Softmax() else 1 / 0
+    monkeypatch.setattr(models, "refusal", broken)
+    assert run.run(settings(tmp_path, tasks=(Text(),), kernels=(Linear(), Softmax()), isolate=True, jobs=2)) == 1
+    assert {row["name"]: row["status"] for row in records.read(tmp_path)} == {"linear": "failed", "softmax": "measured"}
+
+
+SHORTER = ("--seeds=3", "--steps=160")
+
+
+def both_saved(out):
+    return len({path.parent.parent for path in saved(out)}) == 2
+
+
+def test_sigterm_reaches_all_at_work_and_they_go_on_to_the_rows_of_one_after_another(tmp_path):
+    process = started(tmp_path / "stopped", *SHORTER, "--jobs=2")
+    wait_for(lambda: both_saved(tmp_path / "stopped"))
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=90)[0]
+    assert process.returncode == outcome.STOPPED, said
+    assert records.read(tmp_path / "stopped") == [] and both_saved(tmp_path / "stopped")
+    for name, words in (("stopped", ["--jobs=2"]), ("whole", ["--isolate=false", "--save_every=0"])):
+        process = started(tmp_path / name, *SHORTER, *words)
+        said = process.communicate(timeout=180)[0]
+        assert process.returncode == 0, said
+    found, whole = ({row["seed"]: row for row in records.read(tmp_path / name)} for name in ("stopped", "whole"))
+    assert set(found) == set(whole) == {0, 1, 2}
+    for name in ("bits", "score", "curve", "validations", "best_step"):
+        assert [found[seed][name] for seed in whole] == [row[name] for row in whole.values()]
+    assert not saved(tmp_path / "stopped")
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_an_interrupt_leaves_no_process(tmp_path):
+    process = started(tmp_path, *SHORTER, "--jobs=2")
+    wait_for(lambda: both_saved(tmp_path))
+    threads = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = [pathlib.Path("/proc", child) for path in threads for child in path.read_text().split()]
+    assert len(children) == 2
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 130, said
+    assert not any(child.exists() for child in children)
