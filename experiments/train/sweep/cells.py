@@ -15,6 +15,7 @@ from experiments import tasks
 from experiments.bench import records
 from experiments.tasks.task import Task
 from experiments.train.loop import Plan
+from experiments.train.sweep import shards
 from experiments.train.sweep.settings import Settings
 
 # Settings that all cells of a sweep share, and that a row has.
@@ -111,8 +112,10 @@ def heard(told: dict) -> Cell:
 
 def cells(settings: Settings) -> Iterator[Cell]:
     """All cells of this shard, seed after seed, so that an interrupted sweep has whole comparisons."""
-    index, count = settings.shard or (0, 1)
-    return itertools.islice(_all(settings), index, None, count)
+    if settings.shard is None:
+        return _all(settings)
+    index, count = settings.shard
+    return iter(shards.dealt(_all(settings), count)[index])
 
 
 def _all(settings: Settings) -> Iterator[Cell]:
