@@ -36,6 +36,10 @@ from attnzoo.engines import heads
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate, partition
 from attnzoo.testing import laws
 from attnzoo.testing.subject import Subject
+from experiments.bench.settings import parsed
+from experiments.train.sweep import models as trained_models
+from experiments.train.sweep.cells import cells
+from experiments.train.sweep.settings import Settings
 
 DEVICES = 8
 BATCH, LENGTH, HEADS, DIM = 4, 24, 4, 8
@@ -400,6 +404,24 @@ def in_models():
         np.testing.assert_array_equal(found, alone)
 
 
+def pairs_of_documents():
+    """A classifier of two documents, by the output at a vector before them."""
+    model = Classifier(
+        50, 3, BlockConfig(width=32, num_heads=HEADS), pooling="cls", pairing="joined", num_layers=1, max_length=12,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    tokens = jax.random.randint(jax.random.key(0), (BATCH, 2, 12), 0, 50)
+    graph, state = nnx.split(model)
+    call = jax.jit(
+        jax.value_and_grad(lambda state, tokens: curved_sum(nnx.merge(graph, state)(tokens)), allow_int=True)
+    )
+    with jax.set_mesh(mesh("Explicit")):
+        value, grads = call(state, put(tokens, "data", None, "spare"))
+    expected, of_one = call(state, tokens)
+    same(value, expected)
+    same(*(nnx.to_pure_dict(nnx.filter_state(x, nnx.Param)) for x in (grads, of_one)), 1e-4)
+
+
 def trained(config, tokens, steps=3):
     """Losses of a model, and the bytes that one device has of it and of its optimiser's state; tokens tell the mesh."""
     model = LanguageModel(
@@ -432,6 +454,23 @@ def training_in_parts(kind, config):
     expected, whole = trained(config, tokens)
     np.testing.assert_allclose(losses, expected, rtol=1e-5 if config.dtype == "float32" else 1e-2)
     assert held < 0.33 * whole, (held, whole)
+
+
+def learned_on_a_mesh(out, given):
+    """A cell of a sweep, split over data, model and sequence, learns what one device does."""
+    shared = {"lengths": "32", "widths": "16", "layers": 1, "heads": 2, "tokens": 128, "steps": 3, "test_examples": 10}
+    shared |= {"kernels": "softmax", "isolate": False, "save_every": 0}
+    found = []
+    for how in ({}, {"mesh": "data=2, model=2, sequence=2", "fsdp": True}):
+        settings = parsed(Settings, **shared | given | how, out=out)
+        [cell] = cells(settings)
+        found.append(trained_models.train(settings, cell, lambda progress: None))
+    one, several = found
+    examples = (shared | given)["tokens"] // 32
+    assert several["devices"] == (4 if examples % 2 else 8) and several["mesh"] == "data=2, model=2, sequence=2"
+    for name in ("bits", "validation"):
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-4)
+    np.testing.assert_allclose(several["curve"], one["curve"], rtol=1e-4)
 
 
 def axes_of_no_mesh():

@@ -20,7 +20,7 @@ from tests.test_accuracy import saved, settings, started, wait_for
 
 
 def test_a_device_is_given_where_the_fewest_are_at_work():
-    devices = placement.Devices([0, 1, 2])
+    devices = placement.Pool([0, 1, 2])
     given = [devices.one() for _ in range(8)]
     assert [one.__enter__() for one in given[:5]] == [0, 1, 2, 0, 1]
     given[3].__exit__(None, None, None)
@@ -61,7 +61,7 @@ def test_shares_done_are_summed_over_cells_at_work_and_each_has_a_device(tmp_pat
         return {"status": "refused", "reason": ""}
 
     monkeypatch.setattr(run, "_outcome", half)
-    monkeypatch.setattr(placement, "found", lambda jobs: placement.Devices([0, 1]))
+    monkeypatch.setattr(placement, "found", lambda jobs: placement.Pool([0, 1]))
     todo = [experiment.Cell(cell.row(chosen), cell) for cell in cells(chosen)]
     assert len(list(run.EXPERIMENT.measure(chosen, todo, experiment.Run([], reached.append)))) == 2
     assert sorted(given) == [0, 1]

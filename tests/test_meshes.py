@@ -236,6 +236,24 @@ def test_training_with_split_parameters(ask, config, kind):
     ask(on_devices.training_in_parts, kind, config)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "mqar(pairs=4, vocabulary=2048)", "dropout": 0.1},
+        pytest.param({"task": "listops(min_length=10, max_length=30)", "pooling": "cls"}, marks=pytest.mark.slow),
+        pytest.param({"task": "masked_text", "positions": "t5", "eval_lengths": "64"}, marks=pytest.mark.slow),
+        pytest.param({"task": "text", "kernels": "linear", "tokens": 96, "tied": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_cell_of_a_sweep(ask, given, tmp_path):
+    ask(on_devices.learned_on_a_mesh, str(tmp_path), given)
+
+
+def test_pairs_of_documents(ask):
+    ask(on_devices.pairs_of_documents)
+
+
 def test_parameters_of_a_linen_layer(ask):
     ask(on_devices.linen_in_parts)
 

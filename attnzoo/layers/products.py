@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -29,6 +30,28 @@ def rows_sharding(index: jax.Array, table: jax.Array) -> NamedSharding | None:
     split = [jax.typeof(x).sharding for x in (index, table)]
     mesh = next((x.mesh for x in split if AxisType.Explicit in x.mesh.axis_types and any(x.spec)), None)
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(*split[0].spec))
+
+
+def entries(x: jax.Array, places: jax.Array) -> jax.Array:
+    """What x [B, T, ...] has at places [B, n], [B, n, ...]: split as x is, but over its second axis."""
+
+    def of_one(x, places):
+        split = jax.typeof(x).sharding
+        if AxisType.Explicit not in split.mesh.axis_types:
+            return x[places]
+        return x.at[places].get(out_sharding=NamedSharding(split.mesh, PartitionSpec(None, *split.spec[1:])))
+
+    return jax.vmap(of_one)(x, places)
+
+
+def in_front(first: jax.Array, x: jax.Array) -> jax.Array:
+    """first [D] before each x [B, T, D], [B, 1 + T, D], whose second axis is brought together where it is split."""
+    first = jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))
+    split = jax.typeof(x).sharding
+    if AxisType.Explicit in split.mesh.axis_types:
+        whole = NamedSharding(split.mesh, PartitionSpec(*split.spec[:1], None, *split.spec[2:]))
+        first, x = (jax.sharding.reshard(each, whole) for each in (first, x))
+    return jnp.concatenate([first, x], axis=1)
 
 
 def applied(layer: nnx.Linear | nnx.LinearGeneral, x: jax.Array, contracted: int = 1, *, is_whole: bool = False) -> Any:

@@ -20,7 +20,7 @@ from attnzoo.door.meshes import Names, as_tuple
 HEADS = {("query", "kernel"): 1, ("key", "kernel"): 1, ("value", "kernel"): 1, ("out", "kernel"): 0}
 HEADS |= {("query", "bias"): 0, ("key", "bias"): 0, ("value", "bias"): 0}
 INNER = {("widen", "kernel"): 1, ("widen", "bias"): 0, ("narrow", "kernel"): 0}
-VOCABULARY = {("embed", "embedding"): 0, ("head", "kernel"): 1, ("head", "bias"): 0}
+VOCABULARY = {("embed", "embedding"): 0, ("head", "kernel"): 1}  # not its bias, which would split logits
 SPLIT = HEADS | INNER | VOCABULARY
 
 SMALLEST = 2**10  # numbers; what has fewer is on all devices

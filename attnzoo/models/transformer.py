@@ -128,7 +128,7 @@ class LanguageModel(nnx.Module):
         """
         x = self.stack(self.embedding(tokens), lengths=lengths, sow_weights=sow_weights)
         if places is not None:
-            x = jnp.take_along_axis(x, places[..., None], axis=1)
+            x = products.entries(x, places)
         return self._logits(x)
 
     def init_cache(self, batch: int, length: int) -> None:
@@ -230,8 +230,8 @@ class Classifier(nnx.Module):
     def _pooled(self, tokens, lengths, sow_weights):
         x = self.embedding(tokens)
         if self.pooling == "cls":
-            first = jnp.broadcast_to(self.cls[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
-            x, lengths = jnp.concatenate([first, x], axis=1), None if lengths is None else lengths + 1
+            x = products.in_front(self.cls[...].astype(x.dtype), x)
+            lengths = None if lengths is None else lengths + 1
         x = self.stack(x, lengths=lengths, sow_weights=sow_weights)
         return x[:, 0] if self.pooling == "cls" else _mean(x, lengths)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from typing import TYPE_CHECKING
@@ -49,11 +50,12 @@ def count(mesh: str) -> int:
 
 
 def provide(devices: int) -> None:
-    """Let a CPU be so many devices, unless `XLA_FLAGS` say how many, or it has them; before jax is asked for any."""
+    """Let a CPU be so many devices, unless `XLA_FLAGS` say how many; before jax is asked for any."""
     import jax
 
-    if VIRTUAL not in os.environ.get("XLA_FLAGS", "") and jax.config.jax_num_cpu_devices < devices:
-        jax.config.update("jax_num_cpu_devices", devices)
+    if devices > 1 and VIRTUAL not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # it was asked, and `made` says what is missing
+            jax.config.update("jax_num_cpu_devices", devices)
 
 
 def made(mesh: str) -> Mesh:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 DIVISIBLE = ("cpu", "gpu")  # platforms of which a process can be given one device; a TPU's chips are one process's
 
 
-class Devices:
+class Pool:
     """Devices by their numbers, of which whoever comes is given one where the fewest are at work."""
 
     def __init__(self, numbers: Sequence[int]):
@@ -28,7 +28,7 @@ class Devices:
                 self._at_work[number] -= 1
 
 
-def found(jobs: int) -> Devices:
+def found(jobs: int) -> Pool:
     """The devices that jax finds on this machine, for so many processes beside each other.
 
     Raises:
@@ -42,7 +42,7 @@ def found(jobs: int) -> Devices:
             f"--jobs={jobs}: expected devices that processes can be given one by one, {' or '.join(DIVISIBLE)}; those "
             f"here are of platform {devices[0].platform!r}, which one process has alone: pass --jobs=1 --noisolate"
         )
-    return Devices([device.local_hardware_id for device in devices])
+    return Pool([device.local_hardware_id for device in devices])
 
 
 def take(number: int) -> None:

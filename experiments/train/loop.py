@@ -26,8 +26,7 @@ from experiments.bench import outcome, processes
 from experiments.bench.memory import planned
 from experiments.tasks.task import Examples
 from experiments.train import checkpoints, steps
-from experiments.train import devices as placement
-from experiments.train.devices import Devices
+from experiments.train.devices import Devices, local
 from experiments.train.termination import Termination
 
 SCHEDULES = ("cosine", "rsqrt")
@@ -167,7 +166,7 @@ class _Run:
         """One step, and what is told of it."""
         start = time.perf_counter()
         examples = batch(progress.step)
-        self._devices = self._devices or placement.local(examples)
+        self._devices = self._devices or local(examples)
         placed, devices = self._devices.placed(examples)
         progress.devices = min(devices, progress.devices or devices)
         with self._devices.context():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from attnzoo.layers import products
 from experiments.tasks.task import Examples
 
 
@@ -73,7 +74,7 @@ def logits(model: nnx.Module, batch: Examples) -> jax.Array:
 
 def at_places(x: jax.Array, batch: Examples) -> jax.Array:
     """Entries [B, n] of x [B, T] where the answers of a batch stand; all of them where it has no places."""
-    return x if batch.places is None else jnp.take_along_axis(x, batch.places, axis=1)
+    return x if batch.places is None else products.entries(x, batch.places)
 
 
 def bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -89,8 +90,8 @@ def tested(model: nnx.Module, batch: Examples) -> tuple[jax.Array, jax.Array]:
     found = bits(said, at_places(batch.targets, batch)), said.argmax(axis=-1)
     if batch.places is None:
         return found
-    rows = jnp.arange(len(batch.places))[:, None]
-    return tuple(jnp.zeros(batch.targets.shape, x.dtype).at[rows, batch.places].set(x) for x in found)
+    of_one = jax.vmap(lambda places, x: jnp.zeros(batch.targets.shape[1], x.dtype).at[places].set(x))
+    return tuple(of_one(batch.places, x) for x in found)
 
 
 def parameter_count(model: nnx.Module) -> int:
