@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from attnzoo.contract.call import Call, of_each_head
 from attnzoo.contract.sizes import Dims, Positions, Tree
 from attnzoo.contract.support import Support, TokenInput
-from attnzoo.engines import caching, heads
+from attnzoo.engines import caching, dense, everywhere, heads
 
 if TYPE_CHECKING:
     from attnzoo.contract.mask import Mask
@@ -125,12 +125,27 @@ class Kernel:
           positions: int [B, t], consecutive, where each token stands; -1 for padding at the end, which is not written.
         """
         brought = of_each_head(call.tokens, q.shape[2])
-        cache = caching.written(cache, {"key": k, "value": v} | brought, positions)
+        slots = caching.slots_of(call.shards, cache["key"].shape[1])
+        cache = caching.written(cache, {"key": k, "value": v} | brought, positions - slots[0])
         q, keys, values = caching.in_one_dtype(q, cache["key"], cache["value"])
         constants = jax.tree.map(lambda x: x[None], (params, draws))
         kept = dataclasses.replace(call, tokens={name: cache[name] for name in brought})
         given = (*constants, positions[:, None], kept.by_head(q.shape[2]))
-        return cache, heads.over_heads(_Stepped(self), q, keys, values, given)
+        found = heads.over_heads(_Stepped(self, slots), q, keys, values, given)
+        if not self.supports.residual:
+            return cache, found
+        out, lse = found
+        return cache, out if call.shards is None else everywhere.of_each(
+            call.shards, dense.Part(out, lse, jnp.zeros_like(lse))
+        )
+
+    def meets_cache(self) -> bool:
+        """Whether `step` takes `call.shards`, where each device has some slots of a cache of all keys.
+
+        By default where softmax over each device's own keys is all that joins them: `head` gives the log-sum-exp of its
+        scores, and asks for no positions. Others are brought the slots of all.
+        """
+        return type(self).step is Kernel.step and self.supports.residual and not self.supports.positions
 
     def state_bytes(self, dims: Dims, dtype=jnp.float32) -> float | None:
         """Size of the cache that decodes `key_length` tokens, None where decoding is refused."""
@@ -157,17 +172,16 @@ class _Reference:
 
 @dataclasses.dataclass(frozen=True)
 class _Stepped:
-    """`head` on the new queries of one head, beside all keys in its cache."""
+    """`head` on the new queries of one head, beside all keys in its cache, which stand at `slots` [s]."""
 
     kernel: Kernel
+    slots: jax.Array
 
     def __call__(self, q, k, v, params, draws, positions, call: Call):
-        columns = jnp.arange(len(k))
-        bias, seen = caching.bias_at(call.bias, positions, columns), caching.seen(positions, columns)
+        bias, seen = caching.bias_at(call.bias, positions, self.slots), caching.seen(positions, self.slots)
         place = Positions(True, positions[0], positions.max() + 1)
         given = _declared(self.kernel, call, bias=bias, dropout=None, positions=place)
-        out = self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)
-        return out[0] if self.kernel.supports.residual else out
+        return self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)
 
 
 def _declared(kernel: Kernel, call: Call, **given: Any) -> dict[str, Any]:

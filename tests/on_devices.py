@@ -1,6 +1,7 @@
 """What `test_meshes` asks of a process that has eight devices, all of them this machine's processor."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import re
@@ -300,6 +301,77 @@ def step_by_step(kernel, kv_heads):
     placed = [put(x, "data", None, names) for x, names in zip((q, k, v), ("model", of_keys, of_keys), strict=True)]
     same(jax.jit(decoded)(*placed), jax.jit(decoded)(q, k, v))
     same(jax.jit(decoded)(*(put(x, "data", kind="Auto") for x in (q, k, v))), jax.jit(decoded)(q, k, v))
+
+
+def decoded_over_the_length(kernel, kind):
+    """A prompt, padded for one example, and steps: each device has some slots, and sees no others."""
+    q, k, v = (x[:2] for x in operands(2))
+    params, row = learned(kernel, 2), row_of_devices("Explicit" if kind == "Explicit" else "Auto", 4)
+
+    def decoded(q, k, v, **how):
+        given = {"max_length": LENGTH, "num_key_value_heads": 2, "kernel": kernel, "params": params, **how}
+        state = start(batch=2, num_heads=HEADS, head_dim=DIM, **given)
+        state, first = step(state, *(x[:, :9] for x in (q, k, v)), params=params, query_seq_lengths=[9, 4], **how)
+        later = jax.tree.map(lambda x: jnp.stack([x[:, i : i + 1] for i in range(9, 13)]), (q, k, v))
+        _, out = jax.lax.scan(lambda state, token: step(state, *token, params=params, **how), state, later)
+        return first, out, curved_sum(out)
+
+    call = functools.partial(decoded, sequence_axis="sequence")
+    if kind == "Manual":
+        call = jax.shard_map(call, mesh=row, in_specs=P(), out_specs=P())
+    graded = lambda call: jax.grad(lambda *x: call(*x)[2])
+    with jax.set_mesh(row):
+        compiled = jax.jit(call).lower(q, k, v).compile()
+        found, grads = compiled(q, k, v), jax.jit(graded(call))(q, k, v)
+    same(found, jax.jit(decoded)(q, k, v))
+    same(grads, jax.jit(graded(decoded))(q, k, v))
+    if kernel.meets_cache():
+        assert set(traffic.sent(compiled)) == {"all-reduce"}, traffic.sent(compiled)
+
+
+def decoded_over_all_axes():
+    """Batch, heads and length of a cache, of a function and of a layer, whose types tell."""
+    q, k, v = operands(2)
+    state = start(batch=BATCH, num_heads=HEADS, head_dim=DIM, max_length=LENGTH, num_key_value_heads=2)
+    split = jax.tree.map(lambda x: put(x, "data", "spare", "model"), state.cache)
+    call = jax.jit(lambda state, *x: step(state, *(x[:, :9] for x in x)))
+    expected = call(state, q, k, v)
+    found = call(dataclasses.replace(state, cache=split), *(put(x, "data", None, "model") for x in (q, k, v)))
+    same(found, expected)
+    assert jax.tree.leaves(found[0].cache)[0].sharding.spec == P("data", "spare", "model", None)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 32)), jnp.float32)
+    decoder = attnzoo.nnx.MultiHeadAttention(HEADS, 32, decode=False, rngs=nnx.Rngs(0))
+
+    def outputs(x, *names):
+        decoder.init_cache(x.shape)
+        for name in ("cached_key", "cached_value"):
+            held = getattr(decoder, name)
+            held.set_value(put(held[...], *names) if names else held[...])
+        return [decoder(x[:, i:j], decode=True) for i, j in ((0, 5), (5, 6), (6, 8))]
+
+    expected = outputs(x)
+    with jax.set_mesh(mesh("Explicit")):
+        same(outputs(put(x, "data"), "data", "spare"), expected)
+    assert decoder.cached_key[...].sharding.spec[1] == "spare"
+    with jax.set_mesh(mesh("Auto")):
+        decoder.init_cache(x.shape)
+        same([decoder(x[:, i:j], decode=True, sequence_axis="spare") for i, j in ((0, 5), (5, 6), (6, 8))], expected)
+    part = lambda x: decoder(x[:, :1], decode=True, sequence_axis="spare")
+    decoder.init_cache(x.shape)
+    with pytest.raises(NotImplementedError, match="sequence_axis='spare' of a shard_map"):
+        jax.shard_map(part, mesh=mesh("Auto"), in_specs=P(), out_specs=P())(x)
+
+
+def lengths_that_devices_do_not_divide():
+    given = {"batch": 1, "num_heads": 1, "head_dim": 8, "sequence_axis": "sequence"}
+    with (
+        jax.set_mesh(row_of_devices("Auto", 4)),
+        pytest.raises(ValueError, match=r"max_length=10 over 4 .* such as 12"),
+    ):
+        start(**given, max_length=10)
+    with pytest.raises(ValueError, match="sequence_axis='sequence'"):
+        start(**given, max_length=12)
 
 
 def unsplit(x):

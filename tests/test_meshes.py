@@ -79,6 +79,31 @@ def test_decoding(ask, kernel, kv_heads):
     ask(on_devices.step_by_step, kernel, kv_heads)
 
 
+@pytest.mark.parametrize("kind", ["Explicit", "Auto", "Manual"])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        Softmax(),
+        pytest.param(Additive(), marks=pytest.mark.slow),
+        pytest.param(NadarayaWatson(), marks=pytest.mark.slow),
+        pytest.param(Synthesizer(), marks=pytest.mark.slow),
+        pytest.param(BigBird(4, 1), marks=pytest.mark.slow),
+        pytest.param(SlidingWindow(3, 0), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
+def test_decoding_over_the_length_of_a_cache(ask, kernel, kind):
+    ask(on_devices.decoded_over_the_length, kernel, kind)
+
+
+def test_decoding_over_all_axes(ask):
+    ask(on_devices.decoded_over_all_axes)
+
+
+def test_a_cache_that_devices_cannot_share(ask):
+    ask(on_devices.lengths_that_devices_do_not_divide)
+
+
 @pytest.mark.parametrize("context", [True, False], ids=["in a mesh", "without"])
 @pytest.mark.parametrize("name", on_devices.CALLS)
 def test_calls(ask, name, context):

@@ -77,14 +77,14 @@ def begun(out, count, *words, others=()):
 
 
 def started(*words):
-    command = [sys.executable, "-m", "experiments.accuracy", *COMMAND, *words]
+    command = [sys.executable, "-m", "experiments.accuracy", *COMMAND, "--steps=150", *words]
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, **given, env=os.environ | {"XLA_FLAGS": ""})
 
 
 def ended(run):
     """What each process said, and its exit code."""
-    return [(process.communicate(timeout=180)[0], process.returncode) for process in run]
+    return [(process.communicate(timeout=400)[0], process.returncode) for process in run]
 
 
 def remote_addresses(pid):

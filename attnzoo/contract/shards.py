@@ -72,11 +72,11 @@ class Shards:
 
     def summed(self, tree: Any) -> Any:
         """The sum over all devices."""
-        return jax.tree.map(lambda x: self._apart(jax.lax.psum(x, self.axes), x), tree)
+        return self.apart(jax.lax.psum(tree, self.axes), tree)
 
     def largest(self, x: jax.Array) -> jax.Array:
         """The maximum over all devices; it has no gradient."""
-        return self._apart(jax.lax.pmax(jax.lax.stop_gradient(x), self.axes), x)
+        return self.apart(jax.lax.pmax(jax.lax.stop_gradient(x), self.axes), x)
 
     def of_neighbour(self, tree: Any, distance: int) -> Any:
         """What the device has that is `distance` parts further on, or before where negative; 0 beyond the ends."""
@@ -97,8 +97,23 @@ class Shards:
         send = lambda x: jax.lax.all_to_all(x, self.axes, split_axis=cut, concat_axis=joined, tiled=True)
         return jax.tree.map(send, tree)
 
-    def _apart(self, shared: jax.Array, like: jax.Array) -> jax.Array:
-        """What all devices have alike, as an array that may differ between them as `like` does."""
-        checked = jax.typeof(like).manual_axis_type.varying
-        missing = tuple(x for x in self.axes if x in checked and x not in jax.typeof(shared).manual_axis_type.varying)
-        return jax.lax.pcast(shared, missing, to="varying") if missing else shared
+    def apart(self, tree: Any, like: Any) -> Any:
+        """What all devices have alike, as arrays that may differ between them as those of `like` do."""
+
+        def one(shared, like):
+            checked, known = (jax.typeof(x).manual_axis_type.varying for x in (like, shared))
+            missing = tuple(x for x in self.axes if x in checked and x not in known)
+            return jax.lax.pcast(shared, missing, to="varying") if missing else shared
+
+        return jax.tree.map(one, tree, like)
+
+    def alike(self, tree: Any) -> Any:
+        """What all devices have, and may differ between them for all that jax knows, as the same arrays."""
+
+        def one(x):
+            if not set(self.axes) & set(jax.typeof(x).manual_axis_type.varying):
+                return x
+            first = jnp.where(self.index == 0, x, jnp.zeros_like(x))
+            return jax.lax.psum(first.astype(jnp.int32) if x.dtype == bool else first, self.axes).astype(x.dtype)
+
+        return jax.tree.map(one, tree)

@@ -19,8 +19,8 @@ from attnzoo.contract.bias import Bias
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.contract.sizes import Dims, Tree
-from attnzoo.door import apart, refusal, trees, validation, visibility
-from attnzoo.door.meshes import Split
+from attnzoo.door import caches, meshes, refusal, trees, validation, visibility
+from attnzoo.door.meshes import Names, Split
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
@@ -77,6 +77,7 @@ def start(
     params: Tree = (),
     draws: Tree | None = None,
     dtype=jnp.float32,
+    sequence_axis: Names = None,
 ) -> DecodingState:
     """The state before the first token.
 
@@ -92,6 +93,8 @@ def start(
       params: what the kernel learned, as in `attend`.
       draws: what is random in the kernel, as in `attend`.
       dtype: of cached keys and values. Sums over keys (`Linear`, `Performer`) are kept in float32 at least.
+      sequence_axis: axis of the mesh at hand (`jax.set_mesh`, or the caller's `shard_map`), or several, over whose
+        devices the cache is split along the sequence; a state that does not grow is on all of them.
 
     Raises:
       ValueError: an argument has the wrong type or value.
@@ -121,7 +124,8 @@ def start(
     validation.max_length(max_length)
     dims = Dims(batch, max_length, max_length, num_heads, kv_heads, head_dim, value_dim)
     _tell_flax()
-    cache = kernel.start(*_constants(kernel, params, draws, dims), dims, max_length, dtype)
+    meshes.check(sequence_axis)
+    cache = caches.started(kernel, *_constants(kernel, params, draws, dims), dims, dtype, sequence_axis)
     return DecodingState(jnp.zeros(batch, jnp.int32), cache, kernel, dims)
 
 
@@ -139,6 +143,7 @@ def step(
     soft_cap: float | jax.Array | None = None,
     precision: str | jax.lax.Precision | None = None,
     tokens: Mapping[str, jax.Array] | None = None,
+    sequence_axis: Names = None,
 ) -> tuple[DecodingState, Float[jax.Array, "B t N Hv"]]:
     """The next t tokens of each example: t = 1 for one, more for a prompt.
 
@@ -161,6 +166,8 @@ def step(
       soft_cap: of the scores, as in `attend`.
       precision: of matrix products, as in `attend`.
       tokens: what each of the t tokens brings beside key and value, as in `attend`.
+      sequence_axis: axis of the mesh, or several, that the cache is split over along the sequence, as in `start`. With
+        Explicit axes its type tells, and nothing is to be passed.
 
     Returns:
       The state after these tokens, and [B, t, N, Hv] in the dtype of query.
@@ -185,6 +192,7 @@ def step(
         kernel,
         [(name, name) for name, x in (("bias", bias), ("scale", scale), ("soft_cap", soft_cap)) if x is not None],
     )
+    meshes.check(sequence_axis, *jax.tree.leaves(state.cache))
     lengths = None if query_seq_lengths is None else jnp.asarray(query_seq_lengths)
     if lengths is not None:
         validation.lengths("query_seq_lengths", lengths, dims.batch, dims.query_length)
@@ -201,6 +209,7 @@ def step(
         None if scale is None else validation.scale(scale, query.dtype),
         None if soft_cap is None else validation.soft_cap(soft_cap, query.dtype),
         precision=validation.precision_name(precision),
+        sequence_axis=meshes.as_tuple(sequence_axis) or None,
     )
 
 
@@ -228,27 +237,7 @@ def _tell_flax() -> None:
 
 def is_endless(kernel: Kernel, dims: Dims) -> bool:
     """Whether the state of a kernel does not grow, so that decoding has no end."""
-    return cache_shapes(kernel, dims, ENDLESS) == cache_shapes(kernel, dims, ENDLESS // 2)
-
-
-@apart.remembered
-def cache_shapes(kernel: Kernel, dims: Dims, max_length: int) -> Tree:
-    """The cache of a state as shapes and dtypes, in float32."""
-    dims = dims._replace(query_length=max_length, key_length=max_length)
-
-    def cache(rng):
-        return kernel.start(kernel.init(rng, dims), kernel.draw(rng, dims), dims, max_length, jnp.float32)
-
-    return jax.eval_shape(lambda: cache(jax.random.key(0)))
-
-
-@apart.remembered
-def _head_axes(kernel: Kernel, dims: Dims) -> list[int | None]:
-    """The axis of heads of each leaf of a cache, which twice as many make twice as long; None where there is none."""
-    twice = dims._replace(num_heads=2 * dims.num_heads, num_key_value_heads=2 * dims.num_key_value_heads)
-    made = (jax.tree.leaves(cache_shapes(kernel, sizes, dims.key_length)) for sizes in (dims, twice))
-    shapes = zip(*([x.shape for x in leaves] for leaves in made), strict=True)
-    return [next((axis for axis, size in enumerate(one) if size != two[axis]), None) for one, two in shapes]
+    return caches.shapes(kernel, dims, ENDLESS) == caches.shapes(kernel, dims, ENDLESS // 2)
 
 
 def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> tuple[Tree, Tree]:
@@ -257,9 +246,22 @@ def _constants(kernel: Kernel, params: Tree, draws: Tree | None, dims: Dims) -> 
     return trees.tree_of("params", params, kernel, dims), trees.tree_of("draws", draws, kernel, dims)
 
 
-@functools.partial(jax.jit, static_argnames="precision")
+@functools.partial(jax.jit, static_argnames=("precision", "sequence_axis"))
 def _step(
-    state: DecodingState, query, key, value, brought, bias, params, draws, lengths, scale, soft_cap, *, precision
+    state: DecodingState,
+    query,
+    key,
+    value,
+    brought,
+    bias,
+    params,
+    draws,
+    lengths,
+    scale,
+    soft_cap,
+    *,
+    precision,
+    sequence_axis,
 ):
     kernel, (batch, tokens) = state.kernel, query.shape[:2]
     lengths = jnp.full(batch, tokens) if lengths is None else lengths
@@ -272,39 +274,50 @@ def _step(
     silenced = functools.partial(visibility.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
 
-    def advance(params, draws, scale, soft_cap, cache, chunk):
+    def advance(shards, params, draws, scale, soft_cap, cache, chunk):
         query, key, value, brought, positions, bias = chunk
         mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1])
-        call = Call(mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought)
+        call = Call(
+            mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought, shards=shards
+        )
         after, out = kernel.step(params, draws, cache, query, key, value, positions, call)
         validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
         validation.same_cache(after, cache, kernel)
         return after, out.astype(query.dtype)
 
-    def here(sequences, positions, asked, constants, *cached):
-        (params, draws), (bias, *of_scores), cache = constants, asked, jax.tree.unflatten(treedef, cached)
-        one_chunk = functools.partial(advance, params, draws, *of_scores)
-        return _in_chunks(one_chunk, cache, (*sequences, positions, bias))
-
     leaves, treedef = jax.tree.flatten(state.cache)
-    split = Split.of(query, key, value)._replace(sequence=None)
-    if key.shape[2] % split.parts(split.heads):
-        split = split._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
-    heads_axes = _head_axes(kernel, state.dims) if split.heads else [None] * len(leaves)
-    by_example = [functools.partial(split.by_example, heads_axis=axis) for axis in heads_axes]
-    of_cache = jax.tree.unflatten(treedef, [spec_of(x) for spec_of, x in zip(by_example, leaves, strict=True)])
+    at = caches.axes(kernel, state.dims)
+    beside = Split.of(query, key, value)._replace(sequence=None)
+    if key.shape[2] % beside.parts(beside.heads):
+        beside = beside._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
+    dims = state.dims._replace(query_length=tokens)
+    shards, split = caches.split_over(beside, leaves, at, dims, sequence_axis)
+
+    def here(sequences, positions, asked, constants, *cached):
+        (params, draws), (bias, *of_scores) = constants, asked
+
+        def chunks(shards, leaves):
+            one_chunk = functools.partial(advance, shards, params, draws, *of_scores)
+            after, out = _in_chunks(one_chunk, jax.tree.unflatten(treedef, leaves), (*sequences, positions, bias))
+            return jax.tree.leaves(after), out
+
+        return caches.in_parts(shards, kernel, at, chunks)(list(cached))
+
+    by_example = [functools.partial(split.by_example, heads_axis=x.heads, length_axis=x.length) for x in at]
+    of_cache = [spec_of(x) for spec_of, x in zip(by_example, leaves, strict=True)]
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        cache, out = split.over_devices(
+        leaves, out = split.over_devices(
             here,
             [
-                ((query, key, value, brought), split.of_sequence),
+                ((query, key, value, brought), beside.of_sequence),
                 (positions, split.by_example),
                 ((bias, scale, soft_cap), split.leading),
                 ((params, draws), split.by_head),
                 *zip(leaves, by_example, strict=True),
             ],
-            (of_cache, split.of_sequence(query)),
+            (of_cache, beside.of_sequence(query)),
         )
+    cache = jax.tree.unflatten(treedef, leaves)
     out = jnp.where((positions >= 0)[..., None, None], out, 0)
     out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)
     come = real.sum(axis=1, dtype=jnp.int32)

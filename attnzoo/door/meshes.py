@@ -83,10 +83,10 @@ class Split(NamedTuple):
         """Of [heads or 1, ...]."""
         return PartitionSpec(self.heads if x.shape[0] > 1 else None)
 
-    def by_example(self, x: jax.Array, heads_axis: int | None = None) -> PartitionSpec:
-        """Of [B, ...], in which one axis may be that of heads."""
-        inner = (self.heads if axis == heads_axis else None for axis in range(1, x.ndim))
-        return PartitionSpec(self.batch, *inner)
+    def by_example(self, x: jax.Array, heads_axis: int | None = None, length_axis: int | None = None) -> PartitionSpec:
+        """Of [B, ...], in which one axis may be that of heads, and one that of a sequence."""
+        named = {heads_axis: self.heads, length_axis: self.sequence}
+        return PartitionSpec(self.batch, *(named.get(axis) for axis in range(1, x.ndim)))
 
     def over_devices(self, function: Callable, given: list[tuple[Any, Any]], out_specs: Any) -> Any:
         """`function` of trees, on each device with its part of them.
@@ -117,6 +117,14 @@ class Split(NamedTuple):
             return x
         explicit = lambda names: tuple(name for name in as_tuple(names) if kinds[name] == AxisType.Explicit) or None
         return reshard(x, NamedSharding(self.mesh, PartitionSpec(*map(explicit, spec))))
+
+
+def along(x: jax.Array, axis: int) -> tuple[Any, Names]:
+    """The mesh of an array, or that at hand, and the axes of it that one axis is split over, as a type tells."""
+    told = jax.typeof(x).sharding
+    if AxisType.Explicit not in told.mesh.axis_types:
+        return get_abstract_mesh(), None
+    return told.mesh, told.spec[axis]
 
 
 def as_tuple(names: Names) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from attnzoo.contract.bias import Bias
+    from attnzoo.contract.shards import Shards
     from attnzoo.contract.sizes import Dims
 
 
@@ -54,8 +55,13 @@ def empty(dims: Dims, slots: int, dtype) -> dict[str, jax.Array]:
     }
 
 
+def slots_of(shards: Shards | None, count: int) -> jax.Array:
+    """The positions of so many slots [s], this device's part of a cache of all keys; of the whole where None."""
+    return jnp.arange(count) + (0 if shards is None else shards.index * count)
+
+
 def written(cache: dict[str, jax.Array], new: dict[str, jax.Array], positions: jax.Array, slots: Slots | None = None):
-    """`cache` with new tokens [B, t, ...] at `positions` [B, t]; every position has a slot where `slots` is None."""
+    """`cache` with new tokens [B, t, ...] at `positions` [B, t], those that have a slot in it; all where it is None."""
 
     def write(cached, new, positions):
         place = (slots or Slots(len(cached))).taken_by(positions)

@@ -126,9 +126,18 @@ def as_queries(tokens: Tokens, score, params, q, k, v, call: Call) -> dense.Part
 
 def of_all(shards: Shards, own: dense.Part) -> dense.Part:
     """Softmax over the keys of all devices, of what each has found of its own."""
+    return shards.apart(_joined(shards, own), own)
+
+
+def of_each(shards: Shards, own: dense.Part) -> jax.Array:
+    """What `of_all` gives, [..., Hv], as the same array on all devices."""
+    return _joined(shards, own).out
+
+
+def _joined(shards, own):
     top = shards.largest(own.top)
     share = jnp.exp(own.top - dense.finite(top)) * jnp.exp(own.log_total)
-    total, out = shards.summed((share, own.out.astype(share.dtype) * share[..., None]))
+    total, out = jax.lax.psum((share, own.out.astype(share.dtype) * share[..., None]), shards.axes)
     some = jnp.where(total > 0, total, 1)
     return dense.Part((out / some[..., None]).astype(own.out.dtype), top, jnp.log(some))
 

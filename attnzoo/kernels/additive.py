@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import fields
-from attnzoo.engines import across, caching, dense, heads, streaming
+from attnzoo.engines import across, caching, dense, everywhere, heads, streaming
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
@@ -86,18 +86,22 @@ class Additive(Kernel):
         num_heads, kv_heads = q.shape[2], k.shape[2]
         params = _for_each_head(params, num_heads)
         projected = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
-        cache = caching.written(cache, {"key": projected, "value": v}, positions)
+        slots = caching.slots_of(call.shards, cache["value"].shape[1])
+        cache = caching.written(cache, {"key": projected, "value": v}, positions - slots[0])
 
         def one_head(q, _, v, k, params, positions, call):
             q, score = _project_queries(params, q)
             scores = jax.lax.map(lambda q: _score(score, q[None], k)[0], q)
-            columns = jnp.arange(len(k))
-            bias = caching.bias_at(call.bias, positions, columns)
-            return dense.attend(scores, v, caching.seen(positions, columns), bias)[0]
+            bias = caching.bias_at(call.bias, positions, slots)
+            return dense.part(scores, v, caching.seen(positions, slots), bias)
 
         keys, params = jnp.moveaxis(cache["key"], 2, 1), jax.tree.map(lambda x: x[None], params)
         own = keys, params, positions[:, None], call.by_head(num_heads)
-        return cache, heads.over_heads(one_head, q, cache["value"], cache["value"], own)
+        found = heads.over_heads(one_head, q, cache["value"], cache["value"], own)
+        return cache, found.out if call.shards is None else everywhere.of_each(call.shards, found)
+
+    def meets_cache(self):
+        return True
 
 
 def _score(score, q, k):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract.sizes import Dims, Tree
-from attnzoo.door import batching, decoding, refusal
+from attnzoo.door import batching, caches, decoding, meshes, refusal
 from attnzoo.door.arguments import Asked, beyond_defaults
 from attnzoo.door.decoding import ENDLESS, DecodingState
 from attnzoo.kernel import Kernel
@@ -20,7 +20,7 @@ from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 
 INDEX = "cache_index"
-TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap", "draws")
+TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap", "draws", "sequence_axis")
 
 
 def refuse_kernel(kernel: Kernel) -> None:
@@ -30,7 +30,7 @@ def refuse_kernel(kernel: Kernel) -> None:
 
 def names(kernel: Kernel, dims: Dims) -> list[str]:
     """The variables of a kernel's cache, the index apart."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(decoding.cache_shapes(kernel, dims, 1))
+    paths, _ = jax.tree_util.tree_flatten_with_path(caches.shapes(kernel, dims, 1))
     return [f"cached_{jax.tree_util.keystr(path, simple=True, separator='_')}" for path, _ in paths]
 
 
@@ -77,6 +77,12 @@ def step(
     for name in beyond_defaults(asked):
         if name not in TAKEN:
             _refuse(name)
+    sequence = asked.get("sequence_axis")
+    if meshes.of_caller(sequence, 1, 1) is not None:  # a cache's length is read off its shape, which a part has not
+        raise NotImplementedError(
+            f"decode=True cannot honour sequence_axis={sequence!r} of a shard_map of your own: call the layer outside "
+            "of it, under jax.set_mesh, or `attnzoo.step` in it"
+        )
     batch, index = query.shape[:-3], variables[INDEX]
     place = index[..., None] + jnp.arange(query.shape[-3])
     query, key, asked = projected.placed(query, key, asked, attention, place, place)
@@ -97,6 +103,7 @@ def step(
         scale=given.get("scale"),
         soft_cap=given.get("soft_cap"),
         precision=attention.precision,
+        sequence_axis=sequence,
     )
     is_common = index.ndim == 0 and lengths is None
     index = index + query.shape[-3] if is_common else state.positions.reshape(batch)
@@ -114,7 +121,7 @@ def _state(variables: dict[str, jax.Array], kernel: Kernel, dims: Dims, batch: t
     leaves = [x.reshape(dims.batch, *x.shape[len(batch) :]) for x in cached if x.shape[: len(batch)] == batch]
     shapes = [x.shape for x in leaves]
     for length in (ENDLESS, *sorted({shape[1] for shape in shapes if len(shape) > 1 and shape[1] > 0})):
-        expected, treedef = jax.tree.flatten(decoding.cache_shapes(kernel, dims, length))
+        expected, treedef = jax.tree.flatten(caches.shapes(kernel, dims, length))
         if [x.shape for x in expected] == shapes:
             dims = dims._replace(query_length=length, key_length=length)
             positions = jnp.broadcast_to(variables[INDEX], batch).reshape(dims.batch)
