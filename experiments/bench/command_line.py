@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import sys
 
 from absl import app, flags, logging
@@ -39,13 +38,13 @@ def run(settings: type[declared.Settings], home: str, positional: str | None = N
             return importlib.import_module(home).run(asked, *given)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
+            return processes.left(2)
         except processes.Lost as lost:
-            print(f"error: {lost}; the same commands go on from what is saved", file=sys.stderr, flush=True)
-            os._exit(1)  # jax would wait for those that will not come
+            print(f"error: {lost}; the same commands go on from what is saved", file=sys.stderr)
+            return processes.left(1)
         except KeyboardInterrupt:
             print("\ninterrupted: finished rows are kept, the same command goes on from here", file=sys.stderr)
-            return 130
+            return processes.left(130)
 
     declared.define(settings)
     module = sys.modules["__main__"]

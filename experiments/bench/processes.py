@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from experiments.bench.settings import flag
 
 AUTO = "auto"
 HEARTBEAT, PATIENCE = 40, 25  # seconds without a word from a process, and of waiting for one that went another way
+MOMENT = 2  # seconds that the first, whose end aborts all others, leaves them to say why they end, too
 ENDING = 10  # seconds in which those that have ended well wait for others
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 INDEX = "JOB_COMPLETION_INDEX"  # which Kubernetes gives to each process of an indexed job
 
 _failures = itertools.count()
+_joined: list[Settings] = []  # of this process, at most one
 
 
 class Lost(Exception):
@@ -91,7 +94,21 @@ def join(asked: Settings) -> None:
         raise ValueError(
             f"--coordinator={asked.coordinator}: {error} Give --coordinator=host:port, --num_processes and --process_id"
         ) from None
+    _joined.append(asked)
     progress.console.quiet = not is_first()
+
+
+def left(code: int) -> int:
+    """The exit code of a process that goes before the run ends; one of several ends here, and the others are told.
+
+    jax would wait for all at its end, and abort where they do not come.
+    """
+    if _joined:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(MOMENT if is_first() else 0)
+        os._exit(code)
+    return code
 
 
 def count() -> int:

@@ -163,7 +163,7 @@ def tests(settings: Settings, cell: Cell, model: nnx.Module, devices: Devices | 
 
 def _curves(settings: Settings, cell: Cell):
     """What is told of each step is written for TensorBoard, where that is asked for."""
-    if not settings.tensorboard:
+    if not (settings.tensorboard and processes.is_first()):
         return contextlib.nullcontext(lambda progress: None)
     from experiments.train import tensorboard  # which is an extra
 
