@@ -276,6 +276,15 @@ def messages_in_loops():
     assert messages == {"collective-permute": (5, 5 * 64), "all-gather": (1, 3 * 64)}, messages
 
 
+def messages_to_oneself():
+    """What a device hands on around a ring of one is not sent."""
+    row = row_of_devices("Auto", 1)
+    here = lambda x: jax.lax.ppermute(x, "sequence", [(0, 0)])
+    mapped = jax.shard_map(here, mesh=row, in_specs=P("sequence"), out_specs=P("sequence"))
+    compiled = jax.jit(mapped).lower(jnp.ones((4, 16))).compile()
+    assert "collective-permute" in compiled.as_text() and traffic.sent(compiled) == {}
+
+
 def axes_that_are_not_there():
     q, k, v = operands(2)
     for axes in ("nowhere", ("sequence", "nowhere"), 3):

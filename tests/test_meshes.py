@@ -243,6 +243,10 @@ def test_messages_in_loops_are_counted(ask):
     ask(on_devices.messages_in_loops)
 
 
+def test_messages_to_oneself_are_not_counted(ask):
+    ask(on_devices.messages_to_oneself)
+
+
 def test_axes_that_are_not_there_are_refused(ask):
     ask(on_devices.axes_that_are_not_there)
 

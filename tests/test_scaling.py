@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 import signal
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from attnzoo import Kernel, Nystrom, SlidingWindow, Softmax, Support
-from experiments.bench import memory, records, timing
-from experiments.scaling import analysis, prediction, run
+from attnzoo import Dims, Kernel, Nystrom, SlidingWindow, Softmax, Support
+from experiments.bench import memory, mesh, records, timing
+from experiments.bench import settings as declared
+from experiments.scaling import analysis, devices, placement, prediction, run
 from tests import summaries
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ def settings(out, **changes):
         "is_causal": False,
         "repeats": 5,
         "cell_budget": 60.0,
+        "mesh": (),
         "seed": 0,
         "out": str(out),
     }
@@ -61,6 +66,7 @@ def test_a_run_measures_draws_and_is_not_repeated(tmp_path):
     rows = records.read(tmp_path)
     assert "Median time, forward" in summaries.of(tmp_path)
     assert [row["status"] for row in rows] == ["measured"] * 6
+    assert not {"mesh", "devices", "sent", "sent_bytes"} & set().union(*rows)
     assert all(len(row["seconds"]) == 5 and row["flops"] > 0 and row["compile_seconds"] > 0 for row in rows)
     assert all(row["quartiles"][0] <= row["median"] <= row["quartiles"][1] for row in rows)
     for suffix in ("png", "svg"):
@@ -232,3 +238,76 @@ def test_crossings():
     assert analysis.crossing_text(analysis.crossing(lengths, repeat([1e-6] * 4), reference), lengths) == "before 256"
     never = analysis.crossing(lengths, repeat([99.0] * 4), reference)
     assert analysis.crossing_text(never, lengths) == "beyond 2,048"
+
+
+def test_rows_of_before_there_were_meshes_are_the_same_cells():
+    rows = records.read(ROOT / "results/compare/scaling")
+    made = {name: rows[0][name] for name in ("platform", "device")}
+    chosen = declared.parsed(run.Settings, kernels="all", lengths="256:4096", passes="forward,train", cell_budget=8)
+    [cells] = run.EXPERIMENT.cells(chosen)
+    assert {run.EXPERIMENT.identity(cell.row | made) for cell in cells} == set(run.EXPERIMENT.last(rows))
+
+
+def scaling(*words):
+    """The command, with what any of its processes prints."""
+    command = [sys.executable, "-m", "experiments.scaling", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_devices_share_a_call(tmp_path):
+    words = [
+        "--mesh=sequence={1,4}", "--kernels=softmax, local(block_size=2)", "--lengths=8,30,32", "--passes=forward",
+        "--heads=2", "--head_dim=4", f"--out={tmp_path}",
+    ]  # fmt: skip
+    listed = scaling(*words, "--dry_run")
+    assert listed.returncode == 0 and listed.stdout.count("sequence=4") >= 6 and not records.read(tmp_path), listed
+    done = scaling(*words)
+    assert done.returncode == 0, done
+    rows = {(row["name"], row["length"], row["devices"]): row for row in records.read(tmp_path)}
+    assert len(rows) == 12
+    for (name, length, count), row in rows.items():
+        assert row["mesh"] == f"sequence={count}"
+        if length % count:
+            assert row["status"] == "refused" and "length=30 into 4 parts" in row["reason"]
+            continue
+        part = length * 2 * 4 * 4 / count
+        assert row["sent_bytes"] == (2 * (count - 1) * part if name == "softmax" and count > 1 else 0), row
+        assert row["sent"].keys() == ({"collective-permute"} if row["sent_bytes"] else set())
+        assert len(row["seconds"]) == 7 and row["flops"] == rows[name, length, 1]["flops"]
+    alone, shared = (rows["softmax", 32, count]["temporary_bytes"] for count in (1, 4))
+    assert shared < alone
+    assert (tmp_path / "devices_forward.png").stat().st_size > 5000
+    for text in ("Strong scaling, 32 tokens in all", "Weak scaling, 8 tokens on each device", "say nothing about"):
+        assert text in " ".join(done.stdout.split()) and text in summaries.of(tmp_path)
+
+
+def test_what_scales_strongly_and_weakly():
+    def row(length, count, status="measured"):
+        return {"mesh": f"sequence={count}", "devices": count, "length": length, "batch": 1, "status": status}
+
+    rows = [row(length, count) for length in (64, 128, 256) for count in (4, 2, 1)] + [
+        row(512, 1),
+        row(512, 8, "failed"),
+    ]
+    pairs = lambda series: [(each["length"], each["devices"]) for each in series.rows]
+    assert pairs(devices.strong(rows)) == [(256, 1), (256, 2), (256, 4)]
+    assert pairs(devices.weak(rows)) == [(64, 1), (128, 2), (256, 4)]
+    assert devices.strong(rows[:1]) is None and devices.weak(rows[:3]) is None
+
+
+def test_what_devices_cannot_share_equally_is_refused():
+    dims = Dims(2, 12, 12, 4, 2, 8, 8)
+    assert placement.refusal("data=2, model=2, sequence=4", dims) is None
+    for named, text in (("data=4", "--batch=2"), ("sequence=8", "length=12"), ("model=4", "--num_kv_heads=2")):
+        assert text in placement.refusal(named, dims) and named in placement.refusal(named, dims)
+
+
+def test_meshes_of_as_many_devices_have_runs_of_their_own(tmp_path):
+    with pytest.raises(ValueError, match="both of 4 devices"):
+        settings(tmp_path, mesh=mesh.several("data=4, sequence={1,2}") + mesh.several("data=2, sequence=2"))
+
+
+def test_devices_that_a_cpu_is_share_its_memory(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000.0)
+    assert memory.fits(100) and memory.fits(100, devices=8) and not memory.fits(100, devices=9)
+    assert "on each of 9 devices" in memory.does_not_fit({"needed_bytes": 100, "devices": 9})["reason"]

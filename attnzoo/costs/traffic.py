@@ -15,6 +15,7 @@ CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+PAIRS = re.compile(r"source_target_pairs=\{\{([\d,{}]*)\}\}")
 NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 
 
@@ -84,7 +85,7 @@ def _of(name: str, lines: dict[str, list[str]], known: dict[str, dict[str, tuple
 
     for line in lines.get(name, ()):
         message = SENDS.search(line)
-        if message:
+        if message and not _is_to_oneself(line):
             add({message[2]: (1, _bytes_sent(message[2], message[1], line))})
         branches = BRANCHES.search(line)
         if branches:
@@ -97,6 +98,12 @@ def _of(name: str, lines: dict[str, list[str]], known: dict[str, dict[str, tuple
             add(inner, float(trips[1]) if trips else 1)
     known[name] = counts
     return counts
+
+
+def _is_to_oneself(line: str) -> bool:
+    """Whether all devices hand on to themselves what they have, as one device alone does around a ring."""
+    found = PAIRS.search(line)
+    return bool(found) and all(len(set(pair.split(","))) == 1 for pair in found[1].split("},{"))
 
 
 def _bytes_sent(kind: str, types: str, line: str) -> float:

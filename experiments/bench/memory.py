@@ -18,15 +18,18 @@ def planned(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 def does_not_fit(row: dict) -> dict | None:
     """What a row says where the program needs more memory than there is."""
-    if fits(row["needed_bytes"]):
+    needed, devices = row["needed_bytes"], row.get("devices", 1)
+    if fits(needed, devices):
         return None
-    reason = f"needs {row['needed_bytes'] / 2**30:.3g} GiB, {free_memory() / 2**30:.3g} GiB are free"
+    each = f" on each of {devices} devices" if devices > 1 else ""
+    reason = f"needs {needed / 2**30:.3g} GiB{each}, {free_memory() / 2**30:.3g} GiB are free"
     return {"status": "skipped", "limit": "memory", "reason": reason}
 
 
-def fits(needed: float) -> bool:
-    """Whether a program that needs so many bytes may run."""
-    return needed <= SHARE * free_memory()
+def fits(needed: float, devices: int = 1) -> bool:
+    """Whether a program that needs so many bytes of each device may run; those that a CPU is share its memory."""
+    sharing = devices if jax.devices()[0].platform == "cpu" else 1
+    return needed * sharing <= SHARE * free_memory()
 
 
 def free_memory() -> float:

@@ -41,7 +41,7 @@ def is_to_repeat(row: dict, budget: float | None = None) -> bool:
 
 
 def _fits_now(row: dict) -> bool:
-    return "needed_bytes" in row and memory.fits(row["needed_bytes"])
+    return "needed_bytes" in row and memory.fits(row["needed_bytes"], row.get("devices", 1))
 
 
 def code(rows: Iterable[dict]) -> int:

@@ -18,12 +18,12 @@ def predict(row: dict, rows: list[dict], work: float) -> float | None:
     Args:
       work: the exponent of length that the kernel claims, for programs whose operations cannot be counted.
     """
-    same = ("kernel", "pass", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "platform", "device")
+    same = ("kernel", "pass", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "platform", "device", "mesh")
     kin = [
         other
         for other in rows
         if other.get("length", row["length"]) < row["length"]
-        and all(other.get(name) == row[name] for name in same)
+        and all(other.get(name) == row.get(name) for name in same)
         and (other.get("median") or other.get("predicted_seconds"))
     ]
     if not kin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -12,19 +13,25 @@ import jax.numpy as jnp
 
 import attnzoo
 from attnzoo import Dims, Kernel, costs
-from attnzoo.costs import counting
+from attnzoo.costs import counting, traffic
+from experiments.bench import mesh
 from experiments.bench.memory import planned
+from experiments.scaling import placement
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is timed: attention by `kernel`, with the gradients of operands and parameters in a train pass."""
+    """What is timed: attention by `kernel`, with the gradients of operands and parameters in a train pass.
+
+    `mesh` names the devices that it is for, as a flag does; empty for one.
+    """
 
     kernel: Kernel
     dims: Dims
     dtype: str
     is_causal: bool
     is_train: bool
+    mesh: str = ""
 
     def __call__(self, query, key, value, params, tokens):
         operands = (query, key, value, params, tokens)
@@ -42,6 +49,10 @@ class Program:
         params = jax.eval_shape(lambda: self.kernel.init(jax.random.key(0), self.dims))
         return [*costs.operands(self.dims, self.dtype), params, costs.tokens(self.kernel, self.dims, self.dtype)]
 
+    def placed(self) -> list:
+        """The same, which tell how they are split over the mesh, if there is one."""
+        return placement.over(mesh.made(self.mesh), self.shapes(), placement.shape) if self.mesh else self.shapes()
+
     def operands(self, seed: int) -> list:
         """Normal queries, keys and values, the same for every kernel, new parameters, and what normal tokens bring."""
         *keys, last = jax.random.split(jax.random.key(seed), 4)
@@ -50,18 +61,23 @@ class Program:
         made = self.kernel.token_inputs(self.dims)
         normal = lambda x: jax.random.normal(jax.random.fold_in(last, 1), x.shape, x.dtype)
         tokens = {name: made[name].activation(normal(x)) for name, x in brought.items()}
-        return [*arrays, self.kernel.init(last, self.dims), tokens]
+        operands = [*arrays, self.kernel.init(last, self.dims), tokens]
+        return placement.over(mesh.made(self.mesh), operands, jax.device_put) if self.mesh else operands
 
     def refusal(self) -> str | None:
-        """Why the kernel cannot serve, or None."""
+        """Why the kernel cannot serve, or devices cannot share its operands, or None."""
+        if self.mesh and (reason := placement.refusal(self.mesh, self.dims)):
+            return reason
         try:
-            jax.eval_shape(self, *self.shapes())
+            with self._on_devices():
+                jax.eval_shape(self, *self.placed())
         except (NotImplementedError, ValueError) as error:
             return str(error)
         return None
 
     def counts(self) -> dict:
-        """Operations of the program, None where they cannot be counted; bytes that a call moves and decoding keeps."""
+        """Operations of the program on one device, None where they cannot be counted; bytes that a call moves and
+        decoding keeps."""
         try:
             flops = counting.flops(self, *self.shapes())
         except ValueError:  # a loop whose trip count is not known
@@ -75,8 +91,21 @@ class Program:
 
     @functools.cached_property
     def compiled(self) -> tuple[Callable, dict]:
-        """The compiled program, and what it took and will need; kept, since jax would not compile it again."""
+        """The compiled program, and what it took, will need and send; kept, since jax would not compile it again."""
         start = time.perf_counter()
-        compiled = jax.jit(self).lower(*self.shapes()).compile()
+        with self._on_devices():
+            compiled = jax.jit(self).lower(*self.placed()).compile()
         seconds = time.perf_counter() - start
-        return compiled, {"compile_seconds": seconds} | planned(compiled)
+        return compiled, {"compile_seconds": seconds} | planned(compiled) | (sent(compiled) if self.mesh else {})
+
+    def _on_devices(self) -> contextlib.AbstractContextManager:
+        return jax.set_mesh(mesh.made(self.mesh)) if self.mesh else contextlib.nullcontext()
+
+
+def sent(compiled: jax.stages.Compiled) -> dict:
+    """Messages and bytes that one device sends in a call, by kind, and all bytes; None where they cannot be counted."""
+    try:
+        messages = traffic.sent(compiled)
+    except ValueError:  # a loop whose trip count is not known
+        return {"sent": None, "sent_bytes": None}
+    return {"sent": {kind: each._asdict() for kind, each in messages.items()}, "sent_bytes": traffic.total(messages)}

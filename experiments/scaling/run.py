@@ -10,31 +10,32 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from attnzoo import Dims, Kernel, catalogue
-from experiments.bench import memory, progress, timing, trust
+from experiments.bench import memory, mesh, progress, timing, trust
 from experiments.bench.experiment import Cell, Experiment, Run
-from experiments.scaling import analysis, prediction
+from experiments.scaling import analysis, devices, prediction
 from experiments.scaling.program import Program
 from experiments.scaling.settings import Settings
-from experiments.show import caveats, naming, units
+from experiments.show import caveats, naming, tables, units
 
 SUMMARY = "summary.json"
 CHOSEN = ("tokens", "heads", "head_dim", "dtype", "is_causal", "repeats", "seed", "cell_budget")  # settings in a row
 
 
 class Timed(NamedTuple):
-    """One kernel, pass and length."""
+    """One kernel, pass and length, on the devices of a mesh; of none, on one."""
 
     kernel: Kernel
     passed: str
     length: int
+    mesh: str = ""
 
 
 class Scaling(Experiment):
-    """Kernels of one pass and length are compiled first and then timed in turns, one repetition each, so that what
-    slows the machine for a while slows them all."""
+    """Kernels of one pass, length and mesh are compiled first and then timed in turns, one repetition each, so that
+    what slows the machine for a while slows them all."""
 
     name = "scaling"
-    key = ("kernel", "pass", "length", "batch", *analysis.SETTING)
+    key = ("kernel", "pass", "length", "batch", *analysis.SETTING, "mesh")
     columns = ("pass", "num_kv_heads", "cell_budget")
     caveats = (
         caveats.MACHINE,
@@ -44,53 +45,98 @@ class Scaling(Experiment):
     )
     leaves = "rows, summary and figures"
 
+    def run(self, settings: Settings) -> int:
+        if settings.mesh:
+            mesh.provide(max(map(mesh.count, settings.mesh)))
+        for named in settings.mesh:
+            mesh.made(named)  # which there must be devices for
+        return super().run(settings)
+
     def cells(self, settings: Settings) -> Iterator[list[Cell]]:
-        """The kernels of one pass and length beside each other."""
-        axes = itertools.product(settings.passes, settings.lengths, settings.kernels)
-        timed = [Timed(kernel, passed, length) for passed, length, kernel in axes]
+        """The kernels of one pass, length and mesh beside each other."""
+        axes = itertools.product(settings.passes, settings.lengths, settings.mesh or ("",), settings.kernels)
+        timed = [Timed(kernel, passed, length, named) for passed, length, named, kernel in axes]
         yield [Cell(_row(settings, each), each) for each in timed]
 
     def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
         prepare = functools.partial(_prepare, settings, run.known)
-        for _, group in itertools.groupby(todo, key=lambda cell: (cell.subject.passed, cell.subject.length)):
+        for _, group in itertools.groupby(todo, key=lambda cell: cell.subject[1:]):
             yield from timing.in_turns(group, prepare, settings.repeats)
 
     def describe(self, row: dict) -> str:
-        head = f"{naming.short(row['kernel'])} {row['pass']} {row['length']:,}"
+        shared = f" over {row['mesh']}" if row.get("mesh") else ""
+        head = f"{naming.short(row['kernel'])} {row['pass']} {row['length']:,}{shared}"
         if row["status"] != "measured":
             return f"{head}: {row['status']}: {row['reason']}"
-        return f"{head}: {units.program_text(row, row['temporary_bytes'])}"
+        sent = f", {units.size_text(row['sent_bytes'])} sent" if row.get("sent_bytes") is not None else ""
+        return f"{head}: {units.program_text(row, row['temporary_bytes'])}{sent}"
 
     def draw(self, settings: Settings, rows: list[dict], out: pathlib.Path) -> None:
-        from experiments.scaling import plot
+        from experiments.scaling import plot, plot_devices
 
-        plot.draw(rows, analysis.summarise(rows), out)
+        if settings.mesh:
+            plot_devices.draw(rows, out)
+        else:
+            plot.draw(rows, analysis.summarise(rows), out)
+
+    def summaries(self, rows: list[dict]) -> list[tables.Table]:
+        alone = [row for row in rows if not row.get("mesh")]
+        return [*(analysis.summaries(alone) if alone else []), *devices.summaries(rows)]
 
     def show(self, settings: Settings, rows: list[dict]) -> None:
-        summary = analysis.summarise(rows)
-        statements = [analysis.statement(entry) for entry in summary]
-        path = pathlib.Path(settings.out) / SUMMARY
-        path.write_text(json.dumps(statements, indent=1, allow_nan=False) + "\n")
-        progress.table(f"Scaling: {analysis.setting_text(rows[0])}", *analysis.table(summary))
-        print(analysis.METHOD)
-        origins = {(row["commit"], row["dirty"], row["jax"]) for row in rows}
-        if len(origins) > 1:
-            print(f"note: rows of {len(origins)} commits or versions of jax; another --out measures all of them anew")
+        if settings.mesh:
+            _show_devices(rows)
+        else:
+            _show_growth(settings, rows)
         super().show(settings, rows)
 
     def list_cells(self, settings: Settings) -> int:
         known = self.read(pathlib.Path(settings.out))
         cells, todo = self.todo(settings)
-        header = ["kernel", "pass", "length", "GFLOP", "moved forward", "largest array", "a repetition", "state"]
+        shared = ["mesh"] if settings.mesh else []
+        header = [
+            "kernel",
+            "pass",
+            "length",
+            *shared,
+            "GFLOP",
+            "moved forward",
+            "largest array",
+            "a repetition",
+            "state",
+        ]
         lines = [_listed(settings, cell, known, cell in todo) for cell in cells]
         progress.table("Cells: nothing is run", header, lines)
         print("Times are predicted once a shorter length of the same kernel has been measured into --out.")
         return 0
 
 
+def _show_growth(settings: Settings, rows: list[dict]) -> None:
+    """Print how kernels grow with the length, and write it beside the rows."""
+    summary = analysis.summarise(rows)
+    statements = [analysis.statement(entry) for entry in summary]
+    path = pathlib.Path(settings.out) / SUMMARY
+    path.write_text(json.dumps(statements, indent=1, allow_nan=False) + "\n")
+    progress.table(f"Scaling: {analysis.setting_text(rows[0])}", *analysis.table(summary))
+    print(analysis.METHOD)
+    origins = {(row["commit"], row["dirty"], row["jax"]) for row in rows}
+    if len(origins) > 1:
+        print(f"note: rows of {len(origins)} commits or versions of jax; another --out measures all of them anew")
+
+
+def _show_devices(rows: list[dict]) -> None:
+    """Print strong and weak scaling, or which of them the cells do not have, and why some were not measured."""
+    for table in devices.summaries(rows):
+        progress.table(*table)
+    for kind, series in (("strong", devices.strong(rows)), ("weak", devices.weak(rows))):
+        if series is None:
+            print(f"no {kind} scaling: {devices.WANTED[kind]}")
+    print("\n".join(devices.refusals(rows)))
+
+
 def _listed(settings: Settings, cell: Cell, known: list[dict], is_missing: bool) -> list[str]:
-    kernel, passed, length = cell.subject
-    head = [repr(kernel), passed, f"{length:,}"]
+    kernel, passed, length, named = cell.subject
+    head = [repr(kernel), passed, f"{length:,}", *([named] if named else [])]
     program = _program(settings, cell.subject)
     refusal = program.refusal()
     if refusal is not None:
@@ -116,13 +162,14 @@ def _row(settings: Settings, timed: Timed) -> dict:
         "batch": settings.batch_at(timed.length),
         "num_kv_heads": settings.kv_heads,
         **{name: getattr(settings, name) for name in CHOSEN},
+        **({"mesh": timed.mesh, "devices": mesh.count(timed.mesh)} if timed.mesh else {}),
     }
 
 
 def _program(settings: Settings, timed: Timed) -> Program:
     shape = (settings.heads, settings.kv_heads, settings.head_dim, settings.head_dim)
     dims = Dims(settings.batch_at(timed.length), timed.length, timed.length, *shape)
-    return Program(timed.kernel, dims, settings.dtype, settings.is_causal, timed.passed == "train")
+    return Program(timed.kernel, dims, settings.dtype, settings.is_causal, timed.passed == "train", timed.mesh)
 
 
 def _prepare(settings: Settings, known: list[dict], cell: Cell) -> timing.Call | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from experiments.bench import parsing, settings
+from experiments.bench import mesh, parsing, settings
 from experiments.bench.settings import flag
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Settings(settings.Settings):
     cell_budget: float = flag(
         60.0, "Seconds that the repetitions of one cell may take; longer ones are skipped.", at_least=1e-9
     )
+    mesh: tuple[str, ...] = flag(
+        "",
+        "Devices that share each call, such as 'sequence={1,2,4,8}'; also data for the batch, and model for heads.",
+        mesh.several,
+    )
     seed: int = flag(0, "Seed of inputs and parameters.")
     out: str = flag("runs/scaling", "Folder for rows and figures.")
     dry_run: bool = flag(False, "List the cells with their predicted cost, and run none.")
@@ -52,6 +57,14 @@ class Settings(settings.Settings):
             raise ValueError(f"--seed={self.seed}: expected a number from 0 to {2**32 - 1}")
         if not self.out.strip():
             raise ValueError("--out is empty: name a folder for rows and figures")
+        sizes: dict[int, str] = {}
+        for named in self.mesh:
+            other = sizes.setdefault(mesh.count(named), named)
+            if other != named:
+                raise ValueError(
+                    f"--mesh has {other!r} and {named!r}, both of {mesh.count(named)} devices, and figures go by "
+                    "their number: give each a run of its own"
+                )
         for length in self.lengths if self.tokens is not None else ():
             if self.tokens < 1 or self.tokens % length:
                 raise ValueError(f"--tokens={self.tokens} is no multiple of length {length}: batches would differ")

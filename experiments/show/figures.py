@@ -67,15 +67,22 @@ def palette(colors: list[str]):
 
 def axes(count: int, width: float = 5.2, height: float = 4.6):
     """A figure with `count` panels side by side."""
-    figure, panels = plt.subplots(1, count, figsize=(width * count + 1.2, height), squeeze=False, layout="constrained")
+    figure, [panels] = grid(1, count, width, height)
+    return figure, panels
+
+
+def grid(down: int, across: int, width: float, height: float):
+    """A figure with `down` lines of `across` panels each, of this size in inches."""
+    size = (width * across + 1.2, height * down)
+    figure, panels = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-    for panel in panels[0]:
+    for panel in panels.flat:
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color("#888888")
         panel.tick_params(labelsize=9, color="#888888")
         panel.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
         panel.set_axisbelow(True)
-    return figure, list(panels[0])
+    return figure, panels.tolist()
 
 
 def seeds(panel, xs, values: list[list[float]], style: dict) -> None:
@@ -121,6 +128,14 @@ def lengths_axis(panel, lengths) -> None:
     panel.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=30, ha="right")
     panel.minorticks_off()
     panel.set_xlabel("sequence length")
+
+
+def devices_axis(panel, counts) -> None:
+    """A logarithmic axis of numbers of devices, a tick at each."""
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(counts, [f"{count:,}" for count in counts])
+    panel.minorticks_off()
+    panel.set_xlabel("devices")
 
 
 def seconds_axis(panel) -> None:
@@ -235,6 +250,12 @@ def slope_guides(panel, lengths, y: float, slopes=(1, 2)) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )
     panel.set_ylim(low, high)
+
+
+def legend(figure, found: dict[str, dict]) -> None:
+    """Names and their styles at the right of all panels, where lines are too many to be named in each."""
+    handles = [matplotlib.lines.Line2D([], [], markersize=4.5, linewidth=1.5, **style) for style in found.values()]
+    figure.legend(handles, list(found), loc="outside right center", fontsize=LABEL, frameon=False, handlelength=2.6)
 
 
 def title(figure, heading: str, below: str = "") -> None:
