@@ -38,6 +38,8 @@ from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageMode
 from attnzoo.testing import laws
 from attnzoo.testing.subject import Subject
 from experiments.bench.settings import parsed
+from experiments.scaling import sends
+from experiments.scaling.program import Program
 from experiments.train.sweep import models as trained_models
 from experiments.train.sweep.cells import cells
 from experiments.train.sweep.settings import Settings
@@ -261,6 +263,18 @@ def parts_sent(kernel, is_causal, most, kinds):
     parts = traffic.total(messages) / (x.nbytes / DEVICES)
     assert parts <= most * 1.01, (parts, messages)
     assert set(messages) <= set(kinds), messages
+
+
+def sends_as_formulas_say(kernel, is_causal, num_heads):
+    """What each of 8 devices sends, forward and with gradients, but for the sum of a loss and counts of tokens."""
+    dims = Dims(1, 512, 512, num_heads, num_heads, 16, 16)
+    for is_train in (False, True):
+        found = Program(kernel, dims, "float32", is_causal, is_train, f"sequence={DEVICES}").compiled[1]
+        messages = sends.sends(kernel, sends.Call(dims, DEVICES, is_causal, is_train, width=4))
+        assert abs(found["sent_bytes"] - sum(x.bytes for x in messages)) <= 100, (messages, found["sent"])
+        for kind in {x.kind for x in messages}:  # sums are brought together in fewer messages
+            count = sum(x.count for x in messages if x.kind == kind)
+            assert 1 <= found["sent"][kind]["messages"] <= count, (kind, messages, found["sent"])
 
 
 def messages_in_loops():

@@ -2,15 +2,22 @@
 
     python -m tests.tables
 
-writes them anew where they are stale.
+writes them anew where they are stale, and
+
+    python -m tests.tables docs/scaling.md
+
+those of the model of many devices, which takes a minute or two.
 """
 
+import functools
 import pathlib
+import sys
 
 import jax
 
 from attnzoo import KERNELS, Dims, Kernel
 from attnzoo.testing.zoo import FURTHER
+from experiments.scaling import model
 
 ROOT = pathlib.Path(__file__).parent.parent
 COLUMNS = {
@@ -93,6 +100,7 @@ def _sentence(kernel: Kernel) -> str:
 
 
 if __name__ == "__main__":
-    for name, table in TABLES.items():
+    for name in sys.argv[1:] or TABLES:
         path = ROOT / name
-        path.write_text(renewed(path.read_text(), table()))
+        rows = [TABLES[name]()] if name in TABLES else model.everything()
+        path.write_text(functools.reduce(renewed, rows, path.read_text()))

@@ -1,9 +1,5 @@
 """Batch, heads and sequences that are split over devices: the same line of code, the same numbers, and little sent."""
 
-import concurrent.futures
-import multiprocessing
-import os
-
 import pytest
 
 from attnzoo import (
@@ -32,22 +28,6 @@ KERNELS = [
     pytest.param(kernel, id=repr(kernel), marks=[pytest.mark.slow] * (type(kernel).__name__ not in QUICK))
     for kernel in ZOO
 ]
-
-
-@pytest.fixture(scope="module")
-def ask():
-    """Puts a question of `on_devices` to a process with several devices, which it has from the start or never."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={on_devices.DEVICES}"
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(os.getpid).result()
-        os.environ["XLA_FLAGS"] = flags
-
-        def asked(question, *args):
-            failure = process.submit(on_devices.told, question, *args).result()
-            assert failure is None, failure
-
-        yield asked
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -17,7 +17,7 @@ from experiments.show.units import Shown
 HEADER = ["kernel", "pass", "devices", "length", "time", "memory of a device", "sent by a device", "of its queries"]
 LOSS = 8  # bytes, twice a float32: what a sum over any number of devices does not reach
 WANTED = {
-    "strong": "it takes a length that was measured on several numbers of devices",
+    "strong": "it takes a length that is compiled for several numbers of devices",
     "weak": "it takes lengths that grow with devices, such as --lengths=1024:4096 --mesh='sequence={1,2,4}'",
 }
 
@@ -35,7 +35,7 @@ def of_meshes(rows: list[dict]) -> list[dict]:
 
 
 def strong(rows: list[dict]) -> Series | None:
-    """The longest length that several numbers of devices were measured at; None where there is none."""
+    """The longest length that programs of several numbers of devices were compiled for; None where there is none."""
     return _longest(rows, lambda row: row["length"], lambda length: f"{length:,} tokens in all")
 
 
@@ -48,7 +48,7 @@ def _longest(rows, size, text) -> Series | None:
     """Of the sizes with most numbers of devices, the largest."""
     groups: dict[float, list[dict]] = {}
     for row in of_meshes(rows):
-        if row["status"] == "measured":
+        if "temporary_bytes" in row and row["status"] in ("measured", "skipped"):
             groups.setdefault(size(row), []).append(row)
     counts = {size: len({row["devices"] for row in own}) for size, own in groups.items()}
     best = max(counts, key=lambda size: (counts[size], size), default=None)
@@ -79,7 +79,8 @@ def summaries(rows: list[dict]) -> list[tables.Table]:
     for own in groups.values():
         for kind, series in (("Strong", strong(own)), ("Weak", weak(own))):
             if series is not None:
-                title = f"{kind} scaling, {series.name}: {analysis.setting_text(own[0])}{virtual(own)}"
+                said = (f"{kind} scaling, {series.name}: {analysis.setting_text(own[0])}", virtual(series.rows))
+                title = ". ".join(filter(None, said))
                 found.append(tables.Table(title, HEADER, _lines(series.rows)))
     return found
 
@@ -89,17 +90,18 @@ def virtual(rows: list[dict]) -> str:
     if rows[0]["platform"] != "cpu":
         return ""
     most, cores = max(row["devices"] for row in rows), rows[0]["cores"]
+    of_times = "times say nothing about scaling" if any(row["status"] == "measured" for row in rows) else "none was run"
     return (
-        f". Up to {most} virtual devices of one CPU with {cores} cores: times say nothing about scaling; memory and "
-        "bytes are read from the compiled program, and hold"
+        f"Up to {most} virtual devices of one CPU with {cores} cores: {of_times}; memory and bytes are read from the "
+        "compiled programs, and hold"
     )
 
 
 def refusals(rows: list[dict]) -> list[str]:
-    """Why cells of meshes were not measured, each reason once."""
+    """Why there is no program of some cells of meshes, each reason once."""
     reasons: dict[str, dict[str, None]] = {}
     for row in of_meshes(rows):
-        if row["status"] != "measured":
+        if row["status"] not in ("measured", "skipped"):
             reasons.setdefault(tables.status_text(row), {})[naming.short(row["kernel"])] = None
     return [f"{', '.join(kernels)}: {reason}" for reason, kernels in reasons.items()]
 
@@ -116,7 +118,7 @@ def _line(row: dict) -> list[str]:
         row["pass"],
         units.count_text(row["devices"]),
         units.count_text(row["length"]),
-        units.seconds_text(row["median"]),
+        units.seconds_text(row["median"]) if row["status"] == "measured" else row["status"],
         units.size_text(row["temporary_bytes"]),
         "" if sent is None else units.size_text(sent),
         "" if sent is None else Shown(f"{sent / query_bytes(row):.3g}", sent / query_bytes(row)),

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import pathlib
+from typing import NamedTuple
 
 from experiments.scaling import analysis, devices
 from experiments.scaling.plot import DRAWN, TITLES
 from experiments.show import figures, naming
 
-# What each panel shows, and the column of it.
-TIME, MEMORY = ("run time", "median"), ("temporary memory of a device", "temporary_bytes")
-SENT = ("sent by a device", "sent_bytes")
-IDEAL = {"strong": -1, "weak": 0}  # the power of devices that time and memory should grow with
+
+class Shown(NamedTuple):
+    """A column of rows, and whether it should fall as devices share a call, and stay where each has as much."""
+
+    title: str
+    column: str
+    has_ideal: bool = True
+
+
+TIME, MEMORY = Shown("run time", "median"), Shown("temporary memory of a device", "temporary_bytes")
+SENT = Shown("sent by a device", "sent_bytes", has_ideal=False)
+IDEAL = {"strong": -1, "weak": 0}  # the power of devices that is ideal
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
@@ -29,37 +38,47 @@ def draw(rows: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _figure(rows, found, styles):
-    figure, grid = figures.grid(len(found), 3, width=4.1, height=3.7)
+    drawn = [row for series in found.values() for row in series.rows]
+    shown = [each for each in (TIME, MEMORY, SENT) if any(_has(row, each) for row in drawn)]
+    figure, grid = figures.grid(len(found), len(shown), width=4.1, height=3.7)
     figures.title(figure, f"{TITLES[rows[0]['pass']]} on several devices", analysis.setting_text(rows[0]))
-    figures.footnote(figure, _notes(rows))
-    drawn = dict.fromkeys(row["kernel"] for series in found.values() for row in series.rows)
-    figures.legend(figure, {naming.short(kernel): styles[kernel] for kernel in drawn})
+    figures.footnote(figure, _notes(rows, drawn))
+    figures.legend(
+        figure, {naming.short(kernel): styles[kernel] for kernel in dict.fromkeys(x["kernel"] for x in drawn)}
+    )
     for panels, (kind, series) in zip(grid, found.items(), strict=True):
-        for panel, (text, column) in zip(panels, (TIME, MEMORY, SENT), strict=True):
-            panel.set_title(text, fontsize=10, loc="left")
-            _lines(panel, [row for row in series.rows if column != SENT[1] or devices.is_talking(row)], column, styles)
-            figures.devices_axis(panel, sorted({row["devices"] for row in series.rows}))
-            figures.seconds_axis(panel) if column == "median" else figures.bytes_axis(panel)
+        for panel, each in zip(panels, shown, strict=True):
+            _draw_panel(panel, each, series.rows, styles, IDEAL[kind])
         panels[0].set_ylabel(f"{kind} scaling\n{series.name}", fontsize=9)
-        for panel, (_, column) in zip(panels, (TIME, MEMORY), strict=False):
-            _guide(panel, series.rows, column, IDEAL[kind])
     return figure
 
 
-def _lines(panel, rows, column, styles) -> None:
-    """A line for each kernel."""
-    for kernel in dict.fromkeys(row["kernel"] for row in rows):
-        own = [row for row in rows if row["kernel"] == kernel]
-        x, y = [row["devices"] for row in own], [row[column] for row in own]
-        spread = None
-        if column == "median":
-            low, high = zip(*(row["quartiles"] for row in own), strict=True)
-            spread = [[b - a for a, b in zip(low, y, strict=True)], [a - b for a, b in zip(high, y, strict=True)]]
-        panel.errorbar(x, y, spread, elinewidth=1, **styles[kernel], **DRAWN)
+def _has(row, shown) -> bool:
+    """Whether a row has something for a panel: a number above 0, which is more than a loss where it is sent."""
+    return devices.is_talking(row) if shown is SENT else bool(row.get(shown.column))
+
+
+def _draw_panel(panel, shown, rows, styles, power) -> None:
+    panel.set_title(shown.title, fontsize=10, loc="left")
+    own = [row for row in rows if _has(row, shown)]
+    for kernel in dict.fromkeys(row["kernel"] for row in own):
+        _line(panel, shown, [row for row in own if row["kernel"] == kernel], styles[kernel])
+    figures.devices_axis(panel, sorted({row["devices"] for row in rows}))
+    figures.seconds_axis(panel) if shown is TIME else figures.bytes_axis(panel)
+    if shown.has_ideal and own:
+        _guide(panel, own, shown.column, power)
+
+
+def _line(panel, shown, rows, style) -> None:
+    x, y = [row["devices"] for row in rows], [row[shown.column] for row in rows]
+    spread = None
+    if shown is TIME:
+        spread = [[abs(row["quartiles"][side] - row["median"]) for row in rows] for side in (0, 1)]
+    panel.errorbar(x, y, spread, elinewidth=1, **style, **DRAWN)
 
 
 def _guide(panel, rows, column, power) -> None:
-    """A thin line of the ideal, devices to a power, from the least at the fewest devices; limits stay."""
+    """A thin line of devices to a power, from the least at the fewest devices."""
     counts = sorted({row["devices"] for row in rows})
     first = min(row[column] for row in rows if row["devices"] == counts[0])
     low, high = panel.get_ylim()
@@ -68,12 +87,15 @@ def _guide(panel, rows, column, power) -> None:
     panel.set_ylim(min(low, 0.8 * ys[-1]), high)
 
 
-def _notes(rows) -> list[str]:
-    notes = ["Bars: quartiles of repetitions.", "Dashed: ideal."]
-    shared = [row for row in rows if row["status"] == "measured" and row["devices"] > 1]
-    silent = dict.fromkeys(naming.short(row["kernel"]) for row in shared if not devices.is_talking(row))
-    loss = " but a loss" if rows[0]["pass"] == "train" else ""
-    notes += [f"Nothing{loss} is sent by {', '.join(silent)}."] if silent else []
-    refused = dict.fromkeys(naming.short(row["kernel"]) for row in rows if row["status"] == "refused")
-    notes += [f"Refused: {', '.join(refused)}."] if refused else []
-    return [*notes, devices.virtual(rows).removeprefix(". ") + "." if rows[0]["platform"] == "cpu" else ""]
+def _notes(rows, drawn) -> list[str]:
+    named = lambda rows: ", ".join(dict.fromkeys(naming.short(row["kernel"]) for row in rows))
+    notes = ["Dashed: ideal."]
+    if any(_has(row, TIME) for row in drawn):
+        notes.append("Bars: quartiles of repetitions.")
+    if silent := named(row for row in drawn if row["devices"] > 1 and not devices.is_talking(row)):
+        notes.append(f"Nothing{' but a loss' * (rows[0]['pass'] == 'train')} is sent by {silent}.")
+    if refused := named(row for row in rows if row["status"] == "refused"):
+        notes.append(f"Refused: {refused}.")
+    if said := devices.virtual(drawn):
+        notes.append(f"{said}.")
+    return notes

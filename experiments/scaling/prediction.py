@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from experiments.bench import timing
+import jax
+
+from experiments.bench import mesh, timing
 from experiments.scaling.program import Program
 
 PROBE_FLOPS = 1e9  # what any machine does in about a second
@@ -39,8 +41,9 @@ def _growth(small: dict, large: dict, work: float) -> float:
 
 
 def probe(program: Program, flops: float, seed: int) -> float | None:
-    """Seconds of a program that nothing is known about, from one call at a length at which it cannot take long."""
-    small = program
+    """Seconds of a program that nothing is known about, from one call at a length at which it cannot take long, on one
+    device: others share the work, but for those that a CPU is."""
+    small = dataclasses.replace(program, mesh="")
     while small.dims.query_length > SHORTEST and small.counts()["flops"] > PROBE_FLOPS:
         half = small.dims.query_length // 2
         small = dataclasses.replace(small, dims=small.dims._replace(batch=1, query_length=half, key_length=half))
@@ -48,7 +51,8 @@ def probe(program: Program, flops: float, seed: int) -> float | None:
         return None
     call = functools.partial(small.compiled[0], *small.operands(seed))
     timing.seconds_of(call)  # a warm-up
-    return timing.seconds_of(call) * flops / small.counts()["flops"]
+    sharing = 1 if jax.devices()[0].platform == "cpu" else mesh.count(program.mesh)
+    return timing.seconds_of(call) * flops / small.counts()["flops"] / sharing
 
 
 def may_be_slow(row: dict) -> bool:
