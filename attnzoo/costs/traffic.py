@@ -15,7 +15,7 @@ CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
-PAIRS = re.compile(r"source_target_pairs=\{\{([\d,{}]*)\}\}")
+PAIRS = re.compile(r"source_target_pairs=\{([\d,{}]*)\}")
 NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 
 
@@ -85,7 +85,7 @@ def _of(name: str, lines: dict[str, list[str]], known: dict[str, dict[str, tuple
 
     for line in lines.get(name, ()):
         message = SENDS.search(line)
-        if message and not _is_to_oneself(line):
+        if message and not _is_to_nobody(line):
             add({message[2]: (1, _bytes_sent(message[2], message[1], line))})
         branches = BRANCHES.search(line)
         if branches:
@@ -100,10 +100,10 @@ def _of(name: str, lines: dict[str, list[str]], known: dict[str, dict[str, tuple
     return counts
 
 
-def _is_to_oneself(line: str) -> bool:
-    """Whether all devices hand on to themselves what they have, as one device alone does around a ring."""
+def _is_to_nobody(line: str) -> bool:
+    """Whether no device hands on anything to another one, as one device alone does around a ring or to a neighbour."""
     found = PAIRS.search(line)
-    return bool(found) and all(len(set(pair.split(","))) == 1 for pair in found[1].split("},{"))
+    return bool(found) and all(giver == taker for giver, taker in re.findall(r"(\d+),(\d+)", found[1]))
 
 
 def _bytes_sent(kind: str, types: str, line: str) -> float:
