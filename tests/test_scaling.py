@@ -282,13 +282,12 @@ def test_devices_share_a_call(tmp_path):
 
 
 def test_what_scales_strongly_and_weakly():
-    def row(length, count, status="measured"):
-        return {"mesh": f"sequence={count}", "devices": count, "length": length, "batch": 1, "status": status}
+    def row(length, count, status):
+        found = {"mesh": f"sequence={count}", "devices": count, "length": length, "batch": 1, "status": status}
+        return found if status == "failed" else found | {"temporary_bytes": 1}
 
-    rows = [row(length, count) for length in (64, 128, 256) for count in (4, 2, 1)] + [
-        row(512, 1),
-        row(512, 8, "failed"),
-    ]
+    rows = [row(length, count, "skipped") for length in (64, 128, 256) for count in (4, 2, 1)]
+    rows += [row(512, 1, "measured"), row(512, 8, "failed")]
     pairs = lambda series: [(each["length"], each["devices"]) for each in series.rows]
     assert pairs(devices.strong(rows)) == [(256, 1), (256, 2), (256, 4)]
     assert pairs(devices.weak(rows)) == [(64, 1), (128, 2), (256, 4)]

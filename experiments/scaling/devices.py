@@ -92,8 +92,8 @@ def virtual(rows: list[dict]) -> str:
     most, cores = max(row["devices"] for row in rows), rows[0]["cores"]
     of_times = "times say nothing about scaling" if any(row["status"] == "measured" for row in rows) else "none was run"
     return (
-        f"Up to {most} virtual devices of one CPU with {cores} cores: {of_times}; memory and bytes are read from the "
-        "compiled programs, and hold"
+        f"Up to {most} virtual devices of one CPU with {cores} cores: {of_times}; memory and bytes hold, read from the "
+        "compiled programs"
     )
 
 
