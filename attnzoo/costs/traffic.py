@@ -103,7 +103,7 @@ def _of(name: str, lines: dict[str, list[str]], known: dict[str, dict[str, tuple
 def _is_to_nobody(line: str) -> bool:
     """Whether no device hands on anything to another one, as one device alone does around a ring or to a neighbour."""
     found = PAIRS.search(line)
-    return bool(found) and all(giver == taker for giver, taker in re.findall(r"(\d+),(\d+)", found[1]))
+    return found is not None and all(giver == taker for giver, taker in re.findall(r"(\d+),(\d+)", found[1]))
 
 
 def _bytes_sent(kind: str, types: str, line: str) -> float:

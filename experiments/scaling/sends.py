@@ -147,16 +147,13 @@ def _(kernel: Linear, call: Call) -> list[Message]:
 
 @_sends.register
 def _(kernel: Performer, call: Call) -> list[Message]:
-    """A state with a constant feature beside the random ones, and the largest exponent, which has no gradient."""
+    """A state with a constant feature beside the random ones, and the largest exponent."""
     numbers = (kernel.features + 1) * (call.dims.value_dim + 1)
     if call.is_causal:
         return _of_states(call, call.times * (numbers + 1) - (call.times - 1), 5 * call.times - (call.times - 1))
     largest = (call.devices - 1) * call.dims.batch * call.dims.num_heads * FULL
-    gradients = (call.times - 1) * (numbers - 1)
-    return [
-        Message("all-gather", 1, largest),
-        *_of_states(call, numbers + gradients, 4 * call.times - (call.times - 1)),
-    ]
+    # How many keys there are is known, and not summed.
+    return [*_to_all(call, 1, largest), *_of_states(call, call.times * (numbers - 1), 3 * call.times)]
 
 
 @_sends.register
