@@ -222,7 +222,7 @@ def test_a_cell_is_forgotten_after_its_row_is_there(tmp_path, monkeypatch):
         ({"dropout": 1.0}, r"--dropout=1.0: expected a share in \[0, 1\)"),
         ({"minutes": 1.0}, "pass --isolate"),
         ({"memory": 1.0}, "pass --isolate"),
-        ({"jobs": 2}, "--jobs=2 are processes: pass --isolate"),
+        ({"jobs": 2}, "--jobs=2 are processes of a cell each: pass --isolate"),
         ({"pooling": "cls"}, "--pooling=cls is of models that tell a class"),
         ({"pairing": "joined"}, "--pairing=joined is of models that meet pairs of documents"),
     ],

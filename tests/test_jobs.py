@@ -83,6 +83,7 @@ def both_saved(out):
     return len({path.parent.parent for path in saved(out)}) == 2
 
 
+@pytest.mark.slow
 def test_sigterm_reaches_all_at_work_and_they_go_on_to_the_rows_of_one_after_another(tmp_path):
     process = started(tmp_path / "stopped", *SHORTER, "--jobs=2")
     wait_for(lambda: both_saved(tmp_path / "stopped"))

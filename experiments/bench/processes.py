@@ -14,8 +14,6 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
-
 from experiments.bench import mesh, settings
 from experiments.bench.settings import flag
 
@@ -131,7 +129,7 @@ def any_of(is_so: bool) -> bool:
     Raises:
       Lost: one of them does not.
     """
-    return is_so if count() == 1 else bool(_gathered(np.array(is_so)).any())
+    return is_so if count() == 1 else any(chunk[0] for chunk in _gathered(bytes([is_so])))
 
 
 def agree(what: str, value: Any) -> None:
@@ -143,8 +141,8 @@ def agree(what: str, value: Any) -> None:
     """
     if count() == 1:
         return
-    own = np.frombuffer(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest(), np.uint8)
-    if (_gathered(own) != own).any():
+    own = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    if any(other != own for other in _gathered(own)):
         raise ValueError(f"processes do not agree on {what}: give all the same flags, data, and one --out that all see")
 
 
@@ -167,12 +165,14 @@ def met(error: Exception) -> None:
         raise Lost(f"{said}, which other processes of the run did not meet, or they have ended") from None
 
 
-def _gathered(value: np.ndarray) -> np.ndarray:
-    """What each process has, [processes, ...]."""
+def _gathered(own: bytes) -> list[bytes]:
+    """What each process has, as many bytes of all."""
     import jax
+    import numpy as np
     from jax.experimental import multihost_utils
 
     try:
-        return np.asarray(multihost_utils.process_allgather(value))
+        found = multihost_utils.process_allgather(np.frombuffer(own, np.uint8))
     except jax.errors.JaxRuntimeError as error:
         raise Lost(str(error).splitlines()[0][:300]) from None
+    return [np.asarray(each).tobytes() for each in found]

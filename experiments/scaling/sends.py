@@ -172,9 +172,8 @@ def _(kernel: Nystrom, call: Call) -> list[Message]:
     """Landmarks of queries and keys, how many tokens they are of, and what landmarks find, with their weights."""
     dims = call.dims
     each = dims.num_heads * dims.head_dim
-    rows = 2 + call.times - 1
-    numbers = dims.batch * kernel.landmarks * (3 * call.times * each + rows * dims.num_heads + 2)
-    return [_summed(call, 3 * call.times + rows + 2, numbers * FULL)]
+    numbers = dims.batch * kernel.landmarks * (3 * call.times * each + 2 * dims.num_heads + 2)
+    return [_summed(call, 3 * call.times + 4, numbers * FULL)]
 
 
 @_sends.register(BigBird)
