@@ -387,8 +387,14 @@ def decoded_over_all_axes():
         jax.shard_map(part, mesh=mesh("Auto"), in_specs=P(), out_specs=P())(x)
 
 
-def lengths_that_devices_do_not_divide():
+def caches_in_parts():
+    """Each device is given its slots alone; lengths that they do not divide are refused."""
     given = {"batch": 1, "num_heads": 1, "head_dim": 8, "sequence_axis": "sequence"}
+    for kind in ("Explicit", "Auto"):
+        with jax.set_mesh(row_of_devices(kind, 4)):
+            for make in (start, lambda **given: jax.jit(lambda: start(**given))()):
+                held = make(**given, max_length=24).cache["key"]
+                assert [part.data.shape[1] for part in held.addressable_shards] == [6] * 4, (kind, held.sharding)
     with (
         jax.set_mesh(row_of_devices("Auto", 4)),
         pytest.raises(ValueError, match=r"max_length=10 over 4 .* such as 12"),

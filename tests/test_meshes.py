@@ -80,8 +80,8 @@ def test_decoding_over_all_axes(ask):
     ask(on_devices.decoded_over_all_axes)
 
 
-def test_a_cache_that_devices_cannot_share(ask):
-    ask(on_devices.lengths_that_devices_do_not_divide)
+def test_caches_are_made_in_parts(ask):
+    ask(on_devices.caches_in_parts)
 
 
 @pytest.mark.parametrize("context", [True, False], ids=["in a mesh", "without"])

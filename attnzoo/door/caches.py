@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec, get_abstract_mesh
+from jax.sharding import AxisType, PartitionSpec, get_abstract_mesh
 
 from attnzoo.contract.shards import Shards
 from attnzoo.contract.sizes import Dims, Tree
@@ -64,10 +64,16 @@ def started(kernel: Kernel, params: Tree, draws: Tree, dims: Dims, dtype, sequen
     check_length(sequence, length, count)
     if set(names) <= set(mesh.manual_axes):
         return jax.tree.map(lambda x: jax.lax.pcast(x, names, to="varying"), make(params, draws, length // count))
-    specs = [PartitionSpec(*[None] * (one.length or 0), None if one.length is None else names) for one in at]
-    treedef = jax.tree.structure(shapes(kernel, dims, length))
-    whole = jax.jit(lambda params, draws: make(params, draws, length), out_shardings=jax.tree.unflatten(treedef, specs))
-    return whole(params, draws)
+    is_explicit = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[names[0]] == AxisType.Explicit
+    split = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
+
+    def parts(params, draws):
+        leaves, treedef = jax.tree.flatten(make(params, draws, length))
+        specs = [None if one.length is None else PartitionSpec(*[None] * one.length, names) for one in at]
+        split_leaves = [x if spec is None else split(x, spec) for x, spec in zip(leaves, specs, strict=True)]
+        return jax.tree.unflatten(treedef, split_leaves)
+
+    return jax.jit(parts)(params, draws)  # so that no device has the whole
 
 
 def split_over(split: Split, leaves: list[jax.Array], at: list[Axes], dims: Dims, sequence: Names):
