@@ -135,7 +135,8 @@ SPLIT = [
 
 def _is_supported(kernel, name):
     needs = {
-        "the past": ["causal"], "packed documents": ["causal", "segments"], "segments in any order": ["segments"],
+        "the past": ["causal"], "packed documents": ["causal", "segments", "dropout"],
+        "segments in any order": ["segments"],
         "padding of whole parts": ["causal", "key_mask"], "a rule of biases": ["causal", "bias"],
         "a rule that looks at queries": ["causal", "bias"], "arrays": ["causal", "bias", "mask"],
         "columns of biases": ["bias", "mask"], "an offset": ["causal"], "an offset for each example": ["causal"],
