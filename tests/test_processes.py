@@ -88,14 +88,15 @@ def ended(run):
 
 
 def remote_addresses(pid):
-    """Of the connections that a process has, as /proc writes them."""
+    """Of the connections that a process has, as /proc writes them; loopback where both ends are this machine's."""
     sockets = {os.readlink(link) for link in pathlib.Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
     found = set()
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in pathlib.Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if f"socket:[{fields[9]}]" in sockets:
-                found.add(fields[2].partition(":")[0])
+                here, there = (field.partition(":")[0] for field in fields[1:3])
+                found.add(LOOPBACK[0] if here == there else there)
     return found
 
 
