@@ -135,9 +135,7 @@ class Kernel:
         if not self.supports.residual:
             return cache, found
         out, lse = found
-        return cache, out if call.shards is None else everywhere.of_each(
-            call.shards, dense.Part(out, lse, jnp.zeros_like(lse))
-        )
+        return cache, everywhere.of_each(call.shards, dense.Part(out, lse, jnp.zeros_like(lse)))
 
     def meets_cache(self) -> bool:
         """Whether `step` takes `call.shards`, where each device has some slots of a cache of all keys.

@@ -62,18 +62,25 @@ def started(kernel: Kernel, params: Tree, draws: Tree, dims: Dims, dtype, sequen
     mesh = get_abstract_mesh()
     count = math.prod(mesh.shape[name] for name in names)
     check_length(sequence, length, count)
-    if set(names) <= set(mesh.manual_axes):
-        return jax.tree.map(lambda x: jax.lax.pcast(x, names, to="varying"), make(params, draws, length // count))
-    is_explicit = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[names[0]] == AxisType.Explicit
-    split = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
+    is_part = set(names) <= set(mesh.manual_axes)
+    kind = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[names[0]]
 
-    def parts(params, draws):
-        leaves, treedef = jax.tree.flatten(make(params, draws, length))
-        specs = [None if one.length is None else PartitionSpec(*[None] * one.length, names) for one in at]
-        split_leaves = [x if spec is None else split(x, spec) for x, spec in zip(leaves, specs, strict=True)]
-        return jax.tree.unflatten(treedef, split_leaves)
+    def split(x, axis):
+        if is_part:
+            return jax.lax.pcast(x, names, to="varying")
+        over = jax.sharding.reshard if kind == AxisType.Explicit else jax.lax.with_sharding_constraint
+        return over(x, PartitionSpec(*[None] * axis, names))
 
-    return jax.jit(parts)(params, draws)  # so that no device has the whole
+    def made(params, draws):
+        leaves, treedef = jax.tree.flatten(make(params, draws, length // count if is_part else length))
+        return jax.tree.unflatten(treedef, _along(split, leaves, at))
+
+    return jax.jit(made)(params, draws)  # so that no device has the whole
+
+
+def _along(function: Callable, leaves: list[jax.Array], at: list[Axes]) -> list[jax.Array]:
+    """`function` of those leaves that are as long as the sequence, and of the axis that is."""
+    return [x if one.length is None else function(x, one.length) for x, one in zip(leaves, at, strict=True)]
 
 
 def split_over(split: Split, leaves: list[jax.Array], at: list[Axes], dims: Dims, sequence: Names):
@@ -114,15 +121,12 @@ def in_parts(shards: Shards | None, kernel: Kernel, at: list[Axes], advance: Cal
     if shards is None:
         return functools.partial(advance, None)
 
-    def along(function, leaves):
-        return [x if one.length is None else function(x, one.length) for x, one in zip(leaves, at, strict=True)]
-
     def whole(leaves, *rest):
         if kernel.meets_cache():
             leaves, out = advance(shards, leaves, *rest)
         else:
-            leaves, out = advance(None, along(shards.gathered, leaves), *rest)
-            leaves = along(shards.part, leaves)
+            leaves, out = advance(None, _along(shards.gathered, leaves, at), *rest)
+            leaves = _along(shards.part, leaves, at)
         leaves = [shards.alike(x) if one.length is None else x for x, one in zip(leaves, at, strict=True)]
         return leaves, shards.alike(out)
 

@@ -129,9 +129,9 @@ def of_all(shards: Shards, own: dense.Part) -> dense.Part:
     return shards.apart(_joined(shards, own), own)
 
 
-def of_each(shards: Shards, own: dense.Part) -> jax.Array:
-    """What `of_all` gives, [..., Hv], as the same array on all devices."""
-    return _joined(shards, own).out
+def of_each(shards: Shards | None, own: dense.Part) -> jax.Array:
+    """What `of_all` gives, [..., Hv], the same array on all devices; of one device alone, what it has found."""
+    return own.out if shards is None else _joined(shards, own).out
 
 
 def _joined(shards, own):

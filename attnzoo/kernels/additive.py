@@ -98,7 +98,7 @@ class Additive(Kernel):
         keys, params = jnp.moveaxis(cache["key"], 2, 1), jax.tree.map(lambda x: x[None], params)
         own = keys, params, positions[:, None], call.by_head(num_heads)
         found = heads.over_heads(one_head, q, cache["value"], cache["value"], own)
-        return cache, found.out if call.shards is None else everywhere.of_each(call.shards, found)
+        return cache, everywhere.of_each(call.shards, found)
 
     def meets_cache(self):
         return True

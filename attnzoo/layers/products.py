@@ -33,13 +33,16 @@ def rows_sharding(index: jax.Array, table: jax.Array) -> NamedSharding | None:
 
 
 def entries(x: jax.Array, places: jax.Array) -> jax.Array:
-    """What x [B, T, ...] has at places [B, n], [B, n, ...]: split as x is, but over its second axis."""
+    """What x [B, T, ...] has at places [B, n], [B, n, ...]: split as x is, but over its second axis.
+
+    NaN, or the lowest number, where there is no such place.
+    """
 
     def of_one(x, places):
         split = jax.typeof(x).sharding
-        if AxisType.Explicit not in split.mesh.axis_types:
-            return x[places]
-        return x.at[places].get(out_sharding=NamedSharding(split.mesh, PartitionSpec(None, *split.spec[1:])))
+        is_told = AxisType.Explicit in split.mesh.axis_types
+        whole = NamedSharding(split.mesh, PartitionSpec(None, *split.spec[1:])) if is_told else None
+        return x.at[places].get(mode="fill", out_sharding=whole)
 
     return jax.vmap(of_one)(x, places)
 
