@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -524,14 +525,17 @@ def pairs_of_documents():
     same(*(nnx.to_pure_dict(nnx.filter_state(x, nnx.Param)) for x in (grads, of_one)), 1e-4)
 
 
-def trained(config, tokens, steps=3):
+RULES = (("heads", "model"), ("mlp", "model"), ("vocab", "model"), ("embed", "data"))
+
+
+def trained(config, tokens, steps=3, rules=None):
     """Losses of a model, and the bytes that one device has of it and of its optimiser's state; tokens tell the mesh."""
     model = LanguageModel(
         64, config, num_layers=1, attention=SlidingWindow(3, 0), positions=Rotary(), max_length=16, rngs=nnx.Rngs(0)
     )
     over = getattr(tokens.sharding, "mesh", None)
     if over is not None:
-        partition(model, over, model_axis="model", fsdp_axis="data")
+        partition(model, over, **{"rules": rules} if rules else {"model_axis": "model", "fsdp_axis": "data"})
     optimizer = nnx.Optimizer(model, optax.adamw(1e-2), wrt=nnx.Param)
 
     @nnx.jit
@@ -549,10 +553,10 @@ def trained(config, tokens, steps=3):
     return losses, sum(x.addressable_shards[0].data.nbytes for x in held)
 
 
-def training_in_parts(kind, config):
+def training_in_parts(kind, config, rules=None):
     """Over data, model and sequence: the losses of one device, each with a quarter of parameters and their moments."""
     tokens = jax.random.randint(jax.random.key(0), (BATCH, 16), 0, 64)
-    losses, held = trained(config, put(tokens, "data", "spare", kind=kind))
+    losses, held = trained(config, put(tokens, "data", "spare", kind=kind), rules=rules)
     expected, whole = trained(config, tokens)
     np.testing.assert_allclose(losses, expected, rtol=1e-5 if config.dtype == "float32" else 1e-2)
     assert held < 0.33 * whole, (held, whole)
@@ -579,6 +583,39 @@ def axes_of_no_mesh():
     model = LanguageModel(64, BlockConfig(width=32, num_heads=4), num_layers=1, max_length=16, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="model_axis='nowhere': the mesh has the axes data, model, spare"):
         partition(model, mesh("Explicit"), model_axis="nowhere")
+    with pytest.raises(ValueError, match="rules: 'embed'='nowhere': the mesh has the axes"):
+        partition(model, mesh("Explicit"), rules=[("embed", "nowhere")])
+    with pytest.raises(ValueError, match="rules came beside Axes"):
+        partition(model, mesh("Explicit"), model_axis="model", rules=RULES)
+    with pytest.raises(ValueError, match=r"rules: 'heads' came over .*has 4 there, which 8 devices"):
+        partition(model, mesh("Explicit"), rules=[("heads", ("data", "model", "spare"))])
+
+
+def logical_names_of_flax():
+    """An NNX layer made with logical names under rules, and a Linen one whose parameters are placed by them."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 32)), jnp.float32)
+    rules, init = (*RULES, ("kv", None)), nnx.initializers.lecun_normal()
+    names = {"kernel_init": ("embed", "heads", "kv"), "out_kernel_init": ("heads", "kv", "embed")}
+    of_nnx = lambda named: attnzoo.nnx.MultiHeadAttention(
+        HEADS, 32, decode=False, rngs=nnx.Rngs(0), **{x: named(init, y) for x, y in names.items()}
+    )
+    alone, over = of_nnx(lambda init, _: init), mesh("Explicit")
+    with jax.set_mesh(over), nnx.logical_axis_rules(rules):
+        layer = of_nnx(nnx.with_partitioning)
+        assert jax.typeof(layer.query.kernel[...]).sharding.spec == P("data", "model", None)
+        same(jax.jit(lambda layer, x: layer(x))(layer, put(x, "data", "spare")), alone(x))
+
+    layer = attnzoo.linen.MultiHeadAttention(
+        HEADS, kernel_init=nn.with_logical_partitioning(init, names["kernel_init"]),
+        out_kernel_init=nn.with_logical_partitioning(init, names["out_kernel_init"]),
+    )  # fmt: skip
+    params = layer.init(jax.random.key(0), x)
+    shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(params), over, rules)
+    params = nn.unbox(params)
+    split = jax.device_put(params, shardings)
+    assert jax.typeof(split["params"]["out"]["kernel"]).sharding.spec == P("model", None, "data")
+    with jax.set_mesh(over):
+        same(jax.jit(layer.apply)(split, put(x, "data", "spare")), layer.apply(params, x))
 
 
 def linen_in_parts():

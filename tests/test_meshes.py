@@ -246,6 +246,14 @@ def test_training_with_split_parameters(ask, config, kind):
     ask(on_devices.training_in_parts, kind, config)
 
 
+def test_training_with_parameters_split_by_rules(ask):
+    ask(on_devices.training_in_parts, "Explicit", BlockConfig(width=32, num_heads=4), on_devices.RULES)
+
+
+def test_logical_names_of_flax(ask):
+    ask(on_devices.logical_names_of_flax)
+
+
 @pytest.mark.parametrize(
     "given",
     [

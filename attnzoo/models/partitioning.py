@@ -7,21 +7,30 @@ arXiv:1909.08053); fully sharded data parallelism splits what is left over the a
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-from flax import nnx
+from flax import linen, nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from attnzoo.door.meshes import Names, as_tuple
 
-# Where the axis stands that a tensor-parallel mesh axis splits, by the end of a parameter's path.
-HEADS = {("query", "kernel"): 1, ("key", "kernel"): 1, ("value", "kernel"): 1, ("out", "kernel"): 0}
-HEADS |= {("query", "bias"): 0, ("key", "bias"): 0, ("value", "bias"): 0}
-INNER = {("widen", "kernel"): 1, ("widen", "bias"): 0, ("narrow", "kernel"): 0}
-VOCABULARY = {("embed", "embedding"): 0, ("head", "kernel"): 1}  # not its bias, which would split logits
-SPLIT = HEADS | INNER | VOCABULARY
+# The logical names of a parameter's axes, by the end of its path. What is not here is small, and on all devices;
+# so is the bias of the head, which would split logits.
+PROJECTED = ("embed", "heads", "kv")
+LOGICAL: dict[tuple[str, str], tuple[str, ...]] = {
+    ("query", "kernel"): PROJECTED, ("key", "kernel"): PROJECTED, ("value", "kernel"): PROJECTED,
+    ("query", "bias"): PROJECTED[1:], ("key", "bias"): PROJECTED[1:], ("value", "bias"): PROJECTED[1:],
+    ("out", "kernel"): ("heads", "kv", "embed"),
+    ("widen", "kernel"): ("embed", "mlp"), ("widen", "bias"): ("mlp",), ("narrow", "kernel"): ("mlp", "embed"),
+    ("embed", "embedding"): ("vocab", "embed"), ("head", "kernel"): ("embed", "vocab"),
+}  # fmt: skip
+OVER_MODEL = {"heads", "mlp", "vocab"}  # what tensor parallelism splits
+
+Rules = Sequence[tuple[str, Names]]  # logical axes, and the axes of a mesh that each is split over
 
 SMALLEST = 2**10  # numbers; what has fewer is on all devices
 
@@ -38,7 +47,14 @@ class Axes(NamedTuple):
     fsdp: Names = None
 
 
-def partition(model: nnx.Module, mesh: Mesh, *, model_axis: str | None = None, fsdp_axis: Names = None) -> None:
+def partition(
+    model: nnx.Module,
+    mesh: Mesh,
+    *,
+    model_axis: str | None = None,
+    fsdp_axis: Names = None,
+    rules: Rules | None = None,
+) -> None:
     """Split the parameters of a model over a mesh, in place.
 
     An optimiser that is made afterwards splits its state alike. Explicit axes need `jax.set_mesh(mesh)` where the model
@@ -49,9 +65,11 @@ def partition(model: nnx.Module, mesh: Mesh, *, model_axis: str | None = None, f
       mesh: from `jax.make_mesh`.
       model_axis: over which heads, the inner width of feed-forward networks and the vocabulary are split.
       fsdp_axis: over which all parameters are split beside that, such as "data".
+      rules: in place of both, Flax's pairs of a logical axis and one of the mesh, the first ones first. Axes are
+        "embed", "heads", "kv", "mlp" and "vocab". Those of a context are `flax.linen.get_logical_axis_rules()`.
 
     Raises:
-      ValueError: the mesh has no such axis.
+      ValueError: the mesh has no such axis; rules beside other axes; a rule splits what the mesh does not divide.
 
     Example:
       >>> from flax import nnx
@@ -64,31 +82,60 @@ def partition(model: nnx.Module, mesh: Mesh, *, model_axis: str | None = None, f
       >>> with jax.set_mesh(mesh):
       ...     model(jnp.zeros((2, 16), int)).shape
       (2, 16, 64)
+      >>> partition(model, mesh, rules=[("mlp", "model"), ("heads", "model"), ("embed", "data")])
+      >>> jax.typeof(model.stack.blocks[0].feed_forward.widen.kernel[...]).sharding.spec
+      P('data', 'model')
     """
     axes = Axes(model_axis, fsdp_axis)
-    for name, given in (("model_axis", model_axis), ("fsdp_axis", fsdp_axis)):
+    if rules is not None and axes != Axes():
+        raise ValueError(f"rules came beside {axes}: expected the ones or the others")
+    of_rules = [(f"rules: {name!r}", names) for name, names in rules or ()]
+    for name, given in (("model_axis", model_axis), ("fsdp_axis", fsdp_axis), *of_rules):
         for axis in as_tuple(given):
             if axis not in mesh.axis_names:
                 raise ValueError(f"{name}={given!r}: the mesh has the axes {', '.join(mesh.axis_names)}")
     state = nnx.state(model, nnx.Param)
-    specs = jax.tree.map_with_path(lambda path, x: _spec(path, x.shape, mesh, axes), state)
+    spec = functools.partial(_spec, axes=axes) if rules is None else functools.partial(_ruled, rules=tuple(rules))
+    specs = jax.tree.map_with_path(lambda path, x: spec(path, x.shape, mesh), state)
     nnx.update(model, jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), state, specs))
+
+
+def _logical(path: tuple) -> tuple[str, ...]:
+    """The names of a parameter's axes, none where it is not to be split."""
+    module, name = (str(getattr(x, "key", x)) for x in path[-3:-1]) if len(path) > 2 else ("", "")
+    return LOGICAL.get((module, name), ())
+
+
+def _parts(mesh: Mesh, axes: Names) -> int:
+    return math.prod(mesh.shape[name] for name in as_tuple(axes))
+
+
+def _ruled(path: tuple, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
+    """How a parameter is split by rules of its logical axes."""
+    names = _logical(path)
+    spec = linen.logical_to_mesh_axes(names, rules) or PartitionSpec()
+    for name, size, over in zip(names, shape, spec, strict=False):
+        if size % _parts(mesh, over):
+            raise ValueError(
+                f"rules: {name!r} came over {over!r}, and {jax.tree_util.keystr(path)} has {size} there, which "
+                f"{_parts(mesh, over)} devices do not divide: expected sizes that they do, or no such rule"
+            )
+    return spec
 
 
 def _spec(path: tuple, shape: tuple[int, ...], mesh: Mesh, axes: Axes) -> PartitionSpec:
     """How a parameter is split: by its own axis over the model, and by the largest that is left over the rest."""
-    module, name = (str(getattr(x, "key", x)) for x in path[-3:-1]) if len(path) > 2 else ("", "")
-    own = SPLIT.get((module, name))
+    names = _logical(path)
     spec: list[Any] = [None] * len(shape)
-    if own is None or math.prod(shape) < SMALLEST:
+    if not names or math.prod(shape) < SMALLEST:
         return PartitionSpec(*spec)
-    parts = lambda axes: math.prod(mesh.shape[name] for name in as_tuple(axes))
-    if name == "embedding" and shape[0] % parts((*as_tuple(axes.model), *as_tuple(axes.fsdp))) == 0:
+    if names[0] == "vocab" and shape[0] % _parts(mesh, (*as_tuple(axes.model), *as_tuple(axes.fsdp))) == 0:
         # Rows are looked up where they are; of parts of rows, all would be brought together for it.
         return PartitionSpec((*as_tuple(axes.model), *as_tuple(axes.fsdp)) or None, None)
-    if axes.model is not None and shape[own] % parts(axes.model) == 0:
+    own = next(i for i, name in enumerate(names) if name in OVER_MODEL)
+    if axes.model is not None and shape[own] % _parts(mesh, axes.model) == 0:
         spec[own] = axes.model
-    free = [i for i, size in enumerate(shape) if spec[i] is None and size % parts(axes.fsdp) == 0]
+    free = [i for i, size in enumerate(shape) if spec[i] is None and size % _parts(mesh, axes.fsdp) == 0]
     if axes.fsdp is not None and len(shape) > 1 and free:
         spec[max(free, key=lambda i: shape[i])] = axes.fsdp
     return PartitionSpec(*spec)
