@@ -114,9 +114,10 @@ class Kernel:
         v: jax.Array,
         positions: jax.Array,
         call: Call,
-    ) -> tuple[Tree, jax.Array]:
+    ) -> tuple[Tree, Any]:
         """The tokens that come next: q [B, t, N, H], k [B, t, K, H], v [B, t, K, Hv] -> cache, out [B, t, N, Hv].
 
+        Where `supports.residual`, the output is a pair with its log-sum-exp [B, t, N], as of `head` and `batched`.
         By default `head` of the new queries beside all cached keys, so that it must work for fewer queries than keys.
         Who sees what is said by `positions`: the mask of `call` is causal, and counts tokens that are padding.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
@@ -39,6 +40,8 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
       num_kv_heads: heads of keys and values, fewer than `num_heads` for GQA.
       dropout_on: what `dropout_rate` drops: "weights", as Flax does, or "outputs", entries of what each head gives, for
         kernels that have no weights. With `broadcast_dropout`, Flax's default, all examples and heads drop the same.
+      sinks: each head learns a logit that joins its sum of exponentials, `attend`'s `sinks`, from 0 on; it lives under
+        `sinks`.
       heads_axis: a name by which what kernel and positions learn for each head is partitioned, as
         `flax.linen.with_partitioning` does; None for no names.
       attention_fn: refused, as `attention` stands in its place, and so are `qk_attn_weights_einsum_cls` and
@@ -70,6 +73,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     num_kv_heads: int | None = None
     dropout_on: str = "weights"
     heads_axis: str | None = None
+    sinks: bool = False
 
     @nn.compact
     @spelled_out(attend, Asked.__annotations__.__contains__)
@@ -107,6 +111,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
             position_params=self._learned("positions", dims),
             precision=self.precision,
             tokens=projected.brought(self.attention, dims, project),
+            sinks=self._made("sinks", lambda _: jnp.zeros(self.num_heads)) if self.sinks else None,
         )
         if self.decode:
             layer_cache.refuse_extras(rng, sow_weights)
@@ -131,6 +136,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     def _check(self) -> None:
         """Refuse fields that cannot be honoured."""
         projected.check_dropout(self.attention, self.dropout_rate, self.dropout_on)
+        projected.check_sinks(self.attention, self.sinks)
         projected.checked_positions(self.positions)
         if self.attention_fn is not nn.dot_product_attention:
             raise ValueError(
@@ -192,11 +198,15 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         """What `attention` or `positions` learned. Flax would compare shapes with those for the present length, so it
         is not asked.
         """
+        return self._made(name, lambda rng: getattr(self, name).init(rng, dims))
+
+    def _made(self, name: str, make: Callable[[jax.Array], Tree]) -> Tree:
+        """What is learned under a name, as it is there or as it is made, () where that has no leaves."""
         if self.has_variable("params", name):
             return nn.meta.unbox(self.get_variable("params", name))
 
         def init(rng):
-            made = jax.tree.map(lambda x: x.astype(self.param_dtype), getattr(self, name).init(rng, dims))
+            made = jax.tree.map(lambda x: x.astype(self.param_dtype), make(rng))
             if self.heads_axis is None:
                 return made
             names = functools.partial(projected.partitioned, heads_axis=self.heads_axis, num_heads=self.num_heads)

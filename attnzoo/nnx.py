@@ -43,6 +43,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       max_length: the longest key length, for kernels whose parameters depend on it (`Linformer`); else not needed.
       dropout_on: what `dropout_rate` drops: "weights", as Flax does, or "outputs", entries of what each head gives, for
         kernels that have no weights. With `broadcast_dropout`, Flax's default, all examples and heads drop the same.
+      sinks: each head learns a logit that joins its sum of exponentials, `attend`'s `sinks`, from 0 on; it lives under
+        `sinks`.
       heads_axis: a name by which what kernel and positions learn for each head is partitioned, as
         `flax.nnx.with_partitioning` does; None for no names.
       attention_fn: is no argument here, as `attention` stands in its place.
@@ -77,6 +79,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         positions: RelativeEncoding = NoPositions(),
         max_length: int | None = None,
         dropout_on: str = "weights",
+        sinks: bool = False,
         heads_axis: str | None = None,
         decode: bool | None = False,
         rngs: nnx.Rngs,
@@ -88,6 +91,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         widths = num_heads, in_features, qkv_features, out_features, num_kv_heads, in_kv_features
         super().__init__(*widths, decode=decode, rngs=rngs, **flax)
         projected.check_dropout(attention, self.dropout_rate, dropout_on)
+        projected.check_sinks(attention, sinks)
         self.attention_kernel = attention
         self.dropout_on = dropout_on
         dims = self._dims(1, max_length or 1)
@@ -103,6 +107,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 named["out_sharding"] = projected.partitioned(x, heads_axis, num_heads)
             return nnx.Param(x.astype(self.param_dtype), **named)
 
+        self.sinks = parameter(jnp.zeros(num_heads)) if sinks else None
         for name, learner in (("attention", attention), ("positions", positions)):
             if jax.tree.leaves(jax.eval_shape(lambda learner=learner: learner.init(jax.random.key(0), dims))):
                 params = learner.init(rngs.params(), dims)
@@ -166,6 +171,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             position_params=self._learned("positions"),
             precision=self.precision,
             tokens=self._brought(inputs_k),
+            sinks=None if self.sinks is None else self.sinks[...],
         )
         if self.decode if decode is None else decode:
             layer_cache.refuse_extras(rng, sow_weights)

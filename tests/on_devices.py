@@ -173,6 +173,7 @@ def _asked_of_a_sequence(length):
     learned = lambda positions: jax.tree.map(lambda x: x + 0.1, positions.init(jax.random.key(1), dims))
     random_ids, ids = rng.integers(0, 3, (2, length)), np.sort(rng.integers(0, 3, (2, length)), axis=1)
     dropped = {"dropout_rate": 0.3, "rng": jax.random.key(1)}
+    sinks = {"sinks": np.linspace(-1, 1, HEADS, dtype=np.float32)}
     segments = lambda ids: {"query_segment_ids": ids, "key_value_segment_ids": ids}
     lengths = {"key_value_seq_lengths": np.array([length, 3]), "query_seq_lengths": np.array([length, 3])}
     return {
@@ -187,12 +188,14 @@ def _asked_of_a_sequence(length):
         "columns of biases": {"bias": pairs[:, :, :1], "mask": pairs[:, :1, :, :1] < 1},
         "an offset": {"is_causal": True, "query_offset": 3},
         "an offset for each example": {"is_causal": True, "query_offset": np.array([-2, 4])},
-        "a window": {"local_window_size": (3, 2), "bias": ALiBi().bias((), HEADS), "soft_cap": 2.0, "scale": 0.7},
+        "a window": {
+            "local_window_size": (3, 2), "bias": ALiBi().bias((), HEADS), "soft_cap": 2.0, "scale": 0.7, **sinks,
+        },
         "global tokens": {"is_causal": True, "global_tokens": tokens, **dropped},
         "global tokens in both directions": {
             "global_tokens": tokens, "bias": pairs, **segments(ids),
         },
-        "a residual": {"is_causal": True, "return_residual": True},
+        "a residual": {"is_causal": True, "return_residual": True, **sinks},
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ COLUMNS = {
     "T != S": "cross",
     "dropout": "dropout",
     "global tokens": "global_tokens",
-    "residual": "residual",
+    "residual, sinks": "residual",
 }
 SHORT, LONG = 1024, 4096
 

@@ -90,6 +90,9 @@ CALLS = {
     "NaN scale": (lambda: attend(Q, K, K, scale=float("nan")), "scale=nan: expected one finite number"),
     "array scale": (lambda: attend(Q, K, K, scale=jnp.ones(4)), "expected one finite number"),
     "soft cap of 0": (lambda: attend(Q, K, K, soft_cap=0.0), "soft_cap=0.0: expected one finite number > 0"),
+    "sinks of whole numbers": (lambda: attend(Q, K, K, sinks=jnp.ones(4, int)), "sinks has dtype int32 and shape"),
+    "sinks for other heads": (lambda: attend(Q, K, K, sinks=jnp.ones(3)), r"expected floats \[4\], one for each head"),
+    "infinite sinks": (lambda: attend(Q, K, K, sinks=jnp.full(4, jnp.inf)), "expected finite numbers, or None"),
     "global tokens of floats": (
         lambda: attend(Q, K, K, kernel=SlidingWindow(), global_tokens=jnp.ones((2, 1))),
         "global_tokens has dtype float32: expected positions",

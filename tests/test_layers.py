@@ -142,6 +142,7 @@ STRUCTURE = {
     "local_window_size": (2, 1),
     "scale": 2.0,
     "soft_cap": 0.05,
+    "sinks": jnp.array([0.0, 3.0]),
 }
 
 
@@ -154,6 +155,28 @@ def test_arguments_reach_attention(name):
     out = module.apply(params, x, **{name: STRUCTURE[name]})
     assert np.abs(out - module.apply(params, x)).max() > 1e-3
     np.testing.assert_allclose(layer(x, **{name: STRUCTURE[name]}), out, atol=1e-6)
+
+
+def test_learned_sinks():
+    """Both layers learn a logit for each head, decode with it, and refuse it beside another."""
+    x = inputs(2)
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2, sinks=True)
+    params = linen_params(module, x)
+    params["params"]["sinks"] = jnp.array([0.5, 2.0])
+    layer = load(attnzoo.nnx.MultiHeadAttention(2, 16, sinks=True, rngs=flax.nnx.Rngs(0)), params)
+    plain = attnzoo.linen.MultiHeadAttention(num_heads=2)
+    out = module.apply(params, x, is_causal=True)
+    given = {"sinks": params["params"]["sinks"], "is_causal": True}
+    np.testing.assert_allclose(out, plain.apply(params, x, **given), atol=1e-6)
+    np.testing.assert_allclose(out, layer(x, is_causal=True), atol=1e-6)
+    slope = jax.grad(lambda params: module.apply(params, x).sum())(params)["params"]["sinks"]
+    assert np.abs(slope).min() > 1e-3
+    layer.init_cache(x.shape)
+    np.testing.assert_allclose(layer(x, decode=True), out, atol=1e-6)
+    with pytest.raises(ValueError, match="sinks came beside those that the layer learns"):
+        module.apply(params, x, sinks=given["sinks"])
+    with pytest.raises(NotImplementedError, match="Linear cannot honour `sinks`"):
+        attnzoo.nnx.MultiHeadAttention(2, 16, sinks=True, attention=attnzoo.Linear(), rngs=flax.nnx.Rngs(0))
 
 
 def test_global_tokens_reach_attention():

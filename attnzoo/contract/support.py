@@ -26,7 +26,7 @@ class Support:
       soft_cap: `soft_cap`; `head` receives it as `soft_cap`, a number or None.
       dropout: `dropout_rate`; `head` receives the factors, 0 or 1 / (1 - rate), as `dropout`.
       global_tokens: `global_tokens`; `head` receives them as `global_tokens`, `Globals` or None.
-      residual: `return_residual`; `head` and `batched` return the pair (output, log-sum-exp).
+      residual: `return_residual` and `sinks`; `head`, `batched` and `step` give the pair (output, log-sum-exp).
       cross: as many keys as one likes beside the queries (T != S).
       decode: `attnzoo.start` and `attnzoo.step`, by which the whole of `is_causal=True` follows token by token.
       ignores: nothing that a caller asks for: of "query" and "key", those that weights do not depend on.

@@ -39,6 +39,7 @@ class Asked(Masking, total=False):
     bias: Float[jax.Array, "*_"] | PositionBias | None
     scale: float | jax.Array | None
     soft_cap: float | jax.Array | None
+    sinks: Float[jax.Array, " N"] | None
     draws: Tree | None
     sequence_axis: str | tuple[str, ...] | None
 

@@ -26,6 +26,7 @@ from attnzoo.door.arguments import Function, spelled_out
 from attnzoo.door.batching import over_batch_axes
 from attnzoo.door.meshes import Split
 from attnzoo.door.visibility import silenced
+from attnzoo.engines import dense
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 
@@ -81,6 +82,7 @@ def attend(
     global_tokens: Integer[jax.Array, "*B G"] | Bool[jax.Array, "*B S"] | None = None,
     scale: float | jax.Array | None = None,
     soft_cap: float | jax.Array | None = None,
+    sinks: Float[jax.Array, " N"] | None = None,
     dropout_rate: float = 0.0,
     broadcast_dropout: bool = False,
     rng: jax.Array | None = None,
@@ -124,6 +126,8 @@ def attend(
       scale: of the scores, 1 / sqrt(H) where None.
       soft_cap: scores are soft_cap tanh(score / soft_cap), before any bias is added (Gemma 2, arXiv:2408.00118); no cap
         where None.
+      sinks: [N], a logit of each head that joins the sum of exponentials and weighs no value, so that weights add up to
+        less than 1 (gpt-oss; Xiao et al. 2023, arXiv:2309.17453); the residual counts it.
       dropout_rate: fraction of attention weights dropped, in [0, 1).
       broadcast_dropout: whether the same weights, by query and key, are dropped in all examples and heads.
       rng: a key for dropout, and for nothing else.
@@ -194,6 +198,7 @@ def attend(
         "bias": ("bias", bias is not None),
         "scale": ("scale", scale is not None),
         "soft_cap": ("soft_cap", soft_cap is not None),
+        "sinks": ("residual", sinks is not None),
         "dropout_rate": ("dropout", dropout_rate > 0),
         "return_residual": ("residual", return_residual),
         "key of another length than query": ("cross", dims.query_length != dims.key_length),
@@ -215,6 +220,7 @@ def attend(
         call,
         trees.tree_of("params", params, kernel, dims),
         trees.tree_of("draws", trees.drawn(kernel, dims) if draws is None else draws, kernel, dims),
+        None if sinks is None else validation.sinks(sinks, dims.num_heads),
         rng if dropout_rate > 0 else None,
         kernel=kernel,
         dropout_rate=float(dropout_rate),
@@ -301,6 +307,7 @@ def _attend(
     call,
     params,
     draws,
+    sinks,
     rng,
     *,
     kernel,
@@ -315,7 +322,7 @@ def _attend(
     """Silence what is hidden, run the route, and zero what it wrote for hidden queries: (out, residual or None)."""
     (batch, length, num_heads, _), width = query.shape, value.shape[-1]
     if 0 in (batch, length, key.shape[1]):
-        return _nothing(query, value)
+        return _nothing(query, value, sinks)
     if width == 0:
         value = jnp.zeros((*value.shape[:-1], 1), value.dtype)  # sizes of other axes are lost where one is 0
     if dropout_rate:
@@ -337,6 +344,7 @@ def _attend(
                 ((query, key, value, tokens), split.of_sequence),
                 (call, split.of_call(call)),
                 ((params, draws), split.by_head),
+                (sinks, split.by_head),
             ],
             split.of_sequence(query),
         )
@@ -358,7 +366,7 @@ def _divisible(split: Split, key: jax.Array, value: jax.Array, call: Call) -> tu
     return repeated(key), repeated(value), dataclasses.replace(call, tokens=jax.tree.map(repeated, call.tokens))
 
 
-def _attend_here(sequences_here, call, constants, *, kernel, implementation, with_residual, shards):
+def _attend_here(sequences_here, call, constants, sinks, *, kernel, implementation, with_residual, shards):
     """The same of what one device has."""
     query, key, value, tokens = sequences_here
     shown_keys, shown_queries = visibility.shown(call.mask, key.shape[2], shards)
@@ -368,6 +376,7 @@ def _attend_here(sequences_here, call, constants, *, kernel, implementation, wit
         bias=None if call.bias is None else call.bias.of(query, call.scale),
         tokens={name: silenced(shown_keys, x) for name, x in tokens.items()},
     )
+    with_residual |= sinks is not None
     run = functools.partial(routes.run, implementation, kernel, with_residual=with_residual)
     operands = *constants, query, key, value, call
     if shards is None:
@@ -375,12 +384,15 @@ def _attend_here(sequences_here, call, constants, *, kernel, implementation, wit
     else:
         out, residual = sequences.run(shards, run, kernel, implementation, *operands)
     validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
+    if sinks is not None and residual is not None:
+        out, residual = dense.beside_sinks(out, residual, sinks)
     if residual is not None and shown_queries is not None:
         residual = jnp.where(shown_queries, residual, -jnp.inf)
     return silenced(shown_queries, out), residual
 
 
-def _nothing(query, value):
+def _nothing(query, value, sinks):
     """The answer where there are no queries, no keys or no examples."""
     residual = jnp.full(query.shape[:3], -jnp.inf, jnp.promote_types(query.dtype, jnp.float32))
-    return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype), residual
+    out = jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype)
+    return (out, residual) if sinks is None else dense.beside_sinks(out, residual, sinks)

@@ -21,6 +21,7 @@ from attnzoo.contract.mask import Mask
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import caches, meshes, refusal, trees, validation, visibility
 from attnzoo.door.meshes import Names, Split
+from attnzoo.engines import dense
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 from attnzoo.positions import PositionBias
@@ -141,6 +142,7 @@ def step(
     query_seq_lengths: Integer[jax.Array, " B"] | None = None,
     scale: float | jax.Array | None = None,
     soft_cap: float | jax.Array | None = None,
+    sinks: Float[jax.Array, " N"] | None = None,
     precision: str | jax.lax.Precision | None = None,
     tokens: Mapping[str, jax.Array] | None = None,
     sequence_axis: Names = None,
@@ -164,6 +166,7 @@ def step(
         written, and their outputs are 0. All t where None.
       scale: of the scores, 1 / sqrt(H) where None.
       soft_cap: of the scores, as in `attend`.
+      sinks: [N], logits that join the sums, as in `attend`.
       precision: of matrix products, as in `attend`.
       tokens: what each of the t tokens brings beside key and value, as in `attend`.
       sequence_axis: axis of the mesh, or several, that the cache is split over along the sequence, as in `start`. With
@@ -188,10 +191,9 @@ def step(
     validation.operands(query, key, value)
     validation.tokens(query, key, value, state.kernel, state.dims)
     kernel, dims = state.kernel, state.dims._replace(query_length=query.shape[1])
-    refusal.refuse(
-        kernel,
-        [(name, name) for name, x in (("bias", bias), ("scale", scale), ("soft_cap", soft_cap)) if x is not None],
-    )
+    asked = {"bias": (bias, "bias"), "scale": (scale, "scale"), "soft_cap": (soft_cap, "soft_cap")}
+    asked["sinks"] = (sinks, "residual")
+    refusal.refuse(kernel, [(name, field) for name, (x, field) in asked.items() if x is not None])
     meshes.check(sequence_axis, *jax.tree.leaves(state.cache))
     lengths = None if query_seq_lengths is None else jnp.asarray(query_seq_lengths)
     if lengths is not None:
@@ -208,6 +210,7 @@ def step(
         lengths,
         None if scale is None else validation.scale(scale, query.dtype),
         None if soft_cap is None else validation.soft_cap(soft_cap, query.dtype),
+        None if sinks is None else validation.sinks(sinks, dims.num_heads),
         precision=validation.precision_name(precision),
         sequence_axis=meshes.as_tuple(sequence_axis) or None,
     )
@@ -259,6 +262,7 @@ def _step(
     lengths,
     scale,
     soft_cap,
+    sinks,
     *,
     precision,
     sequence_axis,
@@ -274,13 +278,16 @@ def _step(
     silenced = functools.partial(visibility.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
 
-    def advance(shards, params, draws, scale, soft_cap, cache, chunk):
+    def advance(shards, params, draws, sinks, scale, soft_cap, cache, chunk):
         query, key, value, brought, positions, bias = chunk
         mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1])
         call = Call(
             mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought, shards=shards
         )
         after, out = kernel.step(params, draws, cache, query, key, value, positions, call)
+        out, residual = out if kernel.supports.residual else (out, None)
+        if sinks is not None and residual is not None:
+            out, _ = dense.beside_sinks(out, residual, sinks)
         validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
         validation.same_cache(after, cache, kernel)
         return after, out.astype(query.dtype)
@@ -294,10 +301,10 @@ def _step(
     shards, split = caches.split_over(beside, leaves, at, dims, sequence_axis)
 
     def here(sequences, positions, asked, constants, *cached):
-        (params, draws), (bias, *of_scores) = constants, asked
+        bias, *of_scores = asked
 
         def chunks(shards, leaves):
-            one_chunk = functools.partial(advance, shards, params, draws, *of_scores)
+            one_chunk = functools.partial(advance, shards, *constants, *of_scores)
             after, out = _in_chunks(one_chunk, jax.tree.unflatten(treedef, leaves), (*sequences, positions, bias))
             return jax.tree.leaves(after), out
 
@@ -312,7 +319,7 @@ def _step(
                 ((query, key, value, brought), beside.of_sequence),
                 (positions, split.by_example),
                 ((bias, scale, soft_cap), split.leading),
-                ((params, draws), split.by_head),
+                ((params, draws, sinks), split.by_head),
                 *zip(leaves, by_example, strict=True),
             ],
             (of_cache, beside.of_sequence(query)),

@@ -68,7 +68,7 @@ def _cudnn(kernel, q, k, v, call: Call, with_residual):
         return ["it computes plain softmax attention, full or in a window, and nothing else"], None
     reasons = cudnn.declined(q, k, v, call.under(masked))
     if with_residual:
-        reasons.append("return_residual=True: jax.nn rounds the residual to the dtype of query")
+        reasons.append("return_residual=True, or sinks: jax.nn rounds the residual to the dtype of query")
     return reasons, lambda q, k, v: (cudnn.attend(q, k, v, masked), None)
 
 

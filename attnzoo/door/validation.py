@@ -252,6 +252,18 @@ def soft_cap(value, dtype) -> jax.Array:
     return _of_scores(value, dtype)
 
 
+def sinks(value, num_heads: int) -> jax.Array:
+    """`sinks` as an array [N]; refuse another shape, and what is no number."""
+    array = jnp.asarray(value)
+    if array.shape != (num_heads,) or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"sinks has dtype {array.dtype} and shape {array.shape}: expected floats [{num_heads}], one for each head"
+        )
+    if not is_traced(value) and not np.isfinite(np.asarray(array, np.float64)).all():
+        raise ValueError(f"sinks={value!r}: expected finite numbers, or None for no sinks")
+    return array
+
+
 def _is_one_number(value) -> bool:
     return is_number(value) or (hasattr(value, "shape") and value.shape == () and _is_real(value.dtype))
 

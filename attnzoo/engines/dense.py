@@ -60,6 +60,18 @@ def finite(top: jax.Array) -> jax.Array:
     return jnp.where(top == -jnp.inf, 0, top)
 
 
+def beside_sinks(out: jax.Array, lse: jax.Array, sinks: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Softmax whose sum has one term more in each head, e^sink, that weighs nothing: outputs [B, T, N, Hv] are less by
+    the share e^lse / (e^lse + e^sink), and log-sum-exps [B, T, N] are those of both.
+
+    Args:
+      sinks: [N].
+    """
+    sinks = sinks.astype(lse.dtype)
+    share = jnp.where(lse == -jnp.inf, 0, jax.nn.sigmoid(lse - sinks))
+    return (out * share[..., None]).astype(out.dtype), jnp.logaddexp(lse, sinks)
+
+
 def attend(scores, v, visible, bias=None, dropout=None):
     """softmax(scores + bias) v over visible keys: out [T, Hv], log-sum-exp [T]."""
     found = part(scores, v, visible, bias, dropout)

@@ -129,9 +129,12 @@ def of_all(shards: Shards, own: dense.Part) -> dense.Part:
     return shards.apart(_joined(shards, own), own)
 
 
-def of_each(shards: Shards | None, own: dense.Part) -> jax.Array:
-    """What `of_all` gives, [..., Hv], the same array on all devices; of one device alone, what it has found."""
-    return own.out if shards is None else _joined(shards, own).out
+def of_each(shards: Shards | None, own: dense.Part) -> tuple[jax.Array, jax.Array]:
+    """Output [..., Hv] and log-sum-exp of what `of_all` gives, the same arrays on all devices; of one device alone, of
+    what it has found.
+    """
+    found = own if shards is None else _joined(shards, own)
+    return found.out, found.lse()
 
 
 def _joined(shards, own):

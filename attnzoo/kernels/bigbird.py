@@ -112,7 +112,7 @@ class BigBird(Kernel):
                 keys, values = (jnp.take(x, columns, axis=0, mode="clip") for x in (k, v))
                 added = caching.bias_at(call.bias, position, columns, row)
                 scores, seen = dense.scores(q, keys, call.scale, call.soft_cap), caching.seen(position, columns)
-                return dense.attend(scores, values, seen, added)[0][0]
+                return jax.tree.map(lambda x: x[0], dense.attend(scores, values, seen, added))
 
             listed = self._listed_keys(draws, positions)
             return jax.lax.map(one_query, (q, jnp.arange(len(q)), positions, listed), batch_size=GATHERED)

@@ -117,7 +117,7 @@ class Local(Kernel):
             visible = self._block_of(positions)[:, None] == self._block_of(columns)[None]
             bias = caching.bias_at(call.bias, positions, columns)
             visible &= caching.seen(positions, columns)
-            return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)[0]
+            return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)
 
         given = positions[:, None], columns[:, None], call.by_head(q.shape[2])
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)

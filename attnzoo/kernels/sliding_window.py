@@ -102,7 +102,7 @@ class SlidingWindow(Kernel):
         def one_head(q, k, v, positions, columns, call):
             visible = caching.seen(positions, columns) & self.band.at(positions[:, None], columns[None, :])
             bias = caching.bias_at(call.bias, positions, columns)
-            return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)[0]
+            return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)
 
         given = positions[:, None], columns[:, None], call.by_head(q.shape[2])
         out = heads.over_heads(one_head, q, beside["key"], beside["value"], given)

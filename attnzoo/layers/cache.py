@@ -20,7 +20,7 @@ from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 
 INDEX = "cache_index"
-TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap", "draws", "sequence_axis")
+TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap", "sinks", "draws", "sequence_axis")
 
 
 def refuse_kernel(kernel: Kernel) -> None:
@@ -102,6 +102,7 @@ def step(
         query_seq_lengths=None if lengths is None else jnp.reshape(lengths, (-1,)),
         scale=given.get("scale"),
         soft_cap=given.get("soft_cap"),
+        sinks=given.get("sinks"),
         precision=attention.precision,
         sequence_axis=sequence,
     )

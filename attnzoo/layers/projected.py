@@ -31,6 +31,7 @@ class Attention(NamedTuple):
       positions: and `position_params`, what they learned.
       precision: of matrix products.
       tokens: what the tokens of keys bring, [*batch, S, N, ...].
+      sinks: that the layer has learned, [N], or None.
     """
 
     kernel: Kernel
@@ -39,6 +40,7 @@ class Attention(NamedTuple):
     position_params: Tree = ()
     precision: Any = None
     tokens: Mapping[str, jax.Array] = MappingProxyType({})
+    sinks: jax.Array | None = None
 
 
 class Dropping(NamedTuple):
@@ -128,12 +130,17 @@ def placed(
     query_places: jax.Array,
     key_places: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Asked]:
-    """Query, key and what is asked for once positions have turned them, where they stand, and given their bias.
+    """Query, key and what is asked for once positions have turned them, where they stand, and given their bias, and
+    the sinks of the layer.
 
     Raises:
-      ValueError: a bias is asked for beside that of the positions.
+      ValueError: a bias is asked for beside that of the positions, or sinks beside those of the layer.
     """
     positions = attention.positions
+    if attention.sinks is not None:
+        if asked.get("sinks") is not None:
+            raise ValueError("sinks came beside those that the layer learns, sinks=True: pass one of the two")
+        asked = asked | {"sinks": attention.sinks}
     query, key = positions.rotate(query, query_places), positions.rotate(key, key_places)
     bias = positions.bias(attention.position_params, query.shape[-2])
     if bias is None:
@@ -185,6 +192,13 @@ def check_dropout(kernel: Kernel, dropout_rate: float, dropout_on: str) -> None:
     if dropout_rate > 0 and dropout_on == "weights":
         advice = '; or pass dropout_on="outputs", which drops entries of what each head gives, for any kernel'
         refusal.refuse(kernel, [("dropout_rate", "dropout")], advice)
+
+
+def check_sinks(kernel: Kernel, sinks: bool) -> None:
+    """Refuse sinks where a kernel has no sum that they could join."""
+    validation.switches(sinks=sinks)
+    if sinks:
+        refusal.refuse(kernel, [("sinks", "residual")])
 
 
 def refuse_einsums(kernel: Kernel, **einsums: Any) -> None:

@@ -42,6 +42,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         laws.biases_add_to_scores,
         laws.scale_scales,
         laws.soft_caps_bound_scores,
+        laws.sinks_join_the_sum,
         laws.global_tokens_see_and_are_seen,
         laws.residual_is_the_log_of_the_sum,
         laws.dropout_acts_on_weights,

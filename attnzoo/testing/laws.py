@@ -37,6 +37,8 @@ def _arguments(subject: Subject, operands: Operands) -> dict:
         chosen["scale"] = 0.7
     if s.soft_cap:
         chosen["soft_cap"] = 1.5
+    if s.residual:
+        chosen["sinks"] = np.linspace(-1, 1, heads, dtype=np.float32)
     if s.mask:
         chosen["mask"] = np.random.default_rng(2).random((2, 1, length, length)) < 0.8
     if s.bias:
@@ -413,6 +415,24 @@ def soft_caps_bound_scores(subject: Subject) -> None:
             subject.attend(operands, params, bias=bias, **given) for given in ({"soft_cap": 1e-6}, {"scale": 0.0})
         )
         subject.same(one, other, "output under a small soft cap and a bias, beside that of the bias alone", 1e-5)
+    return None
+
+
+def sinks_join_the_sum(subject: Subject) -> None:
+    """Outputs are less by the share that e^sink has of the sum of exponentials, and the residual is that of all."""
+    operands = subject.operands()
+    sinks = np.array([-30.0, -1.0, 0.5, 30.0], np.float32)[: operands.q.shape[2]]
+    if not subject.supports.residual:
+        return subject.refuses("sinks", sinks=sinks)
+    params = subject.params(operands)
+    given = {"query_seq_lengths": np.array([LENGTH, LENGTH - 4]), "return_residual": True}
+    (plain, lse), (out, both) = (subject.attend(operands, params, **given, **x) for x in ({}, {"sinks": sinks}))
+    lse = np.asarray(lse, np.float64)
+    sums = np.exp(lse) + np.where(lse > -np.inf, np.exp(sinks.astype(np.float64)), 0)
+    share = np.exp(lse) / np.where(sums > 0, sums, 1)
+    subject.same(out, (plain * share[..., None]).astype(out.dtype), "output beside sinks", 1e-5)
+    some = sums > 0
+    subject.same(both[some], np.log(sums[some]).astype(both.dtype), "residual beside sinks", 1e-5)
     return None
 
 

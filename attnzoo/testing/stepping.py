@@ -112,8 +112,9 @@ def _arguments(subject: Subject) -> dict[str, dict]:
     given: dict[str, dict[str, Any]] = {"without bias": {"scale": 0.7} if subject.supports.scale else {}}
     if subject.supports.soft_cap:
         given["under a soft cap"] = {"soft_cap": 0.8}
+    sinks = {"sinks": np.linspace(-1, 1, 4, dtype=np.float32)} if subject.supports.residual else {}
     if subject.supports.bias:
-        given["under ALiBi"] = {"bias": ALiBi.of(4)}
+        given["under ALiBi"] = {"bias": ALiBi.of(4), **sinks}
         given["under an array"] = {"bias": normal(6, (1, 4, LENGTH, LENGTH))}
     return given
 
