@@ -31,8 +31,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 
+from attnzoo import Kernel
+
 MAPS, PAGES = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
 MOST_MAPS = 25_000  # each compiled program on a CPU holds some, of which a process may have about 65,000
+QUICK = ("Softmax", "SlidingWindow", "Linear", "GatedDelta")
 MOST_BYTES = 2 * 2**30  # so that two workers fit a small machine, with room for the test at hand
 gc.set_threshold(100_000, 50, 50)  # tracing makes much that does not live long
 
@@ -49,6 +52,19 @@ def forget_programs() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of tests that are asked of kernels one by one, only those of some are quick: softmax over tiles, under a band, a
+    recurrence, and one with decays and the delta rule. So a new kernel makes the quick suite hardly longer. Where each
+    kernel matters, `every_kernel` says so.
+    """
+    for item in items:
+        given = getattr(item, "callspec", None)
+        kernels = [x for x in given.params.values() if isinstance(x, Kernel)] if given else []
+        if kernels and type(kernels[0]).__name__ not in QUICK and not item.get_closest_marker("every_kernel"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -363,6 +363,7 @@ def wait_for(condition, seconds=90):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path):
     process = started(tmp_path / "stopped")
     wait_for(lambda: saved(tmp_path / "stopped"))

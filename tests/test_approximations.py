@@ -38,6 +38,7 @@ def test_orthogonal_rows_are_orthogonal_with_norms_of_gaussian_rows():
     assert not np.array_equal(rows[0], rows[1])
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("kernel", [Performer(features=8), Performer(8, orthogonal=False), BigBird(4), Reformer(8)])
 def test_a_seed_stands_for_the_same_draws_in_double_precision(kernel):
     given = [np.asarray(x) for x in operands()]
@@ -77,6 +78,7 @@ def test_strided_blocks_are_those_of_the_reshape():
     np.testing.assert_allclose(out, jnp.einsum("bghst,btghd->bsghd", weights, v).reshape(3, 12, 2, DIM), atol=1e-6)
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize(
     "kernel", [Local(4), Local(4, "strided"), SparseTransformer(6, 2), Synthesizer("random", rank=3)], ids=repr
 )
@@ -132,6 +134,7 @@ def test_a_random_synthesizer_does_not_look_at_tokens():
     np.testing.assert_array_equal(outs[0], outs[2])
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("kernel", [Sinkhorn(4), Synthesizer(), Synthesizer("random", rank=3)], ids=repr)
 def test_what_was_learned_for_a_length_serves_shorter_inputs_from_its_start(kernel):
     params = kernel.init(jax.random.key(0), Dims(3, LENGTH, LENGTH, 2, 1, DIM, DIM))

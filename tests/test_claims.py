@@ -19,6 +19,7 @@ def settings(tmp_path, **changed):
     return run.Settings(**given | {"seeds": 1, "repeats": 5, "out": str(tmp_path)} | changed)
 
 
+@pytest.mark.slow
 def test_every_claim_has_rows_and_a_figure_once(tmp_path):
     assert run.run(settings(tmp_path)) == 0
     rows = records.read(tmp_path)

@@ -375,6 +375,7 @@ def test_bad_input(name):
         call()
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize(
     ("kernel", "reason"), [(Linformer(), "mixed along the length"), (Nystrom(), "means over the whole")], ids=repr
 )

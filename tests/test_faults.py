@@ -84,6 +84,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize(
     ("kernel", "name"),
     [(kernel, name) for kernel, names in FAULTS.items() for name in sorted(names - {"long_sequences_work"} or names)],
@@ -95,6 +96,7 @@ def test_a_fault_fails_its_own_laws(kernel, name):
     assert caught.value.law == name
 
 
+@pytest.mark.every_kernel
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", FAULTS, ids=lambda kernel: type(kernel).__name__)
 def test_a_fault_fails_its_own_laws_and_passes_all_others(kernel):

@@ -74,12 +74,11 @@ CROSS = [
 ]
 
 
-QUICK = Linear(), SlidingWindow(1, 0, 2, 1), CROSS[-1]
+SLOW = pytest.mark.slow
+QUICK = (Linear(),)
 
 
-@pytest.mark.parametrize(
-    "cross", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in CROSS], ids=repr
-)
+@pytest.mark.parametrize("cross", [pytest.param(x, marks=[SLOW] * (x not in QUICK)) for x in CROSS], ids=repr)
 def test_an_encoder_decoder_reads_its_source_once(cross):
     model = loud(
         EncoderDecoder(
@@ -170,7 +169,7 @@ def test_no_temperature_is_too_high():
     assert sorted(np.unique(draws)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", ["threefry2x32", *(pytest.param(x, marks=SLOW) for x in ("rbg", "unsafe_rbg"))])
 def test_draws_know_no_batch_mates(impl):
     """Nor how many steps follow, whatever generator the key is of."""
     draw = lambda tokens, steps: generate(made(), tokens, steps, temperature=1.0, rng=jax.random.key(0, impl=impl))

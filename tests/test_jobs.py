@@ -102,6 +102,7 @@ def test_sigterm_reaches_all_at_work_and_they_go_on_to_the_rows_of_one_after_ano
     assert not saved(tmp_path / "stopped")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="children are found in /proc")
 def test_an_interrupt_leaves_no_process(tmp_path):
     process = started(tmp_path, *SHORTER, "--jobs=2")

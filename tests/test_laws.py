@@ -5,42 +5,23 @@ import pytest
 from attnzoo.testing import LAWS, check_kernel, check_law
 from attnzoo.testing.zoo import FURTHER, ZOO
 
-# What is differentiated by jax alone, and not by a rule of ours, is held to the laws of such rules if slow, and what is
-# cut nowhere to that of long sequences.
-IF_SLOW = {
-    "small_gradients_survive": ("Linear", "Performer", "Linformer", "Nystrom", "Sinkhorn"),
-    "gradients_of_gradients": ("Linear", "Performer", "Linformer", "Nystrom", "Sinkhorn"),
-    "long_sequences_work": ("Linformer", "Nystrom", "Sinkhorn"),
-}
-# What an engine does for all kernels on it is asked of one of them, softmax or FAVOR+, and of these if slow.
-ON_ENGINES = ("Additive", "Synthesizer", "SparseTransformer", "Linear")
-WITH_LAYOUTS = ("SlidingWindow", "BigBird", "Local")  # of their own, which a long sequence shows
-OF_ENGINES = (
-    "low_precision_loses_little",
-    "transformations_change_nothing",
-    "batch_mates_cannot_touch_each_other",
-    "empty_axes_and_single_tokens_work",
-    "long_sequences_work",
-    "biases_add_to_scores",
-    "dropout_acts_on_weights",
-    "segments_come_in_any_order",
-    "operands_of_any_size",
-    "small_gradients_survive",
-    "gradients_of_gradients",
-    "steps_in_low_precision_lose_little",
-    "forward_mode_equals_the_equation",
+# What is asked of each kernel in `make test`, too: that its fast routes are its equation, and see what they may. Other
+# laws are about what the door or an engine does for all kernels.
+OF_EACH = (
+    "batched_equals_head",
+    "the_future_cannot_touch_the_past",
+    "hidden_keys_touch_nothing",
+    "padding_changes_nothing",
+    "packed_neighbours_cannot_touch_each_other",
+    "stepping_equals_the_whole",
+    "calls_at_an_offset_equal_the_whole",
+    "work_grows_as_claimed",
 )
-
-
-def is_quick(name, kernel):
-    kind = type(kernel).__name__
-    is_engines = name in OF_ENGINES and (kind in ON_ENGINES or (kind in WITH_LAYOUTS and name != "long_sequences_work"))
-    return kind not in IF_SLOW.get(name, ()) and not is_engines
 
 
 @pytest.mark.parametrize(
     "kernel, name",
-    [pytest.param(x, name, marks=[pytest.mark.slow] * (not is_quick(name, x))) for x in ZOO for name in LAWS],
+    [pytest.param(x, name, marks=[pytest.mark.every_kernel] * (name in OF_EACH)) for x in ZOO for name in LAWS],
     ids=str,
 )
 def test_law(name, kernel):

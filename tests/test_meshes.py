@@ -22,12 +22,7 @@ from attnzoo.models import BlockConfig
 from attnzoo.testing.zoo import ZOO
 from tests import on_devices
 
-# One of each engine; others, which stand on the same, if slow.
-QUICK = ("Softmax", "Performer", "Reformer")
-KERNELS = [
-    pytest.param(kernel, id=repr(kernel), marks=[pytest.mark.slow] * (type(kernel).__name__ not in QUICK))
-    for kernel in ZOO
-]
+KERNELS = [pytest.param(kernel, id=repr(kernel)) for kernel in ZOO]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -102,7 +97,7 @@ def test_other_ways_to_split(ask, name, way):
     ask(on_devices.a_call, name, way, True)
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(SlidingWindow(3, 0), marks=pytest.mark.slow), Performer(8)], ids=repr)
+@pytest.mark.parametrize("kernel", [SlidingWindow(3, 0), Performer(8)], ids=repr)
 def test_layers(ask, kernel):
     ask(on_devices.in_layers, kernel)
 
@@ -215,6 +210,7 @@ BOUNDS = [
 ]
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("kernel, is_causal, most, kinds", BOUNDS, ids=repr)
 def test_what_devices_send(ask, kernel, is_causal, most, kinds):
     ask(on_devices.parts_sent, kernel, is_causal, most, kinds)
@@ -254,6 +250,7 @@ def test_logical_names_of_flax(ask):
     ask(on_devices.logical_names_of_flax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [

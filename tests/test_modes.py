@@ -180,6 +180,7 @@ def test_all_laws_under_another_generator(kernel, generator):
         testing.check_kernel(kernel)
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("kernel", DRAWING, ids=repr)
 def test_a_seed_stands_for_the_same_under_every_generator(kernel):
     dims = Dims(1, 8, 8, 2, 2, 4, 4)
@@ -190,6 +191,7 @@ def test_a_seed_stands_for_the_same_under_every_generator(kernel):
             np.testing.assert_array_equal(trees.drawn(kernel, dims), expected)
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("impl", GENERATORS)
 @pytest.mark.parametrize("kernel", DRAWING, ids=repr)
 def test_draws_depend_on_their_key_alone(kernel, impl):

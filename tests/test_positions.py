@@ -240,7 +240,8 @@ def test_the_equation_sees_the_same_bias(name):
 @pytest.mark.parametrize(
     ("kernel", "name", "length", "is_causal"),
     [
-        (Softmax(), "shaw", 2100, True),  # a tile of queries is visited twice: whole tiles, and those on the diagonal
+        # A tile of queries is visited twice: whole tiles, and those on the diagonal.
+        pytest.param(Softmax(), "shaw", 2100, True, marks=pytest.mark.slow),
         (SlidingWindow(140, 130), "t5", 600, False),
         (BigBird(32, 1), "shaw", 300, False),
     ],
@@ -294,7 +295,7 @@ def test_garbage_in_padding_reaches_no_learned_bias():
 LENGTHS = (4096, 16384)
 
 
-@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(128, 0)], ids=repr)
+@pytest.mark.parametrize("kernel", [Softmax(), pytest.param(SlidingWindow(128, 0), marks=pytest.mark.slow)], ids=repr)
 @pytest.mark.parametrize("name", ["alibi", "t5", "shaw"])
 def test_no_rule_makes_a_whole_array(kernel, name):
     rule = RULES[name][0]

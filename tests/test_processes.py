@@ -115,6 +115,7 @@ def alone(out):
     assert code == 0, said
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_goes_on_to_the_same_result(tmp_path):
     out = tmp_path / "killed"
     run = begun(out, 2, "--mesh=data=2", "--fsdp")

@@ -202,6 +202,7 @@ def test_settings_are_not_mixed():
     assert "setting" not in analysis.table(entries[:1])[0]
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_whole_rows_and_the_rest_can_follow(tmp_path):
     words = ["--kernels=softmax, linear", "--lengths=16:4096", "--passes=forward", "--heads=1", f"--out={tmp_path}"]
     command = [sys.executable, "-m", "experiments.scaling", *words]
@@ -254,6 +255,7 @@ def scaling(*words):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_devices_share_a_call(tmp_path):
     words = [
         "--mesh=sequence={1,4}", "--kernels=softmax, local(block_size=2)", "--lengths=8,30,32", "--passes=forward",

@@ -47,6 +47,7 @@ def submitted(tmp_path):
     return submit
 
 
+@pytest.mark.slow
 def test_what_the_time_ends_is_put_back_into_the_queue_and_goes_on(submitted, tmp_path):
     shell, out, told = submitted(), tmp_path / "runs" / "mqar", tmp_path / "told"
     wait_for(lambda: saved(out))

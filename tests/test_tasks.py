@@ -168,6 +168,7 @@ def test_listops_is_the_published_task(count):
     assert abs(commonest - 0.173) < error(0.173, count) + error(0.173, 2000)
 
 
+@pytest.mark.slow
 def test_the_root_alone_tells_much_of_listops():
     found, majority = ListOps().root_operator(2000, count=1000), ListOps().majority(2000)
     assert abs(found - 0.366) < 4 * np.sqrt(0.366 * 0.634 / 1000)

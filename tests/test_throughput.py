@@ -44,6 +44,7 @@ def test_other_kernels_are_worth_what_is_counted():
     assert work.useful_flops(Linear(), CELL) == cost_of(Linear(), work.dims_of(CELL), is_causal=True).flops
 
 
+@pytest.mark.slow
 def test_every_cell_is_a_row_and_what_is_measured_is_not_repeated(tmp_path):
     assert run.run(settings(tmp_path)) == 0
     rows = records.read(tmp_path)

@@ -273,6 +273,7 @@ def undisturbed(tmp_path):
     return json.loads(said.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     ended, count = kills(tmp_path, 1, 9, seed=0)
     assert count >= 1 and ended == undisturbed(tmp_path)
@@ -320,6 +321,7 @@ def on_devices(count, code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | flags)
 
 
+@pytest.mark.slow
 def test_a_batch_that_devices_do_not_divide_is_said_and_recorded():
     """Four examples, and five in the second step, on three devices."""
     code = (

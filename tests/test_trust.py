@@ -30,6 +30,7 @@ def swept(out, kernels, **changes) -> tuple[int, list[dict]]:
     return code, records.read(out)
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize(
     ("kernel", "place", "law"),
     [
@@ -83,12 +84,14 @@ def test_where_all_are_refused_the_exit_code_says_so(tmp_path):
     assert swept(tmp_path, [LEAK], task="text") == (1, records.read(tmp_path))
 
 
+@pytest.mark.slow
 def test_padding_is_asked_for_where_a_task_has_it(tmp_path):
     task = "listops(min_length=None, max_length=None), masked_text"
     _, rows = swept(tmp_path, [broken.IgnoredKeyMask()], task=task, lengths=64, tokens=64)
     assert [row.get("law") for row in rows] == [PADDING, None]
 
 
+@pytest.mark.slow
 def test_what_exchanges_or_times_a_leak_refuses_it(tmp_path, capsys):
     swept(tmp_path / "trained", [Softmax()], task="text")
     given = {"checkpoint": str(tmp_path / "trained"), "test_examples": 4, "out": str(tmp_path / "swap")}

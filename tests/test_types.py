@@ -27,6 +27,8 @@ SIZES = {
     "other lengths and widths": ((2, 6, 4, 8), (2, 9, 2, 8), (2, 9, 2, 5)),
     "unbatched, other lengths and widths": ((6, 4, 8), (9, 1, 8), (9, 1, 5)),
 }
+FEW = ("grouped heads", "unbatched, other lengths and widths")
+EACH = [pytest.param(x, id=name, marks=[pytest.mark.slow] * (name not in FEW)) for name, x in SIZES.items()]
 
 
 def hints_of(function) -> dict[str, typing.Any]:
@@ -67,7 +69,7 @@ def hidden(query, key):
     }
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("sizes", EACH)
 def test_attend_has_the_shapes_that_it_says(sizes):
     q, k, v = arrays(sizes)
     given = hidden(q, k)
@@ -78,7 +80,7 @@ def test_attend_has_the_shapes_that_it_says(sizes):
     assert (out.shape, residual.shape) == ((*q.shape[:-1], v.shape[-1]), q.shape[:-1])
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("sizes", EACH)
 def test_attention_weights_have_the_shapes_that_they_say(sizes):
     q, k, _ = arrays(sizes)
     weights = checked(attnzoo.attention_weights)(q, k, **hidden(q, k))
