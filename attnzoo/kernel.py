@@ -177,7 +177,7 @@ class _Stepped:
     slots: jax.Array
 
     def __call__(self, q, k, v, params, draws, positions, call: Call):
-        bias, seen = caching.bias_at(call.bias, positions, self.slots), caching.seen(positions, self.slots)
+        bias, seen = caching.bias_at(call.bias, positions, self.slots), caching.seen(positions, self.slots, call.mask)
         place = Positions(True, positions[0], positions.max() + 1)
         given = _declared(self.kernel, call, bias=bias, dropout=None, positions=place)
         return self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)

@@ -195,6 +195,10 @@ def _asked_of_a_sequence(length):
         "global tokens in both directions": {
             "global_tokens": tokens, "bias": pairs, **segments(ids),
         },
+        "functions": {
+            "mask_mod": lambda h, i, j: (i - j) % (2 + h) != 1,
+            "score_mod": lambda s, h, i, j: s - 0.1 * h * abs(i - j),
+        },
         "a residual": {"is_causal": True, "return_residual": True, **sinks},
     }  # fmt: skip
 

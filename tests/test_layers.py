@@ -143,6 +143,8 @@ STRUCTURE = {
     "scale": 2.0,
     "soft_cap": 0.05,
     "sinks": jnp.array([0.0, 3.0]),
+    "mask_mod": lambda head, i, j: (i - j) % (2 + head) == 0,
+    "score_mod": lambda score, head, i, j: score * (1 - head),
 }
 
 

@@ -108,7 +108,7 @@ def test_models_and_text(ask):
 
 SPLIT_QUICKLY = [
     (Softmax(), name)
-    for name in ("nothing", "packed documents", "padding of whole parts", "a rule of biases", "arrays")
+    for name in ("nothing", "packed documents", "padding of whole parts", "a rule of biases", "arrays", "functions")
 ] + [
     (SlidingWindow(2, 1), "a window"),
     (SlidingWindow(3, 2, 1, 2), "global tokens in both directions"),
@@ -137,6 +137,7 @@ def _is_supported(kernel, name):
         "columns of biases": ["bias", "mask"], "an offset": ["causal"], "an offset for each example": ["causal"],
         "a window": ["mask", "bias", "soft_cap", "scale"], "global tokens": ["causal", "global_tokens"],
         "global tokens in both directions": ["global_tokens", "bias", "segments"], "a residual": ["causal", "residual"],
+        "functions": ["mask", "score_mod"],
     }  # fmt: skip
     return all(getattr(kernel.supports, field) for field in needs.get(name, ()))
 

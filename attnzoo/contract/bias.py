@@ -7,6 +7,7 @@ query too, a `QueryBias`, says once for each query what its biases will be made 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,12 +35,24 @@ class PositionBias:
       [[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]
     """
 
+    depends_on_score = False
+
     def __call__(self, query_positions: jax.Array, key_positions: jax.Array, *projected: Any) -> jax.Array:
         """Positions [t] and [s] -> bias [t, s] of one head. Negative ones are padding, and their bias is not used.
 
         A `QueryBias`, and no other, receives one argument more.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no `__call__`: return the bias of one head there")
+
+    def added_to(
+        self,
+        scores: jax.Array,
+        query_positions: jax.Array,
+        key_positions: jax.Array,
+        projected: jax.Array | None = None,
+    ) -> jax.Array:
+        """Scores [t, s] of one head, and the bias on them."""
+        return scores + evaluated(self, query_positions, key_positions, projected)
 
 
 class QueryBias(PositionBias):
@@ -100,15 +113,20 @@ class Bias:
         example = jax.vmap(lambda rule, q: rule.project(q, factor), (0, 1))
         return dataclasses.replace(narrowed, projected=jax.vmap(example, (None, 0))(rule, query))
 
-    def at(self, rows: jax.Array, columns: jax.Array, positions: jax.Array, key_positions: jax.Array) -> jax.Array:
+    def at(
+        self, rows: jax.Array, columns: jax.Array, positions: jax.Array, key_positions: jax.Array
+    ) -> jax.Array | Callable[[jax.Array], jax.Array]:
         """Bias of one head for queries `rows` [t] and keys `columns` [s], and where they stand.
 
-        It broadcasts to [t, s].
+        It broadcasts to [t, s]; where it depends on scores, it is what makes them of scores [t, s].
         """
         if not isinstance(self.given, PositionBias):
             return pick(pick(self.given, rows, -2), columns, -1)
         projected = None if self.projected is None else pick(self.projected, rows, -2)
-        return evaluated(self.given, positions, key_positions, projected)
+        rule = self.given
+        if rule.depends_on_score:
+            return lambda scores: rule.added_to(scores, positions, key_positions)
+        return evaluated(rule, positions, key_positions, projected)
 
 
 def evaluated(

@@ -58,8 +58,8 @@ class Call:
         """The same under another mask."""
         return dataclasses.replace(self, mask=mask)
 
-    def bias_at(self, rows: jax.Array, columns: jax.Array) -> jax.Array | None:
-        """Bias of one head for queries `rows` [t] and keys `columns` [s], which broadcasts to [t, s]."""
+    def bias_at(self, rows: jax.Array, columns: jax.Array) -> Any:
+        """Bias of one head for queries `rows` [t] and keys `columns` [s], as `Bias.at` gives it, or None."""
         return None if self.bias is None else self.bias.at(rows, columns, *self.mask.in_whole(rows, columns)[1:])
 
     def dropout_at(self, rows: jax.Array, columns: jax.Array) -> jax.Array | None:

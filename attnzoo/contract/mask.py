@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.fields import LARGEST, is_integer
+from attnzoo.contract.mask_mod import MaskMod
 
 UNENDING = 2**40  # further than any two positions lie apart
 
@@ -143,6 +144,7 @@ class Mask:
       is_causal: query i sees no key after position i + query_offset.
       query_offset: the key position of query 0: `Known`, or int32 [...], which may be traced.
       bands: every one of them must join a query and a key.
+      mods: likewise, functions that a caller brought.
       global_tokens: what the pattern of a kernel hides nothing from and nothing of, beside its own, or None.
       dense: bool [..., T or 1, S or 1], or None.
       keys: bool [..., S], False for keys hidden from every query (padding), or None.
@@ -165,6 +167,7 @@ class Mask:
     is_causal: bool = dataclasses.field(default=False, metadata={"static": True})
     query_offset: int | jax.Array = START
     bands: tuple[Band, ...] = ()
+    mods: tuple[MaskMod, ...] = ()
     global_tokens: Globals | None = None
     dense: jax.Array | None = None
     keys: jax.Array | None = None
@@ -193,6 +196,8 @@ class Mask:
             visible &= j <= i
         for band in self.bands:
             visible &= band.at(i, j)
+        for mod in self.mods:
+            visible = visible & mod.at(stands, key_stands)
         if self.dense is not None:
             visible &= pick(pick(self.dense, rows, -2), columns, -1)
         if self.keys is not None:
@@ -254,7 +259,7 @@ class Mask:
     def core(self, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The keys that each of the queries first..last is known to see, before any array is looked at: (low, high)."""
         arrays = (self.dense, self.keys, self.queries, self.query_segments, self.key_segments)
-        has_holes = any(band.has_holes for band in self.bands)
+        has_holes = self.mods or any(band.has_holes for band in self.bands)
         if has_holes or self.is_listed or not self.is_known or any(array is not None for array in arrays):
             return np.zeros_like(first), np.full_like(last, -1)
         left, right = self.reach

@@ -20,8 +20,10 @@ class Support:
       bidirectional: `is_causal=False`; a recurrence that only runs forward in time has no such form.
       key_mask: `key_mask`, `key_value_seq_lengths`, and a `mask` that is one for all heads and queries.
       segments: `query_segment_ids` and `key_value_segment_ids`.
-      mask: a dense `mask`, and `local_window_size`.
+      mask: a dense `mask`, a `mask_mod`, and `local_window_size`.
       bias: `bias`, as an array or a `PositionBias`; `head` receives it as `bias`.
+      score_mod: `score_mod`; the `bias` of `head` is an array, or a function that makes scores [T, S] anew, as
+        `dense.biased` takes both.
       scale: `scale`; `head` receives it as `scale`.
       soft_cap: `soft_cap`; `head` receives it as `soft_cap`, a number or None.
       dropout: `dropout_rate`; `head` receives the factors, 0 or 1 / (1 - rate), as `dropout`.
@@ -50,6 +52,7 @@ class Support:
     segments: bool = False
     mask: bool = False
     bias: bool = False
+    score_mod: bool = False
     scale: bool = False
     soft_cap: bool = False
     dropout: bool = False

@@ -30,6 +30,7 @@ class Masking(TypedDict, total=False):
     query_segment_ids: Integer[jax.Array, "*B T"] | None
     key_value_segment_ids: Integer[jax.Array, "*B S"] | None
     local_window_size: int | tuple[int, int] | None
+    mask_mod: Callable | None
     global_tokens: Integer[jax.Array, "*B G"] | Bool[jax.Array, "*B S"] | None
 
 
@@ -37,6 +38,7 @@ class Asked(Masking, total=False):
     """What a caller of a layer asks of attention."""
 
     bias: Float[jax.Array, "*_"] | PositionBias | None
+    score_mod: Callable | None
     scale: float | jax.Array | None
     soft_cap: float | jax.Array | None
     sinks: Float[jax.Array, " N"] | None

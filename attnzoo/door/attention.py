@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -20,6 +20,7 @@ from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.call import Call
 from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Band, Mask
+from attnzoo.contract.mask_mod import MaskMod
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import meshes, refusal, routes, sequences, trees, validation, visibility
 from attnzoo.door.arguments import Function, spelled_out
@@ -79,6 +80,8 @@ def attend(
     query_segment_ids: Integer[jax.Array, "*B T"] | None = None,
     key_value_segment_ids: Integer[jax.Array, "*B S"] | None = None,
     local_window_size: int | tuple[int, int] | None = None,
+    mask_mod: Callable | None = None,
+    score_mod: Callable | None = None,
     global_tokens: Integer[jax.Array, "*B G"] | Bool[jax.Array, "*B S"] | None = None,
     scale: float | jax.Array | None = None,
     soft_cap: float | jax.Array | None = None,
@@ -120,6 +123,11 @@ def attend(
         returns is the same segment.
       key_value_segment_ids: int [B, S], likewise.
       local_window_size: w or (left, right): key positions further from the query's are hidden.
+      mask_mod: `mask_mod(head, query_index, key_index) -> bool` of three whole numbers: where a query may attend. Any
+        function that jax can trace; queries stand at index + query_offset. Where nothing that it closes over is traced,
+        tiles that it hides are not visited, and it is asked of all pairs once, when the program is traced.
+      score_mod: `score_mod(score, head, query_index, key_index) -> score`, in place of a bias: scores are scaled, and
+        capped, before. What it closes over has gradients. Both are those of FlexAttention (arXiv:2412.05496).
       global_tokens: tokens that the kernel's pattern hides nothing from and nothing of, as Longformer's: int [B, G],
         key positions of each example in any order, -1 for none; or bool [B, S], which must be concrete. Causality,
         masks and segments hide as ever.
@@ -169,7 +177,8 @@ def attend(
     dims = Dims.of(query, key, value)
     bands = () if local_window_size is None else (Band(*validation.window(local_window_size)),)
     offset = validation.query_offset(query_offset, None if unbatched else dims.batch)
-    structure = Mask(dims.query_length, dims.key_length, bool(is_causal), offset, bands)
+    mods = () if mask_mod is None else (MaskMod.of(mask_mod, dims.num_heads),)
+    structure = Mask(dims.query_length, dims.key_length, bool(is_causal), offset, bands, mods)
     masking = visibility.apply(
         structure,
         {
@@ -195,7 +204,9 @@ def attend(
         "local_window_size": ("mask", bool(bands)),
         "query_segment_ids": ("segments", query_segment_ids is not None),
         "global_tokens": ("global_tokens", global_tokens is not None),
+        "mask_mod": ("mask", mask_mod is not None),
         "bias": ("bias", bias is not None),
+        "score_mod": ("score_mod", score_mod is not None),
         "scale": ("scale", scale is not None),
         "soft_cap": ("soft_cap", soft_cap is not None),
         "sinks": ("residual", sinks is not None),
@@ -206,9 +217,10 @@ def attend(
     for argument, (field, used) in asked.items():
         if used:
             refusal.refuse(kernel, [(argument, field)], ADVICE.get(argument, ""))
+    of_bias = dims if shards is None else dims._replace(key_length=shards.key_length)
     call = Call(
         mask=masking,
-        bias=trees.bias_of(bias, dims if shards is None else dims._replace(key_length=shards.key_length)),
+        bias=trees.bias_of(bias, score_mod, query.dtype, of_bias),
         scale=None if scale is None else validation.scale(scale, query.dtype),
         soft_cap=None if soft_cap is None else validation.soft_cap(soft_cap, query.dtype),
         tokens=validation.token_inputs(tokens, kernel, dims, unbatched),

@@ -17,8 +17,9 @@ from jax.sharding import AxisType, PartitionSpec, get_abstract_mesh
 
 from attnzoo.contract.shards import Shards
 from attnzoo.contract.sizes import Dims, Tree
-from attnzoo.door import apart, meshes
+from attnzoo.door import meshes
 from attnzoo.door.meshes import Names, Split
+from attnzoo.engines import apart
 from attnzoo.kernel import Kernel
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from attnzoo.contract.bias import Bias
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
+from attnzoo.contract.mask_mod import MaskMod
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import caches, meshes, refusal, trees, validation, visibility
 from attnzoo.door.meshes import Names, Split
@@ -143,6 +144,8 @@ def step(
     scale: float | jax.Array | None = None,
     soft_cap: float | jax.Array | None = None,
     sinks: Float[jax.Array, " N"] | None = None,
+    mask_mod: Callable | None = None,
+    score_mod: Callable | None = None,
     precision: str | jax.lax.Precision | None = None,
     tokens: Mapping[str, jax.Array] | None = None,
     sequence_axis: Names = None,
@@ -167,6 +170,8 @@ def step(
       scale: of the scores, 1 / sqrt(H) where None.
       soft_cap: of the scores, as in `attend`.
       sinks: [N], logits that join the sums, as in `attend`.
+      mask_mod: of positions, as in `attend`, and so is `score_mod`.
+      score_mod: in place of a bias.
       precision: of matrix products, as in `attend`.
       tokens: what each of the t tokens brings beside key and value, as in `attend`.
       sequence_axis: axis of the mesh, or several, that the cache is split over along the sequence, as in `start`. With
@@ -191,9 +196,13 @@ def step(
     validation.operands(query, key, value)
     validation.tokens(query, key, value, state.kernel, state.dims)
     kernel, dims = state.kernel, state.dims._replace(query_length=query.shape[1])
-    asked = {"bias": (bias, "bias"), "scale": (scale, "scale"), "soft_cap": (soft_cap, "soft_cap")}
-    asked["sinks"] = (sinks, "residual")
-    refusal.refuse(kernel, [(name, field) for name, (x, field) in asked.items() if x is not None])
+    asked: list[tuple[str, str, Any]] = [
+        ("bias", "bias", bias),
+        ("score_mod", "score_mod", score_mod),
+        ("mask_mod", "mask", mask_mod),
+    ]
+    asked += [("scale", "scale", scale), ("soft_cap", "soft_cap", soft_cap), ("sinks", "residual", sinks)]
+    refusal.refuse(kernel, [(name, field) for name, field, x in asked if x is not None])
     meshes.check(sequence_axis, *jax.tree.leaves(state.cache))
     lengths = None if query_seq_lengths is None else jnp.asarray(query_seq_lengths)
     if lengths is not None:
@@ -205,7 +214,8 @@ def step(
         key,
         value,
         validation.token_inputs(tokens, kernel, dims._replace(key_length=dims.query_length)),
-        trees.bias_of(bias, dims),
+        trees.bias_of(bias, score_mod, query.dtype, dims),
+        () if mask_mod is None else (MaskMod.of(mask_mod, dims.num_heads),),
         *_constants(kernel, params, draws, state.dims),
         lengths,
         None if scale is None else validation.scale(scale, query.dtype),
@@ -257,6 +267,7 @@ def _step(
     value,
     brought,
     bias,
+    mods,
     params,
     draws,
     lengths,
@@ -278,9 +289,9 @@ def _step(
     silenced = functools.partial(visibility.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
 
-    def advance(shards, params, draws, sinks, scale, soft_cap, cache, chunk):
+    def advance(shards, params, draws, sinks, mods, scale, soft_cap, cache, chunk):
         query, key, value, brought, positions, bias = chunk
-        mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1])
+        mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1], mods=mods)
         call = Call(
             mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought, shards=shards
         )
@@ -318,7 +329,7 @@ def _step(
             [
                 ((query, key, value, brought), beside.of_sequence),
                 (positions, split.by_example),
-                ((bias, scale, soft_cap), split.leading),
+                ((bias, mods, scale, soft_cap), split.leading),
                 ((params, draws, sinks), split.by_head),
                 *zip(leaves, by_example, strict=True),
             ],

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
 
+from attnzoo.contract import varying
 from attnzoo.contract.call import Call
 from attnzoo.contract.shards import Shards
-from attnzoo.engines import varying
 
 Names = str | tuple[str, ...] | None  # axes of a mesh that one axis of an array is split over
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import randomness
 from attnzoo.contract.bias import Bias, PositionBias
+from attnzoo.contract.score_mod import ScoreMod
 from attnzoo.contract.sizes import Dims, Tree
-from attnzoo.door import apart, validation
+from attnzoo.door import validation
+from attnzoo.engines import apart
 from attnzoo.kernel import Kernel
 
 
@@ -43,8 +48,12 @@ def tree_of(name: str, given: Tree, kernel: Kernel, dims: Dims) -> Tree:
     return given
 
 
-def bias_of(bias: jax.Array | PositionBias | None, dims: Dims) -> Bias | None:
-    """`bias` as kernels receive it, checked."""
+def bias_of(bias: jax.Array | PositionBias | None, score_mod: Callable | None, dtype: Any, dims: Dims) -> Bias | None:
+    """`bias`, or what makes scores of queries in `dtype` anew, as kernels receive it, checked."""
+    if score_mod is not None:
+        if bias is not None:
+            raise ValueError("score_mod came beside a bias: expected one of the two; a score_mod may add a bias")
+        bias = ScoreMod.of(score_mod, dims.num_heads, jnp.promote_types(dtype, jnp.float32))
     if bias is None:
         return None
     if isinstance(bias, PositionBias):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from attnzoo.contract.bias import Bias
+    from attnzoo.contract.mask import Mask
     from attnzoo.contract.shards import Shards
     from attnzoo.contract.sizes import Dims
 
@@ -79,9 +80,13 @@ def beside_ring(cache: dict[str, jax.Array], new: dict[str, jax.Array], position
     return columns, {name: jnp.concatenate(in_one_dtype(cache[name], x), axis=1) for name, x in new.items()}
 
 
-def seen(positions: jax.Array, columns: jax.Array) -> jax.Array:
-    """Which keys at positions `columns` [s] the queries at `positions` [t] may see: bool [t, s]."""
-    return (columns >= 0)[None] & (columns[None] <= positions[:, None])
+def seen(positions: jax.Array, columns: jax.Array, mask: Mask) -> jax.Array:
+    """Which keys at positions `columns` [s] the queries of one head at `positions` [t] may see: bool [t, s].
+
+    Of the mask, what a caller's functions hide.
+    """
+    visible = (columns >= 0)[None] & (columns[None] <= positions[:, None])
+    return functools.reduce(jnp.logical_and, (mod.at(positions, columns) for mod in mask.mods), visible)
 
 
 def bias_at(bias: Bias | None, positions: jax.Array, columns: jax.Array, rows: jax.Array | None = None):

@@ -7,6 +7,8 @@ lengths that are no multiple of 128 and for a single query (cudnn-frontend #160,
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from attnzoo.contract.call import Call
@@ -28,8 +30,8 @@ def declined(q, k, v, call: Call) -> list[str]:
     """Why cuDNN cannot be taken, or cannot be trusted, for softmax attention; empty where it can."""
     mask = call.mask
     hidden = {"a dense mask": mask.dense, "padded keys": mask.keys, "segments": mask.key_segments}
-    given = hidden | {"a bias": call.bias, "a scale of one's own": call.scale, "dropout": call.dropout}
-    given |= {"a soft cap": call.soft_cap}
+    given: dict[str, Any] = hidden | {"a bias": call.bias, "a scale of one's own": call.scale, "dropout": call.dropout}
+    given |= {"a soft cap": call.soft_cap, "a mask_mod": mask.mods or None}
     reasons = [f"{name} came, which it is not given here" for name, value in given.items() if value is not None]
     if not mask.is_placed or mask.query_offset:
         offset = f"={mask.query_offset}" if mask.is_placed else " is an array"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -78,9 +79,16 @@ def attend(scores, v, visible, bias=None, dropout=None):
     return found.out, found.lse()
 
 
+def biased(scores: jax.Array, bias: jax.Array | Callable | None) -> jax.Array:
+    """Scores and the bias on them, an array, or what depends on them."""
+    if bias is None:
+        return scores
+    return bias(scores) if callable(bias) else scores + bias
+
+
 def part(scores, v, visible, bias=None, dropout=None, shares=None) -> Part:
     """The same as a part of softmax over more keys."""
-    found = softmax(scores if bias is None else scores + bias, visible, shares)
+    found = softmax(biased(scores, bias), visible, shares)
     weights = found.out if dropout is None else found.out * dropout
     out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=scores.dtype).astype(v.dtype)
     return found._replace(out=out)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attnzoo.engines import varying
+from attnzoo.contract import varying
 from attnzoo.engines.alone import is_alone
 
 # Numbers that all heads together go through, up to which they fit a CPU's cache.

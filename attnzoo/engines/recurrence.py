@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.contract import varying
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.contract.shards import Shards
-from attnzoo.engines import heads, state, varying
+from attnzoo.engines import heads, state
 from attnzoo.engines.gathered import Order
 from attnzoo.engines.state import Standing, State, Sums, Write
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from attnzoo.contract import varying
 from attnzoo.contract.bias import Bias, PositionBias
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import START, UNENDING, Mask, Origin
 from attnzoo.contract.shards import Shards
-from attnzoo.engines import dense, modes, streaming, varying
+from attnzoo.engines import dense, modes, streaming
 from attnzoo.engines.schedule import Layout
 
 
@@ -52,6 +53,7 @@ class Asked(NamedTuple):
 
     params: Any
     bias: Any  # a rule, or an array [B or 1, N or 1, T or 1, S or 1]
+    mods: Any
     dense: jax.Array | None
     offset: Any
     dropout: Any
@@ -83,7 +85,7 @@ def part(
     given, projected = (None, None) if call.bias is None else (call.bias.given, call.bias.projected)
     queries = ring.in_pieces(Queries(q, mask.queries, mask.query_segments, projected))
     keys = ring.in_pieces(Keys(k, v, mask.keys, mask.key_segments))
-    asked = Asked(params, ring.filled(given), ring.filled(mask.dense), mask.query_offset, call.dropout)
+    asked = Asked(params, ring.filled(given), mask.mods, ring.filled(mask.dense), mask.query_offset, call.dropout)
 
     @jax.custom_vjp
     def attend(queries, keys, asked):
@@ -217,7 +219,7 @@ class _Ring:
         d_q, d_projected = fit((d_q, d_projected), (queries.q, queries.projected))
         d_k, d_v = fit((d_k, d_v), (keys.k, keys.v))
         d_params, d_bias = fit((d_params, d_bias), (asked.params, asked.bias))
-        return Queries(d_q, None, None, d_projected), Keys(d_k, d_v, None, None), Asked(d_params, d_bias, *[None] * 3)
+        return Queries(d_q, None, None, d_projected), Keys(d_k, d_v, None, None), Asked(d_params, d_bias, *[None] * 4)
 
     def _visits(self, visit: Callable, carry: Any, turn: int | jax.Array) -> Any:
         """`visit(carry, pair=...)` of all pairs of pieces that meet in a turn."""
@@ -247,6 +249,7 @@ class _Ring:
             pair.is_causal,
             START if is_diagonal else asked.offset + first_query - first_key,
             self.mask.bands,
+            asked.mods,
             dense=self._columns(pair, length[1], asked.dense),
             keys=of_keys.shown,
             queries=of_queries.shown,

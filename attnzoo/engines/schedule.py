@@ -157,6 +157,7 @@ def visible_tiles(
     dilation: int = 1,
     pinned: int = 0,
     pairs: int = PAIRS,
+    kinds: np.ndarray | None = None,
 ) -> tuple[Schedule, ...]:
     """The tiles that causality and bands leave visible; where the place of queries is traced, those in reach of it.
 
@@ -168,13 +169,14 @@ def visible_tiles(
       dilation: keys of other residues than the query's are hidden.
       pinned: how many tiles that follow those of `columns` stand beside every query.
       pairs: of queries and keys in one step, at most about.
+      kinds: what a caller's functions leave of the tiles, [R, C], as `listing.kinds` tells; None where it is not known.
     """
     if mask.is_known:
         seen = _visible(mask, rows, columns, dilation)
         if pinned:
             beside_all = _spans(np.flatnonzero((rows >= 0).any(axis=1)), len(columns), len(columns) + pinned - 1)
             seen = _united(Spans(*map(np.concatenate, zip(seen, beside_all, strict=True))), len(columns) + pinned)
-        return _listed(mask, rows, columns, seen, pairs, pinned)
+        return _listed(mask, rows, columns, seen, pairs, pinned, kinds)
     width = _in_reach(mask, rows, columns, dilation)
     if width >= len(columns) or np.count_nonzero(columns >= 0) < mask.key_length:
         return all_tiles(mask, rows, columns, pinned=pinned, pairs=pairs)
@@ -299,17 +301,57 @@ def _beside(rows, blocks, widest: int, is_run: bool) -> tuple[Schedule, ...]:
     return in_steps(jnp.repeat(rows, turns), blocks.reshape(-1, widest), 1)
 
 
-def _listed(mask: Mask, rows, columns: np.ndarray, seen: Spans, pairs: int, pinned: int) -> tuple[Schedule, ...]:
+def _listed(
+    mask: Mask, rows, columns: np.ndarray, seen: Spans, pairs: int, pinned: int, kinds: np.ndarray | None = None
+) -> tuple[Schedule, ...]:
     """The steps over what each row sees."""
+    if kinds is not None:
+        mask = dataclasses.replace(mask, mods=())
+    inside, partly = _parted(seen, *_whole(mask, rows, columns))
+    if kinds is not None:
+        seen, inside, partly = _left_of(kinds, seen, inside)
     if not len(seen.row):
         return ()
     widest = max(1, pairs // (rows.shape[1] * columns.shape[1]))
     row, begins = np.unique(seen.row, return_index=True)
     counts = np.add.reduceat(seen.widths, begins)
-    whole = _whole(mask, rows, columns)
     if counts.max() <= widest and counts.max() * len(row) <= 1.25 * counts.sum():
-        return _one_step_a_row(seen, row, begins, counts, len(columns) + pinned, whole, max(1, widest // counts.max()))
-    return _several_steps_a_row(seen, whole, widest)
+        together = max(1, widest // counts.max())
+        return _one_step_a_row(seen, row, begins, counts, len(columns) + pinned, not len(partly.row), together)
+    return _several_steps_a_row(inside, partly, widest)
+
+
+def _parted(seen: Spans, start: np.ndarray, stop: np.ndarray) -> tuple[Spans, Spans]:
+    """Those of whole tiles, which lie from .. to in each row, and the others."""
+    start, stop = start[seen.row], stop[seen.row]
+    inside = Spans(seen.row, np.maximum(seen.first, start), np.minimum(seen.last, stop - 1))
+    before = Spans(seen.row, seen.first, np.minimum(seen.last, start - 1))
+    after = Spans(seen.row, np.maximum(seen.first, stop), seen.last)
+    after = after.where(start < stop)  # where none is whole, all is before
+    before = Spans(*(np.where(start < stop, x, y) for x, y in zip(before, seen, strict=True)))
+    partly = Spans(*map(np.concatenate, zip(before, after, strict=True)))
+    return inside.where(inside.widths > 0), partly.where(partly.widths > 0)
+
+
+def _left_of(kinds: np.ndarray, seen: Spans, inside: Spans) -> tuple[Spans, Spans, Spans]:
+    """What functions leave of all tiles, of whole ones, and of the others; `kinds` is 0, 1 or 2 for whole."""
+    all_of, whole = _marked(seen, kinds.shape) & (kinds > 0), _marked(inside, kinds.shape) & (kinds == 2)
+    return _runs(all_of), _runs(whole), _runs(all_of & ~whole)
+
+
+def _marked(spans: Spans, shape: tuple[int, ...]) -> np.ndarray:
+    """Which tiles are in spans, bool [R, C]."""
+    turns = np.zeros((shape[0], shape[1] + 1), np.int32)
+    np.add.at(turns, (spans.row, spans.first), 1)
+    np.add.at(turns, (spans.row, spans.last + 1), -1)
+    return turns.cumsum(axis=1)[:, :-1] > 0
+
+
+def _runs(marked: np.ndarray) -> Spans:
+    """The inverse."""
+    turns = np.diff(np.pad(marked, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    row, first = np.nonzero(turns > 0)
+    return Spans(row, first, np.nonzero(turns < 0)[1] - 1)
 
 
 def _whole(mask: Mask, rows, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -325,10 +367,12 @@ def _whole(mask: Mask, rows, columns: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.where(some, start, 0), np.where(some, stop, 0)
 
 
-def _one_step_a_row(seen: Spans, row, begins, counts, key_tiles: int, whole, together: int) -> tuple[Schedule, ...]:
+def _one_step_a_row(
+    seen: Spans, row, begins, counts, key_tiles: int, is_whole: bool, together: int
+) -> tuple[Schedule, ...]:
     """All key tiles of a row at once, `together` rows in a step; what is left over makes another schedule."""
-    width, (start, stop) = counts.max(), (side[seen.row] for side in whole)
-    is_whole = bool((counts == width).all() and ((seen.first >= start) & (seen.last < stop)).all())
+    width = counts.max()
+    is_whole = is_whole and bool((counts == width).all())
     first = np.minimum(seen.first[begins], key_tiles - width)
     is_run = bool((np.maximum.reduceat(seen.last, begins) < first + width).all())
     if is_run:
@@ -339,20 +383,13 @@ def _one_step_a_row(seen: Spans, row, begins, counts, key_tiles: int, whole, tog
     return in_steps(row.astype(np.int32), blocks.astype(np.int32), together, is_run, is_whole)
 
 
-def _several_steps_a_row(seen: Spans, whole, widest: int) -> tuple[Schedule, ...]:
+def _several_steps_a_row(inside: Spans, partly: Spans, widest: int) -> tuple[Schedule, ...]:
     """Runs of `widest` tiles, or half as many, or a quarter ..., whole ones apart from those with something hidden."""
-    start, stop = (side[seen.row] for side in whole)
-    before, after = (
-        Spans(seen.row, seen.first, np.minimum(seen.last, start - 1)),
-        seen._replace(first=np.maximum(seen.first, stop)),
-    )
-    inside = Spans(seen.row, np.maximum(seen.first, start), np.minimum(seen.last, stop - 1))
-    partly = Spans(*map(np.concatenate, zip(before, after, strict=True)))
     schedules = []
     for spans, is_whole in ((inside, True), (partly, False)):
-        row, first, left = spans.row, spans.first, np.maximum(spans.widths, 0)
+        row, first, left = spans.row, spans.first, spans.widths
         width = widest
-        while width:
+        while width and len(row):
             turns = left // width
             some = turns > 0
             if some.any():

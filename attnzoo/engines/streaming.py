@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.contract.bias import Bias, PositionBias, evaluated
+from attnzoo.contract.bias import Bias, PositionBias
 from attnzoo.contract.call import Call
 from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Mask
-from attnzoo.engines import dense, heads, modes, schedule
+from attnzoo.engines import dense, heads, listing, modes, schedule
 from attnzoo.engines.progressions import Numbers, as_arithmetic
 from attnzoo.engines.schedule import Layout, Schedule
 from attnzoo.engines.tiling import cut, cut_pairs, join, join_pairs
@@ -296,9 +296,13 @@ def listed_layout(
     pairs: int = schedule.PAIRS,
 ) -> Layout:
     """The same of some queries beside some keys, by their indices."""
+    is_known = listing.is_known(mask)
+    if is_known:
+        tile = listing.sizes(mask, tile)
     sizes = (schedule.tile_size(len(index), size) for index, size in zip((queries, keys), tile, strict=True))
     rows, columns = map(schedule.tiled, (queries, keys), sizes)
-    return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs))
+    kinds = listing.kinds(mask, rows, columns) if is_known else None
+    return Layout(rows, columns, schedule.visible_tiles(mask, rows, columns, pairs=pairs, kinds=kinds))
 
 
 def listed_everywhere(mask: Mask, drawn: Any = ()) -> Layout:
@@ -496,7 +500,7 @@ def _scores(score, picked: Scored, frame: Frame, visited: Schedule, row, blocks)
     if picked.bias is not None:
         scores += picked.bias
     if picked.rule is not None:
-        scores += evaluated(picked.rule, *frame.mask.in_whole(rows, columns)[1:], picked.projected)
+        scores = picked.rule.added_to(scores, *frame.mask.in_whole(rows, columns)[1:], picked.projected)
     if visited.is_whole:
         return scores, None
     visible = frame.mask.at(rows, columns)

@@ -93,7 +93,7 @@ class Additive(Kernel):
             q, score = _project_queries(params, q)
             scores = jax.lax.map(lambda q: _score(score, q[None], k)[0], q)
             bias = caching.bias_at(call.bias, positions, slots)
-            return dense.part(scores, v, caching.seen(positions, slots), bias)
+            return dense.part(scores, v, caching.seen(positions, slots, call.mask), bias)
 
         keys, params = jnp.moveaxis(cache["key"], 2, 1), jax.tree.map(lambda x: x[None], params)
         own = keys, params, positions[:, None], call.by_head(num_heads)

@@ -111,7 +111,10 @@ class BigBird(Kernel):
                 q, row, position = (x[None] for x in single)
                 keys, values = (jnp.take(x, columns, axis=0, mode="clip") for x in (k, v))
                 added = caching.bias_at(call.bias, position, columns, row)
-                scores, seen = dense.scores(q, keys, call.scale, call.soft_cap), caching.seen(position, columns)
+                scores, seen = (
+                    dense.scores(q, keys, call.scale, call.soft_cap),
+                    caching.seen(position, columns, call.mask),
+                )
                 return jax.tree.map(lambda x: x[0], dense.attend(scores, values, seen, added))
 
             listed = self._listed_keys(draws, positions)

@@ -116,7 +116,7 @@ class Local(Kernel):
         def one_head(q, k, v, positions, columns, call):
             visible = self._block_of(positions)[:, None] == self._block_of(columns)[None]
             bias = caching.bias_at(call.bias, positions, columns)
-            visible &= caching.seen(positions, columns)
+            visible &= caching.seen(positions, columns, call.mask)
             return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)
 
         given = positions[:, None], columns[:, None], call.by_head(q.shape[2])

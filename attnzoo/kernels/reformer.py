@@ -59,6 +59,7 @@ class Reformer(Kernel):
     supports = Support(
         key_mask=True,
         bias=True,
+        score_mod=True,
         scale=True,
         soft_cap=True,
         dropout=True,

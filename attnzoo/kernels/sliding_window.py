@@ -100,7 +100,7 @@ class SlidingWindow(Kernel):
         columns, beside = caching.beside_ring(cache, new, positions, slots)
 
         def one_head(q, k, v, positions, columns, call):
-            visible = caching.seen(positions, columns) & self.band.at(positions[:, None], columns[None, :])
+            visible = caching.seen(positions, columns, call.mask) & self.band.at(positions[:, None], columns[None, :])
             bias = caching.bias_at(call.bias, positions, columns)
             return dense.attend(dense.scores(q, k, call.scale, call.soft_cap), v, visible, bias)
 

@@ -20,6 +20,7 @@ EXACT = Support(
     segments=True,
     mask=True,
     bias=True,
+    score_mod=True,
     scale=True,
     soft_cap=True,
     dropout=True,

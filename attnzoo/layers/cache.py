@@ -20,7 +20,8 @@ from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
 
 INDEX = "cache_index"
-TAKEN = ("bias", "is_causal", "query_seq_lengths", "scale", "soft_cap", "sinks", "draws", "sequence_axis")
+OF_SCORES = ("bias", "mask_mod", "score_mod", "scale", "soft_cap", "sinks")
+TAKEN = (*OF_SCORES, "is_causal", "query_seq_lengths", "draws", "sequence_axis")
 
 
 def refuse_kernel(kernel: Kernel) -> None:
@@ -95,14 +96,11 @@ def step(
         one_axis(query),
         one_axis(key),
         one_axis(value),
-        given.get("bias"),
         params=attention.params,
         draws=given.get("draws"),
         tokens=jax.tree.map(one_axis, dict(attention.tokens)),
         query_seq_lengths=None if lengths is None else jnp.reshape(lengths, (-1,)),
-        scale=given.get("scale"),
-        soft_cap=given.get("soft_cap"),
-        sinks=given.get("sinks"),
+        **{name: given.get(name) for name in OF_SCORES},
         precision=attention.precision,
         sequence_axis=sequence,
     )

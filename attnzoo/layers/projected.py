@@ -145,11 +145,12 @@ def placed(
     bias = positions.bias(attention.position_params, query.shape[-2])
     if bias is None:
         return query, key, asked
-    if asked.get("bias") is not None:
-        raise ValueError(
-            f"bias came beside positions={positions!r}, which gives a bias of its own: pass one of the two; a "
-            "PositionBias may add several"
-        )
+    for name in ("bias", "score_mod"):
+        if asked.get(name) is not None:
+            raise ValueError(
+                f"{name} came beside positions={positions!r}, which gives a bias of its own: pass one of the two; a "
+                "PositionBias may add several"
+            )
     return query, key, asked | {"bias": bias}
 
 

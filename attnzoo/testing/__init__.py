@@ -40,6 +40,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         laws.shared_key_heads_equal_repeated_ones,
         laws.masks_hide,
         laws.biases_add_to_scores,
+        laws.functions_stand_for_arrays,
         laws.scale_scales,
         laws.soft_caps_bound_scores,
         laws.sinks_join_the_sum,

@@ -382,6 +382,40 @@ def biases_add_to_scores(subject: Subject) -> None:
     return None
 
 
+def functions_stand_for_arrays(subject: Subject) -> None:
+    """A `mask_mod` hides as an array does, a `score_mod` adds as a bias does, and what it closes over has gradients."""
+    operands, s = subject.operands(), subject.supports
+    heads = operands.q.shape[2]
+    table = normal(7, (heads, 2 * LENGTH))
+    near = lambda head, i, j: (abs(i - j) < 4 + head) | (j % 5 == 0)
+    scored = lambda table: lambda score, head, i, j: score + table[head, i - j + LENGTH]
+    if not s.mask:
+        subject.refuses("mask_mod", mask_mod=near)
+    if not s.score_mod:
+        return subject.refuses("score_mod", score_mod=scored(table))
+    head, i, j = np.ogrid[:heads, :LENGTH, :LENGTH]
+    params, arrays = subject.params(operands), {"mask": near(head, i, j)[None]} if s.mask else {}
+    functions = {"mask_mod": near} if s.mask else {}
+
+    def by_function(table):
+        return subject.attend(operands, params, score_mod=scored(table), **functions)
+
+    def by_array(table):
+        return subject.attend(operands, params, bias=table[head, i - j + LENGTH][None], **arrays)
+
+    def pulled(call):
+        def loss(table):
+            out = call(table)
+            return curved(out).sum(), out
+
+        return known(jax.jit(jax.grad(loss, has_aux=True))(jnp.asarray(table)))
+
+    (slope, out), (expected_slope, expected) = pulled(by_function), pulled(by_array)
+    subject.same(out, expected, "output by functions beside that by arrays", 1e-5)
+    subject.same(slope, expected_slope, "gradient by what a score_mod closes over, beside that by a bias,", 1e-4)
+    return None
+
+
 def scale_scales(subject: Subject) -> None:
     """`scale` takes the place of 1 / sqrt(head dim)."""
     operands = subject.operands()

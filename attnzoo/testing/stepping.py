@@ -115,6 +115,12 @@ def _arguments(subject: Subject) -> dict[str, dict]:
     sinks = {"sinks": np.linspace(-1, 1, 4, dtype=np.float32)} if subject.supports.residual else {}
     if subject.supports.bias:
         given["under ALiBi"] = {"bias": ALiBi.of(4), **sinks}
+        if subject.supports.mask and subject.supports.score_mod:
+            hides, scored = (
+                lambda head, i, j: (i - j) % (3 + head) != 1,
+                lambda score, head, i, j: score - 0.1 * (i - j),
+            )
+            given["under functions"] = {"mask_mod": hides, "score_mod": scored}
         given["under an array"] = {"bias": normal(6, (1, 4, LENGTH, LENGTH))}
     return given
 

@@ -1,0 +1,109 @@
+"""A caller's function of a head and a pair of positions, as structure: it is asked tile by tile, like a mask or a bias.
+
+    score_mod(score, head, query_index, key_index) -> score        mask_mod(head, query_index, key_index) -> bool
+
+All are scalars (FlexAttention: Dong et al. 2024, arXiv:2412.05496). What the function closes over becomes operands, so
+that it may be traced and has gradients. Where all of it is known beforehand, so are the tiles that it hides entirely.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from attnzoo.contract import varying
+
+INDEX = jax.ShapeDtypeStruct((), jnp.int32)
+
+
+class Program:
+    """What a function computes, apart from what it closes over; equal where it is the same function of the same text.
+
+    Attributes:
+      dtypes: of what it closes over.
+      constants: that, where all of it is known beforehand; else None.
+    """
+
+    def __init__(self, function: Callable, jaxpr: core.Jaxpr, closed_over: list[Any]):
+        self.jaxpr = jaxpr
+        self.dtypes = tuple(jnp.result_type(x) for x in closed_over)
+        self.constants = [np.asarray(x) for x in closed_over] if all(map(_is_known, closed_over)) else None
+        self._same = function if isinstance(function, Hashable) else id(function), str(jaxpr), _digest(self.constants)
+
+    @property
+    def uses_head(self) -> bool:
+        """Whether what it gives may differ between heads."""
+        head = self.jaxpr.invars[-3]
+        return any(head is x for equation in self.jaxpr.eqns for x in equation.invars) or head in self.jaxpr.outvars
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self._same == other._same
+
+    def __hash__(self) -> int:
+        return hash(self._same)
+
+    def __call__(self, closed_over: Any, *scalars: jax.Array) -> jax.Array:
+        closed = core.ClosedJaxpr(self.jaxpr, list(closed_over))
+        is_mapped = bool(jax.sharding.get_abstract_mesh().manual_axes)
+        return (_in_a_shard_map(closed, *scalars) if is_mapped else core.jaxpr_as_fun(closed)(*scalars))[0]
+
+    def over(self, closed_over: Any, head: jax.Array, i: jax.Array, j: jax.Array, *scores: jax.Array) -> jax.Array:
+        """Of one head, for positions [t] and [s] and scores [t, s]: [t, s]."""
+        one = lambda head, i, j, *score: self(closed_over, *score, head, i, j)
+        beside = jax.vmap(one, (None, None, 0, *(0,) * len(scores)))
+        return jax.vmap(beside, (None, 0, None, *(0,) * len(scores)))(head, i, j, *scores)
+
+
+# Programs inside others, and where they stand there. Their own rules of differentiation are left to jax.
+INNER = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+
+
+def _in_a_shard_map(closed: core.ClosedJaxpr, *args: Any) -> list[Any]:
+    """What a program gives whose types know no device, for arrays that may differ between devices.
+
+    Loops in it are left as they are, and refused by jax.
+    """
+    jaxpr = closed.jaxpr
+    # Arrays that are known have the type of the mesh that was there when the function was traced; numbers have none.
+    here = lambda x: jnp.asarray(np.asarray(x)) if _is_known(x) else x
+    values = dict(zip(jaxpr.constvars + jaxpr.invars, map(here, [*closed.consts, *args]), strict=True))
+    read = lambda x: here(x.val) if isinstance(x, core.Literal) else values[x]
+    for equation in jaxpr.eqns:
+        given, name = varying.alike(list(map(read, equation.invars))), equation.primitive.name
+        if name in INNER:
+            out = _in_a_shard_map(equation.params[INNER[name]], *given)
+        elif name == "reshard":  # of one number, over the mesh that was there when the function was traced
+            out = given
+        else:
+            out = equation.primitive.bind(*given, **equation.params)
+            out = out if equation.primitive.multiple_results else [out]
+        values |= dict(zip(equation.outvars, out, strict=True))
+    return list(map(read, jaxpr.outvars))
+
+
+def _is_known(x: Any) -> bool:
+    return not isinstance(x, jax.core.Tracer) and getattr(x, "is_fully_addressable", True)
+
+
+def _digest(constants: list[np.ndarray] | None) -> str | None:
+    if constants is None:
+        return None
+    digest = hashlib.sha256()
+    for x in constants:
+        digest.update(f"{x.dtype}{x.shape}".encode() + x.tobytes())
+    return digest.hexdigest()
+
+
+def traced(name: str, function: Callable, *scores: jax.ShapeDtypeStruct) -> tuple[Program, list[jax.Array], Any]:
+    """The program of a function, what it closes over, and the type of what it gives."""
+    if not callable(function):
+        raise ValueError(f"{name}={function!r}: expected a function of scalars that jax can trace")
+    again = lambda *scalars: function(*scalars)  # jax remembers what it traced, and with it what was closed over then
+    closed, out = jax.make_jaxpr(again, return_shape=True)(*scores, INDEX, INDEX, INDEX)
+    return Program(function, closed.jaxpr, closed.consts), closed.consts, out
