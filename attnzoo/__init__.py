@@ -13,6 +13,7 @@ from attnzoo.contract.sizes import Positions as Positions
 from attnzoo.contract.support import Support as Support
 from attnzoo.contract.support import TokenInput as TokenInput
 from attnzoo.kernel import Kernel as Kernel
+from attnzoo.recurrent import Recurrent as Recurrent
 
 # isort: split
 from attnzoo.catalogue import POSITIONS as POSITIONS

@@ -18,7 +18,7 @@ from attnzoo.contract import fields
 from attnzoo.contract.support import Support
 from attnzoo.engines import recurrence, state
 from attnzoo.engines.state import Channels, Write
-from attnzoo.kernel import Kernel
+from attnzoo.recurrent import Recurrent
 
 
 def _elu_plus_one(x):
@@ -30,7 +30,7 @@ FEATURE_MAPS = {"elu+1": _elu_plus_one, "relu": jax.nn.relu}
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(Kernel):
+class Linear(Recurrent):
     """A finite feature map in place of the exponential, so that keys are summed.
 
     `epsilon` keeps the normaliser from zero.
@@ -75,21 +75,7 @@ class Linear(Kernel):
         similarity = phi(q.astype(precise)) @ phi(k.astype(precise)).T * visible
         return (similarity @ v.astype(precise) / (similarity.sum(-1, keepdims=True) + self.epsilon)).astype(v.dtype)
 
-    def batched(self, params, draws, q, k, v, call):
-        return recurrence.attend(self._rule, (), q, k, v, call)
-
-    def meets(self, shards, mask):
-        return recurrence.meets(shards, mask)
-
-    def start(self, params, draws, dims, max_length, dtype):
-        """Sums for each key head, in float32 at least."""
-        sizes = dims.batch, dims.num_key_value_heads, dims.head_dim, dims.value_dim
-        return recurrence.start(self._rule, (), *sizes, dtype)
-
-    def step(self, params, draws, cache, q, k, v, positions, call):
-        return recurrence.step(self._rule, (), cache, q, k, v, positions, call)
-
-    def _rule(self, _) -> recurrence.Rule:
+    def rule(self, params, draws, scale):
         phi = FEATURE_MAPS[self.feature_map]
         return recurrence.Rule(
             read=lambda q, at: (phi(q),),

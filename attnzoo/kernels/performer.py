@@ -21,13 +21,13 @@ from attnzoo.contract import fields, randomness
 from attnzoo.contract.support import Support
 from attnzoo.engines import dense, recurrence, state
 from attnzoo.engines.state import Channels, Write
-from attnzoo.kernel import Kernel
+from attnzoo.recurrent import Recurrent
 
 FLOOR = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Performer(Kernel):
+class Performer(Recurrent):
     """FAVOR+: softmax approximated by `features` positive random features, drawn from `seed`.
 
     Attributes:
@@ -76,68 +76,44 @@ class Performer(Kernel):
 
     def head(self, params, draws, q, k, v, visible, *, scale):
         precise = jnp.promote_types(q.dtype, jnp.float32)
-        query, key = self._features(draws.astype(precise), scale, q)
-        (phi, floor), (psi, b) = query(q.astype(precise)), key(k.astype(precise))
+        q, k = q.astype(precise), k.astype(precise)
+        (phi, floor), (psi, b) = self._query(draws, scale, q), self._key(draws, scale, k)
         top = jnp.max(jnp.where(visible, b, state.LOWEST), axis=1, keepdims=True, initial=state.LOWEST)
         weights = phi @ psi.T * jnp.exp(jnp.where(visible, b[None] - top, state.LOWEST)) + floor[:, None]
         weights = jnp.where(visible, weights, 0)
         total = weights.sum(axis=1, keepdims=True)
         return (weights @ v.astype(precise) / jnp.where(total == 0, 1, total)).astype(v.dtype)
 
-    def batched(self, params, draws, q, k, v, call):
-        return recurrence.attend(self._rule_of(call.scale, q), draws, q, k, v, call)
-
-    def meets(self, shards, mask):
-        return recurrence.meets(shards, mask)
-
-    def start(self, params, draws, dims, max_length, dtype):
-        """Sums for each query head, whose features are its own, in float32 at least."""
-        rule_of = self._rule_of(None, jax.ShapeDtypeStruct((1, dims.head_dim), dtype))
-        return recurrence.start(rule_of, draws, dims.batch, dims.num_heads, dims.head_dim, dims.value_dim, dtype)
-
-    def step(self, params, draws, cache, q, k, v, positions, call):
-        return recurrence.step(self._rule_of(call.scale, q), draws, cache, q, k, v, positions, call)
-
-    def _rule_of(self, scale, q):
+    def rule(self, params, draws, scale):
         """Features in the channels of a state that knows their largest exponent, and one channel for the floor."""
 
-        def rule_of(projection):
-            query, key = self._features(projection.astype(jnp.promote_types(q.dtype, jnp.float32)), scale, q)
+        def read(q, at):
+            phi, floor = self._query(draws, scale, q)
+            return phi, floor[:, None]
 
-            def read(q, at):
-                phi, floor = query(q)
-                return phi, floor[:, None]
+        def write(k, v, at):
+            psi, b = self._key(draws, scale, k)
+            return Write(state.counted(v), (Channels(psi, log_gain=b), Channels(jnp.ones_like(psi[:, :1]))))
 
-            def write(k, v, at):
-                psi, b = key(k)
-                return Write(state.counted(v), (Channels(psi, log_gain=b), Channels(jnp.ones_like(psi[:, :1]))))
+        return recurrence.Rule(read, write, state.normalised)
 
-            return recurrence.Rule(read, write, state.normalised)
-
-        return rule_of
-
-    def _features(self, projection, scale, q):
-        """The maps of one head: q [t, H] to phi [t, m] and floor [t], k [s, H] to psi [s, m] and b [s].
-
-        Of psi, e^b is taken out, so that it lies within (0, 1]; m^-1/2 cancels but for phi.
-        """
+    def _query(self, projection, scale, q):
+        """phi [t, m] and what the floor of a key weighs [t], of queries [t, H]; phi has m^-1/2 of both features."""
         scale = dense.scale_of(scale, q)
-        root = _root(jnp.abs(scale))
+        a = _exponents(projection, q * _root(jnp.abs(scale)) * jnp.sign(scale))
+        phi = (jnp.exp(a - a.max(axis=-1, keepdims=True)) + FLOOR) / self.features
+        return phi, FLOOR * phi.sum(axis=-1)
 
-        def exponents(x):
-            return x @ projection.T - jnp.sum(x**2, axis=-1, keepdims=True) / 2
+    def _key(self, projection, scale, k):
+        """psi [s, m] and b [s] of keys [s, H]: of psi, e^b is taken out, so that it lies within (0, 1]."""
+        a = _exponents(projection, k * _root(jnp.abs(dense.scale_of(scale, k))))
+        b = a.max(axis=-1)
+        return jnp.exp(a - b[:, None]), b
 
-        def query(q):
-            a = exponents(q * root * jnp.sign(scale))
-            phi = (jnp.exp(a - a.max(axis=-1, keepdims=True)) + FLOOR) / self.features
-            return phi, FLOOR * phi.sum(axis=-1)
 
-        def key(k):
-            a = exponents(k * root)
-            b = a.max(axis=-1)
-            return jnp.exp(a - b[:, None]), b
-
-        return query, key
+def _exponents(projection, x):
+    """W x - |x|^2 / 2: [t, m]."""
+    return x @ projection.astype(x.dtype).T - jnp.sum(x**2, axis=-1, keepdims=True) / 2
 
 
 def _root(x):
