@@ -103,7 +103,12 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
         dims = Dims.of(query, key, value)
         rng = self._dropout_rng(deterministic, dropout_rng)
-        project = lambda name, one: self._dense(name, (self.num_heads, *one.shape))(inputs_k)
+        project = lambda name, one: self._dense(
+            name,
+            (self.num_heads, *one.shape),
+            bias_init=one.bias_init,
+            use_bias=self.use_bias or one.bias_init is not None,
+        )(inputs_k)
         attention = Attention(
             kernel=self.attention,
             params=self._learned("attention", dims),
@@ -178,7 +183,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
             query, key = norm(name="query_ln")(query), norm(name="key_ln")(key)
         return nn.dtypes.promote_dtype(query, key, value, dtype=self.dtype)
 
-    def _dense(self, name, features, axis=-1, kernel_init=None, bias_init=None, dot_general=None):
+    def _dense(self, name, features, axis=-1, kernel_init=None, bias_init=None, dot_general=None, use_bias=None):
         function, made_by = dot_general or (self.qkv_dot_general, self.qkv_dot_general_cls)
         return nn.DenseGeneral(
             features,
@@ -187,7 +192,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
             param_dtype=self.param_dtype,
             kernel_init=kernel_init or self.kernel_init,
             bias_init=bias_init or self.bias_init,
-            use_bias=self.use_bias,
+            use_bias=self.use_bias if use_bias is None else use_bias,
             precision=self.precision,
             dot_general=products.dot_general if function is None and made_by is None else function,
             dot_general_cls=made_by,

@@ -13,6 +13,7 @@ from flax.nnx import rnglib
 from flax.nnx.nn import dtypes
 
 from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.contract.support import TokenInput
 from attnzoo.door.arguments import Asked, spelled_out
 from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
@@ -98,7 +99,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         if max_length is None:
             _refuse_unknown_length(attention, dims)
         for name, one in attention.token_inputs(dims).items():
-            setattr(self, projected.token_name(name), self._projection((num_heads, *one.shape), rngs, flax))
+            setattr(self, projected.token_name(name), self._projection(one, rngs, flax))
         self.position_encoding = positions
 
         def parameter(x: jax.Array) -> nnx.Param:
@@ -113,15 +114,16 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 params = learner.init(rngs.params(), dims)
                 setattr(self, name, nnx.data(jax.tree.map(parameter, params)))
 
-    def _projection(self, features: tuple[int, ...], rngs: nnx.Rngs, flax: dict[str, Any]) -> nnx.LinearGeneral:
-        """One more projection of what keys are made of, as Flax makes that of keys."""
+    def _projection(self, one: TokenInput, rngs: nnx.Rngs, flax: dict[str, Any]) -> nnx.LinearGeneral:
+        """One more projection of what keys are made of, as Flax makes that of keys, but for a bias of its own."""
         given = {name: flax[name] for name in PROJECTING if name in flax}
+        given |= {} if one.bias_init is None else {"bias_init": one.bias_init}
         return nnx.LinearGeneral(
             self.in_kv_features,
-            features,
+            (self.num_heads, *one.shape),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            use_bias=self.use_bias,
+            use_bias=self.use_bias or one.bias_init is not None,
             precision=self.precision,
             promote_dtype=self.qkv_promote_dtype,
             dot_general=self.qkv_dot_general,

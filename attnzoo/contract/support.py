@@ -79,6 +79,8 @@ class TokenInput(NamedTuple):
     Attributes:
       shape: of what one head has of one token; () for a number.
       activation: what the layers put behind their projection of a token, so that it lies where the kernel wants it.
+      bias_init: an initializer of that projection's bias, as those of `jax.nn.initializers`, with which it has a bias
+        whatever the layer's others have; None for the layer's own.
 
     Example:
       >>> import dataclasses
@@ -97,3 +99,4 @@ class TokenInput(NamedTuple):
 
     shape: tuple[int, ...] = ()
     activation: Callable[[jax.Array], jax.Array] = _as_it_is
+    bias_init: Callable[..., jax.Array] | None = None

@@ -377,7 +377,8 @@ def token_inputs(given, kernel: Kernel, dims: Dims, unbatched: bool = False) -> 
         takes = ", ".join(map(repr, expected)) or "nothing of tokens beside key and value"
         raise NotImplementedError(f"{type(kernel).__name__} cannot honour `tokens[{name!r}]`: it takes {takes}")
     counts = sorted({dims.num_heads, dims.num_key_value_heads}, reverse=True)
-    for name, (shape, _) in expected.items():
+    for name, one in expected.items():
+        shape = one.shape
         sizes = dims.batch, dims.key_length, " or ".join(map(str, counts)), *shape
         wanted = f"[{', '.join(map(str, sizes))}], tokens of key and heads of query or key"
         if name not in given:

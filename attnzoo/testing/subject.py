@@ -179,19 +179,19 @@ def known(tree: Any) -> Any:
     return jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else np.asarray(x), tree)
 
 
-def brought(kernel: Kernel, operands: Operands) -> dict:
+def brought(kernel: Kernel, operands: tuple[Any, Any, Any]) -> dict:
     """What tokens bring as an argument, where the kernel takes such: it follows from each key, so that whatever moves,
     hides or differentiates keys does so with it; it is NaN where they are."""
-    q, k, v = (x[None] if x.ndim == 3 else x for x in operands)
-    made, inputs = {}, kernel.token_inputs(Dims.of(q, k, v))
+    q, keys, v = operands
+    made, inputs = {}, kernel.token_inputs(Dims.of(q, keys, v))
     if not inputs:
         return {}
-    is_real = jnp.isfinite(operands.k).all(axis=-1, keepdims=True)
-    keys = jnp.where(is_real, operands.k, 0)
-    for name, (shape, activation) in inputs.items():
-        size = math.prod(shape)
-        mixed = jnp.cos(jnp.arange(1, k.shape[-1] * size + 1, dtype=k.dtype)).reshape(k.shape[-1], size)
-        made[name] = jnp.where(is_real, activation(keys @ mixed), jnp.nan).reshape(*keys.shape[:-1], *shape)
+    is_real = jnp.isfinite(keys).all(axis=-1, keepdims=True)
+    keys = jnp.where(is_real, keys, 0)
+    for name, one in inputs.items():
+        size = math.prod(one.shape)
+        mixed = jnp.cos(jnp.arange(1, keys.shape[-1] * size + 1, dtype=keys.dtype)).reshape(-1, size)
+        made[name] = jnp.where(is_real, one.activation(keys @ mixed), jnp.nan).reshape(*keys.shape[:-1], *one.shape)
     return {"tokens": made}
 
 
