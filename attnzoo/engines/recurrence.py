@@ -138,7 +138,7 @@ def attend(
     if call.shards is not None:
         own = _state_of_keys(rule_of, constants, write, given, mask)
         if not mask.is_causal:
-            return _recalled(rule_of, constants, write, given, _of_all(call.shards, own)).astype(v.dtype)
+            return _recalled(rule_of, constants, write, given, mask, _of_all(call.shards, own)).astype(v.dtype)
         found = _of_those_before(call.shards, own)
     over = functools.partial(_scan, rule_of, constants, write, found=found, leaves_state=leaves_state)
     if not has_order and max(q.shape[1], k.shape[1]) <= chunk:
@@ -250,7 +250,7 @@ def _in_turn(slots: Slots) -> Standing:
     if slots.segment is None:
         return Standing(inside, None, slots.shown, None, slots.steps)
     inside &= slots.segment[:, None] == slots.segment[None]
-    standing = Standing(inside, (slots.segment == slots.found) & (slots.query_at >= 0), steps=slots.steps)
+    standing = Standing(inside, (slots.segment == slots.found) & (slots.key_at >= 0), steps=slots.steps)
     return _leaving(standing, slots, slots.segment[-1])
 
 
@@ -262,7 +262,7 @@ def _leaving(standing: Standing, slots: Slots, segment: jax.Array) -> Standing:
 def _whole(rule_of, constants, write: Write, given: Sequence, mask: Mask) -> jax.Array:
     """Every query sees every key that is shown."""
     left = _state_of_keys(rule_of, constants, write, given, mask)
-    return _recalled(rule_of, constants, write, given, left)
+    return _recalled(rule_of, constants, write, given, mask, left)
 
 
 def _state_of_keys(rule_of, constants, write: Write, given: Sequence, mask: Mask) -> State:
@@ -281,18 +281,18 @@ def _state_of_keys(rule_of, constants, write: Write, given: Sequence, mask: Mask
     return jax.tree.map(lambda x: x[:, 0], left)
 
 
-def _recalled(rule_of, constants, write: Write, given: Sequence, left: State) -> jax.Array:
+def _recalled(rule_of, constants, write: Write, given: Sequence, mask: Mask, left: State) -> jax.Array:
     """What all queries read from a state, [B, T, N, Hv]."""
 
-    def one_head(q, _, __, constants, left):
+    def one_head(q, _, __, constants, left, at):
         rule = rule_of(constants)
-        return rule.finish(state.recall(left, rule.read(heads.precise(q), jnp.arange(len(q)))))
+        return rule.finish(state.recall(left, rule.read(heads.precise(q), at)))
 
     num_heads = given.q.shape[2]
     left = jax.tree.map(lambda x: jnp.repeat(x, num_heads // x.shape[1], axis=1), left)
     constants, _ = _by_head(constants, given, num_heads)
-    unused = given.k[:, :1], given.v[:, :1]
-    return heads.over_heads(one_head, given.q, *unused, (constants, left), numbers=_numbers(write, given))
+    unused, at = (given.k[:, :1], given.v[:, :1]), jnp.reshape(_stands(mask), (-1, 1, mask.query_length))
+    return heads.over_heads(one_head, given.q, *unused, (constants, left, at), numbers=_numbers(write, given))
 
 
 def _of_all(shards: Shards, own: State) -> State:
@@ -355,13 +355,13 @@ def _aligned(over: Callable, given: Sequence, mask: Mask, chunk: int):
 def _in_order(over: Callable, given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array], chunk: int):
     """With segments: keys and queries as one sequence of events, in the order of ids and positions."""
     query_ids, key_ids = (ids[:, 0] for ids in segments)
-    stands = jnp.arange(mask.query_length)[None] + mask.query_offset if mask.is_causal else mask.key_length
-    stands = jnp.broadcast_to(stands, query_ids.shape)
+    at = jnp.broadcast_to(_stands(mask), query_ids.shape)
+    stands = at if mask.is_causal else jnp.full(query_ids.shape, mask.key_length)
     shown = jnp.ones(key_ids.shape, bool) if mask.keys is None else jnp.broadcast_to(mask.keys[:, 0], key_ids.shape)
     events = jax.vmap(
         functools.partial(_events, chunk=max(1, min(chunk, mask.query_length + mask.key_length))), out_axes=(1, 0, 0)
     )
-    slots, queries, keys = events(query_ids, key_ids, stands, shown)
+    slots, queries, keys = events(query_ids, key_ids, at, stands, shown)
     q, *rest = given
     among = lambda order, x: jax.vmap(Order.grouped, out_axes=1)(order, x)
     tokens = Sequence(among(queries, q), *jax.tree.map(functools.partial(among, keys), rest))
@@ -369,10 +369,19 @@ def _in_order(over: Callable, given: Sequence, mask: Mask, segments: tuple[jax.A
     return jax.vmap(Order.restored, (0, 1))(queries, out), left
 
 
-def _events(query_ids: jax.Array, key_ids: jax.Array, stands: jax.Array, shown: jax.Array, chunk: int):
-    """Queries that stand at positions [T] beside keys [S]: the slots of one example, the order of queries, of keys."""
+def _stands(mask: Mask) -> jax.Array:
+    """Where queries stand, [T], or [B or 1, T]."""
+    return jnp.arange(mask.query_length) + mask.query_offset
+
+
+def _events(query_ids, key_ids, query_at, stands, shown, chunk: int):
+    """Queries at positions [T], which see what comes before `stands` [T], beside keys [S].
+
+    Returns the slots of one example, the order of queries, and that of keys.
+    """
     key_length, events = len(key_ids), len(key_ids) + len(query_ids)
-    segment, at = jnp.concatenate([key_ids, query_ids]), jnp.concatenate([jnp.arange(key_length), stands])
+    segment, places = jnp.concatenate([key_ids, query_ids]), jnp.arange(key_length)
+    at, query_at = (jnp.concatenate([places, x]) for x in (stands, query_at))
     is_query, shown = jnp.arange(events) >= key_length, jnp.pad(shown, (0, len(query_ids)))
     # The segment of the first key leads, since it is that of a state which was found.
     order = jnp.lexsort((is_query, at, segment, segment != segment[0]))
@@ -385,7 +394,7 @@ def _events(query_ids: jax.Array, key_ids: jax.Array, stands: jax.Array, shown: 
     passed = jnp.diff(jnp.maximum(at[order], -1), prepend=-1)
     goes_on = jnp.diff(segment[order], prepend=segment[order[0]]) == 0
     slots = Slots(
-        query_at=cut(at[order]),
+        query_at=cut(query_at[order]),
         key_at=cut(at[order]),
         shown=cut(shown[order]),
         segment=ids,
