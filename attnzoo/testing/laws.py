@@ -417,15 +417,21 @@ def functions_stand_for_arrays(subject: Subject) -> None:
 
 
 def scale_scales(subject: Subject) -> None:
-    """`scale` takes the place of 1 / sqrt(head dim)."""
+    """`scale` takes the place of 1 / sqrt(head dim): of scores, or of outputs where queries and keys have unit norm."""
     operands = subject.operands()
     if not subject.supports.scale:
         return subject.refuses("scale", scale=0.3)
-    params = subject.params(operands)
-    root = (0.3 * 8**0.5) ** 0.5
-    scaled = subject.attend(operands._replace(q=operands.q * root, k=operands.k * root), params)
-    ours = subject.attend(operands, params, scale=0.3)
-    subject.same(ours, scaled, "output at scale=0.3 beside scaled operands", 1e-5)
+    params, given = subject.params(operands), brought(subject.kernel, operands)
+    usual, times = 8**-0.5, 0.3 * 8**0.5
+    plain, named, ours = (
+        subject.attend(operands, params, **given, **x) for x in ({}, {"scale": usual}, {"scale": 0.3})
+    )
+    subject.same(named, plain, "output at scale=1 / sqrt(head dim) beside that without a scale", 1e-5)
+    scaled = operands._replace(q=operands.q * times**0.5, k=operands.k * times**0.5)
+    expected = subject.attend(scaled, params, **given)
+    if np.allclose(expected, plain, atol=1e-5):
+        expected = times * plain
+    subject.same(ours, expected, "output at scale=0.3 beside scaled operands", 1e-5)
     return None
 
 
