@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 
 from attnzoo.contract.call import Call
-from attnzoo.engines import recurrence
+from attnzoo.contract.support import Support
+from attnzoo.engines import dense, recurrence
 from attnzoo.kernel import Kernel
+
+# What rules support that stand for an order in time.
+IN_TIME = Support(
+    causal=True,
+    bidirectional=False,
+    key_mask=True,
+    segments=True,
+    scale=True,
+    cross=True,
+    decode=True,
+    work=1.0,
+    memory=1.0,
+    why="its keys are written into one state in the order of time, before any query meets them",
+)
+
+
+def scaled(scale: jax.Array | None) -> Callable[..., tuple[jax.Array, ...]]:
+    """`Rule.read` of queries as they are, times `scale`, 1 / sqrt(H) where None."""
+    return lambda q, at: (q * dense.scale_of(scale, q),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""Operands whose tokens bring what a kernel wants of them, and the laws over such kernels."""
+"""Operands whose tokens bring what a kernel wants of them."""
 
 import numpy as np
-import pytest
 
 from attnzoo import Dims
-from attnzoo.testing import LAWS
 
 HEADS, KV_HEADS, DIM = 4, 2, 3
 
@@ -16,16 +14,3 @@ def given(kernel, length, keys=None, *, heads=HEADS):
     made = kernel.token_inputs(Dims(2, length, keys, HEADS, KV_HEADS, DIM, DIM)).items()
     tokens = {name: x.activation(rng.normal(size=(2, keys, heads, *x.shape))) for name, x in made}
     return (q, k, v), {name: np.asarray(x, np.float64) for name, x in tokens.items()}
-
-
-def laws(kernels, quick, names):
-    """Every law over every kernel, if slow but for those of `names` over the kernel that is `quick`."""
-    return pytest.mark.parametrize(
-        "kernel, name",
-        [
-            pytest.param(kernel, name, marks=[pytest.mark.slow] * (kernel != quick or name not in names))
-            for kernel in kernels
-            for name in LAWS
-        ],
-        ids=str,
-    )

@@ -37,7 +37,7 @@ from attnzoo.costs import traffic
 from attnzoo.engines import heads
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate, partition
 from attnzoo.testing import laws
-from attnzoo.testing.subject import Subject
+from attnzoo.testing.subject import Subject, brought
 from experiments.bench.settings import parsed
 from experiments.scaling import sends
 from experiments.scaling.program import Program
@@ -102,6 +102,7 @@ def pulled(kernel, **asked):
 
     def call(q, k, v, params, bias):
         given = {} if bias is None else {"bias": bias}
+        given |= brought(kernel, (q, k, v))
         return curved_sum(attend(q, k, v, kernel=kernel, params=params, **given, **asked))
 
     return jax.jit(jax.value_and_grad(call, (0, 1, 2, 3, 4)))
@@ -119,7 +120,7 @@ def with_all_that_it_supports(kernel, kv_heads):
     expected = call(*two, params, bias)
     with jax.set_mesh(mesh("Explicit")):
         found = call(*placed, params, bias)
-        out = attend(*placed, kernel=kernel, params=params, **asked)
+        out = attend(*placed, kernel=kernel, params=params, **asked, **brought(kernel, placed))
     same(found, expected)
     assert jax.typeof(out).sharding.spec[:3] == ("data", None, "model")
 
@@ -129,9 +130,8 @@ def without_a_word_between_devices(kernel, kind):
     arrays, params = operands(2), learned(kernel, 2)
     placed = [put(x, "data", None, "model", kind=kind) for x in arrays]
     asked = {"is_causal": not kernel.supports.bidirectional or kernel.supports.causal}
-    call = jax.jit(
-        jax.value_and_grad(lambda *x: curved_sum(attend(*x, kernel=kernel, params=params, **asked)), (0, 1, 2))
-    )
+    loss = lambda *x: curved_sum(attend(*x, kernel=kernel, params=params, **asked, **brought(kernel, x)))
+    call = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
     with small_is(0):
         program = call.lower(*placed).compile()
     same(program(*placed), call(*arrays))
@@ -224,6 +224,7 @@ def of_a_split_sequence(kernel, name, count, length, kind="Explicit", kv_heads=2
 
     def call(q, k, v, params, bias, **how):
         given = {} if bias is None else {"bias": bias}
+        given |= brought(kernel, (q, k, v))
         return of_each(attend(q, k, v, kernel=kernel, params=params, **given, **asked, **how))
 
     expected = jax.jit(jax.value_and_grad(call, (0, 1, 2, 3, 4)))(q, k, v, params, bias)
@@ -252,7 +253,8 @@ def in_a_shard_map_over_the_sequence(kernel):
 
     def here(q, k, v, params, bias, arrays):
         given = {} if bias is None else {"bias": bias}
-        out = attend(q, k, v, kernel=kernel, params=params, **given, **asked, **arrays, sequence_axis="sequence")
+        given |= {"sequence_axis": "sequence"} | brought(kernel, (q, k, v))
+        out = attend(q, k, v, kernel=kernel, params=params, **given, **asked, **arrays)
         return jax.lax.psum(curved_sum(out), "sequence")
 
     mapped = jax.shard_map(here, mesh=row, in_specs=(sequence, sequence, sequence, P(), of_bias, specs), out_specs=P())
@@ -324,9 +326,10 @@ def step_by_step(kernel, kv_heads):
             batch=BATCH, num_heads=HEADS, head_dim=DIM, max_length=LENGTH, num_key_value_heads=kv_heads, kernel=kernel,
             params=params,
         )  # fmt: skip
-        state, first = step(state, *(x[:, :9] for x in (q, k, v)), params=params, query_seq_lengths=[9, 5, 1, 7])
+        advance = lambda state, chunk, **how: step(state, *chunk, params=params, **how, **brought(kernel, chunk))
+        state, first = advance(state, [x[:, :9] for x in (q, k, v)], query_seq_lengths=[9, 5, 1, 7])
         later = jax.tree.map(lambda x: jnp.stack([x[:, i : i + 1] for i in range(9, 13)]), (q, k, v))
-        state, out = jax.lax.scan(lambda state, token: step(state, *token, params=params), state, later)
+        state, out = jax.lax.scan(advance, state, later)
         return first, out, state.positions
 
     of_keys = "model" if kv_heads % 2 == 0 else None

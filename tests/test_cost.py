@@ -1,6 +1,7 @@
 """Operations are counted from programs, beside what equations say; states are what decoding must keep."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ def test_operations_are_little_more_than_those_of_the_products(kernel):
 def test_bytes_hold_operands_and_result_in_their_dtype(kernel):
     tokens = EVEN.batch * EVEN.query_length
     operands = tokens * (EVEN.num_heads + EVEN.num_key_value_heads) * BOTH
+    operands += sum(tokens * EVEN.num_heads * math.prod(x.shape) for x in kernel.token_inputs(EVEN).values())
     single, half = (costs.bytes_moved(kernel, EVEN, dtype) for dtype in (jnp.float32, jnp.bfloat16))
     assert single >= 4 * operands
     assert single - half == 2 * operands

@@ -33,7 +33,9 @@ from attnzoo import (
 from attnzoo.costs import counting
 from attnzoo.door import decoding
 from attnzoo.testing import check_kernel
+from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import DECODING
+from tests.spoken_for import each
 from tests.test_contract import Retention
 
 LENGTH = 29
@@ -57,7 +59,8 @@ def in_steps(kernel, operands, widths, **arguments):
     ends = np.cumsum(widths)
     out = []
     for first, last in zip(ends - widths, ends, strict=True):
-        state, stepped = step(state, *(x[:, first:last] for x in operands), params=params, **arguments)
+        chunk = [x[:, first:last] for x in operands]
+        state, stepped = step(state, *chunk, params=params, **arguments, **brought(kernel, chunk))
         out.append(stepped)
     return jnp.concatenate(out, axis=1), state
 
@@ -71,8 +74,9 @@ def in_drawn_steps(rng, state, operands, params, width=11):
     while (position < LENGTH).any():
         lengths = np.minimum(rng.integers(0, width + 1, size=2) ** rng.integers(0, 2), LENGTH - position)
         rows = np.minimum(position[:, None] + np.arange(width), LENGTH - 1)
-        chunk = (x[jnp.arange(2)[:, None], rows] for x in operands)
-        state, stepped = advance(state, *chunk, params=params, query_seq_lengths=jnp.asarray(lengths))
+        chunk = [x[jnp.arange(2)[:, None], rows] for x in operands]
+        given = {"query_seq_lengths": jnp.asarray(lengths)} | brought(state.kernel, chunk)
+        state, stepped = advance(state, *chunk, params=params, **given)
         for b in (0, 1):
             out[b, position[b] : position[b] + lengths[b]] = stepped[b, : lengths[b]].astype(jnp.float32)
         position += lengths
@@ -81,12 +85,13 @@ def in_drawn_steps(rng, state, operands, params, width=11):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+@pytest.mark.parametrize("kernel", each(DECODING), ids=repr)
 def test_any_split_of_any_example_equals_the_whole(kernel, dtype):
     rng, operands, params = np.random.default_rng(0), arrays(dtype=dtype), params_of(kernel)
     call = functools.partial(attend, kernel=kernel, params=params, is_causal=True, implementation="reference")
-    exact = call(*(x.astype(jnp.float32) for x in operands))
-    plain = np.abs(call(*operands).astype(jnp.float32) - exact).max()
+    precise = [x.astype(jnp.float32) for x in operands]
+    exact = call(*precise, **brought(kernel, precise))
+    plain = np.abs(call(*operands, **brought(kernel, operands)).astype(jnp.float32) - exact).max()
     rounding = np.abs(exact).max() * float(jnp.finfo(jnp.bfloat16).eps)
     for _ in range(3):
         state = start(**SIZES, max_length=LENGTH, kernel=kernel, params=params, dtype=dtype)

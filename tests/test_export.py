@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from attnzoo import Dims, attend, start, step
+from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
+from tests.spoken_for import each
 
 PLATFORMS = "cuda", "tpu"
 
@@ -17,25 +19,27 @@ def lowers(program, *args):
         assert "func.func public @main" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+@pytest.mark.parametrize("kernel", each((*ZOO, *FURTHER)), ids=repr)
 def test_gradient_lowers(kernel):
     q, k = (jax.ShapeDtypeStruct((2, 37, heads, 8), jnp.bfloat16) for heads in (4, 2))
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), Dims(2, 37, 37, 4, 2, 8, 8)))
 
     def loss(q, k, v, params):
-        out = attend(q, k, v, kernel=kernel, params=params, is_causal=kernel.supports.causal)
+        given = {"is_causal": kernel.supports.causal} | brought(kernel, (q, k, v))
+        out = attend(q, k, v, kernel=kernel, params=params, **given)
         return out.astype(jnp.float32).sum()
 
     lowers(jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3))), q, k, k, params)
 
 
-@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+@pytest.mark.parametrize("kernel", each(DECODING), ids=repr)
 def test_step_lowers(kernel):
     sizes = {"batch": 2, "num_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_length": 300}
     params = kernel.init(jax.random.key(0), Dims(2, 300, 300, 4, 2, 8, 8))
     state = start(**sizes, kernel=kernel, params=params, dtype=jnp.bfloat16)
     q, k = (jax.ShapeDtypeStruct((2, 150, heads, 8), jnp.bfloat16) for heads in (4, 2))
-    lowers(jax.jit(lambda *operands: step(state, *operands, params=params)[1]), q, k, k)
+    call = lambda *operands: step(state, *operands, params=params, **brought(kernel, operands))[1]
+    lowers(jax.jit(call), q, k, k)
 
 
 def test_an_accelerator_gets_no_loop_over_heads():

@@ -28,6 +28,7 @@ from attnzoo import (
     SparseTransformer,
     T5Buckets,
 )
+from tests.spoken_for import each
 
 SMALL = {
     "sliding_window": SlidingWindow(left=3, right=2),
@@ -94,21 +95,22 @@ def test_the_tree_of_nnx_is_that_of_flax():
     np.testing.assert_allclose(ours(x, is_causal=True), theirs(x, is_causal=True), atol=2e-6)
 
 
-@pytest.mark.parametrize("kernel", ZOO, ids=repr)
+@pytest.mark.parametrize("kernel", each(ZOO), ids=repr)
 def test_every_kernel_in_both_layers(kernel):
     x = inputs(2)
     module = attnzoo.linen.MultiHeadAttention(num_heads=4, num_kv_heads=2, attention=kernel)
-    params = linen_params(module, x)
-    out = module.apply(params, x)
+    given = {"is_causal": not kernel.supports.bidirectional}
+    params = linen_params(module, x, **given)
+    out = module.apply(params, x, **given)
     assert out.shape == x.shape
     layer = attnzoo.nnx.MultiHeadAttention(
         4, 16, num_kv_heads=2, attention=kernel, max_length=11, rngs=flax.nnx.Rngs(0)
     )
-    np.testing.assert_allclose(load(layer, params)(x), out, atol=1e-5)
+    np.testing.assert_allclose(load(layer, params)(x, **given), out, atol=1e-5)
     learned = params["params"].get("attention")
     assert (learned is None) == (not jax.tree.leaves(kernel.init(jax.random.key(0), attnzoo.Dims(1, 2, 2, 1, 1, 2, 2))))
     if learned is not None:
-        grads = jax.grad(lambda params: (module.apply(params, x) ** 2).sum())(params)["params"]["attention"]
+        grads = jax.grad(lambda params: (module.apply(params, x, **given) ** 2).sum())(params)["params"]["attention"]
         assert all(np.abs(grad).max() > 0 for grad in jax.tree.leaves(grads))
 
 

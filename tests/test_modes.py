@@ -18,7 +18,7 @@ from attnzoo import (
     ALiBi,
     BigBird,
     Dims,
-    Linear,
+    KimiDelta,
     Nystrom,
     Performer,
     Reformer,
@@ -32,8 +32,9 @@ from attnzoo import (
 from attnzoo.contract.dropout import Dropout
 from attnzoo.door import trees
 from attnzoo.testing.laws import _arguments
-from attnzoo.testing.subject import Subject
+from attnzoo.testing.subject import Subject, brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
+from tests.spoken_for import each, if_slow
 
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 DRAWING = [kernel for kernel in ZOO if isinstance(kernel, BigBird | Performer | Reformer)]
@@ -62,7 +63,7 @@ def everything(kernel, dtype=jnp.float32):
 
 
 def forward(operands, params, kernel, given):
-    return attend(*operands, kernel=kernel, params=params, **given)
+    return attend(*operands, kernel=kernel, params=params, **given | brought(kernel, operands))
 
 
 def pulled(kernel, dtype=jnp.float32):
@@ -85,8 +86,10 @@ def stepped(kernel, dtype=jnp.float32):
 
     def run(params, q, k, v):
         state = start(**sizes, kernel=kernel, params=params)
-        state, first = step(state, q, k, v, params=params, query_seq_lengths=jnp.array([13, 9]), **given)
-        return first, step(state, q[:, :1], k[:, :1], v[:, :1], params=params, **given)[1]
+        here = {"params": params} | given
+        state, first = step(state, q, k, v, query_seq_lengths=jnp.array([13, 9]), **here | brought(kernel, (q, k, v)))
+        token = q[:, :1], k[:, :1], v[:, :1]
+        return first, step(state, *token, **here | brought(kernel, token))[1]
 
     return jax.jit(run), (params, q, k, v)
 
@@ -99,7 +102,7 @@ def slow_where(condition, *values):
 QUICK = (
     Softmax(),
     BigBird(block_size=4, num_random=2),
-    Linear(),
+    KimiDelta(),
     Performer(features=16),
     Reformer(4, 4, 2),
     Nystrom(5),
@@ -112,7 +115,7 @@ LOOKED_INTO = (Additive(),)
 @pytest.mark.parametrize(
     "kernel, mode",
     [
-        slow_where(kernel in FURTHER or (mode == "leaks" and kernel not in LOOKED_INTO), kernel, mode)
+        if_slow(kernel, mode, also=kernel in FURTHER or (mode == "leaks" and kernel not in LOOKED_INTO))
         for mode in MODES
         for kernel in (*ZOO, *FURTHER)
     ],
@@ -225,12 +228,13 @@ def test_what_is_no_key_is_refused_by_name(rng, given):
             attend(x, x, x, rng=rng, dropout_rate=rate)
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+@pytest.mark.parametrize("kernel", each((*ZOO, *FURTHER)), ids=repr)
 def test_values_may_have_no_width(kernel):
     operands, params, given = everything(kernel)
     q, k, v = operands
     for route in ("xla", "reference"):
-        out = attend(q, k, v[..., :0], kernel=kernel, params=params, implementation=route, **given)
+        here = {"implementation": route} | given | brought(kernel, operands)
+        out = attend(q, k, v[..., :0], kernel=kernel, params=params, **here)
         assert out.shape == (*q.shape[:3], 0)
 
 
@@ -243,6 +247,7 @@ def test_weights_of_few_queries(kernel):
     subject = Subject("modes", kernel)
     q, k, v = subject.operands(**SIZES | {"length": 3}, keys=13)
     given = {"kernel": kernel, "params": subject.params((q, k, v)), "is_causal": not kernel.supports.bidirectional}
+    given |= brought(kernel, (q, k, v))
     if kernel.supports.dropout:
         given |= {"dropout_rate": 0.3, "rng": jax.random.key(0)}
     found = attention_weights(q, k, **given)
@@ -258,18 +263,17 @@ def test_weights_of_few_queries_take_little_memory():
     assert memory.temp_size_in_bytes < 50e6  # the identity would take 20 GB
 
 
-@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+@pytest.mark.parametrize("kernel", each(DECODING), ids=repr)
 def test_states_are_saved_and_restored_by_flax(kernel):
     q, k, v = Subject("modes", kernel).operands(**SIZES)
     params = kernel.init(jax.random.key(0), Dims(2, 30, 30, 4, 2, 4, 4))
     sizes = {"num_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "max_length": 30}
     begin = functools.partial(start, **sizes, kernel=kernel, params=params)
-    state, _ = step(begin(batch=2), q, k, v, params=params)
+    advance = functools.partial(step, params=params, **brought(kernel, (q, k, v)))
+    state, _ = advance(begin(batch=2), q, k, v)
     restored = serialization.from_bytes(begin(batch=2), serialization.to_bytes(state))
     assert restored.kernel == kernel
-    jax.tree.map(
-        np.testing.assert_array_equal, step(restored, q, k, v, params=params), step(state, q, k, v, params=params)
-    )
+    jax.tree.map(np.testing.assert_array_equal, advance(restored, q, k, v), advance(state, q, k, v))
     with pytest.raises(ValueError, match="start the one to restore into with"):
         serialization.from_bytes(begin(batch=1), serialization.to_bytes(state))
 
@@ -282,11 +286,12 @@ def test_all_brings_no_modules():
     assert not {"nnx", "linen", "decoding"} & set(names)
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *(slow_where(True, kernel) for kernel in FURTHER)], ids=repr)
+@pytest.mark.parametrize("kernel", [*each(ZOO), *(slow_where(True, kernel) for kernel in FURTHER)], ids=repr)
 def test_export_for_any_batch(kernel):
     (batch,) = jax.export.symbolic_shape("b")
     params = kernel.init(jax.random.key(0), Dims(1, 13, 13, 4, 4, 4, 4))
-    call = lambda x: attend(x, x, x, kernel=kernel, params=params, is_causal=kernel.supports.causal)
+    given = {"kernel": kernel, "params": params, "is_causal": kernel.supports.causal}
+    call = lambda x: attend(x, x, x, **given, **brought(kernel, (x, x, x)))
     exported = jax.export.export(jax.jit(call))(jax.ShapeDtypeStruct((batch, 13, 4, 4), jnp.float32))
     x = Subject("modes", kernel).operands(**SIZES | {"batch": 3})[0]
     chex.assert_trees_all_close(exported.call(x), call(x), atol=1e-5, rtol=1e-5)

@@ -10,24 +10,35 @@ import pytest
 
 from attnzoo import (
     KERNELS,
+    Based,
     BigBird,
+    CosFormer,
+    Delta,
     Dims,
+    Forgetting,
+    GatedDelta,
+    GatedLinear,
+    KimiDelta,
     Linear,
     Linformer,
     Local,
     Nystrom,
     Performer,
     Reformer,
+    Retention,
     Sinkhorn,
     SlidingWindow,
     Softmax,
     SparseTransformer,
+    StateSpace,
     attend,
+    start,
 )
 from attnzoo import attention_weights as weights_of
 from attnzoo.testing.zoo import FURTHER, ZOO
 from tests import oracles
 from tests.oracles.bigbird import block_pattern
+from tests.spoken_for import if_slow
 
 BATCH, LENGTH, HEADS, KV_HEADS, DIM = 2, 13, 4, 2, 4
 
@@ -45,6 +56,13 @@ def constants(kernel, keys=LENGTH):
     return jax.tree.map(move, kernel.init(jax.random.key(1), dims)), kernel.draw(jax.random.key(kernel.seed), dims)
 
 
+def brought(kernel, keys=LENGTH, seed=3):
+    """What tokens bring, by name, in float64."""
+    rng, inputs = np.random.default_rng(seed), kernel.token_inputs(Dims(BATCH, LENGTH, keys, HEADS, KV_HEADS, DIM, DIM))
+    normal = lambda one: rng.normal(size=(BATCH, keys, HEADS, *one.shape))
+    return {name: np.asarray(one.activation(normal(one)), np.float64) for name, one in inputs.items()}
+
+
 @pytest.fixture
 def oracle(kernel):
     """The oracle of the kernel that a test is given: a kernel may come before its oracle does."""
@@ -52,7 +70,7 @@ def oracle(kernel):
     return oracles.oracle_of(kernel) or pytest.skip(missing)
 
 
-def expected(oracle, kernel, q, k, v, params, draws, arguments):
+def expected(oracle, kernel, q, k, v, params, draws, arguments, tokens):
     """The oracle's answer for all heads: [B, T, N, Hv]."""
     arguments = dict(arguments)
     bias = arguments.pop("bias", None)
@@ -76,6 +94,7 @@ def expected(oracle, kernel, q, k, v, params, draws, arguments):
             keys=structure["key_value_seq_lengths"][b] if "key_value_seq_lengths" in structure else None,
             bias=None if biases is None else biases[b, n],
             global_tokens=() if named is None else tuple(named[b][named[b] >= 0].tolist()),
+            tokens={name: x[b, :, n] for name, x in tokens.items()},
             **of_scores,
         )
         out[b, :, n] = oracle(kernel, one)
@@ -102,37 +121,41 @@ def combinations(kernel):
     return [(), tuple(names), *pairs[:4]]
 
 
-def arguments_of(names):
-    return {key: value for name in names for key, value in CHOICES[name].items()}
+OTHERS = Linear("relu"), Linformer(rank=5, share="kv"), CosFormer(max_length=20), Delta(max_beta=2)
+
+
+def arguments_of(kernel, names):
+    given = {} if kernel.supports.bidirectional else {"is_causal": True}
+    return given | {key: value for name in names for key, value in CHOICES[name].items()}
 
 
 @pytest.mark.parametrize(
     ("kernel", "names"),
     [
-        (kernel, names)
-        for kernel in [*ZOO, *FURTHER, Linear("relu"), Linformer(rank=5, share="kv")]
+        (kernel, names) if names == combinations(kernel)[1] else if_slow(kernel, names)
+        for kernel in [*ZOO, *FURTHER, *OTHERS]
         for names in combinations(kernel)
     ],
     ids=lambda value: repr(value) if not isinstance(value, tuple) else "+".join(value) or "plain",
 )
 def test_values(kernel, names, oracle):
-    q, k, v = operands()
     params, draws = constants(kernel)
-    arguments = arguments_of(names)
+    arguments, tokens = arguments_of(kernel, names), brought(kernel)
     given = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in arguments.items()}
     if "bias" in given:
         given["bias"] = given["bias"].astype(jnp.float32)
-    out = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), kernel=kernel, params=params, **given)
-    rounded = [np.asarray(x, np.float32).astype(float) for x in (q, k, v)]
-    want = expected(oracle, kernel, *rounded, params, draws, arguments)
+    (q, k, v), tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (operands(), tokens))
+    out = attend(q, k, v, kernel=kernel, params=params, tokens=tokens, **given)
+    *rounded, tokens = jax.tree.map(lambda x: np.asarray(x, np.float64), (q, k, v, tokens))
+    want = expected(oracle, kernel, *rounded, params, draws, arguments, tokens)
     np.testing.assert_allclose(out, want, atol=2e-5 * max(1, np.abs(want).max()))
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER, CosFormer(max_length=20)], ids=repr)
 def test_gradients_in_float64(kernel, oracle):
     """Along random directions, against central differences of the oracle."""
     names = [name for name in ("causal", "key_mask", "bias") if getattr(kernel.supports, name)]
-    arguments = arguments_of(names)
+    arguments = arguments_of(kernel, names)
     rng = np.random.default_rng(8)
     with jax.enable_x64(True):
         inputs = operands()
@@ -141,17 +164,20 @@ def test_gradients_in_float64(kernel, oracle):
         draws = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype != np.uint32 else x, draws)
         coefficients = rng.normal(size=(BATCH, LENGTH, HEADS, DIM))
         bias = arguments.pop("bias", None)
-        varied = {"operands": inputs, "params": params} | ({} if bias is None else {"bias": bias})
+        varied = {"operands": inputs, "params": params, "tokens": brought(kernel)}
+        varied |= {} if bias is None else {"bias": bias}
 
         def ours(varied):
             given = {} if bias is None else {"bias": varied["bias"]}
             q, k, v = varied["operands"]
-            out = attend(q, k, v, kernel=kernel, params=varied["params"], draws=draws, **given, **arguments)
+            given |= {"params": varied["params"], "draws": draws, "tokens": varied["tokens"]}
+            out = attend(q, k, v, kernel=kernel, **given, **arguments)
             return jnp.sum(out * coefficients)
 
         def theirs(varied):
             extra = {} if bias is None else {"bias": varied["bias"]}
-            out = expected(oracle, kernel, *varied["operands"], varied["params"], draws, arguments | extra)
+            constants = varied["params"], draws, arguments | extra, varied["tokens"]
+            out = expected(oracle, kernel, *varied["operands"], *constants)
             return np.sum(out * coefficients)
 
         grads = jax.grad(ours)(jax.tree.map(jnp.asarray, varied))
@@ -208,6 +234,57 @@ def test_where_approximations_become_exact():
     errors = [float(jnp.abs(attend(q, k, v, kernel=Performer(m)) - exact).mean()) for m in (16, 256, 8192)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.05
     np.testing.assert_allclose(attend(q, k, v, scale=1.0), attend(2 * q, k, v, kernel=Softmax()), atol=1e-6)
+
+
+def limits():
+    """Pairs of kernels with what tokens bring, which are the same there; of the second draws, or operands, too."""
+    made = brought(KimiDelta()) | brought(Forgetting())
+    nothing = lambda name: np.zeros_like(made[name])
+    channel, ones = made["log_decay"][..., 0], np.ones_like(made["beta"])
+    equal = np.repeat(channel[..., None], DIM, axis=-1)
+    plain = {"log_decay": channel, "beta": made["beta"]}
+    return [
+        (KimiDelta(), plain | {"log_decay": equal}, GatedDelta(), plain, {}),
+        (GatedDelta(), plain | {"log_decay": nothing("beta")}, Delta(), {"beta": made["beta"]}, {}),
+        (GatedLinear(), {"log_decay": equal}, StateSpace(), {"log_decay": channel, "beta": ones}, {}),
+        (StateSpace(), {"log_decay": nothing("beta"), "beta": ones}, Retention(), {}, {"draws": np.zeros(HEADS)}),
+        (Forgetting(), {"log_forget": nothing("log_forget")}, Softmax(), {}, {}),
+        (CosFormer(max_length=10**6), {}, Linear("relu"), {}, {}),
+    ]
+
+
+@pytest.mark.parametrize("kernel, tokens, other, theirs, given", limits(), ids=lambda x: getattr(x, "__name__", ""))
+def test_where_kernels_are_others(kernel, tokens, other, theirs, given):
+    q, k, v, tokens, theirs, given = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32), (*operands(), tokens, theirs, given)
+    )
+    found = attend(q, k, v, kernel=kernel, tokens=tokens, is_causal=True)
+    expected = attend(q, k, v, kernel=other, tokens=theirs, is_causal=True, **given)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_retention_that_forgets_nothing_is_linear_attention_without_its_sum():
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in operands())
+    found = attend(q, k, v, kernel=Retention(), draws=jnp.zeros(HEADS), scale=1.0, is_causal=True)
+    similarity = np.einsum("btkgh,bskh->bkgts", q.reshape(BATCH, LENGTH, KV_HEADS, -1, DIM), k) * np.tri(LENGTH)
+    expected = np.einsum("bkgts,bskh->btkgh", similarity, v).reshape(found.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_based_is_near_softmax_where_scores_are_small():
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in operands())
+    errors = [np.abs(attend(q, k, v, kernel=Based(), scale=s) - attend(q, k, v, scale=s)).max() for s in (0.4, 0.1)]
+    assert errors[1] < 0.05 * errors[0]  # it goes with the third power of the scale
+
+
+@pytest.mark.parametrize("given", [{}, {"is_causal": True, "query_offset": 9}])
+def test_cosformer_refuses_what_is_longer_than_it_is_made_for(given):
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in operands())
+    kernel = CosFormer(max_length=12 if not given else 20)
+    with pytest.raises(ValueError, match=r"expected at most max_length; pass CosFormer\(max_length=(13|22)\)"):
+        attend(q, k, v, kernel=kernel, **given)
+    with pytest.raises(ValueError, match="expected at most max_length"):
+        start(batch=1, num_heads=1, head_dim=4, max_length=21, kernel=kernel)
 
 
 def test_every_file_of_oracles_is_of_a_kernel():

@@ -32,7 +32,9 @@ from attnzoo import (
 from attnzoo.contract.sizes import Dims
 from attnzoo.costs import counting
 from attnzoo.positions import t5
+from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import ZOO
+from tests.spoken_for import if_slow
 
 BATCH, HEADS, KV_HEADS, DIM, OFFSET = 2, 4, 2, 6, 3
 
@@ -265,17 +267,16 @@ def test_rules_of_many_tiles(kernel, name, length, is_causal):
     assert_rule_equals_array(kernel, rule, array_of, *(x[:1] for x in operands(length)), **given)
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in ZOO if not kernel.supports.bias], ids=repr)
+@pytest.mark.parametrize("kernel", [if_slow(kernel) for kernel in ZOO if not kernel.supports.bias], ids=repr)
 def test_kernels_without_biases_refuse_by_name_and_rotate(kernel):
     q, k, v = operands()
-    params = kernel.init(jax.random.key(1), Dims.of(q, k, v))
+    given = {"kernel": kernel, "params": kernel.init(jax.random.key(1), Dims.of(q, k, v))}
+    given |= {"is_causal": not kernel.supports.bidirectional} | brought(kernel, (q, k, v))
     for rule, _ in RULES.values():
         with pytest.raises(NotImplementedError, match=f"{type(kernel).__name__} cannot honour `bias`"):
-            attend(q, k, v, rule, kernel=kernel, params=params)
+            attend(q, k, v, rule, **given)
     turned = [rotate(x, jnp.arange(19)) for x in (q, k)]
-    assert np.abs(
-        attend(*turned, v, kernel=kernel, params=params) - attend(q, k, v, kernel=kernel, params=params)
-    ).max()
+    assert np.abs(attend(*turned, v, **given) - attend(q, k, v, **given)).max()
 
 
 def test_garbage_in_padding_reaches_no_learned_bias():

@@ -92,3 +92,17 @@ def part(scores, v, visible, bias=None, dropout=None, shares=None) -> Part:
     weights = found.out if dropout is None else found.out * dropout
     out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=scores.dtype).astype(v.dtype)
     return found._replace(out=out)
+
+
+def behind(x: jax.Array, visible: jax.Array) -> jax.Array:
+    """What the keys behind key j bring of x [S], as far as query i sees them: sum_(l > j) x_l, [T, S].
+
+    Example:
+      >>> from attnzoo.engines import dense
+      >>> dense.behind(jnp.arange(1.0, 4.0), jnp.tri(3, dtype=bool))
+      Array([[0., 0., 0.],
+             [2., 0., 0.],
+             [5., 3., 0.]], dtype=float32)
+    """
+    seen = jnp.where(visible, x, 0)
+    return jnp.pad(jnp.cumsum(seen[:, :0:-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))

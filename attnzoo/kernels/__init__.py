@@ -19,6 +19,15 @@ from attnzoo.kernels.reformer import Reformer as Reformer
 from attnzoo.kernels.sinkhorn import Sinkhorn as Sinkhorn
 from attnzoo.kernels.synthesizer import Synthesizer as Synthesizer
 from attnzoo.kernels.sparse_transformer import SparseTransformer as SparseTransformer
+from attnzoo.kernels.gated_delta import GatedDelta as GatedDelta
+from attnzoo.kernels.delta import Delta as Delta
+from attnzoo.kernels.gated_linear import GatedLinear as GatedLinear
+from attnzoo.kernels.retention import Retention as Retention
+from attnzoo.kernels.state_space import StateSpace as StateSpace
+from attnzoo.kernels.kimi_delta import KimiDelta as KimiDelta
+from attnzoo.kernels.forgetting import Forgetting as Forgetting
+from attnzoo.kernels.cosformer import CosFormer as CosFormer
+from attnzoo.kernels.based import Based as Based
 
 KERNELS: dict[str, type[_Kernel]] = {
     x.__module__.rpartition(".")[2]: x

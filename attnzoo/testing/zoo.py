@@ -8,6 +8,7 @@ from attnzoo.kernel import Kernel
 from attnzoo.kernels import (
     KERNELS,
     BigBird,
+    CosFormer,
     Linformer,
     Local,
     NadarayaWatson,
@@ -30,6 +31,7 @@ SMALL: dict[str, list[Kernel]] = {
     "reformer": [Reformer(chunk_size=4, buckets=4, rounds=2)],
     "sinkhorn": [Sinkhorn(block_size=4, iterations=3)],
     "sparse_transformer": [SparseTransformer(block_size=6, summary=2)],
+    "cosformer": [CosFormer(max_length=2**15)],
 }
 FURTHER = [
     NadarayaWatson(),

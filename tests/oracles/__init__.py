@@ -26,6 +26,7 @@ class One(NamedTuple):
       scale: a number, or None for 1 / sqrt(H).
       soft_cap: a number, or None for scores without a cap.
       global_tokens: positions that a pattern hides nothing from and nothing of.
+      tokens: what each key brings beside its value, [S, ...] by name.
     """
 
     q: np.ndarray
@@ -41,6 +42,7 @@ class One(NamedTuple):
     scale: float | None = None
     soft_cap: float | None = None
     global_tokens: tuple[int, ...] = ()
+    tokens: Any = None
 
 
 def oracle_of(kernel):
@@ -94,6 +96,17 @@ def softmax_attention(one, joined=True):
     if one.soft_cap is not None:
         scores = one.soft_cap * np.tanh(scores / one.soft_cap)
     return softmax_of(scores, one._replace(visible=one.visible & joined))
+
+
+def summed(one, kept, written):
+    """What queries read of a state, of which `kept(token)` is left before `written(token)` of a key and value comes."""
+    out = np.zeros((len(one.q), one.v.shape[1]))
+    for i, row in enumerate(one.visible):
+        state = np.zeros((one.k.shape[1], one.v.shape[1]))
+        for j in np.flatnonzero(row):
+            state = kept(j) * state + written(j) * np.outer(one.k[j], one.v[j])
+        out[i] = scale_of(one) * one.q[i] @ state
+    return out
 
 
 def scale_of(one):

@@ -1,0 +1,104 @@
+"""cosFormer: linear attention whose weights fade with the distance, by a cosine that splits into sums.
+
+    y_i = sum_j w_ij v_j / (sum_j w_ij + epsilon),    w_ij = (relu(q_i) . relu(k_j)) cos(pi (i - j) / 2 M)
+    cos(a - b) = cos a cos b + sin a sin b
+
+over the keys j that query i may see, i counted from `query_offset`, M = `max_length`. Cost O((T + S) H Hv), state
+2 H (Hv + 1) for each key head. Qin et al. 2022, arXiv:2202.08791, eq. 10-13. At a distance of M the cosine is 0, and
+negative beyond: longer sequences are refused, where an offset is traced it is trusted. Their code takes the length of
+each call for M, by which padding would change outputs. With M far beyond the length it is `Linear("relu")`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.contract import fields
+from attnzoo.contract.fields import is_integer
+from attnzoo.contract.support import Support
+from attnzoo.engines import recurrence, state
+from attnzoo.engines.state import Channels, Write
+from attnzoo.recurrent import Recurrent
+
+
+@dataclasses.dataclass(frozen=True)
+class CosFormer(Recurrent):
+    """Linear attention over rectified features, with a cosine of the distance.
+
+    Attributes:
+      max_length: M, the length of the longest sequence; as near to it as can be, or nothing fades.
+      epsilon: added to the sum of weights.
+
+    Raises:
+      ValueError: a field has the wrong type, or is too small; a sequence, or a cache, is longer than `max_length`.
+
+    Example:
+      >>> q = k = jnp.ones((1, 3, 2, 8))
+      >>> attention_weights(q, k, kernel=CosFormer(max_length=3), is_causal=True)[0, 0].round(3)
+      Array([[1.   , 0.   , 0.   ],
+             [0.464, 0.536, 0.   ],
+             [0.211, 0.366, 0.423]], dtype=float32)
+    """
+
+    max_length: int = 4096
+    epsilon: float = 1e-6
+
+    supports = Support(
+        causal=True,
+        key_mask=True,
+        segments=True,
+        cross=True,
+        decode=True,
+        positions=True,
+        work=1.0,
+        memory=1.0,
+        why="its keys are summed before any query meets them, and its similarity is that of rectified features",
+    )
+
+    def __post_init__(self):
+        fields.positive_integer(self, "max_length")
+        fields.positive_number(self, "epsilon")
+
+    def head(self, params, draws, q, k, v, visible, *, positions):
+        q, k, values = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (q, k, v))
+        distance = jnp.arange(len(q))[:, None] + positions.query_offset - jnp.arange(len(k))[None]
+        similarity = jax.nn.relu(q) @ jax.nn.relu(k).T * jnp.cos(self._angle(distance, q.dtype)) * visible
+        return (similarity @ values / (similarity.sum(-1, keepdims=True) + self.epsilon)).astype(v.dtype)
+
+    def batched(self, params, draws, q, k, v, call):
+        first = call.mask.query_offset if is_integer(call.mask.query_offset) else 0
+        self._fits(max(first + q.shape[1], k.shape[1]) - min(first, 0))
+        return super().batched(params, draws, q, k, v, call)
+
+    def meets(self, shards, mask):
+        return False  # a part would count positions from its own first token
+
+    def start(self, params, draws, dims, max_length, dtype):
+        self._fits(max_length)
+        return super().start(params, draws, dims, max_length, dtype)
+
+    def rule(self, params, draws, scale):
+        def features(x, at):
+            angle = self._angle(at, x.dtype)[:, None]
+            return jax.nn.relu(x) * jnp.cos(angle), jax.nn.relu(x) * jnp.sin(angle)
+
+        return recurrence.Rule(
+            read=features,
+            write=lambda k, v, at: Write(state.counted(v), tuple(map(Channels, features(k, at)))),
+            finish=functools.partial(state.normalised, epsilon=self.epsilon),
+        )
+
+    def _angle(self, distance, dtype):
+        return distance.astype(dtype) * (math.pi / 2 / self.max_length)
+
+    def _fits(self, length):
+        if length > self.max_length:
+            raise ValueError(
+                f"CosFormer(max_length={self.max_length}) came to {length} tokens, where its weights would turn "
+                f"negative: expected at most max_length; pass CosFormer(max_length={length}) or more"
+            )

@@ -1,0 +1,32 @@
+"""The gated delta rule: the state decays by each token before it is corrected.
+
+    S <- e^(g_t) S,    S_t = S + beta_t k_t (v_t - S^T k_t)^T,    o_t = scale S_t^T q_t
+
+over the keys that a query may see, with q and k of unit norm, g_t <= 0 a number for each token. Cost O((T + S) H Hv),
+state H Hv for each head. Yang, Kautz and Hatamizadeh 2024, arXiv:2412.06464, eq. 10. Without decays it is `Delta`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from attnzoo.contract import gates
+from attnzoo.kernels.delta import Delta
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedDelta(Delta):
+    """Gated DeltaNet: a decay for each token beside the delta rule. Tokens bring `log_decay` and `beta`.
+
+    Attributes:
+      max_beta: 1, or 2 for negative eigenvalues: the layers' `beta` lies between 0 and this.
+
+    Example:
+      >>> q = k = v = jnp.ones((1, 4, 2, 8))
+      >>> brought = {"beta": jnp.ones((1, 4, 2)), "log_decay": jnp.full((1, 4, 2), -0.1)}
+      >>> attend(q, k, v, kernel=GatedDelta(), tokens=brought, is_causal=True).shape
+      (1, 4, 2, 8)
+    """
+
+    def token_inputs(self, dims):
+        return {"log_decay": gates.log_decay()} | super().token_inputs(dims)
