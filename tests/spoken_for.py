@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnzoo import Forgetting, KimiDelta, Performer, Recurrent
+from attnzoo import Forgetting, KimiDelta, LogLinear, Performer, Recurrent
 
 # Of the rules of states those without and with an order in time that have most parts.
 SPEAKERS = Performer, KimiDelta
@@ -10,7 +10,7 @@ SPEAKERS = Performer, KimiDelta
 
 def is_spoken_for(kernel):
     """Whether another kernel speaks for it, but for its own equation."""
-    return isinstance(kernel, (Recurrent, Forgetting)) and not isinstance(kernel, SPEAKERS)
+    return isinstance(kernel, (Recurrent, LogLinear, Forgetting)) and not isinstance(kernel, SPEAKERS)
 
 
 def if_slow(kernel, *values, also=False):

@@ -22,6 +22,7 @@ from attnzoo import (
     Linear,
     Linformer,
     Local,
+    LogLinear,
     Nystrom,
     Performer,
     Reformer,
@@ -248,6 +249,7 @@ def limits():
         (GatedDelta(), plain | {"log_decay": nothing("beta")}, Delta(), {"beta": made["beta"]}, {}),
         (GatedLinear(), {"log_decay": equal}, StateSpace(), {"log_decay": channel, "beta": ones}, {}),
         (StateSpace(), {"log_decay": nothing("beta"), "beta": ones}, Retention(), {}, {"draws": np.zeros(HEADS)}),
+        (LogLinear(levels=3), plain | {"log_level": np.zeros((*channel.shape, 3))}, StateSpace(), plain, {}),
         (Forgetting(), {"log_forget": nothing("log_forget")}, Softmax(), {}, {}),
         (CosFormer(max_length=10**6), {}, Linear("relu"), {}, {}),
     ]

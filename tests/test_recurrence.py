@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Linear, Performer, attend
+from attnzoo import CosFormer, Linear, Performer, attend
 from attnzoo.costs import counting
 from attnzoo.engines import recurrence
 
@@ -40,7 +40,7 @@ def operands(length=37, keys=37):
     return [jnp.asarray(rng.normal(size=(2, n, h, 4)), jnp.float32) for n, h in ((length, 2), (keys, 1), (keys, 1))]
 
 
-@KERNELS
+@pytest.mark.parametrize("kernel", [Linear(), Performer(features=8), CosFormer(max_length=150)], ids=repr)
 @pytest.mark.parametrize(
     "case", [*CASES[::7], *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[3::11])], ids=str
 )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Delta, Dims, GatedDelta, GatedLinear, KimiDelta, Retention, attend
+from attnzoo import Delta, Dims, GatedDelta, GatedLinear, KimiDelta, LogLinear, Retention, attend
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.costs import counting
@@ -27,7 +27,7 @@ SOME = [((37, 37), 0, False, False), ((21, 40), -4, True, True), ((40, 13), 100,
 
 
 @pytest.mark.parametrize("case", [*SOME, *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[2::5])], ids=str)
-@EACH
+@pytest.mark.parametrize("kernel", [*KERNELS, LogLinear(levels=4)], ids=repr)
 def test_outputs_and_gradients(kernel, case, monkeypatch):
     (length, keys), offset, segments, padded = case
     monkeypatch.setitem(recurrence.attend.__kwdefaults__, "chunk", 8)

@@ -248,9 +248,10 @@ def _in_turn(slots: Slots) -> Standing:
     inside = np.tri(slots.key_at.shape[-1], dtype=bool)
     inside = inside if slots.shown is None else inside & slots.shown[None]
     if slots.segment is None:
-        return Standing(inside, None, slots.shown, None, slots.steps)
+        return Standing(inside, None, slots.shown, None, slots.steps, slots.key_at)
     inside &= slots.segment[:, None] == slots.segment[None]
-    standing = Standing(inside, (slots.segment == slots.found) & (slots.key_at >= 0), steps=slots.steps)
+    finds = (slots.segment == slots.found) & (slots.key_at >= 0)
+    standing = Standing(inside, finds, steps=slots.steps, at=slots.key_at)
     return _leaving(standing, slots, slots.segment[-1])
 
 
@@ -343,12 +344,13 @@ def _aligned(over: Callable, given: Sequence, mask: Mask, chunk: int):
     cut = functools.partial(_cut, chunks=chunks, chunk=chunk)
     places = jnp.arange(chunks * chunk).reshape(chunks, 1, chunk)
     steps = (places < last) + beyond * (places == lead)
+    at = places + beyond * (places >= lead)
     shown = None if mask.keys is None else cut(mask.keys[:, 0])
     if shown is None and end > key_length:
         shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is hidden from queries that reach it
     q, *keys = given
     tokens = Sequence(cut(q[:, before:], lead=lead), *jax.tree.map(cut, keys))
-    out, left = over(tokens, Slots(places + beyond, places, shown, steps=steps), _in_turn)
+    out, left = over(tokens, Slots(at, at, shown, steps=steps), _in_turn)
     return jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0))), left
 
 

@@ -32,6 +32,7 @@ class Channels(NamedTuple):
       key: [s, F], by which a token writes and is found.
       log_decay: from -inf to 0: [] for each position, [s] or [s, F] of each token before it writes; None for no decay.
       log_gain: [s], or None.
+      block: [], beside decays of tokens: all is forgotten where positions leave a block of 2^block; never where None.
 
     Example:
       >>> from attnzoo.engines import state
@@ -47,6 +48,7 @@ class Channels(NamedTuple):
     key: jax.Array
     log_decay: jax.Array | None = None
     log_gain: jax.Array | None = None
+    block: jax.Array | None = None
 
 
 class Write(NamedTuple):
@@ -99,6 +101,7 @@ class Standing(NamedTuple):
       writes: bool [s], which tokens belong to the state that is left.
       lasts: bool [], whether the state that was found goes on in it.
       steps: int [s], positions that a decay for each of them counts; one a token where None.
+      at: int [s], where tokens stand, for channels that forget by blocks of positions.
     """
 
     inside: jax.Array | np.ndarray
@@ -106,6 +109,7 @@ class Standing(NamedTuple):
     writes: jax.Array | None = None
     lasts: jax.Array | None = None
     steps: jax.Array | np.ndarray | None = None
+    at: jax.Array | None = None
 
 
 def empty(write: Write) -> State:
@@ -270,6 +274,9 @@ def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) ->
     if decay.ndim == 0:
         steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
         decay = decay.astype(channels.key.dtype) * steps
+    if channels.block is not None and standing.at is not None:
+        came_from = standing.at - (1 if standing.steps is None else standing.steps)
+        decay = jnp.where(standing.at >> channels.block == came_from >> channels.block, decay, -jnp.inf)
     spans, found, own = _spans(decay)
     last = found[-1]
     if decay.ndim == 2:

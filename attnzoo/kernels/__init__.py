@@ -28,6 +28,7 @@ from attnzoo.kernels.kimi_delta import KimiDelta as KimiDelta
 from attnzoo.kernels.forgetting import Forgetting as Forgetting
 from attnzoo.kernels.cosformer import CosFormer as CosFormer
 from attnzoo.kernels.based import Based as Based
+from attnzoo.kernels.log_linear import LogLinear as LogLinear
 
 KERNELS: dict[str, type[_Kernel]] = {
     x.__module__.rpartition(".")[2]: x

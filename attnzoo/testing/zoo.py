@@ -11,6 +11,7 @@ from attnzoo.kernels import (
     CosFormer,
     Linformer,
     Local,
+    LogLinear,
     NadarayaWatson,
     Nystrom,
     Performer,
@@ -32,6 +33,7 @@ SMALL: dict[str, list[Kernel]] = {
     "sinkhorn": [Sinkhorn(block_size=4, iterations=3)],
     "sparse_transformer": [SparseTransformer(block_size=6, summary=2)],
     "cosformer": [CosFormer(max_length=2**15)],
+    "log_linear": [LogLinear(levels=5)],
 }
 FURTHER = [
     NadarayaWatson(),
