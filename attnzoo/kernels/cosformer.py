@@ -39,10 +39,8 @@ class CosFormer(Recurrent):
 
     Example:
       >>> q = k = jnp.ones((1, 3, 2, 8))
-      >>> attention_weights(q, k, kernel=CosFormer(max_length=3), is_causal=True)[0, 0].round(3)
-      Array([[1.   , 0.   , 0.   ],
-             [0.464, 0.536, 0.   ],
-             [0.211, 0.366, 0.423]], dtype=float32)
+      >>> attention_weights(q, k, kernel=CosFormer(max_length=3), is_causal=True)[0, 0, 2].round(2)
+      Array([0.21, 0.37, 0.42], dtype=float32)
     """
 
     max_length: int = 4096
