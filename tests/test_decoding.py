@@ -35,7 +35,6 @@ from attnzoo.door import decoding
 from attnzoo.testing import check_kernel
 from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import DECODING
-from tests.spoken_for import each
 from tests.test_contract import Retention
 
 LENGTH = 29
@@ -85,7 +84,7 @@ def in_drawn_steps(rng, state, operands, params, width=11):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("kernel", each(DECODING), ids=repr)
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
 def test_any_split_of_any_example_equals_the_whole(kernel, dtype):
     rng, operands, params = np.random.default_rng(0), arrays(dtype=dtype), params_of(kernel)
     call = functools.partial(attend, kernel=kernel, params=params, is_causal=True, implementation="reference")

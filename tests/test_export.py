@@ -7,7 +7,6 @@ import pytest
 from attnzoo import Dims, attend, start, step
 from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
-from tests.spoken_for import each
 
 PLATFORMS = "cuda", "tpu"
 
@@ -19,7 +18,7 @@ def lowers(program, *args):
         assert "func.func public @main" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("kernel", each((*ZOO, *FURTHER)), ids=repr)
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
 def test_gradient_lowers(kernel):
     q, k = (jax.ShapeDtypeStruct((2, 37, heads, 8), jnp.bfloat16) for heads in (4, 2))
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), Dims(2, 37, 37, 4, 2, 8, 8)))
@@ -32,7 +31,7 @@ def test_gradient_lowers(kernel):
     lowers(jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3))), q, k, k, params)
 
 
-@pytest.mark.parametrize("kernel", each(DECODING), ids=repr)
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
 def test_step_lowers(kernel):
     sizes = {"batch": 2, "num_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_length": 300}
     params = kernel.init(jax.random.key(0), Dims(2, 300, 300, 4, 2, 8, 8))

@@ -21,7 +21,6 @@ from attnzoo import (
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate
 from attnzoo.models.generation import _Sampling
 from attnzoo.testing.zoo import DECODING
-from tests.spoken_for import each
 from tests.test_models import SMALL, TOKENS, loud
 
 STEPS = 7
@@ -45,7 +44,7 @@ def recomputed(model, prompt, steps=STEPS, source=None):
     return tokens[0, first : first + steps]
 
 
-@pytest.mark.parametrize("kernel", each(DECODING), ids=repr)
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
 def test_greedy_equals_recomputing(kernel):
     model = made(attention=kernel)
     found = generate(model, TOKENS, STEPS, lengths=jnp.array([8, 3]))

@@ -28,7 +28,6 @@ from attnzoo import (
     SparseTransformer,
     T5Buckets,
 )
-from tests.spoken_for import each
 
 SMALL = {
     "sliding_window": SlidingWindow(left=3, right=2),
@@ -95,7 +94,7 @@ def test_the_tree_of_nnx_is_that_of_flax():
     np.testing.assert_allclose(ours(x, is_causal=True), theirs(x, is_causal=True), atol=2e-6)
 
 
-@pytest.mark.parametrize("kernel", each(ZOO), ids=repr)
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
 def test_every_kernel_in_both_layers(kernel):
     x = inputs(2)
     module = attnzoo.linen.MultiHeadAttention(num_heads=4, num_kv_heads=2, attention=kernel)

@@ -26,7 +26,6 @@ from attnzoo import (
 )
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel
 from attnzoo.testing.zoo import ZOO
-from tests.spoken_for import each
 from tests.test_contract import DeltaRule
 
 SMALL = BlockConfig(width=8, num_heads=2)
@@ -213,7 +212,7 @@ def test_a_kernel_that_cannot_serve_is_refused_when_the_model_is_built(message):
         REFUSED[message]()
 
 
-@pytest.mark.parametrize("kernel", each(ZOO), ids=repr)
+@pytest.mark.parametrize("kernel", ZOO, ids=repr)
 def test_a_kernel_that_is_taken_serves(kernel):
     """What a build does not refuse runs: both directions, and across."""
     for is_causal in (True, False):

@@ -34,7 +34,6 @@ from attnzoo.door import trees
 from attnzoo.testing.laws import _arguments
 from attnzoo.testing.subject import Subject, brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
-from tests.spoken_for import each, if_slow
 
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 DRAWING = [kernel for kernel in ZOO if isinstance(kernel, BigBird | Performer | Reformer)]
@@ -115,7 +114,7 @@ LOOKED_INTO = (Additive(),)
 @pytest.mark.parametrize(
     "kernel, mode",
     [
-        if_slow(kernel, mode, also=kernel in FURTHER or (mode == "leaks" and kernel not in LOOKED_INTO))
+        slow_where(kernel in FURTHER or (mode == "leaks" and kernel not in LOOKED_INTO), kernel, mode)
         for mode in MODES
         for kernel in (*ZOO, *FURTHER)
     ],
@@ -228,7 +227,7 @@ def test_what_is_no_key_is_refused_by_name(rng, given):
             attend(x, x, x, rng=rng, dropout_rate=rate)
 
 
-@pytest.mark.parametrize("kernel", each((*ZOO, *FURTHER)), ids=repr)
+@pytest.mark.parametrize("kernel", [*ZOO, *FURTHER], ids=repr)
 def test_values_may_have_no_width(kernel):
     operands, params, given = everything(kernel)
     q, k, v = operands
@@ -263,7 +262,7 @@ def test_weights_of_few_queries_take_little_memory():
     assert memory.temp_size_in_bytes < 50e6  # the identity would take 20 GB
 
 
-@pytest.mark.parametrize("kernel", each(DECODING), ids=repr)
+@pytest.mark.parametrize("kernel", DECODING, ids=repr)
 def test_states_are_saved_and_restored_by_flax(kernel):
     q, k, v = Subject("modes", kernel).operands(**SIZES)
     params = kernel.init(jax.random.key(0), Dims(2, 30, 30, 4, 2, 4, 4))
@@ -286,7 +285,7 @@ def test_all_brings_no_modules():
     assert not {"nnx", "linen", "decoding"} & set(names)
 
 
-@pytest.mark.parametrize("kernel", [*each(ZOO), *(slow_where(True, kernel) for kernel in FURTHER)], ids=repr)
+@pytest.mark.parametrize("kernel", [*ZOO, *(slow_where(True, kernel) for kernel in FURTHER)], ids=repr)
 def test_export_for_any_batch(kernel):
     (batch,) = jax.export.symbolic_shape("b")
     params = kernel.init(jax.random.key(0), Dims(1, 13, 13, 4, 4, 4, 4))

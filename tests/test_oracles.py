@@ -39,7 +39,6 @@ from attnzoo import attention_weights as weights_of
 from attnzoo.testing.zoo import FURTHER, ZOO
 from tests import oracles
 from tests.oracles.bigbird import block_pattern
-from tests.spoken_for import if_slow
 
 BATCH, LENGTH, HEADS, KV_HEADS, DIM = 2, 13, 4, 2, 4
 
@@ -133,7 +132,7 @@ def arguments_of(kernel, names):
 @pytest.mark.parametrize(
     ("kernel", "names"),
     [
-        (kernel, names) if names == combinations(kernel)[1] else if_slow(kernel, names)
+        pytest.param(kernel, names, marks=[pytest.mark.every_kernel] * (names == combinations(kernel)[1]))
         for kernel in [*ZOO, *FURTHER, *OTHERS]
         for names in combinations(kernel)
     ],

@@ -34,7 +34,6 @@ from attnzoo.costs import counting
 from attnzoo.positions import t5
 from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import ZOO
-from tests.spoken_for import if_slow
 
 BATCH, HEADS, KV_HEADS, DIM, OFFSET = 2, 4, 2, 6, 3
 
@@ -267,7 +266,7 @@ def test_rules_of_many_tiles(kernel, name, length, is_causal):
     assert_rule_equals_array(kernel, rule, array_of, *(x[:1] for x in operands(length)), **given)
 
 
-@pytest.mark.parametrize("kernel", [if_slow(kernel) for kernel in ZOO if not kernel.supports.bias], ids=repr)
+@pytest.mark.parametrize("kernel", [kernel for kernel in ZOO if not kernel.supports.bias], ids=repr)
 def test_kernels_without_biases_refuse_by_name_and_rotate(kernel):
     q, k, v = operands()
     given = {"kernel": kernel, "params": kernel.init(jax.random.key(1), Dims.of(q, k, v))}

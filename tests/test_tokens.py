@@ -9,7 +9,7 @@ import attnzoo
 from attnzoo import (
     Delta,
     Forgetting,
-    GatedLinear,
+    GatedDelta,
     KimiDelta,
     Recurrent,
     Softmax,
@@ -82,6 +82,7 @@ def test_values_and_gradients_are_those_of_the_recurrence(heads):
             assert np.sum(slope * direction) == pytest.approx((ahead - behind).sum() / 2e-6, rel=1e-5)
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("kernel", [Replayed(), KimiDelta(), StateSpace(), Forgetting()], ids=repr)
 def test_zero_means_that_nothing_happens(kernel):
     (q, k, v), tokens = given(kernel, LENGTH)
@@ -96,6 +97,7 @@ def test_zero_means_that_nothing_happens(kernel):
     np.testing.assert_allclose(out, short, atol=1e-6)
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("kernel", [Replayed(), GatedSoftmax()], ids=repr)
 def test_garbage_in_hidden_tokens_touches_nothing(kernel):
     operands, tokens = given(kernel, LENGTH)
@@ -162,7 +164,7 @@ def loud(params):
     return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
 
 
-@pytest.mark.parametrize("kernel", [Replayed(), GatedLinear()], ids=repr)
+@pytest.mark.parametrize("kernel", [Replayed(), GatedDelta()], ids=repr)
 def test_both_layers_project_what_tokens_bring(kernel):
     """In one parameter tree, with equal outputs, whole and step by step."""
     from flax import nnx

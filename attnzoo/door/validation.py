@@ -259,7 +259,7 @@ def sinks(value, num_heads: int) -> jax.Array:
         raise ValueError(
             f"sinks has dtype {array.dtype} and shape {array.shape}: expected floats [{num_heads}], one for each head"
         )
-    if not is_traced(value) and not np.isfinite(np.asarray(array, np.float64)).all():
+    if not is_traced(value) and not np.isfinite(np.asarray(value, np.float64)).all():
         raise ValueError(f"sinks={value!r}: expected finite numbers, or None for no sinks")
     return array
 

@@ -48,6 +48,7 @@ class Forgetting(Kernel):
         bidirectional=False,
         mask=False,
         bias=False,
+        score_mod=False,
         why="its bias is the sum of what all tokens between key and query forget, in the order of time",
     )
 
