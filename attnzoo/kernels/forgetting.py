@@ -24,12 +24,12 @@ from attnzoo.kernels.softmax import EXACT
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Forgotten(PositionBias):
-    """What was forgotten up to a query, which is given for each row, less what was up to the key, [B, N, S]."""
+    """What was forgotten up to a query, which is given for each row, less what was up to the key, [B, N, S, 2]."""
 
     upto: jax.Array
 
     def __call__(self, query_positions, key_positions, projected):
-        return projected - self.upto[jnp.maximum(key_positions, 0)][None]
+        return sums.between(projected, self.upto[jnp.maximum(key_positions, 0)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,6 @@ class Forgetting(Kernel):
 
     def batched(self, params, draws, q, k, v, call):
         of_queries, of_keys = sums.upto(call.by_head(q.shape[2]).tokens["log_forget"], call.mask)
-        call = dataclasses.replace(call, tokens={}, bias=Bias(_Forgotten(of_keys), of_queries[..., None]))
+        call = dataclasses.replace(call, tokens={}, bias=Bias(_Forgotten(of_keys), of_queries))
         score, params = streaming.dot_product(q, call.scale, call.soft_cap)
         return across.over_heads(score, params, q, k, v, call, streaming.natural_layout)
