@@ -34,6 +34,7 @@ from attnzoo import (
     StateSpace,
     attend,
     start,
+    step,
 )
 from attnzoo import attention_weights as weights_of
 from attnzoo.testing.zoo import FURTHER, ZOO
@@ -284,8 +285,9 @@ def test_cosformer_refuses_what_is_longer_than_it_is_made_for(given):
     kernel = CosFormer(max_length=12 if not given else 20)
     with pytest.raises(ValueError, match=r"expected at most max_length; pass CosFormer\(max_length=(13|22)\)"):
         attend(q, k, v, kernel=kernel, **given)
-    with pytest.raises(ValueError, match="expected at most max_length"):
-        start(batch=1, num_heads=1, head_dim=4, max_length=21, kernel=kernel)
+    sizes = {"batch": BATCH, "num_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": DIM}
+    _, out = step(start(**sizes, max_length=13, kernel=CosFormer(max_length=12)), q, k, v)
+    assert np.isfinite(out[:, :12]).all() and np.isnan(out[:, 12]).all()
 
 
 def test_every_file_of_oracles_is_of_a_kernel():

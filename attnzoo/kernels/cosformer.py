@@ -5,8 +5,8 @@
 
 over the keys j that query i may see, i counted from `query_offset`, M = `max_length`. Cost O((T + S) H Hv), state
 2 H (Hv + 1) for each key head. Qin et al. 2022, arXiv:2202.08791, eq. 10-13. At a distance of M the cosine is 0, and
-negative beyond: longer sequences are refused, where an offset is traced it is trusted. Their code takes the length of
-each call for M, by which padding would change outputs. With M far beyond the length it is `Linear("relu")`.
+negative beyond: longer sequences are refused, but for offsets that are traced. Their code takes the length of each
+call for M, by which padding would change outputs. With M far beyond the length it is `Linear("relu")`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class CosFormer(Recurrent):
       epsilon: added to the sum of weights.
 
     Raises:
-      ValueError: a field has the wrong type, or is too small; a sequence, or a cache, is longer than `max_length`.
+      ValueError: a field has the wrong type, or is too small; a sequence is longer than `max_length`. Steps beyond it
+        give NaN, as those beyond the end of a cache do.
 
     Example:
       >>> q = k = jnp.ones((1, 3, 2, 8))
@@ -76,9 +77,9 @@ class CosFormer(Recurrent):
     def meets(self, shards, mask):
         return False  # a part would count positions from its own first token
 
-    def start(self, params, draws, dims, max_length, dtype):
-        self._fits(max_length)
-        return super().start(params, draws, dims, max_length, dtype)
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        cache, out = super().step(params, draws, cache, q, k, v, positions, call)
+        return cache, jnp.where((positions < self.max_length)[..., None, None], out, jnp.nan)
 
     def rule(self, params, draws, scale):
         def features(x, at):
