@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import attnzoo
 from attnzoo import Dims, catalogue
 from attnzoo.door.decoding import DecodingState
-from experiments.bench import records, timing, trust
+from experiments.bench import brought, records, timing, trust
 from experiments.bench.experiment import Cell, Experiment, Run
 from experiments.bench.settings import parsed
 from experiments.decoding.settings import Settings
@@ -95,19 +95,25 @@ def _prepare(cell: Cell) -> timing.Call | None:
     state = after(empty, row["context"], fill)
     shape = (row["tokens"], row["batch"], 1, row["heads"], row["head_dim"])
     arrays = [jax.random.normal(key, shape, row["dtype"]) for key in tokens]
+    gates = brought.normal(kernel, dims, shape[:-1], jax.random.fold_in(fill, 1), row["dtype"])
 
-    def decode(state, arrays):
-        return jax.lax.scan(lambda state, token: attnzoo.step(state, *token, params=params), state, arrays)
+    def decode(state, given):
+        def one(state, token):
+            (query, key, value), gates = token
+            return attnzoo.step(state, query, key, value, params=params, tokens=gates)
+
+        return jax.lax.scan(one, state, given)
 
     begun = time.perf_counter()
-    compiled = jax.jit(decode, donate_argnums=0).lower(state, arrays).compile()
+    given = arrays, gates
+    compiled = jax.jit(decode, donate_argnums=0).lower(state, given).compile()
     row["compile_seconds"] = time.perf_counter() - begun
     row["state_bytes"] = sum(x.nbytes for x in jax.tree.leaves(state.cache))
     held = [state]
 
     def call():
         again = dataclasses.replace(held.pop(), positions=jnp.full_like(empty.positions, row["context"]))
-        advanced, out = compiled(again, arrays)
+        advanced, out = compiled(again, given)
         held.append(advanced)
         return out
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import attnzoo
 from attnzoo import Dims, Kernel, costs
 from attnzoo.costs import counting, traffic
-from experiments.bench import mesh
+from experiments.bench import brought, mesh
 from experiments.bench.memory import planned
 from experiments.scaling import placement
 
@@ -56,11 +56,10 @@ class Program:
     def operands(self, seed: int) -> list:
         """Normal queries, keys and values, the same for every kernel, new parameters, and what normal tokens bring."""
         *keys, last = jax.random.split(jax.random.key(seed), 4)
-        *shapes, _, brought = self.shapes()
+        *shapes, _, _ = self.shapes()
         arrays = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]
-        made = self.kernel.token_inputs(self.dims)
-        normal = lambda x: jax.random.normal(jax.random.fold_in(last, 1), x.shape, x.dtype)
-        tokens = {name: made[name].activation(normal(x)) for name, x in brought.items()}
+        leading = self.dims.batch, self.dims.key_length, self.dims.num_heads
+        tokens = brought.normal(self.kernel, self.dims, leading, jax.random.fold_in(last, 1), self.dtype)
         operands = [*arrays, self.kernel.init(last, self.dims), tokens]
         return placement.over(mesh.made(self.mesh), operands, jax.device_put) if self.mesh else operands
 
