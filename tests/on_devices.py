@@ -38,9 +38,9 @@ from attnzoo.engines import heads
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate, partition
 from attnzoo.testing import laws
 from attnzoo.testing.subject import Subject, brought
+from experiments.bench.program import Program
 from experiments.bench.settings import parsed
 from experiments.scaling import sends
-from experiments.scaling.program import Program
 from experiments.train.sweep import models as trained_models
 from experiments.train.sweep.cells import cells
 from experiments.train.sweep.settings import Settings

@@ -19,8 +19,8 @@ from attnzoo import (
     Softmax,
     SparseTransformer,
 )
+from experiments.bench.program import Program
 from experiments.scaling import hardware, model, sends
-from experiments.scaling.program import Program
 from tests import on_devices, tables
 
 SOFTMAX = model.Case(Softmax(), is_causal=False)

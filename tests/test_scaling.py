@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from attnzoo import Dims, Kernel, Nystrom, SlidingWindow, Softmax, Support
-from experiments.bench import memory, mesh, records, timing
+from experiments.bench import memory, mesh, records, splitting, timing
 from experiments.bench import settings as declared
-from experiments.scaling import analysis, devices, placement, prediction, run
+from experiments.scaling import analysis, devices, prediction, run
 from tests import summaries
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -298,9 +298,9 @@ def test_what_scales_strongly_and_weakly():
 
 def test_what_devices_cannot_share_equally_is_refused():
     dims = Dims(2, 12, 12, 4, 2, 8, 8)
-    assert placement.refusal("data=2, model=2, sequence=4", dims) is None
+    assert splitting.refusal("data=2, model=2, sequence=4", dims) is None
     for named, text in (("data=4", "--batch=2"), ("sequence=8", "length=12"), ("model=4", "--num_kv_heads=2")):
-        assert text in placement.refusal(named, dims) and named in placement.refusal(named, dims)
+        assert text in splitting.refusal(named, dims) and named in splitting.refusal(named, dims)
 
 
 def test_meshes_of_as_many_devices_have_runs_of_their_own(tmp_path):

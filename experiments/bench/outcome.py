@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from experiments.bench import memory
 
 STOPPED = 75  # exit code of a run that was asked to end, has saved its state, and can be continued
-DECIDED = ("measured", "obeyed", "diverged", "refused")  # a rerun would find the same
+DECIDED = ("measured", "compiled", "obeyed", "diverged", "refused")  # a rerun would find the same
 BAD = {"failed", "diverged", "broken"}
 
 

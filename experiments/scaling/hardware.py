@@ -1,4 +1,4 @@
-"""Public figures of accelerators and of what joins them, and how fast messages travel there.
+"""Public figures of what joins accelerators, and how fast messages travel there.
 
 How fast is the least that wires allow: nothing is said of what a library reaches. Messages between neighbours are those
 of a ring which visits device after device; what a program permutes farther than to a neighbour passes for such a one.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from experiments.bench.chips import CHIPS, Chip
+
 PERMUTE, EXCHANGE, REDUCE = "collective-permute", "all-to-all", "all-reduce"
 
 
@@ -17,18 +19,29 @@ class Hardware:
     """A device, and what joins it to others.
 
     Attributes:
-      name: of the device.
-      flops: operations a second, of dense products in bfloat16.
-      memory: bytes a second of its own memory.
+      chip: the device.
       start: seconds before a message is on its way.
       share: of `flops` and of `memory` which a good program reaches: an assumption.
     """
 
-    name: str
-    flops: float
-    memory: float
+    chip: Chip
     start: float
     share: float = 0.5
+
+    @property
+    def name(self) -> str:
+        """Of the device."""
+        return self.chip.name
+
+    @property
+    def flops(self) -> float:
+        """Operations a second, of dense products in bfloat16."""
+        return self.chip.flops["bfloat16"]
+
+    @property
+    def memory(self) -> float:
+        """Bytes a second of its own memory."""
+        return self.chip.memory
 
     def bandwidth(self, kind: str, devices: int) -> float:
         """Bytes a second that each of so many devices sends in messages of a kind."""
@@ -117,6 +130,6 @@ class Torus(Hardware):
         return 0.5 if side == 2 else side / 4
 
 
-H100 = Nodes("H100 SXM", flops=989e12, memory=3350e9, start=8.4e-6)
-V5P = Torus("TPU v5p", flops=459e12, memory=2765e9, start=0.0)
+H100 = Nodes(CHIPS["h100"], start=8.4e-6)
+V5P = Torus(CHIPS["v5p"], start=0.0)
 EVERY = (H100, V5P)

@@ -18,8 +18,8 @@ import numpy as np
 import attnzoo
 from attnzoo import Dims, Kernel, catalogue
 from experiments.bench import records
+from experiments.bench.program import Program
 from experiments.scaling.hardware import EVERY, Hardware, Nodes, Torus
-from experiments.scaling.program import Program
 from experiments.scaling.sends import Call, sends, works_together
 from experiments.show import naming, tables, units
 

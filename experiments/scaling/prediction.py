@@ -8,7 +8,7 @@ import functools
 import jax
 
 from experiments.bench import mesh, timing
-from experiments.scaling.program import Program
+from experiments.bench.program import Program
 
 PROBE_FLOPS = 1e9  # what any machine does in about a second
 SHORTEST = 16  # length of the shortest probe

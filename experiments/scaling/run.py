@@ -12,8 +12,8 @@ from typing import NamedTuple
 from attnzoo import Dims, Kernel, catalogue
 from experiments.bench import memory, mesh, progress, timing, trust
 from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.bench.program import Program
 from experiments.scaling import analysis, devices, prediction
-from experiments.scaling.program import Program
 from experiments.scaling.settings import Settings
 from experiments.show import caveats, naming, tables, units
 

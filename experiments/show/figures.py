@@ -151,6 +151,11 @@ def seconds_axis(panel) -> None:
     _log_axis(panel, 10, ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)), seconds_text)
 
 
+def ratios_axis(panel) -> None:
+    """A logarithmic axis of ratios, once everything is drawn."""
+    _log_axis(panel, 10, ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)), lambda value: f"{value:g}")
+
+
 def bytes_axis(panel) -> None:
     """A logarithmic axis of bytes, once everything is drawn."""
     _log_axis(panel, 2, ((1.0,),), size_text)

@@ -14,6 +14,7 @@ import numpy as np
 import attnzoo
 from experiments.bench import memory, outcome
 from experiments.bench.memory import planned
+from experiments.bench.program import with_gradients
 from experiments.throughput.work import dims_of
 
 COMPILING = 8  # programs compiled at a time, before they are timed: XLA uses about one core for each
@@ -55,16 +56,12 @@ def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int
 
 def _compiled(implementation: str, kernel, cell: dict):
     forward = function(implementation, kernel, cell["is_causal"])
-
-    def train(direction, *operands):
-        out, pull = jax.vjp(forward, *operands)
-        return out, pull(direction)
-
     dims = dims_of(cell)
     shape = (dims.batch, dims.query_length, dims.num_heads, dims.head_dim)
     shapes = [jax.ShapeDtypeStruct(shape, cell["dtype"])] * (4 if cell["pass"] == "train" else 3)
     start = time.perf_counter()
-    compiled = jax.jit(train if cell["pass"] == "train" else forward).lower(*shapes).compile()
+    call = with_gradients(forward) if cell["pass"] == "train" else forward
+    compiled = jax.jit(call).lower(*shapes).compile()
     return compiled, shapes, time.perf_counter() - start
 
 

@@ -14,16 +14,15 @@ import jax.numpy as jnp
 import attnzoo
 from attnzoo import Dims, Kernel, costs
 from attnzoo.costs import counting, traffic
-from experiments.bench import brought, mesh
+from experiments.bench import brought, mesh, splitting
 from experiments.bench.memory import planned
-from experiments.scaling import placement
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """What is timed: attention by `kernel`, with the gradients of operands and parameters in a train pass.
 
-    `mesh` names the devices that it is for, as a flag does; empty for one.
+    `mesh` names the devices that it is for, as a flag does; empty for one. `implementation` is that of `attend`.
     """
 
     kernel: Kernel
@@ -32,17 +31,19 @@ class Program:
     is_causal: bool
     is_train: bool
     mesh: str = ""
+    implementation: str | None = None
 
     def __call__(self, query, key, value, params, tokens):
         operands = (query, key, value, params, tokens)
-        return jax.value_and_grad(self._loss, (0, 1, 2, 3, 4))(*operands) if self.is_train else self._forward(*operands)
+        return jax.value_and_grad(self._loss, (0, 1, 2, 3, 4))(*operands) if self.is_train else self.forward(*operands)
 
-    def _forward(self, query, key, value, params, tokens):
-        given = {"kernel": self.kernel, "params": params, "tokens": tokens}
+    def forward(self, query, key, value, params, tokens):
+        """The output alone."""
+        given = {"kernel": self.kernel, "params": params, "tokens": tokens, "implementation": self.implementation}
         return attnzoo.attend(query, key, value, **given, is_causal=self.is_causal)
 
     def _loss(self, *operands):
-        return jnp.sum(jnp.square(self._forward(*operands).astype(jnp.float32)))
+        return jnp.sum(jnp.square(self.forward(*operands).astype(jnp.float32)))
 
     def shapes(self) -> list:
         """Shapes of query, key, value, parameters, and what tokens bring."""
@@ -51,7 +52,7 @@ class Program:
 
     def placed(self) -> list:
         """The same, which tell how they are split over the mesh, if there is one."""
-        return placement.over(mesh.made(self.mesh), self.shapes(), placement.shape) if self.mesh else self.shapes()
+        return splitting.over(mesh.made(self.mesh), self.shapes(), splitting.shape) if self.mesh else self.shapes()
 
     def operands(self, seed: int) -> list:
         """Normal queries, keys and values, the same for every kernel, new parameters, and what normal tokens bring."""
@@ -61,11 +62,11 @@ class Program:
         leading = self.dims.batch, self.dims.key_length, self.dims.num_heads
         tokens = brought.normal(self.kernel, self.dims, leading, jax.random.fold_in(last, 1), self.dtype)
         operands = [*arrays, self.kernel.init(last, self.dims), tokens]
-        return placement.over(mesh.made(self.mesh), operands, jax.device_put) if self.mesh else operands
+        return splitting.over(mesh.made(self.mesh), operands, jax.device_put) if self.mesh else operands
 
     def refusal(self) -> str | None:
         """Why the kernel cannot serve, or devices cannot share its operands, or None."""
-        if self.mesh and (reason := placement.refusal(self.mesh, self.dims)):
+        if self.mesh and (reason := splitting.refusal(self.mesh, self.dims)):
             return reason
         try:
             with self._on_devices():
@@ -99,6 +100,16 @@ class Program:
 
     def _on_devices(self) -> contextlib.AbstractContextManager:
         return jax.set_mesh(mesh.made(self.mesh)) if self.mesh else contextlib.nullcontext()
+
+
+def with_gradients(forward: Callable) -> Callable:
+    """A function of the gradient of what `forward` gives, and of its operands, to what it gives and their gradients."""
+
+    def train(direction, *operands):
+        out, pull = jax.vjp(forward, *operands)
+        return out, pull(direction)
+
+    return train
 
 
 def sent(compiled: jax.stages.Compiled) -> dict:

@@ -1,0 +1,96 @@
+"""Rows to statements: what is launched and moved at the longest length, and how much more than is needed at any."""
+
+from __future__ import annotations
+
+from experiments.bench.chips import CHIPS
+from experiments.show import naming, tables, units
+from experiments.show.units import Shown
+
+SETTING = ("batch", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal")
+HEADER = [
+    "kernel", "pass", "length", "launches", "steps", "moved", "needed", "moved / needed", "temporaries", "TFLOP",
+    "at least", "bound by", "one fused kernel", "note",
+]  # fmt: skip
+
+
+def ratio(row: dict) -> float:
+    """How many times what a fused kernel needs to move is moved."""
+    return row["moved_bytes"] / row["least_bytes"]
+
+
+def is_counted(row: dict) -> bool:
+    """Whether a row has launches and bytes: its program was compiled, and no loop depends on data."""
+    return row["status"] == "compiled" and row["launches"] is not None
+
+
+def line_name(row: dict) -> str:
+    """A kernel in few words, and its implementation where one was named."""
+    kernel = naming.short(row["kernel"])
+    return kernel if row["implementation"] == "auto" else f"{kernel}, {row['implementation']}"
+
+
+def settings_of(rows: list[dict]) -> dict[tuple, list[dict]]:
+    """Rows that may be compared: of one target and setting, and one version of what compiles."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        names = ("target", *SETTING, "jax", "compiler")
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def setting_text(row: dict) -> str:
+    """A target and setting in words, such as `H100 SXM, batch 4, 16 heads of 64, bfloat16, causal`."""
+    shared = "" if row["num_kv_heads"] == row["heads"] else f" ({row['num_kv_heads']} of keys)"
+    size = f"batch {row['batch']}, {row['heads']} heads{shared} of {row['head_dim']}, {row['dtype']}"
+    return f"{CHIPS[row['target']].name}, {size}{', causal' * row['is_causal']}"
+
+
+def summaries(rows: list[dict]) -> list[tables.Table]:
+    """Of each target and setting: the longest length of each kernel, and moved / needed against length."""
+    found = []
+    for own in settings_of(rows).values():
+        said = f"{setting_text(own[0])}; compiled by jax {own[0]['jax']} ({own[0]['compiler']}), nothing run"
+        found.append(tables.Table(f"Longest length: {said}", HEADER, [_line(row) for row in longest(own)]))
+        counted = [row | {"kernel": line_name(row)} for row in own if is_counted(row)]
+        for passed in dict.fromkeys(row["pass"] for row in counted):
+            chosen = [row for row in counted if row["pass"] == passed]
+            cell = lambda cells: ratio_text(cells[-1])
+            found.append(
+                tables.pivot(f"Moved / needed, {passed}: {setting_text(own[0])}", chosen, "kernel", "length", cell)
+            )
+    return found
+
+
+def longest(rows: list[dict]) -> list[dict]:
+    """The row of each kernel and pass at the longest length that was counted; where there is none, why."""
+    found: dict[tuple, dict] = {}
+    for row in sorted(rows, key=lambda row: (is_counted(row), row["length"])):
+        found[row["kernel"], row["implementation"], row["pass"]] = row
+    order = {name: place for place, name in enumerate(dict.fromkeys(map(line_name, rows)))}
+    return sorted(found.values(), key=lambda row: (order[line_name(row)], row["pass"]))
+
+
+def ratio_text(row: dict) -> Shown:
+    """How many times what is needed, in words."""
+    return Shown(f"{ratio(row):,.3g}" if ratio(row) < 999.5 else f"{ratio(row):,.0f}", ratio(row))
+
+
+def _line(row: dict) -> list[str]:
+    head = [line_name(row), row["pass"], units.count_text(row["length"])]
+    if row["status"] != "compiled":
+        return [*head, *[""] * (len(HEADER) - 4), tables.status_text(row)]
+    flops = "" if row["flops"] is None else Shown(f"{row['flops'] / 1e12:.3g}", row["flops"])
+    temporaries, fused = units.size_text(row["temporary_bytes"]), units.seconds_text(row["least_seconds"])
+    needed = units.size_text(row["least_bytes"])
+    if not is_counted(row):
+        return [*head, "", "", "", needed, "", temporaries, flops, "", "", fused, row["reason"]]
+    counts = [units.count_text(round(row[name])) for name in ("launches", "steps")]
+    return [
+        *head, *counts, units.size_text(row["moved_bytes"]), needed, ratio_text(row), temporaries, flops,
+        units.seconds_text(row["roofline_seconds"]), row["bound"], fused, _fit(row),
+    ]  # fmt: skip
+
+
+def _fit(row: dict) -> str:
+    needed, there = row["needed_bytes"], row["capacity_bytes"]
+    return "" if needed <= there else f"needs {units.size_text(needed)}, the device has {units.size_text(there)}"
