@@ -54,7 +54,7 @@ def made(compiled: Any) -> Made:
       compiled: from `jax.jit(f).lower(...).compile()`, for any device, which need not be here.
 
     Raises:
-      ValueError: a loop runs as often as data say.
+      loops.Unknown: a loop runs as often as data say.
 
     Example:
       >>> from attnzoo.costs import launches
@@ -141,7 +141,7 @@ class _Reader(NamedTuple):
             elif update.op in UPDATED and _origin(inside, update, PASSING | UPDATED.keys()).op == "parameter":
                 yield _size(_type(inside, update.operands[UPDATED[update.op]]), everywhere=True)
             else:
-                yield None
+                yield from [None] * len(hlo.arrays(each.type))  # of which a sort has several
 
     def _inside(self, fusion: Instruction) -> Computation:
         (called,) = fusion.called("calls")

@@ -28,6 +28,11 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "NE": operator.ne,
 }
 
+
+class Unknown(ValueError):
+    """Data decide how often a loop runs."""
+
+
 Value = Any  # a number; of a tuple, a function of the place in it; None where it is not known
 Given = Callable[[int], Any]  # the values of parameters, by their numbers
 
@@ -38,7 +43,7 @@ def trips(program: Program, loop: Instruction, within: Computation) -> int:
     Compilers of GPUs tell, and those of TPUs do not: there the numbers that decide are followed from step to step.
 
     Raises:
-      ValueError: data decide.
+      Unknown: data decide.
     """
     if told := TRIPS.search(loop.attributes):
         return int(told[1])
@@ -59,7 +64,7 @@ def trips(program: Program, loop: Instruction, within: Computation) -> int:
             count, state = 0, {place: first(place) for place in asked} if callable(first) else {}
         elif goes_on is None:
             where = re.search(r'op_name="([^"]*)"', loop.attributes)
-            raise ValueError(f"a loop runs as often as data say: {where[1] if where else loop.name}")
+            raise Unknown(f"a loop runs as often as data say: {where[1] if where else loop.name}")
         elif not goes_on:
             return count
         else:

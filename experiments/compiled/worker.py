@@ -9,7 +9,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from attnzoo import Dims, parse
-from attnzoo.costs import counting, launches
+from attnzoo.costs import counting, launches, loops
 from experiments.bench import outcome, workers
 from experiments.bench.chips import CHIPS
 from experiments.bench.memory import planned
@@ -58,7 +58,7 @@ def _made(chip, dtype: str, flops: float | None, compiled) -> dict:
     """Launches, steps and bytes, and the time that they take at least; None where a loop does not tell its length."""
     try:
         made = launches.made(compiled)
-    except ValueError as error:
+    except loops.Unknown as error:
         none = dict.fromkeys(("launches", "steps", "moved_bytes", "roofline_seconds", "bound"))
         return none | {"reason": str(error)}
     found = bounds.roofline(chip, dtype, made.bytes, flops, made.launches)
