@@ -60,6 +60,7 @@ def test_words_are_of_the_choices():
         "swap",
         "approximation",
         "reproduce",
+        "compiled",
     ],
 )
 def test_help_shows_the_flags_without_jax(name):

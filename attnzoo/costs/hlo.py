@@ -38,6 +38,11 @@ class Array(NamedTuple):
     space: int = 0
 
     @property
+    def numbers(self) -> int:
+        """How many it has."""
+        return math.prod(self.sizes)
+
+    @property
     def bytes(self) -> float:
         """Of its numbers, with what fills up tiles."""
         sizes = list(self.sizes)

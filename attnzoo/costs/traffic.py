@@ -6,13 +6,10 @@ import math
 import re
 from typing import Any, NamedTuple
 
-WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8}
+from attnzoo.costs import hlo, loops
+from attnzoo.costs.hlo import Instruction, Program
+
 KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-SENDS = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
-COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) .*\{$")
-TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([^\s,})]+)")
-BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
 PAIRS = re.compile(r"source_target_pairs=\{([\d,{}]*)\}")
@@ -48,8 +45,8 @@ def sent(compiled: Any) -> dict[str, Sent]:
       >>> traffic.sent(jax.jit(jnp.sin).lower(1.0).compile())  # one device talks to nobody
       {}
     """
-    lines, entry = _computations(compiled.as_text())
-    return {kind: Sent(*count) for kind, count in _of(entry, lines, {}).items()}
+    program = hlo.parse(compiled.as_text())
+    return {kind: Sent(*count) for kind, count in _of(program, program.entry, {}).items()}
 
 
 def total(messages: dict[str, Sent]) -> float:
@@ -57,22 +54,7 @@ def total(messages: dict[str, Sent]) -> float:
     return float(sum(x.bytes for x in messages.values()))
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation, and the name of the first one that runs."""
-    found: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in text.splitlines():
-        begins = COMPUTATION.match(line)
-        if begins:
-            name = begins[2]
-            entry = name if begins[1] else entry
-            found[name] = []
-        elif name:
-            found[name].append(line)
-    return found, entry
-
-
-def _of(name: str, lines: dict[str, list[str]], known: dict[str, dict[str, tuple]]) -> dict[str, tuple]:
+def _of(program: Program, name: str, known: dict[str, dict[str, tuple]]) -> dict[str, tuple]:
     """Messages and bytes of a computation, by kind."""
     if name in known:
         return known[name]
@@ -83,49 +65,42 @@ def _of(name: str, lines: dict[str, list[str]], known: dict[str, dict[str, tuple
             old = counts.get(kind, (0, 0))
             counts[kind] = tuple(x + times * y for x, y in zip(old, new, strict=True))
 
-    for line in lines.get(name, ()):
-        message = SENDS.search(line)
-        if message and not _is_to_nobody(line):
-            add({message[2]: (1, _bytes_sent(message[2], message[1], line))})
-        branches = BRANCHES.search(line)
-        if branches:
-            each = [_of(branch.strip(" %"), lines, known) for branch in branches[1].split(",")]
-            add(max(each, key=lambda counts: sum(x[1] for x in counts.values())))
-        for called in CALLED.findall(line):
-            inner, trips = _of(called, lines, known), TRIPS.search(line)
-            if inner and " while(" in line and not trips:
-                raise ValueError(f"a loop with messages runs an unknown number of times: {line.strip()[:200]}")
-            add(inner, float(trips[1]) if trips else 1)
+    within = program.computations[name]
+    for each in within.values():
+        kind = each.op.removesuffix("-start")
+        if kind in KINDS and not _is_to_nobody(each):
+            add({kind: (1, _bytes_sent(kind, each))})
+        if branches := [_of(program, branch, known) for branch in each.branches()]:
+            add(max(branches, key=lambda counts: sum(x[1] for x in counts.values())))
+        for called in (name for key in ("body", "calls", "to_apply") for name in each.called(key)):
+            inner = _of(program, called, known)
+            add(inner, loops.trips(program, each, within) if inner and each.op == "while" else 1)
     known[name] = counts
     return counts
 
 
-def _is_to_nobody(line: str) -> bool:
+def _is_to_nobody(message: Instruction) -> bool:
     """Whether no device hands on anything to another one, as one device alone does around a ring or to a neighbour."""
-    found = PAIRS.search(line)
+    found = PAIRS.search(message.attributes)
     return found is not None and all(giver == taker for giver, taker in re.findall(r"(\d+),(\d+)", found[1]))
 
 
-def _bytes_sent(kind: str, types: str, line: str) -> float:
-    arrays = [_size(*x) for x in re.findall(r"(\w+)\[([\d,]*)\]", types)]
-    is_start = f"{kind}-start(" in line and types.startswith("(")
+def _bytes_sent(kind: str, message: Instruction) -> float:
+    arrays = [array.numbers * hlo.width(array.dtype) for array in hlo.arrays(message.type)]
+    is_start = message.op.endswith("-start") and message.type.startswith("(")
     size = arrays[-1] if is_start and kind != "all-to-all" else sum(arrays)
-    count = 2 if kind == "collective-permute" else _members(line)
+    count = 2 if kind == "collective-permute" else _members(message)
     shares = {"all-gather": 1 - 1 / count, "all-reduce": 2 - 2 / count, "all-to-all": 1 - 1 / count}
     return size * (shares | {"collective-permute": 1, "reduce-scatter": count - 1})[kind]
 
 
-def _members(line: str) -> int:
+def _members(message: Instruction) -> int:
     """How many devices take part in one message, as each version of XLA writes it."""
-    if found := LISTED.search(line):
+    if found := LISTED.search(message.attributes):
         return len(found[1].split(","))
-    if found := COUNTED.search(line):
+    if found := COUNTED.search(message.attributes):
         return int(found[1])
-    if found := NAMED.search(line):
+    if found := NAMED.search(message.attributes):
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
         return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", found[2]))
-    raise ValueError(f"a message does not tell who takes part in it: {line.strip()[:200]}")
-
-
-def _size(kind: str, sizes: str) -> int:
-    return WIDTHS.get(kind, 4) * math.prod(int(x) for x in sizes.split(",") if x)
+    raise ValueError(f"a message does not tell who takes part in it: {message.attributes[:200]}")
