@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from importlib import metadata
 
 import jax
@@ -12,6 +13,8 @@ from experiments.bench.chips import CHIPS
 
 # What has the compiler of a platform, one of several.
 COMPILERS = {"cuda": ("jax_cuda13_plugin", "jax_cuda12_plugin"), "tpu": ("libtpu",)}
+# A TPU is one process's, and told of by a server of its machine's: neither is asked for, where there is none.
+ALONE = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
 TRIED = "0.10.2, 0.11.2 and 0.12.0.1"  # versions of jax by which each target was compiled for
 
 
@@ -37,6 +40,7 @@ def device(target: str) -> jax.Device:
       ValueError: this version of jax does not take what is known of it.
     """
     chip = CHIPS[target]
+    os.environ.update(ALONE)
     given = {"target_config": chip.description(), "topology": "1x1x1"} if chip.platform == "cuda" else {}
     name = "" if chip.platform == "cuda" else chip.topology
     try:
