@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/test_layers.py tests/test_export.py \
 	tests/test_recurrence.py tests/test_decoding.py tests/test_layer_decoding.py tests/test_command_line.py tests/test_records.py
 
-.PHONY: compare test test-quick test-oldest test-slow parity mutants gpu lint format wheel clean
+.PHONY: compare test test-quick test-oldest test-slow parity mutants compiled gpu lint format wheel clean
 
 compare: $(VENV)/experiments
 	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
@@ -41,6 +41,11 @@ parity: $(VENV)/test $(VENV)/peers
 
 mutants: $(VENV)/test
 	$(BIN)/python -m tests.mutants
+
+# What programs for devices that are not here launch and move; their compilers are large, and stand in a place of their own.
+compiled:
+	$(MAKE) VENV=.venv-aot .venv-aot/experiments .venv-aot/aot
+	.venv-aot/bin/python -m experiments.compiled --out=runs/compiled
 
 # On a machine with a GPU, whose Python has jax and flax already: nothing is installed.
 # What is not done when the minutes are over is done by the next run; a law that is broken does not keep the second part.

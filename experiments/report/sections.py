@@ -22,7 +22,7 @@ from experiments.show.tables import Table
 # Of sections on the page; others come after these.
 ORDER = (
     "scaling", "accuracy", "peers", "decoding", "approximation", "swap", "alignment", "claims", "reproduce", "tiles",
-    "conformance", "throughput",
+    "compiled", "conformance", "throughput",
 )  # fmt: skip
 
 
