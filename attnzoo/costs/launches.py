@@ -2,8 +2,9 @@
 
 A launch is what a device is given to do at once: a fusion, a copy, a call of a library, a message. It reads its
 operands and writes its results, once each; of an array that it slices it reads the slice, and of one that it updates in
-place it writes the update. What stays in another memory than the device's own (a TPU's VMEM) moves nothing, and nothing
-is known of caches, which serve again what was just written where it is small.
+place it writes the update. What stays in another memory than the device's own (a TPU's VMEM) moves nothing. Nothing is
+known of caches, which serve again what was just written where it is small, nor of what a library, or a kernel of one's
+own, reads more than once. Whether a loop goes on is decided without a launch.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 
 from experiments.compiled import analysis
@@ -26,7 +27,7 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 
 def _figure(counted: list[dict], own: list[dict], styles: dict):
     passes = list(dict.fromkeys(row["pass"] for row in counted))
-    figure, panels = figures.grid(len(passes), 2, width=4.6, height=3.6)
+    figure, panels = figures.grid(len(passes), 2, width=3.7, height=2.9)
     figures.title(figure, "Compiled, and not run", analysis.setting_text(own[0]))
     figures.footnote(figure, _notes(own))
     names = dict.fromkeys(map(analysis.line_name, counted))
@@ -39,12 +40,16 @@ def _figure(counted: list[dict], own: list[dict], styles: dict):
             xs = [row["length"] for row in line]
             ratios.plot(xs, list(map(analysis.ratio, line)), **styles[name], **DRAWN)
             times.plot(xs, [row["roofline_seconds"] for row in line], **styles[name], **DRAWN)
-        ratios.set_title(f"{TITLES[passed]}: bytes moved / needed", fontsize=10, loc="left")
-        times.set_title(f"{TITLES[passed]}: takes at least", fontsize=10, loc="left")
+        ratios.set_ylabel(TITLES[passed], fontsize=9)
         figures.ratios_axis(ratios)
         figures.seconds_axis(times)
         for panel in (ratios, times):
             figures.lengths_axis(panel, lengths)
+    for panel, text in zip(panels[0], ("bytes moved / needed", "takes at least"), strict=True):
+        panel.set_title(text, fontsize=10, loc="left")
+    for panel in itertools.chain(*panels[:-1]):
+        panel.set_xlabel("")
+        panel.tick_params(labelbottom=False)
     return figure
 
 

@@ -30,6 +30,8 @@ class Compiled(Experiment):
         "least by public figures of the device, each as if it were alone.",
         "Bytes know no caches: what is small and read again at once moves less than is told. What fills up tiles of a "
         "TPU counts, and what stays in its VMEM does not.",
+        "A kernel of a library, such as cuDNN's, passes for one that reads operands once.",
+        "Operations, tanh and exp among them, are taken to be as fast as those of matrix products.",
         "A launch is taken to last 3 µs on a GPU, and nothing on a TPU, which is given a whole program.",
     )
     is_cumulative = True
@@ -56,7 +58,7 @@ class Compiled(Experiment):
             return f"{head}: {row['reason']}"
         moved = f"{units.size_text(row['moved_bytes'])} moved, {analysis.ratio(row):.3g} times what is needed"
         least = f"at least {units.seconds_text(row['roofline_seconds'])} by {row['bound']}"
-        return f"{head}: {row['launches']:,.0f} launches, {moved}, {least}"
+        return f"{head}: launches {row['launches']:,}, {moved}, {least}"
 
 
 def _row(settings: Settings, target, length, implementation, kernel, passed) -> dict:

@@ -153,7 +153,7 @@ def seconds_axis(panel) -> None:
 
 def ratios_axis(panel) -> None:
     """A logarithmic axis of ratios, once everything is drawn."""
-    _log_axis(panel, 10, ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)), lambda value: f"{value:g}")
+    _log_axis(panel, 10, ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)), lambda value: f"{value:,g}")
 
 
 def bytes_axis(panel) -> None:
