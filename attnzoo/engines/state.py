@@ -22,6 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.engines import modes
+from attnzoo.engines.heads import precise
+
 LOWEST = -1e30
 
 
@@ -32,7 +35,6 @@ class Channels(NamedTuple):
       key: [s, F], by which a token writes and is found.
       log_decay: from -inf to 0: [] for each position, [s] or [s, F] of each token before it writes; None for no decay.
       log_gain: [s], or None.
-      block: [], beside decays of tokens: all is forgotten where positions leave a block of 2^block; never where None.
 
     Example:
       >>> from attnzoo.engines import state
@@ -48,7 +50,6 @@ class Channels(NamedTuple):
     key: jax.Array
     log_decay: jax.Array | None = None
     log_gain: jax.Array | None = None
-    block: jax.Array | None = None
 
 
 class Write(NamedTuple):
@@ -86,7 +87,7 @@ class Sums(NamedTuple):
     def beside(self, top: jax.Array) -> Sums:
         """The same, scaled by another gain, at least as large."""
         assert self.top is not None
-        return Sums(tuple(_scaled(x, self.top - top) for x in self.totals), top)
+        return Sums(tuple(scaled(x, self.top - top) for x in self.totals), top)
 
 
 State = tuple[Sums, ...]
@@ -101,7 +102,6 @@ class Standing(NamedTuple):
       writes: bool [s], which tokens belong to the state that is left.
       lasts: bool [], whether the state that was found goes on in it.
       steps: int [s], positions that a decay for each of them counts; one a token where None.
-      at: int [s], where tokens stand, for channels that forget by blocks of positions.
     """
 
     inside: jax.Array | np.ndarray
@@ -109,14 +109,17 @@ class Standing(NamedTuple):
     writes: jax.Array | None = None
     lasts: jax.Array | None = None
     steps: jax.Array | np.ndarray | None = None
-    at: jax.Array | None = None
 
 
 def empty(write: Write) -> State:
     """The state before the first token, of what writes like this."""
 
     def sums(channels):
-        totals = tuple(jnp.zeros((channels.key.shape[-1], *x.shape[1:]), x.dtype) for x in write.values)
+        shapes = [(channels.key.shape[-1], *x.shape[1:]) for x in write.values]
+        totals = tuple(
+            jnp.zeros(shape, jnp.promote_types(x.dtype, jnp.float32))
+            for shape, x in zip(shapes, write.values, strict=True)
+        )
         return Sums(totals, None if channels.log_gain is None else jnp.asarray(LOWEST, channels.log_gain.dtype))
 
     return tuple(map(sums, write.channels))
@@ -133,20 +136,6 @@ def normalised(read: tuple[jax.Array, ...], epsilon: float = 0.0) -> jax.Array:
     return above / jnp.where(below == 0, 1, below)[:, None]
 
 
-def united(*states: State) -> State:
-    """The state of the tokens of all, where it does not matter to it in which order they come.
-
-    Leaves may have any leading axes, those of `Sums.top`.
-    """
-
-    def sums(*each: Sums) -> Sums:
-        tops = [x.top for x in each if x.top is not None]
-        top = functools.reduce(jnp.maximum, tops) if tops else None
-        return Sums(_added([x.totals if top is None else x.beside(top).totals for x in each]), top)
-
-    return tuple(map(sums, *states))
-
-
 def recall(
     state: State, queries: tuple[jax.Array, ...], exponents: list[jax.Array | None] | None = None
 ) -> tuple[jax.Array, ...]:
@@ -156,7 +145,7 @@ def recall(
       exponents: logarithms of what is left of it, [t] or [t, F] for each channels; all is where None.
     """
     each = zip(queries, state, exponents or [None] * len(state), strict=True)
-    return _added(tuple(_read(q, total, exponent) for total in sums.totals) for q, sums, exponent in each)
+    return added(tuple(_read(q, total, exponent) for total in sums.totals) for q, sums, exponent in each)
 
 
 Halves = list[tuple[jax.Array, jax.Array]]  # of blocks: what decays in later ones, and behind earlier ones
@@ -201,7 +190,7 @@ class Chunk(NamedTuple):
         """Queries [t, F] for each channels -> [t, ...] of each of the values."""
         products = self.products(queries)
         out = tuple(_summed(products, x) for x in self.write.values)
-        return out if self.found is None else _added([out, self.recalled(self.found, queries)])
+        return out if self.found is None else added([out, self.recalled(self.found, queries)])
 
     def after(self) -> State:
         """The state that is left."""
@@ -209,11 +198,11 @@ class Chunk(NamedTuple):
         return tuple(map(self._sums, founds, self.write.channels, self.exponents))
 
     def _sums(self, found: Sums | None, channels: Channels, exponents: Exponents) -> Sums:
-        written = _where(self.standing.writes, _scaled(channels.key, exponents.own))
+        written = where(self.standing.writes, scaled(channels.key, exponents.own))
         totals = tuple(_written(written, x) for x in self.write.values)
         if found is not None:
-            kept = jax.tree.map(lambda x: _where(self.standing.lasts, _scaled(x, exponents.last)), found.totals)
-            totals = _added([totals, kept])
+            kept = jax.tree.map(lambda x: where(self.standing.lasts, scaled(x, exponents.last)), found.totals)
+            totals = added([totals, kept])
         return Sums(totals, exponents.top)
 
     def products(self, queries: tuple[jax.Array, ...]) -> jax.Array:
@@ -222,7 +211,7 @@ class Chunk(NamedTuple):
         def products(q, channels, exponents):
             if exponents.spans is not None:
                 return _decayed_products(q, channels.key, exponents.spans)
-            plain = _product(q, channels.key.T)
+            plain = product(q, channels.key.T)
             return plain if exponents.pairs is None else plain * jnp.exp(exponents.pairs)
 
         each = zip(queries, self.write.channels, self.exponents, strict=True)
@@ -231,7 +220,7 @@ class Chunk(NamedTuple):
     def recalled(self, found: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """What queries read from the state that was found."""
         read = recall(found, queries, [exponents.found for exponents in self.exponents])
-        return tuple(_where(self.standing.finds, x) for x in read)
+        return tuple(where(self.standing.finds, x) for x in read)
 
 
 def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
@@ -261,22 +250,29 @@ def _corrected(chunk: Chunk, rate: jax.Array) -> tuple[jax.Array]:
     """The x that are written in place of values, by the delta rule: each knows what those before it have written."""
     found, write, *_ = chunk
     (missing,), keys = write.values, tuple(channels.key for channels in write.channels)
+    dtype = missing.dtype
     if found is not None:
-        missing -= chunk.recalled(found, keys)[0]
+        missing = missing - chunk.recalled(found, keys)[0]
     system, right = (rate[:, None] * x for x in (chunk.products(keys), missing))
-    return (jax.lax.linalg.triangular_solve(system, right, left_side=True, lower=True, unit_diagonal=True),)
+    solved = jax.lax.linalg.triangular_solve(system, right, left_side=True, lower=True, unit_diagonal=True)
+    return (solved.astype(dtype),)
+
+
+def decays(channels: Channels, standing: Standing) -> jax.Array:
+    """Logarithms of what each token leaves of the state, [s] or [s, F]."""
+    decay = channels.log_decay
+    assert decay is not None
+    if decay.ndim > 0:
+        return decay
+    steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
+    return decay.astype(jnp.promote_types(channels.key.dtype, jnp.float32)) * steps
 
 
 def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) -> Exponents:
-    decay, gain = channels.log_decay, channels.log_gain
-    if decay is None:
+    gain = channels.log_gain
+    if channels.log_decay is None:
         return Exponents() if gain is None else _within_gains(gain[None], top, gain, top, standing)
-    if decay.ndim == 0:
-        steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
-        decay = decay.astype(channels.key.dtype) * steps
-    if channels.block is not None and standing.at is not None:
-        came_from = standing.at - (1 if standing.steps is None else standing.steps)
-        decay = jnp.where(standing.at >> channels.block == came_from >> channels.block, decay, -jnp.inf)
+    decay = decays(channels, standing)
     spans, found, own = _spans(decay)
     last = found[-1]
     if decay.ndim == 2:
@@ -292,10 +288,10 @@ def _within_gains(
     pairs: jax.Array, found: jax.Array | None, own: jax.Array, last: jax.Array | None, standing: Standing
 ) -> Exponents:
     """Exponents relative to the largest, that of each query and that at the end of the chunk."""
-    pairs, own = jnp.where(standing.inside, pairs, LOWEST), _where(standing.writes, own, LOWEST)
+    pairs, own = jnp.where(standing.inside, pairs, LOWEST), where(standing.writes, own, LOWEST)
     peak, top = pairs.max(axis=1), own.max()
     if found is not None and last is not None:
-        found, last = _where(standing.finds, found, LOWEST), _where(standing.lasts, last, LOWEST)
+        found, last = where(standing.finds, found, LOWEST), where(standing.lasts, last, LOWEST)
         peak, top = jnp.maximum(peak, found), jnp.maximum(top, last)
         found, last = found - peak, last - top
     return Exponents(pairs - peak[:, None], found, own - top, last, None, top)
@@ -339,13 +335,14 @@ def _decayed_products(x: jax.Array, key: jax.Array, spans: Halves) -> jax.Array:
     length, padding = len(x), ((0, (1 << len(spans)) - len(x)), (0, 0))
     x, key = jnp.pad(x, padding), jnp.pad(key, padding)
     halves = lambda x, size: x.reshape(-1, 2, size, x.shape[1])
-    across = [
-        halves(x, late.shape[1])[:, 1]
-        * jnp.exp(late)
-        @ jnp.swapaxes(halves(key, late.shape[1])[:, 0] * jnp.exp(early), 1, 2)
-        for late, early in spans
-    ]
-    return _assembled(jnp.sum(x * key, axis=1)[:, None, None], across)[:length, :length]
+
+    def product(late, early):
+        x_late = (halves(x, late.shape[1])[:, 1] * jnp.exp(late)).astype(x.dtype)
+        key_early = (halves(key, late.shape[1])[:, 0] * jnp.exp(early)).astype(key.dtype)
+        return _matmul(x_late, jnp.swapaxes(key_early, 1, 2))
+
+    across = [product(late, early) for late, early in spans]
+    return _assembled(jnp.sum(precise(x) * precise(key), axis=1)[:, None, None], across)[:length, :length]
 
 
 def _assembled(diagonal: jax.Array, across: list[jax.Array]) -> jax.Array:
@@ -358,34 +355,61 @@ def _assembled(diagonal: jax.Array, across: list[jax.Array]) -> jax.Array:
 
 def _summed(weights: jax.Array, x: jax.Array) -> jax.Array:
     """Rows [s, ...] weighted by [t, s]. Numbers are summed without a product of matrices: most often each is 1."""
-    return weights @ x if x.ndim > 1 else jnp.sum(weights * x[None], axis=1)
+    return _matmul(weights, x) if x.ndim > 1 else jnp.sum(weights * x[None], axis=1)
 
 
 def _written(keys: jax.Array, x: jax.Array) -> jax.Array:
     """What keys [s, F] write of rows [s, ...]: [F, ...]. Transposed, they would be summed with long strides."""
-    return keys.T @ x if x.ndim > 1 else jnp.sum(keys * x[:, None], axis=0)
+    return _matmul(keys.T, x) if x.ndim > 1 else jnp.sum(precise(keys) * x[:, None], axis=0)
 
 
 def _read(queries: jax.Array, total: jax.Array, exponent: jax.Array | None) -> jax.Array:
     """Queries [t, F] times a state [F, ...] of which e^exponent, [t] or [t, F], is left."""
     if exponent is None or exponent.ndim == 2:
-        return _product(_scaled(queries, exponent), total)
-    return _scaled(_product(queries, total), exponent)
+        return product(scaled(queries, exponent), total)
+    return scaled(product(queries, total), exponent)
 
 
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+def product(x: jax.Array, y: jax.Array) -> jax.Array:
     """x [t, F] times y [F, ...]; of a single channel it is no product of matrices to XLA, which would call one."""
     if x.shape[1] > 1:
-        return x @ y
+        return _matmul(x, y) if y.ndim > 1 else precise(x) @ precise(y)
+    x, y = precise(x), precise(y)
     return x * y if y.ndim > 1 else x[:, 0] * y
 
 
-def _scaled(x: jax.Array, exponent: jax.Array | None) -> jax.Array:
+def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x @ y, as precise as the less precise of both is, and summed in float32 at least; so are its gradients."""
+    dtype = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
+    if dtype.itemsize >= 4:
+        return x @ y
+    return modes.with_rule(_rounded_matmul, _rounded)(x, y, dtype)
+
+
+def _rounded(x: jax.Array, y: jax.Array, dtype) -> jax.Array:
+    return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded_matmul(x: jax.Array, y: jax.Array, dtype) -> jax.Array:
+    """Whose gradients, too, are products of what is rounded."""
+    return _rounded(x, y, dtype)
+
+
+def _matmul_gradients(dtype, operands, d_out):
+    (x, y), turned = operands, lambda x: jnp.swapaxes(x, -1, -2)
+    return _rounded(d_out, turned(y), dtype).astype(x.dtype), _rounded(turned(x), d_out, dtype).astype(y.dtype)
+
+
+_rounded_matmul.defvjp(lambda x, y, dtype: (_rounded_matmul(x, y, dtype), (x, y)), _matmul_gradients)
+
+
+def scaled(x: jax.Array, exponent: jax.Array | None) -> jax.Array:
     """x times e^exponent, which may lack trailing axes."""
     return x if exponent is None else x * jnp.exp(_beside(exponent, x))
 
 
-def _where(condition: jax.Array | None, x: jax.Array, otherwise: float = 0) -> jax.Array:
+def where(condition: jax.Array | None, x: jax.Array, otherwise: float = 0) -> jax.Array:
     """x where a condition holds, which may lack trailing axes."""
     return x if condition is None else jnp.where(_beside(condition, x), x, otherwise)
 
@@ -395,5 +419,6 @@ def _beside(x: jax.Array, other: jax.Array) -> jax.Array:
     return x.reshape(x.shape + (1,) * (other.ndim - x.ndim))
 
 
-def _added(trees):
+def added(trees):
+    """The sum of trees of one structure."""
     return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), trees)
