@@ -70,7 +70,7 @@ class Recurrent(Kernel):
         return recurrence.attend(self._rule_of(call), (params, draws), q, k, v, call)
 
     def meets(self, shards, mask):
-        return self.supports.bidirectional and recurrence.meets(shards, mask)
+        return recurrence.meets(shards, mask)
 
     def start(self, params, draws, dims, max_length, dtype):
         """The state of each key head, or of each query head where these differ in more than queries."""

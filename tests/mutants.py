@@ -23,6 +23,7 @@ DECAYS = "tests/test_states.py::test_outputs_and_gradients[GatedDelta(max_beta=1
 IN_CHUNKS = f"tests/test_recurrence.py::test_outputs_and_gradients[((21, 40), True, 3, False, False)-{LINEAR}]"
 PACKED = f"tests/test_recurrence.py::test_outputs_and_gradients[((37, 37), True, 0, True, True)-{LINEAR}]"
 
+AT_ONCE = "tests/test_at_once.py::test_outputs_and_gradients[{}-{}]"
 MESHES = "tests/test_meshes.py::"
 
 
@@ -53,16 +54,16 @@ MUTANTS = [
     Mutant("contract/mask.py", "visible &= j <= i\n", "visible &= j <= i + 1\n", law("the_future_cannot_touch_the_past", "Softmax()")),
     Mutant("door/attention.py", "silenced(shown_keys, value)", "value", law("hidden_keys_touch_nothing", "Softmax()")),
     Mutant("door/visibility.py", "return jnp.where(shown.reshape(*shown.shape, *(1,) * (x.ndim - 3)), x, 0)", "return x", "tests/test_tokens.py::test_garbage_in_hidden_tokens_touches_nothing[GatedSoftmax()]"),
-    Mutant("engines/recurrence.py", "np.tri(slots.key_at.shape[-1], dtype=bool)", "np.tri(slots.key_at.shape[-1], k=-1, dtype=bool)", IN_CHUNKS),
-    Mutant("engines/recurrence.py", "(is_query, at, segment, segment != segment[0])", "(is_query, at, segment)", "tests/test_states.py::test_a_state_that_is_left_is_found[Delta(max_beta=1)-packed]"),
-    Mutant("engines/recurrence.py", "lasts=slots.found == segment", "lasts=None", "tests/test_states.py::test_the_state_that_is_left_is_that_of_the_last_key"),
-    Mutant("engines/recurrence.py", "ids[:-1, -1]", "ids[1:, 0]", PACKED),
-    Mutant("engines/recurrence.py", "beyond * (places == lead)", "0 * (places == lead)", "tests/test_states.py::test_outputs_and_gradients[Retention()-((40, 13), 100, False, True)]"),
+    Mutant("engines/slots.py", "np.tri(slots.key_at.shape[-1], dtype=bool)", "np.tri(slots.key_at.shape[-1], k=-1, dtype=bool)", IN_CHUNKS),
+    Mutant("engines/slots.py", "(is_query, at, segment, segment != segment[0])", "(is_query, at, segment)", "tests/test_states.py::test_a_state_that_is_left_is_found[packed-in turn-Delta(max_beta=1)]"),
+    Mutant("engines/slots.py", "lasts=slots.found == segment", "lasts=None", "tests/test_states.py::test_the_state_that_is_left_is_that_of_the_last_key"),
+    Mutant("engines/slots.py", "ids[:-1, -1]", "ids[1:, 0]", PACKED),
+    Mutant("engines/slots.py", "beyond * (places == lead)", "0 * (places == lead)", "tests/test_states.py::test_outputs_and_gradients[Retention()-((40, 13), 100, False, True)]"),
     Mutant("engines/recurrence.py", "Slots(positions, positions, positions >= 0,", "Slots(positions, positions, positions >= -1,", law("stepping_equals_the_whole", PERFORMER)),
     Mutant("engines/state.py", "peak, top = pairs.max(axis=1)", "peak, top = jnp.full(len(pairs), pairs.max())", "tests/test_recurrence.py::test_the_future_cannot_touch_the_past_across_chunks[0-Performer(features=8, orthogonal=True, seed=0)]"),
     Mutant("engines/state.py", "[early, early[:, -1:] + late]", "[early, late]", DECAYS),
     Mutant("engines/state.py", "[early_behind + late[:, -1:], late_behind]", "[early_behind, late_behind]", DECAYS),
-    Mutant("engines/state.py", "_where(self.standing.writes, _scaled(", "_where(None, _scaled(", PACKED),
+    Mutant("engines/state.py", "where(self.standing.writes, scaled(", "where(None, scaled(", PACKED),
     Mutant("engines/heads.py", "jax.lax.cond(is_alone(), alone, at_once, *operands)", "alone(*operands)", f"{MESHES}test_devices_send_each_other_nothing[Softmax()-Auto]"),
     Mutant("engines/heads.py", "start = varying.as_of(jax.tree", "start = (lambda x, _: x)(jax.tree", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-loop]"),
     Mutant("door/meshes.py", "varying.alike(leaves)", "leaves", f"{MESHES}test_a_shard_map_of_the_caller[Softmax()-at once]"),
@@ -115,7 +116,11 @@ MUTANTS = [
     Mutant("engines/ring.py", "old + part, pair.first_key, 3)", "old + part, 0, 3)", split("Softmax()", "arrays")),
     Mutant("engines/across.py", "Origin(first, first - sides[0], mask.query_offset)", "Origin(first, first, mask.query_offset)", split("SlidingWindow(left=2, right=1, dilation=1, global_tokens=0)", "a window")),
     Mutant("engines/everywhere.py", "jnp.cumsum(which, axis=-1, dtype=jnp.int32) - 1 + before[..., None]", "jnp.cumsum(which, axis=-1, dtype=jnp.int32) - 1", split("SlidingWindow(left=3, right=2, dilation=1, global_tokens=2)", "global tokens in both directions")),
-    Mutant("engines/recurrence.py", "return of(1, upto)", "return upto", split("Performer(features=8, orthogonal=True, seed=0)", "the past")),
+    Mutant("engines/transitions.py", "return of(1, upto)", "return upto", split("Performer(features=8, orthogonal=True, seed=0)", "the past")),
+    Mutant("engines/transitions.py", "self.turned @ earlier.turned", "earlier.turned @ self.turned", AT_ONCE.format("Delta()", "plain")),
+    Mutant("engines/transitions.py", "jax.tree.map(jnp.add, self.kept, earlier.kept)", "self.kept", AT_ONCE.format("GatedLinear()", "plain")),
+    Mutant("engines/transitions.py", "goes_on &= earlier.goes_on", "pass", AT_ONCE.format("GatedDelta()", "segments in any order")),
+    Mutant("engines/recurrence.py", "laid = laid.moved(stands[0][0])", "pass", split("Waves()", "the past")),
     Mutant("engines/recurrence.py", "shards.gathered(own.top[None], 0).max(axis=0)", "own.top", split("Performer(features=8, orthogonal=True, seed=0)", "nothing")),
     Mutant("kernels/nystrom.py", "counts.sum(), rank + before.sum()", "counts.sum(), rank", split("Nystrom(landmarks=5, iterations=6)", "nothing")),
     Mutant("door/sequences.py", "Origin(first, START, mask.query_offset)", "Origin(START, START, mask.query_offset)", f"{MESHES}test_fewer_heads_than_parts[Local(block_size=4, layout='contiguous')-'packed documents']"),

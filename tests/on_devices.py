@@ -34,7 +34,7 @@ from attnzoo import (
     step,
 )
 from attnzoo.costs import traffic
-from attnzoo.engines import heads
+from attnzoo.engines import heads, recurrence
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate, partition
 from attnzoo.testing import laws
 from attnzoo.testing.subject import Subject, brought
@@ -86,6 +86,16 @@ def small_is(numbers):
         yield
 
 
+def in_chunks_of_four(at_once, question, *args):
+    """A question of recurrences, whose chunks meet their states all at once, or one after another."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("chunk", 4), ("at_once", at_once)):
+            patch.setitem(recurrence.attend.__kwdefaults__, name, value)
+        jax.clear_caches()
+        question(*args)
+    jax.clear_caches()
+
+
 def operands(kv_heads):
     rng = np.random.default_rng(0)
     sizes = (HEADS, kv_heads, kv_heads)
@@ -95,6 +105,13 @@ def operands(kv_heads):
 def learned(kernel, kv_heads):
     dims = Dims(BATCH, LENGTH, LENGTH, HEADS, kv_heads, DIM, DIM)
     return jax.tree.map(lambda x: x + 0.1, kernel.init(jax.random.key(3), dims))
+
+
+def tokens_of(kernel, batch, length, num_heads, dim=DIM):
+    """What tokens bring to each head, by name."""
+    rng, dims = np.random.default_rng(6), Dims(batch, length, length, num_heads, num_heads, dim, dim)
+    random = lambda shape: jnp.asarray(rng.normal(size=(batch, length, num_heads, *shape)), jnp.float32)
+    return {name: x.activation(random(x.shape)) for name, x in kernel.token_inputs(dims).items()}
 
 
 def pulled(kernel, **asked):
@@ -181,6 +198,7 @@ def _asked_of_a_sequence(length):
         "the past": {"is_causal": True},
         "packed documents": {"is_causal": True, **segments(ids), **dropped},
         "segments in any order": segments(random_ids),
+        "segments in any order and the past": {"is_causal": True, **segments(random_ids)},
         "padding of whole parts": {"is_causal": True, **lengths},
         "a rule of biases": {"is_causal": True, "bias": T5Buckets().bias(learned(T5Buckets()), HEADS), **dropped},
         "a rule that looks at queries": {"is_causal": True, "bias": Shaw().bias(learned(Shaw()), HEADS)},
@@ -219,20 +237,20 @@ def of_a_split_sequence(kernel, name, count, length, kind="Explicit", kv_heads=2
     params = jax.tree.map(
         lambda x: x + 0.1, kernel.init(jax.random.key(3), Dims(2, length, length, HEADS, kv_heads, DIM, DIM))
     )
-    bias, row = asked.pop("bias", None), row_of_devices(kind, count)
+    bias, row, tokens = asked.pop("bias", None), row_of_devices(kind, count), tokens_of(kernel, 2, length, kv_heads)
     of_each = lambda out: sum(curved_sum(jnp.where(jnp.isinf(x), 0, x)) for x in jax.tree.leaves(out))
 
-    def call(q, k, v, params, bias, **how):
-        given = {} if bias is None else {"bias": bias}
-        given |= brought(kernel, (q, k, v))
-        return of_each(attend(q, k, v, kernel=kernel, params=params, **given, **asked, **how))
+    def call(sequences, params, bias, **how):
+        (q, k, v, tokens), given = sequences, {} if bias is None else {"bias": bias}
+        return of_each(attend(q, k, v, kernel=kernel, params=params, tokens=tokens or None, **given, **asked, **how))
 
-    expected = jax.jit(jax.value_and_grad(call, (0, 1, 2, 3, 4)))(q, k, v, params, bias)
-    how, placed = {"sequence_axis": "sequence"}, (q, k, v)
+    sequences = q, k, v, tokens
+    expected = jax.jit(jax.value_and_grad(call, (0, 1, 2)))(sequences, params, bias)
+    how = {"sequence_axis": "sequence"}
     if kind == "Explicit":
-        how, placed = {}, [jax.device_put(x, NamedSharding(row, P(None, "sequence"))) for x in (q, k, v)]
+        how, sequences = {}, jax.device_put(sequences, NamedSharding(row, P(None, "sequence")))
     with jax.set_mesh(row):
-        found = jax.jit(jax.value_and_grad(functools.partial(call, **how), (0, 1, 2, 3, 4)))(*placed, params, bias)
+        found = jax.jit(jax.value_and_grad(functools.partial(call, **how), (0, 1, 2)))(sequences, params, bias)
     same(found, expected, 5e-5)
 
 
@@ -265,11 +283,14 @@ def in_a_shard_map_over_the_sequence(kernel):
 def parts_sent(kernel, is_causal, most, kinds):
     """Each of 8 devices sends at most so many times its part of the queries, in messages of these kinds alone."""
     row, shape = row_of_devices("Explicit", DEVICES), (1, 512, 8, 16)
-    x = jax.device_put(jnp.ones(shape), NamedSharding(row, P(None, "sequence")))
+    given = jnp.ones(shape), tokens_of(kernel, 1, 512, 8, 16)
+    x, tokens = jax.device_put(given, NamedSharding(row, P(None, "sequence")))
     params = kernel.init(jax.random.key(0), Dims(1, 512, 512, 8, 8, 16, 16))
     with jax.set_mesh(row):
-        call = jax.jit(lambda *x: attend(*x, kernel=kernel, params=params, is_causal=is_causal))
-        messages = traffic.sent(call.lower(x, x, x).compile())
+        call = lambda x, tokens: attend(
+            x, x, x, kernel=kernel, params=params, is_causal=is_causal, tokens=tokens or None
+        )
+        messages = traffic.sent(jax.jit(call).lower(x, tokens).compile())
     parts = traffic.total(messages) / (x.nbytes / DEVICES)
     assert parts <= most * 1.01, (parts, messages)
     assert set(messages) <= set(kinds), messages

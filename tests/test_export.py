@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from attnzoo import Dims, attend, start, step
+from attnzoo import Dims, GatedDelta, Linear, attend, start, step
 from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
 
@@ -39,6 +40,26 @@ def test_step_lowers(kernel):
     q, k = (jax.ShapeDtypeStruct((2, 150, heads, 8), jnp.bfloat16) for heads in (4, 2))
     call = lambda *operands: step(state, *operands, params=params, **brought(kernel, operands))[1]
     lowers(jax.jit(call), q, k, k)
+
+
+@pytest.mark.parametrize("kernel", [Linear(), GatedDelta()], ids=repr)
+def test_an_accelerator_gets_no_loop_over_chunks(kernel):
+    """On a CPU chunks come one after another, elsewhere all at once; what is exported for both is right on either."""
+    q = jnp.asarray(np.random.default_rng(0).normal(size=(1, 200, 2, 4)), jnp.float32)
+    tokens = {name: jnp.full((1, 200, 2), -0.1 if name == "log_decay" else 0.5) for name in kernel.token_inputs(None)}
+
+    @jax.jit
+    def slopes(*given):
+        call = lambda q, k, v: attend(q, k, v, kernel=kernel, is_causal=True, tokens=tokens or None)
+        return jax.grad(lambda *given: jnp.sin(call(*given)).sum(), (0, 1, 2))(*given)
+
+    def exported(*platforms):
+        return jax.export.export(slopes, platforms=platforms)(q, q, q)
+
+    loops = lambda platform: exported(platform).mlir_module().count("stablehlo.while")
+    assert loops("cpu") > 0 and loops("cuda") == loops("tpu") == 0
+    found, expected = exported("cpu", "cuda").call(q, q, q), slopes(q, q, q)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
 def test_an_accelerator_gets_no_loop_over_heads():

@@ -5,6 +5,11 @@ import pytest
 from attnzoo import (
     Additive,
     BigBird,
+    CosFormer,
+    Delta,
+    GatedDelta,
+    GatedLinear,
+    KimiDelta,
     Linear,
     Linformer,
     Local,
@@ -12,6 +17,7 @@ from attnzoo import (
     Nystrom,
     Performer,
     Reformer,
+    Retention,
     Sinkhorn,
     SlidingWindow,
     Softmax,
@@ -115,6 +121,8 @@ SPLIT_QUICKLY = [
     (Performer(8), "the past"),
     (Performer(8), "nothing"),
     (Linear(), "packed documents"),
+    (CosFormer(), "the past"),
+    (CosFormer(), "nothing"),
     (Synthesizer(), "the past"),
     (SparseTransformer(3, 1), "the past"),
     (Nystrom(5), "nothing"),
@@ -131,7 +139,7 @@ SPLIT = [
 def _is_supported(kernel, name):
     needs = {
         "the past": ["causal"], "packed documents": ["causal", "segments", "dropout"],
-        "segments in any order": ["segments"],
+        "segments in any order": ["segments"], "segments in any order and the past": ["causal", "segments"],
         "padding of whole parts": ["causal", "key_mask"], "a rule of biases": ["causal", "bias"],
         "a rule that looks at queries": ["causal", "bias"], "arrays": ["causal", "bias", "mask"],
         "columns of biases": ["bias", "mask"], "an offset": ["causal"], "an offset for each example": ["causal"],
@@ -147,6 +155,28 @@ def test_split_sequences_change_nothing(ask, kernel, name):
     if name == "packed documents" and not kernel.supports.dropout:
         name = "segments in any order"
     ask(on_devices.of_a_split_sequence, kernel, name, 4, 24)
+
+
+ORDERED = [GatedDelta(), Delta(), GatedLinear(), KimiDelta(), Retention()]
+ORDERED_QUICKLY = [
+    (GatedDelta(), "the past", 4, 45, "Auto", False),
+    (GatedLinear(), "padding of whole parts", 8, 64, "Explicit", True),
+    (Retention(), "segments in any order and the past", 2, 24, "Explicit", True),
+]
+ORDERED_FURTHER = [
+    pytest.param(kernel, name, *row, at_once, marks=pytest.mark.slow)
+    for kernel in [*ORDERED, Performer(8)]
+    for name in ("the past", "padding of whole parts", "segments in any order and the past", "an offset")
+    for row in ((2, 24, "Explicit"), (4, 45, "Auto"), (8, 64, "Explicit"))
+    for at_once in (False, True)
+    if (kernel, name, *row, at_once) not in ORDERED_QUICKLY
+]
+
+
+@pytest.mark.parametrize("kernel, name, count, length, kind, at_once", [*ORDERED_QUICKLY, *ORDERED_FURTHER], ids=repr)
+def test_split_sequences_with_an_order_in_time(ask, kernel, name, count, length, kind, at_once):
+    question = on_devices.of_a_split_sequence, kernel, name, count, length, kind
+    ask(on_devices.in_chunks_of_four, at_once, *question)
 
 
 @pytest.mark.slow
@@ -203,6 +233,9 @@ BOUNDS = [
     (Linear(), True, 4 * STATE, [PERMUTE]),  # log2 of the devices, and once more
     (Performer(16), False, ADDED_UP * STATE * 1.2, [REDUCE, GATHER]),
     (Performer(16), True, 4 * STATE * 1.2, [PERMUTE]),
+    (Retention(), True, 4 * 16 / 64 * 1.01, [PERMUTE]),
+    (GatedLinear(), True, 4 * STATE, [PERMUTE]),  # a decay for each channel beside the state
+    (GatedDelta(), True, 4 * 2 * 16 / 64, [PERMUTE]),  # a matrix beside it
     (Linformer(16), False, 2 * ADDED_UP * 16 / 64, [REDUCE]),
     (Nystrom(8, 2), False, 3 * ADDED_UP * 8 / 64 * 1.3, [REDUCE, GATHER]),
     (BigBird(8, 1, 1, 1), True, 4 * 7 / 8, [EXCHANGE]),

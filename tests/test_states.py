@@ -55,13 +55,13 @@ def rule_of(kernel):
     return lambda draws: kernel.rule((), draws, None)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def left(kernel, draws, operands, mask, tokens, found):
-    call = Call(mask, tokens=tokens)
-    return recurrence.attend(rule_of(kernel), draws, *operands, call, found, leaves_state=True, chunk=8)
+@functools.partial(jax.jit, static_argnames=("kernel", "at_once"))
+def left(kernel, draws, operands, mask, tokens, found, *, at_once=False):
+    call, how = Call(mask, tokens=tokens), {"leaves_state": True, "chunk": 8, "at_once": at_once}
+    return recurrence.attend(rule_of(kernel), draws, *operands, call, found, **how)
 
 
-def parts(kernel, ids, *cuts):
+def parts(kernel, ids, *cuts, at_once=False):
     """Outputs and the last state of a sequence in parts, each of which finds what the one before has left."""
     dims = Dims(2, 36, 36, HEADS, KV_HEADS, DIM, DIM)
     operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36))
@@ -71,7 +71,7 @@ def parts(kernel, ids, *cuts):
         here, brought = jax.tree.map(lambda x, part=slice(low, high): x[:, part], (operands, tokens))
         segments = None if ids is None else jnp.asarray(ids)[:, None, low:high]
         mask = Mask(high - low, high - low, True, query_segments=segments, key_segments=segments)
-        out, found = left(kernel, draws, here, mask, brought, found)
+        out, found = left(kernel, draws, here, mask, brought, found, at_once=at_once)
         outs.append(out)
     return jnp.concatenate(outs, axis=1), found
 
@@ -80,9 +80,10 @@ PACKED = np.stack([np.repeat([4, 1, 2], [5, 27, 4]), np.repeat([3, 1], [2, 34])]
 
 
 @pytest.mark.parametrize("ids", [None, PACKED], ids=["one", "packed"])
+@pytest.mark.parametrize("at_once", [False, True], ids=["in turn", "at once"])
 @EACH
-def test_a_state_that_is_left_is_found(kernel, ids):
-    whole, cut = parts(kernel, ids), parts(kernel, ids, 12, 24)
+def test_a_state_that_is_left_is_found(kernel, at_once, ids):
+    whole, cut = parts(kernel, ids), parts(kernel, ids, 12, 24, at_once=at_once)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, cut)
 
 
@@ -102,11 +103,13 @@ def test_the_state_that_is_left_is_that_of_the_last_key():
             np.testing.assert_allclose(found[0].totals[0][example], expected[0].totals[0][0], atol=2e-5)
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["in turn", "at once"])
 @pytest.mark.parametrize("kernel", [GatedDelta(), KimiDelta()], ids=repr)
-def test_gradients_reach_the_state_that_was_found(kernel):
+def test_gradients_reach_the_state_that_was_found(kernel, at_once):
     operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 36))
     _, found = parts(kernel, None)
-    loss = jax.jit(lambda found: left(kernel, (), operands, Mask(36, 36, True), tokens, found)[0].sum())
+    last = functools.partial(left, kernel, (), operands, Mask(36, 36, True), tokens, at_once=at_once)
+    loss = jax.jit(lambda found: last(found)[0].sum())
     direction = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), found)
     along = lambda size: float(loss(jax.tree.map(lambda x, d: x + size * d, found, direction)))
     slope = sum(map(float, jax.tree.leaves(jax.tree.map(jnp.vdot, jax.grad(loss)(found), direction))))

@@ -113,7 +113,7 @@ def attend(
     of_keys = functools.partial(_state_of_keys, rule_of, constants, write, given, mask, stands[1])
     if not mask.is_causal and (shards is not None or (mask.segments is None and max(map(len, stands)) > chunk)):
         whole = of_keys() if shards is None else _of_all(shards, of_keys())
-        return _recalled(rule_of, constants, write, given, whole, stands[0]).astype(v.dtype)
+        return _recalled(rule_of, constants, write, given, whole, stands[0] + mask.query_offset).astype(v.dtype)
     laid = laid_out(given, mask, chunk, in_pairs=not has_order)
     own = _state_heads(constants, given) if found is None else jax.tree.leaves(found)[0].shape[1]
     run = Chunks(rule_of, constants, own, laid.standing_of, write, at_once)
@@ -213,17 +213,17 @@ def _state_of_keys(rule_of, constants, write: Write, given: Sequence, mask: Mask
 
 
 def _recalled(rule_of, constants, write: Write, given: Sequence, left: State, stands: jax.Array) -> jax.Array:
-    """What all queries read from a state, [B, T, N, Hv]."""
+    """What all queries at positions [T], or [B or 1, T], read from a state, [B, T, N, Hv]."""
 
-    def one_head(q, _, __, constants, left):
+    def one_head(q, _, __, constants, left, at):
         rule = rule_of(constants)
-        return rule.finish(state.recall(left, rule.read(heads.precise(q), stands)))
+        return rule.finish(state.recall(left, rule.read(heads.precise(q), at)))
 
     num_heads = given.q.shape[2]
     left = jax.tree.map(lambda x: jnp.repeat(x, num_heads // x.shape[1], axis=1), left)
     constants, _ = _by_head(constants, given, num_heads)
-    unused = given.k[:, :1], given.v[:, :1]
-    return heads.over_heads(one_head, given.q, *unused, (constants, left), numbers=_numbers(write, given))
+    unused, at = (given.k[:, :1], given.v[:, :1]), jnp.reshape(stands, (-1, 1, stands.shape[-1]))
+    return heads.over_heads(one_head, given.q, *unused, (constants, left, at), numbers=_numbers(write, given))
 
 
 def _of_all(shards: Shards, own: State) -> State:

@@ -113,9 +113,10 @@ def in_turn(slots: Slots) -> Standing:
     inside = np.tri(slots.key_at.shape[-1], dtype=bool)
     inside = inside if slots.shown is None else inside & slots.shown[None]
     if slots.segment is None:
-        return Standing(inside, None, slots.shown, None, slots.steps)
+        return Standing(inside, None, slots.shown, None, slots.steps, slots.key_at)
     inside &= slots.segment[:, None] == slots.segment[None]
-    standing = Standing(inside, (slots.segment == slots.found) & (slots.query_at >= 0), steps=slots.steps)
+    finds = (slots.segment == slots.found) & (slots.key_at >= 0)
+    standing = Standing(inside, finds, steps=slots.steps, at=slots.key_at)
     return leaving(standing, slots, slots.segment[-1])
 
 
@@ -136,35 +137,40 @@ def _aligned(given: Sequence, mask: Mask, chunk: int) -> Laid:
     cut = functools.partial(_cut, chunks=chunks, chunk=chunk)
     places = jnp.arange(chunks * chunk).reshape(chunks, 1, chunk)
     steps = (places < last) + beyond * (places == lead)
+    at = places + beyond * (places >= lead)
     shown = None if mask.keys is None else cut(mask.keys[:, 0])
     if shown is None and end > key_length:
         shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is hidden from queries that reach it
     q, *keys = given
     tokens = Sequence(cut(q[:, before:], lead=lead), *jax.tree.map(cut, keys))
     restored = lambda out: jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0)))
-    return Laid(tokens, Slots(places + beyond, places, shown, steps=steps), in_turn, restored)
+    return Laid(tokens, Slots(at, at, shown, steps=steps), in_turn, restored)
 
 
 def _in_order(given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array], chunk: int) -> Laid:
     """With segments: keys and queries as one sequence of events, in the order of ids and positions."""
     query_ids, key_ids = (ids[:, 0] for ids in segments)
-    stands = jnp.arange(mask.query_length)[None] + mask.query_offset if mask.is_causal else mask.key_length
-    stands = jnp.broadcast_to(stands, query_ids.shape)
+    at = jnp.broadcast_to(jnp.arange(mask.query_length) + mask.query_offset, query_ids.shape)
+    stands = at if mask.is_causal else jnp.full(query_ids.shape, mask.key_length)
     shown = jnp.ones(key_ids.shape, bool) if mask.keys is None else jnp.broadcast_to(mask.keys[:, 0], key_ids.shape)
     events = jax.vmap(
         functools.partial(_events, chunk=max(1, min(chunk, mask.query_length + mask.key_length))), out_axes=(1, 0, 0)
     )
-    slots, queries, keys = events(query_ids, key_ids, stands, shown)
+    slots, queries, keys = events(query_ids, key_ids, at, stands, shown)
     q, *rest = given
     among = lambda order, x: jax.vmap(Order.grouped, out_axes=1)(order, x)
     tokens = Sequence(among(queries, q), *jax.tree.map(functools.partial(among, keys), rest))
     return Laid(tokens, slots, in_turn, functools.partial(jax.vmap(Order.restored, (0, 1)), queries))
 
 
-def _events(query_ids: jax.Array, key_ids: jax.Array, stands: jax.Array, shown: jax.Array, chunk: int):
-    """Queries that stand at positions [T] beside keys [S]: the slots of one example, the order of queries, of keys."""
+def _events(query_ids, key_ids, query_at, stands, shown, chunk: int):
+    """Queries at positions [T], which see what comes before `stands` [T], beside keys [S].
+
+    Returns the slots of one example, the order of queries, and that of keys.
+    """
     key_length, events = len(key_ids), len(key_ids) + len(query_ids)
-    segment, at = jnp.concatenate([key_ids, query_ids]), jnp.concatenate([jnp.arange(key_length), stands])
+    segment, places = jnp.concatenate([key_ids, query_ids]), jnp.arange(key_length)
+    at, query_at = (jnp.concatenate([places, x]) for x in (stands, query_at))
     is_query, shown = jnp.arange(events) >= key_length, jnp.pad(shown, (0, len(query_ids)))
     # The segment of the first key leads, since it is that of a state which was found.
     order = jnp.lexsort((is_query, at, segment, segment != segment[0]))
@@ -177,7 +183,7 @@ def _events(query_ids: jax.Array, key_ids: jax.Array, stands: jax.Array, shown: 
     passed = jnp.diff(jnp.maximum(at[order], -1), prepend=-1)
     goes_on = jnp.diff(segment[order], prepend=segment[order[0]]) == 0
     slots = Slots(
-        query_at=cut(at[order]),
+        query_at=cut(query_at[order]),
         key_at=cut(at[order]),
         shown=cut(shown[order]),
         segment=ids,
