@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.engines import modes
 from attnzoo.engines.heads import precise
 
 LOWEST = -1e30
@@ -386,29 +385,15 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x @ y, as precise as the less precise of both is, and summed in float32 at least; so are its gradients."""
+    """x @ y, as precise as the less precise of both is, and summed in float32 at least.
+
+    Gradients are products of what was rounded with what was not: rounded, too, those by gains and by keys, which all
+    but cancel, would not.
+    """
     dtype = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
     if dtype.itemsize >= 4:
         return x @ y
-    return modes.with_rule(_rounded_matmul, _rounded)(x, y, dtype)
-
-
-def _rounded(x: jax.Array, y: jax.Array, dtype) -> jax.Array:
     return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rounded_matmul(x: jax.Array, y: jax.Array, dtype) -> jax.Array:
-    """Whose gradients, too, are products of what is rounded."""
-    return _rounded(x, y, dtype)
-
-
-def _matmul_gradients(dtype, operands, d_out):
-    (x, y), turned = operands, lambda x: jnp.swapaxes(x, -1, -2)
-    return _rounded(d_out, turned(y), dtype).astype(x.dtype), _rounded(turned(x), d_out, dtype).astype(y.dtype)
-
-
-_rounded_matmul.defvjp(lambda x, y, dtype: (_rounded_matmul(x, y, dtype), (x, y)), _matmul_gradients)
 
 
 def scaled(x: jax.Array, exponent: jax.Array | None) -> jax.Array:
