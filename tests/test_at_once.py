@@ -12,6 +12,14 @@ from tests.gated_operands import KV_HEADS, given
 
 KERNELS = [Linear(), Performer(8), GatedDelta(), Delta(), GatedLinear(), KimiDelta(), Retention()]
 EACH = pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+
+
+def shuffled(length):
+    """Ids of two examples, of which some segments begin in the middle of a chunk and go on for several others."""
+    rng, ids = np.random.default_rng(length), np.repeat([0, 1, 2], [length // 3, length // 2, length // 6 + 1])[:length]
+    return np.stack([np.concatenate([ids[:1], rng.permutation(ids[1:])]) for _ in range(2)])
+
+
 CASES = {
     "plain": ((37, 37), {}),
     "padded, at an offset": ((40, 13), {"query_offset": 3, "key_value_seq_lengths": np.array([6, 13])}),
@@ -19,8 +27,8 @@ CASES = {
         (21, 40),
         {
             "query_offset": -4,
-            "query_segment_ids": np.random.default_rng(4).integers(0, 4, (2, 21)),
-            "key_value_segment_ids": np.random.default_rng(5).integers(0, 4, (2, 40)),
+            "query_segment_ids": shuffled(21),
+            "key_value_segment_ids": shuffled(40),
         },
     ),
 }
