@@ -76,7 +76,7 @@ def parts(kernel, ids, *cuts, at_once=False):
     return jnp.concatenate(outs, axis=1), found
 
 
-PACKED = np.stack([np.repeat([4, 1, 2], [5, 27, 4]), np.repeat([3, 1], [2, 34])])
+PACKED = np.stack([np.repeat([4, 1, 2], [15, 17, 4]), np.repeat([3, 1], [2, 34])])
 
 
 @pytest.mark.parametrize("ids", [None, PACKED], ids=["one", "packed"])
