@@ -70,12 +70,10 @@ class CosFormer(Recurrent):
         return (similarity @ values / (similarity.sum(-1, keepdims=True) + self.epsilon)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, call):
-        first = call.mask.query_offset if is_integer(call.mask.query_offset) else 0
-        self._fits(max(first + q.shape[1], k.shape[1]) - min(first, 0))
+        first, shards = call.mask.query_offset if is_integer(call.mask.query_offset) else 0, call.shards
+        lengths = (shards.query_length, shards.key_length) if shards else (q.shape[1], k.shape[1])
+        self._fits(max(first + lengths[0], lengths[1]) - min(first, 0))
         return super().batched(params, draws, q, k, v, call)
-
-    def meets(self, shards, mask):
-        return False  # a part would count positions from its own first token
 
     def step(self, params, draws, cache, q, k, v, positions, call):
         cache, out = super().step(params, draws, cache, q, k, v, positions, call)
