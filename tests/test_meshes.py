@@ -4,15 +4,18 @@ import pytest
 
 from attnzoo import (
     Additive,
+    Based,
     BigBird,
     CosFormer,
     Delta,
+    Forgetting,
     GatedDelta,
     GatedLinear,
     KimiDelta,
     Linear,
     Linformer,
     Local,
+    LogLinear,
     NadarayaWatson,
     Nystrom,
     Performer,
@@ -132,7 +135,7 @@ SPLIT = [
     Softmax(), NadarayaWatson(), Additive(), Synthesizer(), Synthesizer(form="random", rank=4), SlidingWindow(2, 1),
     SlidingWindow(2, 3, 2), SlidingWindow(9, 9), SlidingWindow(3, 2, 1, 2), Local(3), Local(4), Local(4, "strided"),
     SparseTransformer(3, 1), SparseTransformer(4, 1), BigBird(2, 1, 1, 1), Linear(), Performer(8), Linformer(5),
-    Nystrom(5), Reformer(4, 4), Sinkhorn(4),
+    Nystrom(5), Reformer(4, 4), Sinkhorn(4), CosFormer(30), Based(), Forgetting(), LogLinear(3),
 ]  # fmt: skip
 
 
@@ -147,7 +150,8 @@ def _is_supported(kernel, name):
         "global tokens in both directions": ["global_tokens", "bias", "segments"], "a residual": ["causal", "residual"],
         "functions": ["mask", "score_mod"],
     }  # fmt: skip
-    return all(getattr(kernel.supports, field) for field in needs.get(name, ()))
+    fields = needs.get(name, [])
+    return all(getattr(kernel.supports, x) for x in (fields if "causal" in fields else [*fields, "bidirectional"]))
 
 
 @pytest.mark.parametrize("kernel, name", SPLIT_QUICKLY, ids=repr)
