@@ -19,6 +19,7 @@ REFORMER = "Reformer(chunk_size=4, buckets=4, rounds=2, seed=0)"
 SINKHORN = "Sinkhorn(block_size=4, iterations=3, temperature=0.75)"
 SPARSE = "SparseTransformer(block_size=6, summary=2)"
 PERFORMER = "Performer(features=16, orthogonal=True, seed=0)"
+KIMI = "KimiDelta(max_beta=1)"
 DECAYS = "tests/test_states.py::test_outputs_and_gradients[GatedDelta(max_beta=1)-((37, 37), 0, False, False)]"
 IN_CHUNKS = f"tests/test_recurrence.py::test_outputs_and_gradients[((21, 40), True, 3, False, False)-{LINEAR}]"
 PACKED = f"tests/test_recurrence.py::test_outputs_and_gradients[((37, 37), True, 0, True, True)-{LINEAR}]"
@@ -129,6 +130,21 @@ MUTANTS = [
     Mutant("door/caches.py", "PartitionSpec(*[None] * axis, names)", "PartitionSpec(None)", f"{MESHES}test_caches_are_made_in_parts"),
     Mutant("engines/everywhere.py", "jnp.exp(own.top - dense.finite(top)) * jnp.exp(own.log_total)", "jnp.exp(own.top - dense.finite(top))", split("SlidingWindow(left=3, right=2, dilation=1, global_tokens=2)", "global tokens in both directions")),
     Mutant("layers/products.py", "PartitionSpec(*split.spec[:1], None, *split.spec[2:])", "split.spec", f"{MESHES}test_pairs_of_documents"),
+    Mutant("kernels/delta.py", "Channels(unit(k), log_decay)", "Channels(unit(k))", law("batched_equals_head", KIMI)),
+    Mutant("kernels/delta.py", "q, k = unit(q), unit(k)", "k = unit(k)", law("batched_equals_head", KIMI)),
+    Mutant("engines/replay.py", "jnp.where(seen[:, None], jnp.atleast_1d", "jnp.where(True, jnp.atleast_1d", law("batched_equals_head", "GatedLinear()")),
+    Mutant("engines/dense.py", "seen[:, :0:-1]", "seen[:, 1:]", law("batched_equals_head", "StateSpace()")),
+    Mutant("kernels/gated_linear.py", "Channels(k, log_decay)", "Channels(k, log_decay[:, 0])", law("batched_equals_head", "GatedLinear()")),
+    Mutant("kernels/state_space.py", "Channels(beta[:, None] * k,", "Channels(k,", law("batched_equals_head", "StateSpace()")),
+    Mutant("kernels/retention.py", "+ positions.query_offset - jnp", "- jnp", law("batched_equals_head", "Retention()")),
+    Mutant("engines/sums.py", "jnp.where(b[0], 0, part)", "part", law("packed_neighbours_cannot_touch_each_other", "Forgetting()")),
+    Mutant("engines/sums.py", "low + b[2] + rounded", "low + b[2]", "tests/test_oracles.py::test_differences_of_long_sums_have_all_their_digits"),
+    Mutant("kernels/forgetting.py", "sums.between(projected, self.upto", "-sums.between(projected, self.upto", law("batched_equals_head", "Forgetting()")),
+    Mutant("kernels/cosformer.py", "jax.nn.relu(x) * jnp.sin(angle)", "jax.nn.relu(x) * -jnp.cos(angle)", "tests/test_oracles.py::test_values[CosFormer(max_length=20, epsilon=1e-06)-plain]"),
+    Mutant("engines/recurrence.py", "return jnp.arange(mask.query_length) + mask.query_offset", "return jnp.arange(mask.query_length) + 0 * mask.query_offset", "tests/test_recurrence.py::test_queries_that_see_all_keys_stand_somewhere[False]"),
+    Mutant("kernels/based.py", "0.5, 1.0)", "1.0, 1.0)", law("batched_equals_head", "Based()")),
+    Mutant("kernels/log_linear.py", "of_levels - jnp.pad", "of_levels + jnp.pad", law("batched_equals_head", "LogLinear(levels=5)")),
+    Mutant("engines/state.py", "came_from >> channels.block,", "standing.at >> channels.block,", law("batched_equals_head", "LogLinear(levels=5)")),
 ]  # fmt: skip
 
 

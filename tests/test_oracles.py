@@ -23,6 +23,7 @@ from attnzoo import (
     Linformer,
     Local,
     LogLinear,
+    Mask,
     Nystrom,
     Performer,
     Reformer,
@@ -37,6 +38,7 @@ from attnzoo import (
     step,
 )
 from attnzoo import attention_weights as weights_of
+from attnzoo.engines import sums
 from attnzoo.testing.zoo import FURTHER, ZOO
 from tests import oracles
 from tests.oracles.bigbird import block_pattern
@@ -288,6 +290,14 @@ def test_cosformer_refuses_what_is_longer_than_it_is_made_for(given):
     sizes = {"batch": BATCH, "num_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": DIM}
     _, out = step(start(**sizes, max_length=13, kernel=CosFormer(max_length=12)), q, k, v)
     assert np.isfinite(out[:, :12]).all() and np.isnan(out[:, 12]).all()
+
+
+def test_differences_of_long_sums_have_all_their_digits():
+    x = -np.random.default_rng(0).random((1, 1, 2**16)).astype(np.float32)
+    _, of_keys = jax.jit(lambda x: sums.upto(x, Mask(2**16, 2**16, is_causal=True)))(x)
+    picked = np.array([5, 9_999, 65_000, 65_535])
+    exact = np.cumsum(x[0, 0].astype(np.float64))[picked]
+    np.testing.assert_allclose(sums.between(*[of_keys[0, 0, picked]] * 2), exact[:, None] - exact, rtol=2e-7)
 
 
 def test_every_file_of_oracles_is_of_a_kernel():

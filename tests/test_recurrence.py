@@ -64,6 +64,16 @@ def test_outputs_and_gradients(case, kernel):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), grads, expected)
 
 
+@pytest.mark.parametrize("segments", [False, True])
+def test_queries_that_see_all_keys_stand_somewhere(segments):
+    given, arguments = operands(21, 40), {"kernel": CosFormer(max_length=60), "query_offset": jnp.array([5, -3])}
+    if segments:
+        ids = np.random.default_rng(4).integers(0, 3, (2, 40))
+        arguments |= {"query_segment_ids": ids[:, :21], "key_value_segment_ids": ids}
+    outs = [attend(*given, implementation=x, **arguments) for x in ("xla", "reference")]
+    np.testing.assert_allclose(*outs, atol=1e-5)
+
+
 @KERNELS
 @pytest.mark.parametrize("lengths", [(5, 7), (7, 5)], ids=str)
 @pytest.mark.parametrize("is_causal", [False, True])

@@ -25,6 +25,8 @@ class Retention(Recurrent):
 
     Example:
       >>> q = k = v = jnp.ones((1, 3, 2, 8))
+      >>> 32 * (1 - jnp.exp(Retention().draw(jax.random.key(0), Dims.of(q, k, v)))).round(6)
+      Array([1. , 0.5], dtype=float32)
       >>> halved = jnp.log(jnp.full(2, 0.5))
       >>> attend(q, k, v, kernel=Retention(), draws=halved, scale=1 / 8, is_causal=True)[0, :, 0, 0]
       Array([1.  , 1.5 , 1.75], dtype=float32)
