@@ -36,7 +36,7 @@ class Scaling(Experiment):
 
     name = "scaling"
     key = ("kernel", "pass", "length", "batch", *analysis.SETTING, "mesh")
-    columns = ("pass", "num_kv_heads", "cell_budget")
+    columns = ("pass", "num_kv_heads", "cell_budget", "repeats")
     caveats = (
         caveats.MACHINE,
         "Exponents are slopes of straight lines through the logarithms of the last four lengths, with 95% intervals. "
