@@ -4,7 +4,7 @@
 
 over the keys that query i may see. Features are 1, those of x, and x_a x_b for a <= b, each pair once: m = 1 + H +
 H (H + 1) / 2 of them. Weights are at least 1/2, so that nothing keeps the sum from 0. Cost O((T + S) m Hv), state
-m (Hv + 1) for each key head. Arora et al. 2024, arXiv:2402.18668, section 4.1, where queries and keys have 16 numbers
+m (Hv + 1) for each key head. Arora et al. 2024, arXiv:2402.18668, where queries and keys have 16 numbers
 beside values of 64: m grows as H^2. Its windows of exact attention are other layers of a model.
 """
 

@@ -4,7 +4,7 @@
     cos(a - b) = cos a cos b + sin a sin b
 
 over the keys j that query i may see, i counted from `query_offset`, M = `max_length`. Cost O((T + S) H Hv), state
-2 H (Hv + 1) for each key head. Qin et al. 2022, arXiv:2202.08791, eq. 10-13. At a distance of M the cosine is 0, and
+2 H (Hv + 1) for each key head. Qin et al. 2022, arXiv:2202.08791. At a distance of M the cosine is 0, and
 negative beyond: longer sequences are refused, but for offsets that are traced. Their code takes the length of each
 call for M, by which padding would change outputs. With M far beyond the length it is `Linear("relu")`.
 """

@@ -4,7 +4,7 @@
 
 over the keys that query i may see, i counted from `query_offset`; only of those does it count what they forget. The
 bias is a difference of cumulative sums, so that no array [T, S] is made and nothing is a recurrence. Cost O(T S H),
-memory O(T + S). Lin et al. 2025, arXiv:2503.02130, eq. 4-7. Where nothing is forgotten it is `Softmax`.
+memory O(T + S). Lin et al. 2025, arXiv:2503.02130. Where nothing is forgotten it is `Softmax`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     S_t = diag(e^(g_t)) S_(t-1) + k_t v_t^T,    o_t = scale S_t^T q_t
 
 over the keys that a query may see, g_t <= 0 of H numbers for each token. There is no feature map and no normaliser.
-Cost O((T + S) H Hv), state H Hv for each head. Yang et al. 2023, arXiv:2312.06635, eq. 3 and section 4.4, whose gate is
+Cost O((T + S) H Hv), state H Hv for each head. Yang et al. 2023, arXiv:2312.06635, eq. 3. The gate of their layer is
 sigmoid^(1/16) of a projection, there of rank 16.
 """
 

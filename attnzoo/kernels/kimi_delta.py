@@ -3,7 +3,7 @@
     S <- diag(e^(g_t)) S,    S_t = S + beta_t k_t (v_t - S^T k_t)^T,    o_t = scale S_t^T q_t
 
 over the keys that a query may see, with q and k of unit norm, g_t <= 0 of H numbers for each token. Cost
-O((T + S) H Hv), state H Hv for each head. Kimi Team 2025, arXiv:2510.26692, eq. 1. With equal decays of channels it is
+O((T + S) H Hv), state H Hv for each head. Kimi Team 2025, arXiv:2510.26692. With equal decays of channels it is
 `GatedDelta`.
 """
 

@@ -3,7 +3,7 @@
     o_i = scale sum_j gamma^(i - j) (q_i . k_j) v_j,    gamma = 1 - 2^(-5 - head)
 
 over the keys j that query i may see, i counted from `query_offset`; hidden positions count. Cost O((T + S) H Hv),
-state H Hv for each head. Sun et al. 2023, arXiv:2307.08621, eq. 5-8. Its rotation is `Rotary`; its group norm, which
+state H Hv for each head. Sun et al. 2023, arXiv:2307.08621, eq. 5. Its rotation is `Rotary`; its group norm, which
 cancels the paper's normalisation of scores, belongs to a layer. Where nothing decays it is linear attention without a
 feature map and a normaliser.
 """

@@ -4,8 +4,8 @@
     o_i = scale sum_j e^(g_(j+1) + ... + g_i) beta_j (q_i . k_j) v_j
 
 over the keys j that query i may see, g_t <= 0 and beta_t >= 0 numbers of each token. Cost O((T + S) H Hv), state H Hv
-for each head. Dao and Gu 2024, arXiv:2405.21060, sections 3.2 and 5.1: q, k and v are their C, B and X, beta is the
-step Delta_t, and g_t = Delta_t A. They make both of one projection, where the layers here have two, and scale by 1.
+for each head. Dao and Gu 2024, arXiv:2405.21060: q, k and v are their C, B and X, beta is the step Delta_t, and
+g_t = Delta_t A. They make both of one projection, where the layers here have two, and scale by 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The exponential of softmax to second order: Arora et al. 2024, arXiv:2402.18668, section 4.1."""
+"""The exponential of softmax to second order: Arora et al. 2024, arXiv:2402.18668."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Rectified features under a cosine of the distance: Qin et al. 2022, arXiv:2202.08791, eq. 10."""
+"""Rectified features under a cosine of the distance: Qin et al. 2022, arXiv:2202.08791."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Softmax over scores less what was forgotten since: Lin et al. 2025, arXiv:2503.02130, eq. 4-7."""
+"""Softmax over scores less what was forgotten since: Lin et al. 2025, arXiv:2503.02130."""
 
 import numpy as np
 

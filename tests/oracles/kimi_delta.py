@@ -1,4 +1,4 @@
-"""A decay for each token and channel before the delta rule: Kimi Team 2025, arXiv:2510.26692, eq. 1."""
+"""A decay for each token and channel before the delta rule: Kimi Team 2025, arXiv:2510.26692."""
 
 import numpy as np
 

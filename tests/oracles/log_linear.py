@@ -1,4 +1,4 @@
-"""Buckets of a Fenwick tree, each with a state: Guo et al. 2025, arXiv:2506.04761, eq. 4-6."""
+"""Buckets of a Fenwick tree, each with a state: Guo et al. 2025, arXiv:2506.04761."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The recurrent form, position after position: Sun et al. 2023, arXiv:2307.08621, eq. 6."""
+"""The recurrent form, position after position: Sun et al. 2023, arXiv:2307.08621."""
 
 import numpy as np
 

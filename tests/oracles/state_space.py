@@ -1,4 +1,4 @@
-"""A scalar transition and a step for each token: Dao and Gu 2024, arXiv:2405.21060, eq. 1 and section 3.2."""
+"""A scalar transition and a step for each token: Dao and Gu 2024, arXiv:2405.21060."""
 
 import numpy as np
 
