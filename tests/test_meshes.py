@@ -240,6 +240,9 @@ BOUNDS = [
     (Retention(), True, 4 * 16 / 64 * 1.01, [PERMUTE]),
     (GatedLinear(), True, 4 * STATE, [PERMUTE]),  # a decay for each channel beside the state
     (GatedDelta(), True, 4 * 2 * 16 / 64, [PERMUTE]),  # a matrix beside it
+    (Based(), True, 4 * STATE * 153 / 16, [PERMUTE]),  # of 153 features
+    (CosFormer(512), True, 4 * STATE * 2.2, [PERMUTE]),  # of two waves, and what they weigh
+    (Forgetting(), True, (4 + 1 / 16) * 7 / 8, [EXCHANGE]),  # and a number of each token
     (Linformer(16), False, 2 * ADDED_UP * 16 / 64, [REDUCE]),
     (Nystrom(8, 2), False, 3 * ADDED_UP * 8 / 64 * 1.3, [REDUCE, GATHER]),
     (BigBird(8, 1, 1, 1), True, 4 * 7 / 8, [EXCHANGE]),
