@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
-from experiments.bench import memory, outcome
+from attnzoo import costs
+from experiments.bench import brought, memory, outcome
 from experiments.bench.memory import planned
 from experiments.bench.program import with_gradients
 from experiments.throughput.work import dims_of
@@ -22,10 +23,11 @@ ENOUGH = 0.05  # seconds of calls between two looks at the clock
 
 
 def function(implementation: str, kernel, is_causal: bool) -> Callable:
-    """Attention of query, key and value."""
+    """Attention of query, key and value, and ours of what tokens bring, where the kernel wants any."""
     if implementation.startswith("attnzoo"):
-        route = {"attnzoo": None, "attnzoo xla": "xla"}[implementation]
-        return functools.partial(attnzoo.attend, kernel=kernel, is_causal=is_causal, implementation=route)
+        how = {"kernel": kernel, "is_causal": is_causal}
+        how["implementation"] = {"attnzoo": None, "attnzoo xla": "xla"}[implementation]
+        return lambda query, key, value, tokens=None: attnzoo.attend(query, key, value, tokens=tokens, **how)
     window = None
     if isinstance(kernel, attnzoo.SlidingWindow):
         window = (kernel.left, kernel.right)
@@ -35,9 +37,9 @@ def function(implementation: str, kernel, is_causal: bool) -> Callable:
     )
 
 
-def outputs(implementation: str, kernel, is_causal: bool, inputs: list[np.ndarray], dtype: str) -> np.ndarray:
+def outputs(implementation: str, kernel, is_causal: bool, inputs: list, dtype: str) -> np.ndarray:
     """The output for given inputs, as float32."""
-    operands = [jnp.asarray(x, dtype) for x in inputs]
+    operands = jax.tree.map(lambda x: jnp.asarray(x, dtype), inputs)
     return np.asarray(jax.jit(function(implementation, kernel, is_causal))(*operands).astype(jnp.float32))
 
 
@@ -58,19 +60,24 @@ def _compiled(implementation: str, kernel, cell: dict):
     forward = function(implementation, kernel, cell["is_causal"])
     dims = dims_of(cell)
     shape = (dims.batch, dims.query_length, dims.num_heads, dims.head_dim)
-    shapes = [jax.ShapeDtypeStruct(shape, cell["dtype"])] * (4 if cell["pass"] == "train" else 3)
+    shapes: list = [jax.ShapeDtypeStruct(shape, cell["dtype"])] * (4 if cell["pass"] == "train" else 3)
+    if tokens := costs.tokens(kernel, dims, cell["dtype"]):
+        shapes.append(tokens)
     start = time.perf_counter()
     call = with_gradients(forward) if cell["pass"] == "train" else forward
     compiled = jax.jit(call).lower(*shapes).compile()
-    return compiled, shapes, time.perf_counter() - start
+    leading = dims.batch, dims.key_length, dims.num_heads
+    random = functools.partial(brought.normal, kernel, dims, leading, dtype=cell["dtype"])
+    return compiled, shapes, random, time.perf_counter() - start
 
 
-def _measured(cell: dict, compiled, shapes, compile_seconds: float, repeats: int) -> dict:
+def _measured(cell: dict, compiled, shapes, tokens: Callable, compile_seconds: float, repeats: int) -> dict:
     found = {"compile_seconds": compile_seconds} | planned(compiled)
     if skip := memory.does_not_fit(found):
         return found | skip
     keys = jax.random.split(jax.random.key(cell["seed"]), len(shapes))
-    operands = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]
+    normal = lambda key, x: tokens(rng=key) if isinstance(x, dict) else jax.random.normal(key, x.shape, x.dtype)
+    operands = list(map(normal, keys, shapes))
     return found | timed(lambda: compiled(*operands), jax.block_until_ready, repeats)
 
 

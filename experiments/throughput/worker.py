@@ -6,10 +6,12 @@ import importlib
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import attnzoo
-from experiments.bench import outcome, trust, workers
+from attnzoo import Dims
+from experiments.bench import brought, outcome, trust, workers
 
 LENGTH = 1024  # at which outputs are compared
 TOLERANCE = {"float32": 1e-2, "bfloat16": 3e-2, "float16": 1e-2}  # float32 products may be rounded to TF32
@@ -42,10 +44,12 @@ def _compared(calls, task: dict, kernel) -> dict:
     if task["implementation"].startswith("attnzoo") and (found := trust.breach(kernel, LENGTH, is_causal=is_causal)):
         return found
     rng = np.random.default_rng(task["seed"])
-    inputs = [rng.normal(size=(1, LENGTH, 2, 64)).astype(np.float32) for _ in range(3)]
+    inputs: list = [rng.normal(size=(1, LENGTH, 2, 64)).astype(np.float32) for _ in range(3)]
     with jax.default_device(jax.devices("cpu")[0]):
         arguments = {"kernel": kernel, "is_causal": is_causal, "implementation": "reference"}
-        expected = np.asarray(attnzoo.attend(*inputs, **arguments))
+        given = brought.normal(kernel, Dims.of(*inputs), (1, LENGTH, 2), jax.random.key(task["seed"]), jnp.float32)
+        expected = np.asarray(attnzoo.attend(*inputs, tokens=given or None, **arguments))
+        inputs += [jax.device_get(given)] if given else []
     try:
         got = calls.outputs(task["implementation"], kernel, is_causal, inputs, dtype)
     except Exception as error:
