@@ -17,8 +17,8 @@ from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import cache as layer_cache
-from attnzoo.layers import products, projected
-from attnzoo.layers.projected import Attention, Dropping
+from attnzoo.layers import convolution, products, projected
+from attnzoo.layers.projected import Attention, Dropping, Heads
 from attnzoo.positions import NoPositions, RelativeEncoding
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         kernels that have no weights. With `broadcast_dropout`, Flax's default, all examples and heads drop the same.
       sinks: each head learns a logit that joins its sum of exponentials, `attend`'s `sinks`, from 0 on; it lives under
         `sinks`.
-      heads_axis: a name by which what kernel and positions learn for each head is partitioned, as
-        `flax.linen.with_partitioning` does; None for no names.
+      conv_width, qkv_activation, normalize_qk, normalize_out, gate: short convolutions, norms and the gate of outputs,
+        as in `attnzoo.nnx.MultiHeadAttention`, and under the same names. With a convolution `init`, too, needs
+        `is_causal=True`, or `decode`.
+      heads_axis: a name by which what kernel and positions learn for each head, sinks and convolutions are partitioned,
+        as `flax.linen.with_partitioning` does; None for no names.
       attention_fn: refused, as `attention` stands in its place, and so are `qk_attn_weights_einsum_cls` and
         `attn_weights_value_einsum_cls`: a kernel has its own products.
       force_fp32_for_softmax: softmax is computed in float32 at least in any case; with this, weights to look at are
@@ -56,7 +59,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
 
     Raises:
       ValueError: when called, `positions` belong to no attention, heads do not divide what they share, or an
-        `attention_fn` is there.
+        `attention_fn` is there; an option has a wrong value.
       NotImplementedError: when called, the kernel cannot decode, or has no weights to drop.
 
     Example:
@@ -74,6 +77,10 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
     dropout_on: str = "weights"
     heads_axis: str | None = None
     sinks: bool = False
+    conv_width: int | None = None
+    qkv_activation: str | None = None
+    normalize_out: bool = False
+    gate: str | None = None
 
     @nn.compact
     @spelled_out(attend, Asked.__annotations__.__contains__)
@@ -102,6 +109,14 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v, inputs_kv)
         query, key, value = self._heads(inputs_q, inputs_k, inputs_v)
         dims = Dims.of(query, key, value)
+        of_heads = Heads(self.qkv_activation, self.normalize_qk, self.gate, self.normalize_out)
+        is_new = self.decode and not self.has_variable("cache", layer_cache.INDEX)
+        heads, cache = self._convolved((query, key, value), dims, asked, is_new, inputs_k is inputs_q)
+        query, key, value = of_heads.activated(*heads)
+        if of_heads.norm_of_qk is not None:
+            query, key = self._norm(of_heads, "query_ln")(query), self._norm(of_heads, "key_ln")(key)
+        query, key = of_heads.of_unit_norm(query, key)
+        query, key, value = nn.dtypes.promote_dtype(query, key, value, dtype=self.dtype)
         rng = self._dropout_rng(deterministic, dropout_rng)
         project = lambda name, one: self._dense(
             name,
@@ -120,7 +135,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         )
         if self.decode:
             layer_cache.refuse_extras(rng, sow_weights)
-            out = self._step(query, key, value, asked, attention)
+            out = self._step(query, key, value, asked, attention, cache, is_new)
         else:
             dropping = Dropping(self.dropout_rate, rng, self.broadcast_dropout, self.dropout_on)
             dtype = jnp.promote_types(query.dtype, jnp.float32) if self.force_fp32_for_softmax else query.dtype
@@ -129,6 +144,10 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
             )
             if sow_weights:
                 self.sow("intermediates", "attention_weights", weights)
+        if of_heads.normalize_out:
+            out = nn.RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="out_norm")(out)
+        if of_heads.gate is not None:
+            out = of_heads.gated(out, self._dense("gate", (self.num_heads, dims.value_dim))(inputs_q))
         return self._dense(
             "out",
             self.out_features or inputs_q.shape[-1],
@@ -143,6 +162,8 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         projected.check_dropout(self.attention, self.dropout_rate, self.dropout_on)
         projected.check_sinks(self.attention, self.sinks)
         projected.checked_positions(self.positions)
+        convolution.check(self.conv_width)
+        Heads(self.qkv_activation, self.normalize_qk, self.gate, self.normalize_out).check()
         if self.attention_fn is not nn.dot_product_attention:
             raise ValueError(
                 f"attention_fn={self.attention_fn!r}: expected `attention`, a kernel, in its place; functions belong "
@@ -151,9 +172,10 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         names = "qk_attn_weights_einsum_cls", "attn_weights_value_einsum_cls"
         projected.refuse_einsums(self.attention, **{name: getattr(self, name) for name in names})
 
-    def _step(self, query, key, value, asked, attention):
-        """Heads of the next tokens; the first call makes the cache, for as many tokens as it has, and writes none."""
-        is_new = not self.has_variable("cache", layer_cache.INDEX)
+    def _step(self, query, key, value, asked, attention, beside, is_new):
+        """Heads of the next tokens, beside which is kept what is; the first call makes the cache, for as many tokens as
+        it has, and writes none.
+        """
         if is_new:
             dims = Dims.of(query, key, value)
             is_ragged = asked.get("query_seq_lengths") is not None
@@ -161,9 +183,25 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         else:
             cache = dict(self.variables["cache"])
         after, out = layer_cache.step(cache, query, key, value, asked, attention)
-        for name, array in (cache if is_new else after).items():
+        for name, array in ((cache if is_new else after) | beside).items():
             self.put_variable("cache", name, array)
         return out
+
+    def _convolved(
+        self, heads: convolution.Heads, dims: Dims, asked: Asked, is_new: bool, is_self: bool
+    ) -> tuple[convolution.Heads, dict[str, jax.Array]]:
+        """Queries, keys and values with those before them, and what is to be kept of these."""
+        width = self.conv_width
+        if width is None:
+            return heads, {}
+        made = lambda of: self._made(of, lambda rng: convolution.init(rng, dims, width)[of])
+        weights = {name: made(name) for name in map(convolution.name, convolution.HEADS)}
+        if not self.decode:
+            return convolution.whole(weights, heads, asked, is_self), {}
+        empty = convolution.start(dims, width, heads[0].shape[:-3], heads[1].dtype)
+        before = empty if is_new else {name: self.get_variable("cache", name) for name in empty}
+        out, after = convolution.step(weights, before, heads, asked.get("query_seq_lengths"))
+        return out, empty if is_new else after
 
     def _heads(self, inputs_q, inputs_k, inputs_v):
         """Projections [*batch, T, N, H] and [*batch, S, K, H]."""
@@ -178,10 +216,14 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         query = self._dense("query", (self.num_heads, head_dim))(inputs_q)
         key = self._dense("key", (kv_heads, head_dim))(inputs_k)
         value = self._dense("value", (kv_heads, head_dim))(inputs_v)
-        if self.normalize_qk:
-            norm = functools.partial(nn.LayerNorm, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
-            query, key = norm(name="query_ln")(query), norm(name="key_ln")(key)
-        return nn.dtypes.promote_dtype(query, key, value, dtype=self.dtype)
+        return query, key, value
+
+    def _norm(self, of_heads: Heads, name: str) -> nn.Module:
+        """That of queries or of keys."""
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if of_heads.norm_of_qk == "layer":
+            return nn.LayerNorm(use_bias=False, **types, name=name)
+        return nn.RMSNorm(**types, name=name)
 
     def _dense(self, name, features, axis=-1, kernel_init=None, bias_init=None, dot_general=None, use_bias=None):
         function, made_by = dot_general or (self.qkv_dot_general, self.qkv_dot_general_cls)

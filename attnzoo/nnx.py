@@ -19,8 +19,8 @@ from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import cache as layer_cache
-from attnzoo.layers import products, projected
-from attnzoo.layers.projected import Attention, Dropping
+from attnzoo.layers import convolution, products, projected
+from attnzoo.layers.projected import Attention, Dropping, Heads
 from attnzoo.positions import NoPositions, RelativeEncoding
 
 if TYPE_CHECKING:
@@ -46,8 +46,18 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         kernels that have no weights. With `broadcast_dropout`, Flax's default, all examples and heads drop the same.
       sinks: each head learns a logit that joins its sum of exponentials, `attend`'s `sinks`, from 0 on; it lives under
         `sinks`.
-      heads_axis: a name by which what kernel and positions learn for each head is partitioned, as
-        `flax.nnx.with_partitioning` does; None for no names.
+      conv_width: queries, keys and values are convolved with themselves over as many tokens, a token and those before
+        it, which causal self-attention alone can have: 4 in published recurrences. Weights live under `query_conv`,
+        `key_conv` and `value_conv`; None for no convolution.
+      qkv_activation: what is put behind that, "silu" in published recurrences, "sigmoid" or "relu"; None for nothing.
+      normalize_qk: True for Flax's LayerNorm; "rms" for RMSNorm, or "l2" for rows of norm 1, which learn nothing.
+      normalize_out: whether each head's output is normalised, by the root of its mean square, before it is projected;
+        its scale is one for all heads and lives under `out_norm`.
+      gate: outputs of heads, normalised or not, are multiplied by a projection of the inputs of queries, `gate`, behind
+        this activation: "silu" (GLA, Gated DeltaNet), "sigmoid" (Qiu et al. 2025, arXiv:2505.06708) or "relu"; None for
+        no gate.
+      heads_axis: a name by which what kernel and positions learn for each head, sinks and convolutions are partitioned,
+        as `flax.nnx.with_partitioning` does; None for no names.
       attention_fn: is no argument here, as `attention` stands in its place.
       decode: step by step, after `init_cache`: each call takes the tokens that come next, one or several.
         `query_seq_lengths` says how many of them each example has. Tokens past the end raise, or give NaN under `jit`;
@@ -55,7 +65,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 
     Raises:
       ValueError: the parameters of the kernel depend on the length and `max_length` is None; `positions` belong to no
-        attention.
+        attention; an option has a wrong value.
       NotImplementedError: the kernel cannot decode, or has no weights to drop.
 
     Example:
@@ -81,6 +91,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         max_length: int | None = None,
         dropout_on: str = "weights",
         sinks: bool = False,
+        conv_width: int | None = None,
+        qkv_activation: str | None = None,
+        normalize_qk: bool | str = False,
+        normalize_out: bool = False,
+        gate: str | None = None,
         heads_axis: str | None = None,
         decode: bool | None = False,
         rngs: nnx.Rngs,
@@ -89,8 +104,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         if decode:
             layer_cache.refuse_kernel(attention)
         projected.checked_positions(positions)
+        convolution.check(conv_width)
+        self.of_heads = Heads(qkv_activation, normalize_qk, gate, normalize_out)
+        self.of_heads.check()
         widths = num_heads, in_features, qkv_features, out_features, num_kv_heads, in_kv_features
-        super().__init__(*widths, decode=decode, rngs=rngs, **flax)
+        super().__init__(*widths, decode=decode, normalize_qk=self.of_heads.norm_of_qk == "layer", rngs=rngs, **flax)
         projected.check_dropout(attention, self.dropout_rate, dropout_on)
         projected.check_sinks(attention, sinks)
         self.attention_kernel = attention
@@ -99,7 +117,14 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         if max_length is None:
             _refuse_unknown_length(attention, dims)
         for name, one in attention.token_inputs(dims).items():
-            setattr(self, projected.token_name(name), self._projection(one, rngs, flax))
+            setattr(self, projected.token_name(name), self._projection(self.in_kv_features, one, rngs, flax))
+        if gate is not None:
+            self.gate = self._projection(in_features, TokenInput((self.head_dim,)), rngs, flax)
+        if self.of_heads.norm_of_qk == "rms":
+            for name in ("query_ln", "key_ln"):
+                setattr(self, name, self._norm(rngs, flax.get(f"{name}_scale_metadata")))
+        if normalize_out:
+            self.out_norm = self._norm(rngs)
         self.position_encoding = positions
 
         def parameter(x: jax.Array) -> nnx.Param:
@@ -109,17 +134,27 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             return nnx.Param(x.astype(self.param_dtype), **named)
 
         self.sinks = parameter(jnp.zeros(num_heads)) if sinks else None
+        self.conv_width = conv_width
+        if conv_width is not None:
+            for name, weights in convolution.init(rngs.params(), dims, conv_width).items():
+                setattr(self, name, parameter(weights))
         for name, learner in (("attention", attention), ("positions", positions)):
             if jax.tree.leaves(jax.eval_shape(lambda learner=learner: learner.init(jax.random.key(0), dims))):
                 params = learner.init(rngs.params(), dims)
                 setattr(self, name, nnx.data(jax.tree.map(parameter, params)))
 
-    def _projection(self, one: TokenInput, rngs: nnx.Rngs, flax: dict[str, Any]) -> nnx.LinearGeneral:
-        """One more projection of what keys are made of, as Flax makes that of keys, but for a bias of its own."""
+    def _norm(self, rngs: nnx.Rngs, metadata: Any = None) -> nnx.RMSNorm:
+        """RMSNorm of what one head has."""
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        given = {} if metadata is None else {"scale_metadata": metadata}
+        return nnx.RMSNorm(self.head_dim, **types, promote_dtype=self.ln_promote_dtype, **given, rngs=rngs)
+
+    def _projection(self, in_features: int, one: TokenInput, rngs: nnx.Rngs, flax: dict[str, Any]) -> nnx.LinearGeneral:
+        """One more projection for each head, as Flax makes that of keys, but for a bias of its own."""
         given = {name: flax[name] for name in PROJECTING if name in flax}
         given |= {} if one.bias_init is None else {"bias_init": one.bias_init}
         return nnx.LinearGeneral(
-            self.in_kv_features,
+            in_features,
             (self.num_heads, *one.shape),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -162,8 +197,12 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             project(x, out_sharding=qkv_sharding or products.out_sharding(x, project.kernel[...]))
             for project, x in projections
         )
-        if self.normalize_qk and self.query_ln is not None and self.key_ln is not None:
+        is_decoding = bool(self.decode if decode is None else decode)
+        heads, cache = self._convolved((query, key, value), asked, is_decoding, inputs_k is inputs_q)
+        query, key, value = self.of_heads.activated(*heads)
+        if self.query_ln is not None and self.key_ln is not None:
             query, key = self.query_ln(query), self.key_ln(key)
+        query, key = self.of_heads.of_unit_norm(query, key)
         query, key, value = dtypes.promote_dtype((query, key, value), dtype=self.dtype)
         rng = self._dropout_rng(deterministic, rngs)
         attention = Attention(
@@ -175,19 +214,36 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             tokens=self._brought(inputs_k),
             sinks=None if self.sinks is None else self.sinks[...],
         )
-        if self.decode if decode is None else decode:
+        if is_decoding:
             layer_cache.refuse_extras(rng, sow_weights)
-            return self._projected_out(self._step(query, key, value, asked, attention), out_sharding)
+            out = self._step(query, key, value, asked, attention, cache)
+            return self._projected_out(out, out_sharding, inputs_q)
         dropping = Dropping(self.dropout_rate, rng, self.broadcast_dropout, self.dropout_on)
         out, weights = projected.attend_heads(
             query, key, value, asked, attention, dropping, weights_dtype=query.dtype if sow_weights else None
         )
         if sow_weights:
             self.sow(nnx.Intermediate, "attention_weights", weights)
-        return self._projected_out(out, out_sharding)
+        return self._projected_out(out, out_sharding, inputs_q)
 
-    def _projected_out(self, out: jax.Array, out_sharding: Any = None) -> jax.Array:
-        """What heads give, [*batch, T, N, Hv], as features."""
+    def _convolved(
+        self, heads: convolution.Heads, asked: Asked, is_decoding: bool, is_self: bool
+    ) -> tuple[convolution.Heads, dict[str, jax.Array]]:
+        """Queries, keys and values with those before them, and what is to be kept of these."""
+        if self.conv_width is None:
+            return heads, {}
+        weights = {name: getattr(self, name)[...] for name in map(convolution.name, convolution.HEADS)}
+        if not is_decoding:
+            return convolution.whole(weights, heads, asked, is_self), {}
+        before = {name: variable.get_value() for name, variable in self._cached(convolution.CACHED).items()}
+        return convolution.step(weights, before, heads, asked.get("query_seq_lengths"))
+
+    def _projected_out(self, out: jax.Array, out_sharding: Any, inputs_q: jax.Array) -> jax.Array:
+        """What heads give, [*batch, T, N, Hv], normalised and gated, as features."""
+        if self.of_heads.normalize_out:
+            out = self.out_norm(out)
+        if self.of_heads.gate is not None:
+            out = self.of_heads.gated(out, products.applied(self.gate, inputs_q))
         return self.out(out, out_sharding=out_sharding or products.out_sharding(out, self.out.kernel[...], 2))
 
     def init_cache(self, input_shape: Sequence[int], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
@@ -209,20 +265,26 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         dims = self._dims(math.prod(batch), length)
         given = self.attention_kernel, self._learned("attention"), dims, tuple(batch), dtype
         made = layer_cache.start(*given, is_ragged)
+        if self.conv_width is not None:
+            made |= convolution.start(dims, self.conv_width, tuple(batch), dtype)
         for name, array in made.items():
             setattr(self, name, nnx.Cache(array))
 
-    def _step(self, query, key, value, asked, attention):
-        """Heads of the next tokens."""
+    def _step(self, query, key, value, asked, attention, beside):
+        """Heads of the next tokens; `beside` is what else is kept once they have come."""
+        names = [*layer_cache.names(self.attention_kernel, self._dims(1, 1)), layer_cache.INDEX]
+        cached = self._cached((*names, *beside))
+        before = {name: cached[name].get_value() for name in names}
+        after, out = layer_cache.step(before, query, key, value, asked, attention)
+        for name, array in (after | beside).items():
+            cached[name].set_value(array)
+        return out
+
+    def _cached(self, names: Sequence[str]) -> dict[str, nnx.Cache]:
+        """Variables of the cache."""
         if self.cache_index is None:
             raise ValueError("decode=True and there is no cache: call `init_cache(input_shape)` of the layer first")
-        names = [*layer_cache.names(self.attention_kernel, self._dims(1, 1)), layer_cache.INDEX]
-        cached = {name: getattr(self, name) for name in names}
-        before = {name: variable.get_value() for name, variable in cached.items()}
-        after, out = layer_cache.step(before, query, key, value, asked, attention)
-        for name, variable in cached.items():
-            variable.set_value(after[name])
-        return out
+        return {name: getattr(self, name) for name in names}
 
     def _dims(self, batch: int, length: int) -> Dims:
         return Dims(batch, length, length, self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)

@@ -49,12 +49,31 @@ def entries(x: jax.Array, places: jax.Array) -> jax.Array:
 
 def in_front(first: jax.Array, x: jax.Array) -> jax.Array:
     """first [D] before each x [B, T, D], [B, 1 + T, D], whose second axis is brought together where it is split."""
-    first = jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))
+    return joined(jnp.broadcast_to(first, (len(x), 1, x.shape[-1])), x)
+
+
+def joined(first: jax.Array, x: jax.Array) -> jax.Array:
+    """first [B, t, ...] before x [B, T, ...], split as x is, whose second axis is brought together."""
+    x = in_one_piece(x)
+    return jnp.concatenate([split_as(first, jax.typeof(x).sharding), x], axis=1)
+
+
+def in_one_piece(x: jax.Array) -> jax.Array:
+    """x [B, T, ...], whose second axis is brought together where it is split."""
     split = jax.typeof(x).sharding
-    if AxisType.Explicit in split.mesh.axis_types:
-        whole = NamedSharding(split.mesh, PartitionSpec(*split.spec[:1], None, *split.spec[2:]))
-        first, x = (jax.sharding.reshard(each, whole) for each in (first, x))
-    return jnp.concatenate([first, x], axis=1)
+    return split_as(x, NamedSharding(split.mesh, PartitionSpec(*split.spec[:1], None, *split.spec[2:])))
+
+
+def as_heads(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """weights [N, ..., H], split as the heads of x [B, T, N, H] are."""
+    split = jax.typeof(x).sharding
+    between = (None,) * (weights.ndim - 2)
+    return split_as(weights, NamedSharding(split.mesh, PartitionSpec(split.spec[2], *between, split.spec[3])))
+
+
+def split_as(x: jax.Array, split: NamedSharding) -> jax.Array:
+    """x, split so, where types tell of it."""
+    return jax.sharding.reshard(x, split) if AxisType.Explicit in split.mesh.axis_types else x
 
 
 def applied(layer: nnx.Linear | nnx.LinearGeneral, x: jax.Array, contracted: int = 1, *, is_whole: bool = False) -> Any:

@@ -20,6 +20,7 @@ from attnzoo.door import meshes, refusal, validation
 from attnzoo.door.arguments import Asked
 from attnzoo.door.attention import attend, attention_weights, untold
 from attnzoo.kernel import Kernel
+from attnzoo.kernels.delta import unit
 from attnzoo.positions import AbsoluteEncoding, NoPositions, RelativeEncoding
 
 
@@ -200,6 +201,56 @@ def check_sinks(kernel: Kernel, sinks: bool) -> None:
     validation.switches(sinks=sinks)
     if sinks:
         refusal.refuse(kernel, [("sinks", "residual")])
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "sigmoid": jax.nn.sigmoid,
+    "relu": jax.nn.relu,
+}
+NORMS_OF_QK = (False, True, "rms", "l2")
+
+
+class Heads(NamedTuple):
+    """What a layer does to heads beside attention; what it learns for that is the layer's.
+
+    Attributes:
+      activation: of queries, keys and values, behind their convolution where there is one; None for none.
+      normalize_qk: of queries and keys, behind that: True for Flax's LayerNorm, "rms", or "l2", rows of norm 1.
+      gate: the activation of a projection of the inputs that multiplies what heads give; None for no gate.
+      normalize_out: whether what each head gives is divided by its root mean square, before the gate.
+    """
+
+    activation: str | None = None
+    normalize_qk: bool | str = False
+    gate: str | None = None
+    normalize_out: bool = False
+
+    def check(self) -> None:
+        """Refuse what is no choice."""
+        for name, given in (("qkv_activation", self.activation), ("gate", self.gate)):
+            if given is not None and given not in ACTIVATIONS:
+                raise ValueError(f"{name}={given!r}: expected one of {', '.join(ACTIVATIONS)}, or None")
+        if not (isinstance(self.normalize_qk, bool | str) and self.normalize_qk in NORMS_OF_QK):
+            raise ValueError(f"normalize_qk={self.normalize_qk!r}: expected one of {', '.join(map(repr, NORMS_OF_QK))}")
+        validation.switches(normalize_out=self.normalize_out)
+
+    @property
+    def norm_of_qk(self) -> str | None:
+        """The norm of queries and keys that learns a scale: "layer", "rms", or None."""
+        return "layer" if self.normalize_qk is True else "rms" if self.normalize_qk == "rms" else None
+
+    def activated(self, *heads: jax.Array) -> tuple[jax.Array, ...]:
+        """Queries, keys and values as they are projected, once activated."""
+        return heads if self.activation is None else tuple(map(ACTIVATIONS[self.activation], heads))
+
+    def of_unit_norm(self, *heads: jax.Array) -> tuple[jax.Array, ...]:
+        """Queries and keys, with rows of norm 1 where that is asked for."""
+        return tuple(unit(x).astype(x.dtype) for x in heads) if self.normalize_qk == "l2" else heads
+
+    def gated(self, out: jax.Array, gate: jax.Array) -> jax.Array:
+        """What heads give, [*batch, T, N, Hv], times a gate of that shape before its activation."""
+        return out if self.gate is None else out * ACTIVATIONS[self.gate](gate).astype(out.dtype)
 
 
 def refuse_einsums(kernel: Kernel, **einsums: Any) -> None:

@@ -150,7 +150,7 @@ class CrossAttention(MultiHeadAttention):
                 tokens={name: kept(name) for name in brought},
             ),
         )
-        return self._projected_out(attended.out)
+        return self._projected_out(attended.out, None, x)
 
 
 class Block(nnx.Module):

@@ -1,0 +1,158 @@
+"""A short causal convolution of what is projected, each channel by itself.
+
+    y_t = sum_j w_j x_(t - j),    j = 0 .. width - 1
+
+over the tokens before, in their places; what is hidden, padding, and tokens of other segments count as 0. A state of
+one size recalls by what stood beside a token, of which keys alone do not tell: published recurrences have it on
+queries, keys and values (Dao and Gu 2024, arXiv:2405.21060; Yang, Kautz and Hatamizadeh 2024, arXiv:2412.06464).
+
+While decoding, the last width - 1 tokens that were projected are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.contract.fields import is_integer
+from attnzoo.contract.mask import Mask
+from attnzoo.contract.sizes import Dims
+from attnzoo.contract.support import Support
+from attnzoo.door import batching, meshes, visibility
+from attnzoo.door.arguments import Asked
+from attnzoo.layers import products, projected
+
+Heads = tuple[jax.Array, ...]  # queries, keys and values
+HEADS = ("query", "key", "value")
+PAIRS = (
+    "it may hide a part of what a token takes in: say padding as key_mask= or lengths, documents as segments, and what "
+    "else attention is not to see by the kernel"
+)
+CACHED = tuple(f"cached_{name}_conv" for name in HEADS)
+
+
+def name(heads: str) -> str:
+    """What the weights for queries, keys or values are called in a layer."""
+    return f"{heads}_conv"
+
+
+def check(width: Any) -> None:
+    """Refuse a width that is none."""
+    if width is not None and not (is_integer(width) and width >= 1):
+        raise ValueError(f"conv_width={width!r}: expected how many tokens are taken in, at least 1, or None")
+
+
+def init(rng: jax.Array, dims: Dims, width: int) -> dict[str, jax.Array]:
+    """Weights [N or K, width, H], that of the token itself first: uniform, as convolutions of that fan-in are."""
+    sizes = {
+        "query": (dims.num_heads, dims.head_dim),
+        "key": (dims.num_key_value_heads, dims.head_dim),
+        "value": (dims.num_key_value_heads, dims.value_dim),
+    }
+    most = width**-0.5
+    rngs = jax.random.split(rng, len(HEADS))
+    return {
+        name(of): jax.random.uniform(rng, (sizes[of][0], width, sizes[of][1]), minval=-most, maxval=most)
+        for rng, of in zip(rngs, HEADS, strict=True)
+    }
+
+
+def start(dims: Dims, width: int, batch: tuple[int, ...], dtype) -> dict[str, jax.Array]:
+    """What is kept before the first token, [*batch, width - 1, heads, H] each."""
+    heads = (dims.num_heads, dims.num_key_value_heads, dims.num_key_value_heads)
+    sizes = zip(CACHED, heads, (dims.head_dim, dims.head_dim, dims.value_dim), strict=True)
+    return {cached: jnp.zeros((*batch, width - 1, count, size), dtype) for cached, count, size in sizes}
+
+
+def whole(weights: Mapping[str, jax.Array], heads: Heads, asked: Asked, is_self: bool) -> Heads:
+    """Heads [*batch, T, N or K, H] of whole sequences.
+
+    Args:
+      is_self: whether queries and keys are of the same tokens.
+
+    Raises:
+      NotImplementedError: the call is not causal, or hides in ways that a convolution cannot follow.
+    """
+    _refuse(asked, is_self)
+    batch = heads[0].shape[:-3]
+    query, key, value = (x.reshape(-1, *x.shape[len(batch) :]) for x in heads)
+    mask = _mask(Dims.of(query, key, value), batch, asked)
+    of_keys, of_queries = visibility.shown(mask, key.shape[2])
+    query, key, value = (visibility.silenced(of_keys, x) for x in (query, key, value))
+    query = visibility.silenced(of_queries, query)
+    ids = mask.query_segments, mask.key_segments, mask.key_segments
+    return tuple(
+        convolved(x, weights[name(of)], None if own is None else own[:, 0]).reshape(given.shape)
+        for of, x, own, given in zip(HEADS, (query, key, value), ids, heads, strict=True)
+    )
+
+
+def step(
+    weights: Mapping[str, jax.Array], cache: Mapping[str, jax.Array], heads: Heads, lengths: Any
+) -> tuple[Heads, dict[str, jax.Array]]:
+    """Heads [*batch, t, N or K, H] of the next tokens, `lengths` [*batch] of them real, or all; and the cache after."""
+    made, kept = [], {}
+    for of, cached, x in zip(HEADS, CACHED, heads, strict=True):
+        batch, tokens = x.shape[:-3], x.shape[-3]
+        before = cache[cached]
+        flat, past = (each.reshape(-1, *each.shape[len(batch) :]) for each in (x, before))
+        joined = products.joined(past.astype(x.dtype), flat)
+        made.append(convolved(joined, weights[name(of)])[:, before.shape[-3] :].reshape(x.shape))
+        real = jnp.full(len(flat), tokens) if lengths is None else jnp.reshape(jnp.asarray(lengths), (-1,))
+        last = products.entries(joined, real[:, None] + jnp.arange(before.shape[-3]))
+        kept[cached] = last.astype(before.dtype).reshape(before.shape)
+    return tuple(made), kept
+
+
+def convolved(x: jax.Array, weights: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """x [B, T, N, H] by weights [N, width, H], among tokens of one segment [B, T]; summed in float32 at least."""
+    split = jax.typeof(x).sharding
+    x, weights = products.in_one_piece(x), products.as_heads(weights, x)
+    precise = jnp.promote_types(x.dtype, jnp.float32)
+    total = jnp.zeros_like(x, precise)
+    for distance in range(weights.shape[1]):
+        past = _earlier(x, distance)
+        if segments is not None and distance:
+            is_same = (segments == _earlier(segments, distance)) & (jnp.arange(x.shape[1]) >= distance)[None]
+            past = jnp.where(is_same[..., None, None], past, 0)
+        total += past.astype(precise) * weights[:, distance].astype(precise)[None, None]
+    return products.split_as(total.astype(x.dtype), split)
+
+
+def _earlier(x: jax.Array, distance: int) -> jax.Array:
+    """What stands `distance` before in x [B, T, ...], 0 where nothing does."""
+    return jnp.pad(x, [(0, 0), (distance, 0), *[(0, 0)] * (x.ndim - 2)])[:, : x.shape[1]]
+
+
+def _mask(dims: Dims, batch: tuple[int, ...], asked: Asked) -> Mask:
+    """What hides whole tokens, with all batch axes as one."""
+    given = batching.flattened(asked, batch)
+    hides: Any = {name: given.get(name) for name in visibility.AXES} | {"global_tokens": None}
+    hides["mask"] = None if given.get("mask") is None else projected.as_bool(given["mask"])
+    structure = Mask(dims.query_length, dims.key_length, is_causal=True)
+    found = visibility.apply(structure, hides, dims, not batch, Support(causal=True))
+    if found.dense is not None:
+        _unable("mask", PAIRS)
+    return found
+
+
+def _refuse(asked: Asked, is_self: bool) -> None:
+    if not is_self:
+        _unable("inputs_k", "keys of other tokens stand before no query: leave it out where it is inputs_q")
+    if not asked.get("is_causal"):
+        _unable("is_causal=False", "it looks back in time alone: pass is_causal=True")
+    offset = asked.get("query_offset", 0)
+    if not (is_integer(offset) and offset == 0):
+        _unable("query_offset", "the tokens before the first query are not there: decode, which keeps them")
+    if asked.get("mask_mod") is not None:
+        _unable("mask_mod", PAIRS)
+    sequence = asked.get("sequence_axis")
+    if meshes.of_caller(sequence, 1, 1) is not None:
+        _unable(f"sequence_axis={sequence!r} of a shard_map of your own", "call the layer outside of it")
+
+
+def _unable(argument: str, why: str) -> None:
+    raise NotImplementedError(f"a layer with conv_width cannot honour `{argument}`: {why}")
