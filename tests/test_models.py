@@ -1,5 +1,6 @@
 """Models: any kernel in any slot that it can serve, padding that touches nothing, and parts as the papers have them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -90,8 +91,38 @@ def test_a_block_is_that_of_its_paper(norm):
     np.testing.assert_allclose(block(x, is_causal=True), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("activation", ["swiglu", "geglu"])
+def test_a_block_with_norms_around_parts_and_a_gate(activation):
+    """x + norm(part(norm(x))), by the root of the mean square, capped scores, and narrow(act(gate x) * widen x)."""
+    given = {"norm": "both", "norm_kind": "rms", "activation": activation, "soft_cap": 0.1, "logits_soft_cap": 0.5}
+    config = BlockConfig(width=8, num_heads=2, feed_forward=5, **given)
+    model = loud(LanguageModel(11, config, max_length=9, num_layers=1, rngs=nnx.Rngs(0)))
+    block = model.stack.blocks[0]
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8))
+    of, rms = block.feed_forward, lambda x: x / np.sqrt((np.asarray(x) ** 2).mean(-1, keepdims=True) + 1e-6)
+    gate = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}[activation]
+    middle = x + rms(block.attention(rms(x), is_causal=True, soft_cap=0.1))
+    expected = middle + rms(of.narrow(gate(of.widen_gate(rms(middle))) * of.widen(rms(middle))))
+    np.testing.assert_allclose(block(x, is_causal=True), expected, atol=1e-4)
+    hidden = model.stack(model.embedding(TOKENS))
+    np.testing.assert_allclose(model(TOKENS), 0.5 * np.tanh(model.head(hidden) / 0.5), atol=1e-5)
+    model.init_cache(2, 8)
+    np.testing.assert_allclose(model.step(TOKENS), model(TOKENS), atol=1e-4)
+
+
+def test_blocks_may_differ_but_not_in_what_a_model_has_once():
+    configs = [SMALL, dataclasses.replace(SMALL, gate="sigmoid", feed_forward=7)]
+    model = language_model(configs, rngs=nnx.Rngs(0))
+    assert [block.config for block in model.stack.blocks] == configs
+    assert [block.attention.of_heads.gate for block in model.stack.blocks] == [None, "sigmoid"]
+    with pytest.raises(ValueError, match="config: width=16 in block 1 and 8 in block 0"):
+        language_model([SMALL, dataclasses.replace(SMALL, width=16)], rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="config lists 1: expected one for each of 2 blocks"):
+        language_model([SMALL], rngs=nnx.Rngs(0))
+
+
 def test_only_norms_before_parts_need_a_last_one():
-    for norm, is_there in (("before", True), ("after", False)):
+    for norm, is_there in (("before", True), ("after", False), ("both", True)):
         model = language_model(BlockConfig(width=8, num_heads=2, norm=norm), rngs=nnx.Rngs(0))
         assert (model.stack.norm is not None) == is_there
 

@@ -67,10 +67,13 @@ def name_of(kernel: Kernel) -> str:
 
 def identity(value: Kernel | PositionEncoding) -> str:
     """The repr, after its module where the class is not in the catalogue: others may have a class of that name."""
-    is_known = type(value) in (*KERNELS.values(), *POSITIONS.values())
-    return repr(value) if is_known else f"{type(value).__module__}.{value!r}"
+    return _of(value).identity(value)
 
 
 def spelled(value: Kernel | PositionEncoding) -> str:
     """Text that `parse` or `parse_positions` reads as this value, in any process that can import its class."""
-    return (_KERNELS if isinstance(value, Kernel) else _POSITIONS).spelled(value)
+    return _of(value).spelled(value)
+
+
+def _of(value: Kernel | PositionEncoding) -> Catalogue:
+    return _KERNELS if isinstance(value, Kernel) else _POSITIONS

@@ -15,13 +15,13 @@ class Catalogue(NamedTuple):
     Attributes:
       noun: what one of them is called in messages.
       classes: dataclasses by name.
-      base: what a class outside the catalogue must be a subclass of.
+      base: what a class outside the catalogue must be a subclass of, or some of which it must be of one.
       example: text that is right.
     """
 
     noun: str
     classes: dict[str, type]
-    base: type
+    base: type | tuple[type, ...]
     example: str
 
     def parse(self, text: str, imports: bool = True) -> list:
@@ -51,6 +51,11 @@ class Catalogue(NamedTuple):
         """The name of a value's class, or the class's own where it is not in the catalogue."""
         names = {cls: name for name, cls in self.classes.items()}
         return names.get(type(value), type(value).__name__)
+
+    def identity(self, value) -> str:
+        """The repr, after its module where the class is not in the catalogue: others may have a class of that name."""
+        is_known = type(value) in self.classes.values()
+        return repr(value) if is_known else f"{type(value).__module__}.{value!r}"
 
     def spelled(self, value) -> str:
         """Text that `parse` reads as this value, with a dotted name where its class is not in the catalogue."""
@@ -86,8 +91,9 @@ class Catalogue(NamedTuple):
         except (ImportError, AttributeError) as error:
             raise ValueError(f"cannot import {self.noun} {name!r}: {error}") from None
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
-            package = self.base.__module__.partition(".")[0]
-            raise ValueError(f"{name!r} is {cls!r}: expected a subclass of {package}.{self.base.__name__}")
+            bases = self.base if isinstance(self.base, tuple) else (self.base,)
+            expected = " or ".join(f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in bases)
+            raise ValueError(f"{name!r} is {cls!r}: expected a subclass of {expected}")
         return cls
 
 

@@ -21,11 +21,16 @@ from attnzoo.door.meshes import Names, as_tuple
 # The logical names of a parameter's axes, by the end of its path. What is not here is small, and on all devices;
 # so is the bias of the head, which would split logits.
 PROJECTED = ("embed", "heads", "kv")
+CONVOLVED = ("heads", "conv", "kv")
 LOGICAL: dict[tuple[str, str], tuple[str, ...]] = {
     ("query", "kernel"): PROJECTED, ("key", "kernel"): PROJECTED, ("value", "kernel"): PROJECTED,
     ("query", "bias"): PROJECTED[1:], ("key", "bias"): PROJECTED[1:], ("value", "bias"): PROJECTED[1:],
-    ("out", "kernel"): ("heads", "kv", "embed"),
-    ("widen", "kernel"): ("embed", "mlp"), ("widen", "bias"): ("mlp",), ("narrow", "kernel"): ("mlp", "embed"),
+    ("gate", "kernel"): PROJECTED, ("gate", "bias"): PROJECTED[1:], ("out", "kernel"): ("heads", "kv", "embed"),
+    ("attention", "query_conv"): CONVOLVED, ("attention", "key_conv"): CONVOLVED,
+    ("attention", "value_conv"): CONVOLVED,
+    ("widen", "kernel"): ("embed", "mlp"), ("widen", "bias"): ("mlp",),
+    ("widen_gate", "kernel"): ("embed", "mlp"), ("widen_gate", "bias"): ("mlp",),
+    ("narrow", "kernel"): ("mlp", "embed"),
     ("embed", "embedding"): ("vocab", "embed"), ("head", "kernel"): ("embed", "vocab"),
 }  # fmt: skip
 OVER_MODEL = {"heads", "mlp", "vocab"}  # what tensor parallelism splits

@@ -22,7 +22,7 @@ from flax import nnx
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import products, projected
-from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of
+from attnzoo.models.blocks import BlockConfig, Stack, dropout_of, kernels_of, of_model
 from attnzoo.positions import AbsoluteEncoding, LearnedPositions, NoPositions, PositionEncoding, RelativeEncoding
 
 POOLINGS = ("mean", "cls")
@@ -69,7 +69,7 @@ class LanguageModel(nnx.Module):
 
     Args:
       vocabulary: number of tokens, in and out.
-      config: what all blocks have in common.
+      config: of all blocks, or one for each.
       max_length: the longest sequence.
       num_layers: number of blocks.
       attention: one kernel for all blocks, or one for each.
@@ -95,7 +95,7 @@ class LanguageModel(nnx.Module):
     def __init__(
         self,
         vocabulary: int,
-        config: BlockConfig,
+        config: BlockConfig | Sequence[BlockConfig],
         *,
         max_length: int,
         num_layers: int,
@@ -105,13 +105,13 @@ class LanguageModel(nnx.Module):
         is_tied: bool = False,
         rngs: nnx.Rngs,
     ):
-        kernels = kernels_of("attention", attention, num_layers)
+        kernels, shared = kernels_of("attention", attention, num_layers), of_model(config)
         name = "decoder" if is_causal else "encoder"
         self.max_length, self.vocabulary = max_length, vocabulary
         self.place: nnx.Cache[jax.Array]  # of the next token, from `init_cache` on
-        self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
+        self.embedding = Embedding(vocabulary, shared, positions, max_length, rngs)
         self.stack = Stack(config, name, kernels, _relative(positions), max_length, is_causal=is_causal, rngs=rngs)
-        self.head = None if is_tied else nnx.Linear(config.width, vocabulary, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        self.head = None if is_tied else nnx.Linear(shared.width, vocabulary, dtype=jnp.dtype(shared.dtype), rngs=rngs)
 
     def __call__(
         self,
@@ -152,7 +152,8 @@ class LanguageModel(nnx.Module):
 
     def _logits(self, x):
         logits = self.embedding.logits(x) if self.head is None else products.applied(self.head, x, is_whole=True)
-        return logits.astype(jnp.float32)
+        logits, cap = logits.astype(jnp.float32), self.stack.config.logits_soft_cap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 class Classifier(nnx.Module):
@@ -186,7 +187,7 @@ class Classifier(nnx.Module):
         self,
         vocabulary: int,
         num_classes: int,
-        config: BlockConfig,
+        config: BlockConfig | Sequence[BlockConfig],
         *,
         max_length: int,
         num_layers: int,
@@ -200,18 +201,18 @@ class Classifier(nnx.Module):
             raise ValueError(f"pooling={pooling!r}: expected one of {', '.join(POOLINGS)}")
         if pairing not in (None, *PAIRINGS):
             raise ValueError(f"pairing={pairing!r}: expected one of {', '.join(PAIRINGS)}, or None for no pairs")
-        kernels = kernels_of("attention", attention, num_layers)
+        kernels, shared = kernels_of("attention", attention, num_layers), of_model(config)
         self.pooling, self.pairing, self.max_length = pooling, pairing, max_length
         longest = max_length + (pooling == "cls")
-        self.embedding = Embedding(vocabulary, config, positions, max_length, rngs)
+        self.embedding = Embedding(vocabulary, shared, positions, max_length, rngs)
         self.stack = Stack(config, "encoder", kernels, _relative(positions), longest, is_causal=False, rngs=rngs)
         if pooling == "cls":
-            self.cls = nnx.Param(_embedding_init(config)(rngs.params(), (config.width,)))
+            self.cls = nnx.Param(_embedding_init(shared)(rngs.params(), (shared.width,)))
         self.head: nnx.Linear | PairHead
         if pairing is None:
-            self.head = nnx.Linear(config.width, num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
+            self.head = nnx.Linear(shared.width, num_classes, dtype=jnp.dtype(shared.dtype), rngs=rngs)
         else:
-            self.head = PairHead(num_classes, config, pairing, rngs)
+            self.head = PairHead(num_classes, shared, pairing, rngs)
 
     def __call__(self, tokens: jax.Array, *, lengths: jax.Array | None = None, sow_weights: bool = False) -> jax.Array:
         """Tokens int [B, T], of which `lengths` [B] are real -> float32 logits [B, num_classes].

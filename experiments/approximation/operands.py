@@ -12,10 +12,14 @@ import jax.numpy as jnp
 
 from attnzoo import Dims
 from attnzoo.models import LanguageModel
+from attnzoo.models.blocks import configs_of, of_model
 from attnzoo.positions import RelativeEncoding
 from experiments.approximation import dials
 from experiments.tasks import text
 from experiments.train import checkpoints, language
+
+# Fields of blocks that stand between projections and attention, or add to it.
+BETWEEN = ("normalize_qk", "conv_width", "qkv_activation", "sinks", "soft_cap")
 
 
 class Layer(NamedTuple):
@@ -74,7 +78,7 @@ class Trained:
 
     @property
     def dims(self) -> Dims:
-        return self.described.config.dims(self.texts, min(self.length, self.described.max_length))
+        return of_model(self.described.config).dims(self.texts, min(self.length, self.described.max_length))
 
     @property
     def is_causal(self) -> bool:
@@ -102,7 +106,7 @@ def captured(model: LanguageModel, tokens) -> list[Layer]:
     """What each layer of a model attends with on tokens [B, T], float32, rotated where its positions rotate."""
     x, found = model.embedding(tokens), []
     for block in model.stack.blocks:
-        given = block.attention_norm(x) if block.config.norm == "before" else x
+        given = block.attention_norm(x) if block.config.norm != "after" else x
         layer, places = block.attention, jnp.arange(tokens.shape[1])
         turned = [layer.position_encoding.rotate(part(given), places) for part in (layer.query, layer.key)]
         found.append(Layer(*(part.astype(jnp.float32) for part in (*turned, layer.value(given)))))
@@ -123,8 +127,15 @@ def _unsuitable(described: language.Description) -> str | None:
         return f"that attends by {others[0]}: expected softmax, which errors are measured against; name a softmax model"
     if described.vocabulary != text.VOCABULARY:
         return f"with {described.vocabulary} tokens: expected one of bytes, {text.VOCABULARY}, since it is to read text"
+    for config in configs_of(described.config, described.num_layers):
+        for name in BETWEEN:
+            if getattr(config, name):
+                return (
+                    f"with {name}={getattr(config, name)!r}: expected one in which projected queries, keys and values "
+                    "are those that attention meets, and nothing else is"
+                )
     positions = described.positions
-    if isinstance(positions, RelativeEncoding) and positions.is_biased(described.config.dims(1, 1)):
+    if isinstance(positions, RelativeEncoding) and positions.is_biased(of_model(described.config).dims(1, 1)):
         return (
             f"with {positions!r}, which adds to scores: expected positions that leave them to queries and "
             "keys, such as learned or rotary ones, since not all approximations take a bias"

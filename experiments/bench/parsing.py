@@ -105,6 +105,16 @@ def kernels(text: str, flag: str = "kernels") -> tuple:
         raise ValueError(f"--{flag}: {error}") from None
 
 
+def models(text: str, flag: str = "kernels") -> tuple:
+    """Kernels, and presets of models such as `hybrid(ratio={1,3})`, as `kernels` reads them."""
+    from attnzoo.models import presets
+
+    try:
+        return tuple(dict.fromkeys(presets.parse(expanded(text, flag))))
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from None
+
+
 def positions(text: str, flag: str = "positions") -> tuple:
     """Position encodings such as `learned, rotary(pairing='half')`, or `all`; none twice."""
     import attnzoo

@@ -29,8 +29,9 @@ def _fields(kernel: str) -> dict[str, str] | None:
 
 def _defaults(name: str) -> dict[str, str]:
     import attnzoo
+    from attnzoo.models.presets import PRESETS
     from experiments.tasks import TASKS
 
-    catalogues = attnzoo.KERNELS, attnzoo.POSITIONS, TASKS
+    catalogues = attnzoo.KERNELS, PRESETS, attnzoo.POSITIONS, TASKS
     classes = {cls.__name__: cls for catalogue in catalogues for cls in catalogue.values()}
     return _fields(repr(classes[name]())) if name in classes else {}

@@ -19,9 +19,9 @@ FOLDER = "checkpoints"  # inside the folder of a run
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What builds a `LanguageModel`: one kernel for each block, or one for all; weights start by `seed`."""
+    """What builds a `LanguageModel`: a config and a kernel for each block, or for all; weights start by `seed`."""
 
-    config: BlockConfig
+    config: BlockConfig | tuple[BlockConfig, ...]
     vocabulary: int
     max_length: int
     num_layers: int
@@ -53,7 +53,9 @@ class Description:
     def told(self) -> dict:
         """As JSON has it."""
         return {
-            "config": dataclasses.asdict(self.config),
+            "config": dataclasses.asdict(self.config)
+            if isinstance(self.config, BlockConfig)
+            else [dataclasses.asdict(config) for config in self.config],
             "vocabulary": self.vocabulary,
             "max_length": self.max_length,
             "num_layers": self.num_layers,
@@ -78,9 +80,15 @@ def read(told: dict, attention: tuple[Kernel, ...] | None = None) -> Description
         named = tuple(catalogue.parse(told["attention"], imports=False)) if attention is None else attention
         [positions] = catalogue.parse_positions(told["positions"], imports=False)
         plain = {name: value for name, value in told.items() if name not in ("config", "attention", "positions")}
-        return Description(BlockConfig(**told["config"]), attention=named, positions=positions, **plain)
+        config = _config(told["config"])
+        return Description(config, attention=named, positions=positions, **plain)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a checkpoint describes no language model: {type(error).__name__}: {error}") from None
+
+
+def _config(told: dict | list) -> BlockConfig | tuple[BlockConfig, ...]:
+    """That of all blocks, or one for each; fields that it does not have are as they were before there were such."""
+    return tuple(BlockConfig(**each) for each in told) if isinstance(told, list) else BlockConfig(**told)
 
 
 def save(folder: pathlib.Path, description: Description, model: LanguageModel) -> None:

@@ -8,7 +8,7 @@ from experiments.show.tables import Table
 from experiments.show.units import Shown
 from experiments.train.sweep.cells import SHARED
 
-GROUP = ("task", "kernel", "positions", "length", "width", "digest", "pairing", *SHARED)
+GROUP = ("task", "kernel", "positions", "length", "width", "digest", "pairing", "blocks", *SHARED)
 LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
 BASELINE = "Softmax()"  # what differences are taken to
 
@@ -69,16 +69,20 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
         "difference": None if is_baseline else statistics.paired(scores, others, of),
         "baselines": measured[0]["baselines"] if measured else {},
         "parameters": measured[0]["parameters"] if measured else None,
-        "mismatch": _mismatch(measured, beside),
+        "mismatch": _mismatch("parameters", measured, beside),
+        "state_bytes": measured[0].get("state_bytes") if measured else None,
+        "state_mismatch": _mismatch("state_bytes", measured, beside),
         "diverged": sum(row["status"] == "diverged" for row in every),
         "note": next((row["reason"] for row in (*chosen, *every) if row["status"] != "measured"), ""),
     }
 
 
-def _mismatch(measured: list[dict], beside: list[dict]) -> float | None:
-    """How many more parameters than exact attention has, as a share."""
-    others = [row["parameters"] for row in beside if row["status"] == "measured"]
-    return measured[0]["parameters"] / others[0] - 1 if measured and others else None
+def _mismatch(name: str, measured: list[dict], beside: list[dict]) -> float | None:
+    """How much more of something than exact attention has, as a share; None where one has none."""
+    own, others = (
+        [row[name] for row in rows if row["status"] == "measured" and row.get(name)] for rows in (measured, beside)
+    )
+    return own[0] / others[0] - 1 if own and others else None
 
 
 def variant(row: dict) -> str:
@@ -147,13 +151,14 @@ def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the summary, a line for each entry, with what is set where that differs."""
-    differing = [name for name in ("pairing", *SHARED) if len({entry[name] for entry in summary}) > 1]
+    differing = [name for name in ("pairing", "blocks", *SHARED) if len({entry[name] for entry in summary}) > 1]
     header = ["task", "kernel", "length", "width", *(name.replace("_", " ") for name in differing)]
-    header += ["score", "minus softmax", "rate", "parameters", "seeds", "diverged", "note"]
+    header += ["score", "minus softmax", "rate", "parameters", "state", "seeds", "diverged", "note"]
     lines = []
     for entry in summary:
         unit = "bits" if entry["metric"] == "bits" else "%"
-        mismatch = f" ({entry['mismatch']:+.1%})" if entry["mismatch"] else ""
+        mismatch, of_state = (f" ({x:+.1%})" if x else "" for x in (entry["mismatch"], entry["state_mismatch"]))
+        state = entry["state_bytes"]
         rates = f" of {entry['rates']}" if entry["rates"] > 1 else ""
         lines.append(
             [
@@ -166,6 +171,7 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
                 mean_text(entry["metric"], entry["difference"], "+"),
                 Shown(f"{entry['learning_rate']:g}{rates}", entry["learning_rate"]),
                 "" if entry["parameters"] is None else Shown(f"{entry['parameters']:,}{mismatch}", entry["parameters"]),
+                "" if state is None else Shown(f"{units.size_text(state)}{of_state}", state),
                 units.count_text(entry["seeds"]),
                 units.count_text(entry["diverged"]) if entry["diverged"] else "",
                 entry["note"].split(". ")[0],

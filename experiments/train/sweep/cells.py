@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from attnzoo import Kernel, PositionEncoding, catalogue
-from attnzoo.models import BlockConfig
+from attnzoo.models import BlockConfig, Preset, presets
 from experiments import tasks
 from experiments.bench import records
 from experiments.tasks.task import Task
@@ -23,8 +23,15 @@ SHARED = (
     "steps", "tokens", "layers", "heads", "feed_forward", "norm", "pooling", "dropout", "warmup", "schedule",
     "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match", "tied", "embedding_stddev",
 )  # fmt: skip
+# Settings that are fields of blocks by the same name, where 0 and "none" are None; a row has those that are chosen.
+OF_BLOCKS = (
+    "norm_kind", "activation", "normalize_qk", "conv_width", "qkv_activation", "normalize_out", "gate", "sinks",
+    "soft_cap", "logits_soft_cap",
+)  # fmt: skip
 # What makes two rows the same cell.
-KEY = ("task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", "pairing", *SHARED)
+KEY = (
+    "task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", "pairing", "blocks", *SHARED,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +39,51 @@ class Cell:
     """One model to train."""
 
     task: Task
-    kernel: Kernel
+    kernel: Kernel | Preset
     positions: PositionEncoding
     length: int
     width: int
     learning_rate: float
     seed: int
 
-    def config(self, settings: Settings) -> BlockConfig:
-        """Its blocks."""
+    def kernels(self, settings: Settings) -> list[Kernel]:
+        """That of each block."""
+        return self.kernel.attention(settings.layers) if self.is_preset else [self.kernel] * settings.layers
+
+    def configs(self, settings: Settings) -> list[BlockConfig]:
+        """That of each block.
+
+        Raises:
+          ValueError: a flag says what the preset says otherwise.
+        """
+        config = self._config(settings)
+        return self.kernel.configs(config, settings.layers) if self.is_preset else [config] * settings.layers
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether blocks may differ from each other, and from what flags say."""
+        return isinstance(self.kernel, Preset)
+
+    def _config(self, settings: Settings) -> BlockConfig:
+        """What flags say of all blocks."""
         return BlockConfig(
             width=self.width,
             num_heads=settings.heads,
+            num_kv_heads=settings.kv_heads or None,
             feed_forward=settings.feed_forward or None,
             norm=settings.norm,
             dropout_rate=settings.dropout,
             embedding_stddev=settings.embedding_stddev,
             dtype=settings.dtype,
+            **{name: _chosen(settings, name) for name in OF_BLOCKS},
         )
+
+    def blocks(self, settings: Settings) -> str | None:
+        """What is chosen of blocks beyond `SHARED`; None for nothing, so that rows without the field count."""
+        defaults = {field.name: field.default for field in dataclasses.fields(BlockConfig)}
+        chosen = {"kv_heads": settings.kv_heads} if settings.kv_heads else {}
+        chosen |= {name: value for name in OF_BLOCKS if (value := _chosen(settings, name)) != defaults[name]}
+        return ", ".join(f"{name}={value}" for name, value in chosen.items()) or None
 
     def pairing(self, settings: Settings) -> str | None:
         """How its model meets pairs of documents; None where it has none, so that rows without the field count."""
@@ -76,8 +110,8 @@ class Cell:
         return {
             "task": repr(self.task),
             "task_name": tasks.name_of(self.task),
-            "kernel": catalogue.identity(self.kernel),
-            "name": catalogue.name_of(self.kernel),
+            "kernel": presets.identity(self.kernel),
+            "name": presets.name_of(self.kernel),
             "positions": catalogue.identity(self.positions),
             "length": self.length,
             "width": self.width,
@@ -86,6 +120,7 @@ class Cell:
             "metric": self.task.metric,
             "is_causal": self.task.is_causal,
             "pairing": self.pairing(settings),
+            "blocks": self.blocks(settings),
             **{name: getattr(settings, name) for name in SHARED},
         }
 
@@ -99,13 +134,19 @@ class Cell:
     def told(self) -> dict:
         """As JSON has it; `heard` reads it in another process."""
         plain = {name: getattr(self, name) for name in ("length", "width", "learning_rate", "seed")}
-        spelled = {"task": tasks.spelled(self.task), "kernel": catalogue.spelled(self.kernel)}
+        spelled = {"task": tasks.spelled(self.task), "kernel": presets.spelled(self.kernel)}
         return plain | spelled | {"positions": catalogue.spelled(self.positions)}
+
+
+def _chosen(settings: Settings, name: str):
+    """A field of blocks as a setting says it."""
+    value = getattr(settings, name)
+    return value if isinstance(value, bool) or value not in ("none", 0) else None
 
 
 def heard(told: dict) -> Cell:
     """The cell that `told` gave. It comes from this command's own flags, and so may name classes to import."""
-    [task], [kernel] = tasks.parse_tasks(told["task"]), catalogue.parse(told["kernel"])
+    [task], [kernel] = tasks.parse_tasks(told["task"]), presets.parse(told["kernel"])
     [positions] = catalogue.parse_positions(told["positions"])
     return Cell(**told | {"task": task, "kernel": kernel, "positions": positions})
 

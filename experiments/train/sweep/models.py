@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from attnzoo import Softmax
-from attnzoo.models import Classifier, LanguageModel
+from attnzoo.models import BlockConfig, Classifier, LanguageModel
 from experiments.bench import mesh, processes, trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
@@ -41,22 +41,32 @@ def refusal(settings: Settings, cell: Cell) -> dict | None:
         return {"status": "refused", "reason": str(error)}
     is_causal = cell.task.classes is None and cell.task.is_causal
     longest = max((*settings.lengths, *settings.eval_lengths))  # one probe for all cells of a kernel
-    return trust.breach(cell.kernel, longest, is_causal=is_causal, is_padded=example.lengths is not None)
+    place = {"is_causal": is_causal, "is_padded": example.lengths is not None}
+    found = (trust.breach(kernel, longest, **place) for kernel in dict.fromkeys(cell.kernels(settings)))
+    return next(filter(None, found), None)
 
 
 def build(settings: Settings, cell: Cell) -> nnx.Module:
     """The model of a cell, as large as its longest sequence needs."""
-    config = cell.config(settings)
-    if settings.match == "params":
-        config = dataclasses.replace(config, feed_forward=_matched(settings, cell))
-    return _built(settings, cell, config)
+    return _model(settings, cell, _matched(settings, cell) if settings.match == "params" else settings.feed_forward)
 
 
-def _built(settings, cell, config):
+def configs(settings: Settings, cell: Cell, inner: int = 0) -> BlockConfig | tuple[BlockConfig, ...]:
+    """Those of a cell's blocks, one where all are alike.
+
+    Args:
+      inner: width of feed-forward networks; 0 for four times the model's.
+    """
+    each = tuple(dataclasses.replace(config, feed_forward=inner or None) for config in cell.configs(settings))
+    return each[0] if len(set(each)) == 1 else each
+
+
+def _model(settings, cell, inner):
+    config = configs(settings, cell, inner)
     shared = {
         "max_length": max(cell.length, *settings.eval_lengths, 1),
         "num_layers": settings.layers,
-        "attention": cell.kernel,
+        "attention": cell.kernels(settings),
         "positions": cell.positions,
     }
     if cell.task.classes is not None:
@@ -70,15 +80,15 @@ def _built(settings, cell, config):
 def _matched(settings, cell) -> int:
     """The width of feed-forward networks at which the model has as many parameters as one with exact attention."""
     plain = dataclasses.replace(cell, kernel=Softmax())
-    count = lambda cell, inner: _count(settings, cell, dataclasses.replace(cell.config(settings), feed_forward=inner))
+    count = functools.partial(_count, settings)
     wanted = count(plain, settings.feed_forward or 4 * cell.width)
     each = count(cell, 2) - count(cell, 1)
     return max(1, round((wanted - count(cell, 1)) / each) + 1)
 
 
-def _count(settings, cell, config) -> int:
+def _count(settings, cell, inner) -> int:
     return sum(
-        x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: _built(settings, cell, config)), nnx.Param))
+        x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: _model(settings, cell, inner)), nnx.Param))
     )
 
 
@@ -92,6 +102,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     count = settings.tokens // cell.length
     batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
     found = {"parameters": steps.parameter_count(model), "step_flops": steps.flops(model, batch(0))}
+    found["built"] = built(settings, cell)
     devices = _devices(settings)
     validate = functools.partial(_validated, settings, cell, devices=devices)
     with _curves(settings, cell) as drawn:
@@ -122,6 +133,16 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
     return found
+
+
+def built(settings: Settings, cell: Cell) -> list[str]:
+    """The kernel of each block, and what of its config is not the default, as flags and preset have it."""
+    defaults = {field.name: field.default for field in dataclasses.fields(BlockConfig)}
+    told = []
+    for kernel, config in zip(cell.kernels(settings), cell.configs(settings), strict=True):
+        chosen = {name: x for name, x in dataclasses.asdict(config).items() if x != defaults[name]}
+        told.append("; ".join([repr(kernel), *(f"{name}={value}" for name, value in chosen.items())]))
+    return told
 
 
 def forget(settings: Settings, cell: Cell) -> None:
@@ -172,12 +193,13 @@ def _curves(settings: Settings, cell: Cell):
 
 def description(settings: Settings, cell: Cell, model: LanguageModel) -> language.Description:
     """What builds the model again."""
+    kernels = cell.kernels(settings)
     return language.Description(
-        model.stack.config,
+        configs(settings, cell, model.stack.config.feed_forward or 0),
         vocabulary=cell.task.vocabulary,
         max_length=model.max_length,
         num_layers=settings.layers,
-        attention=(cell.kernel,),
+        attention=tuple(kernels if len(set(kernels)) > 1 else kernels[:1]),
         positions=cell.positions,
         is_causal=cell.task.is_causal,
         is_tied=settings.tied,
@@ -232,9 +254,10 @@ def probed(
 
 
 def state_bytes(settings: Settings, cell: Cell) -> float | None:
-    """What all layers keep of one example to decode it; None where the kernel cannot."""
-    found = cell.kernel.state_bytes(cell.config(settings).dims(1, cell.length), settings.dtype)
-    return None if found is None else settings.layers * found
+    """What all blocks keep of one example to decode it; None where a kernel cannot."""
+    blocks = zip(cell.configs(settings), cell.kernels(settings), strict=True)
+    found = [config.state_bytes(kernel, cell.length) for config, kernel in blocks]
+    return None if None in found else sum(found)
 
 
 def _by_position(bits, weights) -> list[float | None]:

@@ -10,14 +10,22 @@ from experiments.bench.settings import flag
 
 if TYPE_CHECKING:
     from attnzoo import Kernel, PositionEncoding
+    from attnzoo.models import Preset
     from experiments.tasks.task import Task
 
-# All of `experiments.tasks.TASKS`, in its order; it is not imported, since help does not wait for jax.
+# All of `experiments.tasks.TASKS` and `attnzoo.models.presets.PRESETS`, in their order; they are not imported, since
+# help does not wait for jax.
 TASKS = (
     "text, masked_text, corpus(folder='/path'), listops, mqar(pairs=4), copy, selective_copy, induction, needle, "
     "recall, modules, digits, imdb(folder='/path'), image(folder='/path'), pathfinder(folder='/path'), "
     "retrieval(folder='/path')"
 )
+PRESETS = "gla, mamba2, gated_deltanet, hybrid(ratio=3), longformer, gemma2, gpt_oss, turns(kernels='linear, softmax')"
+
+
+def none_or(*choices: str) -> tuple[str, ...]:
+    """Words of a flag of which one is "none"."""
+    return "none", *choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +33,10 @@ class Settings(processes.Settings):
     """What to train, on which devices, and within which limits."""
 
     tasks: tuple[Task, ...] = flag("text, masked_text", f"Tasks as calls: {TASKS}.", parsing.tasks, name="task")
-    kernels: tuple[Kernel, ...] = flag(
-        "softmax, sliding_window, linear", "Kernels as calls, or 'all'; {a,b} is a grid.", parsing.kernels
+    kernels: tuple[Kernel | Preset, ...] = flag(
+        "softmax, sliding_window, linear",
+        f"Kernels as calls, or 'all'; {{a,b}} is a grid. Or models whose blocks are known by name: {PRESETS}.",
+        parsing.models,
     )
     positions: tuple[PositionEncoding, ...] = flag(
         "learned",
@@ -49,8 +59,21 @@ class Settings(processes.Settings):
     tokens: int = flag(4096, "Tokens in a training batch: examples = tokens / length; of a pair, one document's count.")
     layers: int = flag(2, "Blocks of the model.", at_least=1)
     heads: int = flag(4, "Heads of attention.", at_least=1)
+    kv_heads: int = flag(0, "Heads of keys and values, shared by groups of the others; 0 for as many.", at_least=0)
     feed_forward: int = flag(0, "Width inside feed-forward networks; 0 for four times the width.", at_least=0)
-    norm: str = flag("before", "Norms before parts, or after.", choices=("before", "after"))
+    norm: str = flag("before", "Norms before parts, after, or both.", choices=("before", "after", "both"))
+    norm_kind: str = flag("layer", "LayerNorm, or RMSNorm.", choices=("layer", "rms"))
+    activation: str = flag(
+        "gelu", "Of feed-forward networks; the last two are gated.", choices=("gelu", "relu", "swiglu", "geglu")
+    )
+    normalize_qk: str = flag("none", "Norm of queries and keys.", choices=none_or("layer", "rms", "l2"))
+    conv_width: int = flag(0, "Tokens in short convolutions of queries, keys and values; 0 for none.", at_least=0)
+    qkv_activation: str = flag("none", "Of queries, keys and values.", choices=none_or("silu", "sigmoid", "relu"))
+    normalize_out: bool = flag(False, "Normalise what heads give.")
+    gate: str = flag("none", "Activation of a gate of what heads give.", choices=none_or("silu", "sigmoid", "relu"))
+    sinks: bool = flag(False, "A learned logit of each head joins its sum of exponentials.")
+    soft_cap: float = flag(0.0, "Of attention's scores; 0 for none.", at_least=0)
+    logits_soft_cap: float = flag(0.0, "Of logits of tokens; 0 for none.", at_least=0)
     pooling: str = flag("mean", "How a classifier pools.", choices=("mean", "cls"))
     pairing: str = flag(
         "compared", "Pairs to classes by x and y, or x * y and x - y, too.", choices=("joined", "compared")
@@ -102,6 +125,8 @@ class Settings(processes.Settings):
         for width in self.widths:
             if width % self.heads:
                 raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
+        if self.heads % (self.kv_heads or self.heads):
+            raise ValueError(f"--kv_heads={self.kv_heads} does not divide --heads={self.heads}")
 
     @property
     def is_apart(self) -> bool:
