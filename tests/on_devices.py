@@ -22,6 +22,7 @@ import attnzoo.nnx
 from attnzoo import (
     ALiBi,
     Dims,
+    GatedDelta,
     LearnedPositions,
     Rotary,
     Shaw,
@@ -507,6 +508,33 @@ def in_layers(kernel):
     )  # fmt: skip
     same(jax.jit(over)(state, x), nnx.merge(graph, state)(x, is_causal=True))
     same(decoded(put(x, "data")), decoded(x))
+
+
+def in_recurrent_layers():
+    """Short convolutions, norms and gates: batch and sequence are split, and a cache over examples."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 32)), jnp.float32)
+    given = {
+        "attention": GatedDelta(),
+        "conv_width": 3,
+        "qkv_activation": "silu",
+        "normalize_out": True,
+        "gate": "silu",
+    }
+    layer = attnzoo.nnx.MultiHeadAttention(HEADS, 32, decode=False, rngs=nnx.Rngs(0), **given)
+    graph, state = nnx.split(layer)
+    both = jax.jit(jax.value_and_grad(lambda state, x: curved_sum(nnx.merge(graph, state)(x, is_causal=True))))
+    expected = both(state, x)
+    with jax.set_mesh(mesh("Explicit")):
+        same(both(state, put(x, "data", "spare")), expected)
+
+    def decoded(x):
+        layer.init_cache(x.shape)
+        return [layer(x[:, i:j], decode=True) for i, j in ((0, 5), (5, 6), (6, 8))]
+
+    same(decoded(put(x, "data")), decoded(x))
+    alone = lambda x: layer(x, is_causal=True, sequence_axis="spare")
+    with pytest.raises(NotImplementedError, match="conv_width cannot honour `sequence_axis='spare' of a shard_map"):
+        jax.shard_map(alone, mesh=mesh("Auto"), in_specs=P("data", "spare"), out_specs=P("data", "spare"))(x)
 
 
 def in_models():

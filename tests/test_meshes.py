@@ -111,6 +111,10 @@ def test_layers(ask, kernel):
     ask(on_devices.in_layers, kernel)
 
 
+def test_recurrent_layers(ask):
+    ask(on_devices.in_recurrent_layers)
+
+
 def test_models_and_text(ask):
     ask(on_devices.in_models)
 
@@ -269,6 +273,12 @@ def test_axes_that_are_not_there_are_refused(ask):
     ask(on_devices.axes_that_are_not_there)
 
 
+PUBLISHED = BlockConfig(
+    width=32, num_heads=4, num_kv_heads=2, norm="both", norm_kind="rms", activation="swiglu", normalize_qk="rms",
+    conv_width=3, qkv_activation="silu", normalize_out=True, gate="silu", sinks=True, soft_cap=3.0, logits_soft_cap=5.0,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 @pytest.mark.parametrize(
     "config",
@@ -276,8 +286,9 @@ def test_axes_that_are_not_there_are_refused(ask):
         BlockConfig(width=32, num_heads=4),
         pytest.param(BlockConfig(width=32, num_heads=4, num_kv_heads=2, norm="after"), marks=pytest.mark.slow),
         pytest.param(BlockConfig(width=32, num_heads=4, remat=True, dtype="bfloat16"), marks=pytest.mark.slow),
+        pytest.param(PUBLISHED, marks=pytest.mark.slow),
     ],
-    ids=["plain", "shared keys", "remat in bfloat16"],
+    ids=["plain", "shared keys", "remat in bfloat16", "all that published blocks have"],
 )
 def test_training_with_split_parameters(ask, config, kind):
     ask(on_devices.training_in_parts, kind, config)

@@ -101,7 +101,8 @@ def step(
         flat, past = (each.reshape(-1, *each.shape[len(batch) :]) for each in (x, before))
         joined = products.joined(past.astype(x.dtype), flat)
         made.append(convolved(joined, weights[name(of)])[:, before.shape[-3] :].reshape(x.shape))
-        real = jnp.full(len(flat), tokens) if lengths is None else jnp.reshape(jnp.asarray(lengths), (-1,))
+        real = jnp.zeros_like(joined, jnp.int32).sum((1, 2, 3))  # split as examples are
+        real += tokens if lengths is None else jnp.reshape(jnp.asarray(lengths), (-1,))
         last = products.entries(joined, real[:, None] + jnp.arange(before.shape[-3]))
         kept[cached] = last.astype(before.dtype).reshape(before.shape)
     return tuple(made), kept

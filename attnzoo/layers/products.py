@@ -55,7 +55,8 @@ def in_front(first: jax.Array, x: jax.Array) -> jax.Array:
 def joined(first: jax.Array, x: jax.Array) -> jax.Array:
     """first [B, t, ...] before x [B, T, ...], split as x is, whose second axis is brought together."""
     x = in_one_piece(x)
-    return jnp.concatenate([split_as(first, jax.typeof(x).sharding), x], axis=1)
+    first += jnp.zeros_like(x[:, :1])  # split as x is, also outside of jit and of the context of a mesh
+    return jnp.concatenate([first, x], axis=1)
 
 
 def in_one_piece(x: jax.Array) -> jax.Array:
@@ -72,8 +73,9 @@ def as_heads(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def split_as(x: jax.Array, split: NamedSharding) -> jax.Array:
-    """x, split so, where types tell of it."""
-    return jax.sharding.reshard(x, split) if AxisType.Explicit in split.mesh.axis_types else x
+    """x, split so, where its type tells how it is."""
+    is_told = AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+    return jax.sharding.reshard(x, split) if is_told else x
 
 
 def applied(layer: nnx.Linear | nnx.LinearGeneral, x: jax.Array, contracted: int = 1, *, is_whole: bool = False) -> Any:
