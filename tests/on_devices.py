@@ -587,10 +587,10 @@ def pairs_of_documents():
 RULES = (("heads", "model"), ("mlp", "model"), ("vocab", "model"), ("embed", "data"))
 
 
-def trained(config, tokens, steps=3, rules=None):
+def trained(config, tokens, kernel, steps=3, rules=None):
     """Losses of a model, and the bytes that one device has of it and of its optimiser's state; tokens tell the mesh."""
     model = LanguageModel(
-        64, config, num_layers=1, attention=SlidingWindow(3, 0), positions=Rotary(), max_length=16, rngs=nnx.Rngs(0)
+        64, config, num_layers=1, attention=kernel, positions=Rotary(), max_length=16, rngs=nnx.Rngs(0)
     )
     over = getattr(tokens.sharding, "mesh", None)
     if over is not None:
@@ -612,11 +612,11 @@ def trained(config, tokens, steps=3, rules=None):
     return losses, sum(x.addressable_shards[0].data.nbytes for x in held)
 
 
-def training_in_parts(kind, config, rules=None):
+def training_in_parts(kind, config, rules=None, kernel=SlidingWindow(3, 0)):
     """Over data, model and sequence: the losses of one device, each with a quarter of parameters and their moments."""
     tokens = jax.random.randint(jax.random.key(0), (BATCH, 16), 0, 64)
-    losses, held = trained(config, put(tokens, "data", "spare", kind=kind), rules=rules)
-    expected, whole = trained(config, tokens)
+    losses, held = trained(config, put(tokens, "data", "spare", kind=kind), kernel, rules=rules)
+    expected, whole = trained(config, tokens, kernel)
     np.testing.assert_allclose(losses, expected, rtol=1e-5 if config.dtype == "float32" else 1e-2)
     assert held < 0.33 * whole, (held, whole)
 

@@ -294,6 +294,11 @@ def test_training_with_split_parameters(ask, config, kind):
     ask(on_devices.training_in_parts, kind, config)
 
 
+@pytest.mark.slow
+def test_training_with_split_gates_of_tokens(ask):
+    ask(on_devices.training_in_parts, "Explicit", BlockConfig(width=32, num_heads=4, gate="silu"), None, GatedLinear())
+
+
 def test_training_with_parameters_split_by_rules(ask):
     ask(on_devices.training_in_parts, "Explicit", BlockConfig(width=32, num_heads=4), on_devices.RULES)
 

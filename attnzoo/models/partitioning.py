@@ -17,6 +17,7 @@ from flax import linen, nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from attnzoo.door.meshes import Names, as_tuple
+from attnzoo.layers import projected
 
 # The logical names of a parameter's axes, by the end of its path. What is not here is small, and on all devices;
 # so is the bias of the head, which would split logits.
@@ -26,6 +27,7 @@ LOGICAL: dict[tuple[str, str], tuple[str, ...]] = {
     ("query", "kernel"): PROJECTED, ("key", "kernel"): PROJECTED, ("value", "kernel"): PROJECTED,
     ("query", "bias"): PROJECTED[1:], ("key", "bias"): PROJECTED[1:], ("value", "bias"): PROJECTED[1:],
     ("gate", "kernel"): PROJECTED, ("gate", "bias"): PROJECTED[1:], ("out", "kernel"): ("heads", "kv", "embed"),
+    ("token", "kernel"): PROJECTED, ("token", "bias"): PROJECTED[1:],
     ("attention", "query_conv"): CONVOLVED, ("attention", "key_conv"): CONVOLVED,
     ("attention", "value_conv"): CONVOLVED,
     ("widen", "kernel"): ("embed", "mlp"), ("widen", "bias"): ("mlp",),
@@ -105,10 +107,11 @@ def partition(
     nnx.update(model, jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), state, specs))
 
 
-def _logical(path: tuple) -> tuple[str, ...]:
+def _logical(path: tuple, shape: tuple[int, ...]) -> tuple[str, ...]:
     """The names of a parameter's axes, none where it is not to be split."""
     module, name = (str(getattr(x, "key", x)) for x in path[-3:-1]) if len(path) > 2 else ("", "")
-    return LOGICAL.get((module, name), ())
+    module = "token" if module.startswith(projected.token_name("")) else module
+    return LOGICAL.get((module, name), ())[: len(shape)]  # what a token brings may be one number for each head
 
 
 def _parts(mesh: Mesh, axes: Names) -> int:
@@ -117,7 +120,7 @@ def _parts(mesh: Mesh, axes: Names) -> int:
 
 def _ruled(path: tuple, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> PartitionSpec:
     """How a parameter is split by rules of its logical axes."""
-    names = _logical(path)
+    names = _logical(path, shape)
     spec = linen.logical_to_mesh_axes(names, rules) or PartitionSpec()
     for name, size, over in zip(names, shape, spec, strict=False):
         if size % _parts(mesh, over):
@@ -130,7 +133,7 @@ def _ruled(path: tuple, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> Par
 
 def _spec(path: tuple, shape: tuple[int, ...], mesh: Mesh, axes: Axes) -> PartitionSpec:
     """How a parameter is split: by its own axis over the model, and by the largest that is left over the rest."""
-    names = _logical(path)
+    names = _logical(path, shape)
     spec: list[Any] = [None] * len(shape)
     if not names or math.prod(shape) < SMALLEST:
         return PartitionSpec(*spec)
