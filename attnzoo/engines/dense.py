@@ -68,7 +68,7 @@ def beside_sinks(out: jax.Array, lse: jax.Array, sinks: jax.Array) -> tuple[jax.
     Args:
       sinks: [N].
     """
-    sinks = sinks.astype(lse.dtype)
+    sinks = sinks.astype(lse.dtype)[None, None]
     share = jnp.where(lse == -jnp.inf, 0, jax.nn.sigmoid(lse - sinks))
     return (out * share[..., None]).astype(out.dtype), jnp.logaddexp(lse, sinks)
 

@@ -18,6 +18,8 @@ from attnzoo.engines import apart, schedule
 
 NONE, PARTLY, WHOLE = range(3)
 
+NOWHERE = np.int32(-(2**31))  # where no query or key stands
+
 FINEST = 128  # queries and keys in the smallest tile
 # Tiles of so many of the smallest, and what a pair costs in them beside one in the largest: small ones pay for loops.
 COSTS = {4: 1.0, 2: 1.1, 1: 1.3}
@@ -31,7 +33,7 @@ class Positions(NamedTuple):
 
     @staticmethod
     def of(index: np.ndarray, offset: int = 0) -> Positions:
-        moved = np.where(index < 0, -(2**31), index.astype(np.int64) + offset)
+        moved = np.where(index < 0, NOWHERE, index.astype(np.int64) + offset)
         return Positions((index.shape[0], index.shape[1]), moved.astype(np.int32).tobytes())
 
     def array(self) -> np.ndarray:
@@ -76,7 +78,7 @@ def _kinds(program: Program, num_heads: int, rows: Positions, columns: Positions
 
     def tile(i, j):
         seen = jax.vmap(lambda head: program.over(constants, head, i, j))(heads)
-        seen &= (i != np.int32(-(2**31)))[:, None] & (j != np.int32(-(2**31)))
+        seen &= ((i != NOWHERE)[:, None] & (j != NOWHERE)[None, :])[None]
         return jnp.where(seen.all(), WHOLE, jnp.where(seen.any(), PARTLY, NONE)).astype(jnp.int8)
 
     over = lambda rows, columns: jax.lax.map(lambda i: jax.lax.map(lambda j: tile(i, j), columns), rows)

@@ -311,7 +311,7 @@ class Chunks(NamedTuple):
             chunk = transitions.meeting(found, write, self.standing_of(slots), solved)
             return self._outputs(rule, chunk, given, slots)
 
-        out = heads.over_axis(self._each(head), len(given.q))((states, solved), given, slots)
+        out = heads.over_axis(self._each(head), given.q.shape[0])((states, solved), given, slots)
         out = jax.vmap(_with_all_heads)(out)
         if not leaves_state or slots.segment is None:
             return out, jax.tree.map(lambda x: x[-1], after) if leaves_state else None
@@ -331,7 +331,7 @@ class Chunks(NamedTuple):
 
     def _transitions(self, given: Sequence, slots: Slots) -> tuple[Transition, jax.Array | None]:
         """Those of all chunks, each for itself."""
-        return heads.over_axis(self._transition, len(given.q))(given, slots)
+        return heads.over_axis(self._transition, given.q.shape[0])(given, slots)
 
     def _transition(self, given: Sequence, slots: Slots) -> tuple[Transition, jax.Array | None]:
         """That of one chunk, and how what its tokens write depends on what they find: leaves lead with [B, own]."""
@@ -372,7 +372,7 @@ class Chunks(NamedTuple):
             by_state = Sequence(q.reshape(self.own, -1, *q.shape[1:]), *rest)
             return heads.over_axis(functools.partial(one, slots=slots), self.own)(self.constants, carry, by_state)
 
-        return lambda carry, given, slots: heads.over_axis(example, len(given.q))(carry, given, slots)
+        return lambda carry, given, slots: heads.over_axis(example, given.q.shape[0])(carry, given, slots)
 
     def _written(self, rule: Rule, given: Sequence, slots: Slots) -> Write:
         write = rule.write(given.k, given.v, slots.key_at, **given.tokens)
@@ -396,7 +396,7 @@ class Chunks(NamedTuple):
 
 def _with_all_heads(out: jax.Array) -> jax.Array:
     """[B, heads that have a state, g, t, Hv] -> [B, t, N, Hv]."""
-    return jnp.moveaxis(out.reshape(len(out), -1, *out.shape[3:]), 1, 2)
+    return jnp.moveaxis(out.reshape(out.shape[0], -1, *out.shape[3:]), 1, 2)
 
 
 def _left(chunk: state.Chunk, kept: State | None, slots: Slots) -> tuple[State, State | None]:

@@ -85,7 +85,7 @@ def laid_out(given: Sequence, mask: Mask, chunk: int, *, in_pairs: bool) -> Laid
         return _in_order(given, mask, mask.segments, chunk)
     if mask.is_placed:
         return _aligned(given, mask, chunk)
-    of_one = lambda size: jnp.zeros((len(given.q), 1, size), jnp.int32)
+    of_one = lambda size: jnp.zeros((given.q.shape[0], 1, size), jnp.int32)
     return _in_order(given, mask, (of_one(mask.query_length), of_one(mask.key_length)), chunk)
 
 
@@ -94,7 +94,7 @@ def _as_pairs(given: Sequence, mask: Mask) -> Laid:
     rows, columns = np.arange(mask.query_length), np.arange(mask.key_length)
     at = lambda mask: mask.at(rows, columns)
     if jax.tree.leaves(mask):
-        each = jax.tree.map(lambda x: jnp.broadcast_to(x[:, 0], (len(given.q), *x.shape[2:])), mask)
+        each = jax.tree.map(lambda x: jnp.broadcast_to(x[:, 0], (given.q.shape[0], *x.shape[2:])), mask)
         visible = jax.vmap(at)(each)
     else:
         visible = at(mask)[None]
