@@ -392,6 +392,7 @@ def test_the_process_of_a_cell_is_told_its_settings(changes, tmp_path):
     assert heard(told["cell"]) == first
 
 
+@pytest.mark.slow
 def test_how_pairs_are_met_makes_another_cell_and_of_other_tasks_none(tmp_path):
     for name in FILES.values():
         lines = [f"{number % 2}\tA\tB\tone {number}\ttwo {number % 2}\n" for number in range(9)]

@@ -208,6 +208,7 @@ def test_operands_of_a_checkpoint_keep_its_length_and_masking(saved, tmp_path, m
         plt.close(figure)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_where_none_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "TRAINING", model.TRAINING | {"layers": 1, "test_examples": 1})
     monkeypatch.setattr(plot, "draw", lambda *_: None)

@@ -80,6 +80,7 @@ def test_decoding_over_the_length_of_a_cache(ask, kernel, kind):
     ask(on_devices.decoded_over_the_length, kernel, kind)
 
 
+@pytest.mark.slow
 def test_decoding_over_all_axes(ask):
     ask(on_devices.decoded_over_all_axes)
 
