@@ -264,6 +264,7 @@ def test_one_cell_that_fails_leaves_the_others(tmp_path, monkeypatch):
     assert [row["seed"] for row in records.read(tmp_path)[2:]] == [0]
 
 
+@pytest.mark.slow
 def test_classes_and_answers_have_accuracies_and_baselines(tmp_path):
     tasks = (ListOps(None, None), MQAR(pairs=2, vocabulary=64), Needle(digits=1))
     chosen = {"kernels": (Softmax(),), "lengths": (48,), "validate_every": 2, "eval_lengths": (64,)}

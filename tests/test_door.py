@@ -116,6 +116,7 @@ def test_dropout_follows_its_key():
     assert np.abs(outs[0] - outs[2]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_tile():
     """Nor do gradients: tiles of several sizes, in steps of one pair of tiles, of a few, and of all keys."""
     q, k, v = arrays(length=40)

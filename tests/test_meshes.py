@@ -112,6 +112,7 @@ def test_layers(ask, kernel):
     ask(on_devices.in_layers, kernel)
 
 
+@pytest.mark.slow
 def test_recurrent_layers(ask):
     ask(on_devices.in_recurrent_layers)
 

@@ -30,7 +30,7 @@ SMALL = [
     *presets.parse("hybrid(ratio=1), gla, mamba2, gated_deltanet, longformer(window=6), gemma2(window=3)"),
     *presets.parse("gpt_oss(window=3), turns(kernels='linear, local(block_size=3)')"),
 ]
-QUICK = Hybrid(ratio=1), GptOss(window=3)
+QUICK = (Hybrid(ratio=1),)
 
 
 def made(preset, num_layers=2, **given):
