@@ -12,17 +12,22 @@ from attnzoo.contract.support import Support
 from attnzoo.engines import dense, recurrence
 from attnzoo.kernel import Kernel
 
-# What rules support that stand for an order in time.
-IN_TIME = Support(
+# What rules support whose keys are added up, in any order.
+SUMMED = Support(
     causal=True,
-    bidirectional=False,
     key_mask=True,
     segments=True,
-    scale=True,
     cross=True,
     decode=True,
     work=1.0,
     memory=1.0,
+    why="its keys are summed before any query meets them",
+)
+# And those that stand for an order in time.
+IN_TIME = dataclasses.replace(
+    SUMMED,
+    bidirectional=False,
+    scale=True,
     why="its keys are written into one state in the order of time, before any query meets them",
 )
 

@@ -39,6 +39,7 @@ from attnzoo.engines import heads, recurrence
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate, partition
 from attnzoo.testing import laws
 from attnzoo.testing.subject import Subject, brought
+from experiments.bench.brought import normal
 from experiments.bench.program import Program
 from experiments.bench.settings import parsed
 from experiments.scaling import sends
@@ -110,9 +111,8 @@ def learned(kernel, kv_heads):
 
 def tokens_of(kernel, batch, length, num_heads, dim=DIM):
     """What tokens bring to each head, by name."""
-    rng, dims = np.random.default_rng(6), Dims(batch, length, length, num_heads, num_heads, dim, dim)
-    random = lambda shape: jnp.asarray(rng.normal(size=(batch, length, num_heads, *shape)), jnp.float32)
-    return {name: x.activation(random(x.shape)) for name, x in kernel.token_inputs(dims).items()}
+    dims = Dims(batch, length, length, num_heads, num_heads, dim, dim)
+    return normal(kernel, dims, (batch, length, num_heads), jax.random.key(6), jnp.float32)
 
 
 def pulled(kernel, **asked):

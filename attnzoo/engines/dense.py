@@ -17,7 +17,7 @@ def scores(
     return capped(jnp.matmul(q, k.T, preferred_element_type=accumulate) * scale_of(scale, q), soft_cap)
 
 
-def capped(scores: jax.Array, soft_cap: jax.Array | None) -> jax.Array:
+def capped(scores: jax.Array, soft_cap: float | jax.Array | None) -> jax.Array:
     """soft_cap tanh(scores / soft_cap), which lies between -soft_cap and soft_cap; as they are where None."""
     return scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
 

@@ -15,10 +15,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from attnzoo.contract.support import Support
 from attnzoo.engines import dense, recurrence, state
 from attnzoo.engines.state import Channels, Write
-from attnzoo.recurrent import Recurrent
+from attnzoo.recurrent import SUMMED, Recurrent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +32,7 @@ class Based(Recurrent):
       3240.0
     """
 
-    supports = Support(
-        causal=True,
-        key_mask=True,
-        segments=True,
-        scale=True,
-        cross=True,
-        decode=True,
-        work=1.0,
-        memory=1.0,
-        why="its keys are summed before any query meets them",
-    )
+    supports = dataclasses.replace(SUMMED, scale=True)
 
     def head(self, params, draws, q, k, v, visible, *, scale):
         scores = dense.scores(q, k, scale)

@@ -20,10 +20,9 @@ import jax.numpy as jnp
 
 from attnzoo.contract import fields
 from attnzoo.contract.fields import is_integer
-from attnzoo.contract.support import Support
 from attnzoo.engines import recurrence, state
 from attnzoo.engines.state import Channels, Write
-from attnzoo.recurrent import Recurrent
+from attnzoo.recurrent import SUMMED, Recurrent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +46,8 @@ class CosFormer(Recurrent):
     max_length: int = 4096
     epsilon: float = 1e-6
 
-    supports = Support(
-        causal=True,
-        key_mask=True,
-        segments=True,
-        cross=True,
-        decode=True,
-        positions=True,
-        work=1.0,
-        memory=1.0,
-        why="its keys are summed before any query meets them, and its similarity is that of rectified features",
+    supports = dataclasses.replace(
+        SUMMED, positions=True, why=f"{SUMMED.why}, and its similarity is that of rectified features"
     )
 
     def __post_init__(self):

@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import fields
-from attnzoo.contract.support import Support
 from attnzoo.engines import recurrence, state
 from attnzoo.engines.state import Channels, Write
-from attnzoo.recurrent import Recurrent
+from attnzoo.recurrent import SUMMED, Recurrent
 
 
 def _elu_plus_one(x):
@@ -54,16 +53,7 @@ class Linear(Recurrent):
     feature_map: str = "elu+1"
     epsilon: float = 1e-6
 
-    supports = Support(
-        causal=True,
-        key_mask=True,
-        segments=True,
-        cross=True,
-        decode=True,
-        work=1.0,
-        memory=1.0,
-        why="its keys are summed before any query meets them, and its similarity is the feature map's",
-    )
+    supports = dataclasses.replace(SUMMED, why=f"{SUMMED.why}, and its similarity is the feature map's")
 
     def __post_init__(self):
         fields.one_of(self, "feature_map", tuple(FEATURE_MAPS))

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import fields, randomness
-from attnzoo.contract.support import Support
 from attnzoo.engines import dense, recurrence, state
 from attnzoo.engines.state import Channels, Write
-from attnzoo.recurrent import Recurrent
+from attnzoo.recurrent import SUMMED, Recurrent
 
 FLOOR = 1e-4
 
@@ -51,17 +50,7 @@ class Performer(Recurrent):
     orthogonal: bool = True
     seed: int = 0
 
-    supports = Support(
-        causal=True,
-        key_mask=True,
-        segments=True,
-        scale=True,
-        cross=True,
-        decode=True,
-        work=1.0,
-        memory=1.0,
-        why="its keys are summed before any query meets them",
-    )
+    supports = dataclasses.replace(SUMMED, scale=True)
 
     def __post_init__(self):
         fields.positive_integer(self, "features")

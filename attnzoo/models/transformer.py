@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attnzoo.engines import dense
 from attnzoo.kernel import Kernel
 from attnzoo.kernels import Softmax
 from attnzoo.layers import products, projected
@@ -152,8 +153,7 @@ class LanguageModel(nnx.Module):
 
     def _logits(self, x):
         logits = self.embedding.logits(x) if self.head is None else products.applied(self.head, x, is_whole=True)
-        logits, cap = logits.astype(jnp.float32), self.stack.config.logits_soft_cap
-        return logits if cap is None else cap * jnp.tanh(logits / cap)
+        return dense.capped(logits.astype(jnp.float32), self.stack.config.logits_soft_cap)
 
 
 class Classifier(nnx.Module):
