@@ -525,16 +525,30 @@ def in_recurrent_layers():
     both = jax.jit(jax.value_and_grad(lambda state, x: curved_sum(nnx.merge(graph, state)(x, is_causal=True))))
     expected = both(state, x)
     with jax.set_mesh(mesh("Explicit")):
-        same(both(state, put(x, "data", "spare")), expected)
+        split = put(x, "data", "spare")
+        same(both(state, split), expected)
+        forward = jax.jit(lambda x: layer(x, is_causal=True))
+        assert set(traffic.sent(forward.lower(split).compile())) == {"collective-permute"}  # none is brought together
 
     def decoded(x):
         layer.init_cache(x.shape)
         return [layer(x[:, i:j], decode=True) for i, j in ((0, 5), (5, 6), (6, 8))]
 
     same(decoded(put(x, "data")), decoded(x))
-    alone = lambda x: layer(x, is_causal=True, sequence_axis="spare")
-    with pytest.raises(NotImplementedError, match="conv_width cannot honour `sequence_axis='spare' of a shard_map"):
-        jax.shard_map(alone, mesh=mesh("Auto"), in_specs=P("data", "spare"), out_specs=P("data", "spare"))(x)
+    ids = jnp.array([[0, 0, 1, 1, 1, 1, 0, 0]] * BATCH)
+    packed = {"is_causal": True, "query_segment_ids": ids, "key_value_segment_ids": ids}
+    lengths = {"is_causal": True, "query_seq_lengths": jnp.array([8, 3, 1, 6])}
+    for asked in (packed, lengths):
+        own = {name: P("data", "spare") if name.endswith("ids") else P("data") for name in asked if name != "is_causal"}
+        arrays = {name: asked[name] for name in own}
+        split = jax.shard_map(
+            lambda x, arrays: layer(x, is_causal=True, sequence_axis="spare", **arrays),
+            mesh=mesh("Auto"), in_specs=(P("data", "spare"), own), out_specs=P("data", "spare"),
+        )  # fmt: skip
+        same(jax.jit(split)(x, arrays), layer(x, **asked))
+        with jax.set_mesh(mesh("Auto")):
+            named = jax.jit(lambda x, asked=asked: layer(x, **asked, sequence_axis=("data", "spare")))
+            same(named(x), layer(x, **asked))
 
 
 def in_models():

@@ -324,7 +324,8 @@ class Chunks(NamedTuple):
     def _turned_in_turn(self, given: Sequence, slots: Slots) -> Transition:
         step = jax.checkpoint(lambda before, chunk: (self._transition(*chunk)[0].after(before), None))
         like = jax.eval_shape(lambda *chunk: self._transition(*chunk)[0], *_first((given, slots)))
-        return jax.lax.scan(step, varying.as_of(like.nothing(), given), (given, slots))[0]
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like).nothing()
+        return jax.lax.scan(step, varying.as_of(start, given), (given, slots))[0]
 
     def _turned_at_once(self, given: Sequence, slots: Slots) -> Transition:
         return jax.tree.map(lambda x: x[-1], transitions.up_to_each(self._transitions(given, slots)[0]))

@@ -11,6 +11,7 @@ While decoding, the last width - 1 tokens that were projected are kept.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,12 @@ import jax.numpy as jnp
 
 from attnzoo.contract.fields import is_integer
 from attnzoo.contract.mask import Mask
+from attnzoo.contract.shards import Shards
 from attnzoo.contract.sizes import Dims
 from attnzoo.contract.support import Support
 from attnzoo.door import batching, meshes, visibility
 from attnzoo.door.arguments import Asked
+from attnzoo.engines import across
 from attnzoo.layers import products, projected
 
 Heads = tuple[jax.Array, ...]  # queries, keys and values
@@ -79,15 +82,19 @@ def whole(weights: Mapping[str, jax.Array], heads: Heads, asked: Asked, is_self:
     _refuse(asked, is_self)
     batch = heads[0].shape[:-3]
     query, key, value = (x.reshape(-1, *x.shape[len(batch) :]) for x in heads)
-    mask = _mask(Dims.of(query, key, value), batch, asked)
-    of_keys, of_queries = visibility.shown(mask, key.shape[2])
+    sequence = meshes.as_tuple(asked.get("sequence_axis"))
+    part = meshes.of_caller(sequence, query.shape[1], key.shape[1])
+    mask = _mask(Dims.of(query, key, value), batch, asked, part)
+    of_keys, of_queries = visibility.shown(mask, key.shape[2], part)
     query, key, value = (visibility.silenced(of_keys, x) for x in (query, key, value))
     query = visibility.silenced(of_queries, query)
-    ids = mask.query_segments, mask.key_segments, mask.key_segments
-    return tuple(
-        convolved(x, weights[name(of)], None if own is None else own[:, 0]).reshape(given.shape)
-        for of, x, own, given in zip(HEADS, (query, key, value), ids, heads, strict=True)
+    both = mask.segments
+    ids = (None,) * 3 if both is None else (both[0][:, 0], both[1][:, 0], both[1][:, 0])
+    made = (
+        convolved(x, weights[name(of)], own, sequence)
+        for of, x, own in zip(HEADS, (query, key, value), ids, strict=True)
     )
+    return tuple(x.reshape(given.shape) for x, given in zip(made, heads, strict=True))
 
 
 def step(
@@ -108,33 +115,57 @@ def step(
     return tuple(made), kept
 
 
-def convolved(x: jax.Array, weights: jax.Array, segments: jax.Array | None = None) -> jax.Array:
-    """x [B, T, N, H] by weights [N, width, H], among tokens of one segment [B, T]; summed in float32 at least."""
-    split = jax.typeof(x).sharding
-    x, weights = products.in_one_piece(x), products.as_heads(weights, x)
-    precise = jnp.promote_types(x.dtype, jnp.float32)
-    total = jnp.zeros_like(x, precise)
-    for distance in range(weights.shape[1]):
-        past = _earlier(x, distance)
-        if segments is not None and distance:
-            is_same = (segments == _earlier(segments, distance)) & (jnp.arange(x.shape[1]) >= distance)[None]
-            past = jnp.where(is_same[..., None, None], past, 0)
-        total += past.astype(precise) * weights[:, distance].astype(precise)[None, None]
-    return products.split_as(total.astype(x.dtype), split)
+@functools.partial(jax.jit, static_argnames="sequence_axis")
+def convolved(
+    x: jax.Array, weights: jax.Array, segments: jax.Array | None = None, sequence_axis: tuple[str, ...] = ()
+) -> jax.Array:
+    """x [B, T, N, H] by weights [N, width, H], among tokens of one segment [B, T]; summed in float32 at least.
+
+    A device that has a part of the sequence is sent the width - 1 tokens before it. Lengths that devices do not divide
+    are brought together.
+    """
+    length = x.shape[1]
+    part = meshes.of_caller(sequence_axis, length, length)
+    split = meshes.Split.of(x, sequence=None if part else sequence_axis)
+    shards = part or split.shards(length, length)
+    if part is None and shards is not None and length % shards.count:
+        split, shards = split._replace(sequence=None), None
+    given = [
+        (x, split.of_sequence),
+        (weights, split.by_head),
+        (segments, lambda ids: split.by_example(ids, length_axis=1)),
+    ]
+    return split.over_devices(functools.partial(_here, shards), given, split.of_sequence(x))
 
 
-def _earlier(x: jax.Array, distance: int) -> jax.Array:
-    """What stands `distance` before in x [B, T, ...], 0 where nothing does."""
-    return jnp.pad(x, [(0, 0), (distance, 0), *[(0, 0)] * (x.ndim - 2)])[:, : x.shape[1]]
+def _here(shards: Shards | None, x: jax.Array, weights: jax.Array, segments: jax.Array | None) -> jax.Array:
+    """The same of what one device has."""
+    width, precise = weights.shape[1], jnp.promote_types(x.dtype, jnp.float32)
+    before = lambda given: _from(shards, given, width - 1)
+    (past, ids), total = jax.tree.map(before, (x, segments)), jnp.zeros_like(x, precise)
+    for distance in range(width):
+        earlier = lambda given, start=width - 1 - distance: given[:, start : start + x.shape[1]]
+        taken = earlier(past)
+        if segments is not None:
+            taken = jnp.where((segments == earlier(ids))[..., None, None], taken, 0)
+        total += taken.astype(precise) * weights[:, distance].astype(precise)[None, None]
+    return total.astype(x.dtype)
 
 
-def _mask(dims: Dims, batch: tuple[int, ...], asked: Asked) -> Mask:
+def _from(shards: Shards | None, x: jax.Array, width: int) -> jax.Array:
+    """x [B, T, ...] behind the `width` entries before it, 0 where there are none."""
+    if shards is not None:
+        return across.with_neighbours(shards, x, 1, (width, 0))
+    return jnp.pad(x, [(0, 0), (width, 0), *[(0, 0)] * (x.ndim - 2)])
+
+
+def _mask(dims: Dims, batch: tuple[int, ...], asked: Asked, part: Shards | None) -> Mask:
     """What hides whole tokens, with all batch axes as one."""
     given = batching.flattened(asked, batch)
     hides: Any = {name: given.get(name) for name in visibility.AXES} | {"global_tokens": None}
     hides["mask"] = None if given.get("mask") is None else projected.as_bool(given["mask"])
     structure = Mask(dims.query_length, dims.key_length, is_causal=True)
-    found = visibility.apply(structure, hides, dims, not batch, Support(causal=True))
+    found = visibility.apply(structure, hides, dims, not batch, Support(causal=True), part)
     if found.dense is not None:
         _unable("mask", PAIRS)
     return found
@@ -150,9 +181,6 @@ def _refuse(asked: Asked, is_self: bool) -> None:
         _unable("query_offset", "the tokens before the first query are not there: decode, which keeps them")
     if asked.get("mask_mod") is not None:
         _unable("mask_mod", PAIRS)
-    sequence = asked.get("sequence_axis")
-    if meshes.of_caller(sequence, 1, 1) is not None:
-        _unable(f"sequence_axis={sequence!r} of a shard_map of your own", "call the layer outside of it")
 
 
 def _unable(argument: str, why: str) -> None:

@@ -65,13 +65,6 @@ def in_one_piece(x: jax.Array) -> jax.Array:
     return split_as(x, NamedSharding(split.mesh, PartitionSpec(*split.spec[:1], None, *split.spec[2:])))
 
 
-def as_heads(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """weights [N, ..., H], split as the heads of x [B, T, N, H] are."""
-    split = jax.typeof(x).sharding
-    between = (None,) * (weights.ndim - 2)
-    return split_as(weights, NamedSharding(split.mesh, PartitionSpec(split.spec[2], *between, split.spec[3])))
-
-
 def split_as(x: jax.Array, split: NamedSharding) -> jax.Array:
     """x, split so, where its type tells how it is."""
     is_told = AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
