@@ -36,7 +36,17 @@ from attnzoo import (
 )
 from attnzoo.costs import traffic
 from attnzoo.engines import heads, recurrence
-from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate, partition
+from attnzoo.models import (
+    BlockConfig,
+    Classifier,
+    EncoderDecoder,
+    LanguageModel,
+    RecurrentEncoderDecoder,
+    RecurrentLanguageModel,
+    generate,
+    partition,
+)
+from attnzoo.models.recurrent import Pairs
 from attnzoo.testing import laws
 from attnzoo.testing.subject import Subject, brought
 from experiments.bench.brought import normal
@@ -658,10 +668,34 @@ def axes_of_no_mesh():
         partition(model, mesh("Explicit"), model_axis="nowhere")
     with pytest.raises(ValueError, match="rules: 'embed'='nowhere': the mesh has the axes"):
         partition(model, mesh("Explicit"), rules=[("embed", "nowhere")])
+    with pytest.raises(ValueError, match="model is a Linear: expected one that has parameters of some modules named"):
+        partition(nnx.Linear(32, 32, rngs=nnx.Rngs(0)), mesh("Explicit"), model_axis="model")
     with pytest.raises(ValueError, match="rules came beside Axes"):
         partition(model, mesh("Explicit"), model_axis="model", rules=RULES)
     with pytest.raises(ValueError, match=r"rules: 'heads' came over .*has 4 there, which 8 devices"):
         partition(model, mesh("Explicit"), rules=[("heads", ("data", "model", "spare"))])
+
+
+def in_recurrent_models():
+    """Values and gradients of one device, with parameters whole and in parts; and where a decoder looks."""
+    tokens = jax.random.randint(jax.random.key(0), (BATCH, 6), 0, 64)
+    pairs = Pairs(tokens, jnp.array([6, 3, 1, 5]), tokens[:, :4])
+    over, split = mesh("Explicit"), lambda tree: jax.tree.map(lambda x: put(x, "data"), tree)
+    translator = RecurrentEncoderDecoder(64, 64, width=32, rngs=nnx.Rngs(0))
+    language = RecurrentLanguageModel(64, width=32, num_layers=1, cell="lstm", rngs=nnx.Rngs(0))
+    both = nnx.jit(nnx.value_and_grad(lambda model, given: curved_sum(model(given))))
+    decode = nnx.jit(lambda model, given: model.decode(given.source, given.lengths, 1, 3))
+    for model, given in ((language, tokens), (translator, pairs)):
+        expected = jax.tree.map(np.asarray, both(model, given))
+        decoded = decode(model, given) if model is translator else ()
+        for parted in (False, True):
+            if parted:
+                partition(model, over, model_axis="model", fsdp_axis="data")
+                held = jax.tree.leaves(nnx.state(model, nnx.Param))
+                assert sum(x.addressable_shards[0].data.nbytes for x in held) < sum(x.nbytes for x in held) * 0.6
+            with jax.set_mesh(over):
+                same(both(model, split(given)), expected)
+                same(decode(model, split(given)) if decoded else (), decoded)
 
 
 def logical_names_of_flax():

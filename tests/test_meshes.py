@@ -332,5 +332,9 @@ def test_parameters_of_a_linen_layer(ask):
     ask(on_devices.linen_in_parts)
 
 
+def test_recurrent_models(ask):
+    ask(on_devices.in_recurrent_models)
+
+
 def test_axes_of_no_mesh_are_refused(ask):
     ask(on_devices.axes_of_no_mesh)

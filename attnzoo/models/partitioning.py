@@ -34,6 +34,8 @@ LOGICAL: dict[tuple[str, str], tuple[str, ...]] = {
     ("widen_gate", "kernel"): ("embed", "mlp"), ("widen_gate", "bias"): ("mlp",),
     ("narrow", "kernel"): ("mlp", "embed"),
     ("embed", "embedding"): ("vocab", "embed"), ("head", "kernel"): ("embed", "vocab"),
+    ("read", "embedding"): ("vocab", "embed"), ("write", "embedding"): ("vocab", "embed"),
+    ("dense_i", "kernel"): ("embed", "gates"), ("dense_h", "kernel"): ("embed", "gates"),  # of recurrent cells
 }  # fmt: skip
 OVER_MODEL = {"heads", "mlp", "vocab"}  # what tensor parallelism splits
 
@@ -68,15 +70,18 @@ def partition(
     is called; with them, and with Auto ones, its inputs say how batch and sequence are split.
 
     Args:
-      model: of `attnzoo.models`; of others, what is named as there.
+      model: of `attnzoo.models`; of others, what is named as there. Recurrent ones hold parameters in parts, and bring
+        them together where they are used.
       mesh: from `jax.make_mesh`.
       model_axis: over which heads, the inner width of feed-forward networks and the vocabulary are split.
       fsdp_axis: over which all parameters are split beside that, such as "data".
       rules: in place of both, Flax's pairs of a logical axis and one of the mesh, the first ones first. Axes are
-        "embed", "heads", "kv", "mlp" and "vocab". Those of a context are `flax.linen.get_logical_axis_rules()`.
+        "embed", "heads", "kv", "mlp", "vocab" and "gates". Those of a context are
+        `flax.linen.get_logical_axis_rules()`.
 
     Raises:
-      ValueError: the mesh has no such axis; rules beside other axes; a rule splits what the mesh does not divide.
+      ValueError: the mesh has no such axis; rules beside other axes; a rule splits what the mesh does not divide; no
+        parameter of the model has a name that is known here.
 
     Example:
       >>> from flax import nnx
@@ -102,6 +107,12 @@ def partition(
             if axis not in mesh.axis_names:
                 raise ValueError(f"{name}={given!r}: the mesh has the axes {', '.join(mesh.axis_names)}")
     state = nnx.state(model, nnx.Param)
+    if not any(_logical(path, x.shape) for path, x in jax.tree.leaves_with_path(state)):
+        names = ", ".join(sorted({module for module, _ in LOGICAL}))
+        raise ValueError(
+            f"model is a {type(model).__name__}: expected one that has parameters of some modules named {names}; those "
+            "of others are split by flax.nnx.with_partitioning, where they are made"
+        )
     spec = functools.partial(_spec, axes=axes) if rules is None else functools.partial(_ruled, rules=tuple(rules))
     specs = jax.tree.map_with_path(lambda path, x: spec(path, x.shape, mesh), state)
     nnx.update(model, jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), state, specs))
@@ -140,8 +151,8 @@ def _spec(path: tuple, shape: tuple[int, ...], mesh: Mesh, axes: Axes) -> Partit
     if names[0] == "vocab" and shape[0] % _parts(mesh, (*as_tuple(axes.model), *as_tuple(axes.fsdp))) == 0:
         # Rows are looked up where they are; of parts of rows, all would be brought together for it.
         return PartitionSpec((*as_tuple(axes.model), *as_tuple(axes.fsdp)) or None, None)
-    own = next(i for i, name in enumerate(names) if name in OVER_MODEL)
-    if axes.model is not None and shape[own] % _parts(mesh, axes.model) == 0:
+    own = next((i for i, name in enumerate(names) if name in OVER_MODEL), None)
+    if axes.model is not None and own is not None and shape[own] % _parts(mesh, axes.model) == 0:
         spec[own] = axes.model
     free = [i for i, size in enumerate(shape) if spec[i] is None and size % _parts(mesh, axes.fsdp) == 0]
     if axes.fsdp is not None and len(shape) > 1 and free:

@@ -7,6 +7,8 @@
 
 Bahdanau, Cho and Bengio 2015, arXiv:1409.0473, with their additive score; Luong, Pham and Manning 2015,
 arXiv:1508.04025, for the scores s . h (dot) and s . W h (general).
+
+What comes later needs all that came earlier: over a mesh, devices have examples, and parameters are brought together.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
+from attnzoo.contract import varying
 from attnzoo.contract.sizes import Dims
 from attnzoo.door.attention import attend, attention_weights
+from attnzoo.door.meshes import Split
 from attnzoo.kernels import Additive, Softmax
 
 SCORES = ("additive", "dot", "general")
@@ -82,6 +87,9 @@ class RecurrentEncoderDecoder(nnx.Module):
 
     def __call__(self, pairs: Pairs) -> jax.Array:
         """Logits [B, T, target_vocabulary] of each target, given those before it."""
+        return _by_example(RecurrentEncoderDecoder._logits, self, pairs)
+
+    def _logits(self, pairs: Pairs) -> jax.Array:
         state, memory = self._encode(pairs.source, pairs.lengths)
 
         def step(state, token):
@@ -92,6 +100,11 @@ class RecurrentEncoderDecoder(nnx.Module):
 
     def decode(self, source: jax.Array, lengths: jax.Array, start: int, steps: int) -> tuple[jax.Array, jax.Array]:
         """The likeliest token at each of `steps`: tokens [B, steps], and where it looked: weights [B, steps, S]."""
+        decoded = functools.partial(RecurrentEncoderDecoder._decoded, start=start, steps=steps)
+        return _by_example(decoded, self, (source, lengths))
+
+    def _decoded(self, given: tuple[jax.Array, jax.Array], start: int, steps: int) -> tuple[jax.Array, jax.Array]:
+        source, lengths = given
         state, memory = self._encode(source, lengths)
 
         def step(carry, _):
@@ -99,12 +112,14 @@ class RecurrentEncoderDecoder(nnx.Module):
             token = logits.argmax(axis=-1)
             return (state, token), (token, weights)
 
-        first = jnp.full(len(source), start)
+        first = varying.as_of(jnp.full(source.shape[0], start), source)
         _, (tokens, weights) = jax.lax.scan(step, (state, first), None, length=steps)
         return tokens.T, jnp.moveaxis(weights, 0, 1)
 
     def _encode(self, source, lengths):
-        annotations: Any = self.encoder(self.read(source), seq_lengths=lengths)
+        read = self.read(source)
+        starts = tuple(_start(rnn, read) for rnn in (self.encoder.forward_rnn, self.encoder.backward_rnn))
+        annotations: Any = self.encoder(read, seq_lengths=lengths, initial_carry=starts)
         # The backward direction has read the whole source when it comes to the first token.
         summary = annotations[:, 0, annotations.shape[-1] // 2 :]
         return jnp.tanh(self.first(summary)), (annotations[:, :, None], lengths)
@@ -165,7 +180,26 @@ class RecurrentLanguageModel(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Tokens int [B, T] -> logits [B, T, vocabulary]."""
+        return _by_example(RecurrentLanguageModel._logits, self, tokens)
+
+    def _logits(self, tokens: jax.Array) -> jax.Array:
         x = self.embed(tokens)
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = x + layer(norm(x))
+            x = x + layer(norm(x), initial_carry=_start(layer, x))
         return self.head(self.norm(x))
+
+
+def _start(layer: Any, x: jax.Array) -> Any:
+    """The state before the first token of x [B, T, D], for each device its own."""
+    return varying.as_of(layer.cell.initialize_carry((x.shape[0], x.shape[2]), layer.rngs), x)
+
+
+def _by_example(call: Callable, model: nnx.Module, examples: Any) -> Any:
+    """`call(model, examples)`, by each device that has a part of the batch for its part."""
+    split = Split.of(*jax.tree.leaves(examples))._replace(heads=None, sequence=None)
+    if not split.batch:
+        return call(model, examples)
+    graph, state = nnx.split(model)
+    here = lambda examples, state: call(nnx.merge(graph, state), examples)
+    whole = lambda x: PartitionSpec()
+    return split.over_devices(here, [(examples, split.by_example), (state, whole)], PartitionSpec(split.batch))
