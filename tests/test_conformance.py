@@ -1,10 +1,15 @@
 """Laws on a device: decided once, and a process that dies takes its own law alone with it."""
 
+import itertools
+
+import jax
+import numpy as np
 import pytest
 
-from attnzoo import Linear, Softmax
+from attnzoo import Linear, SlidingWindow, Softmax
+from attnzoo.testing import LawBroken
 from experiments.bench import records, workers
-from experiments.conformance import run
+from experiments.conformance import routes, run
 from tests import summaries
 
 LAWS = ("shape_and_dtype_are_kept", "masks_hide", "biases_add_to_scores")
@@ -12,6 +17,7 @@ LAWS = ("shape_and_dtype_are_kept", "masks_hide", "biases_add_to_scores")
 
 def settings(tmp_path, **changed):
     given = {"kernels": (Softmax(),), "laws": LAWS[:1], "platform": "cpu", "minutes": 2.0, "processes": 2}
+    given |= {"patterns": (Softmax(),), "routes": ()}
     return run.Settings(**given | {"out": str(tmp_path)} | changed)
 
 
@@ -67,3 +73,43 @@ def test_a_process_that_dies_breaks_the_law_at_hand(tmp_path, monkeypatch):
     rows = {row["law"]: row for row in records.read(tmp_path)}
     assert [rows[law]["status"] for law in LAWS] == ["obeyed", "broken", "not run"]
     assert "SIGSEGV" in rows[LAWS[1]]["reason"]
+
+
+def test_implementations_are_compared_told_and_drawn(tmp_path):
+    assert run.run(settings(tmp_path, laws=(), routes=("cudnn",))) == 1  # refused where there is no cuDNN, all of them
+    rows = records.read(tmp_path)
+    assert {(row["route"], row["status"]) for row in rows} == {("cudnn", "refused")}
+    assert [row["law"] for row in rows] == list(routes.LAWS)
+    assert "Softmax by cudnn | 0 | 0 | 5 |" in summaries.of(tmp_path)
+    assert (tmp_path / "implementations.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("law", list(routes.LAWS)[:-1])
+def test_an_implementation_that_is_right_obeys(law, monkeypatch):
+    monkeypatch.setattr(routes, "LENGTH", 192)
+    routes.check(SlidingWindow(left=70, right=0), "xla", law)
+
+
+CALLS = itertools.count()
+BROKEN = {
+    "errors_are_those_of_rounding": lambda out, v: out * 1.05,
+    "two_calls_give_the_same_bits": lambda out, v: (
+        out + jax.pure_callback(lambda: np.asarray(next(CALLS) / 8, out.dtype), jax.ShapeDtypeStruct((), out.dtype))
+    ),
+    "the_future_changes_no_bit": lambda out, v: out + v.mean(axis=1, keepdims=True),
+    "padding_may_be_nan": lambda out, v: out + v.mean(axis=1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("law", BROKEN)
+def test_one_that_is_wrong_does_not(law, monkeypatch):
+    monkeypatch.setattr(routes, "LENGTH", 128)
+    right = routes._attend
+
+    def wrong(kernel, route, **asked):
+        call = right(kernel, route, **asked)
+        return (lambda q, k, v: BROKEN[law](call(q, k, v), v)) if route == "xla" else call
+
+    monkeypatch.setattr(routes, "_attend", wrong)
+    with pytest.raises(LawBroken, match=law):
+        routes.check(Softmax(), "xla", law)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attnzoo import Linear, SlidingWindow, Softmax, cost_of
+from attnzoo import BigBird, Linear, Local, SlidingWindow, Softmax, SparseTransformer, attention_weights, cost_of
 from experiments.bench import records
 from experiments.throughput import run, work, worker
 from tests import summaries
@@ -23,7 +23,7 @@ def settings(tmp_path, **changed):
     given = {"kernels": (Softmax(),), "lengths": (128,), "head_dims": (16,), "passes": ("forward", "train")}
     given |= {"implementations": ("attnzoo", "jax.nn cudnn"), "tokens": 128, "heads": 2, "dtype": "bfloat16"}
     given |= {"is_causal": True, "repeats": 5, "matmul_size": 64, "copy_bytes": 4096, "platform": "cpu"}
-    return run.Settings(**given | {"minutes": 2.0, "seed": 0, "out": str(tmp_path)} | changed)
+    return run.Settings(**given | {"minutes": 2.0, "seed": 0, "patience": 90.0, "out": str(tmp_path)} | changed)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -38,6 +38,20 @@ def test_operations_on_visible_pairs_alone_are_useful(kernel, is_causal):
     assert work.useful_flops(kernel, cell) == forward
     assert work.useful_flops(kernel, cell | {"pass": "train"}) == 3.5 * forward
     assert work.useful_bytes(cell) == 4 * 64 * 2 * 8 * 2
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(
+    "kernel", [SlidingWindow(5, 3), Local(8), SparseTransformer(8, 2), BigBird(8, 1, 1, 1), Softmax()], ids=repr
+)
+def test_patterns_are_those_of_the_kernels(kernel, is_causal):
+    q = np.ones((1, 64, 2, 4), np.float32)
+    shows = work.joined(kernel, 64, 2, is_causal)
+    pairs = shows(np.arange(2)[:, None, None], np.arange(64)[:, None], np.arange(64)[None])
+    expected = np.asarray(attention_weights(q, q, kernel=kernel, is_causal=is_causal)[0]) > 0
+    np.testing.assert_array_equal(np.broadcast_to(pairs, expected.shape), expected)
+    cell = CELL | {"length": 64, "is_causal": is_causal}
+    assert work.useful_flops(kernel, cell) == 2 * expected.sum() * (8 + 8)  # of both heads, a multiply-add is two
 
 
 def test_other_kernels_are_worth_what_is_counted():
@@ -87,3 +101,21 @@ def test_what_time_does_not_reach_is_said(tmp_path):
     object.__setattr__(given, "minutes", 0.001)
     assert run.run(given) == 0
     assert {(row["status"], row["reason"]) for row in records.read(tmp_path)} == {("not run", "no time left")}
+
+
+def test_a_cell_that_hangs_costs_itself_alone(tmp_path, monkeypatch):
+    class Hanging:
+        def __init__(self, module, task, seconds, patience):
+            self.cells, self.ended = task["cells"], None
+
+        def __iter__(self):
+            for cell in self.cells:
+                if cell.get("pass") == "forward":
+                    self.ended = "ended after 90 s without a word"
+                    return
+                yield cell | {"status": "refused", "reason": "none"}
+
+    monkeypatch.setattr(run, "Worker", Hanging)
+    run.run(settings(tmp_path, implementations=("attnzoo",)))
+    found = {row["pass"]: row["status"] for row in records.read(tmp_path) if "pass" in row}
+    assert found == {"forward": "failed", "train": "refused"}

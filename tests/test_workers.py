@@ -18,6 +18,7 @@ ENDS = {
         "exit code 1: ValueError: too odd",
     ),
     "no time": ("import time; time.sleep(60)", "no time left"),
+    "silence": ("import time; time.sleep(60)", "ended after 3 s without a word"),
 }
 
 
@@ -35,10 +36,16 @@ def test_rows_come_until_the_end_and_the_end_is_told(end, tmp_path, monkeypatch)
         "workers.work(rows)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
-    worker = workers.Worker("some_worker", {"number": 4}, seconds=3 if end == "no time" else 60)
+    worker = workers.Worker(
+        "some_worker", {"number": 4}, 3 if end == "no time" else 60, patience=3 if end == "silence" else None
+    )
     assert list(worker) == [{"doubled": 8}]
     assert worker.ended is None if told is None else told in worker.ended
-    assert worker.warnings == ["warning: it is late"] or end in ("a crash", "no time")  # where it may be in a buffer
+    assert worker.warnings == ["warning: it is late"] or end in (
+        "a crash",
+        "no time",
+        "silence",
+    )  # where it may be in a buffer
 
 
 def test_a_worker_that_cannot_start_is_told():

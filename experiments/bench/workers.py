@@ -27,15 +27,18 @@ SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 class Worker:
     """The rows of a worker, as it prints them, killed after so many `seconds`, never where None.
 
-    `xla_flags` are added to those of the environment.
+    `xla_flags` are added to those of the environment. With `patience`, in seconds, it is killed as well where no row
+    comes for so long.
 
     Afterwards `code` is its exit code, `ended` says how it ended, None for well, and `warnings` are what it warned of.
     """
 
-    def __init__(self, module: str, task: dict, seconds: float | None = None, xla_flags: str = ""):
+    def __init__(
+        self, module: str, task: dict, seconds: float | None = None, xla_flags: str = "", patience: float | None = None
+    ):
         self._command = [sys.executable, "-m", module]
         self._task = json.dumps(task)
-        self._seconds = seconds
+        self._seconds, self._patience = seconds, patience
         self._xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
         self._process: subprocess.Popen | None = None
         self._signal: signal.Signals | None = None  # which it was sent, perhaps before it was started
@@ -56,24 +59,28 @@ class Worker:
             self._process = process
             if self._signal is not None:
                 process.send_signal(self._signal)
-            late = threading.Event()
-            timer = threading.Timer(max(self._seconds or 0, 0), lambda: (late.set(), process.kill()))
-            if self._seconds is not None:
-                timer.start()
+            killed: list[str] = []  # why, where it was
+            whole = _Alarm(self._seconds, lambda: (killed.append(LATE), process.kill()))
+            silence = _Alarm(self._patience, lambda: (killed.append(self._silent()), process.kill()))
             try:
                 process.stdin.write(self._task)
                 process.stdin.close()
-                yield from map(json.loads, process.stdout)
+                with whole:
+                    while True:
+                        with silence:
+                            line = process.stdout.readline()
+                        if not line:
+                            break
+                        yield json.loads(line)
             except BrokenPipeError:
                 pass  # it died before it read its task; how, is told below
             finally:
-                timer.cancel()
                 process.kill() if sys.exc_info()[0] else None
                 code = process.wait()
             errors.seek(0)
             said = errors.read().strip().splitlines()
             self.warnings = [line for line in said if line.startswith("warning: ")]
-            self.code, self.ended = code, None if code == 0 else _ended(code, late.is_set(), said)
+            self.code, self.ended = code, None if code == 0 else (killed or [_died(code, said)])[0]
 
     def terminate(self) -> None:
         """Ask the process to end, by SIGTERM; one that is not started yet is asked at its start."""
@@ -83,15 +90,32 @@ class Worker:
         """End the process at once, or at its start."""
         self._send(signal.SIGKILL)
 
+    def _silent(self) -> str:
+        return f"ended after {self._patience:g} s without a word"
+
     def _send(self, sent: signal.Signals) -> None:
         self._signal = sent
         if self._process is not None:
             self._process.send_signal(sent)
 
 
-def _ended(code: int, is_late: bool, said: list[str]) -> str:
-    if is_late:
-        return LATE
+class _Alarm:
+    """A context in which `ring` is called after so many seconds, never where None."""
+
+    def __init__(self, seconds: float | None, ring: Callable[[], object]):
+        self._seconds, self._ring = seconds, ring
+
+    def __enter__(self):
+        if self._seconds is not None:
+            self._timer = threading.Timer(max(self._seconds, 0), self._ring)
+            self._timer.start()
+
+    def __exit__(self, *_):
+        if self._seconds is not None:
+            self._timer.cancel()
+
+
+def _died(code: int, said: list[str]) -> str:
     raised = [line for line in said if _RAISED.match(line)]  # jax has the last word otherwise
     last = (raised or said or ["no message"])[-1]
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -22,10 +22,29 @@ def _kernels(text: str | None, name: str) -> tuple[Kernel, ...]:
     return (*ZOO, *FURTHER, SlidingWindow(left=255, right=0))
 
 
+def _patterns(text: str | None, name: str) -> tuple[Kernel, ...]:
+    """One kernel for each way of softmax to skip, and for each of states to be written, where none are named."""
+    return parsing.kernels(PATTERNS if text is None else text, name)
+
+
 def _laws() -> tuple[str, ...]:
     from attnzoo.testing import LAWS
 
     return tuple(LAWS)
+
+
+def _routes() -> tuple[str, ...]:
+    """Implementations beside the equation's own, whose rules of differentiation are theirs."""
+    from attnzoo.door.routes import IMPLEMENTATIONS
+
+    return tuple(name for name in IMPLEMENTATIONS if name not in ("reference", "forward"))
+
+
+PATTERNS = (
+    "softmax, sliding_window(left=255, right=0), sliding_window(left=128, right=128, dilation=2, global_tokens=2), "
+    "bigbird, local(block_size=64), sparse_transformer(block_size=64, summary=8), nadaraya_watson, linear, performer, "
+    "gated_delta"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +52,22 @@ class Settings(settings.Settings):
     """What to hold to what."""
 
     kernels: tuple[Kernel, ...] = flag(
-        None, "Kernels as calls, or 'all'; small forms of every kernel unless given.", _kernels
+        None, "Kernels that are held to laws, as calls, or 'all'; small forms of every kernel unless given.", _kernels
     )
     laws: tuple[str, ...] = flag(
-        "all", "Names of laws, separated by commas, or 'all'.", parsing.some_of(_laws, every=True)
+        "all",
+        "Names of laws, separated by commas, or 'all'; '' for none.",
+        parsing.unless_empty(parsing.some_of(_laws, every=True)),
+    )
+    patterns: tuple[Kernel, ...] = flag(
+        None, "Kernels whose implementations are compared, in 16 bits; one of each pattern unless given.", _patterns
+    )
+    routes: tuple[str, ...] = flag(
+        "all",
+        "Which of their implementations, separated by commas, or 'all'; '' for none.",
+        parsing.unless_empty(parsing.some_of(_routes, every=True)),
     )
     platform: str = flag("gpu", "The platform that jax must run on: gpu, tpu, cpu.")
     minutes: float = flag(7.5, "Time for everything; laws not reached are rows that say so.", at_least=0.1)
-    processes: int | None = flag(None, "Kernels at a time; as many as cores unless given.", at_least=1)
+    processes: int | None = flag(None, "Processes at a time; as many as cores unless given.", at_least=1)
     out: str = flag("runs/conformance", "Folder for rows, figure and table.")

@@ -26,7 +26,7 @@ def function(implementation: str, kernel, is_causal: bool) -> Callable:
     """Attention of query, key and value, and ours of what tokens bring, where the kernel wants any."""
     if implementation.startswith("attnzoo"):
         how = {"kernel": kernel, "is_causal": is_causal}
-        how["implementation"] = {"attnzoo": None, "attnzoo xla": "xla"}[implementation]
+        how["implementation"] = implementation.removeprefix("attnzoo").strip() or None
         return lambda query, key, value, tokens=None: attnzoo.attend(query, key, value, tokens=tokens, **how)
     window = None
     if isinstance(kernel, attnzoo.SlidingWindow):

@@ -11,6 +11,7 @@ TABLE = "table.md"
 STYLE = {
     "attnzoo": ("#000000", "o"),
     "attnzoo xla": ("#0072B2", "s"),
+    "attnzoo pallas": ("#56B4E9", "v"),
     "jax.nn": ("#E69F00", "X"),
     "jax.nn cudnn": ("#009E73", "P"),
     "torch SDPA": ("#D55E00", "D"),

@@ -11,6 +11,7 @@ from experiments.bench import provenance, workers
 from experiments.bench.experiment import Cell, Experiment, Run
 from experiments.bench.workers import Worker
 from experiments.show import naming, units
+from experiments.throughput import work
 from experiments.throughput.settings import Settings
 from experiments.throughput.work import useful_bytes, useful_flops
 
@@ -72,25 +73,35 @@ def _rows(settings: Settings, implementation: str) -> list[dict]:
 
 def _serves(implementation: str, kernel: Kernel) -> bool:
     """Whether an implementation has this kernel without a dense mask; that of PyTorch's SDPA would be one."""
-    if implementation.startswith("attnzoo"):
+    if implementation.startswith("attnzoo") or isinstance(kernel, Softmax):
         return True
-    plain = isinstance(kernel, SlidingWindow) and kernel.dilation == 1 and not kernel.global_tokens
-    return isinstance(kernel, Softmax) or (plain and implementation != "torch SDPA")
+    if implementation == "torch flex":
+        return work.is_pattern(kernel)
+    return isinstance(kernel, SlidingWindow) and work.is_pattern(kernel) and implementation != "torch SDPA"
 
 
 def _measured(settings: Settings, cells: list[Cell], seconds: float) -> Iterator[dict]:
-    """Rows of one implementation, with what each is worth; cells that its process did not come to say why."""
-    rows = [cell.row for cell in cells]
-    task = {name: getattr(settings, name) for name in TOLD}
-    task |= {"implementation": rows[0]["implementation"], "cells": rows}
-    task["kernels"] = {repr(kernel): catalogue.spelled(kernel) for kernel in settings.kernels}
-    worker, left = Worker("experiments.throughput.worker", task, seconds), {_place(row): row for row in rows}
-    for said in worker:
-        row = left.pop(_place(said)) | said
-        yield row | _worth(settings, row)
-    for index, row in enumerate(left.values()):
-        crashed = index == 0 and worker.ended != workers.LATE
-        yield row | {"status": "failed" if crashed else "not run", "reason": worker.ended}
+    """Rows of one implementation, with what each is worth.
+
+    A cell at which its process died, or said nothing for `patience`, has failed; another process goes on behind it.
+    """
+    deadline, rows = time.monotonic() + seconds, [cell.row for cell in cells]
+    while rows:
+        task = {name: getattr(settings, name) for name in TOLD}
+        task |= {"implementation": rows[0]["implementation"], "cells": rows}
+        task["kernels"] = {repr(kernel): catalogue.spelled(kernel) for kernel in settings.kernels}
+        left = {_place(row): row for row in rows}
+        seconds = deadline - time.monotonic()
+        worker = Worker("experiments.throughput.worker", task, seconds, patience=settings.patience)
+        for said in worker:
+            row = left.pop(_place(said)) | said
+            yield row | _worth(settings, row)
+        rows = list(left.values())
+        if worker.ended == workers.LATE:
+            yield from (row | {"status": "not run", "reason": worker.ended} for row in rows)
+            return
+        if rows:
+            yield rows.pop(0) | {"status": "failed", "reason": worker.ended or "it was passed over"}
 
 
 def _place(row: dict) -> tuple:

@@ -11,7 +11,9 @@ from experiments.bench.settings import flag
 if TYPE_CHECKING:
     from attnzoo import Kernel
 
-IMPLEMENTATIONS = ("attnzoo", "attnzoo xla", "jax.nn cudnn", "torch SDPA", "torch flex", "jax.nn")
+IMPLEMENTATIONS = (
+    "attnzoo", "attnzoo xla", "attnzoo pallas", "jax.nn cudnn", "torch SDPA", "torch flex", "jax.nn",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,5 +44,8 @@ class Settings(settings.Settings):
     copy_bytes: int = flag(2**31, "Bytes of the copy that is the ceiling.", at_least=8)
     platform: str = flag("gpu", "The platform that jax must run on: gpu, tpu, cpu.")
     minutes: float = flag(7.5, "Time for everything; cells not reached are rows that say so.", at_least=0.1)
+    patience: float = flag(
+        90.0, "Seconds without a row after which a process is ended, and another goes on behind its cell.", at_least=1
+    )
     seed: int = flag(0, "Seed of inputs.", at_least=0)
     out: str = flag("runs/throughput", "Folder for rows, figures and table.")

@@ -9,27 +9,26 @@ import torch
 
 import attnzoo
 from experiments.bench import outcome
+from experiments.throughput import work
 from experiments.throughput.jax_calls import timed
 from experiments.throughput.work import dims_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def function(implementation: str, kernel, is_causal: bool, length: int) -> Callable:
+def function(implementation: str, kernel, is_causal: bool, length: int, num_heads: int) -> Callable:
     """Attention of query, key and value [B, N, T, H]."""
     if implementation == "torch SDPA":
         attention = torch.nn.functional.scaled_dot_product_attention
         return lambda q, k, v: attention(q, k, v, is_causal=is_causal)
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    left = kernel.left if isinstance(kernel, attnzoo.SlidingWindow) else length
-    right = 0 if is_causal else kernel.right if isinstance(kernel, attnzoo.SlidingWindow) else length
-
-    def joined(batch, head, i, j):
-        return (i - j <= left) & (j - i <= right)
-
-    is_full = min(left, right) >= length
-    mask = None if is_full else create_block_mask(joined, None, None, length, length, DEVICE, _compile=True)
+    mask = None
+    if is_causal or not isinstance(kernel, attnzoo.Softmax):
+        shows = work.joined(kernel, length, num_heads, is_causal, lambda x: torch.tensor(x, device=DEVICE))
+        heads = num_heads if isinstance(kernel, attnzoo.BigBird) else None
+        pairs = lambda batch, head, i, j: shows(head, i, j)
+        mask = create_block_mask(pairs, None, heads, length, length, DEVICE, _compile=True)
     compiled = torch.compile(flex_attention, dynamic=False)
     return lambda q, k, v: compiled(q, k, v, block_mask=mask)
 
@@ -38,7 +37,7 @@ def outputs(implementation: str, kernel, is_causal: bool, inputs: list[np.ndarra
     """The output for given inputs [B, T, N, H], as float32."""
     operands = [torch.tensor(x.swapaxes(1, 2), dtype=getattr(torch, dtype), device=DEVICE) for x in inputs]
     with torch.inference_mode():
-        out = function(implementation, kernel, is_causal, inputs[0].shape[1])(*operands)
+        out = function(implementation, kernel, is_causal, *inputs[0].shape[1:3])(*operands)
     return out.float().cpu().numpy().swapaxes(1, 2)
 
 
@@ -63,7 +62,7 @@ def _measured(implementation: str, kernel, cell: dict, repeats: int) -> dict:
     made = [torch.randn(shape, generator=generator, device=DEVICE) for _ in range(4)]
     q, k, v, direction = (x.to(getattr(torch, cell["dtype"])) for x in made)
     del made
-    attention = function(implementation, kernel, cell["is_causal"], dims.query_length)
+    attention = function(implementation, kernel, cell["is_causal"], dims.query_length, dims.num_heads)
 
     def train():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]

@@ -41,11 +41,13 @@ def rows(task: dict) -> Iterator[dict]:
 def _compared(calls, task: dict, kernel) -> dict:
     """How far outputs are from the equation's, and what a row says where that is too far, or there are none."""
     is_causal, dtype = task["is_causal"], task["dtype"]
-    if task["implementation"].startswith("attnzoo") and (found := trust.breach(kernel, LENGTH, is_causal=is_causal)):
-        return found
     rng = np.random.default_rng(task["seed"])
     inputs: list = [rng.normal(size=(1, LENGTH, 2, 64)).astype(np.float32) for _ in range(3)]
+    # On the host, where programs are soon compiled: laws on a device are an experiment of their own.
     with jax.default_device(jax.devices("cpu")[0]):
+        is_ours = task["implementation"].startswith("attnzoo")
+        if is_ours and (found := trust.breach(kernel, LENGTH, is_causal=is_causal)):
+            return found
         arguments = {"kernel": kernel, "is_causal": is_causal, "implementation": "reference"}
         given = brought.normal(kernel, Dims.of(*inputs), (1, LENGTH, 2), jax.random.key(task["seed"]), jnp.float32)
         expected = np.asarray(attnzoo.attend(*inputs, tokens=given or None, **arguments))
