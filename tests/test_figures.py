@@ -43,7 +43,7 @@ def test_the_same_figure_is_the_same_file(tmp_path):
         panel.plot([16, 32], [1e-3, 2e-3])
         figures.lengths_axis(panel, [16, 32])
         figures.seconds_axis(panel)
-        figures.slope_guides(panel, [16, 32], 1e-3)
+        figures.slope_guides(panel, [(16, 1e-3), (32, 2e-3)])
         figures.label_lines(panel, [("Softmax", 32, 2e-3, "black"), ("Linear", 32, 2e-3, "green")])
         figures.save(figure, tmp_path / name)
     for suffix in ("svg", "png"):

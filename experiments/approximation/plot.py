@@ -19,6 +19,7 @@ GREY = "#777777"
 MEAN = "mean of values"
 RATE = r"$1/\sqrt{m}$"
 WORST = 20.0  # errors above it are worse than useless, and would leave no room for the others
+EXACT = 1e-4  # errors below it are those of rounding, and stand at the foot of a panel
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
@@ -44,7 +45,7 @@ def _error(found: list[dict], rows: list[dict]):
         panel.set_yscale("log", nonpositive="clip")
         ends = [_error_line(panel, own, style, name, terms) for own, style in _lines(found)]
         ends.append((MEAN, terms[-1], _mean_of_values(panel, found, name), GREY))
-        _limit(panel)
+        _limit(panel, found, name)
         if name != "row":  # the rate is of mean squares, and so of Frobenius norms
             _rate(panel, found, name)
         figures.lengths_axis(panel, _powers(terms))
@@ -60,7 +61,14 @@ def _error_line(panel, own: list[dict], style: dict, name: str, terms: list[int]
     if xs[0] is None:
         xs, means, style = [terms[0], terms[-1]], means * 2, style | {"marker": ""}
     figures.means(panel, xs, means, style | THIN)
-    return own[0]["dial"], xs[-1], min(means[-1].value, WORST), style["color"]
+    return _end(panel, own, xs, means, style)
+
+
+def _end(panel, own: list[dict], xs: list, means: list, style: dict) -> tuple[str, float, float, str]:
+    """The label of a dial, and where it belongs: at the last value that is shown."""
+    shown = [(x, mean.value) for x, mean in zip(xs, means, strict=True) if mean.value >= EXACT] or [(xs[-1], EXACT)]
+    x, value = shown[-1]
+    return own[0]["dial"], x, min(value, WORST), style["color"]
 
 
 def _rate(panel, found: list[dict], name: str) -> None:
@@ -89,7 +97,7 @@ def _trade(timed: list[dict], rows: list[dict]):
     panel.set_yscale("log", nonpositive="clip")
     ends = [_trade_line(panel, own, style) for own, style in _lines(timed)]
     ends.append((MEAN, max(row["ratio"] for row in timed), _mean_of_values(panel, timed, "output"), GREY))
-    _limit(panel)
+    _limit(panel, timed, "output")
     _softmax(panel)
     panel.set_xlabel("time of the forward pass / time of exact softmax")
     panel.set_ylabel("output, relative Frobenius error")
@@ -109,7 +117,7 @@ def _trade_line(panel, own: list[dict], style: dict) -> tuple[str, float, float,
         if is_first and row["value"] is not None and row in (own[0], own[-1]):
             where = {"xytext": (4, 4), "textcoords": "offset points", "color": style["color"], "annotation_clip": True}
             panel.annotate(f"{row['value']:,}", (row["ratio"], mean.value), fontsize=figures.LABEL - 1, **where)
-    return own[0]["dial"], ratios[-1], min(means[-1].value, WORST), style["color"]
+    return _end(panel, own, ratios, means, style)
 
 
 def _softmax(panel) -> None:
@@ -138,11 +146,12 @@ def _mean_of_values(panel, rows: list[dict], name: str) -> float:
     return level
 
 
-def _limit(panel) -> None:
-    """Leave out what is worse than `WORST`, and give height to a panel whose errors are all alike."""
+def _limit(panel, rows: list[dict], name: str) -> None:
+    """Leave out what is worse than `WORST` or no more than rounding, and give height to errors that are all alike."""
+    least = min((mean for row in rows if (mean := np.mean(row[name])) >= EXACT), default=EXACT)
     low, high = panel.get_ylim()
     widened = (low / 1.2, high * 1.2) if high < 1.3 * low else (low, high)
-    panel.set_ylim(widened[0], min(widened[1], WORST))
+    panel.set_ylim(max(widened[0], least / 3), min(widened[1], WORST))
 
 
 def _powers(terms: list[int]) -> list[int]:
@@ -173,6 +182,10 @@ def _notes(rows: list[dict], names: tuple[str, ...]) -> list[str]:
     notes = [f"Means and 95% intervals over {rows[0]['draws']} draws, where a kernel draws; means over heads."]
     if any(np.mean(row[name]) > WORST for row in rows if "output" in row for name in names):
         notes.append(f"Lines that leave at the top have errors above {WORST:g}.")
+    if any(np.mean(row[name]) < EXACT for row in rows if "output" in row for name in names):
+        notes.append(
+            f"Those that leave at the foot have errors below {EXACT:g}, by rounding alone: all keys are in sight."
+        )
     for status in ("refused", "skipped", "failed"):
         kernels = dict.fromkeys(naming.short(row["kernel"]) for row in rows if row["status"] == status)
         notes += [f"{status.capitalize()}: {', '.join(kernels)}."] * bool(kernels)

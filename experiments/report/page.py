@@ -73,6 +73,11 @@ class Section(NamedTuple):
     figures: list[pathlib.Path]
     content: Content | None
 
+    @property
+    def anchor(self) -> str:
+        """What it is linked by."""
+        return f"{self.place}-{self.folder}".replace(" ", "_")
+
 
 def _sections(place: pathlib.Path, root: pathlib.Path) -> list[Section]:
     """The sections of a folder; its figures stand in the first."""

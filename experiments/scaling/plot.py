@@ -5,9 +5,11 @@ from __future__ import annotations
 import pathlib
 
 from experiments.scaling import analysis
+from experiments.scaling.analysis import Exponent
 from experiments.show import figures, naming
 
 TITLES = {"forward": "Forward pass", "train": "Forward and backward pass"}
+WIDE = 0.4  # of an exponent's interval, beyond which its second digit is chance
 DRAWN = {"linewidth": 1.5, "markersize": 4.5, "markeredgewidth": 0.8}
 
 
@@ -34,16 +36,16 @@ def _figure(rows, summary, styles):
         own = sorted((row for row in rows if row["kernel"] == kernel), key=lambda row: row["length"])
         slope = exponents.get(kernel)
         label = naming.short(kernel)
-        growth = f"  $T^{{{slope.value:.2f}}}$" if slope else ""
-        ends[time_panel] += _line(time_panel, _times(own), styles[kernel], label + growth)
+        ends[time_panel] += _line(time_panel, _times(own), styles[kernel], label + _growth(slope))
         ends[memory_panel] += _line(memory_panel, _sizes(own), styles[kernel], label)
-    for panel, text in ((time_panel, "run time"), (memory_panel, "temporary memory")):
+    for panel, text in ((time_panel, "run time"), (memory_panel, "temporary memory that the compiler plans")):
         panel.set_title(text, fontsize=10, loc="left")
         figures.lengths_axis(panel, lengths)
+    for panel, points in ((time_panel, _times(rows)), (memory_panel, _sizes(rows))):
+        panel.set_yscale("log")
+        _guides(panel, points, lengths)
     figures.seconds_axis(time_panel)
     figures.bytes_axis(memory_panel)
-    for panel, points in ((time_panel, _times(rows)), (memory_panel, _sizes(rows))):
-        _guides(panel, points, lengths)
     for panel, labels in ends.items():
         figures.label_lines(panel, labels)
     return figure
@@ -89,10 +91,17 @@ def _line(panel, points, style, label) -> list[tuple]:
     return [(label, points[-1][0], points[-1][1], style["color"])] if points else []
 
 
+def _growth(exponent: Exponent | None) -> str:
+    """An exponent as a label has it; one that is not known to a tenth or two, with its interval."""
+    if exponent is None:
+        return ""
+    value, low, high = exponent
+    return f"  $T^{{{value:.2f}}}$" if high - low <= WIDE else f"  $T^{{{value:.1f}}}$ [{low:.1f}, {high:.1f}]"
+
+
 def _guides(panel, points, lengths):
-    first = [point[1] for point in points if point[0] == lengths[0]]
-    if first and len(lengths) > 1:
-        figures.slope_guides(panel, lengths, min(first))
+    if len(lengths) > 1 and points:
+        figures.slope_guides(panel, [point[:2] for point in points])
 
 
 def _notes(rows) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 
 import matplotlib
@@ -9,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib import ticker
+from PIL import Image
 
 import attnzoo
 from experiments.show.units import seconds_text, size_text
@@ -45,6 +47,7 @@ STYLES = (
 )
 DASHES = ["-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3))]
 LABEL = 8.5  # points
+DOTS = 150  # of an inch, as `webpage` takes them
 
 
 def styles(rows: list[dict]) -> dict[str, dict]:
@@ -245,24 +248,24 @@ def _start(group, heights, gap, low, high):
     return max(min(centred, high - reach), low)
 
 
-def slope_guides(panel, lengths, y: float, slopes=(1, 2)) -> None:
-    """Thin lines that grow as length to the power of each slope, from `y` at the first length; limits stay."""
+def slope_guides(panel, points: list[tuple[float, float]], slopes=(1, 2)) -> None:
+    """Thin lines that grow as length to the power of each slope, below all points (length, y) of the longer half.
+
+    They start at one place, and the panel is made higher at its foot where they need it.
+    """
+    lengths = sorted({x for x, _ in points})
+    first, last = lengths[len(lengths) // 2 - (len(lengths) > 2)], lengths[-1]
+    steepest = max(slopes)
+    room = min(y / (x / first) ** steepest for x, y in points if x >= first)
     low, high = panel.get_ylim()
+    start = room / 1.5
     for slope in slopes:
-        ys = [y * (length / lengths[0]) ** slope for length in lengths]
-        panel.plot(lengths, ys, color="#aaaaaa", linewidth=0.8, linestyle=(0, (4, 4)), zorder=0.5)
-        end = min(high, ys[-1]) ** 0.82 * y**0.18
-        panel.annotate(
-            f"$T^{slope}$",
-            (lengths[0] * (end / y) ** (1 / slope), end),
-            color="#777777",
-            fontsize=LABEL,
-            ha="center",
-            va="center",
-            zorder=0.6,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
-        )
-    panel.set_ylim(low, high)
+        end = start * (last / first) ** slope
+        panel.plot([first, last], [start, end], color="#aaaaaa", linewidth=0.8, linestyle=(0, (4, 4)), zorder=0.5)
+        place = {"xytext": (-3, 0), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        middle = (first * last) ** 0.5, start * (last / first) ** (slope / 2)
+        panel.annotate(f"$T^{slope}$", middle, color="#777777", fontsize=LABEL, zorder=0.6, **place)
+    panel.set_ylim(min(low, start / 1.2), high)
 
 
 def legend(figure, found: dict[str, dict]) -> None:
@@ -282,8 +285,14 @@ def footnote(figure, notes: list[str]) -> None:
 
 
 def save(figure, stem: pathlib.Path) -> None:
-    """Write `stem`.png and `stem`.svg, the same bytes for the same rows."""
+    """Write `stem`.png and `stem`.svg, the same bytes for the same rows.
+
+    Of a PNG 256 colours are kept, more than figures of flat ones need, so that a page holds three times as many.
+    """
     with matplotlib.rc_context({"svg.hashsalt": "attnzoo", "svg.fonttype": "path"}):
         figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(stem.with_suffix(".png"), dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DOTS)
     plt.close(figure)
+    few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(stem.with_suffix(".png"), optimize=True, dpi=(DOTS, DOTS))
