@@ -387,10 +387,10 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path)
 def test_the_process_of_a_cell_is_told_its_settings(changes, tmp_path):
     chosen = settings(tmp_path, **{"tasks": (ListOps(),)} | changes)
     [first, *_] = cells(chosen)
-    told = json.loads(json.dumps(run.handed(chosen, first)))
+    told = json.loads(json.dumps(run.handed(chosen, [first])))
     there = Settings(**told["settings"])
     assert (there.pooling, there.pairing, there.steps) == (chosen.pooling, chosen.pairing, chosen.steps)
-    assert heard(told["cell"]) == first
+    assert list(map(heard, told["cells"])) == [first]
 
 
 @pytest.mark.slow

@@ -22,24 +22,34 @@ from tests.test_accuracy import saved, settings, started, wait_for
 def test_a_device_is_given_where_the_fewest_are_at_work():
     devices = placement.Pool([0, 1, 2])
     given = [devices.one() for _ in range(8)]
-    assert [one.__enter__() for one in given[:5]] == [0, 1, 2, 0, 1]
+    assert [one.__enter__().number for one in given[:5]] == [0, 1, 2, 0, 1]
     given[3].__exit__(None, None, None)
     given[4].__exit__(None, None, None)
     given[1].__exit__(None, None, None)
-    assert [one.__enter__() for one in given[5:]] == [1, 0, 1]
+    assert [one.__enter__().number for one in given[5:]] == [1, 0, 1]
 
 
 def test_a_process_takes_one_device():
-    code = "import jax; from experiments.bench import placement as here; here.take(2); print(len(jax.devices()))"
+    code = "import jax; from experiments.bench import placement as here; here.take(here.Place(2)); "
+    code += "print(len(jax.devices()))"
     several = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | several, capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a system without affinities")
+def test_processes_beside_each_other_share_the_cores_of_a_cpu():
+    code = "import os; from experiments.bench import placement as here; cores = sorted(os.sched_getaffinity(0)); "
+    code += "here.take(here.Place(%d, 2)); print(os.sched_getaffinity(0) == set(cores[%d::2] or cores[:1]))"
+    for number in (0, 1):
+        done = subprocess.run([sys.executable, "-c", code % (number, number)], capture_output=True, text=True)
+        assert done.stdout == "True\n", done.stderr
+
+
 def test_gpus_are_taken_by_their_numbers(monkeypatch):
     updated = {}
     monkeypatch.setattr(jax.config, "update", updated.__setitem__)
-    placement.take(3)
+    placement.take(placement.Place(3))
     assert updated["jax_cuda_visible_devices"] == updated["jax_rocm_visible_devices"] == "3"
 
 
@@ -50,21 +60,23 @@ def test_devices_that_one_process_has_alone_are_refused(tmp_path, monkeypatch):
 
 
 def test_shares_done_are_summed_over_cells_at_work_and_each_has_a_device(tmp_path, monkeypatch):
-    chosen = settings(tmp_path, tasks=(Text(),), kernels=(Softmax(),), seeds=2, isolate=True, jobs=2, steps=4)
+    kernels = Softmax(), Linear()
+    chosen = settings(tmp_path, tasks=(Text(),), kernels=kernels, isolate=True, jobs=2, steps=4)
     both, given, reached = threading.Barrier(2), [], []
 
-    def half(settings, cell, termination, told, device):
+    def half(settings, cells, termination, told, device):
+        [place] = cells
         given.append(device)
         both.wait(60)
-        told(2)
+        told(place, 2)
         both.wait(60)
-        return {"status": "refused", "reason": ""}
+        yield place, {"status": "refused", "reason": ""}
 
-    monkeypatch.setattr(run, "_outcome", half)
+    monkeypatch.setattr(run, "_of_program", half)
     monkeypatch.setattr(placement, "found", lambda jobs: placement.Pool([0, 1]))
     todo = [experiment.Cell(cell.row(chosen), cell) for cell in cells(chosen)]
     assert len(list(run.EXPERIMENT.measure(chosen, todo, experiment.Run([], reached.append)))) == 2
-    assert sorted(given) == [0, 1]
+    assert sorted(given) == [(0, 1), (1, 1)]
     assert max(reached) == 1.0 and reached[-2:] == [0.5, 0.0]
 
 

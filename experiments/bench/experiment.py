@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
-from experiments.bench import locks, optional, outcome, processes, progress, provenance, records
+from experiments.bench import compile_cache, locks, optional, outcome, processes, progress, provenance, records
 
 
 class Cell(NamedTuple):
@@ -44,6 +44,7 @@ class Experiment(abc.ABC):
       listing: the setting that asks for a list of cells in place of a run.
       is_cumulative: whether what earlier runs have left in the folder is drawn, too.
       has_models: whether rows are of trained models, which a published accuracy may be about.
+      keeps_programs: whether compiled programs stay in the folder; not where a question is how long compiling takes.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,7 @@ class Experiment(abc.ABC):
     listing: ClassVar[str] = "dry_run"
     is_cumulative: ClassVar[bool] = False
     has_models: ClassVar[bool] = False
+    keeps_programs: ClassVar[bool] = False
 
     @abc.abstractmethod
     def cells(self, settings) -> Iterable[list[Cell]]:
@@ -147,6 +149,8 @@ class Experiment(abc.ABC):
         if isinstance(settings, processes.Settings):
             processes.join(settings)
         out = pathlib.Path(settings.out)
+        if self.keeps_programs:
+            compile_cache.keep(out)
         identities = []
         with locks.writing(out, self.part(settings)) if processes.is_first() else contextlib.nullcontext():
             for cells in self.stated(settings):

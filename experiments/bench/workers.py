@@ -25,7 +25,7 @@ SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Worker:
-    """The rows of a worker, as it prints them, killed after so many `seconds`, never where None.
+    """The rows of a worker, as it prints them, killed after so many `seconds`, never where None; `renew` counts anew.
 
     `xla_flags` are added to those of the environment. With `patience`, in seconds, it is killed as well where no row
     comes for so long.
@@ -38,9 +38,11 @@ class Worker:
     ):
         self._command = [sys.executable, "-m", module]
         self._task = json.dumps(task)
-        self._seconds, self._patience = seconds, patience
+        self._patience = patience
         self._xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
         self._process: subprocess.Popen | None = None
+        self._whole = _Alarm(seconds, lambda: self._end(LATE))
+        self._killed: str | None = None  # why, where it was by a limit
         self._signal: signal.Signals | None = None  # which it was sent, perhaps before it was started
         self.ended: str | None = None
         self.code: int | None = None
@@ -59,28 +61,36 @@ class Worker:
             self._process = process
             if self._signal is not None:
                 process.send_signal(self._signal)
-            killed: list[str] = []  # why, where it was
-            whole = _Alarm(self._seconds, lambda: (killed.append(LATE), process.kill()))
-            silence = _Alarm(self._patience, lambda: (killed.append(self._silent()), process.kill()))
+            self.renew()
+            silence = _Alarm(self._patience, lambda: self._end(f"ended after {self._patience:g} s without a word"))
             try:
                 process.stdin.write(self._task)
                 process.stdin.close()
-                with whole:
-                    while True:
-                        with silence:
-                            line = process.stdout.readline()
-                        if not line:
-                            break
-                        yield json.loads(line)
+                while True:
+                    with silence:
+                        line = process.stdout.readline()
+                    if not line:
+                        break
+                    yield json.loads(line)
             except BrokenPipeError:
                 pass  # it died before it read its task; how, is told below
             finally:
+                self._whole.stop()
                 process.kill() if sys.exc_info()[0] else None
                 code = process.wait()
             errors.seek(0)
             said = errors.read().strip().splitlines()
             self.warnings = [line for line in said if line.startswith("warning: ")]
-            self.code, self.ended = code, None if code == 0 else (killed or [_died(code, said)])[0]
+            self.code, self.ended = code, None if code == 0 else self._killed or _died(code, said)
+
+    def renew(self) -> None:
+        """Give it all its seconds again, for the next of what it does."""
+        self._whole.stop()
+        self._whole.start()
+
+    def _end(self, why: str) -> None:
+        self._killed = why
+        self.kill()
 
     def terminate(self) -> None:
         """Ask the process to end, by SIGTERM; one that is not started yet is asked at its start."""
@@ -90,9 +100,6 @@ class Worker:
         """End the process at once, or at its start."""
         self._send(signal.SIGKILL)
 
-    def _silent(self) -> str:
-        return f"ended after {self._patience:g} s without a word"
-
     def _send(self, sent: signal.Signals) -> None:
         self._signal = sent
         if self._process is not None:
@@ -100,19 +107,26 @@ class Worker:
 
 
 class _Alarm:
-    """A context in which `ring` is called after so many seconds, never where None."""
+    """Calls `ring` so many seconds after its start, or a context's, unless it is stopped; never where None."""
 
     def __init__(self, seconds: float | None, ring: Callable[[], object]):
         self._seconds, self._ring = seconds, ring
+        self._timer: threading.Timer | None = None
 
-    def __enter__(self):
+    def start(self) -> None:
         if self._seconds is not None:
             self._timer = threading.Timer(max(self._seconds, 0), self._ring)
             self._timer.start()
 
-    def __exit__(self, *_):
-        if self._seconds is not None:
+    def stop(self) -> None:
+        if self._timer is not None:
             self._timer.cancel()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_) -> None:
+        self.stop()
 
 
 def _died(code: int, said: list[str]) -> str:

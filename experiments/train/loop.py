@@ -25,7 +25,7 @@ from flax import nnx
 from experiments.bench import outcome, processes
 from experiments.bench.memory import planned
 from experiments.tasks.task import Examples
-from experiments.train import checkpoints, steps
+from experiments.train import ahead, checkpoints, steps
 from experiments.train.devices import Devices, local
 from experiments.train.termination import Termination
 
@@ -61,14 +61,20 @@ class Plan:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
 
-    @functools.cache  # noqa: B019 - plans are few, and equal ones must share one object: programs are kept by it
     def transform(self) -> optax.GradientTransformation:
-        """AdamW after clipping, by the schedule."""
-        if self.schedule == "cosine":
-            rate = steps.cosine(self.learning_rate, self.steps, self.warmup)
-        else:
-            rate = steps.rsqrt(self.learning_rate, self.warmup)
-        return steps.adamw(rate, self.weight_decay, self.clip)
+        """AdamW after clipping, by the schedule up to 1, times `peak`: plans that differ in it share programs."""
+        return _transform(self.steps, self.warmup, self.schedule, self.weight_decay, self.clip)
+
+    @property
+    def peak(self) -> np.float32:
+        """The learning rate as a step takes it."""
+        return np.float32(self.learning_rate)
+
+
+@functools.cache  # equal plans must share one object: programs are kept by it
+def _transform(count, warmup, schedule, weight_decay, clip) -> optax.GradientTransformation:
+    rate = steps.cosine(1.0, count, warmup) if schedule == "cosine" else steps.rsqrt(1.0, warmup)
+    return steps.adamw(rate, weight_decay, clip)
 
 
 @dataclasses.dataclass
@@ -113,7 +119,7 @@ def fit(
     A step whose loss or gradient is no number changes nothing, and ends the run as diverged with its last good state.
 
     Args:
-      batch: step number -> what is learned there.
+      batch: step number -> what is learned there; called from a thread, for the next step while one is learned.
       folder: where checkpoints are; one of an earlier try of the same run is continued. None for none, and then SIGTERM
         does what it does elsewhere.
       validate: a score of the model, lower is better.
@@ -127,9 +133,10 @@ def fit(
     run = _Run(model, plan, folder, devices)
     progress = run.resume()
     saves = folder is not None and plan.save_every > 0
-    with Termination() if saves else contextlib.nullcontext(Termination()) as termination:
+    catching = Termination() if saves else contextlib.nullcontext(Termination())
+    with catching as termination, ahead.made(batch, plan.steps) as examples:
         while progress.step < plan.steps:
-            run.advance(progress, batch)
+            run.advance(progress, examples)
             if progress.diverged is not None:
                 break
             is_last, to_end = progress.step == plan.steps, saves and processes.any_of(termination.is_asked)
@@ -149,7 +156,7 @@ class _Run:
     """A model with its optimizer, and their checkpoints."""
 
     def __init__(self, model: nnx.Module, plan: Plan, folder: pathlib.Path | None, devices: Devices | None):
-        self.model, self.folder = model, folder
+        self.model, self.folder, self._peak = model, folder, plan.peak
         if devices is not None:
             devices.split(model)
         self.state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
@@ -170,10 +177,12 @@ class _Run:
         placed, devices = self._devices.placed(examples)
         progress.devices = min(devices, progress.devices or devices)
         with self._devices.context():
-            loss, is_good = map(np.asarray, self._step(placed))
+            loss, is_good = map(np.asarray, self._step(placed, self._peak))
             spent = time.perf_counter() - start
             if self._is_cold:
-                compiled = steps.step.lower(self.model, self.state, placed).compile()  # it is kept, and not made again
+                compiled = steps.step.lower(
+                    self.model, self.state, placed, self._peak
+                ).compile()  # it is kept, and not made again
                 progress.needed_bytes = planned(compiled)["needed_bytes"]
         if self._is_cold:
             progress.compile_seconds, self._is_cold = progress.compile_seconds + spent, False

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -26,11 +27,21 @@ def rsqrt(learning_rate: float, warmup: int) -> optax.Schedule:
 
 
 def adamw(rate: optax.Schedule, weight_decay: float = 0.01, clip: float = 1.0) -> optax.GradientTransformation:
-    """AdamW after clipping to a norm. Only matrices and embeddings decay: not norms, biases, or what is drawn."""
+    """AdamW after clipping to a norm. Only matrices and embeddings decay: not norms, biases, or what is drawn.
+
+    `update` takes `peak`, by which the rate is multiplied: a number that a program is given, and not a part of it.
+    """
     mask = lambda params: jax.tree_util.tree_map_with_path(_decays, params)
     return optax.chain(
-        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=mask)
+        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=mask), _peaked()
     )
+
+
+def _peaked() -> optax.GradientTransformationExtraArgs:
+    def update(updates, state, params=None, *, peak=1.0, **_):
+        return jax.tree.map(lambda x: peak * x, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _decays(path, x) -> bool:
@@ -40,15 +51,17 @@ def _decays(path, x) -> bool:
 
 
 @nnx.jit
-def step(model: nnx.Module, state: nnx.Optimizer, batch: Examples) -> tuple[jax.Array, jax.Array]:
+def step(
+    model: nnx.Module, state: nnx.Optimizer, batch: Examples, peak: np.float32 | float = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """One step of training, in place: the loss in bits before it, and whether it and its gradient were numbers.
 
-    Where they were not, nothing is changed.
+    Where they were not, nothing is changed. `peak` is that of `adamw`.
     """
     changed = lambda: copied((model, state), nnx.Any(nnx.Param, nnx.optimizer.OptState))
     before = changed()
     loss, grads = nnx.value_and_grad(_loss)(model, batch)
-    state.update(model, grads)
+    state.update(model, grads, peak=peak)
     is_good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     nnx.update((model, state), jax.tree.map(lambda new, old: jnp.where(is_good, new, old), changed(), before))
     return loss, is_good

@@ -46,6 +46,11 @@ class Cell:
     learning_rate: float
     seed: int
 
+    @property
+    def program(self) -> Cell:
+        """What stands for all cells of one compiled program, to which seed and learning rate are numbers."""
+        return dataclasses.replace(self, seed=0, learning_rate=1.0)
+
     def kernels(self, settings: Settings) -> list[Kernel]:
         """That of each block."""
         return self.kernel.attention(settings.layers) if self.is_preset else [self.kernel] * settings.layers

@@ -101,7 +101,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     model, out = build(settings, cell), pathlib.Path(settings.out)
     count = settings.tokens // cell.length
     batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
-    found = {"parameters": steps.parameter_count(model), "step_flops": steps.flops(model, batch(0))}
+    found = {"parameters": steps.parameter_count(model), "step_flops": step_flops(settings, cell.program)}
     found["built"] = built(settings, cell)
     devices = _devices(settings)
     validate = functools.partial(_validated, settings, cell, devices=devices)
@@ -133,6 +133,14 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def step_flops(settings: Settings, program: Cell) -> float | None:
+    """Operations of a step of a program; None where they cannot be counted."""
+    count = settings.tokens // program.length
+    example = program.task.batch("train", program.seed, 0, count, program.length)
+    return steps.flops(nnx.eval_shape(lambda: build(settings, program)), example)
 
 
 def built(settings: Settings, cell: Cell) -> list[str]:

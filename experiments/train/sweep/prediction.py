@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import numpy as np
-from flax import nnx
 
 from experiments.bench import processor
-from experiments.train import steps
 from experiments.train.sweep import models
 from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
@@ -39,13 +36,8 @@ def of(settings: Settings, rows: list[dict]) -> Prediction:
     rate = float(np.median(rates)) if rates else RATE * processor.cores()
     basis = f"at {rate / 1e9:.3g} GFLOP/s, " + ("as rows here have reached" if rates else "a guess: none is measured")
 
-    @functools.cache
-    def flops(cell: Cell) -> float | None:
-        example = cell.task.batch("train", 0, 0, settings.tokens // cell.length, cell.length)
-        return steps.flops(nnx.eval_shape(lambda: models.build(settings, cell)), example)
-
     def hours(cell: Cell) -> float | None:
-        counted = flops(dataclasses.replace(cell, seed=0, learning_rate=1.0))
+        counted = models.step_flops(settings, cell.program)
         return None if counted is None else counted * settings.steps / rate / 3600
 
     return Prediction(hours, basis)

@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from experiments.bench import experiment, outcome, placement, processes, progress, workers
 from experiments.bench.workers import Worker
@@ -33,6 +33,7 @@ class Sweep(experiment.Experiment):
     columns = ("task_name", "positions", "learning_rate")
     caveats = (caveats.SMALL, "Differences to softmax are paired by seed.")
     has_models = True
+    keeps_programs = True
     summaries = staticmethod(analysis.summaries)
 
     def cells(self, settings: Settings) -> Iterator[list[experiment.Cell]]:
@@ -120,27 +121,54 @@ def _ends(
     settings: Settings, every: list[Cell], termination: Termination, told: Callable[[int, int], None]
 ) -> Iterator[tuple[int, dict]]:
     """The place of each cell, and how it ended; none is begun after the run was asked to end."""
+    if not settings.is_apart:  # here: a thread gets no signal
+        return _one_by_one(settings, every, termination, told)
     devices = placement.found(settings.jobs) if settings.jobs > 1 else None
+    programs: dict[Cell, dict[int, Cell]] = {}
+    for place, cell in enumerate(every):
+        programs.setdefault(cell.program, {})[place] = cell
 
-    def job(place: int, cell: Cell) -> Iterator[tuple[int, dict]]:
+    def job(cells: dict[int, Cell]) -> Iterator[tuple[int, dict]]:
         with devices.one() if devices else contextlib.nullcontext() as device:
-            if not processes.any_of(termination.is_asked):
-                yield place, _outcome(settings, cell, termination, functools.partial(told, place), device)
+            yield from _of_program(settings, cells, termination, told, device)
 
-    if devices:
-        return workers.beside([functools.partial(job, *each) for each in enumerate(every)], settings.jobs)
-    return itertools.chain.from_iterable(itertools.starmap(job, enumerate(every)))  # here: a thread gets no signal
+    jobs = [functools.partial(job, cells) for cells in programs.values()]
+    return workers.beside(jobs, settings.jobs) if devices else itertools.chain.from_iterable(each() for each in jobs)
 
 
-def _outcome(settings: Settings, cell: Cell, termination: Termination, told: Told, device: int | None) -> dict:
-    """How a cell ended: measured, refused, diverged, failed, or stopped."""
-    refusal, known = _prepared(settings, cell)
-    processes.agree(f"what is to be trained, {refusal or 'a model'}", refusal)
-    if refusal is not None:
-        return refusal
-    if processes.any_of(termination.is_asked):
-        return {"status": "stopped", "reason": "before its first step"}
-    row = _isolated(settings, cell, termination, told, device) if settings.is_apart else _here(settings, cell, told)
+def _one_by_one(settings, every, termination, told) -> Iterator[tuple[int, dict]]:
+    """Cells in this process, seed after seed."""
+    for place, cell in enumerate(every):
+        if processes.any_of(termination.is_asked):
+            return
+        refusal, known = _prepared(settings, cell)
+        processes.agree(f"what is to be trained, {refusal or 'a model'}", refusal)
+        if refusal is None and processes.any_of(termination.is_asked):
+            return
+        yield place, refusal or _ended_as(_here(settings, cell, functools.partial(told, place)), known, termination)
+
+
+def _of_program(
+    settings: Settings,
+    cells: dict[int, Cell],
+    termination: Termination,
+    told: Callable[[int, int], None],
+    device: placement.Place | None,
+) -> Iterator[tuple[int, dict]]:
+    """Cells that share a program, by their places: in one process, and what one of them ends is taken up by another."""
+    left = dict(cells)
+    while left and not termination.is_asked:
+        refusal, known = _prepared(settings, next(iter(left.values())))
+        if refusal is not None:
+            yield from ((place, refusal) for place in left)
+            return
+        for place, row in _isolated(settings, left, termination, told, device):
+            del left[place]
+            yield place, _ended_as(row, known, termination)
+
+
+def _ended_as(row: dict, known: dict[str, float], termination: Termination) -> dict:
+    """What became of a cell, with what is reached without a model; one that stopped stops all."""
     if termination.is_asked and row["status"] == "failed":
         row["status"] = "stopped"
     if row["status"] == "stopped":
@@ -149,7 +177,7 @@ def _outcome(settings: Settings, cell: Cell, termination: Termination, told: Tol
 
 
 def _prepared(settings: Settings, cell: Cell) -> tuple[dict | None, dict[str, float]]:
-    """Why a cell is not trained, None where it is, and its baselines, which may take long."""
+    """Why cells of a program are not trained, None where they are, and their baselines, which may take long."""
     try:
         with _CHECKS:
             refusal = models.refusal(settings, cell)
@@ -170,24 +198,29 @@ def _here(settings: Settings, cell: Cell, told: Told) -> dict:
         return outcome.failure(error)
 
 
-def handed(settings: Settings, cell: Cell, device: int | None = None) -> dict:
-    """What the process of a cell is told: plain values, and no tasks or kernels but those of the cell."""
+def handed(settings: Settings, cells: Iterable[Cell], device: placement.Place | None = None) -> dict:
+    """What the process of some cells is told: plain values, and no tasks or kernels but those of the cells."""
     plain = dataclasses.replace(settings, tasks=(), kernels=(), positions=())
-    return {"settings": dataclasses.asdict(plain), "cell": cell.told(), "device": device}
+    return {"settings": dataclasses.asdict(plain), "cells": [cell.told() for cell in cells], "device": device}
 
 
-def _isolated(settings: Settings, cell: Cell, termination: Termination, told: Told, device: int | None) -> dict:
-    seconds = settings.minutes * 60 or None
-    worker = Worker("experiments.train.sweep.worker", handed(settings, cell, device), seconds)
-    row = None
+def _isolated(settings, cells: dict[int, Cell], termination, told, device) -> Iterator[tuple[int, dict]]:
+    """How cells ended in a process of their own, up to the one that ended it."""
+    worker = Worker(
+        "experiments.train.sweep.worker", handed(settings, cells.values(), device), settings.minutes * 60 or None
+    )
+    waiting = list(cells)
     with termination.reaching(worker):
         for said in worker:
-            row = said.get("row", row)
-            if "step" in said:
-                told(said["step"])
+            if "row" in said:
+                worker.renew()
+                yield waiting.pop(0), said["row"]
+            else:
+                told(waiting[0], said["step"])
     for warning in worker.warnings:
         print(warning, file=sys.stderr)
-    return row or _ended(settings, worker)
+    if waiting:
+        yield waiting[0], _ended(settings, worker)
 
 
 def _ended(settings: Settings, worker: Worker) -> dict:

@@ -1,12 +1,13 @@
-"""One cell in a process of its own, within its limits: steps are told as they are done, and the row at the end."""
+"""Cells of one program in a process of their own, within its limits: steps as they are done, and rows as they come."""
 
 from __future__ import annotations
 
+import pathlib
 import resource
 import sys
 import time
 
-from experiments.bench import outcome, placement, processes, workers
+from experiments.bench import compile_cache, outcome, placement, processes, workers
 from experiments.train import loop
 from experiments.train.sweep import models
 from experiments.train.sweep.cells import heard
@@ -16,15 +17,17 @@ EVERY = 1.0  # seconds between words about progress
 
 
 def main() -> int:
-    """0 with a row, or the code of a run that was asked to end and has saved its state."""
+    """0 with a row of each, or the code of a run that was asked to end and has saved its state."""
     with workers.talk() as (task, say):
-        settings = Settings(**task["settings"])
+        plain = {name: tuple(x) if isinstance(x, list) else x for name, x in task["settings"].items()}  # JSON has lists
+        settings = Settings(**plain)
         if settings.memory:
             limit = int(settings.memory * 2**30)
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        processes.join(settings)
         if task["device"] is not None:
-            placement.take(task["device"])
+            placement.take(placement.Place(*task["device"]))
+        processes.join(settings)
+        compile_cache.keep(pathlib.Path(settings.out))
         said = [0.0]
 
         def told(progress: loop.Progress) -> None:
@@ -33,7 +36,8 @@ def main() -> int:
                 say({"step": progress.step})
 
         try:
-            say({"row": models.train(settings, heard(task["cell"]), told)})
+            for cell in task["cells"]:
+                say({"row": models.train(settings, heard(cell), told)})
         except outcome.Stopped as stopped:
             print(stopped, file=sys.stderr)
             return outcome.STOPPED
