@@ -222,6 +222,8 @@ def test_a_cell_is_forgotten_after_its_row_is_there(tmp_path, monkeypatch):
         ({"dropout": 1.0}, r"--dropout=1.0: expected a share in \[0, 1\)"),
         ({"minutes": 1.0}, "pass --isolate"),
         ({"memory": 1.0}, "pass --isolate"),
+        ({"batch": 4}, "--batch=4 and --tokens=64 exclude each other"),
+        ({"examples": 9}, "--examples=9 are batches of as many each"),
         ({"jobs": 2}, "--jobs=2 are processes of a cell each: pass --isolate"),
         ({"pooling": "cls"}, "--pooling=cls is of models that tell a class"),
         ({"pairing": "joined"}, "--pairing=joined is of models that meet pairs of documents"),
@@ -308,6 +310,9 @@ def test_shards_share_a_folder_and_are_the_whole(tmp_path, monkeypatch):
 def test_settings_are_those_of_flags_and_their_defaults():
     chosen = parsed(Settings, task="copy", lengths="16:32", seeds=3, tied=True)
     assert (chosen.lengths, chosen.seeds, chosen.tied, chosen.steps) == ((16, 32), 3, True, 200)
+    assert (chosen.count(16), chosen.count(32), len(chosen.learning_rates)) == (32, 32, 4)
+    assert parsed(Settings, task="copy", tokens=512, lengths="16:32").count(32) == 16
+    assert parsed(Settings, task="copy", batch=8, examples=100).steps == 13
     with pytest.raises(ValueError, match="--tied is of models that predict tokens: listops"):
         parsed(Settings, task="listops", tied=True)
 
@@ -457,6 +462,10 @@ def test_intervals_of_shares_lie_among_the_seeds():
     many = statistics.share([0.0] * 10 + [1.0] * 10)
     assert 0 <= many.low < 0.35 and 0.65 < many.high <= 1 and many == statistics.share([0.0] * 10 + [1.0] * 10)
     assert statistics.share([0.7]) == (0.7, None, None) and statistics.share([0.9] * 5).low == 0.9
+    ends = statistics.answered([1.0] * 5, 200)
+    assert ends.value == ends.high == 1 and 0.99 < ends.low < 1  # as far as a thousand answers tell
+    apart = statistics.answered([0.2, 1.0, 1.0, 0.3, 1.0], 200)
+    assert 0 < apart.low < 0.4 and 0.9 < apart.high < 1 and statistics.answered([0.7], 9) == (0.7, None, None)
     assert statistics.interval("bits") is statistics.mean and statistics.interval("accuracy") is statistics.share
 
 

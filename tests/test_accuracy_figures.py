@@ -5,7 +5,9 @@ import pytest
 
 from experiments.bench.settings import parsed
 from experiments.show import figures, statistics
-from experiments.train.sweep import analysis, plot, prediction, trades
+from experiments.tasks.mqar import MQAR
+from experiments.tasks.text import Text
+from experiments.train.sweep import analysis, convergence, curriculum, plot, prediction, trades
 from experiments.train.sweep.settings import Settings
 
 
@@ -25,9 +27,25 @@ def test_validation_chooses_the_learning_rate_and_differences_are_paired():
     rows += [row_of(seed, 1e-2, 0.2, -0.1, "Linear()") for seed in range(3)]
     softmax, linear = analysis.summarise(rows)
     assert softmax["learning_rate"] == 1e-3 and softmax["rates"] == 2 and softmax["seeds"] == 3
-    assert softmax["score"] == statistics.share([0.5, 0.6, 0.7]) and softmax["difference"] is None
+    assert softmax["score"] == statistics.answered([0.5, 0.6, 0.7], 1) and softmax["difference"] is None
+    assert linear["doubt"] == "softmax is right in 60%, not at its ceiling: nothing is decided" and not softmax["doubt"]
     assert linear["learning_rate"] == 1e-2 and linear["diverged"] == 1
     np.testing.assert_allclose(linear["difference"], statistics.share([-0.3, -0.4, -0.5]))
+
+
+def test_a_curve_that_still_falls_is_told_from_one_that_is_flat():
+    falling, flat = [(10 * i, 5 - 0.2 * i) for i in range(20)], [(10 * i, 1 + 0.9**i) for i in range(60)]
+    assert convergence.has_flattened(falling) is False and convergence.has_flattened(flat) is True
+    assert convergence.has_flattened(flat[:9]) is None
+    row = row_of(0, 1e-3, 2.0, None) | {"curve": falling}
+    assert convergence.doubt("bits", [row]) == "softmax still learns: this shows what is learned first"
+    assert not convergence.doubt("bits", [row | {"curve": flat}]) and not convergence.doubt("bits", [])
+
+
+def test_lengths_double_from_the_shortest_that_a_task_has():
+    assert curriculum.lengths(MQAR(pairs=8), 128) == [32, 64, 128] and curriculum.lengths(Text(), 24) == [24]
+    assert [curriculum.at(step, 12, [32, 64, 128]) for step in (0, 5, 6, 8, 9, 11)] == [32, 32, 64, 64, 128, 128]
+    assert {curriculum.at(step, 7, [8]) for step in range(7)} == {8}
 
 
 @pytest.mark.parametrize(
@@ -113,5 +131,5 @@ def test_what_diverged_is_counted_and_what_failed_chooses_no_rate():
 
 def test_what_is_larger_than_exact_attention_is_said():
     rows = [row_of(0, 1e-3, 0.5, None), row_of(0, 1e-3, 0.5, None, "Linear()") | {"parameters": 8}]
-    _, lines = analysis.table(analysis.summarise(rows))
-    assert [line[7] for line in lines] == ["7", "8 (+14.3%)"]
+    header, lines = analysis.table(analysis.summarise(rows))
+    assert [line[header.index("parameters")] for line in lines] == ["7", "8 (+14.3%)"]

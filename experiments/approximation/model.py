@@ -11,7 +11,14 @@ from experiments.train.sweep import run as sweep
 from experiments.train.sweep.settings import Settings as Training
 
 # Rotations leave attention to queries and keys, and let a small model learn in few steps where to look.
-TRAINING = {"kernels": "softmax", "positions": "rotary", "heads": 2, "test_examples": 16, "isolate": False}
+TRAINING = {
+    "kernels": "softmax",
+    "positions": "rotary",
+    "learning_rates": "3e-3",
+    "heads": 2,
+    "test_examples": 16,
+    "isolate": False,
+}
 
 
 def train(folder: pathlib.Path, length: int, steps: int, is_causal: bool) -> pathlib.Path:

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from experiments.bench import command_log, provenance, records
-from experiments.report import sections
+from experiments.report import at, sections
 from experiments.report.sections import Found
 from experiments.show import statistics, tables, webpage
 from experiments.show.tables import Table
@@ -22,8 +22,11 @@ UNKNOWN = "Rows of an experiment without a section of its own"
 HEAVY = 10 * 2**20  # bytes, above which a page is slow to open and to send
 
 
-def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
-    """Write the page of `folder` to `out`.
+def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) -> pathlib.Path:
+    """Write the page of `folder` to `out`, which opens with what is known at one length.
+
+    Args:
+      length: that length; the longest that was timed unless given.
 
     Raises:
       ValueError: no experiment has left rows in the folder, or below it.
@@ -32,12 +35,22 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     if not found:
         raise ValueError(f"no rows to report: expected {records.ROWS} in {folder}, or in folders below it")
     told = {"title": TITLE, "introduction": INTRODUCTION + _cost(folder), "sections": found}
+    told["opening"] = _opening(folder, length)
     page = webpage.render("report/page.html", **told)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8", errors="replace")
     if len(page) > HEAVY:
         print(f"warning: {out} has {len(page) / 2**20:.0f} MiB: report parts of {folder} apart", file=sys.stderr)
     return out
+
+
+def _opening(folder: pathlib.Path, length: int | None) -> str:
+    """The table of one length; nothing where rows are of another version, which their sections tell."""
+    try:
+        found = at.of_folder(places(folder), length)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ""
+    return "" if found is None else webpage.table(found.header, found.lines, found.title)
 
 
 def _cost(folder: pathlib.Path) -> str:

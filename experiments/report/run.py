@@ -12,7 +12,7 @@ def run(settings: Settings, folder: str) -> int:
     """Write what is asked for."""
     place = pathlib.Path(folder)
     out = pathlib.Path(settings.out) if settings.out else place / "report.html"
-    print(f"report: {page.write(place, out)}, {out.stat().st_size / 2**20:.1f} MiB")
+    print(f"report: {page.write(place, out, settings.at)}, {out.stat().st_size / 2**20:.1f} MiB")
     if settings.csv:
         print(*export.write(place, pathlib.Path(settings.csv)), sep="\n")
     return 0

@@ -41,6 +41,7 @@ LRA = {"dropout": "0.1", "embedding_stddev": 1, "seeds": SEEDS}
 RSQRT = LRA | {"positions": "sinusoidal", "pooling": "cls", "schedule": "rsqrt", "weight_decay": "0.1"}
 COSINE = LRA | {"schedule": "cosine"}
 TWO_LAYERS = {
+    "positions": "learned",
     "widths": 64,
     "layers": 2,
     "heads": 2,

@@ -56,6 +56,25 @@ def share(values: list[float]) -> Mean:
     return Mean(center, min(float(low), center), max(float(high), center))  # rounding may put it beside equal ones
 
 
+def answered(values: list[float], answers: int) -> Mean:
+    """The mean of shares over seeds, each of so many answers, with a 95% Wilson interval.
+
+    Answers of one model are alike, so they count as many as would spread as the seeds do, value (1 - value) / variance,
+    and no more than there are, with Student's t for the normal quantile (Korn and Graubard 1998, "Confidence intervals
+    for proportions with small expected number of positive counts"). So the interval ends where shares do, and seeds
+    that are all right leave the doubt that their answers leave. Wilson 1927, "Probable inference".
+    """
+    center, count = sum(values) / len(values), len(values)
+    if count == 1:
+        return Mean(center, None, None)
+    spread = float(np.var(values, ddof=1)) / count
+    size = count * answers if spread == 0 else min(center * (1 - center) / spread, count * answers)
+    square = student(count - 1) ** 2
+    middle = (center + square / (2 * size)) / (1 + square / size)
+    half = np.sqrt(square * (center * (1 - center) + square / (4 * size)) / size) / (1 + square / size)
+    return Mean(center, max(0.0, min(center, float(middle - half))), min(1.0, max(center, float(middle + half))))
+
+
 def _resampled(values: np.ndarray) -> np.ndarray:
     """The means of resamples: of all n^n, which scipy's bootstrap has no way to take, or of those that are drawn."""
     count = len(values)

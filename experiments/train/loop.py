@@ -87,9 +87,10 @@ class Progress:
       validations: (step, score) of each that has one, lower is better.
       best: the step whose parameters are kept, None before the first validation.
       diverged: the step at which the loss or a gradient was no number, None otherwise.
-      seconds: of all steps but the first after each start, which compiles.
+      seconds: of all steps but the first of each length after each start, which compiles.
       compile_seconds: of those.
-      needed_bytes: of arguments, results and temporary arrays of a step, as they were planned, on one device.
+      needed_bytes: of arguments, results and temporary arrays of a step, as they were planned, on one device; the most
+        where lengths differ.
       devices: on how many a step was computed, the fewest where batches differ.
     """
 
@@ -166,7 +167,7 @@ class _Run:
         self.best = steps.copied(model, nnx.Param)
         self._good: list[pathlib.Path] = []  # checkpoints that were read or written here
         # To walk through both trees at every call takes longer than a step of a small model.
-        self._step, self._is_cold = nnx.cached_partial(steps.step, model, self.state), True
+        self._step, self._known = nnx.cached_partial(steps.step, model, self.state), set()
         self._devices = devices
 
     def advance(self, progress: Progress, batch: Callable[[int], Examples]) -> None:
@@ -179,13 +180,14 @@ class _Run:
         with self._devices.context():
             loss, is_good = map(np.asarray, self._step(placed, self._peak))
             spent = time.perf_counter() - start
-            if self._is_cold:
+            if is_cold := placed.inputs.shape not in self._known:
                 compiled = steps.step.lower(
                     self.model, self.state, placed, self._peak
                 ).compile()  # it is kept, and not made again
-                progress.needed_bytes = planned(compiled)["needed_bytes"]
-        if self._is_cold:
-            progress.compile_seconds, self._is_cold = progress.compile_seconds + spent, False
+                progress.needed_bytes = max(planned(compiled)["needed_bytes"], progress.needed_bytes or 0)
+        self._known.add(placed.inputs.shape)
+        if is_cold:
+            progress.compile_seconds += spent
         else:
             progress.seconds += spent
         if not is_good:

@@ -6,10 +6,12 @@ from experiments.bench import records
 from experiments.show import naming, statistics, tables, units
 from experiments.show.tables import Table
 from experiments.show.units import Shown
-from experiments.train.sweep.cells import SHARED
+from experiments.train.sweep import convergence
+from experiments.train.sweep.cells import GIVEN, SHARED
 
-GROUP = ("task", "kernel", "positions", "length", "width", "digest", "pairing", "blocks", *SHARED)
+GROUP = ("task", "kernel", "positions", "length", "width", "digest", "pairing", "blocks", *SHARED, *GIVEN)
 LABELS = {"bits": "bits of each target, lower is better", "accuracy": "share of answers that are right"}
+CURVES = {True: "flat", False: "still falls", None: ""}
 BASELINE = "Softmax()"  # what differences are taken to
 
 
@@ -57,15 +59,17 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
     scores = {row["seed"]: row["score"] for row in measured}
     others = {row["seed"]: row["score"] for row in beside if row["status"] == "measured"}
     is_baseline, of = key[1] == BASELINE, statistics.interval(chosen[0]["metric"])
+    rates = [row["learning_rate"] for row in every]
     return dict(zip(GROUP, key, strict=True)) | {
         "metric": chosen[0]["metric"],
         "name": chosen[0]["name"],
         "variant": variant(chosen[0]),
         "learning_rate": chosen[0]["learning_rate"],
-        "rates": len({row["learning_rate"] for row in every}),
+        "rates": len(set(rates)),
+        "is_at_edge": len(set(rates)) > 2 and chosen[0]["learning_rate"] in (min(rates), max(rates)),
         "seeds": len(scores),
         "scores": list(scores.values()),
-        "score": of(list(scores.values())) if scores else None,
+        "score": scored(measured) if scores else None,
         "difference": None if is_baseline else statistics.paired(scores, others, of),
         "baselines": measured[0]["baselines"] if measured else {},
         "parameters": measured[0]["parameters"] if measured else None,
@@ -73,8 +77,18 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
         "state_bytes": measured[0].get("state_bytes") if measured else None,
         "state_mismatch": _mismatch("state_bytes", measured, beside),
         "diverged": sum(row["status"] == "diverged" for row in every),
+        "has_flattened": convergence.flat(measured),
+        "doubt": "" if is_baseline else convergence.doubt(chosen[0]["metric"], beside),
         "note": next((row["reason"] for row in (*chosen, *every) if row["status"] != "measured"), ""),
     }
+
+
+def scored(rows: list[dict]) -> statistics.Mean:
+    """The mean of scores over seeds, with the interval that their kind of number wants."""
+    values = [row["score"] for row in rows]
+    if rows[0]["metric"] == "accuracy":
+        return statistics.answered(values, rows[0].get("answers") or rows[0].get("test_examples") or 1)
+    return statistics.mean(values)
 
 
 def _mismatch(name: str, measured: list[dict], beside: list[dict]) -> float | None:
@@ -151,15 +165,16 @@ def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the summary, a line for each entry, with what is set where that differs."""
-    differing = [name for name in ("pairing", "blocks", *SHARED) if len({entry[name] for entry in summary}) > 1]
+    differing = [name for name in ("pairing", "blocks", *SHARED, *GIVEN) if len({entry[name] for entry in summary}) > 1]
     header = ["task", "kernel", "length", "width", *(name.replace("_", " ") for name in differing)]
-    header += ["score", "minus softmax", "rate", "parameters", "state", "seeds", "diverged", "note"]
+    header += ["score", "minus softmax", "rate", "curve", "parameters", "state", "seeds", "diverged", "note"]
     lines = []
     for entry in summary:
         unit = "bits" if entry["metric"] == "bits" else "%"
         mismatch, of_state = (f" ({x:+.1%})" if x else "" for x in (entry["mismatch"], entry["state_mismatch"]))
         state = entry["state_bytes"]
         rates = f" of {entry['rates']}" if entry["rates"] > 1 else ""
+        rates += ", at the end of them" if entry["is_at_edge"] else ""
         lines.append(
             [
                 f"{naming.short(entry['task'])}, {unit}",
@@ -170,11 +185,12 @@ def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
                 scored_text(entry),
                 mean_text(entry["metric"], entry["difference"], "+"),
                 Shown(f"{entry['learning_rate']:g}{rates}", entry["learning_rate"]),
+                CURVES[entry["has_flattened"]],
                 "" if entry["parameters"] is None else Shown(f"{entry['parameters']:,}{mismatch}", entry["parameters"]),
                 "" if state is None else Shown(f"{units.size_text(state)}{of_state}", state),
                 units.count_text(entry["seeds"]),
                 units.count_text(entry["diverged"]) if entry["diverged"] else "",
-                entry["note"].split(". ")[0],
+                "; ".join(filter(None, (entry["doubt"], entry["note"].split(". ")[0]))),
             ]
         )
     return header, lines

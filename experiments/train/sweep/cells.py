@@ -20,9 +20,27 @@ from experiments.train.sweep.settings import Settings
 
 # Settings that all cells of a sweep share, and that a row has.
 SHARED = (
-    "steps", "tokens", "layers", "heads", "feed_forward", "norm", "pooling", "dropout", "warmup", "schedule",
-    "weight_decay", "dtype", "test_examples", "eval_lengths", "validate_every", "match", "tied", "embedding_stddev",
-)  # fmt: skip
+    "steps",
+    "tokens",
+    "layers",
+    "heads",
+    "feed_forward",
+    "norm",
+    "pooling",
+    "dropout",
+    "warmup",
+    "schedule",
+    "weight_decay",
+    "dtype",
+    "test_examples",
+    "eval_lengths",
+    "validate_every",
+    "match",
+    "tied",
+    "embedding_stddev",
+)
+# Settings that a row has where they are given, so that rows of before there were such count as without.
+GIVEN = ("batch", "curriculum")  # fmt: skip
 # Settings that are fields of blocks by the same name, where 0 and "none" are None; a row has those that are chosen.
 OF_BLOCKS = (
     "norm_kind", "activation", "normalize_qk", "conv_width", "qkv_activation", "normalize_out", "gate", "sinks",
@@ -31,6 +49,7 @@ OF_BLOCKS = (
 # What makes two rows the same cell.
 KEY = (
     "task", "kernel", "positions", "length", "width", "learning_rate", "seed", "digest", "pairing", "blocks", *SHARED,
+    *GIVEN,
 )  # fmt: skip
 
 
@@ -127,6 +146,7 @@ class Cell:
             "pairing": self.pairing(settings),
             "blocks": self.blocks(settings),
             **{name: getattr(settings, name) for name in SHARED},
+            **{name: getattr(settings, name) or None for name in GIVEN},
         }
 
     def name(self, settings: Settings) -> str:

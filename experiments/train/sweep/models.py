@@ -21,6 +21,7 @@ from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
 from experiments.train import language, loop, steps
 from experiments.train.devices import Devices, whole
+from experiments.train.sweep import convergence, curriculum
 from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
 
@@ -99,8 +100,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
       outcome.Stopped: SIGTERM came; the same call goes on from what it has saved.
     """
     model, out = build(settings, cell), pathlib.Path(settings.out)
-    count = settings.tokens // cell.length
-    batch = lambda step: cell.task.batch("train", cell.seed, step * count, count, cell.length)
+    batch = _learned(settings, cell)
     found = {"parameters": steps.parameter_count(model), "step_flops": step_flops(settings, cell.program)}
     found["built"] = built(settings, cell)
     devices = _devices(settings)
@@ -118,6 +118,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         )
     found |= {
         "curve": progress.curve,
+        "has_flattened": convergence.has_flattened(progress.curve),
         "validations": progress.validations,
         "best_step": progress.best or progress.step,
         "compile_seconds": progress.compile_seconds,
@@ -135,10 +136,18 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     return found
 
 
+def _learned(settings: Settings, cell: Cell) -> Callable[[int], Examples]:
+    """What is learned in a step: examples of the cell's length, or of the length of the step."""
+    count = settings.count(cell.length)
+    lengths = curriculum.lengths(cell.task, cell.length) if settings.curriculum else [cell.length]
+    length = lambda step: curriculum.at(step, settings.steps, lengths)
+    return lambda step: cell.task.batch("train", cell.seed, step * count, count, length(step))
+
+
 @functools.lru_cache(maxsize=256)
 def step_flops(settings: Settings, program: Cell) -> float | None:
     """Operations of a step of a program; None where they cannot be counted."""
-    count = settings.tokens // program.length
+    count = settings.count(program.length)
     example = program.task.batch("train", program.seed, 0, count, program.length)
     return steps.flops(nnx.eval_shape(lambda: build(settings, program)), example)
 
@@ -235,6 +244,7 @@ def scores(
         "bits": float((bits * weights).sum() / weights.sum()),
         "accuracy": float((right * weights).sum() / weights.sum()),
         "exact_match": float(sum(exact) / len(bits)),
+        "answers": int((weights > 0).sum()),
     }
     found["score"] = found[cell.task.metric]
     return found | ({"bits_by_position": _by_position(bits, weights)} if weights.ndim > 1 else {})
@@ -281,4 +291,4 @@ def _validated(settings, cell, model, devices) -> float:
 
 def held_out(settings: Settings, cell: Cell, split: str, length: int) -> Iterator[Examples]:
     """`test_examples` in batches as large as those of training."""
-    return cell.task.batches(split, 0, settings.test_examples, max(1, settings.tokens // length), length)
+    return cell.task.batches(split, 0, settings.test_examples, max(1, settings.count(length)), length)

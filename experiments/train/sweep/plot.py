@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from experiments.show import figures, naming, statistics
 from experiments.train.sweep import probes, trades
-from experiments.train.sweep.analysis import LABELS, at_chosen_rates, captioned, nearby, variant
+from experiments.train.sweep.analysis import BASELINE, LABELS, at_chosen_rates, captioned, nearby, scored, variant
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
@@ -37,11 +37,19 @@ def _figure(rows, entries, styles):
     panels = _panels(measured, entries)
     figure, axes = figures.axes(len(panels), width=5.6, height=5.0)
     seeds = min(entry["seeds"] for entry in entries)
-    figures.title(figure, f"{rows[0]['subject']}: {LABELS[rows[0]['metric']]}", statistics.doubt(seeds))
+    figures.title(
+        figure, f"{rows[0]['subject']}: {LABELS[rows[0]['metric']]}", doubts(statistics.doubt(seeds), entries)
+    )
     for axis, panel in zip(axes, panels, strict=True):
         figures.label_lines(axis, panel(axis, styles))
     figures.footnote(figure, _notes(rows, measured))
     return figure
+
+
+def doubts(of_seeds: str, entries) -> str:
+    """What keeps a figure from supporting a claim, as its second line; a doubt that some entries have, once."""
+    found = dict.fromkeys((of_seeds, *(entry["doubt"] for entry in entries)))
+    return "; ".join(filter(None, found))
 
 
 def _panels(measured, entries) -> list[Callable]:
@@ -75,8 +83,7 @@ def _by(entries, name, fixed) -> Callable:
 def _line(axis, entries, which, name, styles) -> tuple:
     own = sorted((entry for entry in entries if entry["label"] == which), key=lambda entry: entry[name])
     xs, scores = [entry[name] for entry in own], [entry["score"] for entry in own]
-    if own[0]["metric"] == "accuracy":
-        figures.seeds(axis, xs, [entry["scores"] for entry in own], styles[which])
+    figures.seeds(axis, xs, [entry["scores"] for entry in own], styles[which])
     figures.means(axis, xs, scores, styles[which])
     return which, xs[-1], scores[-1].value, styles[which]["color"]
 
@@ -99,13 +106,10 @@ def _elsewhere(measured) -> Callable:
         ends = []
         for which in dict.fromkeys(row["label"] for row in measured):
             own = [row for row in measured if row["label"] == which and row["length"] == trained]
-            points = {trained: [row["score"] for row in own]} | {
-                int(length): [row["by_length"][length] for row in own] for length in own[0]["by_length"]
-            }
-            xs = sorted(points)
-            scores = list(map(statistics.interval(own[0]["metric"]), (points[x] for x in xs)))
-            if own[0]["metric"] == "accuracy":
-                figures.seeds(axis, xs, [points[x] for x in xs], styles[which])
+            xs = sorted({trained, *map(int, own[0]["by_length"])})
+            tested = [[one | {"score": one["by_length"].get(str(x), one["score"])} for one in own] for x in xs]
+            scores = list(map(scored, tested))
+            figures.seeds(axis, xs, [[one["score"] for one in each] for each in tested], styles[which])
             figures.means(axis, xs, scores, styles[which])
             ends.append((which, xs[-1], scores[-1].value, styles[which]["color"]))
         _levels(axis, measured, max(y for _, _, y, _ in ends))
@@ -115,23 +119,31 @@ def _elsewhere(measured) -> Callable:
 
 
 def _positions(measured) -> Callable:
-    """Bits by position in the longest sequences."""
+    """Bits by position in the longest sequences: beside exact attention, seed by seed, where it is there."""
 
     def draw(axis, styles):
         longest = max(row["length"] for row in measured)
-        axis.set_title(f"by position, length {longest:,}", fontsize=10, loc="left")
+        own = [row for row in measured if row["length"] == longest]
+        beside = {row["seed"]: row["bits_by_position"] for row in own if row["kernel"] == BASELINE}
+        kernels = dict.fromkeys(row["label"] for row in own if not beside or row["kernel"] != BASELINE)
+        is_paired = bool(beside and kernels)
+        if is_paired:
+            figures.levels(axis, {"softmax": {longest: 0.0}})
+        axis.set_title(f"{'minus softmax, ' * is_paired}by position, length {longest:,}", fontsize=10, loc="left")
         axis.set_xlabel("position in the sequence")
         ends = []
-        for which in dict.fromkeys(row["label"] for row in measured):
-            own = [row["bits_by_position"] for row in measured if row["label"] == which and row["length"] == longest]
-            if not own:
-                continue
-            bins = [[run[i] for run in own if run[i] is not None] for i in range(len(own[0]))]
-            seen = [i for i, found in enumerate(bins) if found]  # a short test may have masked nothing in some part
-            values = [statistics.mean(bins[i]).value for i in seen]
-            middles = [(i + 0.5) * longest / len(bins) for i in seen]
-            axis.plot(middles, values, linewidth=1.4, markersize=3, **styles[which])
-            ends.append((which, middles[-1], values[-1], styles[which]["color"]))
+        for which in kernels or dict.fromkeys(row["label"] for row in own):
+            runs = {row["seed"]: row["bits_by_position"] for row in own if row["label"] == which}
+            found = {}
+            for part in range(len(next(iter(runs.values())))):
+                bits = {seed: run[part] for seed, run in runs.items() if run[part] is not None}
+                others = {seed: run[part] for seed, run in beside.items() if run[part] is not None}
+                mean = statistics.paired(bits, others) if is_paired else bits and statistics.mean(list(bits.values()))
+                if mean:  # a short test may have masked nothing in some part
+                    found[(part + 0.5) * longest / len(next(iter(runs.values())))] = mean
+            if found:
+                figures.means(axis, list(found), list(found.values()), styles[which])
+                ends.append((which, max(found), found[max(found)].value, styles[which]["color"]))
         return ends
 
     return draw

@@ -21,6 +21,7 @@ TASKS = (
     "retrieval(folder='/path')"
 )
 PRESETS = "gla, mamba2, gated_deltanet, hybrid(ratio=3), longformer, gemma2, gpt_oss, turns(kernels='linear, softmax')"
+BATCH = 32
 
 
 def none_or(*choices: str) -> tuple[str, ...]:
@@ -39,7 +40,7 @@ class Settings(processes.Settings):
         parsing.models,
     )
     positions: tuple[PositionEncoding, ...] = flag(
-        "learned",
+        "rotary",
         "How tokens know their places: none, sinusoidal, learned, rotary, alibi, t5, shaw, as calls.",
         parsing.positions,
     )
@@ -49,14 +50,24 @@ class Settings(processes.Settings):
     )
     widths: tuple[int, ...] = flag("64", "Widths of the model.", parsing.lengths)
     learning_rates: tuple[float, ...] = flag(
-        "3e-3",
-        "Highest learning rates; of several, validation chooses for each kernel.",
+        "1e-4,4.6e-4,2.2e-3,1e-2",
+        "Highest learning rates, Zoology's four unless given; validation chooses for each kernel and width.",
         parsing.numbers,
         at_least=1e-12,
     )
     seeds: int = flag(1, "Number of runs of each cell, with seeds 0, 1, ...", at_least=1)
     steps: int = flag(200, "Training steps.", at_least=2)
-    tokens: int = flag(4096, "Tokens in a training batch: examples = tokens / length; of a pair, one document's count.")
+    batch: int = flag(
+        0, f"Examples in a training batch, as many at every length; {BATCH} unless --tokens is given.", at_least=0
+    )
+    tokens: int = flag(
+        0,
+        "Tokens in a training batch in place of --batch, so that longer examples are fewer; of a pair, one document's "
+        "count.",
+        at_least=0,
+    )
+    examples: int = flag(0, "Training examples in all, in place of --steps.", at_least=0)
+    curriculum: bool = flag(False, "Half of the steps at the task's shortest length, and then lengths that double.")
     layers: int = flag(2, "Blocks of the model.", at_least=1)
     heads: int = flag(4, "Heads of attention.", at_least=1)
     kv_heads: int = flag(0, "Heads of keys and values, shared by groups of the others; 0 for as many.", at_least=0)
@@ -118,8 +129,7 @@ class Settings(processes.Settings):
         if not self.is_apart and self.jobs > 1:
             raise ValueError(f"--jobs={self.jobs} are processes of a cell each: pass --isolate, and no --coordinator")
         self._check_mesh()
-        if self.tokens < max(self.lengths):
-            raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
+        self._settle_batch()
         if self.tasks:  # the process of a cell is given none here: its cell has its own
             self._check_tasks()
         for width in self.widths:
@@ -132,6 +142,21 @@ class Settings(processes.Settings):
     def is_apart(self) -> bool:
         """Whether each cell has a process of its own."""
         return self.isolate and not self.coordinator
+
+    def count(self, length: int) -> int:
+        """Examples in a batch of this length."""
+        return self.tokens // length if self.tokens else self.batch
+
+    def _settle_batch(self):
+        if self.tokens and self.batch:
+            raise ValueError(f"--batch={self.batch} and --tokens={self.tokens} exclude each other")
+        if self.tokens and self.tokens < max(self.lengths):
+            raise ValueError(f"--tokens={self.tokens} is less than the longest length, {max(self.lengths)}")
+        if self.tokens and self.examples:
+            raise ValueError(f"--examples={self.examples} are batches of as many each: give --batch, and no --tokens")
+        object.__setattr__(self, "batch", 0 if self.tokens else self.batch or BATCH)
+        if self.examples:
+            object.__setattr__(self, "steps", -(-self.examples // self.batch))
 
     def _check_mesh(self):
         if not self.mesh and (self.coordinator or self.fsdp):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from experiments.show import figures, statistics, units
-from experiments.train.sweep.analysis import LABELS, by_width, nearby
+from experiments.train.sweep.analysis import LABELS, by_width, nearby, scored
 
 LARGEST = 900  # points squared, of the bubble that needs most memory
 
@@ -40,9 +40,8 @@ def _states(axis, rows, styles) -> list[tuple]:
     for which in dict.fromkeys(row["label"] for row in rows):
         points = _points([row for row in rows if row["label"] == which])
         sizes, each = zip(*sorted(points.items()), strict=True)
-        scores = list(map(statistics.interval(rows[0]["metric"]), each))
-        if rows[0]["metric"] == "accuracy":
-            figures.seeds(axis, sizes, each, styles[which])
+        scores = list(map(scored, each))
+        figures.seeds(axis, sizes, [[row["score"] for row in own] for own in each], styles[which])
         figures.means(axis, sizes, scores, styles[which])
         ends.append((which, sizes[-1], scores[-1].value, styles[which]["color"]))
     figures.sizes_axis(axis)
@@ -50,19 +49,24 @@ def _states(axis, rows, styles) -> list[tuple]:
     return ends
 
 
-def _points(rows) -> dict[float, list[float]]:
-    """The scores of all seeds at each size of the state."""
-    scores: dict[float, list[float]] = {}
+def _tokens(row: dict) -> int:
+    """Of a training batch."""
+    return row["tokens"] or row["batch"] * row["length"]
+
+
+def _points(rows) -> dict[float, list[dict]]:
+    """The rows of all seeds at each size of the state."""
+    found: dict[float, list[dict]] = {}
     for row in rows:
-        scores.setdefault(row["state_bytes"], []).append(row["score"])
-    return scores
+        found.setdefault(row["state_bytes"], []).append(row)
+    return found
 
 
 def _bubbles(axis, rows, styles) -> list[tuple]:
     """Scores against training tokens in a second, the area of a bubble being the memory of a step."""
     ends, most = [], max(row["needed_bytes"] for row in rows)
     for which, own in by_width(rows).items():
-        speed = statistics.mean([row["steps"] * row["tokens"] / row["train_seconds"] for row in own]).value
+        speed = statistics.mean([row["steps"] * _tokens(row) / row["train_seconds"] for row in own]).value
         score = statistics.mean([row["score"] for row in own]).value
         size, color = LARGEST * own[0]["needed_bytes"] / most, styles[own[0]["label"]]["color"]
         axis.scatter(speed, score, s=size, color=color, alpha=0.5, linewidth=0)

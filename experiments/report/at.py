@@ -1,0 +1,174 @@
+"""One table of what is known at one length: of each kernel its time, memory and state, and what it loses.
+
+A column is of one length for all kernels, the measured one that is nearest to what was asked for, which its head tells.
+Times and bytes are those of the setting with the most kernels. Of what was trained, bits and answers are of the largest
+number of kernels beside each other. The best number of a column is starred, beside those whose intervals meet its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from experiments.accuracy import run as accuracy
+from experiments.bench import records
+from experiments.scaling import analysis as scaling
+from experiments.scaling import run as scaled
+from experiments.show import naming, statistics, units
+from experiments.show.tables import Table
+from experiments.show.units import Shown
+from experiments.train.sweep import analysis as sweep
+
+BEST = "★ "
+
+
+class Found(NamedTuple):
+    """What a column has of a kernel: its text with a number, the form that was measured, and where its interval ends."""
+
+    text: str
+    value: float
+    kernel: str
+    low: float
+    high: float
+
+
+class Column(NamedTuple):
+    """A head, what is found by the names of kernels, and whether more is better."""
+
+    head: str
+    found: dict[str, Found]
+    is_more_better: bool = False
+
+
+def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
+    """The table at `length`, or at the longest that was timed; None where nothing is measured.
+
+    Args:
+      rows: of any experiments, of which those of `scaling` and `accuracy` are looked at.
+    """
+    rows = list(rows)
+    timed = _most([row for row in rows if _is_of(scaled.EXPERIMENT, row) and not row.get("mesh")], scaling.setting)
+    trained = [row for row in rows if _is_of(accuracy.EXPERIMENT, row)]
+    asked = length or max((row["length"] for row in timed or trained), default=None)
+    if asked is None:
+        return None
+    columns = [*_timed(timed, asked), *_trained(trained, asked)]
+    columns = [column for column in columns if column.found]
+    if not columns:
+        return None
+    kernels = _kernels([*timed, *trained])
+    names = [name for name in kernels if any(name in column.found for column in columns)]
+    refused = _refused(timed, asked)
+    header = ["kernel", *(column.head for column in columns), "not measured", "code"]
+    lines = [
+        [
+            naming.short(kernels[name]),
+            *(_cell(column, name, kernels[name]) for column in columns),
+            refused.get(name, ""),
+            f"attnzoo.attend(query, key, value, kernel=attnzoo.{naming.short(kernels[name]).removesuffix(')')}"
+            f"{')' if '(' in naming.short(kernels[name]) else '()'})",
+        ]
+        for name in names
+    ]
+    told = f"; times of {scaling.setting_text(timed[0])}" if timed else ""
+    return Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
+
+
+def _is_of(experiment, row: dict) -> bool:
+    return row.get("experiment") == experiment.name if "experiment" in row else set(experiment.columns) <= row.keys()
+
+
+def _most(rows: list[dict], group: Callable[[dict], Any]) -> list[dict]:
+    """Rows of the group in which the most kernels are."""
+    groups: dict[Any, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(group(row), []).append(row)
+    return max(groups.values(), key=lambda own: len({row["kernel"] for row in own}), default=[])
+
+
+def _nearest(rows: list[dict], length: int) -> list[dict]:
+    """Rows of the length that is nearest by its logarithm."""
+    near = min({row["length"] for row in rows}, key=lambda each: abs(math.log(each / length)), default=None)
+    return [row for row in rows if row["length"] == near]
+
+
+def _kernels(rows: list[dict]) -> dict[str, str]:
+    """The first form of each kernel by its name: a table has one line of it, whose cells name another form."""
+    found: dict[str, str] = {}
+    for row in rows:
+        found.setdefault(row["name"], row["kernel"])
+    return found
+
+
+def _timed(rows: list[dict], length: int) -> list[Column]:
+    near = _nearest(rows, length)
+    measured = [row for row in near if row["status"] == "measured"]
+    columns = []
+    for passed in dict.fromkeys(row["pass"] for row in measured):
+        own = [row for row in measured if row["pass"] == passed]
+        time = lambda row: _found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"])
+        memory = lambda row: _found(units.size_text, row["temporary_bytes"], row["kernel"])
+        head = f"{passed}, {own[0]['length']:,}"
+        columns += [Column(f"time {head}", _by_name(own, time)), Column(f"memory {head}", _by_name(own, memory))]
+    kept = [row for row in near if row.get("state_bytes") is not None]
+    state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
+    return [*columns, Column(f"state, {near[0]['length']:,}" if near else "", _by_name(kept, state))]
+
+
+def _trained(rows: list[dict], length: int) -> list[Column]:
+    columns = []
+    for metric, head in (("bits", "bits"), ("accuracy", "recall")):
+        own = [row for row in rows if row["metric"] == metric and row["is_causal"]]
+        own = _most(_nearest(own, length), lambda row: (row["task"], row["positions"], row["width"], row["steps"]))
+        entries = [entry for entry in sweep.summarise(own) if entry["score"]]
+        if not entries:
+            continue
+        score = lambda entry, metric=metric: _scored(entry, metric)
+        doubt = next((f" ({entry['doubt']})" for entry in entries if entry["doubt"]), "")
+        task = naming.short(entries[0]["task"])
+        columns.append(
+            Column(f"{head}, {task}, {own[0]['length']:,}{doubt}", _by_name(entries, score), metric == "accuracy")
+        )
+    return columns
+
+
+def _by_name(rows: list[dict], found: Callable[[dict], Found]) -> dict[str, Found]:
+    return {row["name"]: found(row) for row in rows}
+
+
+def _found(text: Callable, value: float, kernel: str, low: float | None = None, high: float | None = None) -> Found:
+    """A number with its quartiles, where it has some."""
+    told = text(value) if low is None else f"{text(value)} [{text(low)}, {text(high)}]"
+    return Found(told, value, kernel, value if low is None else low, value if high is None else high)
+
+
+def _scored(entry: dict, metric: str) -> Found:
+    mean: statistics.Mean = entry["score"]
+    low, high = (mean.value if end is None else end for end in mean[1:])
+    return Found(sweep.mean_text(metric, mean), mean.value, entry["kernel"], low, high)
+
+
+def _cell(column: Column, name: str, kernel: str) -> str:
+    """What a column says of a kernel; starred where nothing is better beyond its interval."""
+    if name not in column.found:
+        return ""
+    own = column.found[name]
+    best = (max if column.is_more_better else min)(column.found.values(), key=lambda each: each.value)
+    star = BEST if own.low <= best.high and best.low <= own.high else ""
+    form = f", {naming.short(own.kernel)}" if own.kernel != kernel else ""
+    return Shown(f"{star}{own.text}{form}", own.value)
+
+
+def _refused(rows: list[dict], length: int) -> dict[str, str]:
+    """Why kernels were not timed there."""
+    return {
+        row["name"]: f"{row['pass']}: {row['status']}: {row['reason'].split('. ')[0]}"
+        for row in _nearest(rows, length)
+        if row["status"] != "measured"
+    }
+
+
+def of_folder(places: Iterable, length: int | None) -> Table | None:
+    """The table of all rows of some folders."""
+    return table((row for place in places for row in records.whole(place)[0]), length)

@@ -1,0 +1,42 @@
+"""Whether a comparison may be believed: a model that still learns, or a baseline below its ceiling, decides nothing.
+
+Which kernel is ahead early tells what is learned first, such as what is near. So every figure says where its baseline,
+exact attention, has not come to its end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PARTS = 5  # of a curve, the last two of which are compared
+FEWEST = 2 * PARTS  # points of a curve that tells
+GAIN, FLOOR = 0.02, 0.02  # less than this share, or these bits, from one part to the next is flat
+CEILING = 0.99  # a share of answers that leaves nothing to learn
+
+
+def has_flattened(curve: list) -> bool | None:
+    """Whether the loss, [(step, bits)], has stopped falling; None where it has too few points to tell."""
+    losses = [loss for _, loss in curve]
+    if len(losses) < FEWEST:
+        return None
+    *_, before, last = (float(np.mean(part)) for part in np.array_split(losses, PARTS))
+    return before - last <= max(GAIN * before, FLOOR)
+
+
+def flat(measured: list[dict]) -> bool | None:
+    """Whether the curves of all rows have flattened; None where one does not tell."""
+    found = [has_flattened(row.get("curve") or []) for row in measured]
+    return None if not found or None in found else all(found)
+
+
+def doubt(metric: str, baseline: list[dict]) -> str:
+    """What rows of exact attention leave to doubt about a comparison with them; empty for nothing."""
+    measured = [row for row in baseline if row["status"] == "measured"]
+    if not measured:
+        return ""
+    reached = float(np.mean([row["score"] for row in measured]))
+    if metric == "accuracy":
+        return (
+            "" if reached >= CEILING else f"softmax is right in {reached:.0%}, not at its ceiling: nothing is decided"
+        )
+    return "" if flat(measured) else "softmax still learns: this shows what is learned first"

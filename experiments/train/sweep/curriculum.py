@@ -1,0 +1,36 @@
+"""Short examples before long ones: half of the steps at the shortest length, and the rest in equal parts.
+
+Lengths double up to a cell's own, as far down as its task has examples. What is found in short sequences, where it is
+found sooner and costs less, is then stretched.
+"""
+
+from __future__ import annotations
+
+from experiments.tasks.task import Task
+
+SHORTEST = 16
+
+
+def lengths(task: Task, longest: int) -> list[int]:
+    """Those that are learned, one after another."""
+    found = [longest]
+    while found[0] % 2 == 0 and found[0] >= 2 * SHORTEST and _has(task, found[0] // 2):
+        found.insert(0, found[0] // 2)
+    return found
+
+
+def _has(task, length) -> bool:
+    try:
+        task.batch("train", 0, 0, 1, length)
+    except ValueError:
+        return False
+    return True
+
+
+def at(step: int, steps: int, learned: list[int]) -> int:
+    """The length of a step of so many."""
+    first = steps // 2 if len(learned) > 1 else steps
+    if step < first:
+        return learned[0]
+    later = learned[1:]
+    return later[(step - first) * len(later) // (steps - first)]
