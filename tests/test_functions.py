@@ -91,6 +91,13 @@ def test_what_a_score_mod_closes_over_has_gradients(name):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, expected)
 
 
+def test_closures_of_64_bits():
+    """Of a mode that belongs to this thread."""
+    with jax.enable_x64(True):
+        out = attend(Q, K, V, mask_mod=closed()["windows by head"])
+    np.testing.assert_allclose(out, looped(closed()["windows by head"]), atol=1e-5)
+
+
 def test_queries_count_from_the_offset():
     given = {"mask_mod": closed()["window with sinks"], "score_mod": modifying()["ALiBi"]}
     expected = looped(given["mask_mod"], given["score_mod"], offset=6)

@@ -74,13 +74,16 @@ def sizes(mask: Mask, largest: tuple[int, int]) -> tuple[int, int]:
 @apart.remembered
 def _kinds(program: Program, num_heads: int, rows: Positions, columns: Positions) -> np.ndarray:
     heads = np.arange(num_heads if program.uses_head else 1, dtype=np.int32)
-    constants = list(map(jnp.asarray, program.constants or ()))
 
-    def tile(i, j):
+    def tile(constants, i, j):
         seen = jax.vmap(lambda head: program.over(constants, head, i, j))(heads)
         seen &= ((i != NOWHERE)[:, None] & (j != NOWHERE)[None, :])[None]
         return jnp.where(seen.all(), WHOLE, jnp.where(seen.any(), PARTLY, NONE)).astype(jnp.int8)
 
-    over = lambda rows, columns: jax.lax.map(lambda i: jax.lax.map(lambda j: tile(i, j), columns), rows)
-    with jax.default_device(jax.devices("cpu")[0]):
-        return jax.jit(over)(rows.array(), columns.array())
+    def over(constants, rows, columns):
+        return jax.lax.map(lambda i: jax.lax.map(lambda j: tile(constants, i, j), columns), rows)
+
+    # Whether there are 64 bits belongs to a thread, too: here those are what they were where the function was traced.
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        constants = list(map(jnp.asarray, program.constants or (), program.dtypes))
+        return jax.jit(over)(constants, rows.array(), columns.array())
