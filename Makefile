@@ -38,7 +38,7 @@ test-slow: $(VENV)/test
 	$(PYTEST) -m slow
 
 parity: $(VENV)/test $(VENV)/peers
-	$(PYTEST) tests/test_packages.py tests/test_position_packages.py
+	$(PYTEST) tests/*_packages.py
 
 mutants: $(VENV)/test
 	$(BIN)/python -m tests.mutants

@@ -10,7 +10,6 @@ import pytest
 from attnzoo import (
     BigBird,
     Linear,
-    LinearBias,
     Linformer,
     NadarayaWatson,
     Nystrom,
@@ -26,6 +25,10 @@ torch = pytest.importorskip("torch", reason="torch is not here: install the extr
 
 BATCH, LENGTH, HEADS, DIM = 2, 24, 4, 6
 SOME = np.array([LENGTH, 17])
+
+
+def peer(module):
+    return pytest.importorskip(module, reason=f"{module} is not here: install the extra `peers`", exc_type=ImportError)
 
 
 def arrays(*shapes, seed=0):
@@ -122,46 +125,10 @@ def test_nadaraya_watson_is_torch_with_a_bias_of_norms():
     assert_agree(lambda *qkv: attend(*qkv, kernel=NadarayaWatson(0.7)), theirs, operands())
 
 
-def test_flex_attention():
-    """Packed segments, causality and ALiBi at once, and the log-sum-exp; a segment without keys gives 0 in both."""
-    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
-
-    query_ids, key_ids = np.repeat([0, 1, 3], [7, 9, 8]), np.repeat([0, 1, 2], [7, 9, 8])
-    slopes = np.array([0.5, 0.25, 0.125, 0.0625])
-    q, k, v = operands(kv_heads=2)
-    ids = [torch.tensor(x) for x in (query_ids, key_ids)]
-    block_mask = create_block_mask(
-        lambda b, h, i, j: (i >= j) & (ids[0][i] == ids[1][j]), None, None, LENGTH, LENGTH, device="cpu"
-    )
-    rates = torch.tensor(slopes)
-    tensors = [torch.tensor(x).transpose(1, 2) for x in (q, k, v)]
-    with torch.no_grad():
-        expected, auxiliary = flex_attention(
-            *tensors,
-            score_mod=lambda score, b, h, i, j: score - rates[h] * (i - j).abs(),
-            block_mask=block_mask,
-            enable_gqa=True,
-            return_aux=AuxRequest(lse=True),
-        )
-    with jax.enable_x64(True):
-        packed = [jnp.broadcast_to(x, (BATCH, LENGTH)) for x in (query_ids, key_ids)]
-        out, lse = attend(
-            *map(jnp.asarray, (q, k, v)),
-            LinearBias(jnp.asarray(slopes)),
-            is_causal=True,
-            query_segment_ids=packed[0],
-            key_value_segment_ids=packed[1],
-            return_residual=True,
-        )
-    np.testing.assert_allclose(out, expected.transpose(1, 2), atol=1e-9)
-    assert (np.asarray(out)[:, 16:] == 0).all() and np.abs(out[:, :16]).min(axis=-1).max() > 0
-    np.testing.assert_allclose(lse[:, :16], auxiliary.lse.transpose(1, 2)[:, :16], atol=1e-9)
-
-
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_local_attention(is_causal):
     """Their window is exact on request: W keys before a query and, unless causal, W after it."""
-    package = pytest.importorskip("local_attention", reason="local_attention is not here: install the extra `peers`")
+    package = peer("local_attention")
     size, forward = 6, int(not is_causal)
     layer = package.LocalAttention(
         size, is_causal, look_forward=forward, exact_windowsize=True, use_rotary_pos_emb=False
@@ -187,7 +154,7 @@ def test_local_attention(is_causal):
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 def test_longformer_of_transformers(tokens, padded):
     """Their window of w keys is w / 2 to each side; global tokens get the projections of the others here."""
-    longformer = pytest.importorskip("transformers.models.longformer.modeling_longformer", exc_type=ImportError)
+    longformer = peer("transformers.models.longformer.modeling_longformer")
     parts = ["query", "key", "value"]
     config = longformer.LongformerConfig(
         hidden_size=HEADS * DIM,
@@ -220,7 +187,7 @@ def test_longformer_of_transformers(tokens, padded):
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 def test_bigbird_of_transformers(padded):
     """With the random blocks that we draw put in place of theirs; the padding ends within the last block."""
-    big_bird = pytest.importorskip("transformers.models.big_bird.modeling_big_bird", exc_type=ImportError)
+    big_bird = peer("transformers.models.big_bird.modeling_big_bird")
     parts, size, blocks, drawn = ["query", "key", "value"], 4, 12, 2
     length, lengths = size * blocks, np.array([size * blocks, size * blocks - 3])
     kernel = BigBird(block_size=size, num_random=drawn)
@@ -262,7 +229,7 @@ def random_blocks_of(kernel, length):
 
 def test_linear_attention_of_performer_pytorch():
     """Theirs has no epsilon."""
-    package = pytest.importorskip("performer_pytorch.performer_pytorch", exc_type=ImportError)
+    package = peer("performer_pytorch.performer_pytorch")
     phi = lambda x: torch.nn.functional.elu(x) + 1
     theirs = heads_first(lambda q, k, v: package.linear_attention(phi(q), phi(k), v))
     assert_agree(lambda *qkv: attend(*qkv, kernel=Linear(epsilon=1e-30)), theirs, operands())
@@ -274,7 +241,7 @@ def test_performer_pytorch(monkeypatch, is_causal):
 
     Then stabilisers cancel, so that theirs, a maximum over all keys, may be compared with ours.
     """
-    package = pytest.importorskip("performer_pytorch.performer_pytorch", exc_type=ImportError)
+    package = peer("performer_pytorch.performer_pytorch")
     (projection,) = arrays((16, DIM), seed=4)
     features = functools.partial(package.softmax_kernel, eps=0.0, projection_matrix=torch.tensor(projection))
     attention = package.linear_attention
@@ -297,7 +264,7 @@ def test_performer_pytorch(monkeypatch, is_causal):
 @pytest.mark.parametrize("length", [LENGTH, 15])
 def test_linformer_of_its_package(share, length):
     """One E for all heads; with `share_kv` their keys are the values, too. A shorter input takes the first columns."""
-    package = pytest.importorskip("linformer", reason="linformer is not here: install the extra `peers`")
+    package = peer("linformer")
     width = HEADS * DIM
     layer = package.LinformerSelfAttention(width, LENGTH, k=5, heads=HEADS, share_kv=share == "kv").double()
     fixed = {"to_out.weight": torch.eye(width, dtype=torch.float64), "to_out.bias": torch.zeros(width).double()}
@@ -326,9 +293,7 @@ def test_linformer_of_its_package(share, length):
 @pytest.mark.parametrize("padding", [0, 7])
 def test_nystrom_attention(padding):
     """One head of one example, since their pseudo-inverse starts from a maximum over all. Padding is ours alone."""
-    package = pytest.importorskip(
-        "nystrom_attention", reason="nystrom_attention is not here: install the extra `peers`"
-    )
+    package = peer("nystrom_attention")
     layer = package.NystromAttention(DIM, dim_head=DIM, heads=1, num_landmarks=8, residual=False).double()
     fixed = {"to_out.0.weight": torch.eye(DIM, dtype=torch.float64), "to_out.0.bias": torch.zeros(DIM).double()}
 
@@ -347,7 +312,7 @@ def test_nystrom_attention(padding):
 
 def test_nystromformer_of_transformers():
     """With the start of each matrix by itself, which they call the exact coefficient; no convolution."""
-    module = pytest.importorskip("transformers.models.nystromformer.modeling_nystromformer", exc_type=ImportError)
+    module = peer("transformers.models.nystromformer.modeling_nystromformer")
     parts = ["query", "key", "value"]
     config = module.NystromformerConfig(
         hidden_size=HEADS * DIM,

@@ -18,16 +18,13 @@ from tests.test_packages import (
     heads_first,
     layer_inputs,
     operands,
+    peer,
     projected,
     without_biases,
 )
 
 torch = pytest.importorskip("torch", reason="torch is not here: install the extra `peers`")
 attention = torch.nn.functional.scaled_dot_product_attention
-
-
-def peer(name):
-    return pytest.importorskip(name, reason=f"{name} is not here: install the extra `peers`", exc_type=ImportError)
 
 
 @pytest.mark.parametrize("width", [DIM, 4])
