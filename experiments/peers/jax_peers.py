@@ -7,17 +7,21 @@ import jax.numpy as jnp
 
 import attnzoo
 from experiments.peers.calls import BNTH, Function
+from experiments.peers.patterns import PATTERNS
 from experiments.peers.works import HEADS, Work
 
 
 def ours(work: Work) -> Function:
     """attnzoo. Peers are given the same parameters and draws; of drawn features the first head's, for all heads."""
     params, draws = work.constants()
+    options = {"kernel": work.kernel, "params": params, "draws": draws, "is_causal": work.is_causal}
+    names = work.kernel.token_inputs(work.dims)
+    if work.pattern:
+        mask, score = PATTERNS[work.pattern](work.length, jnp.asarray)
+        options |= {"mask_mod": mask, "score_mod": score}
 
-    def attend(query, key, value):
-        return attnzoo.attend(
-            query, key, value, kernel=work.kernel, params=params, draws=draws, is_causal=work.is_causal
-        )
+    def attend(query, key, value, *brought):
+        return attnzoo.attend(query, key, value, tokens=dict(zip(names, brought, strict=True)), **options)
 
     def layer(x, *weights):
         operands = [(x @ w.T).reshape(*x.shape[:2], HEADS, -1) for w in weights[:3]]

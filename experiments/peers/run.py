@@ -18,7 +18,7 @@ from experiments.peers.works import WORKS, Peer, Work
 from experiments.show import caveats, naming, units
 
 PAUSE = 0.02  # seconds between ours and theirs: waiting threads of one library would take the cores from the other
-CHOSEN = ("length", "is_causal", "is_train", "dtype", "projections")  # fields of a work in a row
+CHOSEN = ("length", "is_causal", "is_train", "dtype", "projections", "pattern", "key_dim")  # fields of a work in a row
 
 
 class Peers(Experiment):
@@ -92,19 +92,25 @@ def _compared(settings: Settings, cell: Cell) -> dict:
     """What a row says of one comparison."""
     work, peer = cell.subject
     try:
-        theirs, ours = (_call(factory, work, settings.seed) for factory in (peer.factory, "jax_peers.ours"))
+        theirs = _call(peer.factory, work, settings.seed, peer.is_compiled)
+        ours = _call("jax_peers.ours", work, settings.seed)
         return _measure(ours, theirs, peer.tolerance, settings.pairs)
     except ImportError as error:
         return {"status": "missing", "reason": f"{error}"}
 
 
-def _call(factory: str, work: Work, seed: int) -> calls.Call:
+def _call(factory: str, work: Work, seed: int, is_compiled: bool = False) -> calls.Call:
     module, _, name = factory.partition(".")
-    kind = {"jax_peers": calls.of_jax, "torch_peers": calls.of_torch}[module]
+    kind = calls.of_jax if module == "jax_peers" else calls.of_torch
     _equal_threads()
     function = getattr(importlib.import_module(f"experiments.peers.{module}"), name)(work)
+    if is_compiled:
+        import torch
+
+        function = function._replace(call=torch.compile(function.call))
     inputs = work.inputs(seed)
-    direction = np.random.default_rng(seed + 1).normal(size=inputs[0].shape)
+    like = inputs[0 if work.projections else 2]  # x, or values
+    direction = np.random.default_rng(seed + 1).normal(size=like.shape)
     return kind(function, inputs, direction, work.dtype, work.is_train)
 
 
@@ -121,7 +127,8 @@ def _equal_threads() -> None:
 def _measure(ours: calls.Call, theirs: calls.Call, tolerance: float, pairs: int) -> dict:
     (first, got), (their_first, expected) = _first(ours), _first(theirs)
     deviation = max(np.abs(a - b).max() / max(1, np.abs(b).max()) for a, b in zip(got, expected, strict=True))
-    found = {"first_seconds": first, "their_first_seconds": their_first, "deviation": float(deviation)}
+    found = {"first_seconds": first, "their_first_seconds": their_first}
+    found |= {"deviation": float(deviation)} if np.isfinite(deviation) else {}
     if not deviation <= tolerance:
         return found | {"status": "failed", "reason": f"outputs deviate by {deviation:.2g}, allowed {tolerance:g}"}
     seconds, their_seconds = [], []

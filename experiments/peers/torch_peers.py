@@ -12,6 +12,7 @@ import torch
 
 from attnzoo import Linear
 from experiments.peers.calls import BNTH, Function
+from experiments.peers.patterns import PATTERNS
 from experiments.peers.works import HEAD_DIM, HEADS, Work
 
 WIDTH = HEADS * HEAD_DIM
@@ -24,9 +25,16 @@ def sdpa(work: Work) -> Function:
 
 
 def flex(work: Work) -> Function:
-    """Compiled, with a block mask of the window where there is one."""
+    """Compiled, with a block mask of the pattern or the window where there is one."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    compiled = torch.compile(flex_attention)
+    if work.pattern:
+        mask, score = PATTERNS[work.pattern](work.length, torch.tensor)
+        sizes = (None, HEADS, work.length, work.length, "cpu")
+        blocks = create_block_mask(lambda b, h, i, j: mask(h, i, j), *sizes, _compile=True)
+        changed = None if score is None else lambda s, b, h, i, j: score(s, h, i, j)
+        return Function(lambda q, k, v: compiled(q, k, v, score_mod=changed, block_mask=blocks), BNTH)
     left, right = getattr(work.kernel, "left", work.length), getattr(work.kernel, "right", work.length)
     right = 0 if work.is_causal else right
 
@@ -36,7 +44,6 @@ def flex(work: Work) -> Function:
     everything = min(left, right) >= work.length
     sizes = (None, None, work.length, work.length, "cpu")
     block_mask = None if everything else create_block_mask(joined, *sizes, _compile=True)
-    compiled = torch.compile(flex_attention)
     return Function(lambda q, k, v: compiled(q, k, v, block_mask=block_mask), BNTH)
 
 
@@ -116,22 +123,21 @@ def performer_pytorch(work: Work) -> Function:
 
 
 def chunked(work: Work) -> Function:
-    """Causal linear attention in chunks, as one would write it in PyTorch: no loop, sums by `cumsum` over chunks."""
     query_features, key_features = _features(work)
-    inside = torch.ones(CHUNK, CHUNK).tril()
     epsilon = getattr(work.kernel, "epsilon", 0.0)
+    return Function(lambda q, k, v: in_chunks(query_features(q), key_features(k), v, epsilon), BNTH)
 
-    def call(q, k, v):
-        phi, psi = query_features(q), key_features(k)
-        phi, psi, values = (x.unflatten(2, (-1, CHUNK)) for x in (phi, psi, v))
-        states, sums = psi.transpose(-1, -2) @ values, psi.sum(dim=-2)
-        states, sums = states.cumsum(dim=2) - states, sums.cumsum(dim=2) - sums
-        weights = phi @ psi.transpose(-1, -2) * inside
-        above = weights @ values + phi @ states
-        below = weights.sum(dim=-1) + (phi @ sums[..., None])[..., 0]
-        return (above / (below + epsilon)[..., None]).flatten(2, 3)
 
-    return Function(call, BNTH)
+def in_chunks(phi, psi, values, epsilon: float):
+    """Causal linear attention in chunks, as one would write it in PyTorch: no loop, sums by `cumsum` over chunks."""
+    inside = torch.ones(CHUNK, CHUNK).tril()
+    phi, psi, values = (x.unflatten(2, (-1, CHUNK)) for x in (phi, psi, values))
+    states, sums = psi.transpose(-1, -2) @ values, psi.sum(dim=-2)
+    states, sums = states.cumsum(dim=2) - states, sums.cumsum(dim=2) - sums
+    weights = phi @ psi.transpose(-1, -2) * inside
+    above = weights @ values + phi @ states
+    below = weights.sum(dim=-1) + (phi @ sums[..., None])[..., 0]
+    return (above / (below + epsilon)[..., None]).flatten(2, 3)
 
 
 def _features(work):

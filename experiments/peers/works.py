@@ -8,7 +8,29 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from attnzoo import BigBird, Dims, Kernel, Linear, Linformer, Nystrom, Performer, SlidingWindow, Softmax
+from attnzoo import (
+    Based,
+    BigBird,
+    CosFormer,
+    Delta,
+    Dims,
+    Forgetting,
+    GatedDelta,
+    GatedLinear,
+    Kernel,
+    KimiDelta,
+    Linear,
+    Linformer,
+    LogLinear,
+    Nystrom,
+    Performer,
+    Retention,
+    SlidingWindow,
+    Softmax,
+    StateSpace,
+    TokenInput,
+)
+from experiments.peers import patterns
 
 HEADS, HEAD_DIM = 8, 64
 
@@ -19,10 +41,11 @@ class Peer(NamedTuple):
     Attributes:
       name: as figures call it.
       package: on the package index, whose version goes into rows.
-      factory: function of `jax_peers` or `torch_peers`.
+      factory: function of `jax_peers`, or of a module of PyTorch's.
       goal: the ratio of their time to ours that we want, None where there is none.
       tolerance: of outputs and gradients, relative to the largest of them (or to 1).
       note: how their definition differs.
+      is_compiled: whether `torch.compile` is given it first.
     """
 
     name: str
@@ -31,6 +54,7 @@ class Peer(NamedTuple):
     goal: float | None = None
     tolerance: float = 1e-4
     note: str = ""
+    is_compiled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +64,8 @@ class Work:
     Attributes:
       projections: weights beside the attention: 0, 3 (query, key, value) or 4 (and out).
       spread: standard deviation of queries and keys.
+      pattern: by name, a mask or a score as a function of two positions (`patterns.py`).
+      key_dim: of queries and keys.
     """
 
     kernel: Kernel
@@ -50,6 +76,8 @@ class Work:
     dtype: str = "float32"
     projections: int = 0
     spread: float = 1.0
+    pattern: str = ""
+    key_dim: int = HEAD_DIM
 
     def constants(self):
         """Parameters, and draws; drawn features are those of the first head, for all, as peers have them."""
@@ -59,16 +87,24 @@ class Work:
     @property
     def dims(self) -> Dims:
         """Sizes of a call."""
-        return Dims(1, self.length, self.length, HEADS, HEADS, HEAD_DIM, HEAD_DIM)
+        return Dims(1, self.length, self.length, HEADS, HEADS, self.key_dim, HEAD_DIM)
 
     def inputs(self, seed: int) -> list[np.ndarray]:
-        """Query, key and value [1, T, N, H], or x [1, T, D] and the weights [D, D] of the projections."""
+        """Query, key, value [1, T, N, H], what tokens bring; or x [1, T, D] and the weights [D, D] of projections."""
         rng = np.random.default_rng(seed)
         width = HEADS * HEAD_DIM
         if self.projections:
             x = rng.normal(size=(1, self.length, width))
             return [x, *(rng.normal(size=(width, width)) / width**0.5 for _ in range(self.projections))]
-        return [spread * rng.normal(size=(1, self.length, HEADS, HEAD_DIM)) for spread in (self.spread, self.spread, 1)]
+        sizes = (self.spread, self.key_dim), (self.spread, self.key_dim), (1, HEAD_DIM)
+        operands = [spread * rng.normal(size=(1, self.length, HEADS, width)) for spread, width in sizes]
+        return operands + [self._brought(one, rng) for one in self.kernel.token_inputs(self.dims).values()]
+
+    def _brought(self, one: TokenInput, rng: np.random.Generator) -> np.ndarray:
+        """As layers make it at first, of normal projections: normal numbers alone would forget in a few tokens."""
+        bias = one.bias_init or jax.nn.initializers.zeros
+        start = bias(jax.random.key(0), (HEADS, *one.shape))
+        return np.asarray(one.activation(start + rng.normal(size=(1, self.length, HEADS, *one.shape))))
 
 
 def _softmax_peers(jax_nn: float | None, chunked: float | None, sdpa: float | None, tolerance: float = 1e-4):
@@ -99,6 +135,83 @@ def _linear_peers(package_note: str, tolerance: float):
 
 _LINEAR = _linear_peers("", 1e-3)
 _PERFORMER = _linear_peers(_PERFORMER_FLOOR, 0.5)
+_FLEX = (Peer("torch flex, compiled", "torch", "torch_peers.flex", 1.0),)
+
+
+def _fla(factory: str, note: str = "", tolerance: float = 1e-3):
+    """One of fla's references, as it is."""
+    return Peer("fla reference", "fla-core", f"state_peers.{factory}", None, tolerance, note)
+
+
+def _chunked(name: str, package: str, factory: str, note: str = ""):
+    """A chunked form in PyTorch, as it is, and compiled."""
+    given = (package, f"state_peers.{factory}")
+    return (
+        Peer(name, *given, None, 1e-3, note),
+        Peer(f"{name}, compiled", *given, 1.0, 1e-3, note, is_compiled=True),
+    )
+
+
+_QWEN = _chunked("transformers Qwen3-Next", "transformers", "gated_delta")
+_PLAIN_QWEN = _chunked("transformers Qwen3-Next", "transformers", "delta_of_gated", "with decays of 0")
+_DECAYS = "their decays are of each token, too, here"
+# Each with its length, and the peers forward; with gradients those without a loop over tokens and without all pairs.
+_STATES: dict[str, tuple[Kernel, int, tuple[Peer, ...], tuple[Peer, ...]]] = {
+    "retention": (
+        Retention(),
+        4096,
+        (),
+        _chunked("transformers Mamba-2", "transformers", "retention_of_mamba", "as a state space whose steps are 1")
+        + _chunked("fla, chunked", "fla-core", "retention_of_gla", "as gates that are no token's"),
+    ),
+    "gated_linear": (
+        GatedLinear(),
+        4096,
+        (_fla("gated_linear"),),
+        _chunked("torch, chunked", "torch", "gated_linear_in_chunks", "it divides by what was forgotten"),
+    ),
+    "state_space": (
+        StateSpace(),
+        4096,
+        (),
+        _chunked("transformers Mamba-2", "transformers", "state_space", _DECAYS)
+        + _chunked("fla, chunked", "fla-core", "simple_gla"),
+    ),
+    "delta": (Delta(), 4096, (_fla("delta"), _fla("delta_in_chunks")._replace(name="fla, chunked")), _PLAIN_QWEN),
+    "gated_delta": (GatedDelta(), 4096, (_fla("gated_delta_by_token"),), _QWEN),
+    "kimi_delta": (
+        KimiDelta(),
+        2048,
+        (_fla("kimi_by_token"),),
+        _chunked("transformers Kimi Linear", "transformers", "kimi"),
+    ),
+    "log_linear": (LogLinear(levels=12), 2048, (), (_fla("log_linear"),)),
+    "forgetting": (
+        Forgetting(),
+        4096,
+        (Peer("torch flex, compiled", "torch", "state_peers.forgetting_of_flex", 1.0, 1e-3),),
+        (_fla("forgetting"),),
+    ),
+    "based": (
+        Based(),
+        4096,
+        (_fla("based_of_pairs"),),
+        _chunked("fla, chunked", "fla-core", "based_in_chunks", "theirs adds 1e-6 to the sum of weights"),
+    ),
+    "cosformer": (CosFormer(max_length=4096), 4096, (), _chunked("torch, chunked", "torch", "cosformer")),
+}
+_KEY_DIMS = {"based": 16}  # as in their paper
+
+
+def _state_works() -> dict[str, Work]:
+    works = {}
+    for name, (kernel, length, forward, chunked) in _STATES.items():
+        asked = {"is_causal": True, "key_dim": _KEY_DIMS.get(name, HEAD_DIM)}
+        works[name] = Work(kernel, length, forward + chunked, **asked)
+        works[f"{name}_train"] = Work(kernel, length, chunked, is_train=True, **asked)
+    return works
+
+
 _NYSTROM_START = "their pseudo-inverse starts from a maximum over all heads"
 
 WORKS = {
@@ -160,3 +273,9 @@ WORKS = {
         projections=4,
     ),
 }
+WORKS |= {
+    f"{pattern}_{length // 1024}k": Work(Softmax(), length, _FLEX, pattern=pattern)
+    for pattern in patterns.PATTERNS
+    for length in (2048, 8192)
+}
+WORKS |= _state_works()
