@@ -141,7 +141,8 @@ def attend(
       rng: a key for dropout, and for nothing else.
       precision: of matrix products, forward and backward, as in `jax.default_matmul_precision`.
       implementation: "xla" is the kernel's fast route, "forward" the same for `jax.jvp`, `jacfwd` and `linearize`,
-        which its rule for reverse mode keeps out, "cudnn" that of cuDNN, "reference" the equation (`head`), slower.
+        which its rule for reverse mode keeps out, "cudnn" that of cuDNN, "pallas" kernels of ours on an accelerator, in
+        place of its softmax over tiles, "reference" the equation (`head`), slower.
         None takes the fastest that is right: cuDNN for softmax and causal windows in low precision on an NVIDIA GPU,
         else "xla"; the logger "attnzoo" tells (INFO) why cuDNN declined.
       sequence_axis: axes of a mesh that queries and keys are split over along their length. Explicit axes are read from
@@ -238,7 +239,7 @@ def attend(
         dropout_rate=float(dropout_rate),
         broadcast_dropout=bool(broadcast_dropout),
         precision=validation.precision_name(precision),
-        implementation=implementation,
+        implementation=routes.named(implementation),
         with_residual=return_residual,
         shards=shards,
         sequence_axis=None if shards else meshes.as_tuple(sequence_axis),

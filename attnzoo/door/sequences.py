@@ -61,7 +61,7 @@ def run(
     call: Call,
 ) -> tuple[jax.Array, jax.Array | None]:
     """What a device's own queries get from all keys."""
-    if implementation not in ("reference", "cudnn") and kernel.meets(shards, call.mask):
+    if implementation in (None, "xla", "forward") and kernel.meets(shards, call.mask):
         return route(params, draws, q, k, v, dataclasses.replace(call, shards=shards))
     if q.shape[2] % shards.count == 0:
         return _by_heads(shards, route, params, draws, q, k, v, call)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.mask import Mask
+from attnzoo.engines.fused import way
 from attnzoo.engines.progressions import Numbers, as_arithmetic, few, numpy_of
 
 # Pairs of queries and keys in one step. Measured on a CPU (length 4096, H = 64, float32): 512 x 4096 is within 3% of
@@ -102,7 +103,9 @@ class Layout(NamedTuple):
 
 
 def tile_size(length: int, largest: int) -> int:
-    """The size, at most about `largest`, that splits `length` evenly with the least padding."""
+    """The size, at most about `largest`, that splits `length` evenly with the least padding, and suits the device."""
+    if (suited := way.tiles()) is not None:
+        return suited.size(length, largest)
     tiles = max(1, -(-length // largest))
     return max(1, -(-length // tiles))
 
@@ -184,7 +187,7 @@ def visible_tiles(
     if pinned:
         last = jnp.broadcast_to(len(columns) + jnp.arange(pinned), (len(rows), pinned))
         blocks = jnp.concatenate([blocks, last], axis=1)
-    return _beside(jnp.arange(len(rows)), blocks, max(1, pairs // (rows.shape[1] * columns.shape[1])), not pinned)
+    return _beside(jnp.arange(len(rows)), blocks, _widest(pairs, rows, columns), not pinned)
 
 
 def all_tiles(
@@ -312,13 +315,18 @@ def _listed(
         seen, inside, partly = _left_of(kinds, seen, inside)
     if not len(seen.row):
         return ()
-    widest = max(1, pairs // (rows.shape[1] * columns.shape[1]))
+    widest = _widest(pairs, rows, columns)
     row, begins = np.unique(seen.row, return_index=True)
     counts = np.add.reduceat(seen.widths, begins)
     if counts.max() <= widest and counts.max() * len(row) <= 1.25 * counts.sum():
         together = max(1, widest // counts.max())
         return _one_step_a_row(seen, row, begins, counts, len(columns) + pinned, not len(partly.row), together)
     return _several_steps_a_row(inside, partly, widest)
+
+
+def _widest(pairs: int, rows: Numbers, columns: Numbers) -> int:
+    """Tiles of keys beside one of queries in a step of so many pairs; one where a kernel takes them one by one."""
+    return 1 if way.tiles() is not None else max(1, pairs // (rows.shape[1] * columns.shape[1]))
 
 
 def _parted(seen: Spans, start: np.ndarray, stop: np.ndarray) -> tuple[Spans, Spans]:

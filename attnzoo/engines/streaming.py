@@ -26,6 +26,8 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.dropout import Dropout
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import dense, heads, listing, modes, schedule
+from attnzoo.engines.fused import route, way
+from attnzoo.engines.fused.terms import ProductScore, Terms
 from attnzoo.engines.progressions import Numbers, as_arithmetic
 from attnzoo.engines.schedule import Layout, Schedule
 from attnzoo.engines.tiling import cut, cut_pairs, join, join_pairs
@@ -70,17 +72,25 @@ class Running(NamedTuple):
     total: jax.Array
 
 
+@dataclasses.dataclass(frozen=True)
+class DotProduct(ProductScore):
+    """The score of `dense.scores`; its parameters are those of `scale` and `soft_cap` that are there."""
+
+    usual: float  # scale, where none is given
+
+    def __call__(self, params, q, k, dtype):
+        return dense.capped(product(q, k, dtype) * params.get("scale", self.usual), params.get("soft_cap"))
+
+    def terms(self, params, q, k):
+        return Terms(params.get("scale", jnp.full((1, 1), self.usual, jnp.float32)), params.get("soft_cap"))
+
+
 def dot_product(
     q: jax.Array, scale: jax.Array | None = None, soft_cap: jax.Array | None = None
-) -> tuple[Callable, Any]:
-    """The score of `dense.scores` and its parameters, those of `scale` and `soft_cap` that are there."""
-    usual = q.shape[-1] ** -0.5
+) -> tuple[DotProduct, dict[str, jax.Array]]:
+    """The score of queries and keys of as many numbers as `q` has, and its parameters."""
     given = {"scale": scale, "soft_cap": soft_cap}
-
-    def score(params, q, k, dtype):
-        return dense.capped(product(q, k, dtype) * params.get("scale", usual), params.get("soft_cap"))
-
-    return score, {name: x[None, None] for name, x in given.items() if x is not None}
+    return DotProduct(q.shape[-1] ** -0.5), {name: x[None, None] for name, x in given.items() if x is not None}
 
 
 def product(q: jax.Array, k: jax.Array, dtype=None) -> jax.Array:
@@ -188,7 +198,7 @@ def part(
       >>> bool(jnp.allclose(out, attend(q, k, v), atol=1e-5))
       True
     """
-    over = Pass(score, layout_of, per_pair)
+    over = _pass_of(score, layout_of, per_pair, q, k, v, call)
 
     @jax.custom_vjp
     def attend(operands, learned, fixed):
@@ -199,7 +209,7 @@ def part(
         # the first one, or they would count as two.
         with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
             out, rows = over.found(operands, learned, fixed)
-        return (out, rows), (operands, learned, fixed, out, (dense.finite(rows[0]), rows[1]))
+        return (out, rows), (operands, learned, fixed, out, rows)
 
     def backward(residuals, cotangents):
         (operands, learned, fixed, out, rows), (d_out, (_, d_log_total)) = residuals, cotangents
@@ -210,6 +220,14 @@ def part(
     given = (q, k, v), (params, call.bias), (call.mask, call.dropout, drawn)
     out, rows = modes.with_rule(attend, over.found)(*given)
     return as_part(out, rows)
+
+
+def _pass_of(score: Callable, layout_of, per_pair: int, q, k, v, call: Call) -> Pass | route.Pass:
+    """By XLA, or by a kernel of ours where it is asked for."""
+    if (asked := way.asked()) is None:
+        return Pass(score, layout_of, per_pair)
+    asked.is_met = True
+    return route.Pass(route.taken(score, q, k, v, call), layout_of, asked.way)
 
 
 def as_part(out: jax.Array, rows: tuple[jax.Array, jax.Array]) -> dense.Part:
@@ -250,9 +268,9 @@ class Pass:
     def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
         """Those of operands and of what is learned, in float32 at least.
 
-        `out` and `rows` are of all keys that the queries meet, of which the operands may have some; the largest score
-        is 0 where nothing is visible.
+        `out` and `rows` are of all keys that the queries meet, of which the operands may have some.
         """
+        rows = dense.finite(rows[0]), rows[1]
 
         def head(sequences, leading):
             (operands, out, d_out), (learned, fixed, rows, d_log_total) = sequences, leading

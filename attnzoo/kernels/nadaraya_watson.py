@@ -14,9 +14,27 @@ import dataclasses
 import jax.numpy as jnp
 
 from attnzoo.contract import fields
-from attnzoo.engines import across, dense, streaming
+from attnzoo.engines import across, dense, heads, streaming
+from attnzoo.engines.fused.terms import ProductScore, Terms
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gaussian(ProductScore):
+    """-|q - k|^2 / 2 bandwidth^2. Multiplied out it is a matrix product, and loses what is near far from 0."""
+
+    bandwidth: float
+
+    def __call__(self, params, q, k, dtype=None):
+        difference = heads.precise(q)[:, None] - heads.precise(k)[None, :]
+        return jnp.sum(difference**2, axis=-1) / (-2 * self.bandwidth**2)
+
+    def terms(self, params, q, k):
+        of_query, of_key = (jnp.moveaxis(jnp.sum(heads.precise(x) ** 2, axis=-1), 1, 2) for x in (q, k))
+        of_key = jnp.repeat(of_key, q.shape[2] // k.shape[2], axis=1)
+        factor = -1 / (2 * self.bandwidth**2)
+        return Terms(jnp.full((1, 1), -2 * factor, jnp.float32), None, factor * of_query, factor * of_key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +61,11 @@ class NadarayaWatson(Kernel):
         fields.positive_number(self, "bandwidth")
 
     def head(self, params, draws, q, k, v, visible, *, bias, dropout):
-        return dense.attend(self._score(q, k), v, visible, bias, dropout)
+        return dense.attend(_Gaussian(self.bandwidth)((), q, k), v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
-        layout, of_tile = streaming.pairwise_layout, lambda params, q, k, dtype: self._score(q, k)
-        return across.over_heads(of_tile, (), q, k, v, call, layout, per_pair=q.shape[-1])
+        score = _Gaussian(self.bandwidth)
+        return across.over_heads(score, (), q, k, v, call, streaming.pairwise_layout, per_pair=q.shape[-1])
 
     def meets(self, shards, mask):
         return True
-
-    def _score(self, q, k):
-        """-|q - k|^2 / 2 bandwidth^2. Multiplied out it would be a matrix product, and lose what is near far from 0."""
-        precise = jnp.promote_types(q.dtype, jnp.float32)
-        difference = q[:, None].astype(precise) - k[None, :].astype(precise)
-        return jnp.sum(difference**2, axis=-1) / (-2 * self.bandwidth**2)

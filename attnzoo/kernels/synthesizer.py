@@ -105,7 +105,7 @@ class Synthesizer(Kernel):
         rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, index + call.mask.query_offset)
         columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, keys), 0, 1)(params)
         columns = jnp.broadcast_to(columns, (q.shape[0], *columns.shape))
-        return across.over_heads(_score, (), rows, columns, v, call, streaming.natural_layout)
+        return across.over_heads(streaming.DotProduct(1.0), {}, rows, columns, v, call, streaming.natural_layout)
 
     def meets(self, shards, mask):
         return True
@@ -142,7 +142,3 @@ class Synthesizer(Kernel):
         if self.form == "random":
             return self.rank
         return dims.head_dim if self.units is None else self.units
-
-
-def _score(params, q, k, dtype):
-    return streaming.product(q, k, dtype)

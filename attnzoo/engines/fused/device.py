@@ -1,0 +1,29 @@
+"""What a device brings: two kernels, the tiles that they want, and what they decline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from attnzoo.engines.fused.operands import Found, Gradients
+from attnzoo.engines.fused.way import Tiles
+
+
+class Device(NamedTuple):
+    """The kernels of one platform.
+
+    Attributes:
+      platform: as jax names it where programs are lowered.
+      name: for people.
+      tiles: of the forward kernel, and of the backward one.
+      declined: `declined(q, k, v)`: why it cannot take operands of these shapes and types; empty where it can.
+      forward: `forward(operands, by_row)`.
+      backward: `backward(operands, lists, pulled)`.
+    """
+
+    platform: str
+    name: str
+    tiles: tuple[Tiles, Tiles]
+    declined: Callable[..., list[str]]
+    forward: Callable[..., Found]
+    backward: Callable[..., Gradients]

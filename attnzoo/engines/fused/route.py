@@ -1,0 +1,227 @@
+"""The fused route of `streaming.part`: which calls it takes, and on which device, chosen where a program is lowered.
+
+`platform_dependent` traces the branch of each platform everywhere, so that what a device declines is found first: its
+branch, where it is lowered, raises.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+from attnzoo.contract import varying
+from attnzoo.contract.bias import PositionBias
+from attnzoo.contract.call import Call
+from attnzoo.engines import dense
+from attnzoo.engines.fused.device import Device
+from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
+from attnzoo.engines.fused.terms import ProductScore, Terms
+from attnzoo.engines.fused.way import Tiles, Way
+from attnzoo.engines.schedule import Layout
+
+INSTEAD = "pass implementation=None or 'xla'"
+
+
+class Declined(NotImplementedError):
+    """A call that no kernel of ours takes.
+
+    Attributes:
+      reasons: all of them.
+    """
+
+    def __init__(self, reasons: list[str]):
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+
+def taken(score: Callable, q: jax.Array, k: jax.Array, v: jax.Array, call: Call) -> ProductScore:
+    """The score of a call of `streaming.part` that a kernel takes; raises `Declined` where none does."""
+    reasons = _declined(q, call)
+    if not isinstance(score, ProductScore):
+        raise Declined([*reasons, "its scores are no products of queries and keys"])
+    if reasons:
+        raise Declined(reasons)
+    given = {device: device.declined(q, k, v) for device in devices()}
+    if all(given.values()):
+        raise Declined([f"on {device.name}: {reason}" for device, reasons in given.items() for reason in reasons])
+    return score
+
+
+def _declined(q: jax.Array, call: Call) -> list[str]:
+    """Why no device takes the call."""
+    mask, bias = call.mask, None if call.bias is None else call.bias.given
+    given = {
+        "a dense mask": mask.dense is not None,
+        "a score_mod": isinstance(bias, PositionBias) and bias.depends_on_score,
+        "a bias of positions": isinstance(bias, PositionBias) and not bias.depends_on_score,
+        "a bias by queries": bias is not None and not isinstance(bias, PositionBias) and bias.shape[2] > 1,
+        "dropout": call.dropout is not None,
+        "a mask_mod that closes over arrays": any(mod.closed_over for mod in mask.mods),
+        "global tokens by name": any(
+            band.global_tokens and band.global_tokens.which is not None for band in mask.bands
+        ),
+    }
+    reasons = [f"{name} came, which it is not given here" for name, is_there in given.items() if is_there]
+    if q.dtype == jnp.float64:
+        reasons.append("float64: it sums in float32")
+    return reasons
+
+
+def devices() -> tuple[Device, ...]:
+    """Those that have kernels of ours."""
+    from attnzoo.engines.fused import tpu  # what it imports takes a while, and few ask for it
+
+    return (tpu.DEVICE,)
+
+
+class Pass:
+    """As `streaming.Pass`, which tells of arguments, by kernels of devices."""
+
+    def __init__(self, score: ProductScore, layout_of: Callable[..., Layout], way: Way):
+        self.score, self.layout_of, self.way = score, layout_of, way
+
+    def found(self, operands, learned, fixed):
+        """out [B, T, N, Hv], and by row [B, N, T] the largest score and the logarithm of the sum."""
+        q, _, v = operands
+        batch, length, num_heads, _ = q.shape
+        of_row = jax.ShapeDtypeStruct((batch, num_heads, length), jnp.float32)
+        into = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype), (of_row, of_row)
+        return self._by_platform(self._found, into, operands, learned, fixed)
+
+    def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
+        """Those of operands and of what is learned."""
+        given = operands, learned, fixed, out, rows, d_out, d_log_total
+        return _once(functools.partial(self._by_platform, self._gradients, (operands, learned)))(*given)
+
+    def _by_platform(self, function: Callable, like: Any, operands, *rest):
+        """`function(device, ...)`, which gives arrays `like` these, of the device that the program is lowered for."""
+        branches = {}
+        for device in devices():
+            reasons = device.declined(*operands)
+            refused = _refusing(like, f"{device.name} declines it: {'; '.join(reasons)}")
+            branches[device.platform] = refused if reasons else _of_one_platform(function, device)
+        if self.way.interpreted is not None:
+            branches["cpu"] = _of_one_platform(function, interpreting(self.way.interpreted))
+        names = " and ".join(device.name for device in devices())
+        elsewhere = _refusing(like, f"its kernels are those of {names}")
+        return jax.lax.platform_dependent(operands, *rest, **branches, default=elsewhere)
+
+    def _found(self, device: Device, operands, learned, fixed):
+        terms, cutting, given = self._given(device.tiles[0], operands, learned, fixed)
+        found = device.forward(given, cutting.lists.by_row)
+        length = operands[0].shape[1]
+        by_row = lambda x, fill: join(x, cutting.rows, length, fill, axis=2)
+        top = by_row(found.top, -jnp.inf)
+        top = top if terms.of_query is None else top + terms.of_query
+        return join(found.out, cutting.rows, length), (top, by_row(found.log_total, 0))
+
+    def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total):
+        (q, k, _), (top, log_total) = operands, rows
+        terms, cutting, given = self._given(device.tiles[1], operands, learned, fixed)
+        is_blind, top = top == -jnp.inf, dense.finite(top if terms.of_query is None else top - terms.of_query)
+        shift = d_log_total - jnp.einsum("btnh,btnh->bnt", d_out, out, preferred_element_type=jnp.float32)
+        by_row = lambda x: cut(x, cutting.rows, axis=2)
+        pulled = Pulled(cut(d_out, cutting.rows), by_row(top), by_row(log_total), by_row(shift))
+        grads = device.backward(given, cutting.lists, pulled)
+        d_q = join(grads.q, cutting.rows, q.shape[1])
+        d_k, d_v = (join(x, cutting.columns, k.shape[1]) for x in (grads.k, grads.v))
+        d_terms = Terms(
+            jnp.einsum("btnh,btnh->bn", q, d_q, preferred_element_type=jnp.float32) / terms.scale,
+            None if grads.soft_cap is None else grads.soft_cap.sum(axis=2),
+            None if terms.of_query is None else jnp.where(is_blind, 0, d_log_total),
+            None if grads.of_key is None else join(grads.of_key, cutting.columns, k.shape[1], axis=2),
+        )
+        d_terms = jax.tree.map(_summed, d_terms, terms)
+        _, pull = jax.vjp(lambda *given: self._terms(*given), learned, q, k)
+        d_learned, from_q, from_k = pull(d_terms)
+        if terms.of_query is not None or terms.of_key is not None:
+            d_q, d_k = _added(d_q, from_q), _added(d_k, from_k)
+        return (d_q, d_k, d_v), d_learned
+
+    def _given(self, tiles: Tiles, operands, learned, fixed) -> tuple[Terms, Cutting, Operands]:
+        (q, k, v), (mask, _, drawn) = operands, fixed
+        terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, tiles)
+        return terms, cutting, cutting.operands(q, k, v, terms, mask)
+
+    def _terms(self, learned, q, k) -> Terms:
+        """Those of the scores; a bias by keys is one of them."""
+        params, bias = learned
+        terms = self.score.terms(params, q, k)
+        if bias is None:
+            return terms
+        by_key = bias.given[:, :, 0]
+        return terms._replace(of_key=by_key if terms.of_key is None else terms.of_key + by_key)
+
+
+def interpreting(tiles: Tiles) -> Device:
+    """A CPU, which interprets the kernel of a TPU."""
+    from attnzoo.engines.fused import tpu
+
+    return tpu.device((tiles, tiles), interpret=True)
+
+
+def _summed(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The gradient of what is shared by all examples or heads."""
+    shared = tuple(axis for axis in (0, 1) if like.shape[axis] == 1 < x.shape[axis])
+    return x.sum(axis=shared, keepdims=True).astype(like.dtype)
+
+
+def _added(x: jax.Array, more: jax.Array) -> jax.Array:
+    return (x.astype(jnp.float32) + more.astype(jnp.float32)).astype(x.dtype)
+
+
+def _once(gradients: Callable) -> Callable:
+    """Gradients that tell that they have none."""
+    told = jax.custom_jvp(gradients)
+
+    @told.defjvp
+    def again(primals, tangents):
+        raise NotImplementedError(f"implementation='pallas' has no gradients of gradients; {INSTEAD}")
+
+    return told
+
+
+_lowered = Primitive("lowered")  # the identity, which looks at what it is lowered for
+_lowered.def_abstract_eval(lambda x, *, refusal: x)
+batching.primitive_batchers[_lowered] = lambda args, axes, **params: (_lowered.bind(*args, **params), axes[0])
+
+
+def _refusing(like: Any, refusal: str) -> Callable:
+    """A branch of a program that gives arrays `like` these, and raises where it is lowered."""
+
+    def refusing(operands, *rest):
+        nothing = _lowered.bind(operands[0], refusal=refusal).ravel()[0] * 0
+        zero = lambda x: jnp.zeros(x.shape, x.dtype) + nothing.astype(x.dtype)
+        return varying.as_of(jax.tree.map(zero, like), (operands, rest))
+
+    return refusing
+
+
+def _of_one_platform(function: Callable, device: Device) -> Callable:
+    """The branch of a device, which raises where a program is lowered for several platforms at once."""
+
+    def of_one(operands, *rest):
+        q, *others = operands
+        return function(device, (_lowered.bind(q, refusal=None), *others), *rest)
+
+    return of_one
+
+
+def _lower(context, x, *, refusal: str | None):
+    platforms = context.module_context.platforms
+    if len(platforms) > 1:
+        refusal = "a program with kernels of devices is lowered, and exported, for one platform"
+    if refusal is None:
+        return [x]
+    raise NotImplementedError(
+        f"implementation='pallas' cannot be lowered for {' and '.join(platforms)}: {refusal}; {INSTEAD}"
+    )
+
+
+mlir.register_lowering(_lowered, _lower)

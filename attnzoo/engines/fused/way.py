@@ -1,0 +1,118 @@
+"""What is asked for where a program is traced: kernels of our own, and tiles that suit their device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """How a device wants sequences cut.
+
+    Attributes:
+      quantum: where a size is free, it is a multiple of this.
+      largest: queries or keys in a tile, where that is free.
+      grain: where a size is a pattern's, as those of blocks, its tiles are filled up to a multiple of this.
+    """
+
+    quantum: int
+    largest: int
+    grain: int
+
+    def size(self, length: int, most: int) -> int:
+        """The multiple of `quantum`, at most about `most`, that splits `length` with the least padding."""
+        most = self.filled(min(most, self.largest), self.quantum)
+        tiles = max(1, -(-length // most))
+        return self.filled(-(-length // tiles), self.quantum)
+
+    @staticmethod
+    def filled(size: int, unit: int) -> int:
+        """The least multiple of a unit that is no smaller."""
+        return max(1, -(-size // unit)) * unit
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Layouts that are made inside have such tiles, and list each pair of them by itself."""
+        token = _tiles.set(self)
+        try:
+            yield
+        finally:
+            _tiles.reset(token)
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How kernels of ours are run; part of what programs are remembered by.
+
+    Attributes:
+      interpreted: the tiles with which a CPU interprets the kernel of a TPU; None where it runs none.
+    """
+
+    interpreted: Tiles | None = None
+
+
+class Asked:
+    """Kernels of ours are asked for.
+
+    Attributes:
+      way: how they are run.
+      is_met: whether softmax over listed tiles came, which they compute.
+    """
+
+    def __init__(self, way: Way):
+        self.way, self.is_met = way, False
+
+
+_tiles: ContextVar[Tiles | None] = ContextVar("attnzoo_tiles", default=None)
+_way: ContextVar[Way | None] = ContextVar("attnzoo_way", default=None)
+_asked: ContextVar[Asked | None] = ContextVar("attnzoo_fused", default=None)
+
+
+def tiles() -> Tiles | None:
+    """Those in use; None where the program is XLA's."""
+    return _tiles.get()
+
+
+def way() -> Way:
+    """How kernels of ours would be run here."""
+    return _way.get() or Way()
+
+
+def asked() -> Asked | None:
+    """Whether they are asked for."""
+    return _asked.get()
+
+
+@contextlib.contextmanager
+def asking(way: Way) -> Iterator[Asked]:
+    """What is traced inside takes kernels of ours for softmax over listed tiles."""
+    found = Asked(way)
+    token = _asked.set(found)
+    try:
+        yield found
+    finally:
+        _asked.reset(token)
+
+
+@contextlib.contextmanager
+def interpreted(quantum: int = 8, largest: int = 16, grain: int = 8) -> Iterator[None]:
+    """A CPU interprets the kernel of a TPU in programs of `attend(implementation="pallas")` that are traced inside.
+
+    It is slow, and meant for tests; small tiles make several of few tokens.
+
+    Example:
+      >>> from attnzoo.engines.fused.way import interpreted
+      >>> q = k = v = jax.random.normal(jax.random.key(0), (1, 24, 2, 8))
+      >>> with interpreted():
+      ...     out = attend(q, k, v, is_causal=True, implementation="pallas")
+      >>> bool(jnp.allclose(out, attend(q, k, v, is_causal=True), atol=1e-5))
+      True
+    """
+    token = _way.set(Way(Tiles(quantum, largest, grain)))
+    try:
+        yield
+    finally:
+        _way.reset(token)
