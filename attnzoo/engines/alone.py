@@ -23,8 +23,8 @@ def is_alone() -> jax.Array:
     return _is_alone.bind()
 
 
-def _devices(context: Any) -> int:
-    """How many a lowered program is for, those of axes that a `shard_map` has taken apart; 1 where it does not tell."""
+def devices(context: Any) -> int:
+    """How many, by its `axis_context`, a lowered program is for, those of axes that a `shard_map` has taken apart; 1 where it does not tell."""
     mesh = getattr(context, "mesh", None)
     if mesh is None:
         return getattr(context, "num_devices", 1)
@@ -32,5 +32,5 @@ def _devices(context: Any) -> int:
 
 
 mlir.register_lowering(
-    _is_alone, lambda context: [mlir.ir_constant(np.bool_(_devices(context.module_context.axis_context) == 1))]
+    _is_alone, lambda context: [mlir.ir_constant(np.bool_(devices(context.module_context.axis_context) == 1))]
 )

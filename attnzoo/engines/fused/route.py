@@ -18,7 +18,7 @@ from jax.interpreters import batching, mlir
 from attnzoo.contract import varying
 from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.call import Call
-from attnzoo.engines import dense
+from attnzoo.engines import alone, dense
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
 from attnzoo.engines.fused.terms import ProductScore, Terms
@@ -152,11 +152,11 @@ class Pass:
     def _terms(self, learned, q, k) -> Terms:
         """Those of the scores; a bias by keys is one of them."""
         params, bias = learned
-        terms = self.score.terms(params, q, k)
+        terms = varying.as_of(self.score.terms(params, q, k), q)
         if bias is None:
             return terms
-        by_key = bias.given[:, :, 0]
-        return terms._replace(of_key=by_key if terms.of_key is None else terms.of_key + by_key)
+        of_key = jnp.broadcast_to(bias.given[:, :, 0], (*bias.given.shape[:2], k.shape[1]))
+        return terms._replace(of_key=of_key if terms.of_key is None else terms.of_key + of_key)
 
 
 def interpreting(tiles: Tiles) -> Device:
@@ -214,14 +214,18 @@ def _of_one_platform(function: Callable, device: Device) -> Callable:
 
 
 def _lower(context, x, *, refusal: str | None):
-    platforms = context.module_context.platforms
-    if len(platforms) > 1:
+    module = context.module_context
+    if len(module.platforms) > 1:
         refusal = "a program with kernels of devices is lowered, and exported, for one platform"
+    elif alone.devices(module.axis_context) > 1:
+        refusal = (
+            "axes of the mesh are left to the compiler, which cannot split a kernel; split operands over all Explicit "
+            "axes, or attend in a shard_map over all axes"
+        )
     if refusal is None:
         return [x]
-    raise NotImplementedError(
-        f"implementation='pallas' cannot be lowered for {' and '.join(platforms)}: {refusal}; {INSTEAD}"
-    )
+    platforms = " and ".join(module.platforms)
+    raise NotImplementedError(f"implementation='pallas' cannot be lowered for {platforms}: {refusal}; {INSTEAD}")
 
 
 mlir.register_lowering(_lowered, _lower)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from attnzoo.contract import varying
 from attnzoo.engines import dense
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import NOWHERE, Found, Gradients, Operands, Pulled
@@ -123,16 +124,18 @@ class _Pass:
     def call(self, kernel: _Kernel, more: dict, results: tuple[Array, ...], sums: tuple[Array, ...]) -> list[jax.Array]:
         """The results of all tiles: arrays [B, heads, tiles, ...]."""
         given, (batch, _, num_heads, _) = self.given, self.given.q.shape
-        numbers, arrays = self._numbers(), self._arrays() | more
+        steps = [x.reshape(-1) for x in self.steps]
+        steps, numbers, arrays = varying.alike((steps, self._numbers(), self._arrays() | more))
         axis, side = ("row", given.queries) if self.is_by_row else ("column", given.keys)
         leading = batch, num_heads // self.inner, side.positions.shape[1] // side.tile
-        like = [jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype) for x in results]
+        of_mesh = jax.typeof(arrays["q"]).manual_axis_type
+        like = [jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype, manual_axis_type=of_mesh) for x in results]
         blocks = {name: self._block(x.shape, *OF_KEYS.get(name, ("row", "head"))) for name, x in arrays.items()}
         return pl.pallas_call(
             functools.partial(self._step, kernel, tuple(x.start for x in sums), len(results)),
             out_shape=like,
             grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=2,
+                num_scalar_prefetch=len(steps),
                 grid=(*leading[:2], self.steps.tile.shape[2], self.inner),
                 in_specs=[{name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers}, blocks],
                 out_specs=[self._block(x.shape, axis, "result") for x in like],
@@ -142,7 +145,7 @@ class _Pass:
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
             ),
-        )(self.steps.tile.reshape(-1), self.steps.other.reshape(-1), numbers, arrays)
+        )(*steps, numbers, arrays)
 
     def place(self, b, h, p, g, tile, other) -> _Place:
         """What a step is about, by the numbers of the grid and the steps in scalar memory."""
