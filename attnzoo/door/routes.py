@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 
 import jax
 
 from attnzoo.contract.call import Call
 from attnzoo.contract.sizes import Tree
 from attnzoo.engines import cudnn, modes
-from attnzoo.engines.fused import route, way
+from attnzoo.engines.fused import way
 from attnzoo.engines.fused.way import Way
 from attnzoo.kernel import Kernel
 
@@ -59,14 +58,15 @@ def run(
         with modes.forward_mode():
             return zoo(q, k, v)
     if isinstance(implementation, Way):
-        return _fused(implementation, kernel, lambda: zoo(q, k, v))
+        with way.asking(implementation, repr(kernel)):
+            return zoo(q, k, v)
     reasons, plain = _cudnn(kernel, q, k, v, call, with_residual)
     if implementation == "cudnn":
         if reasons:
-            raise NotImplementedError(f"{_declines('cudnn', kernel, reasons)}; {route.INSTEAD}")
+            raise NotImplementedError(_declines(kernel, reasons) + "; pass implementation=None or 'xla'")
         return plain(q, k, v)
     if reasons:
-        _say(_declines("cudnn", kernel, reasons) + "; taking 'xla'")
+        _say(_declines(kernel, reasons) + "; taking 'xla'")
         return zoo(q, k, v)
     return jax.lax.platform_dependent(q, k, v, cuda=plain, default=zoo)
 
@@ -82,22 +82,8 @@ def _cudnn(kernel, q, k, v, call: Call, with_residual):
     return reasons, lambda q, k, v: (cudnn.attend(q, k, v, masked), None)
 
 
-def _fused(asked: Way, kernel: Kernel, zoo: Callable):
-    """What the kernel gives where its softmax over tiles is one kernel of the device."""
-    with way.asking(asked) as found:
-        try:
-            out = zoo()
-        except route.Declined as declined:
-            reasons = declined.reasons
-        else:
-            reasons = [] if found.is_met else ["it is no softmax over tiles that are known beforehand"]
-    if reasons:
-        raise NotImplementedError(f"{_declines('pallas', kernel, reasons)}; {route.INSTEAD}")
-    return out
-
-
-def _declines(implementation: str, kernel: Kernel, reasons: list[str]) -> str:
-    return f"implementation={implementation!r} declines {kernel!r}: {'; '.join(reasons)}"
+def _declines(kernel: Kernel, reasons: list[str]) -> str:
+    return f"implementation='cudnn' declines {kernel!r}: {'; '.join(reasons)}"
 
 
 @functools.lru_cache(maxsize=256)

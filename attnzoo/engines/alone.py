@@ -24,7 +24,7 @@ def is_alone() -> jax.Array:
 
 
 def devices(context: Any) -> int:
-    """How many, by its `axis_context`, a lowered program is for, those of axes that a `shard_map` has taken apart; 1 where it does not tell."""
+    """How many a lowered program is for, those of axes that a `shard_map` has taken apart; 1 where it does not tell."""
     mesh = getattr(context, "mesh", None)
     if mesh is None:
         return getattr(context, "num_devices", 1)

@@ -226,8 +226,7 @@ def _pass_of(score: Callable, layout_of, per_pair: int, q, k, v, call: Call) -> 
     """By XLA, or by a kernel of ours where it is asked for."""
     if (asked := way.asked()) is None:
         return Pass(score, layout_of, per_pair)
-    asked.is_met = True
-    return route.Pass(route.taken(score, q, k, v, call), layout_of, asked.way)
+    return route.Pass(route.taken(asked, score, q, k, v, call), layout_of, asked)
 
 
 def as_part(out: jax.Array, rows: tuple[jax.Array, jax.Array]) -> dense.Part:

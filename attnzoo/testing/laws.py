@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -81,16 +82,17 @@ def low_precision_loses_little(subject: Subject) -> None:
 
 
 def vendors_are_right_or_decline(subject: Subject) -> None:
-    """A vendor's route, where it does not decline with reasons, errs little more than the equation in low precision."""
-    for dtype, is_causal in ((jnp.bfloat16, _forms(subject)[-1]), (jnp.float16, _forms(subject)[0])):
+    """A route of a device, where it does not decline with reasons, errs little more than the equation does."""
+    asked = (jnp.bfloat16, _forms(subject)[-1]), (jnp.float16, _forms(subject)[0])
+    for (dtype, is_causal), implementation in itertools.product(asked, ("cudnn", "pallas")):
         operands = subject.operands(length=256, dim=64, dtype=dtype)
         params = subject.params(operands)
         given = {"params": params, "is_causal": is_causal}
         try:
-            out, gradients = subject.pulled(operands, implementation="cudnn", **given)
+            out, gradients = subject.pulled(operands, implementation=implementation, **given)
         except NotImplementedError as refusal:
             if "declines" not in str(refusal) or type(subject.kernel).__name__ not in str(refusal):
-                raise subject.broken(f"the refusal of 'cudnn' does not tell why: {refusal}") from None
+                raise subject.broken(f"the refusal of {implementation!r} does not tell why: {refusal}") from None
             continue
         precise = Operands(*(x.astype(jnp.float32) for x in operands))
         plain, exact = (subject.pulled(x, implementation="reference", **given) for x in (operands, precise))
@@ -98,7 +100,7 @@ def vendors_are_right_or_decline(subject: Subject) -> None:
         for (name, times), got, rounded, precisely in zip(ALLOWED.items(), *found, strict=True):
             error, allowed = (float(np.abs(x.astype(jnp.float32) - precisely).max()) for x in (got, rounded))
             if not error <= times * allowed + float(jnp.finfo(dtype).eps * np.abs(precisely).max()):
-                raise subject.broken(f"{name} by 'cudnn' in {dtype.__name__} is off by {error:.3g}", error)
+                raise subject.broken(f"{name} by {implementation!r} in {dtype.__name__} is off by {error:.3g}", error)
 
 
 def transformations_change_nothing(subject: Subject) -> None:

@@ -22,34 +22,25 @@ from attnzoo.engines import alone, dense
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
 from attnzoo.engines.fused.terms import ProductScore, Terms
-from attnzoo.engines.fused.way import Tiles, Way
+from attnzoo.engines.fused.way import Asked, Tiles
 from attnzoo.engines.schedule import Layout
 
-INSTEAD = "pass implementation=None or 'xla'"
 
+def taken(asked: Asked, score: Callable, q: jax.Array, k: jax.Array, v: jax.Array, call: Call) -> ProductScore:
+    """The score of a call of `streaming.part` that a kernel takes.
 
-class Declined(NotImplementedError):
-    """A call that no kernel of ours takes.
-
-    Attributes:
-      reasons: all of them.
+    Raises:
+      NotImplementedError: none does; all reasons are listed.
     """
-
-    def __init__(self, reasons: list[str]):
-        super().__init__("; ".join(reasons))
-        self.reasons = reasons
-
-
-def taken(score: Callable, q: jax.Array, k: jax.Array, v: jax.Array, call: Call) -> ProductScore:
-    """The score of a call of `streaming.part` that a kernel takes; raises `Declined` where none does."""
+    asked.is_met = True
     reasons = _declined(q, call)
     if not isinstance(score, ProductScore):
-        raise Declined([*reasons, "its scores are no products of queries and keys"])
-    if reasons:
-        raise Declined(reasons)
-    given = {device: device.declined(q, k, v) for device in devices()}
+        raise asked.declined([*reasons, "its scores are no products of queries and keys"])
+    given = {device.name: device.declined(q, k, v) for device in devices()}
     if all(given.values()):
-        raise Declined([f"on {device.name}: {reason}" for device, reasons in given.items() for reason in reasons])
+        reasons += [f"{reason}, on {name}" for name, each in given.items() for reason in each]
+    if reasons:
+        raise asked.declined(reasons)
     return score
 
 
@@ -83,8 +74,8 @@ def devices() -> tuple[Device, ...]:
 class Pass:
     """As `streaming.Pass`, which tells of arguments, by kernels of devices."""
 
-    def __init__(self, score: ProductScore, layout_of: Callable[..., Layout], way: Way):
-        self.score, self.layout_of, self.way = score, layout_of, way
+    def __init__(self, score: ProductScore, layout_of: Callable[..., Layout], asked: Asked):
+        self.score, self.layout_of, self.asked = score, layout_of, asked
 
     def found(self, operands, learned, fixed):
         """out [B, T, N, Hv], and by row [B, N, T] the largest score and the logarithm of the sum."""
@@ -96,21 +87,46 @@ class Pass:
 
     def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
         """Those of operands and of what is learned."""
-        given = operands, learned, fixed, out, rows, d_out, d_log_total
-        return _once(functools.partial(self._by_platform, self._gradients, (operands, learned)))(*given)
+        given = learned, fixed, out, rows, d_out, d_log_total
+        return self._by_platform(self._gradients, (operands, learned), operands, *given)
 
     def _by_platform(self, function: Callable, like: Any, operands, *rest):
         """`function(device, ...)`, which gives arrays `like` these, of the device that the program is lowered for."""
-        branches = {}
+        branches: dict[str, Callable] = {}
         for device in devices():
             reasons = device.declined(*operands)
-            refused = _refusing(like, f"{device.name} declines it: {'; '.join(reasons)}")
-            branches[device.platform] = refused if reasons else _of_one_platform(function, device)
-        if self.way.interpreted is not None:
-            branches["cpu"] = _of_one_platform(function, interpreting(self.way.interpreted))
+            branch = functools.partial(function, device)
+            branches[device.platform] = self._refusing(like, reasons) if reasons else self._lowered(branch)
+        if self.asked.way.interpreted is not None:
+            branches["cpu"] = self._lowered(functools.partial(function, interpreting(self.asked.way.interpreted)))
         names = " and ".join(device.name for device in devices())
-        elsewhere = _refusing(like, f"its kernels are those of {names}")
-        return jax.lax.platform_dependent(operands, *rest, **branches, default=elsewhere)
+        elsewhere = self._refusing(like, [f"it is a kernel of {names}"])
+        chosen = jax.custom_jvp(functools.partial(jax.lax.platform_dependent, **branches, default=elsewhere))
+
+        @chosen.defjvp
+        def differentiated(primals, tangents):
+            raise self.asked.declined(["it has no forward mode, and no gradients of gradients"])
+
+        return chosen(operands, *rest)
+
+    def _lowered(self, branch: Callable) -> Callable:
+        """A branch that looks at what it is lowered for."""
+
+        def looking(operands, *rest):
+            q, *others = operands
+            return branch((_lowered.bind(q, asked=self.asked, reasons=()), *others), *rest)
+
+        return looking
+
+    def _refusing(self, like: Any, reasons: list[str]) -> Callable:
+        """A branch that gives arrays `like` these, and raises where it is lowered."""
+
+        def refusing(operands, *rest):
+            nothing = _lowered.bind(operands[0], asked=self.asked, reasons=tuple(reasons)).ravel()[0] * 0
+            zero = lambda x: jnp.zeros(x.shape, x.dtype) + nothing.astype(x.dtype)
+            return varying.as_of(jax.tree.map(zero, like), (operands, rest))
+
+        return refusing
 
     def _found(self, device: Device, operands, learned, fixed):
         terms, cutting, given = self._given(device.tiles[0], operands, learned, fixed)
@@ -176,56 +192,23 @@ def _added(x: jax.Array, more: jax.Array) -> jax.Array:
     return (x.astype(jnp.float32) + more.astype(jnp.float32)).astype(x.dtype)
 
 
-def _once(gradients: Callable) -> Callable:
-    """Gradients that tell that they have none."""
-    told = jax.custom_jvp(gradients)
-
-    @told.defjvp
-    def again(primals, tangents):
-        raise NotImplementedError(f"implementation='pallas' has no gradients of gradients; {INSTEAD}")
-
-    return told
-
-
-_lowered = Primitive("lowered")  # the identity, which looks at what it is lowered for
-_lowered.def_abstract_eval(lambda x, *, refusal: x)
+_lowered = Primitive("lowered")  # the identity
+_lowered.def_abstract_eval(lambda x, **params: x)
 batching.primitive_batchers[_lowered] = lambda args, axes, **params: (_lowered.bind(*args, **params), axes[0])
 
 
-def _refusing(like: Any, refusal: str) -> Callable:
-    """A branch of a program that gives arrays `like` these, and raises where it is lowered."""
-
-    def refusing(operands, *rest):
-        nothing = _lowered.bind(operands[0], refusal=refusal).ravel()[0] * 0
-        zero = lambda x: jnp.zeros(x.shape, x.dtype) + nothing.astype(x.dtype)
-        return varying.as_of(jax.tree.map(zero, like), (operands, rest))
-
-    return refusing
-
-
-def _of_one_platform(function: Callable, device: Device) -> Callable:
-    """The branch of a device, which raises where a program is lowered for several platforms at once."""
-
-    def of_one(operands, *rest):
-        q, *others = operands
-        return function(device, (_lowered.bind(q, refusal=None), *others), *rest)
-
-    return of_one
-
-
-def _lower(context, x, *, refusal: str | None):
+def _lower(context, x, *, asked: Asked, reasons: tuple[str, ...]):
     module = context.module_context
     if len(module.platforms) > 1:
-        refusal = "a program with kernels of devices is lowered, and exported, for one platform"
+        reasons = ("a program with kernels of devices is lowered, and exported, for one platform",)
     elif alone.devices(module.axis_context) > 1:
-        refusal = (
-            "axes of the mesh are left to the compiler, which cannot split a kernel; split operands over all Explicit "
-            "axes, or attend in a shard_map over all axes"
+        reasons = (
+            "axes of the mesh are left to the compiler, which cannot split a kernel: split operands over all Explicit "
+            "axes, or attend in a shard_map over all axes",
         )
-    if refusal is None:
-        return [x]
-    platforms = " and ".join(module.platforms)
-    raise NotImplementedError(f"implementation='pallas' cannot be lowered for {platforms}: {refusal}; {INSTEAD}")
+    if reasons:
+        raise asked.declined([*reasons], f" on {' and '.join(module.platforms)}")
+    return [x]
 
 
 mlir.register_lowering(_lowered, _lower)

@@ -59,11 +59,17 @@ class Asked:
 
     Attributes:
       way: how they are run.
+      by: who asks, for messages.
       is_met: whether softmax over listed tiles came, which they compute.
     """
 
-    def __init__(self, way: Way):
-        self.way, self.is_met = way, False
+    def __init__(self, way: Way, by: str):
+        self.way, self.by, self.is_met = way, by, False
+
+    def declined(self, reasons: list[str], where: str = "") -> NotImplementedError:
+        """The error that tells why."""
+        told = "; ".join([*reasons, "pass implementation=None or 'xla'"])
+        return NotImplementedError(f"implementation='pallas' declines {self.by}{where}: {told}")
 
 
 _tiles: ContextVar[Tiles | None] = ContextVar("attnzoo_tiles", default=None)
@@ -87,14 +93,20 @@ def asked() -> Asked | None:
 
 
 @contextlib.contextmanager
-def asking(way: Way) -> Iterator[Asked]:
-    """What is traced inside takes kernels of ours for softmax over listed tiles."""
-    found = Asked(way)
+def asking(way: Way, by: str) -> Iterator[None]:
+    """What is traced inside takes kernels of ours for softmax over listed tiles.
+
+    Raises:
+      NotImplementedError: there is none.
+    """
+    found = Asked(way, by)
     token = _asked.set(found)
     try:
-        yield found
+        yield
     finally:
         _asked.reset(token)
+    if not found.is_met:
+        raise found.declined(["it is no softmax over tiles that are known beforehand"])
 
 
 @contextlib.contextmanager

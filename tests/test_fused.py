@@ -1,0 +1,320 @@
+"""Kernels of devices in the place of softmax over tiles: what they list, and what a CPU interprets of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
+from attnzoo import (
+    Additive,
+    ALiBi,
+    BigBird,
+    Dims,
+    Linear,
+    Local,
+    NadarayaWatson,
+    SlidingWindow,
+    Softmax,
+    SparseTransformer,
+    attend,
+)
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import schedule, streaming
+from attnzoo.engines.fused.operands import NOWHERE, Cutting, visible_of
+from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
+from attnzoo.engines.fused.way import Tiles, interpreted
+from attnzoo.testing import check_law
+
+SMALL = Tiles(quantum=8, largest=16, grain=8)
+QUERIES, KEYS = 37, 40
+OF_TPU = [jax.export.DisabledSafetyCheck.custom_call("tpu_custom_call")]
+
+WINDOW, DILATED = SlidingWindow(5, 3), SlidingWindow(2, 2, dilation=3, global_tokens=2)
+BLOCKS, SUMMARIES = Local(block_size=5), SparseTransformer(block_size=6, summary=2)
+everything = lambda i, j: np.ones(np.broadcast_shapes(i.shape, j.shape), bool)
+LAYOUTS = {
+    "all": (lambda mask: mask, streaming.natural_layout, everything),
+    "window": (lambda mask: mask.within(WINDOW.band), WINDOW._layout, everything),
+    "dilated": (lambda mask: mask.within(DILATED.band), DILATED._layout, everything),
+    "blocks": (lambda mask: mask, BLOCKS._layout, lambda i, j: i // 5 == j // 5),
+    "summaries": (lambda mask: mask, SUMMARIES._summaries, lambda i, j: SUMMARIES.is_summary(j) | (i < -99)),
+}
+
+
+def listed(pairs):
+    """Pairs of tiles of one head, none twice, and whether each is said to be whole."""
+    start, middle, other = (np.asarray(x[0, 0]) for x in pairs)
+    tile = np.repeat(np.arange(len(middle)), np.diff(start))
+    entries = zip(
+        tile.tolist(), other[: start[-1]].tolist(), (np.arange(start[-1]) < middle[tile]).tolist(), strict=True
+    )
+    found = {(a, b): is_whole for a, b, is_whole in entries}
+    assert len(found) == start[-1] and (middle >= start[:-1]).all() and (middle <= start[1:]).all()
+    return found
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_lists_hold_what_is_seen_once(name, is_causal):
+    """Sorted both ways, at offsets known and traced; whole tiles hide nothing, and kernels see what masks do."""
+    masked, layout_of, pattern = LAYOUTS[name]
+    for offset in (0, 11, -9, jnp.full((1, 1), 7)):
+        mask = masked(Mask(QUERIES, KEYS, is_causal, offset))
+        cutting = Cutting.of(layout_of, mask, (), SMALL)
+        rows, columns = (np.asarray(x[0]) for x in cutting[:2])
+        by_row, by_column = map(listed, cutting.lists)
+        assert by_row == {(row, column): whole for (column, row), whole in by_column.items()}
+        assert rows.shape[1] % SMALL.grain == columns.shape[1] % SMALL.grain == 0
+        place = int(np.max(offset))
+        i, j = np.arange(QUERIES)[:, None] + place, np.arange(KEYS)[None]
+        seen = np.asarray(jax.tree.map(lambda x: x[0, 0], mask).at(np.arange(QUERIES), np.arange(KEYS))) & pattern(i, j)
+        met = np.zeros((QUERIES, KEYS), int)
+        for (row, column), is_whole in by_row.items():
+            pair = np.ix_(rows[row][rows[row] >= 0], columns[column][columns[column] >= 0])
+            met[pair] += 1
+            assert not is_whole or (seen[pair].all() and (rows[row] >= 0).all() and (columns[column] >= 0).all())
+        assert (met[seen] == 1).all()
+        np.testing.assert_array_equal(visible_of(mask)(i, j, 0) & pattern(i, j), seen)
+        nobody, nothing = np.full((1, 1), -NOWHERE), np.full((1, 1), NOWHERE)
+        assert not visible_of(mask)(i, nothing, 0).any() and not visible_of(mask)(nobody, j, 0).any()
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_steps_begin_and_end_each_tile(is_traced):
+    """Also one beside which nothing stands; where pairs are traced, what follows the last step does nothing."""
+    given = jnp.array([[[1, 0, 2]]]), ([0, 1, 1, 3], [1, 1, 1], [1, 0, 2])
+    pairs = Cutting.of(streaming.natural_layout, Mask(8, 8), (), SMALL).lists.by_row
+    xp = jnp if is_traced else np
+    start, middle, other = (xp.asarray(x, np.int32)[None, None] for x in given[1])
+    tile, beside = (np.asarray(x[0, 0]) for x in Steps.of(type(pairs)(start, middle, other)))
+    assert len(tile) == (6 if is_traced else 4)
+    np.testing.assert_array_equal(tile[:4] >> BITS, [0, 1, 2, 2])
+    np.testing.assert_array_equal(
+        tile[:4] & 15, [FIRST | LAST | PAIR, FIRST | LAST, FIRST | PAIR | PARTIAL, LAST | PAIR | PARTIAL]
+    )
+    np.testing.assert_array_equal(beside[[0, 2, 3]], [1, 0, 2])
+    assert not (tile[4:] & 15).any()
+
+
+def test_tiles_suit_the_device():
+    """Multiples of its quantum; fewer keys than a tile make a smaller one, and blocks are filled up."""
+    tiles = Tiles(quantum=128, largest=512, grain=16)
+    assert [tiles.size(*x) for x in ((32768, 512), (32768, 255), (700, 512), (37, 512), (4096, 2048))] == [
+        512,
+        256,
+        384,
+        128,
+        512,
+    ]
+    for kernel, size in ((SlidingWindow(255, 0), 256), (SlidingWindow(1, 1), 128), (Local(block_size=20), 32)):
+        mask = Mask(4096, 4096, True).within(kernel.band) if isinstance(kernel, SlidingWindow) else Mask(4096, 4096)
+        cutting = Cutting.of(kernel._layout, mask, (), tiles)
+        assert cutting.rows.shape[2] == cutting.columns.shape[2] == size
+    assert schedule.tile_size(4096, 255) == 241  # not XLA's
+
+
+def operands(length=QUERIES, keys=KEYS, heads=4, kv_heads=2, dim=8, dtype=jnp.float32):
+    shapes = (2, length, heads, dim), (2, keys, kv_heads, dim), (2, keys, kv_heads, dim)
+    return [jax.random.normal(jax.random.key(n), shape, dtype) for n, shape in enumerate(shapes)]
+
+
+def pulled(implementation, given, learned, **arguments):
+    """Outputs and residuals, and the gradients of a curved function of both by operands and by what is learned."""
+
+    def curved(given, learned):
+        out, residual = attend(*given, implementation=implementation, return_residual=True, **arguments, **learned)
+        seen = jnp.isfinite(residual)
+        return jnp.sin(3 * out).sum() + jnp.cos(jnp.where(seen, residual, 0)).sum(), (out, residual)
+
+    return jax.jit(jax.value_and_grad(curved, (0, 1), has_aux=True))(given, learned)
+
+
+SEGMENTS = {
+    "query_segment_ids": np.arange(QUERIES)[None].repeat(2, 0) // 7,
+    "key_value_segment_ids": np.arange(KEYS)[::-1][None].repeat(2, 0) // 9,
+}
+LENGTHS = {"query_seq_lengths": np.array([30, 9]), "key_value_seq_lengths": np.array([13, KEYS])}
+LEARNED = {"scale": 0.7, "soft_cap": 2.0, "sinks": np.array([0.3, -0.2, 0.1, 2.0], np.float32)}
+BY_KEY = {"bias": np.where(np.arange(2 * 4 * KEYS) % 7, 0.5, -np.inf).reshape(2, 4, 1, KEYS).astype(np.float32)}
+SAME = operands(KEYS)
+EQUAL = {  # kernel, operands, what is asked, what is learned beside operands
+    "causal": (Softmax(), operands(), {"is_causal": True, "query_offset": -5} | SEGMENTS, LEARNED),
+    "blocks that are drawn": (BigBird(block_size=4, num_random=2), SAME, LENGTHS, {}),
+    "distances": (
+        NadarayaWatson(1.5),
+        operands(kv_heads=1),
+        {"is_causal": True, "query_offset": np.array([3, -8])},
+        BY_KEY,
+    ),
+}
+EQUAL_TOO = {
+    "all": (Softmax(), operands(kv_heads=1), LENGTHS, BY_KEY),
+    "causal, drawn": (BigBird(block_size=4, num_random=2), operands(KEYS, kv_heads=4), {"is_causal": True}, {}),
+    "window": (
+        SlidingWindow(5, 0),
+        operands(),
+        {"is_causal": True, "query_offset": np.array([3, -8])},
+        {"soft_cap": 1.0},
+    ),
+    "dilated": (DILATED, operands(), {"query_offset": 2} | SEGMENTS, {}),
+    "dilated, causal": (DILATED, SAME, {"is_causal": True}, {}),
+    "blocks": (BLOCKS, operands(kv_heads=4), {"query_offset": 3} | LENGTHS, {}),
+    "blocks of whole tiles": (Local(block_size=8), SAME, {"is_causal": True}, {}),
+    "two sets": (SUMMARIES, SAME, {"is_causal": True}, LEARNED),
+    "mask_mod": (Softmax(), operands(), {"mask_mod": lambda head, i, j: (i // 3 + j % 5 + head) % 3 != 0}, {}),
+    "prefix": (Softmax(), SAME, {"mask_mod": lambda head, i, j: (j <= i) | (j < 20)}, {}),
+    "precise": (Softmax(), SAME, {"is_causal": True, "precision": "bfloat16"}, {}),
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in EQUAL_TOO]
+
+
+@pytest.mark.parametrize("name", [*EQUAL, *SLOW])
+def test_interpreted_it_equals_the_equation(name):
+    """Outputs, residuals and all gradients; whatever the default precision is where it is traced."""
+    kernel, given, asked, learned = (EQUAL | EQUAL_TOO)[name]
+    learned = jax.tree.map(jnp.asarray, learned)
+    with interpreted():
+        (_, found), grads = pulled("pallas", given, learned, kernel=kernel, **asked)
+    plain = {x: asked[x] for x in asked if x != "precision"}
+    (_, expected), expected_grads = pulled("reference", given, learned, kernel=kernel, **plain)
+    got, wanted = jax.tree.leaves((found, grads)), jax.tree.leaves((expected, expected_grads))
+    for x, y in zip(got, wanted, strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(64, 0), SUMMARIES], ids=repr)
+def test_in_low_precision_it_errs_as_the_equation_does(kernel):
+    given = operands(dtype=jnp.bfloat16)
+    with interpreted():
+        found = pulled("pallas", given, {}, kernel=kernel, is_causal=True)
+    plain = pulled("reference", given, {}, kernel=kernel, is_causal=True)
+    exact = pulled("reference", [x.astype(jnp.float32) for x in given], {}, kernel=kernel, is_causal=True)
+    for x, y, true in zip(*map(jax.tree.leaves, (found, plain, exact)), strict=True):
+        error, allowed = (float(jnp.abs(z.astype(jnp.float32) - true).max()) for z in (x, y))
+        assert error <= 2 * allowed + float(jnp.finfo(jnp.bfloat16).eps * jnp.abs(true).max())
+
+
+ROWS = np.arange(QUERIES)
+DECLINED = {
+    "a bias of positions": (Softmax(), {"bias": ALiBi.of(4)}),
+    "a bias by queries": (Softmax(), {"bias": np.zeros((QUERIES, KEYS), np.float32)}),
+    "a score_mod": (Softmax(), {"score_mod": lambda score, head, i, j: score + i}),
+    "a dense mask": (Softmax(), {"mask": np.ones((QUERIES, KEYS), bool)}),
+    "dropout": (Softmax(), {"dropout_rate": 0.5, "rng": jax.random.key(0)}),
+    "a mask_mod that closes over arrays": (Softmax(), {"mask_mod": lambda head, i, j: jnp.asarray(ROWS)[i] >= j}),
+    "global tokens by name": (SlidingWindow(3, 3), {"global_tokens": np.array([[1, 5]] * 2)}),
+    "its scores are no products": (Additive(), {}),
+    "it is no softmax": (Linear(), {}),
+    "it is no softmax over": (Local(4, "strided"), {}),
+}
+
+
+@pytest.mark.parametrize("reason", DECLINED)
+def test_what_it_declines(reason):
+    """By name, with all reasons and another way, before anything is run."""
+    kernel, arguments = DECLINED[reason]
+    given = operands(KEYS if not kernel.supports.cross else QUERIES)
+    params = kernel.init(jax.random.key(0), Dims.of(*given))
+    with pytest.raises(NotImplementedError, match=f"'pallas' declines {type(kernel).__name__}.*{reason}.*or 'xla'"):
+        jax.eval_shape(
+            lambda *x: attend(*x, kernel=kernel, params=params, implementation="pallas", **arguments), *given
+        )
+
+
+def test_all_reasons_are_listed():
+    given = operands(dtype=jnp.float16, dim=300)
+    with pytest.raises(NotImplementedError, match=r"dropout came.*float16.*on a TPU.*a head dim of 300"):
+        asked = {"dropout_rate": 0.5, "rng": jax.random.key(0), "implementation": "pallas"}
+        jax.eval_shape(lambda *x: attend(*x, **asked), *given)
+
+
+SHAPES = [jax.ShapeDtypeStruct((2, 256, 4, 64), jnp.bfloat16)] * 3
+
+
+def exported(call, *platforms):
+    return jax.export.export(jax.jit(call), platforms=platforms, disabled_checks=OF_TPU)(*SHAPES).mlir_module()
+
+
+def test_it_is_one_kernel_where_it_is_lowered():
+    """One forward and two for gradients on a TPU; elsewhere, and for several platforms, it says what it is for."""
+    call = lambda *x: attend(*x, is_causal=True, implementation="pallas").astype(jnp.float32).sum()
+    assert exported(call, "tpu").count("@tpu_custom_call") == 1
+    gradient = jax.grad(call, (0, 1, 2))
+    assert exported(gradient, "tpu").count("@tpu_custom_call") == 3
+    with pytest.raises(NotImplementedError, match=r"declines Softmax.* on tpu and cpu: .*for one platform"):
+        exported(call, "tpu", "cpu")
+    q = jnp.ones((1, 8, 2, 8))
+    with pytest.raises(NotImplementedError, match=r"declines Softmax.* on cpu: it is a kernel of a TPU"):
+        attend(q, q, q, implementation="pallas")
+    with pytest.raises(NotImplementedError, match=r"declines Softmax.*no gradients of gradients"), interpreted():
+        jax.eval_shape(jax.grad(lambda q: jax.grad(lambda q: call(q, q, q))(q).sum()), q)
+
+
+@pytest.mark.slow
+def test_batches_of_calls_and_rematerialised_ones_are_as_others():
+    call = lambda q, k, v: attend(q, k, v, kernel=BigBird(block_size=4), implementation="pallas")
+    given = [x[:, None] for x in SAME]
+    with interpreted():
+        plain = jax.jit(call)(*SAME)
+        np.testing.assert_allclose(jax.jit(jax.vmap(call))(*given)[:, 0], plain, atol=1e-6)
+        slope = lambda call: jax.jit(jax.grad(lambda q, k, v: jnp.sin(call(q, k, v)).sum()))(*SAME)
+        np.testing.assert_allclose(slope(jax.checkpoint(call)), slope(call), atol=1e-6)
+
+
+def test_a_mesh_splits_what_a_compiler_cannot():
+    """Explicit axes: each device has a kernel of its part; what is left to a compiler is refused."""
+    call = lambda *x: attend(*x, implementation="pallas")
+    for names, raises in ((("a", "b"), False), (("a", None), True)):
+        mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
+        split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(names[0], None, names[1]))
+        given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split) for x in SHAPES]
+        with jax.sharding.use_abstract_mesh(mesh):
+            traced = jax.jit(call).trace(*given)
+        if raises:
+            with pytest.raises(NotImplementedError, match="axes of the mesh are left to the compiler"):
+                traced.lower(lowering_platforms=("tpu",))
+        else:
+            assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+LAWS = (
+    "low_precision_loses_little",
+    "transformations_change_nothing",
+    "the_future_cannot_touch_the_past",
+    "hidden_keys_touch_nothing",
+    "padding_changes_nothing",
+    "packed_neighbours_cannot_touch_each_other",
+    "blind_queries_give_nothing",
+    "any_length_works",
+    "shared_key_heads_equal_repeated_ones",
+    "scale_scales",
+    "sinks_join_the_sum",
+    "residual_is_the_log_of_the_sum",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("kernel", [Softmax(), DILATED, BigBird(block_size=4, num_random=2), SUMMARIES], ids=repr)
+def test_it_obeys_laws(kernel, law):
+    jax.clear_caches()  # programs of tests know "pallas" by its name alone
+    with interpreted():
+        check_law(kernel, law, "pallas")
+    jax.clear_caches()
+
+
+@pytest.mark.slow
+def test_a_peer_gives_the_same():
+    """jax's splash attention, for a causal window, interpreted as well."""
+    given = operands(256, 256, heads=2, kv_heads=2, dim=64)
+    with interpreted(quantum=128, largest=128):
+        out = attend(*given, kernel=SlidingWindow(100, 0), is_causal=True, scale=1.0, implementation="pallas")
+    mask = splash_attention_mask.LocalMask((256, 256), (100, 0), 0)
+    peer = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([mask] * 2), head_shards=1, q_seq_shards=1, interpret=True
+    )
+    expected = jax.vmap(peer)(*(jnp.moveaxis(x, 2, 1) for x in given))
+    np.testing.assert_allclose(out, jnp.moveaxis(expected, 1, 2), atol=2e-5)
