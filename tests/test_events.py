@@ -1,10 +1,11 @@
-"""Curves for TensorBoard: every point once, whatever happens to the run."""
+"""Curves for TensorBoard and Weights & Biases: every point once, whatever happens to the run."""
 
 import pathlib
 import re
 import struct
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -88,11 +89,62 @@ def test_a_cell_that_was_killed_ends_with_the_curves_of_its_row(tmp_path):
     assert points(folder, "validation/accuracy") == near((step, -score) for step, score in row["validations"])
 
 
-def test_the_flag_is_refused_without_the_extra(tmp_path):
-    code = "import runpy, sys; sys.modules['tensorboardX'] = None; sys.argv[0] = 'x'\n"
+@pytest.fixture
+def wandb(monkeypatch):
+    """In the place of the package, which is large: what it was told, by run."""
+    runs = {}
+
+    class Run:
+        def __init__(self, id, dir, mode, **given):
+            self.told, self.is_done, self.given, self.mode = [], False, given, mode
+            pathlib.Path(dir, "wandb", f"offline-run-{len(runs)}-{id}").mkdir(parents=True)
+            self.log, self.define_metric = self.told.append, lambda *given, **how: None
+            runs.setdefault(id, []).append(self)
+
+        def finish(self):
+            self.is_done = True
+
+    package = types.ModuleType("wandb")
+    package.init, package.Settings = lambda settings, **given: Run(**given), dict
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.delitem(sys.modules, "experiments.train.weights_and_biases", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    yield runs
+    sys.modules.pop("experiments.train.weights_and_biases", None)
+
+
+def test_weights_and_biases_is_told_the_same_and_sends_nothing(tmp_path, wandb):
+    from experiments.train import weights_and_biases
+
+    for done in (1, 2):
+        with weights_and_biases.following(tmp_path, "accuracy", "attention", "cell", {"width": 8}) as tell:
+            tell(Progress(step=10 * done, curve=[(0, 8.0), (10, 7.0)][:done], validations=[(10, -0.5)][: done - 1]))
+    first, second = wandb["cell"]
+    assert first.told == [{"train/bits": 8.0, "step": 0}] and first.is_done and first.mode == "offline"
+    assert second.told == [*first.told, {"train/bits": 7.0, "step": 10}, {"validation/accuracy": 0.5, "step": 10}]
+    assert [path.name for path in (tmp_path / "wandb").iterdir()] == ["offline-run-1-cell"]  # no try before it
+    assert second.given["project"] == "attention" and second.given["config"] == {"width": 8}
+
+
+def test_weights_and_biases_itself(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    from experiments.train import weights_and_biases
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with weights_and_biases.following(tmp_path, "bits", "attention", "cell", {"width": 8}) as tell:
+        tell(Progress(step=1, curve=[(0, 8.0)]))
+    [kept] = tmp_path.rglob("run-cell.wandb")
+    assert b"train/bits" in kept.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flag, module, extra", [("--tensorboard", "tensorboardX", "tensorboard"), ("--wandb=mine", "wandb", "wandb")]
+)
+def test_flags_are_refused_without_their_extras(tmp_path, flag, module, extra):
+    code = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv[0] = 'x'\n"
     code += "runpy.run_module('experiments.accuracy', run_name='__main__')"
-    words = [sys.executable, "-c", code, "--tensorboard", f"--out={tmp_path / 'out'}"]
+    words = [sys.executable, "-c", code, flag, f"--out={tmp_path / 'out'}"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=pathlib.Path(__file__).parent.parent)
-    assert done.returncode == 2 and "pip install -e '.[tensorboard]'" in done.stderr
-    assert "error: --tensorboard needs tensorboardX" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and f"pip install -e '.[{extra}]'" in done.stderr
+    assert f"error: {flag.partition('=')[0]} needs {module}" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

@@ -24,7 +24,7 @@ BEST = "★ "
 
 
 class Found(NamedTuple):
-    """What a column has of a kernel: its text with a number, the form that was measured, and where its interval ends."""
+    """What a column has of a kernel: its text with a number, the form that was measured, where its interval ends."""
 
     text: str
     value: float

@@ -26,6 +26,7 @@ from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
 
 RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
+WANDB = "weights_and_biases"
 BINS = 16  # parts in which loss by position is kept
 
 
@@ -199,13 +200,23 @@ def tests(settings: Settings, cell: Cell, model: nnx.Module, devices: Devices | 
     return here | {"by_length": elsewhere, "probes": probed(settings, cell, model, devices)}
 
 
+@contextlib.contextmanager
 def _curves(settings: Settings, cell: Cell):
-    """What is told of each step is written for TensorBoard, where that is asked for."""
-    if not (settings.tensorboard and processes.is_first()):
-        return contextlib.nullcontext(lambda progress: None)
-    from experiments.train import tensorboard  # which is an extra
+    """What is told of each step is written for the programs that are asked for."""
+    out, name = pathlib.Path(settings.out), cell.name(settings)
+    with contextlib.ExitStack() as told:
+        tells = []
+        if settings.tensorboard and processes.is_first():
+            from experiments.train import tensorboard  # which is an extra
 
-    return tensorboard.following(pathlib.Path(settings.out) / CURVES / cell.name(settings), cell.task.metric)
+            tells.append(told.enter_context(tensorboard.following(out / CURVES / name, cell.task.metric)))
+        if settings.wandb and processes.is_first():
+            from experiments.train import weights_and_biases  # another
+
+            asked = cell.row(settings)
+            run = weights_and_biases.following(out / WANDB, cell.task.metric, settings.wandb, name, asked)
+            tells.append(told.enter_context(run))
+        yield lambda progress: [tell(progress) for tell in tells]
 
 
 def description(settings: Settings, cell: Cell, model: LanguageModel) -> language.Description:

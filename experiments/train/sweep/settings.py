@@ -113,6 +113,9 @@ class Settings(processes.Settings):
         "", "i/n: only the i-th of n parts of the sweep, counted from 0.", parsing.shard
     )
     tensorboard: bool = flag(False, "Write curves while training, to <out>/tensorboard/<cell>.")
+    wandb: str = flag(
+        "", "A project of Weights & Biases: curves in <out>/weights_and_biases, for `wandb sync`."
+    )
     out: str = flag("runs/accuracy", "Folder for rows and figures.")
     dry_run: bool = flag(False, "List the cells and predicted hours, and run none.")
 
@@ -120,6 +123,8 @@ class Settings(processes.Settings):
         super().__post_init__()
         if self.tensorboard:
             optional.require("tensorboardX", "tensorboard", "--tensorboard")
+        if self.wandb:
+            optional.require("wandb", "wandb", "--wandb")
         if self.dropout >= 1:
             raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
         if not self.is_apart and (self.minutes or self.memory):
