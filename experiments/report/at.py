@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from attnzoo.models.presets import PRESETS
 from experiments.accuracy import run as accuracy
 from experiments.bench import records
 from experiments.scaling import analysis as scaling
@@ -24,7 +25,7 @@ BEST = "★ "
 
 
 class Found(NamedTuple):
-    """What a column has of a kernel: its text with a number, the form that was measured, where its interval ends."""
+    """What a column has of a kernel: its text and number, the form that was measured, and where its interval ends."""
 
     text: str
     value: float
@@ -66,13 +67,22 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
             naming.short(kernels[name]),
             *(_cell(column, name, kernels[name]) for column in columns),
             refused.get(name, ""),
-            f"attnzoo.attend(query, key, value, kernel=attnzoo.{naming.short(kernels[name]).removesuffix(')')}"
-            f"{')' if '(' in naming.short(kernels[name]) else '()'})",
+            _code(kernels[name]),
         ]
         for name in names
     ]
     told = f"; times of {scaling.setting_text(timed[0])}" if timed else ""
     return Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
+
+
+def _code(kernel: str) -> str:
+    """The line that calls a kernel of the library, or makes a published model's."""
+    short = naming.short(kernel)
+    call = short if "(" in short else f"{short}()"
+    is_preset = call.partition("(")[0] in {each.__name__ for each in PRESETS.values()}
+    return (
+        f"attnzoo.models.presets.{call}" if is_preset else f"attnzoo.attend(query, key, value, kernel=attnzoo.{call})"
+    )
 
 
 def _is_of(experiment, row: dict) -> bool:

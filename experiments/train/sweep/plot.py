@@ -59,7 +59,7 @@ def _panels(measured, entries) -> list[Callable]:
         return [_by(entries, "width", {"length": length}) for length in lengths]
     panels = [_by(entries, "length", {"width": widths[0]})]
     if any(row["by_length"] for row in measured):
-        panels.append(_elsewhere(measured))
+        panels = [*panels * (len(lengths) > 1), _elsewhere(measured)]
     elif all("bits_by_position" in row for row in measured) and measured[0]["metric"] == "bits":
         panels.append(_positions(measured))
     return panels
@@ -102,7 +102,8 @@ def _elsewhere(measured) -> Callable:
         lengths = sorted({int(length) for row in measured for length in row["by_length"]} | {trained})
         figures.lengths_axis(axis, lengths)
         axis.axvline(trained, color="#bbbbbb", linewidth=0.8)
-        axis.set_title(f"trained at {trained:,} tokens, tested at others", fontsize=10, loc="left")
+        learned = "up to" if any(row.get("curriculum") for row in measured) else "at"
+        axis.set_title(f"trained {learned} {trained:,} tokens, tested at others", fontsize=10, loc="left")
         ends = []
         for which in dict.fromkeys(row["label"] for row in measured):
             own = [row for row in measured if row["label"] == which and row["length"] == trained]

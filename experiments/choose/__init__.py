@@ -1,0 +1,8 @@
+"""Which attention for this length, on this device, in this memory?
+
+    python -m experiments.choose --length=16384 --causal --decode --memory=8G --device=h100
+
+Every kernel of the catalogue, the fastest first, with the time and memory of one layer's attention, what it loses, and
+from which row each is known: a row measured on the device, a program that was compiled for it, or the formulas alone.
+What cannot serve, or does not fit, comes last and says why. Nothing is run or compiled; it takes about a minute.
+"""

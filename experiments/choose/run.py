@@ -1,0 +1,108 @@
+"""The catalogue, ranked for one call: what serves it by its time, and what does not with the reason."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+from attnzoo import Dims, Kernel, Softmax
+from experiments.bench import progress
+from experiments.bench.program import Program
+from experiments.choose import knowledge
+from experiments.choose.settings import Settings
+from experiments.show import naming, units
+
+UNKNOWN = "not trained in these rows"
+
+
+class Choice(NamedTuple):
+    """A kernel for the call: seconds and bytes, from where these are known, and why it cannot serve, if it cannot."""
+
+    kernel: Kernel
+    seconds: float
+    size: float
+    source: str
+    refusal: str = ""
+
+
+def run(settings: Settings) -> int:
+    """Print the ranking; 1 where nothing serves."""
+    rows = knowledge.read(pathlib.Path(settings.rows))
+    losses = knowledge.losses(rows)
+    about = settings.device, settings.length, settings.causal, passed(settings)
+    known = {kernel: knowledge.factor(rows, kernel, *about) for kernel in settings.kernels}
+    other = knowledge.typical([each for each in known.values() if each is not None])
+    every = sorted((choice(settings, kernel, each or other) for kernel, each in known.items()), key=_order)
+    header = ["", "kernel", "time", "memory", "known from", "beside softmax"]
+    lines = []
+    for place, each in enumerate(every, 1):
+        name = naming.short(repr(each.kernel))
+        if each.refusal:
+            lines.append(["", name, "", "", each.refusal, ""])
+            continue
+        lost = "; ".join(losses.get(type(each.kernel).__name__, [])) or UNKNOWN * (not isinstance(each.kernel, Softmax))
+        numbers = units.seconds_text(each.seconds), units.size_text(each.size)
+        lines.append([str(place), name, *numbers, each.source, lost])
+    progress.table(_title(settings), header, lines)
+    serving = [each for each in every if not each.refusal]
+    if serving:
+        print(f"the first as code: {_code(settings, serving[0].kernel)}")
+    return int(not serving)
+
+
+def passed(settings: Settings) -> str:
+    """What is done, as rows call it."""
+    return knowledge.DECODE if settings.decode else "train" if settings.train else "forward"
+
+
+def choice(settings: Settings, kernel: Kernel, known: knowledge.Factor) -> Choice:
+    """What is known of a kernel in the place of the call."""
+    length, heads = settings.length, settings.kv_heads or settings.heads
+    dims = Dims(settings.batch, length, length, settings.heads, heads, settings.head_dim, settings.head_dim)
+    program = Program(kernel, dims, settings.dtype, settings.causal, settings.train)
+    target = knowledge.chip(settings.device)
+    nothing = lambda why: Choice(kernel, math.inf, math.inf, "", why)
+    if refusal := _refusal(settings, program):
+        return nothing(refusal)
+    least = knowledge.least(kernel, dims, settings.dtype, settings.causal, passed(settings), target)
+    whole = lambda: sum(map(_bytes, program.shapes())) + program.largest_array()
+    size = kernel.state_bytes(dims, settings.dtype) if settings.decode else whole()
+    limit = min(settings.memory or math.inf, target.capacity)
+    if size > limit:
+        return nothing(f"needs at least {units.size_text(size)}, there are {units.size_text(limit)}")
+    return Choice(kernel, known.value * least, size, known.source)
+
+
+def _refusal(settings, program: Program) -> str:
+    if settings.decode and program.kernel.state_bytes(program.dims, settings.dtype) is None:
+        return "refused: it does not decode"
+    found = program.refusal()
+    return f"refused: {found.split('. ')[0]}" if found else ""
+
+
+def _bytes(tree) -> float:
+    return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
+
+
+def _order(each: Choice) -> tuple:
+    return bool(each.refusal), each.seconds
+
+
+def _title(settings: Settings) -> str:
+    device = knowledge.chip(settings.device).name
+    what = "a token after" if settings.decode else "forward and backward," if settings.train else "forward,"
+    return (
+        f"{what} {settings.length:,} tokens{', causal' * settings.causal}, batch {settings.batch}, "
+        f"{settings.heads} heads of {settings.head_dim}, {settings.dtype}, {device}"
+    )
+
+
+def _code(settings: Settings, kernel: Kernel) -> str:
+    if settings.decode:
+        sizes = f"batch={settings.batch}, num_heads={settings.heads}, head_dim={settings.head_dim}"
+        return f"attnzoo.start({sizes}, max_length={settings.length}, kernel=attnzoo.{kernel!r})"
+    causal = ", is_causal=True" if settings.causal else ""
+    return f"attnzoo.attend(query, key, value, kernel=attnzoo.{kernel!r}{causal})"
