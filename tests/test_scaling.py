@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from attnzoo import Dims, Kernel, Nystrom, SlidingWindow, Softmax, Support
+from attnzoo import Dims, Kernel, Nystrom, Retention, SlidingWindow, Softmax, Support
 from experiments.bench import memory, mesh, records, splitting, timing
 from experiments.bench import settings as declared
 from experiments.scaling import analysis, devices, prediction, run
@@ -88,6 +88,21 @@ def test_what_cannot_be_is_a_row_with_its_reason(tmp_path):
         and refused["status"] == "refused"
         and "Nystrom cannot honour `is_causal`" in refused["reason"]
     )
+
+
+def test_kernels_that_have_no_other_form_are_causal(tmp_path):
+    run.run(settings(tmp_path, kernels=(Softmax(), Retention()), lengths=(16,)))
+    rows = {row["name"]: row for row in records.read(tmp_path)}
+    assert {name: (row["status"], row["is_causal"]) for name, row in rows.items()} == {
+        "softmax": ("measured", False),
+        "retention": ("measured", True),
+    }
+    assert [entry["crossing"] for entry in json.loads((tmp_path / run.SUMMARY).read_text())] == [None, None]
+    labels = [analysis.label(row, list(rows.values())) for row in rows.values()]
+    assert sorted(labels) == ["Retention (causal)", "Softmax"] and "causal" in run.EXPERIMENT.describe(
+        rows["retention"]
+    )
+    assert "causal" not in analysis.shared_text(list(rows.values()))
 
 
 def test_what_would_take_too_long_is_predicted_and_skipped(tmp_path):

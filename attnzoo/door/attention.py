@@ -125,7 +125,8 @@ def attend(
       local_window_size: w or (left, right): key positions further from the query's are hidden.
       mask_mod: `mask_mod(head, query_index, key_index) -> bool` of three whole numbers: where a query may attend. Any
         function that jax can trace; queries stand at index + query_offset. Where nothing that it closes over is traced,
-        tiles that it hides are not visited, and it is asked of all pairs once, when the program is traced.
+        tiles that it hides from all heads are not visited, and it is asked of all pairs once, when the program is
+        traced; where something is, it hides and saves no work.
       score_mod: `score_mod(score, head, query_index, key_index) -> score`, in place of a bias: scores are scaled, and
         capped, before. What it closes over has gradients. Both are those of FlexAttention (arXiv:2412.05496).
       global_tokens: tokens that the kernel's pattern hides nothing from and nothing of, as Longformer's: int [B, G],

@@ -1,7 +1,8 @@
 """Which tiles a caller's functions hide entirely, and which they leave whole: asked of all pairs, where it is traced.
 
-That is once for each function and length, takes O(T S) time on the host and remembers a number a tile. Bands and blocks
-are arithmetic and need none of it. Where anything that a function closes over is traced, no tile is known.
+That is once for each function and length, takes O(T S) time on the host and remembers a number a tile. Heads share a
+list: what one of them sees is visited for all. Bands and blocks are arithmetic and need none of it. Where anything that
+a function closes over is traced, no tile is known: all are visited, and masked.
 """
 
 from __future__ import annotations

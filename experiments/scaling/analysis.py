@@ -113,6 +113,17 @@ def setting_text(row: dict) -> str:
     return f"{size}, {row['heads']} heads{shared} of {row['head_dim']}, {row['dtype']}{causal}; {device}"
 
 
+def shared_text(rows: list[dict]) -> str:
+    """That of rows of which some may be of kernels that are causal in any case."""
+    return setting_text(min(rows, key=lambda row: row["is_causal"]))
+
+
+def label(row: dict, rows: list[dict]) -> str:
+    """A kernel in few words; whether it is causal where not all of `rows` are."""
+    is_told = row["is_causal"] and not all(other["is_causal"] for other in rows)
+    return naming.short(row["kernel"]) + " (causal)" * is_told
+
+
 def _entry(own: list[dict], beside: list[dict]) -> dict:
     own = sorted(own, key=lambda row: row["length"])
     measured = [row for row in own if row["status"] == "measured"]

@@ -28,14 +28,14 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
 def _figure(rows, summary, styles):
     lengths = sorted({row["length"] for row in rows})
     figure, (time_panel, memory_panel) = figures.axes(2, width=5.2, height=4.9)
-    figures.title(figure, TITLES[rows[0]["pass"]], analysis.setting_text(rows[0]))
+    figures.title(figure, TITLES[rows[0]["pass"]], analysis.shared_text(rows))
     figures.footnote(figure, _notes(rows))
     exponents = {entry["kernel"]: entry["exponent"] for entry in summary}
     ends = {time_panel: [], memory_panel: []}
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         own = sorted((row for row in rows if row["kernel"] == kernel), key=lambda row: row["length"])
         slope = exponents.get(kernel)
-        label = naming.short(kernel)
+        label = analysis.label(own[0], rows)
         ends[time_panel] += _line(time_panel, _times(own), styles[kernel], label + _growth(slope))
         ends[memory_panel] += _line(memory_panel, _sizes(own), styles[kernel], label)
     for panel, text in ((time_panel, "run time"), (memory_panel, "temporary memory that the compiler plans")):

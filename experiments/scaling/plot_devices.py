@@ -41,11 +41,9 @@ def _figure(rows, found, styles):
     drawn = [row for series in found.values() for row in series.rows]
     shown = [each for each in (TIME, MEMORY, SENT) if any(_has(row, each) for row in drawn)]
     figure, grid = figures.grid(len(found), len(shown), width=4.1, height=3.7)
-    figures.title(figure, f"{TITLES[rows[0]['pass']]} on several devices", analysis.setting_text(rows[0]))
+    figures.title(figure, f"{TITLES[rows[0]['pass']]} on several devices", analysis.shared_text(rows))
     figures.footnote(figure, _notes(rows, drawn))
-    figures.legend(
-        figure, {naming.short(kernel): styles[kernel] for kernel in dict.fromkeys(x["kernel"] for x in drawn)}
-    )
+    figures.legend(figure, {analysis.label(row, drawn): styles[row["kernel"]] for row in drawn})
     for panels, (kind, series) in zip(grid, found.items(), strict=True):
         for panel, each in zip(panels, shown, strict=True):
             _draw_panel(panel, each, series.rows, styles, IDEAL[kind])

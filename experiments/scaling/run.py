@@ -18,7 +18,7 @@ from experiments.scaling.settings import Settings
 from experiments.show import caveats, naming, tables, units
 
 SUMMARY = "summary.json"
-CHOSEN = ("tokens", "heads", "head_dim", "dtype", "is_causal", "repeats", "seed", "cell_budget")  # settings in a row
+CHOSEN = ("tokens", "heads", "head_dim", "dtype", "repeats", "seed", "cell_budget")  # settings in a row
 
 
 class Timed(NamedTuple):
@@ -65,7 +65,8 @@ class Scaling(Experiment):
 
     def describe(self, row: dict) -> str:
         shared = f" over {row['mesh']}" if row.get("mesh") else ""
-        head = f"{naming.short(row['kernel'])} {row['pass']} {row['length']:,}{shared}"
+        causal = ", causal" if row["is_causal"] else ""
+        head = f"{naming.short(row['kernel'])} {row['pass']} {row['length']:,}{shared}{causal}"
         if row["status"] != "measured":
             return f"{head}: {row['status']}: {row['reason']}"
         sent = f", {units.size_text(row['sent_bytes'])} sent" if row.get("sent_bytes") is not None else ""
@@ -117,7 +118,7 @@ def _show_growth(settings: Settings, rows: list[dict]) -> None:
     statements = [analysis.statement(entry) for entry in summary]
     path = pathlib.Path(settings.out) / SUMMARY
     path.write_text(json.dumps(statements, indent=1, allow_nan=False) + "\n")
-    progress.table(f"Scaling: {analysis.setting_text(rows[0])}", *analysis.table(summary))
+    progress.table(f"Scaling: {analysis.shared_text(rows)}", *analysis.table(summary))
     print(analysis.METHOD)
     origins = {(row["commit"], row["dirty"], row["jax"]) for row in rows}
     if len(origins) > 1:
@@ -162,14 +163,21 @@ def _row(settings: Settings, timed: Timed) -> dict:
         "batch": settings.batch_at(timed.length),
         "num_kv_heads": settings.kv_heads,
         **{name: getattr(settings, name) for name in CHOSEN},
+        "is_causal": _is_causal(settings, timed.kernel),
         **({"mesh": timed.mesh, "devices": mesh.count(timed.mesh)} if timed.mesh else {}),
     }
+
+
+def _is_causal(settings: Settings, kernel: Kernel) -> bool:
+    """Whether the future is hidden: always from kernels that have no other form, whose rows and lines say so."""
+    return settings.is_causal or not kernel.supports.bidirectional
 
 
 def _program(settings: Settings, timed: Timed) -> Program:
     shape = (settings.heads, settings.kv_heads, settings.head_dim, settings.head_dim)
     dims = Dims(settings.batch_at(timed.length), timed.length, timed.length, *shape)
-    return Program(timed.kernel, dims, settings.dtype, settings.is_causal, timed.passed == "train", timed.mesh)
+    is_causal = _is_causal(settings, timed.kernel)
+    return Program(timed.kernel, dims, settings.dtype, is_causal, timed.passed == "train", timed.mesh)
 
 
 def _prepare(settings: Settings, known: list[dict], cell: Cell) -> timing.Call | None:

@@ -33,7 +33,9 @@ class Settings(settings.Settings):
     num_kv_heads: int | None = flag(None, "Heads of keys and values; as many as of queries unless given.", at_least=1)
     head_dim: int = flag(64, "Width of a head.", at_least=1)
     dtype: str = flag("float32", "Type of queries, keys and values.", choices=settings.DTYPES)
-    is_causal: bool = flag(False, "Hide the future; kernels without a causal form are refused.")
+    is_causal: bool = flag(
+        False, "Hide the future; kernels without a causal form are refused. Those with no other hide it in any case."
+    )
     repeats: int = flag(7, "Timed repetitions of each cell, after a warm-up; at least 5.", at_least=5)
     cell_budget: float = flag(
         60.0, "Seconds that the repetitions of one cell may take; longer ones are skipped.", at_least=1e-9
