@@ -11,21 +11,33 @@ import pytest
 
 from experiments import tasks
 from experiments.tasks import digits, listops, modules, mqar, needle, task, text
-from experiments.tasks.copying import Copy, SelectiveCopy
+from experiments.tasks.copying import Copy, PackedCopy, SelectiveCopy
 from experiments.tasks.digits import Digits
+from experiments.tasks.flipflop import FlipFlop
+from experiments.tasks.formal import BracketedArithmetic, CycleNavigation, ModularArithmetic, Parity
 from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
+from experiments.tasks.mad import MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
 from experiments.tasks.modules import Modules
-from experiments.tasks.mqar import MQAR
+from experiments.tasks.mqar import MQAR, MixedMQAR
 from experiments.tasks.needle import Needle
+from experiments.tasks.phonebook import Phonebook
 from experiments.tasks.recall import Recall
 from experiments.tasks.text import MaskedText, Text
+from experiments.tasks.words import WordProblem
+from experiments.tasks.wrapped import Denoised, Epochs, Shuffled
 
 SHORT = ListOps(min_length=None, max_length=None)
 CASES = [
     (Text(), 40), (MaskedText(), 40), (SHORT, 48), (ListOps(), 2000), (MQAR(pairs=3, vocabulary=20), 30),
     (MQAR(pairs=2, vocabulary=20, is_noisy=True), 16), (Copy(), 31), (SelectiveCopy(), 48), (Induction(), 33),
     (Needle(), 80), (Needle(depth=0.5, digits=2), 90), (Modules(), 64), (Digits(), 64), (Recall(), 40),
+    (MixedMQAR(20, False, ((12, 2, 2), (16, 3, 1)), ((16, 2), (16, 3))), 16), (PackedCopy(shortest=2, longest=5), 30),
+    (Phonebook(), 300), (FlipFlop(), 31), (Parity(), 20), (CycleNavigation(), 20), (ModularArithmetic(), 20),
+    (BracketedArithmetic(), 50), (WordProblem(), 12), (WordProblem("A4xZ5"), 12), (MADRecall(), 31),
+    (MADRecall(32, 0.4, 16), 31), (MADFuzzyRecall(), 48), (MADSelectiveCopy(), 40), (MADMemorization(), 32),
+    (Epochs("mqar(pairs=2, vocabulary=20)", 5), 16), (Shuffled("digits", 8), 64), (Denoised("digits", 0.5), 64),
+    (Denoised("listops(min_length=None, max_length=None)", 0), 48),
 ]  # fmt: skip
 
 
@@ -84,6 +96,20 @@ def test_what_a_batch_is_made_of(case):
         (Needle(digits=2), 60, lambda row: row.targets[-2:]),
         (Recall(count=3, symbols=3), 9, lambda row: row.targets[-3:]),
         (Digits(), 64, lambda row: row.inputs),
+        (MixedMQAR(12, False, ((4, 1, 1),), ((4, 1),)), 4, lambda row: row.inputs[:2]),
+        (PackedCopy(3, 4, 4), 10, lambda row: row.inputs[1:5]),
+        (FlipFlop(ignored=0.1), 7, lambda row: row.inputs),
+        (Parity(trained=5), 5, lambda row: row.inputs),
+        (CycleNavigation(trained=4, size=2), 4, lambda row: row.inputs),
+        (ModularArithmetic(modulus=2), 6, lambda row: row.inputs),
+        (BracketedArithmetic(modulus=3), 8, lambda row: row.inputs),
+        (WordProblem("S3"), 3, lambda row: row.inputs),
+        (MADRecall(6), 5, lambda row: row.inputs),
+        (MADFuzzyRecall(7, 1, 2), 8, lambda row: np.append(row.inputs, row.targets[-1])),
+        (MADSelectiveCopy(5, 4), 12, lambda row: row.targets[-4:]),
+        (MADMemorization(8), 8, lambda row: row.inputs),
+        (Epochs("recall(count=3, symbols=3)", 40), 9, lambda row: row.targets[-3:]),
+        (Denoised("digits"), 64, lambda row: row.targets),
     ],
     ids=lambda value: tasks.spelled(value) if isinstance(value, task.Task) else "",
 )
@@ -359,6 +385,26 @@ def test_tasks_are_written_as_calls():
         ("listops(min_length=-1)", "min_length must be an integer >= 1"),
         ("needle(depth=2)", "depth must be a number from 0 to 1, or None"),
         ("copy(symbols=0.5)", "symbols must be an integer >= 1"),
+        ("packed_copy(shortest=9, longest=8)", "longest must be an integer >= 9"),
+        ("mixed_mqar(tested=((64,),))", "tested must be tuples of 2 integers >= 1, such as [(]64, 4[)]"),
+        ("mixed_mqar(vocabulary=20)", "vocabulary must be an even integer >= 2 [*] pairs [+] 2 = 34"),
+        ("flip_flop(ignored=1)", "ignored must be a number >= 0 and < 1"),
+        ("phonebook(examples=3)", "examples must be 0, 1 or 2"),
+        ("parity(trained=0)", "trained must be an integer >= 1"),
+        ("cycle_navigation(size=1)", "size must be an integer >= 2"),
+        ("bracketed_arithmetic(has_products=1)", "has_products must be True or False"),
+        ("word_problem(group='Q8')", "group='Q8': expected S, A or Z and a number, such as S5, or a product"),
+        ("word_problem(group='S7')", "permutations of at most 6 points"),
+        ("word_problem(group='A5xA5')", "at most 720 elements"),
+        ("word_problem(group='A5', moved=2)", "A5 has no such element but the identity"),
+        ("word_problem(group='Z60', moved=2)", "expected None, or a group S_n or A_n"),
+        ("mad_recall(noise=0.2)", "expected noise_symbols >= 1"),
+        ("mad_recall(vocabulary=1)", "vocabulary must be an integer >= 2"),
+        ("mad_fuzzy_recall(vocabulary=6)", "vocabulary must be an integer >= 7"),
+        ("epochs(task='mqar, copy')", "expected one task, such as 'listops'"),
+        ("epochs(task='os.system')", "is not in the catalogue, and nothing is imported"),
+        ("shuffled(task='copy')", "expected a task with one answer to a whole example"),
+        ("denoised(hidden=1)", "hidden must be a number >= 0 and < 1"),
     ],
 )
 def test_fields_that_are_wrong_are_refused(written, message):
@@ -381,12 +427,27 @@ def test_fields_that_are_wrong_are_refused(written, message):
         (Modules(), 2049, "at most its segment=2048"),
         (Modules(segment=50_000), 16, "into 1 segments: expected 10 or more"),
         (Digits(), 128, "expects 64, the pixels of a picture"),
+        (MixedMQAR(), 96, "one of those that are tested, 64, 128, 256, 512, 1024"),
+        (PackedCopy(), 3, "at least 4"),
+        (Phonebook(), 100, "at least 1.., so that what is told again is in the book"),
+        (FlipFlop(), 8, "an odd length, at least 3"),
+        (Parity(), 1, "at least 2, the shortest word"),
+        (MADRecall(), 128, "an odd length, at least 3"),
+        (MADFuzzyRecall(), 10, "at least 11"),
+        (MADSelectiveCopy(), 32, "at least 2 [*] count [+] 1 = 33"),
+        (MADMemorization(), 7, "an even length"),
         (Text(), 10**9, "a window of .* bytes: the files of the test split have .*, expected more"),
     ],
 )
 def test_lengths_that_a_task_cannot_have_are_refused(chosen, length, message):
     with pytest.raises(ValueError, match=message):
         chosen.batch("test", 0, 0, 1, length)
+
+
+def test_a_length_that_is_too_short_for_training_is_refused():
+    for chosen, length in ((MixedMQAR(), 128), (PackedCopy(), 100)):
+        with pytest.raises(ValueError, match=r"expects at least (256|102), the longest"):
+            chosen.batch("train", 0, 0, 1, length)
 
 
 def test_a_split_to_which_nothing_belongs_is_told():

@@ -7,21 +7,27 @@ needs scikit-learn; all others work everywhere.
 from __future__ import annotations
 
 from attnzoo.catalogue.parsing import Catalogue
-from experiments.tasks.copying import Copy, SelectiveCopy
+from experiments.tasks.copying import Copy, PackedCopy, SelectiveCopy
 from experiments.tasks.corpus import PlainText
 from experiments.tasks.digits import Digits
+from experiments.tasks.flipflop import FlipFlop
+from experiments.tasks.formal import BracketedArithmetic, CycleNavigation, ModularArithmetic, Parity
 from experiments.tasks.image import Image
 from experiments.tasks.imdb import IMDb
 from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
+from experiments.tasks.mad import MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
 from experiments.tasks.modules import Modules
-from experiments.tasks.mqar import MQAR
+from experiments.tasks.mqar import MQAR, MixedMQAR
 from experiments.tasks.needle import Needle
 from experiments.tasks.pathfinder import Pathfinder
+from experiments.tasks.phonebook import Phonebook
 from experiments.tasks.recall import Recall
 from experiments.tasks.retrieval import Retrieval
 from experiments.tasks.task import Task
 from experiments.tasks.text import MaskedText, Text
+from experiments.tasks.words import WordProblem
+from experiments.tasks.wrapped import Denoised, Epochs, Shuffled
 
 TASKS: dict[str, type[Task]] = {
     "text": Text,
@@ -29,17 +35,33 @@ TASKS: dict[str, type[Task]] = {
     "corpus": PlainText,
     "listops": ListOps,
     "mqar": MQAR,
+    "mixed_mqar": MixedMQAR,
     "copy": Copy,
+    "packed_copy": PackedCopy,
     "selective_copy": SelectiveCopy,
     "induction": Induction,
     "needle": Needle,
     "recall": Recall,
+    "phonebook": Phonebook,
+    "flip_flop": FlipFlop,
+    "parity": Parity,
+    "cycle_navigation": CycleNavigation,
+    "modular_arithmetic": ModularArithmetic,
+    "bracketed_arithmetic": BracketedArithmetic,
+    "word_problem": WordProblem,
+    "mad_recall": MADRecall,
+    "mad_fuzzy_recall": MADFuzzyRecall,
+    "mad_selective_copy": MADSelectiveCopy,
+    "mad_memorization": MADMemorization,
     "modules": Modules,
     "digits": Digits,
     "imdb": IMDb,
     "image": Image,
     "pathfinder": Pathfinder,
     "retrieval": Retrieval,
+    "epochs": Epochs,
+    "shuffled": Shuffled,
+    "denoised": Denoised,
 }
 
 _TASKS = Catalogue("task", TASKS, Task, "text, mqar(pairs=8)")

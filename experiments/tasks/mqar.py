@@ -8,6 +8,10 @@ asked for once, at an even distance 2g from their end, where g + 1 is drawn with
 token, and then a model learns much later what to look at. Only queries count, and only there does a model speak: with
 8,192 tokens, saying something everywhere would be nearly all of its work. Arora et al. 2023, "Zoology",
 arXiv:2312.04927; their code keeps splits apart by seeds, here the pairs belong to a split by a hash.
+
+In its setting of 2026 (HazyResearch/zoology, `original_mqar_configs.py`) one model learns from several lengths and
+numbers of pairs, and is tested on others, up to four times as long: `MixedMQAR`. There a batch is of one setting; here
+examples of all are mixed in a batch, the shorter followed by token 0, and the model speaks everywhere.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ import dataclasses
 import numpy as np
 
 from attnzoo.contract import fields
-from experiments.tasks.task import Examples, Task, generator, of_split, wrong_length
+from experiments.tasks.task import Examples, Task, answers_at, generator, of_split, wrong_length
 
 PUBLISHED = ((64, 4), (128, 8), (256, 16), (512, 64))  # lengths and pairs, with 8,192 tokens
+TRAINED = ((64, 4, 5), (128, 8, 1), (256, 16, 1), (256, 32, 1), (256, 64, 1))  # and of how many in nine examples
+TESTED = ((64, 4), (64, 8), (64, 16), (128, 32), (256, 64), (512, 128), (1024, 256))
 POWER = -0.99
 
 
@@ -44,9 +50,13 @@ class MQAR(Task):
         return 1 / self.pairs
 
     def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        return self.drawn(generator(seed, split, index), split, length)
+
+    def drawn(self, rng: np.random.Generator, split: str, length: int) -> Examples:
+        """One example of a split, by the next of some random numbers."""
         if length < 4 * self.pairs or length % 2:
             raise wrong_length(self, length, f"an even length, at least 4 * pairs = {4 * self.pairs}")
-        rng, half = generator(seed, split, index), self.vocabulary // 2
+        half = self.vocabulary // 2
 
         def pairs():
             keys = rng.choice(half - 1, self.pairs, replace=False) + 1
@@ -58,9 +68,64 @@ class MQAR(Task):
         inputs[: 2 * self.pairs] = bound.ravel()
         queries = 2 * (self.pairs + gaps)
         inputs[queries] = bound[:, 0]
-        targets, weights = np.zeros(length, np.int32), np.zeros(length, np.float32)
-        targets[queries], weights[queries] = bound[:, 1], 1
-        return Examples(inputs, targets, weights, places=np.sort(queries).astype(np.int32))
+        return answers_at(inputs, queries, bound[:, 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedMQAR(Task):
+    """Training examples are of `trained` settings: so many tokens, pairs, and parts of all examples. Others are of
+    those of the `tested` settings, so many tokens and pairs, that have their length.
+
+    Chance is that of the fewest pairs which are tested.
+    """
+
+    vocabulary: int = 8192
+    is_noisy: bool = True
+    trained: tuple[tuple[int, int, int], ...] = TRAINED
+    tested: tuple[tuple[int, int], ...] = TESTED
+
+    def __post_init__(self):
+        for name, size in (("trained", 3), ("tested", 2)):
+            _check_settings(self, name, size)
+        for _, pairs, *_ in (*self.trained, *self.tested):
+            self._of(pairs)
+
+    @property
+    def chance(self) -> float:
+        return 1 / min(pairs for _, pairs in self.tested)
+
+    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        rng = generator(seed, split, index)
+        tokens, pairs = self._trained(rng, length) if split == "train" else self._tested(rng, length)
+        parts = self._of(pairs).drawn(rng, split, tokens)
+        return Examples(*(np.pad(part, (0, length - tokens)) for part in parts[:3]))
+
+    def _of(self, pairs):
+        return MQAR(pairs, self.vocabulary, self.is_noisy)
+
+    def _trained(self, rng, length):
+        longest = max(tokens for tokens, *_ in self.trained)
+        if length < longest:
+            raise wrong_length(self, length, f"at least {longest}, the longest setting that is trained")
+        shares = np.array([share for *_, share in self.trained])
+        return self.trained[rng.choice(len(shares), p=shares / shares.sum())][:2]
+
+    def _tested(self, rng, length):
+        found = [setting for setting in self.tested if setting[0] == length]
+        if not found:
+            lengths = ", ".join(map(str, sorted({tokens for tokens, _ in self.tested})))
+            raise wrong_length(self, length, f"one of those that are tested, {lengths}")
+        return found[rng.integers(len(found))]
+
+
+def _check_settings(owner, name, size):
+    value = getattr(owner, name)
+    is_right = (
+        isinstance(value, tuple) and value and all(isinstance(each, tuple) and len(each) == size for each in value)
+    )
+    if not is_right or not all(fields.is_integer(x) and x > 0 for each in value for x in each):
+        expected = f"tuples of {size} integers >= 1, such as {((64, 4, 1), (64, 8, 1))[0][:size]}"
+        raise ValueError(f"{type(owner).__name__}({name}={value!r}): {name} must be {expected}")
 
 
 def _gaps(rng, room, count):

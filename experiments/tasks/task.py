@@ -133,6 +133,19 @@ def answers_at_end(inputs: np.ndarray, answers: np.ndarray) -> Examples:
     return Examples(inputs.astype(np.int32), targets, weights)
 
 
+def answers_at(inputs: np.ndarray, places: np.ndarray, answers: np.ndarray) -> Examples:
+    """One example of which some places are to be answered, as many in each example of its task."""
+    targets, weights = np.zeros(len(inputs), np.int32), np.zeros(len(inputs), np.float32)
+    targets[places], weights[places] = answers, 1
+    return Examples(inputs.astype(np.int32), targets, weights, places=np.sort(places).astype(np.int32))
+
+
+def told_on(tokens: np.ndarray, is_answer: np.ndarray) -> Examples:
+    """One example in which every token is the answer to those before it, and some of them count, both [T + 1]."""
+    tokens = tokens.astype(np.int32)
+    return Examples(tokens[:-1], tokens[1:], is_answer[1:].astype(np.float32))
+
+
 def one_answer(inputs: np.ndarray, answer: int, length: int | list[int] | None = None) -> Examples:
     """One example with one answer, the class that it is of; a pair of documents has two lengths."""
     tokens = None if length is None else np.asarray(length, np.int32)
