@@ -12,7 +12,7 @@ from experiments.tasks.copying import PackedCopy
 from experiments.tasks.flipflop import FlipFlop
 from experiments.tasks.formal import BracketedArithmetic, CycleNavigation, ModularArithmetic, Parity
 from experiments.tasks.listops import ListOps
-from experiments.tasks.mad import MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
+from experiments.tasks.mad import MADCompression, MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
 from experiments.tasks.mqar import MQAR, MixedMQAR
 from experiments.tasks.phonebook import Phonebook
 from experiments.tasks.words import WordProblem
@@ -246,6 +246,11 @@ def test_one_table_answers_all_examples():
             for place, answer in answers.items():
                 assert inputs[place] == 255 and table.setdefault(inputs[place - 1], answer) == answer
     assert len(table) == 127 and len(set(table.values())) == 127 and min(table.values()) >= 127 > max(table)
+
+
+def test_what_is_to_be_kept_is_all_before_the_sign():
+    for inputs, answers in rows(MADCompression(), 32):
+        assert inputs[-1] == 15 and answers == dict(enumerate(inputs[:-1])) and max(inputs[:-1]) < 15
 
 
 # Tasks made of others

@@ -17,7 +17,7 @@ from experiments.tasks.flipflop import FlipFlop
 from experiments.tasks.formal import BracketedArithmetic, CycleNavigation, ModularArithmetic, Parity
 from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
-from experiments.tasks.mad import MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
+from experiments.tasks.mad import MADCompression, MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
 from experiments.tasks.modules import Modules
 from experiments.tasks.mqar import MQAR, MixedMQAR
 from experiments.tasks.needle import Needle
@@ -36,6 +36,7 @@ CASES = [
     (Phonebook(), 300), (FlipFlop(), 31), (Parity(), 20), (CycleNavigation(), 20), (ModularArithmetic(), 20),
     (BracketedArithmetic(), 50), (WordProblem(), 12), (WordProblem("A4xZ5"), 12), (MADRecall(), 31),
     (MADRecall(32, 0.4, 16), 31), (MADFuzzyRecall(), 48), (MADSelectiveCopy(), 40), (MADMemorization(), 32),
+    (MADCompression(), 32),
     (Epochs("mqar(pairs=2, vocabulary=20)", 5), 16), (Shuffled("digits", 8), 64), (Denoised("digits", 0.5), 64),
     (Denoised("listops(min_length=None, max_length=None)", 0), 48),
 ]  # fmt: skip
@@ -108,6 +109,7 @@ def test_what_a_batch_is_made_of(case):
         (MADFuzzyRecall(7, 1, 2), 8, lambda row: np.append(row.inputs, row.targets[-1])),
         (MADSelectiveCopy(5, 4), 12, lambda row: row.targets[-4:]),
         (MADMemorization(8), 8, lambda row: row.inputs),
+        (MADCompression(4), 5, lambda row: row.inputs),
         (Epochs("recall(count=3, symbols=3)", 40), 9, lambda row: row.targets[-3:]),
         (Denoised("digits"), 64, lambda row: row.targets),
     ],

@@ -16,7 +16,7 @@ from experiments.tasks.image import Image
 from experiments.tasks.imdb import IMDb
 from experiments.tasks.induction import Induction
 from experiments.tasks.listops import ListOps
-from experiments.tasks.mad import MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
+from experiments.tasks.mad import MADCompression, MADFuzzyRecall, MADMemorization, MADRecall, MADSelectiveCopy
 from experiments.tasks.modules import Modules
 from experiments.tasks.mqar import MQAR, MixedMQAR
 from experiments.tasks.needle import Needle
@@ -53,6 +53,7 @@ TASKS: dict[str, type[Task]] = {
     "mad_fuzzy_recall": MADFuzzyRecall,
     "mad_selective_copy": MADSelectiveCopy,
     "mad_memorization": MADMemorization,
+    "mad_compression": MADCompression,
     "modules": Modules,
     "digits": Digits,
     "imdb": IMDb,

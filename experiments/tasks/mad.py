@@ -229,6 +229,31 @@ class MADMemorization(MADTask):
         return answers_at(inputs, np.arange(1, length, 2), self.table[keys])
 
 
+@dataclasses.dataclass(frozen=True)
+class MADCompression(MADTask):
+    """Any symbols, and a sign at the end, at which a model has to keep them all. The sign itself is no answer here."""
+
+    is_compressed = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._at_least(2)
+
+    @property
+    def chance(self) -> float:
+        return 1 / (self.vocabulary - 1)
+
+    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        if length < 2:
+            raise wrong_length(self, length, "at least 2, a symbol and the sign")
+        rng, sign = generator(seed, split, index), self.vocabulary - 1
+        string = of_split(split, lambda: rng.integers(sign, size=length - 1))
+        targets = np.append(string, 0).astype(np.int32)
+        return Examples(
+            np.append(string, sign).astype(np.int32), targets, (np.arange(length) < length - 1).astype(np.float32)
+        )
+
+
 @functools.cache
 def _table(symbols):
     keys = symbols // 2

@@ -49,6 +49,7 @@ class Task(abc.ABC):
       classes: how many answers there are to a whole example; None where tokens are predicted.
       is_pair: whether an example is two documents, each of up to `length` tokens.
       is_causal: whether they are predicted from those before alone; without meaning where there are classes.
+      is_compressed: whether all tokens are told from what a causal model keeps at the last one.
       metric: what is told of a model, "accuracy" of answers or "bits" of each.
       folder: of data that the user supplies; None where there are none.
     """
@@ -56,6 +57,7 @@ class Task(abc.ABC):
     classes: ClassVar[int | None] = None
     is_pair: ClassVar[bool] = False
     is_causal: ClassVar[bool] = True
+    is_compressed: ClassVar[bool] = False
     metric: ClassVar[str] = "accuracy"
     folder: ClassVar[str | None] = None
 

@@ -52,6 +52,7 @@ class Wrapped(Task):
     classes = property(lambda self: self.inner.classes)
     is_pair = property(lambda self: self.inner.is_pair)
     is_causal = property(lambda self: self.inner.is_causal)
+    is_compressed = property(lambda self: self.inner.is_compressed)
     metric = property(lambda self: self.inner.metric)
     folder = property(lambda self: self.inner.folder)
     digest = property(lambda self: self.inner.digest)
@@ -119,6 +120,7 @@ class Denoised(Wrapped):
 
     classes = None
     is_pair = False
+    is_compressed = False
     metric = "accuracy"
 
     def __post_init__(self):

@@ -20,6 +20,7 @@ from experiments.bench import mesh, processes, trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
 from experiments.train import language, loop, steps
+from experiments.train.autoencoder import AutoEncoder
 from experiments.train.devices import Devices, whole
 from experiments.train.sweep import convergence, curriculum
 from experiments.train.sweep.cells import Cell
@@ -75,7 +76,10 @@ def _model(settings, cell, inner):
         sizes = cell.task.vocabulary, cell.task.classes, config
         shared |= {"pooling": settings.pooling, "pairing": cell.pairing(settings)}
         return Classifier(*sizes, **shared, rngs=nnx.Rngs(cell.seed))
-    shared |= {"is_causal": cell.task.is_causal, "is_tied": settings.tied}
+    shared |= {"is_tied": settings.tied}
+    if cell.task.is_compressed:
+        return AutoEncoder(cell.task.vocabulary, config, **shared, rngs=nnx.Rngs(cell.seed))
+    shared |= {"is_causal": cell.task.is_causal}
     return LanguageModel(cell.task.vocabulary, config, **shared, rngs=nnx.Rngs(cell.seed))
 
 

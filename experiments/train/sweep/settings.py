@@ -19,8 +19,9 @@ TASKS = (
     "text, masked_text, corpus(folder='/path'), listops, mqar(pairs=4), mixed_mqar, copy, packed_copy, selective_copy, "
     "induction, needle, recall, phonebook, flip_flop, parity, cycle_navigation, modular_arithmetic, "
     "bracketed_arithmetic, word_problem(group='S5'), mad_recall, mad_fuzzy_recall, mad_selective_copy, "
-    "mad_memorization, modules, digits, imdb(folder='/path'), image(folder='/path'), pathfinder(folder='/path'), "
-    "retrieval(folder='/path'), epochs(task='listops'), shuffled(task='listops'), denoised(task='listops')"
+    "mad_memorization, mad_compression, modules, digits, imdb(folder='/path'), image(folder='/path'), "
+    "pathfinder(folder='/path'), retrieval(folder='/path'), epochs(task='listops'), shuffled(task='listops'), "
+    "denoised(task='listops')"
 )
 PRESETS = "gla, mamba2, gated_deltanet, hybrid(ratio=3), longformer, gemma2, gpt_oss, turns(kernels='linear, softmax')"
 BATCH = 32
