@@ -287,7 +287,6 @@ LAWS = (
     "hidden_keys_touch_nothing",
     "padding_changes_nothing",
     "packed_neighbours_cannot_touch_each_other",
-    "blind_queries_give_nothing",
     "any_length_works",
     "shared_key_heads_equal_repeated_ones",
     "scale_scales",

@@ -3,8 +3,9 @@
 A launch is what a device is given to do at once: a fusion, a copy, a call of a library, a message. It reads its
 operands and writes its results, once each; of an array that it slices it reads the slice, and of one that it updates in
 place it writes the update. What stays in another memory than the device's own (a TPU's VMEM) moves nothing. Nothing is
-known of caches, which serve again what was just written where it is small, nor of what a library, or a kernel of one's
-own, reads more than once. Whether a loop goes on is decided without a launch.
+known of caches, which serve again what was just written where it is small, nor of what a library reads more than once;
+a kernel of Pallas moves what it says of itself (`cost_estimate`), where it does. Whether a loop goes on is decided
+without a launch.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ FETCHING = frozenset("copy-start dynamic-slice-start slice-start".split())
 PASSING = frozenset("bitcast convert copy reshape transpose".split())
 SLICING = frozenset("dynamic-slice gather slice".split())
 UPDATED = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that has what is written
+ESTIMATE = re.compile(r'"bytes_accessed":"?(\d+)')  # of a kernel of one's own
 WORKSPACE = re.compile(r", [su]8\[\d+\](\{[^}]*\})?\)$")  # of a library, the last of its results
 
 
@@ -88,6 +90,8 @@ class _Reader(NamedTuple):
             return sum(map(self.of, each.called("to_apply") + each.called("calls")), Made())
         if _is_free(each, within):
             return Made()
+        if each.op == "custom-call" and (told := ESTIMATE.search(each.attributes)):
+            return Made(launches=1, bytes=float(told[1]))
         if each.op in FETCHING:
             return Made(launches=1, bytes=_fetched(each, within))
         read = sum(self._read(each, place, _type(within, name)) for place, name in enumerate(each.operands))

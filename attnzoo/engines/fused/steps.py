@@ -21,19 +21,23 @@ class Steps(NamedTuple):
     Attributes:
       tile: whose results are made, and what the step is: int32 [1 or B, 1 or N, steps], tile * 2^BITS + flags.
       other: the tile beside it, of the same shape.
+      turns: how often, at most, the tile and the one beside it are another one than in the step before.
     """
 
     tile: jax.Array
     other: jax.Array
+    turns: tuple[int, int]
 
     @staticmethod
     def of(pairs: Pairs) -> Steps:
         """Where pairs are traced, steps that do nothing follow the last one."""
         if isinstance(pairs.other, np.ndarray):
-            tile, other = (as_arithmetic(x)[None, None] for x in _of_one(*(x[0, 0] for x in pairs)))
-            return Steps(tile, other)
+            tile, other = _of_one(*(x[0, 0] for x in pairs))
+            turns = pairs.middle.shape[-1], 1 + int(np.count_nonzero(np.diff(other)))
+            return Steps(as_arithmetic(tile)[None, None], as_arithmetic(other)[None, None], turns)
         traced: Any = jax.vmap(jax.vmap(_of_one))
-        return Steps(*traced(*map(jnp.asarray, pairs)))
+        tile, other = traced(*map(jnp.asarray, pairs))
+        return Steps(tile, other, (pairs.middle.shape[-1], tile.shape[-1]))
 
 
 def _of_one(start: Numbers, middle: Numbers, other: Numbers) -> tuple[Numbers, Numbers]:

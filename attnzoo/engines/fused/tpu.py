@@ -28,7 +28,7 @@ from attnzoo.engines.fused.way import Tiles
 
 DTYPES = ("bfloat16", "float32")
 WIDEST = 256  # head dims of which tiles fit VMEM beside those of scores
-SUBLANES = 8  # rows of a register: fewer take as much
+SUBLANES, LANES = 8, 128  # of a register: fewer take as much
 
 OUTER = (((1,), (1,)), ((), ()))  # a b^T
 INNER = (((0,), (0,)), ((), ()))  # a^T b
@@ -124,13 +124,14 @@ class _Pass:
     def call(self, kernel: _Kernel, more: dict, results: tuple[Array, ...], sums: tuple[Array, ...]) -> list[jax.Array]:
         """The results of all tiles: arrays [B, heads, tiles, ...]."""
         given, (batch, _, num_heads, _) = self.given, self.given.q.shape
-        steps = [x.reshape(-1) for x in self.steps]
+        steps = self.steps.tile.reshape(-1), self.steps.other.reshape(-1)
         steps, numbers, arrays = varying.alike((steps, self._numbers(), self._arrays() | more))
         axis, side = ("row", given.queries) if self.is_by_row else ("column", given.keys)
         leading = batch, num_heads // self.inner, side.positions.shape[1] // side.tile
         of_mesh = jax.typeof(arrays["q"]).manual_axis_type
         like = [jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype, manual_axis_type=of_mesh) for x in results]
-        blocks = {name: self._block(x.shape, *OF_KEYS.get(name, ("row", "head"))) for name, x in arrays.items()}
+        places = {name: OF_KEYS.get(name, ("row", "head")) for name in arrays}
+        blocks = {name: self._block(x.shape, *places[name]) for name, x in arrays.items()}
         return pl.pallas_call(
             functools.partial(self._step, kernel, tuple(x.start for x in sums), len(results)),
             out_shape=like,
@@ -145,6 +146,7 @@ class _Pass:
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
             ),
+            cost_estimate=self._cost(kernel, [(x, *places[name]) for name, x in arrays.items()], like),
         )(*steps, numbers, arrays)
 
     def place(self, b, h, p, g, tile, other) -> _Place:
@@ -186,6 +188,16 @@ class _Pass:
 
         return pl.BlockSpec((1, 1, 1, *shape[3:]), index)
 
+    def _cost(self, kernel: _Kernel, fetched: list[tuple[jax.Array, str, str]], results: list) -> pl.CostEstimate:
+        """What all steps compute and move; a tile is fetched whenever it is another one than in the step before."""
+        given, (batch, num_heads, *_) = self.given, results[0].shape
+        own, beside = self.steps.turns
+        sides = {"row": own, "column": beside} if self.is_by_row else {"row": beside * self.inner, "column": own}
+        moved = sum(sides[side] * _stored(x) for x, side, _ in fetched) + sum(x.shape[2] * _stored(x) for x in results)
+        pairs = batch * num_heads * self.inner * self.steps.tile.shape[2] * given.queries.tile * given.keys.tile
+        widths = kernel.products[0] * given.q.shape[3] + kernel.products[1] * given.v.shape[3]
+        return pl.CostEstimate(2 * pairs * widths, pairs, batch * num_heads * moved)
+
     def _step(self, kernel, starts, count, tile, other, numbers, arrays, *refs) -> None:
         """One step: the sums of a tile begin, grow and end."""
         b, h, p, g = (pl.program_id(axis) for axis in range(4))
@@ -198,8 +210,10 @@ class _Pass:
             for x, start in zip(sums, starts, strict=True):
                 x[...] = jnp.full_like(x, start)
 
-        pl.when(is_set(PAIR) & ~is_set(PARTIAL))(lambda: kernel.add(step, sums, False))
-        pl.when(is_set(PARTIAL))(lambda: kernel.add(step, sums, True))
+        @pl.when(is_set(PAIR))
+        def _():
+            partly, whole = (functools.partial(kernel.add, step, sums, is_partial) for is_partial in (True, False))
+            jax.lax.cond(is_set(PARTIAL), partly, whole)
 
         @pl.when(is_set(LAST) & (g == self.inner - 1))
         def _():
@@ -291,7 +305,13 @@ class _Step:
 
 
 class _Kernel:
-    """What is done with each pair of tiles, and with the sums of a tile once all are met."""
+    """What is done with each pair of tiles, and with the sums of a tile once all are met.
+
+    Attributes:
+      products: of tiles, how many are as wide as queries, and as values.
+    """
+
+    products: tuple[int, int]
 
     def add(self, step: _Step, sums, is_partial: bool) -> None:
         raise NotImplementedError
@@ -302,6 +322,8 @@ class _Kernel:
 
 class _Forward(_Kernel):
     """Outputs, largest scores and logarithms of sums; sums are the largest score, the sum, and that of values."""
+
+    products = 1, 1
 
     def add(self, step, sums, is_partial):
         top, total, out = sums
@@ -323,6 +345,8 @@ class _Forward(_Kernel):
 class _OfQueries(_Kernel):
     """Gradients of queries, and what each adds to that of the soft cap."""
 
+    products = 2, 1
+
     def add(self, step, sums, is_partial):
         _, d_scores, ratio = step.pulled(is_partial)
         if ratio is not None:
@@ -336,6 +360,8 @@ class _OfQueries(_Kernel):
 
 class _OfKeys(_Kernel):
     """Gradients of keys, of values and of what is added to the scores of each key."""
+
+    products = 2, 2
 
     def add(self, step, sums, is_partial):
         weights, d_scores, ratio = step.pulled(is_partial)
@@ -390,6 +416,11 @@ def _in_rows(vectors: list[jax.Array], tile: int, rows: int = 1) -> jax.Array:
     x = jnp.stack(jnp.broadcast_arrays(*vectors), axis=2)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, rows - x.shape[2]), (0, 0)))
     return jnp.moveaxis(x.reshape(*x.shape[:3], -1, tile), 3, 2)
+
+
+def _stored(x: jax.Array | jax.ShapeDtypeStruct) -> int:
+    """Bytes of a tile of an array [B, heads, tiles, rows, lanes] in memory, where lanes are filled up."""
+    return x.shape[3] * (-(-x.shape[4] // LANES) * LANES) * x.dtype.itemsize
 
 
 def _by_query(x: jax.Array) -> jax.Array:
