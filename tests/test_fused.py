@@ -22,6 +22,7 @@ from attnzoo import (
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import schedule, streaming
 from attnzoo.engines.fused.operands import NOWHERE, Cutting, visible_of
+from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 from attnzoo.engines.fused.way import Tiles, interpreted
 from attnzoo.testing import check_law
@@ -83,12 +84,11 @@ def test_lists_hold_what_is_seen_once(name, is_causal):
 @pytest.mark.parametrize("is_traced", [False, True])
 def test_steps_begin_and_end_each_tile(is_traced):
     """Also one beside which nothing stands; where pairs are traced, what follows the last step does nothing."""
-    given = jnp.array([[[1, 0, 2]]]), ([0, 1, 1, 3], [1, 1, 1], [1, 0, 2])
-    pairs = Cutting.of(streaming.natural_layout, Mask(8, 8), (), SMALL).lists.by_row
     xp = jnp if is_traced else np
-    start, middle, other = (xp.asarray(x, np.int32)[None, None] for x in given[1])
-    tile, beside = (np.asarray(x[0, 0]) for x in Steps.of(type(pairs)(start, middle, other)))
-    assert len(tile) == (6 if is_traced else 4)
+    pairs = Pairs(*(xp.asarray(x, np.int32)[None, None] for x in ([0, 1, 1, 3], [1, 1, 1], [1, 0, 2])))
+    *steps, turns = Steps.of(pairs)
+    tile, beside = (np.asarray(x[0, 0]) for x in steps)
+    assert (len(tile), turns) == ((6, (3, 6)) if is_traced else (4, (3, 3)))
     np.testing.assert_array_equal(tile[:4] >> BITS, [0, 1, 2, 2])
     np.testing.assert_array_equal(
         tile[:4] & 15, [FIRST | LAST | PAIR, FIRST | LAST, FIRST | PAIR | PARTIAL, LAST | PAIR | PARTIAL]

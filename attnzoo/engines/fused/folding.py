@@ -1,0 +1,96 @@
+"""Heads as a TPU stores them: side by side where one is narrower than a register, so that none is filled up.
+
+A fold is `fold` key heads beside each other, and likewise one query head of each of their groups. Folds of queries are
+numbered by those of their keys, and within them by their place in a group.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.engines.fused.operands import Operands
+
+SUBLANES, LANES = 8, 128  # of a register: fewer take as much
+MOST = 4  # heads of a fold, each of which has sums of its own
+
+
+class Heads(NamedTuple):
+    """How heads are folded.
+
+    Attributes:
+      kv: heads of keys.
+      group: query heads that share one.
+      fold: key heads side by side.
+    """
+
+    kv: int
+    group: int
+    fold: int
+
+    @staticmethod
+    def of(given: Operands, are_alike: bool) -> Heads:
+        """As many as fill a register, where heads have one width and, `are_alike`, the same tiles beside theirs."""
+        num_heads, kv_heads, width = given.q.shape[2], given.k.shape[2], given.q.shape[3]
+        can_be = are_alike and given.of_key is None and width == given.v.shape[3]
+        fold = math.gcd(kv_heads, min(MOST, max(1, LANES // width))) if can_be else 1
+        return Heads(kv_heads, num_heads // kv_heads, fold)
+
+    @property
+    def folds(self) -> int:
+        """Of queries."""
+        return self.kv // self.fold * self.group
+
+    def number(self, fold_of_queries: Any, place: int) -> Any:
+        """Which query head stands at a place of a fold."""
+        if self.fold == 1:
+            return fold_of_queries
+        kv = jax.lax.div(fold_of_queries, self.group) * self.fold + place
+        return kv * self.group + jax.lax.rem(fold_of_queries, self.group)
+
+    def outward(self, x: jax.Array, tile: int) -> jax.Array:
+        """[B, L, heads of queries or keys, H] -> [B, folds, tiles, tile, fold * H]."""
+        batch, length, num_heads, width = x.shape
+        split = self.kv // self.fold, self.fold, num_heads // self.kv
+        x = x.reshape(batch, length // tile, tile, *split, width).transpose(0, 3, 5, 1, 2, 4, 6)
+        return x.reshape(batch, -1, length // tile, tile, self.fold * width)
+
+    def inward(self, x: jax.Array) -> jax.Array:
+        """The inverse."""
+        batch, folds, tiles, tile, width = x.shape
+        split = self.kv // self.fold, folds * self.fold // self.kv, tiles, tile, self.fold, width // self.fold
+        x = x.reshape(batch, *split).transpose(0, 3, 4, 1, 5, 2, 6)
+        return x.reshape(batch, tiles * tile, -1, width // self.fold)
+
+    def rows(self, x: jax.Array, tile: int) -> jax.Array:
+        """[B, N, L] -> [B, folds, tiles, fold, tile]."""
+        x = x.reshape(x.shape[0], self.kv // self.fold, self.fold, self.group, -1, tile)
+        return x.transpose(0, 1, 3, 4, 2, 5).reshape(x.shape[0], self.folds, x.shape[4], self.fold, tile)
+
+    def by_query(self, x: jax.Array) -> jax.Array:
+        """The inverse."""
+        batch, _, tiles, _, tile = x.shape
+        x = x.reshape(batch, self.kv // self.fold, self.group, tiles, self.fold, tile)
+        return x.transpose(0, 1, 4, 2, 3, 5).reshape(batch, -1, tiles * tile)
+
+    def numbers(self, x: jax.Array) -> jax.Array:
+        """[B or 1, N] -> the same in the order of folds and places; [B or 1, 1] as it is."""
+        if x.shape[1] == 1:
+            return x
+        x = x.reshape(-1, self.kv // self.fold, self.fold, self.group)
+        return x.swapaxes(2, 3).reshape(x.shape[0], -1)
+
+
+def in_rows(vectors: list[jax.Array], tile: int) -> jax.Array:
+    """Several [B or 1, heads or 1, L] -> [B or 1, heads or 1, tiles, SUBLANES, tile], filled up with zeros."""
+    x = jnp.stack(jnp.broadcast_arrays(*vectors), axis=2)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, SUBLANES - x.shape[2]), (0, 0)))
+    return jnp.moveaxis(x.reshape(*x.shape[:3], -1, tile), 3, 2)
+
+
+def stored(x: jax.Array | jax.ShapeDtypeStruct) -> int:
+    """Bytes of a tile of an array [B, heads, tiles, rows, lanes] in memory, where lanes are filled up."""
+    return x.shape[3] * (-(-x.shape[4] // LANES) * LANES) * x.dtype.itemsize
