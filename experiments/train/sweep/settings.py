@@ -116,9 +116,7 @@ class Settings(processes.Settings):
         "", "i/n: only the i-th of n parts of the sweep, counted from 0.", parsing.shard
     )
     tensorboard: bool = flag(False, "Write curves while training, to <out>/tensorboard/<cell>.")
-    wandb: str = flag(
-        "", "A project of Weights & Biases: curves in <out>/weights_and_biases, for `wandb sync`."
-    )
+    wandb: str = flag("", "A project of Weights & Biases: curves in <out>/weights_and_biases, for `wandb sync`.")
     out: str = flag("runs/accuracy", "Folder for rows and figures.")
     dry_run: bool = flag(False, "List the cells and predicted hours, and run none.")
 

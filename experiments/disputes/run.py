@@ -1,0 +1,149 @@
+"""Settings to verdicts: `experiments.accuracy` trains the models of a dispute, and its rule judges their rows."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from attnzoo.models import presets
+from experiments.bench import experiment, outcome, records
+from experiments.bench.experiment import Cell, Experiment, Run
+from experiments.bench.settings import parsed
+from experiments.disputes.cases import Dispute
+from experiments.disputes.rules import SOLVED, Contenders, Heard
+from experiments.disputes.settings import Settings
+from experiments.show import caveats
+from experiments.train.sweep import analysis, prediction
+from experiments.train.sweep.cells import cells as models_of
+from experiments.train.sweep.settings import Settings as Training
+
+MODULE = "experiments.accuracy"
+
+
+class Disputes(Experiment):
+    """A verdict for each dispute."""
+
+    name = "disputes"
+    key = ("dispute", "flags", "seeds")
+    columns = ("dispute",)
+    caveats = (
+        caveats.SMALL,
+        "A verdict is of the models, the task and the size that stand beside it, and of no other.",
+    )
+    noun = "disputes"
+    leaves = "verdicts and figure"
+
+    def cells(self, settings: Settings) -> Iterator[list[Cell]]:
+        """A cell for each, which is asked for when the one before has its verdict."""
+        for name, dispute in settings.chosen().items():
+            row = {"dispute": name, "claim": dispute.claim, "sources": dispute.sources, "scale": dispute.scale}
+            row |= {"rule": told(dispute), "flags": shlex.join(_flags(dispute)), "seeds": settings.seeds}
+            yield [Cell(row, dispute)]
+
+    def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
+        return experiment.one_by_one(todo, lambda cell: _decided(settings, cell.row["dispute"], cell.subject))
+
+    def describe(self, row: dict) -> str:
+        if row["status"] != "measured":
+            return f"{row['dispute']}: {row['status']}, {row['reason']}"
+        return f"{row['dispute']} {row['verdict']}: {row['detail']}"
+
+    def list_cells(self, settings: Settings) -> int:
+        for name, dispute in settings.chosen().items():
+            print(f"{name}: {dispute.claim}\n  {dispute.sources}\n  rule: {told(dispute)}\n  scale: {dispute.scale}")
+            training = parsed(Training, **_given(settings, name, dispute))
+            hours = prediction.of(training, records.read(_folder(settings, name)))
+            found = [hours(cell) for cell in models_of(training)]
+            total = sum(found) if None not in found else math.nan
+            print(
+                f"  {len(found)} models, about {total:.2g} hours {hours.basis}\n  $ {command(settings, name, dispute)}"
+            )
+        return 0
+
+
+def told(dispute: Dispute) -> str:
+    """The rule in words, with what it is about."""
+    return f"{' '.join((type(dispute.rule).__doc__ or '').split())} Here: {dispute.rule}"
+
+
+def command(settings: Settings, name: str, dispute: Dispute) -> str:
+    """What trains the models, as one writes it."""
+    return shlex.join(["python", *_words(settings, name, dispute)])
+
+
+def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
+    code = _trained(_words(settings, name, dispute))
+    if code == outcome.STOPPED:
+        raise outcome.Stopped
+    if code not in (0, 1):
+        raise RuntimeError(f"{command(settings, name, dispute)} ended with {code}")
+    heard = contenders(dispute, records.read(_folder(settings, name)), settings.seeds)
+    judgement = dispute.rule.judge(heard)
+    scores = {text: list(each.scores.values()) for text, each in heard.items()}
+    elsewhere = {text: each.elsewhere for text, each in heard.items() if each.elsewhere}
+    found = {"status": "measured", "verdict": judgement.verdict.value, "detail": judgement.detail}
+    solved = {text: [x if x < math.inf else None for x in each.solved.values()] for text, each in heard.items()}
+    return found | {"scores": scores, "elsewhere": elsewhere, "solved": solved}
+
+
+def _trained(words: list[str]) -> int:
+    """The exit code of what trains models."""
+    return subprocess.run([sys.executable, *words]).returncode
+
+
+def contenders(dispute: Dispute, rows: list[dict], seeds: int) -> Contenders:
+    """What the models of each contender say, at the rate that validation chose for it.
+
+    Raises:
+      ValueError: a contender has fewer seeds than were asked for.
+    """
+    chosen = [row for row in analysis.at_chosen_rates(rows) if row["status"] == "measured"]
+    found = {}
+    for text in dispute.contenders:
+        [kernel] = presets.parse(text)
+        own = {row["seed"]: row for row in chosen if row["kernel"] == presets.identity(kernel)}
+        if len(own) < seeds:
+            raise ValueError(f"{text}: {len(own)} of {seeds} seeds were measured, the others failed or diverged")
+        found[text] = _heard(own)
+    return found
+
+
+def _heard(rows: dict[int, dict]) -> Heard:
+    elsewhere: dict[int, dict[int, float]] = {}
+    for seed, row in rows.items():
+        for length, score in (row.get("by_length") or {}).items():
+            elsewhere.setdefault(int(length), {})[seed] = score
+    solved = {seed: _steps(row["validations"]) for seed, row in rows.items()}
+    scores = {seed: row["score"] for seed, row in rows.items()}
+    return Heard(scores, elsewhere, solved, next(iter(rows.values())).get("state_bytes") or math.nan)
+
+
+def _steps(validations: list) -> float:
+    """Until an accuracy, kept as lower is better, is `SOLVED`."""
+    return next((float(step) for step, score in validations if -score >= SOLVED), math.inf)
+
+
+def _flags(dispute: Dispute) -> list[str]:
+    given = {"kernels": ", ".join(dispute.contenders)} | dispute.flags
+    return [f"--{flag}={value}" for flag, value in given.items()]
+
+
+def _given(settings: Settings, name: str, dispute: Dispute) -> dict:
+    shared = {"seeds": settings.seeds, "jobs": settings.jobs, "out": str(_folder(settings, name))}
+    return {"kernels": ", ".join(dispute.contenders)} | dispute.flags | shared
+
+
+def _words(settings: Settings, name: str, dispute: Dispute) -> list[str]:
+    return ["-m", MODULE, *(f"--{flag}={value}" for flag, value in _given(settings, name, dispute).items())]
+
+
+def _folder(settings: Settings, name: str) -> pathlib.Path:
+    return pathlib.Path(settings.out) / name
+
+
+EXPERIMENT = Disputes()
+run = EXPERIMENT.run

@@ -1,0 +1,110 @@
+"""Disputes: rules decide as they say, and a command leads from flags to a verdict."""
+
+import math
+import pathlib
+
+import pytest
+
+from attnzoo.models import presets
+from experiments.bench import records
+from experiments.bench.settings import parsed
+from experiments.disputes import cases, rules, run, settings
+from experiments.disputes.rules import Heard, Verdict
+from experiments.train.sweep.settings import Settings as Training
+from tests import summaries
+
+
+def heard(score=0.0, spread=0.005, *, elsewhere=None, solved=math.inf, state_bytes=1.0):
+    """Five seeds around a score."""
+    scores = {seed: min(1.0, score + spread * (seed - 2)) for seed in range(5)}
+    at = {80: {seed: elsewhere + spread * (seed - 2) for seed in range(5)}} if elsewhere is not None else {}
+    return Heard(scores, at, {seed: solved * (1 + seed / 100) for seed in range(5)}, state_bytes)
+
+
+RESTORES, LOCAL = rules.Restores("full", "alone", "mixed"), rules.IsLocal("full", "window", chance=0.1)
+DELAYS, ONE = rules.Delays("small", "large", steps=100), rules.OnlyOne("able", "unable", length=80, chance=0.5)
+CASES = [
+    (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.985)}, Verdict.HOLDS),
+    (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.8)}, Verdict.FAILS),
+    (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.96, 0.04)}, Verdict.UNDECIDED),
+    (RESTORES, {"full": heard(0.8), "alone": heard(0.5), "mixed": heard(0.8)}, Verdict.UNDECIDED),
+    (RESTORES, {"full": heard(0.99), "alone": heard(0.95), "mixed": heard(0.99)}, Verdict.UNDECIDED),
+    (DELAYS, {"small": heard(solved=20), "large": heard(solved=80)}, Verdict.HOLDS),
+    (DELAYS, {"small": heard(solved=20), "large": heard()}, Verdict.HOLDS),
+    (DELAYS, {"small": heard(solved=80), "large": heard(solved=20)}, Verdict.FAILS),
+    (DELAYS, {"small": heard(), "large": heard()}, Verdict.UNDECIDED),
+    (ONE, {"able": heard(elsewhere=0.98), "unable": heard(elsewhere=0.5)}, Verdict.HOLDS),
+    (ONE, {"able": heard(elsewhere=0.5), "unable": heard(elsewhere=0.5)}, Verdict.FAILS),
+    (ONE, {"able": heard(elsewhere=0.98), "unable": heard(elsewhere=0.98)}, Verdict.FAILS),
+    (ONE, {"able": heard(elsewhere=0.9), "unable": heard(elsewhere=0.5)}, Verdict.UNDECIDED),
+    (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=n) for n in range(5)}, Verdict.HOLDS),
+    (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=9 - n) for n in range(5)}, Verdict.FAILS),
+    (LOCAL, {"full": heard(0.4), "window": heard(0.4)}, Verdict.HOLDS),
+    (LOCAL, {"full": heard(0.4), "window": heard(0.3)}, Verdict.FAILS),
+    (LOCAL, {"full": heard(0.12), "window": heard(0.12)}, Verdict.UNDECIDED),
+]
+
+
+@pytest.mark.parametrize("rule, contenders, verdict", CASES, ids=lambda x: getattr(x, "value", type(x).__name__))
+def test_rules(rule, contenders, verdict):
+    judgement = rule.judge(contenders)
+    assert judgement.verdict is verdict, judgement
+    assert any(letter.isdigit() for letter in judgement.detail)
+
+
+@pytest.mark.parametrize("name", cases.DISPUTES)
+def test_every_dispute_can_be_asked_for(name):
+    dispute = cases.DISPUTES[name]
+    given = parsed(Training, **dispute.flags | {"kernels": ", ".join(dispute.contenders)})
+    assert len(given.kernels) == len(dispute.contenders) == len(set(dispute.contenders))
+    for field in ("full", "alone", "mixed", "small", "large", "able", "unable", "window"):
+        assert getattr(dispute.rule, field, dispute.contenders[0]) in dispute.contenders
+    if isinstance(dispute.rule, rules.OnlyOne):
+        assert dispute.rule.length in given.eval_lengths
+        assert dispute.rule.chance == given.tasks[0].chance
+    if isinstance(dispute.rule, rules.Delays):
+        assert dispute.rule.steps == given.steps and given.validate_every
+    named = settings.LARGE if dispute.wants_card else settings.SMALL
+    assert name in named.split(", ")
+
+
+def test_a_verdict_is_a_row_a_table_and_a_figure(tmp_path, monkeypatch):
+    commands = []
+
+    def trained(words):
+        """What the command would leave."""
+        commands.append(words)
+        out = pathlib.Path(next(word.partition("=")[2] for word in words if word.startswith("--out=")))
+        out.mkdir()
+        for text, score in ((cases.FULL, 1.0), (cases.SUMS, 0.4), (cases.HYBRID, 0.995)):
+            [kernel] = presets.parse(text)
+            for seed in range(2):
+                row = {"task": "t", "kernel": presets.identity(kernel), "seed": seed, "learning_rate": 1e-3}
+                row |= {"status": "measured", "score": score, "validation": -score, "validations": [[600, -score]]}
+                records.append(out, row | {"metric": "accuracy", "length": 128, "width": 32, "state_bytes": 1})
+        return 0
+
+    monkeypatch.setattr(run, "_trained", trained)
+    given = parsed(settings.Settings, disputes="hybrid", seeds=2, out=str(tmp_path))
+    assert run.run(given) == 0 and run.run(given) == 0
+    assert len(commands) == 1, "a verdict stays"
+    [row] = run.EXPERIMENT.read(tmp_path)
+    assert row["verdict"] == "holds" and "-60.0" in row["detail"]
+    assert "arXiv:2403.19887" in summaries.of(tmp_path) and (tmp_path / "verdicts.png").stat().st_size > 5000
+
+
+def test_models_that_are_missing_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_trained", lambda words: 0)
+    given = parsed(settings.Settings, disputes="hybrid", seeds=2, out=str(tmp_path))
+    assert run.run(given) == 1
+    [row] = run.EXPERIMENT.read(tmp_path)
+    assert row["status"] == "failed" and "softmax: 0 of 2 seeds were measured" in row["reason"]
+
+
+def test_a_list_of_disputes_trains_nothing(tmp_path, capsys):
+    given = parsed(settings.Settings, disputes="eigenvalues", seeds=2, out=str(tmp_path), dry_run=True)
+    assert run.run(given) == 0
+    told = capsys.readouterr().out
+    for part in ("Grazzi", "rule: `able` does", "4 models, about", "python -m experiments.accuracy", "--seeds=2"):
+        assert part in told
+    assert not list(tmp_path.iterdir())
