@@ -21,8 +21,8 @@ from experiments.show.tables import Table
 
 # Of sections on the page; others come after these.
 ORDER = (
-    "scaling", "accuracy", "peers", "decoding", "approximation", "swap", "alignment", "claims", "disputes", "reproduce",
-    "tiles", "compiled", "conformance", "throughput",
+    "scaling", "accuracy", "learnability", "peers", "decoding", "approximation", "swap", "alignment", "claims",
+    "disputes", "reproduce", "tiles", "compiled", "conformance", "throughput",
 )  # fmt: skip
 
 
