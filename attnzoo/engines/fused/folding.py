@@ -1,7 +1,8 @@
 """Heads as a TPU stores them: side by side where one is narrower than a register, so that none is filled up.
 
 A fold is `fold` key heads beside each other, and likewise one query head of each of their groups. Folds of queries are
-numbered by those of their keys, and within them by their place in a group.
+numbered by those of their keys, and within them by their place in a group. Where folds are whole registers, and in the
+order of heads, they lie beside each other, too, as a projection leaves them, and nothing has to be moved.
 """
 
 from __future__ import annotations
@@ -51,19 +52,31 @@ class Heads(NamedTuple):
         kv = jax.lax.div(fold_of_queries, self.group) * self.fold + place
         return kv * self.group + jax.lax.rem(fold_of_queries, self.group)
 
-    def outward(self, x: jax.Array, tile: int) -> jax.Array:
-        """[B, L, heads of queries or keys, H] -> [B, folds, tiles, tile, fold * H]."""
-        batch, length, num_heads, width = x.shape
-        split = self.kv // self.fold, self.fold, num_heads // self.kv
-        x = x.reshape(batch, length // tile, tile, *split, width).transpose(0, 3, 5, 1, 2, 4, 6)
-        return x.reshape(batch, -1, length // tile, tile, self.fold * width)
+    def shape(self, batch: int, tiles: int, tile: int, num_heads: int, width: int) -> tuple[int, ...]:
+        """Of heads of queries or of keys, [B, 1, tiles, tile, heads * H] where all lie beside each other, or of folds,
+        [B, folds, tiles, tile, fold * H].
+        """
+        are_in_order = self.fold == 1 or num_heads == self.kv
+        if are_in_order and self.fold * width % LANES == 0:
+            return batch, 1, tiles, tile, num_heads * width
+        return batch, num_heads // self.fold, tiles, tile, self.fold * width
 
-    def inward(self, x: jax.Array) -> jax.Array:
+    def outward(self, x: jax.Array, tile: int) -> jax.Array:
+        """[B, L, heads of queries or keys, H] in such a shape."""
+        batch, length, num_heads, width = x.shape
+        shape = self.shape(batch, length // tile, tile, num_heads, width)
+        if shape[1] == 1:
+            return x.reshape(shape)
+        split = self.kv // self.fold, self.fold, num_heads // self.kv
+        return x.reshape(*shape[:1], *shape[2:4], *split, width).transpose(0, 3, 5, 1, 2, 4, 6).reshape(shape)
+
+    def inward(self, x: jax.Array, width: int) -> jax.Array:
         """The inverse."""
-        batch, folds, tiles, tile, width = x.shape
-        split = self.kv // self.fold, folds * self.fold // self.kv, tiles, tile, self.fold, width // self.fold
-        x = x.reshape(batch, *split).transpose(0, 3, 4, 1, 5, 2, 6)
-        return x.reshape(batch, tiles * tile, -1, width // self.fold)
+        batch, folds, tiles, tile, _ = x.shape
+        if folds == 1:
+            return x.reshape(batch, tiles * tile, -1, width)
+        split = self.kv // self.fold, folds * self.fold // self.kv, tiles, tile, self.fold, width
+        return x.reshape(batch, *split).transpose(0, 3, 4, 1, 5, 2, 6).reshape(batch, tiles * tile, -1, width)
 
     def rows(self, x: jax.Array, tile: int) -> jax.Array:
         """[B, N, L] -> [B, folds, tiles, fold, tile]."""
@@ -91,6 +104,6 @@ def in_rows(vectors: list[jax.Array], tile: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(*x.shape[:3], -1, tile), 3, 2)
 
 
-def stored(x: jax.Array | jax.ShapeDtypeStruct) -> int:
-    """Bytes of a tile of an array [B, heads, tiles, rows, lanes] in memory, where lanes are filled up."""
-    return x.shape[3] * (-(-x.shape[4] // LANES) * LANES) * x.dtype.itemsize
+def stored(block: tuple[int, ...], dtype: Any) -> int:
+    """Bytes of a block [..., rows, lanes] in memory, where lanes are filled up."""
+    return block[-2] * (-(-block[-1] // LANES) * LANES) * jnp.dtype(dtype).itemsize

@@ -23,7 +23,8 @@ from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 
 # What is fetched by tile of keys, and whose head it is; all else is of queries.
 OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "keys": ("column", "queries")}
-WIDE = ("q", "k", "v", "d_out")  # with heads side by side; others have them one below the other
+# What has heads side by side, as wide as those of an operand; all else has them one below the other.
+WIDE = {"q": "q", "k": "k", "v": "v", "d_out": "v"}
 
 
 class Array(NamedTuple):
@@ -67,7 +68,7 @@ class Kernel:
 class Grid:
     """All steps of a kernel, whose running sums are of a tile of queries, or of one of keys.
 
-    Arrays are [B or 1, folds or 1, tiles, ...], of which it sees one tile at a time.
+    Arrays are [B or 1, folds or 1, tiles, ...], of which it sees one tile of one fold at a time.
     """
 
     given: Operands
@@ -90,32 +91,38 @@ class Grid:
         return 1 if self.is_by_row or self.are_apart else self.heads.group
 
     def call(self, kernel: Kernel, more: dict, results: tuple[Array, ...], sums: tuple[Array, ...]) -> list[jax.Array]:
-        """The results of all tiles: arrays [B, folds, tiles, ...]."""
-        steps = self.steps.tile.reshape(-1), self.steps.other.reshape(-1)
+        """The results of all tiles."""
+        given, fold, steps = self.given, self.heads.fold, (self.steps.tile.reshape(-1), self.steps.other.reshape(-1))
         steps, numbers, arrays = varying.alike((steps, self._numbers(), self._arrays() | more))
-        axis, side = ("row", self.given.queries) if self.is_by_row else ("column", self.given.keys)
-        leading = self.given.q.shape[0], self.heads.folds // self.inner, side.positions.shape[1] // side.tile
-        of_mesh, fold = jax.typeof(arrays["q"]).manual_axis_type, self.heads.fold
-        like = [jax.ShapeDtypeStruct((*leading, *_folded(x, fold)), x.dtype, manual_axis_type=of_mesh) for x in results]
-        places = {name: OF_KEYS.get(name, ("row", "queries")) for name in arrays}
+        axis, side = ("row", given.queries) if self.is_by_row else ("column", given.keys)
+        folds, tiles = self.heads.folds // self.inner, side.positions.shape[1] // side.tile
+        of_mesh = jax.typeof(arrays["q"]).manual_axis_type
+        like = [
+            jax.ShapeDtypeStruct(self._shape(x, given.q.shape[0], folds, tiles), x.dtype, manual_axis_type=of_mesh)
+            for x in results
+        ]
+        fetched = {
+            name: self._block(x.shape, self._lanes(name, x), *OF_KEYS.get(name, ("row", "queries")))
+            for name, x in arrays.items()
+        }
+        written = [
+            self._block(x.shape, _folded(y, fold)[1], axis, "results") for x, y in zip(like, results, strict=True)
+        ]
         return pl.pallas_call(
             functools.partial(self._step, kernel, results, sums),
             out_shape=like,
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=len(steps),
-                grid=(*leading[:2], self.steps.tile.shape[2], self.inner),
-                in_specs=[
-                    {name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers},
-                    {name: self._block(x.shape, *places[name]) for name, x in arrays.items()},
-                ],
-                out_specs=[self._block(x.shape, axis, "results") for x in like],
+                grid=(given.q.shape[0], folds, self.steps.tile.shape[2], self.inner),
+                in_specs=[{name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers}, fetched],
+                out_specs=written,
                 scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in sums * fold],
             ),
             interpret=self.interpret,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
             ),
-            cost_estimate=self._cost(kernel, [(x, places[name][0]) for name, x in arrays.items()], like),
+            cost_estimate=self._cost(kernel, arrays, fetched, like, written),
         )(*steps, numbers, arrays)
 
     def _place(self, b, h, p, g, tile, other) -> Place:
@@ -145,26 +152,38 @@ class Grid:
             found |= {name: in_rows(vectors, side.tile)} if vectors else {}
         return found
 
-    def _block(self, shape: tuple[int, ...], side: str, folds: str) -> pl.BlockSpec:
+    def _shape(self, x: Array, batch: int, folds: int, tiles: int) -> tuple[int, ...]:
+        """Of a result of all tiles."""
+        if x.axis == 1:
+            return self.heads.shape(batch, tiles, x.shape[0], folds * self.heads.fold, x.shape[1])
+        return batch, folds, tiles, *_folded(x, self.heads.fold)
+
+    def _lanes(self, name: str, x: jax.Array) -> int:
+        """Of one fold."""
+        return self.heads.fold * getattr(self.given, WIDE[name]).shape[3] if name in WIDE else x.shape[4]
+
+    def _block(self, shape: tuple[int, ...], lanes: int, side: str, folds: str) -> pl.BlockSpec:
         """One tile of queries or keys, of one fold of queries, keys or results."""
 
         def index(b, h, p, g, tile, other):
             place = self._place(b, h, p, g, tile, other)
-            batch, fold = place.batch if shape[0] > 1 else 0, getattr(place, folds) if shape[1] > 1 else 0
-            return batch, fold, getattr(place, side), 0, 0
+            fold = getattr(place, folds)
+            across, beside = (fold if size > 1 else 0 for size in (shape[1], shape[4] // lanes))
+            return place.batch if shape[0] > 1 else 0, across, getattr(place, side), 0, beside
 
-        return pl.BlockSpec((1, 1, 1, *shape[3:]), index)
+        return pl.BlockSpec((1, 1, 1, shape[3], lanes), index)
 
-    def _cost(self, kernel: Kernel, fetched: list[tuple[jax.Array, str]], results: list) -> pl.CostEstimate:
+    def _cost(self, kernel: Kernel, arrays: dict, fetched: dict, results: list, written: list) -> pl.CostEstimate:
         """What all steps compute and move; a tile is fetched whenever it is another one than in the step before."""
-        given, (batch, folds, *_) = self.given, results[0].shape
-        own, beside = self.steps.turns
+        given, (own, beside) = self.given, self.steps.turns
         turns = {"row": own, "column": beside} if self.is_by_row else {"row": beside * self.inner, "column": own}
-        moved = sum(turns[side] * stored(x) for x, side in fetched) + sum(x.shape[2] * stored(x) for x in results)
-        heads = batch * folds * self.inner * self.heads.fold
-        pairs = heads * self.steps.tile.shape[2] * given.queries.tile * given.keys.tile
+        side = lambda name: OF_KEYS.get(name, ("row",))[0]
+        moved = sum(turns[side(name)] * stored(fetched[name].block_shape, x.dtype) for name, x in arrays.items())
+        moved += sum(own * stored(block.block_shape, x.dtype) for x, block in zip(results, written, strict=True))
+        folds = given.q.shape[0] * self.heads.folds
+        pairs = folds * self.heads.fold * self.steps.tile.shape[2] * given.queries.tile * given.keys.tile
         widths = kernel.products[0] * given.q.shape[3] + kernel.products[1] * given.v.shape[3]
-        return pl.CostEstimate(2 * pairs * widths, pairs, batch * folds * moved)
+        return pl.CostEstimate(2 * pairs * widths, pairs, folds // self.inner * moved)
 
     def _step(self, kernel, results, sums, tile, other, numbers, arrays, *refs) -> None:
         """One step: the sums of a tile begin, grow and end."""
@@ -213,7 +232,7 @@ class Step:
         tile, own = self.arrays[name], self.fold
         if name not in WIDE:
             return tile[0, 0, 0, own : own + 1]
-        width = tile.shape[4] // self.heads.fold
+        width = tile.shape[-1] // self.heads.fold
         return tile[0, 0, 0, :, own * width : (own + 1) * width]
 
     def number(self, name: str) -> jax.Array:

@@ -49,7 +49,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found
     row, out = Array((1, tile)), Array((tile, width), given.v.dtype, axis=1)
     sums = row._replace(start=-jnp.inf), row, Array((width, tile))
     found = grid.call(_Forward(), {}, (out, row, row), sums)
-    return Found(grid.heads.inward(found[0]), *map(grid.heads.by_query, found[1:]))
+    return Found(grid.heads.inward(found[0], width), *map(grid.heads.by_query, found[1:]))
 
 
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool = False) -> Gradients:
@@ -65,7 +65,7 @@ def _of_queries(grid: Grid, pulled: Pulled) -> tuple[jax.Array, jax.Array | None
     caps = [Array((1, tile))] * (given.soft_cap is not None)
     results = Array((tile, width), given.q.dtype, axis=1), *caps
     d_q, *d_cap = grid.call(_OfQueries(), _pulled(grid, pulled), results, (Array((width, tile)), *caps))
-    return grid.heads.inward(d_q), grid.heads.by_query(d_cap[0]) if d_cap else None
+    return grid.heads.inward(d_q, width), grid.heads.by_query(d_cap[0]) if d_cap else None
 
 
 def _of_keys(grid: Grid, pulled: Pulled) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -76,7 +76,7 @@ def _of_keys(grid: Grid, pulled: Pulled) -> tuple[jax.Array, jax.Array, jax.Arra
     more = [Array((SUBLANES, tile))] * (given.of_key is not None)
     results = [x if grid.are_apart else x._replace(dtype=side.dtype) for x, side in zip(sums, sides, strict=True)]
     found = grid.call(_OfKeys(), _pulled(grid, pulled), (*results, *more), (*sums, *more))
-    d_k, d_v = (_by_kv(grid.heads.inward(x), side) for x, side in zip(found, sides, strict=False))
+    d_k, d_v = (_by_kv(grid.heads.inward(x, side.shape[3]), side) for x, side in zip(found, sides, strict=False))
     return d_k, d_v, grid.heads.by_query(found[2][:, :, :, :1]) if more else None
 
 
@@ -89,7 +89,7 @@ def _pulled(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
 
 def _by_kv(x: jax.Array, like: jax.Array) -> jax.Array:
     """[B, L, N or K, H] -> [B, L, K, H], in the dtype of `like`."""
-    return x.reshape(*like.shape[:3], -1, like.shape[3]).sum(axis=3).astype(like.dtype) if x.shape != like.shape else x
+    return x.reshape(*like.shape[:3], -1, like.shape[3]).sum(axis=3).astype(like.dtype)
 
 
 class _Forward(Kernel):
