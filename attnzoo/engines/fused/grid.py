@@ -24,7 +24,7 @@ from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 # What is fetched by tile of keys, and whose head it is; all else is of queries.
 OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "keys": ("column", "queries")}
 # What has heads side by side, as wide as those of an operand; all else has them one below the other.
-WIDE = {"q": "q", "k": "k", "v": "v", "d_out": "v"}
+WIDE = {"q": "q", "k": "k", "v": "v", "out": "v", "d_out": "v"}
 
 
 class Array(NamedTuple):
@@ -56,6 +56,9 @@ class Kernel:
     """
 
     products: tuple[int, int]
+
+    def begin(self, step: Step, sums: tuple[Any, ...]) -> None:
+        """Where sums start from more than their numbers."""
 
     def add(self, step: Step, sums: tuple[Any, ...], is_partial: bool) -> None:
         raise NotImplementedError
@@ -200,6 +203,8 @@ class Grid:
         def _():
             for x, like in zip(held, sums * self.heads.fold, strict=True):
                 x[...] = jnp.full_like(x, like.start)
+            for step, own in each:
+                kernel.begin(step, own)
 
         def add(is_partial):
             for step, own in each:

@@ -81,10 +81,16 @@ class Found(NamedTuple):
 class Pulled(NamedTuple):
     """What a kernel is given for its gradients, in the order of tiles, 0 where no query stands."""
 
+    out: jax.Array  # [B, T', N, Hv]
     d_out: jax.Array  # [B, T', N, Hv]
     top: jax.Array  # float32 [B, N, T'], 0 where nothing is visible
     log_total: jax.Array  # float32 [B, N, T']
-    shift: jax.Array  # d_log_total - d_out . out, float32 [B, N, T']: d s_ij = w_ij (d_out_i . v_j + shift_i)
+    d_log_total: jax.Array  # float32 [B, N, T']
+
+    @property
+    def shift(self) -> jax.Array:
+        """d_log_total - d_out . out, float32 [B, N, T']: d s_ij = w_ij (d_out_i . v_j + shift_i)."""
+        return self.d_log_total - jnp.einsum("btnh,btnh->bnt", self.d_out, self.out, preferred_element_type=jnp.float32)
 
 
 class Gradients(NamedTuple):

@@ -141,9 +141,9 @@ class Pass:
         (q, k, _), (top, log_total) = operands, rows
         terms, cutting, given = self._given(device.tiles[1], operands, learned, fixed)
         is_blind, top = top == -jnp.inf, dense.finite(top if terms.of_query is None else top - terms.of_query)
-        shift = d_log_total - jnp.einsum("btnh,btnh->bnt", d_out, out, preferred_element_type=jnp.float32)
         by_row = lambda x: cut(x, cutting.rows, axis=2)
-        pulled = Pulled(cut(d_out, cutting.rows), by_row(top), by_row(log_total), by_row(shift))
+        rows = map(by_row, (top, log_total, d_log_total))
+        pulled = Pulled(cut(out, cutting.rows), cut(d_out, cutting.rows), *rows)
         grads = device.backward(given, cutting.lists, pulled)
         d_q = join(grads.q, cutting.rows, q.shape[1])
         d_k, d_v = (join(x, cutting.columns, k.shape[1]) for x in (grads.k, grads.v))

@@ -55,36 +55,36 @@ def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool = False) -> Gradients:
     """The kernels of `Device.backward`."""
     by_row, by_column = (Grid(given, Steps.of(pairs), pairs is lists.by_row, interpret) for pairs in lists)
-    d_q, d_cap = _of_queries(by_row, pulled)
-    return Gradients(d_q, *_of_keys(by_column, pulled), d_cap)
+    heads, tile = by_row.heads, given.queries.tile
+    wide = {"out": pulled.out, "d_out": pulled.d_out}
+    rows = {"top": pulled.top, "log_total": pulled.log_total, "d_log_total": pulled.d_log_total}
+    arrays = {name: heads.outward(x, tile) for name, x in wide.items()}
+    arrays |= {name: heads.rows(x, tile) for name, x in rows.items()}
+    d_q, shift, *d_cap = _of_queries(by_row, arrays)
+    del arrays["out"], arrays["d_log_total"]
+    d_k, d_v, *d_key = _of_keys(by_column, arrays | {"shift": shift})
+    by_head = lambda found: heads.by_query(found[0][:, :, :, : heads.fold]) if found else None  # rows are equal
+    return Gradients(heads.inward(d_q, given.q.shape[3]), d_k, d_v, by_head(d_key), by_head(d_cap))
 
 
-def _of_queries(grid: Grid, pulled: Pulled) -> tuple[jax.Array, jax.Array | None]:
+def _of_queries(grid: Grid, arrays: dict[str, jax.Array]) -> list[jax.Array]:
     given = grid.given
     tile, width = given.queries.tile, given.q.shape[3]
-    caps = [Array((1, tile))] * (given.soft_cap is not None)
-    results = Array((tile, width), given.q.dtype, axis=1), *caps
-    d_q, *d_cap = grid.call(_OfQueries(), _pulled(grid, pulled), results, (Array((width, tile)), *caps))
-    return grid.heads.inward(d_q, width), grid.heads.by_query(d_cap[0]) if d_cap else None
+    rows = [Array((1, tile))] * (1 + (given.soft_cap is not None))
+    results = Array((tile, width), given.q.dtype, axis=1), *rows
+    return grid.call(_OfQueries(), arrays, results, (Array((width, tile)), *rows))
 
 
-def _of_keys(grid: Grid, pulled: Pulled) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def _of_keys(grid: Grid, arrays: dict[str, jax.Array]) -> list[jax.Array]:
     """Where heads that share keys are apart, their gradients are summed in float32 here."""
     given = grid.given
     tile, sides = given.keys.tile, (given.k, given.v)
     sums = [Array((tile, x.shape[3]), axis=1) for x in sides]
     more = [Array((SUBLANES, tile))] * (given.of_key is not None)
     results = [x if grid.are_apart else x._replace(dtype=side.dtype) for x, side in zip(sums, sides, strict=True)]
-    found = grid.call(_OfKeys(), _pulled(grid, pulled), (*results, *more), (*sums, *more))
-    d_k, d_v = (_by_kv(grid.heads.inward(x, side.shape[3]), side) for x, side in zip(found, sides, strict=False))
-    return d_k, d_v, grid.heads.by_query(found[2][:, :, :, :1]) if more else None
-
-
-def _pulled(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
-    tile, rows = grid.given.queries.tile, {"top": pulled.top, "log_total": pulled.log_total, "shift": pulled.shift}
-    return {"d_out": grid.heads.outward(pulled.d_out, tile)} | {
-        name: grid.heads.rows(x, tile) for name, x in rows.items()
-    }
+    found = grid.call(_OfKeys(), arrays, (*results, *more), (*sums, *more))
+    of_sides = [_by_kv(grid.heads.inward(x, y.shape[3]), y) for x, y in zip(found[:2], sides, strict=True)]
+    return [*of_sides, *found[2:]]
 
 
 def _by_kv(x: jax.Array, like: jax.Array) -> jax.Array:
@@ -115,15 +115,19 @@ class _Forward(Kernel):
 
 
 class _OfQueries(Kernel):
-    """Gradients of queries, and what each adds to that of the soft cap."""
+    """Gradients of queries, the shift of those of their scores, and what each adds to that of the soft cap."""
 
     products = 2, 1
 
+    def begin(self, step, sums):
+        products = step.of("d_out").astype(jnp.float32) * step.of("out").astype(jnp.float32)
+        sums[1][...] = step.of("d_log_total") - _summed(products)[:1]
+
     def add(self, step, sums, is_partial):
-        _, d_scores, ratio = _weights(step, is_partial)
+        _, d_scores, ratio = _weights(step, sums[1][...], is_partial)
         if ratio is not None:
             bounded = jnp.tanh(ratio)
-            sums[1][...] += (d_scores * (bounded - ratio * (1 - bounded**2))).sum(axis=0, keepdims=True)
+            sums[2][...] += (d_scores * (bounded - ratio * (1 - bounded**2))).sum(axis=0, keepdims=True)
         k = step.of("k")
         sums[0][...] += _dot(k, _uncapped(d_scores, ratio).astype(k.dtype), INNER)
 
@@ -137,13 +141,13 @@ class _OfKeys(Kernel):
     products = 2, 2
 
     def add(self, step, sums, is_partial):
-        weights, d_scores, ratio = _weights(step, is_partial)
+        weights, d_scores, ratio = _weights(step, step.of("shift"), is_partial)
         q, d_out = step.of("q"), step.of("d_out")
         d_products = _uncapped(d_scores, ratio) * step.number("scale")
         sums[0][...] += _dot(d_products.astype(q.dtype), q, PLAIN)
         sums[1][...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
         if step.given.of_key is not None:
-            sums[2][...] += _dot(jnp.ones((SUBLANES, d_scores.shape[1]), jnp.float32), d_scores, OUTER)
+            sums[2][...] += _summed(d_scores)
 
     def end(self, step, sums):
         return (x[...] for x in sums)
@@ -160,16 +164,21 @@ def _scores(step: Step, is_partial: bool) -> tuple[jax.Array, jax.Array | None]:
     return jnp.where(step.visible(), scores, -jnp.inf) if is_partial else scores, ratio
 
 
-def _weights(step: Step, is_partial: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def _weights(step: Step, shift: jax.Array, is_partial: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Weights [s, t], gradients of scores, and ratios as above."""
     scores, ratio = _scores(step, is_partial)
     weights = jnp.exp(scores - step.of("top") - step.of("log_total"))
-    return weights, weights * (_dot(step.of("v"), step.of("d_out"), OUTER) + step.of("shift")), ratio
+    return weights, weights * (_dot(step.of("v"), step.of("d_out"), OUTER) + shift), ratio
 
 
 def _uncapped(d_scores: jax.Array, ratio: jax.Array | None) -> jax.Array:
     """Gradients of capped scores as those of scaled products."""
     return d_scores if ratio is None else d_scores * (1 - jnp.tanh(ratio) ** 2)
+
+
+def _summed(x: jax.Array) -> jax.Array:
+    """[L, width] -> the sum of each of L, as a row, several times: [SUBLANES, L]."""
+    return _dot(jnp.ones((SUBLANES, x.shape[1]), x.dtype), x, OUTER)
 
 
 def _dot(a: jax.Array, b: jax.Array, dimensions) -> jax.Array:
