@@ -66,9 +66,9 @@ def _declined(q: jax.Array, call: Call) -> list[str]:
 
 def devices() -> tuple[Device, ...]:
     """Those that have kernels of ours."""
-    from attnzoo.engines.fused import tpu  # what it imports takes a while, and few ask for it
+    from attnzoo.engines.fused import hopper, tpu  # what they import takes a while, and few ask for it
 
-    return (tpu.DEVICE,)
+    return (tpu.DEVICE, hopper.DEVICE)
 
 
 class Pass:
@@ -97,8 +97,8 @@ class Pass:
             reasons = device.declined(*operands)
             branch = functools.partial(function, device)
             branches[device.platform] = self._refusing(like, reasons) if reasons else self._lowered(branch)
-        if self.asked.way.interpreted is not None:
-            branches["cpu"] = self._lowered(functools.partial(function, interpreting(self.asked.way.interpreted)))
+        if (way := self.asked.way).interpreted is not None:
+            branches["cpu"] = self._lowered(functools.partial(function, interpreting(way.interpreted, way.platform)))
         names = " and ".join(device.name for device in devices())
         elsewhere = self._refusing(like, [f"it is a kernel of {names}"])
         chosen = jax.custom_jvp(functools.partial(jax.lax.platform_dependent, **branches, default=elsewhere))
@@ -175,10 +175,12 @@ class Pass:
         return terms._replace(of_key=of_key if terms.of_key is None else terms.of_key + of_key)
 
 
-def interpreting(tiles: Tiles) -> Device:
-    """A CPU, which interprets the kernel of a TPU."""
-    from attnzoo.engines.fused import tpu
+def interpreting(tiles: Tiles, platform: str) -> Device:
+    """A CPU, which interprets the kernels of a device."""
+    from attnzoo.engines.fused import hopper, tpu
 
+    if platform == "cuda":
+        return hopper.device((tiles, tiles), hopper.interpreter())
     return tpu.device((tiles, tiles), interpret=True)
 
 

@@ -48,10 +48,12 @@ class Way:
     """How kernels of ours are run; part of what programs are remembered by.
 
     Attributes:
-      interpreted: the tiles with which a CPU interprets the kernel of a TPU; None where it runs none.
+      interpreted: the tiles with which a CPU interprets kernels; None where it runs none.
+      platform: of which device these kernels are.
     """
 
     interpreted: Tiles | None = None
+    platform: str = "tpu"
 
 
 class Asked:
@@ -110,10 +112,11 @@ def asking(way: Way, by: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interpreted(quantum: int = 8, largest: int = 16, grain: int = 8) -> Iterator[None]:
-    """A CPU interprets the kernel of a TPU in programs of `attend(implementation="pallas")` that are traced inside.
+def interpreted(quantum: int = 8, largest: int = 16, grain: int = 8, *, platform: str = "tpu") -> Iterator[None]:
+    """A CPU interprets the kernels of a TPU in programs of `attend(implementation="pallas")` that are traced inside.
 
-    It is slow, and meant for tests; small tiles make several of few tokens.
+    It is slow, and meant for tests; small tiles make several of few tokens. With `platform="cuda"` they are a
+    GPU's, whose tiles are multiples of 64.
 
     Example:
       >>> from attnzoo.engines.fused.way import interpreted
@@ -123,7 +126,7 @@ def interpreted(quantum: int = 8, largest: int = 16, grain: int = 8) -> Iterator
       >>> bool(jnp.allclose(out, attend(q, k, v, is_causal=True), atol=1e-5))
       True
     """
-    token = _way.set(Way(Tiles(quantum, largest, grain)))
+    token = _way.set(Way(Tiles(quantum, largest, grain), platform))
     try:
         yield
     finally:

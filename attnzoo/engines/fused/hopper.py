@@ -1,0 +1,402 @@
+"""Softmax over listed tiles on an NVIDIA Hopper GPU: a kernel forward, and one each for gradients of queries and keys.
+
+Each holds a tile of queries, or of keys, and meets the listed tiles of the other (`warpgroups`). Tiles in which nothing
+is hidden come first, without a mask; in others visibility is asked of positions, which are counted where they follow
+each other and read where they do not. Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608.
+
+Weights are powers of 2, of scores in units of log 2; in natural units where keys are biased, since a score of
+finfo.min, which is one like others there, has no multiple.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.engines.fused import warpgroups
+from attnzoo.engines.fused.device import Device
+from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled, Side
+from attnzoo.engines.fused.pairs import Lists, Pairs
+from attnzoo.engines.fused.warpgroups import (
+    ROWS,
+    Blocks,
+    Matrix,
+    Step,
+    Vectors,
+    Work,
+    added,
+    along,
+    filled,
+    products,
+    spread,
+)
+from attnzoo.engines.fused.way import Tiles
+
+OLDEST = (0, 11)  # jax whose Mosaic GPU is the one that `warpgroups` speaks to
+CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
+DTYPES = ("bfloat16", "float16")
+WIDTHS = (64, 128)
+LOG2E = math.log2(math.e)
+
+PIECE = 256 * 64  # numbers of a piece of keys forward, at most, of which registers hold the scores
+
+
+def declined(q, k, v) -> list[str]:
+    """Why this GPU's kernel cannot take operands of these shapes and types; empty where it can."""
+    reasons = []
+    if jax.__version_info__ < OLDEST:
+        reasons.append(f"jax {jax.__version__}: its Mosaic GPU is another one; it needs {'.'.join(map(str, OLDEST))}")
+    if (there := _capability()) not in (None, CAPABILITY):
+        reasons.append(
+            f"a GPU of compute capability {there}: it needs {CAPABILITY}, whose tensor cores it is written for"
+        )
+    types = sorted({str(x.dtype) for x in (q, k, v)})
+    if len(types) > 1 or types[0] not in DTYPES:
+        reasons.append(f"{' and '.join(types)}: it takes {' or '.join(DTYPES)}, one of them for all operands")
+    for name, width in (("head_dim", q.shape[3]), ("a width of values", v.shape[3])):
+        if width > WIDTHS[-1]:
+            reasons.append(f"{name}={width}: it takes up to {WIDTHS[-1]}")
+    return reasons
+
+
+@functools.cache
+def _capability() -> str | None:
+    """That of the GPU which is here; None where there is none."""
+    try:
+        return str(jax.devices("cuda")[0].compute_capability)
+    except RuntimeError:
+        return None
+
+
+class _Rows(NamedTuple):
+    """What gradients are made from beside operands, by query: [B, T', N, Hv], and [B, N, T'] float32."""
+
+    d_out: jax.Array
+    top: jax.Array
+    log_total: jax.Array
+    shift: jax.Array
+
+
+class _Scores(NamedTuple):
+    """How products become scores, in tiles whose axis `axis` is that of queries."""
+
+    given: Operands
+    axis: int
+
+    @property
+    def is_biased(self) -> bool:
+        return self.given.of_key is not None
+
+    @property
+    def unit(self) -> float:
+        """As how many a score counts."""
+        return 1.0 if self.is_biased else LOG2E
+
+    def power(self, scores: jax.Array) -> jax.Array:
+        """exp of scores in these units."""
+        return jnp.exp2(scores * LOG2E if self.is_biased else scores)
+
+    def of(self, now: Step, queries, keys, made: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """The scores of products q k^T, and tanh in a soft cap, None where there is none."""
+        scale, cap, squashed = now.scalars["scale"], now.scalars.get("soft_cap"), None
+        if cap is None:
+            scores = made * (scale * self.unit)
+        else:
+            squashed = _tanh(made * (scale / cap))
+            scores = squashed * (cap * self.unit)
+        if self.is_biased:
+            scores = scores + along(keys.of_key.at[0], made.shape, 1 - self.axis)
+        if now.is_masked:
+            scores = jnp.where(self._seen(now, queries, keys, made.shape), scores, -jnp.inf)
+        return scores, squashed
+
+    def _seen(self, now: Step, queries, keys, shape) -> jax.Array:
+        given, (own, other) = self.given, (now.own_start, now.other_start)
+        query_start, key_start = (own, other) if self.axis == 0 else (other, own)
+        i, is_query = _stands(given.queries, "query", queries, now, query_start, shape, self.axis)
+        j, is_key = _stands(given.keys, "key", keys, now, key_start, shape, 1 - self.axis)
+        seen = given.visible(i, j, now.head)
+        for is_there in (is_query, is_key):
+            seen = seen if is_there is None else seen & is_there
+        if given.queries.segments is None:
+            return seen
+        query = along(queries.query.at[len(_vectors_of(given.queries)) - 1], shape, self.axis)
+        key = along(keys.key.at[len(_vectors_of(given.keys)) - 1], shape, 1 - self.axis)
+        return seen & (query == key)
+
+    def kept(self, rows: _Rows) -> jax.Array:
+        """What a query is known by, [B, N, count, T']: logarithms that add up to that of its sum, and the shift."""
+        # The lowest of numbers is lost in a sum.
+        logs = (rows.top, rows.log_total) if self.is_biased else (rows.top + rows.log_total,)
+        return jnp.stack([*(x * self.unit for x in logs), rows.shift], axis=2)
+
+    def weights(self, scores: jax.Array, kept) -> jax.Array:
+        """Softmax of scores."""
+        for i in range(kept.shape[0] - 1):
+            scores = scores - along(kept.at[i], scores.shape, self.axis)
+        return self.power(scores)
+
+    def shift(self, shape: tuple[int, ...], kept) -> jax.Array:
+        """What is added to gradients of weights."""
+        return along(kept.at[kept.shape[0] - 1], shape, self.axis)
+
+
+def _stands(side: Side, name: str, refs, now: Step, start, shape, axis: int) -> tuple[jax.Array, jax.Array | None]:
+    """Positions [rows, columns], and where there are any; None for everywhere, or where positions tell."""
+    if side.run is None:
+        return along(getattr(refs, name).at[0], shape, axis), None
+    place = warpgroups.index(shape, axis) + start
+    is_there = None if side.run == side.positions.shape[1] else place < side.run
+    return place + now.scalars[f"first_{name}"], is_there
+
+
+def _tanh(x: jax.Array) -> jax.Array:
+    """As precise as float32, unlike the instruction, whose error times a cap of 50 is that of a score."""
+    return 1 - 2 / (jnp.exp2(x * (2 * LOG2E)) + 1)
+
+
+def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
+    """What queries find."""
+    narrow, given = given, _widened(given)
+    (batch, length, num_heads, _), width, scores = given.q.shape, given.v.shape[3], _Scores(given, 0)
+    size = given.keys.tile
+
+    def begin():
+        return filled(0, ROWS, width), filled(-jnp.inf, ROWS), filled(0, ROWS)
+
+    def step(now: Step, carry):
+        out, top, total = carry
+        with now.first as keys:
+            (made,) = products((now.own.q, keys.k), then=now.take_turns)
+            tile, _ = scores.of(now, now.own, keys, made)
+        largest = jnp.maximum(top, tile.max(axis=1))
+        may_be_blind = now.is_masked or scores.is_biased
+        base = jnp.where(largest == -jnp.inf, 0.0, largest) if may_be_blind else largest
+        weights, faded = scores.power(tile - spread(base, tile.shape)), scores.power(top - base)
+        total = total * faded + weights.sum(axis=1)
+        out, weights = out * spread(faded, out.shape), weights.astype(given.v.dtype)
+        out, largest, total, weights = jax.lax.optimization_barrier((out, largest, total, weights))
+        now.take_turns()
+        with now.second as values:
+            return added(out, weights, values.v, interpret), largest, total
+
+    def finish(carry, scalars):
+        out, top, total = carry
+        total = jnp.where(total > 0, total, 1.0)
+        return out * spread(1 / total, out.shape), (top * (1 / scores.unit), jnp.log(total))
+
+    work = Work(
+        own={"q": Matrix(given.q), **_ints("query", given.queries)},
+        first={"k": Matrix(given.k), **_beside_keys(given)},
+        second={"v": Matrix(given.v)},
+        scalars=_scalars(given),
+        out={"out": _like(given.v.dtype, batch, length, num_heads, width), "rows": _rows(batch, num_heads, 2, length)},
+        pairs=by_row,
+        tile=given.queries.tile,
+        other=size,
+        piece=size if size * max(given.k.shape[3], width) <= PIECE else 2 * ROWS,
+    )
+    out, rows = warpgroups.launch(
+        "forward", work, begin, step, finish, is_read=_are_read(given), in_turns=True, interpret=interpret
+    )
+    return Found(out[..., : narrow.v.shape[3]], rows[:, :, 0], rows[:, :, 1])
+
+
+def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = None) -> Gradients:
+    """Gradients of what it was given."""
+    narrow, given = given, _widened(given)
+    rows, undo = _in_range(given, _Rows(_wide(pulled.d_out), pulled.top, pulled.log_total, pulled.shift))
+    of_queries = given.q.dtype if undo is None else jnp.float32
+    of_keys = of_queries if given.q.shape[2] == given.k.shape[2] else jnp.float32
+    d_q, d_cap = _backward_queries(given, lists.by_row, rows, of_queries, interpret)
+    d_k, d_v, d_of_key = _backward_keys(given, lists.by_column, rows, of_keys, interpret)
+
+    def finished(x, like):
+        """Of heads [B, L, N, W], as those of a group have it."""
+        if undo is not None:
+            x = x * undo[:, None, :, None]
+        if x.shape[2] != like.shape[2]:
+            x = x.reshape(*x.shape[:2], like.shape[2], -1, x.shape[3]).sum(axis=3)
+        return x[..., : like.shape[3]].astype(like.dtype)
+
+    undone = lambda x: x if x is None or undo is None else x * undo[..., None]
+    d_q, d_k, d_v = map(finished, (d_q, d_k, d_v), narrow[:3])
+    return Gradients(d_q, d_k, d_v, undone(d_of_key), undone(d_cap))
+
+
+def _backward_queries(given: Operands, by_row: Pairs, rows: _Rows, dtype, interpret):
+    """d_q [B, T', N, H], and by query [B, N, T'] the gradient of the soft cap, or None."""
+    (batch, length, num_heads, width), scores = given.q.shape, _Scores(given, 0)
+    has_cap = given.soft_cap is not None
+
+    def begin():
+        return filled(0, ROWS, width), *[filled(0, ROWS)] * has_cap
+
+    def step(now: Step, carry):
+        d_q, *d_cap = carry
+        with now.first as keys:
+            with now.second as values:
+                made, d_weights = products((now.own.q, keys.k), (now.own.d_out, values.v))
+            tile, squashed = scores.of(now, now.own, keys, made)
+            d_scores = scores.weights(tile, now.own.kept) * (d_weights + scores.shift(tile.shape, now.own.kept))
+            if squashed is not None:
+                slope = 1 - squashed * squashed
+                by_cap = squashed - made * (now.scalars["scale"] / now.scalars["soft_cap"]) * slope
+                d_cap, d_scores = [d_cap[0] + (d_scores * by_cap).sum(axis=1)], d_scores * slope
+            return added(d_q, d_scores.astype(given.k.dtype), keys.k, interpret), *d_cap
+
+    def finish(carry, scalars):
+        d_q, *d_cap = carry
+        return d_q * scalars["scale"], *[(x,) for x in d_cap]
+
+    out: Blocks = {"d_q": _like(dtype, *given.q.shape)}
+    work = Work(
+        own={"q": Matrix(given.q), "d_out": Matrix(rows.d_out), **_beside_queries(given, scores, rows)},
+        first={"k": Matrix(given.k), **_beside_keys(given)},
+        second={"v": Matrix(given.v)},
+        scalars=_scalars(given),
+        out=out | ({"d_cap": _rows(batch, num_heads, 1, length)} if has_cap else {}),
+        pairs=by_row,
+        tile=given.queries.tile,
+        other=given.keys.tile,
+        piece=ROWS,
+    )
+    d_q, *d_cap = warpgroups.launch(
+        "backward_queries", work, begin, step, finish, is_read=_are_read(given), interpret=interpret
+    )
+    return d_q, d_cap[0][:, :, 0] if d_cap else None
+
+
+def _backward_keys(given: Operands, by_column: Pairs, rows: _Rows, dtype, interpret):
+    """Of each query head: d_k [B, S', N, H], d_v [B, S', N, Hv], and [B, N, S'] that of what is added, or None."""
+    (batch, length, _, width), num_heads, scores = given.k.shape, given.q.shape[2], _Scores(given, 1)
+
+    def begin():
+        matrices = filled(0, ROWS, width), filled(0, ROWS, given.v.shape[3])
+        return *matrices, *[filled(0, ROWS)] * scores.is_biased
+
+    def step(now: Step, carry):
+        d_k, d_v, *d_of_key = carry
+        with now.first as queries:
+            with now.second as pulling:
+                (made,) = products((now.own.k, queries.q))
+                tile, squashed = scores.of(now, queries, now.own, made)
+                weights = scores.weights(tile, queries.kept)
+                d_v = added(d_v, weights.astype(given.v.dtype), pulling.d_out, interpret)
+                (d_weights,) = products((now.own.v, pulling.d_out))
+            d_scores = weights * (d_weights + scores.shift(tile.shape, queries.kept))
+            d_of_key = [x + d_scores.sum(axis=1) for x in d_of_key]
+            if squashed is not None:
+                d_scores = d_scores * (1 - squashed * squashed)
+            return added(d_k, d_scores.astype(given.q.dtype), queries.q, interpret), d_v, *d_of_key
+
+    def finish(carry, scalars):
+        d_k, d_v, *d_of_key = carry
+        return d_k * scalars["scale"], d_v, *[(x,) for x in d_of_key]
+
+    of_head = batch, length, num_heads
+    out: Blocks = {"d_k": _like(dtype, *of_head, width), "d_v": _like(dtype, *of_head, given.v.shape[3])}
+    work = Work(
+        own={"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},
+        first={"q": Matrix(given.q), **_beside_queries(given, scores, rows)},
+        second={"d_out": Matrix(rows.d_out)},
+        scalars=_scalars(given),
+        out=out | ({"d_of_key": _rows(batch, num_heads, 1, length)} if scores.is_biased else {}),
+        pairs=by_column,
+        tile=given.keys.tile,
+        other=given.queries.tile,
+        piece=ROWS,
+    )
+    d_k, d_v, *d_of_key = warpgroups.launch(
+        "backward_keys", work, begin, step, finish, is_read=(True, True), interpret=interpret
+    )
+    return d_k, d_v, d_of_key[0][:, :, 0] if d_of_key else None
+
+
+def _like(dtype, *shape: int) -> Matrix:
+    return Matrix(jax.ShapeDtypeStruct(shape, dtype))
+
+
+def _rows(*shape: int) -> Vectors:
+    return Vectors(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _vectors_of(side: Side) -> list[jax.Array]:
+    """What is read of where queries or keys stand, int32 [B or 1, L] each: positions that are not counted, segments."""
+    read = None if side.run is not None else side.positions, side.segments
+    return [x for x in read if x is not None]
+
+
+def _ints(name: str, side: Side) -> Blocks:
+    vectors = _vectors_of(side)
+    return {name: Vectors(jnp.stack(jnp.broadcast_arrays(*vectors), axis=1)[:, None])} if vectors else {}
+
+
+def _beside_keys(given: Operands) -> Blocks:
+    of_key = {} if given.of_key is None else {"of_key": Vectors(given.of_key[:, :, None])}
+    return _ints("key", given.keys) | of_key
+
+
+def _beside_queries(given: Operands, scores: _Scores, rows: _Rows) -> Blocks:
+    return _ints("query", given.queries) | {"kept": Vectors(scores.kept(rows))}
+
+
+def _are_read(given: Operands) -> tuple[bool, bool]:
+    """Whether vectors beside keys are read, where nothing is hidden and where something is."""
+    return given.of_key is not None, given.of_key is not None or bool(_vectors_of(given.keys))
+
+
+def _scalars(given: Operands) -> dict[str, jax.Array]:
+    """Those of a head: scale, soft cap, and the first positions of what is counted."""
+    first = {"first_query": given.queries, "first_key": given.keys}
+    found = {"scale": given.scale} | ({} if given.soft_cap is None else {"soft_cap": given.soft_cap})
+    return found | {name: side.positions[:, :1] for name, side in first.items() if side.run is not None}
+
+
+def _widened(given: Operands) -> Operands:
+    return given._replace(q=_wide(given.q), k=_wide(given.k), v=_wide(given.v))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """With zeros behind the numbers of a head, as many as the kernel wants."""
+    width = next(width for width in WIDTHS if x.shape[3] <= width)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[3])))
+
+
+def _in_range(given: Operands, rows: _Rows) -> tuple[_Rows, jax.Array | None]:
+    """Rows by which gradients of pairs are in the range of their type, and [B, N] what undoes it, or None.
+
+    Float16 ends at 6e-5, above a weight of one in 20,000 keys. So the gradient of the output and the weights are
+    multiplied by powers of 2 that bring the largest d_scores which there may be to 2^15.
+    """
+    if given.q.dtype != jnp.float16:
+        return rows, None
+    precise = lambda x: x.astype(jnp.float32)
+    exponent = lambda x: jnp.ceil(jnp.log2(jnp.where(x > 0, x, 1)))
+    down = exponent(jnp.abs(precise(rows.d_out)).max(axis=(1, 3)))
+    factor = jnp.exp2(-down)
+    d_out, shift = precise(rows.d_out) * factor[:, None, :, None], rows.shift * factor[..., None]
+    value = jnp.abs(precise(given.v)).max(axis=(1, 3)).repeat(given.q.shape[2] // given.v.shape[2], axis=1)
+    most = jnp.abs(d_out).sum(axis=3).max(axis=1) * value + jnp.abs(shift).max(axis=2)
+    up = jnp.clip(15 - exponent(most), 0, 15)
+    log_total = rows.log_total - up[..., None] * math.log(2)
+    return _Rows(d_out.astype(jnp.float16), rows.top, log_total, shift), jnp.exp2(down - up)
+
+
+def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
+    """A GPU, or what interprets its kernels."""
+    of_keyword = functools.partial(functools.partial, interpret=interpret)
+    return Device("cuda", "a Hopper GPU", tiles, declined, of_keyword(forward), of_keyword(backward))
+
+
+def interpreter() -> Any:
+    """What a CPU interprets the kernels with: it looks for races."""
+    return warpgroups.interpreter()
+
+
+# Measured nowhere: two warpgroups, which meet 128 keys at a time forward and 64 backward.
+DEVICE = device((Tiles(quantum=128, largest=128, grain=ROWS),) * 2)

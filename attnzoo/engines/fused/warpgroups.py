@@ -1,0 +1,364 @@
+"""A kernel of an NVIDIA Hopper GPU that holds a tile of one sequence and meets listed tiles of another (Mosaic GPU).
+
+One warpgroup copies what is met to shared memory, piece by piece, some pieces ahead (TMA); one or two others compute,
+each with 64 rows of the tile that is held (wgmma). Barriers tell that a piece has come, and that all are done with it.
+All of Mosaic GPU that attnzoo knows is in this file: its interface changes with jax.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu
+
+from attnzoo.engines.fused.pairs import Pairs
+from attnzoo.engines.progressions import Numbers, numpy_of
+
+plgpu: Any = mosaic_gpu  # other names and signatures with each jax
+
+ROWS = 64  # of a warpgroup: those of one wgmma
+SHARED = 227 * 1024  # bytes of shared memory of one block of threads
+RESERVED = 8 * 1024  # of these, for barriers and sums across warps
+COMPUTING, COPYING = 240, 24  # registers of a thread: 2 * 232 + 40 are all there are for 3 * 128 threads
+
+
+class Matrix(NamedTuple):
+    """What each head has of a row of numbers for each position: [B, L, heads, W]."""
+
+    array: Any
+
+    @property
+    def width(self) -> int:
+        """Numbers of a position."""
+        return self.array.shape[3]
+
+    def memory(self, *shape: int):
+        """Shared memory for [*shape, W], as wgmma reads it."""
+        tiling = plgpu.TilingTransform((8, 128 // self.array.dtype.itemsize))
+        transforms = tiling, plgpu.SwizzleTransform(128)
+        return plgpu.SMEM((*shape, self.width), self.array.dtype, transforms=transforms)
+
+    def block(self, ref, b, n, num_heads: int, start, size: int):
+        """Rows start .. start + size of query head n: [size, W]."""
+        return ref.at[b, pl.ds(start, size), lax.div(n, jnp.int32(num_heads // self.array.shape[2]))]
+
+
+class Vectors(NamedTuple):
+    """A few numbers for each position: [B or 1, N or 1, W, L]."""
+
+    array: Any
+
+    @property
+    def width(self) -> int:
+        """Numbers of a position."""
+        return self.array.shape[2]
+
+    def memory(self, *shape: int):
+        """Shared memory for [*shape[:-1], W, shape[-1]]."""
+        return plgpu.SMEM((*shape[:-1], self.width, shape[-1]), self.array.dtype)
+
+    def block(self, ref, b, n, num_heads: int, start, size: int):
+        """Those of query head n: [W, size]."""
+        return leading(self.array, ref, b, n).at[:, pl.ds(start, size)]
+
+
+Blocks = dict[str, Matrix | Vectors]
+
+
+class Work(NamedTuple):
+    """What a kernel reads and writes.
+
+    Attributes:
+      own: what it reads of the tile that it holds.
+      first: what it reads of the tiles that it meets.
+      second: likewise, which comes apart, and later.
+      scalars: of each head, [B or 1, N or 1].
+      out: shapes of what it writes, along the tile that it holds: matrices before vectors.
+      pairs: the tiles beside each one that it holds, leading with [B or 1, N or 1].
+      tile: rows of a tile that is held.
+      other: rows of a tile that is met, which comes in pieces of `piece`.
+    """
+
+    own: Blocks
+    first: Blocks
+    second: Blocks
+    scalars: dict[str, jax.Array]
+    out: Blocks
+    pairs: Pairs
+    tile: int
+    other: int
+    piece: int
+
+    @property
+    def groups(self) -> int:
+        """Warpgroups that compute."""
+        return 2 if self.tile % (2 * ROWS) == 0 else 1
+
+    @property
+    def staging(self) -> Blocks:
+        """Where matrices wait to be written, one after another where they are alike."""
+        return {_kind(x): x for x in self.out.values() if isinstance(x, Matrix)}
+
+    @property
+    def stages(self) -> int:
+        """Pieces in shared memory at a time, as many as there is room for; blocks of one warpgroup run in pairs."""
+        held = _bytes(self.own | self.staging, self.groups * ROWS)
+        left = SHARED * self.groups // 2 - RESERVED - held
+        return max(1, min(3, left // _bytes(self.first | self.second, self.piece)))
+
+
+def _bytes(blocks: Blocks, rows: int) -> int:
+    return sum(x.width * x.array.dtype.itemsize * rows for x in blocks.values())
+
+
+def _kind(matrix: Matrix) -> str:
+    return f"{matrix.array.dtype}_{matrix.width}"
+
+
+class Piece:
+    """What has been met in one of the streams, as a context: inside it has come, and after it may be overwritten."""
+
+    def __init__(self, refs: dict[str, Any], filled, free, is_read: bool):
+        self.refs, self.filled, self.free, self.is_read = SimpleNamespace(**refs), filled, free, is_read
+
+    def __enter__(self):
+        plgpu.barrier_wait(self.filled)
+        return self.refs
+
+    def __exit__(self, *_):
+        if self.is_read:  # by threads: what is copied next comes by another way, and could overtake them
+            plgpu.commit_smem()
+        plgpu.barrier_arrive(self.free)
+
+
+class Step(NamedTuple):
+    """The rows of a warpgroup beside one piece.
+
+    Attributes:
+      own: blocks of its rows.
+      first, second: the piece in two streams.
+      head: number of the query head.
+      scalars: of that head.
+      own_start: the first of its rows.
+      other_start: the first row of the piece.
+      is_masked: whether something may be hidden.
+      take_turns: called between what is done by tensor cores and what is not, so that of two warpgroups one does each.
+    """
+
+    own: Any
+    first: Piece
+    second: Piece
+    head: jax.Array
+    scalars: dict[str, jax.Array]
+    own_start: jax.Array
+    other_start: jax.Array
+    is_masked: bool
+    take_turns: Callable[[], None]
+
+
+def launch(
+    name: str,
+    work: Work,
+    begin: Callable[[], tuple],
+    step: Callable[[Step, tuple], tuple],
+    finish: Callable[[tuple, dict[str, jax.Array]], tuple],
+    *,
+    is_read: tuple[bool, bool],
+    in_turns: bool = False,
+    interpret: Any = None,
+) -> list[jax.Array]:
+    """The outputs of a kernel.
+
+    Args:
+      begin: what is carried from piece to piece.
+      step: the same after one more of them.
+      finish: what is written of it, in the order of `work.out`; of `Vectors` a tuple.
+      is_read: whether threads, and not wgmma alone, read the first stream: where nothing is hidden, and where some is.
+      in_turns: whether `step` takes turns.
+      interpret: what a CPU interprets it with, or None.
+    """
+    groups, stages, size = work.groups, work.stages, work.groups * ROWS
+    streams, (batch, length, num_heads) = (work.first, work.second), _sizes(work)
+    parts, pieces = work.tile // size, work.other // work.piece
+    pairs = [jnp.asarray(x) for x in (*work.pairs, _longest_first(work.pairs))]
+    inputs = [x.array for blocks in (work.own, *streams) for x in blocks.values()]
+
+    def kernel(*refs, own_memory, memory, staging, loaded, filled, free, turn):
+        own_refs, *stream_refs, scalars, lists, out = _dealt(refs, (work.own, *streams, work.scalars, pairs, work.out))
+        b, n, place, group = (lax.axis_index(axis) for axis in ("batch", "heads", "tiles", "group"))
+        start, middle, other, order = (leading(x, ref, b, n) for x, ref in zip(pairs, lists, strict=True))
+        scalars = {key: leading(x, ref, b, n)[...] for (key, x), ref in zip(work.scalars.items(), scalars, strict=True)}
+        tile, part = order[_div(place, parts)], _rem(place, parts)
+        begins = start[tile]
+        count, whole = (start[tile + 1] - begins) * pieces, (middle[tile] - begins) * pieces
+        own_start = tile * work.tile + part * size + group * ROWS
+
+        def start_of(turn):
+            return other[begins + _div(turn, pieces)] * work.other + _rem(turn, pieces) * work.piece
+
+        def take_turns():
+            for barrier in turn:
+                plgpu.barrier_arrive(barrier)
+                plgpu.barrier_wait(barrier)
+
+        def computed(turn, carry, is_masked):
+            slot, read = _rem(turn, stages), (bool(interpret) or is_read[is_masked], bool(interpret))
+            met = [
+                Piece({key: x.at[slot] for key, x in memory[i].items()}, filled[i].at[slot], free[i].at[slot], read[i])
+                for i in range(2)
+            ]
+            return step(Step(own, met[0], met[1], n, scalars, own_start, start_of(turn), is_masked, take_turns), carry)
+
+        own = SimpleNamespace(**{key: x.at[group] for key, x in own_memory.items()})
+
+        @pl.when(group < groups)
+        def _compute():
+            if groups == 2:
+                plgpu.set_max_registers(COMPUTING, action="increase")
+            for (key, block), ref in zip(work.own.items(), own_refs, strict=True):
+                source = block.block(ref, b, n, num_heads, own_start, ROWS)
+                plgpu.copy_gmem_to_smem(source, own_memory[key].at[group], loaded.at[group])
+            plgpu.barrier_wait(loaded.at[group])
+            pl.when(group == 1)(take_turns)
+            carry = lax.fori_loop(0, whole, functools.partial(computed, is_masked=False), begin())
+            carry = lax.fori_loop(whole, count, functools.partial(computed, is_masked=True), carry)
+            pl.when(group == 0)(take_turns)
+            for block, ref, rows in zip(work.out.values(), out, finish(carry, scalars), strict=True):
+                target = block.block(ref, b, n, num_heads, own_start, ROWS)
+                if isinstance(block, Matrix):
+                    _written(rows.astype(block.array.dtype), staging[_kind(block)].at[group], target)
+                else:
+                    for i, vector in enumerate(rows):
+                        target.at[i][...] = vector
+
+        @pl.when(group == groups)
+        def _copy():
+            if groups == 2:
+                plgpu.set_max_registers(COPYING, action="decrease")
+
+            @pl.loop(0, count)
+            def _(turn):
+                slot, begin = _rem(turn, stages), start_of(turn)
+                for blocks, refs, into, came, gone in zip(streams, stream_refs, memory, filled, free, strict=True):
+                    pl.when(turn >= stages)(functools.partial(plgpu.barrier_wait, gone.at[slot]))
+                    for (key, block), ref in zip(blocks.items(), refs, strict=True):
+                        source = block.block(ref, b, n, num_heads, begin, work.piece)
+                        plgpu.copy_gmem_to_smem(source, into[key].at[slot], came.at[slot])
+
+            @pl.loop(jnp.maximum(count - stages, 0), count)
+            def _(turn):  # a phase of a barrier that nobody has seen is an error where kernels are interpreted
+                for gone in free:
+                    plgpu.barrier_wait(gone.at[_rem(turn, stages)])
+
+    kernel.__name__ = f"attnzoo_{name}"
+    call = plgpu.kernel(
+        kernel,
+        out_type=[jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in work.out.values()],
+        scratch_types={
+            "own_memory": {key: x.memory(groups, ROWS) for key, x in work.own.items()},
+            "memory": [{key: x.memory(stages, work.piece) for key, x in blocks.items()} for blocks in streams],
+            "staging": {key: x.memory(groups, ROWS) for key, x in work.staging.items()},
+            "loaded": plgpu.Barrier(num_arrivals=len(work.own), num_barriers=groups),
+            "filled": [plgpu.Barrier(num_arrivals=len(blocks), num_barriers=stages) for blocks in streams],
+            "free": [plgpu.Barrier(num_arrivals=groups, num_barriers=stages) for _ in streams],
+            "turn": [plgpu.Barrier(num_arrivals=2)] * (in_turns and groups == 2),
+        },
+        grid=(batch, num_heads, length // size),
+        grid_names=("batch", "heads", "tiles"),
+        num_threads=groups + 1,
+        thread_name="group",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        **({"interpret": interpret} if interpret else {}),
+    )
+    return call(*inputs, *work.scalars.values(), *pairs)
+
+
+def _sizes(work: Work) -> tuple[int, int, int]:
+    """B, rows of what is held, and heads."""
+    batch, length, num_heads, _ = next(x.array.shape for x in work.out.values() if isinstance(x, Matrix))
+    return batch, length, num_heads
+
+
+def _written(rows: jax.Array, staging, target) -> None:
+    staging[...] = rows
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(staging, target)
+    plgpu.wait_smem_to_gmem(0)
+
+
+def leading(array, ref, b, n):
+    """What example b and head n have of an array that leads with [B or 1, N or 1]."""
+    return ref.at[b if array.shape[0] > 1 else 0, n if array.shape[1] > 1 else 0]
+
+
+def _dealt(items, like) -> list:
+    """Consecutive items, as many to each as it is long."""
+    ends = np.cumsum([len(x) for x in like])
+    return [items[end - len(x) : end] for x, end in zip(like, ends, strict=True)]
+
+
+def _longest_first(pairs: Pairs) -> Numbers:
+    """Tiles in the order in which they are begun, so that those at the end are short: int32 [..., count]."""
+    xp = numpy_of(pairs.start)
+    return xp.argsort(-xp.diff(pairs.start, axis=-1), axis=-1, stable=True).astype(np.int32)
+
+
+def _div(x, by: int):
+    return x if by == 1 else lax.div(x, jnp.int32(by))
+
+
+def _rem(x, by: int):
+    return jnp.int32(0) if by == 1 else lax.rem(x, jnp.int32(by))
+
+
+def products(*pairs, then: Callable[[], None] = lambda: None) -> tuple[jax.Array, ...]:
+    """a b^T of blocks in shared memory, [rows, W] and [columns, W], in float32; `then` is done while they are made."""
+
+    def made(*into):
+        for ref, (a, b) in zip(into, pairs, strict=True):
+            plgpu.wgmma(ref, a, b.T)
+        then()
+        return tuple(ref[...] for ref in into)
+
+    return pl.run_scoped(made, *(plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32) for a, b in pairs))
+
+
+def added(total: jax.Array, a: jax.Array, b, interpret: Any) -> jax.Array:
+    """total + a b, of a in registers and a block b in shared memory."""
+    if interpret:  # there, neither a wgmma of registers nor an accumulator with a value is known
+        return total + jnp.dot(a, b[...], preferred_element_type=jnp.float32)
+    return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(total))
+
+
+def filled(value: float, *shape: int) -> jax.Array:
+    """Float32 [rows, columns] as wgmma adds up, or [rows] beside them."""
+    layout = plgpu.Layout.WGMMA if len(shape) == 2 else plgpu.Layout.WGMMA.reduce(1)
+    return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
+
+
+def along(vector, shape: tuple[int, ...], axis: int) -> jax.Array:
+    """A vector in shared memory as [rows, columns] that varies along one axis."""
+    return spread(plgpu.load(vector, layout=plgpu.Layout.WGMMA.reduce(1 - axis)), shape, axis)
+
+
+def spread(vector: jax.Array, shape: tuple[int, ...], axis: int = 0) -> jax.Array:
+    """A vector in registers likewise."""
+    return lax.broadcast_in_dim(vector, shape, [axis])
+
+
+def index(shape: tuple[int, ...], axis: int) -> jax.Array:
+    """0, 1, ... along one axis of [rows, columns]."""
+    return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
+
+
+def interpreter() -> Any:
+    """What a CPU interprets kernels with; it looks for races."""
+    return plgpu.InterpretGPUParams(detect_races=True)
