@@ -1,9 +1,7 @@
 """What every test shares: quick compilation, and a process that is not worn out by thousands of programs."""
 
-import concurrent.futures
 import ctypes
 import gc
-import multiprocessing
 import os
 import pathlib
 import tempfile
@@ -84,16 +82,8 @@ def _little_memory():
 @pytest.fixture(scope="module")
 def ask():
     """Puts a question of `on_devices` to a process with several devices, which it has from the start or never."""
-    from tests import on_devices
+    from tests import asking, on_devices
 
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={on_devices.DEVICES}"
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(os.getpid).result()
-        os.environ["XLA_FLAGS"] = flags
-
-        def asked(question, *args):
-            failure = process.submit(on_devices.told, question, *args).result()
-            assert failure is None, failure
-
+    with asking.process(XLA_FLAGS=f"{flags} --xla_force_host_platform_device_count={on_devices.DEVICES}") as asked:
         yield asked

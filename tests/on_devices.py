@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import math
 import re
-import traceback
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +60,6 @@ DEVICES = 8
 BATCH, LENGTH, HEADS, DIM = 4, 24, 4, 8
 SENT = re.compile(r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 WIDTHS = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
-
-
-def told(question, *args):
-    """How `question(*args)` fails, as text, since not every error of jax travels between processes; or None."""
-    try:
-        question(*args)
-    except Exception as error:
-        return "".join(traceback.format_exception(error, limit=-12, chain=False))
 
 
 @functools.cache

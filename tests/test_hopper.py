@@ -1,0 +1,184 @@
+"""The kernels of a Hopper GPU, interpreted by a CPU that looks for races, against the oracles and their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnzoo import BigBird, Dims, Local, NadarayaWatson, SlidingWindow, Softmax, SparseTransformer, attend
+from attnzoo.engines.fused import hopper
+from attnzoo.engines.fused.way import interpreted
+from tests import asking, oracles
+from tests.oracles import oracle_of, visibility
+
+pytestmark = pytest.mark.skipif(
+    jax.__version_info__ < hopper.OLDEST, reason="Mosaic GPU of an older jax is another one"
+)
+
+HEADS, KV_HEADS = 2, 1
+LEARNED = {"bias", "scale", "soft_cap"}  # beside operands
+LENGTH = 150  # three tiles of 64, the last of which is not full
+TOLERANCES = {jnp.bfloat16: 1e-2, jnp.float16: 1.5e-3}
+ONLY_CUDA = [jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")]
+
+
+@pytest.fixture(scope="module")
+def ask():
+    """Puts a question to a process where the three threads of a kernel, which wait for each other, all run."""
+    with asking.process(NPROC="8") as asked:
+        yield asked
+
+
+def operands(length, key_length, width, value_width, dtype, batch=1):
+    rng = np.random.default_rng(0)
+    shapes = (length, HEADS, width), (key_length, KV_HEADS, width), (key_length, KV_HEADS, value_width)
+    made = [rng.normal(size=(batch, *shape)) for shape in (*shapes, (length, HEADS, value_width))]
+    return [jnp.asarray(x, dtype) for x in made]
+
+
+def expected(kernel, q, k, v, d_out, arguments):
+    """Output, and gradients of q, k, v and of what else is learned, float64 all."""
+    q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
+    learned = {name: np.asarray(arguments[name], np.float64) for name in LEARNED & arguments.keys()}
+    structure = {name: x for name, x in arguments.items() if name not in LEARNED}
+    if (mod := structure.pop("mask_mod", None)) is not None:
+        structure["mask"] = mod(*np.ogrid[:HEADS, : q.shape[1], : k.shape[1]])[None]
+    visible = visibility(len(q), HEADS, q.shape[1], k.shape[1], **structure)
+    dims = Dims(len(q), q.shape[1], k.shape[1], HEADS, KV_HEADS, q.shape[3], v.shape[3])
+    draws = kernel.draw(jax.random.key(kernel.seed), dims) if isinstance(kernel, BigBird) else [()] * HEADS
+    out, grads = np.zeros_like(d_out), jax.tree.map(np.zeros_like, {"q": q, "k": k, "v": v, **learned})
+    for b, n in np.ndindex(len(q), HEADS):
+        group = n // (HEADS // KV_HEADS)
+        one = oracles.One(
+            *(q[b, :, n], k[b, :, group], v[b, :, group], visible[b, n]),
+            draws=np.asarray(draws[n]),
+            is_causal=structure.get("is_causal", False),
+            offset=structure.get("query_offset", 0),
+            bias=np.broadcast_to(learned["bias"], visible.shape)[b, n] if "bias" in learned else None,
+            **{name: float(learned[name]) for name in ("scale", "soft_cap") if name in learned},
+        )
+        out[b, :, n], of = of_head(kernel, one, d_out[b, :, n])
+        places = {"q": (b, slice(None), n), "k": (b, slice(None), group), "v": (b, slice(None), group)}
+        for name, grad in grads.items():
+            grad[places.get(name, (b, n) if name == "bias" else ())] += of[name]
+    return out, grads
+
+
+def of_head(kernel, one, d_out):
+    """Output and gradients of one head, by the weights of its oracle."""
+    weights = oracle_of(kernel)(kernel, one._replace(v=np.eye(len(one.v))))
+    d_weights = d_out @ one.v.T
+    d_scores = weights * (d_weights - (weights * d_weights).sum(axis=1, keepdims=True))
+    is_distance = isinstance(kernel, NadarayaWatson)
+    scale = 1 / kernel.bandwidth**2 if is_distance else oracles.scale_of(one)
+    products, d_products, d_cap = one.q @ one.k.T, d_scores, 0
+    if one.soft_cap is not None:
+        squashed = np.tanh(scale * products / one.soft_cap)
+        d_products = d_scores * (1 - squashed**2)
+        d_cap = (d_scores * squashed - d_products * scale * products / one.soft_cap).sum()
+    d_k = d_products.T @ one.q - is_distance * d_products.sum(axis=0)[:, None] * one.k
+    of_operands = {"q": scale * d_products @ one.k, "k": scale * d_k, "v": weights.T @ d_out}
+    of_scores = {"scale": (d_products * products).sum(), "soft_cap": d_cap}
+    return weights @ one.v, of_operands | of_scores | {"bias": d_scores.sum(axis=0, keepdims=True)}
+
+
+def found(kernel, q, k, v, d_out, arguments, tile):
+    """The same of the kernels."""
+    arguments = {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in arguments.items()}
+    learned = {name: jnp.asarray(arguments.pop(name)) for name in LEARNED & arguments.keys()}
+
+    def call(given, learned):
+        given = [given[name] for name in "qkv"]
+        return attend(*given, kernel=kernel, implementation="pallas", **learned, **arguments)
+
+    with interpreted(quantum=tile, largest=tile, grain=64, platform="cuda"):
+        out, pull = jax.vjp(call, {"q": q, "k": k, "v": v}, learned)
+        of_operands, of_learned = pull(d_out)
+    return out, of_operands | of_learned
+
+
+def has_races():
+    from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call  # nothing public tells
+
+    return interpret_pallas_call.get_races().races_found
+
+
+def check(
+    kernel=Softmax(), *, sizes=(LENGTH, LENGTH), widths=(64, 64), dtype=jnp.bfloat16, tile=64, factor=1.0, **arguments
+):
+    *given, d_out = operands(*sizes, *widths, dtype)
+    d_out = (d_out * factor).astype(dtype)
+    out, grads = found(kernel, *given, d_out, arguments, tile)
+    assert not has_races()
+    wanted, of = expected(kernel, *given, d_out, arguments)
+    for name, x, y in [("out", out, wanted), *((name, grads[name], of[name]) for name in of)]:
+        x = np.asarray(x, np.float64)
+        # A cap's or a scale's gradient is one sum over all pairs, which mostly cancel.
+        most = TOLERANCES[dtype] * (10 if y.ndim == 0 else 1) * np.abs(y).max()
+        np.testing.assert_allclose(x, y, rtol=0, atol=most, err_msg=name)
+
+
+def test_causal_in_tiles_of_two_warpgroups(ask):
+    ask(check, sizes=(256, 256), tile=128, is_causal=True)
+
+
+def test_all_that_is_asked_at_once(ask):
+    """Padding, segments, a bias of keys that hides one and makes another the lowest there is, scale and cap."""
+    bias = np.random.default_rng(1).normal(size=(1, HEADS, 1, LENGTH)).astype(np.float32)
+    bias[0, 0, 0, 3], bias[0, 1, 0, 5] = -np.inf, np.finfo(np.float32).min
+    segments = (np.arange(LENGTH) // 40)[None]
+    arguments = {"key_value_seq_lengths": np.array([140]), "bias": bias, "scale": -0.2, "soft_cap": 1.5}
+    arguments |= {"query_segment_ids": segments, "key_value_segment_ids": segments}
+    ask(check, SlidingWindow(left=20, right=9, dilation=2), **arguments)
+
+
+def some(head, i, j):
+    return (i + j + head) % 3 > 0
+
+
+CASES = {
+    "full, of other lengths": {"sizes": (70, 130)},
+    "causal with an offset": {"sizes": (70, 130), "is_causal": True, "query_offset": 60},
+    "queries that see nothing": {"is_causal": True, "query_offset": -30},
+    "a window": {"kernel": SlidingWindow(left=20, right=9)},
+    "a causal window": {"kernel": SlidingWindow(left=70, right=0), "is_causal": True},
+    "dilation": {"kernel": SlidingWindow(left=7, right=7, dilation=3)},
+    "global tokens": {"kernel": SlidingWindow(left=7, right=7, global_tokens=3)},
+    "blocks drawn": {"kernel": BigBird(block_size=32, num_random=1, num_window=1)},
+    "blocks drawn, causal": {"kernel": BigBird(block_size=32, num_random=1, num_window=1), "is_causal": True},
+    "own blocks": {"kernel": Local(block_size=24)},
+    "summaries": {"kernel": SparseTransformer(block_size=32, summary=5), "is_causal": True},
+    "distances": {"kernel": NadarayaWatson(bandwidth=8.0)},
+    "a mask_mod": {"mask_mod": some},
+    "narrow heads, wide values": {"widths": (40, 100), "is_causal": True},
+    "wide heads": {"widths": (128, 128), "sizes": (256, 256), "tile": 128},
+    "float16, small gradients": {"dtype": jnp.float16, "factor": 2e-5, "is_causal": True},
+    "float16, large gradients": {"dtype": jnp.float16, "factor": 2e3, "soft_cap": 2.0},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_gradients(ask, name):
+    ask(check, **CASES[name])
+
+
+DECLINED = {
+    "float32: it takes bfloat16 or float16": {"dtype": jnp.float32},
+    "head_dim=256: it takes up to 128": {"widths": (256, 64)},
+}
+
+
+@pytest.mark.parametrize("reason", DECLINED)
+def test_reasons(reason):
+    q, k, v, _ = operands(8, 8, *DECLINED[reason].get("widths", (64, 64)), DECLINED[reason].get("dtype", jnp.bfloat16))
+    assert any(reason in told for told in hopper.declined(q, k, v))
+
+
+def test_export_for_cuda_alone():
+    """Without its compiler; other platforms have other kernels."""
+    *given, _ = operands(256, 256, 64, 64, jnp.bfloat16)
+    call = lambda q, k, v: attend(q, k, v, is_causal=True, implementation="pallas").astype(jnp.float32).sum()
+    program = jax.jit(jax.grad(call, (0, 1, 2)))
+    exported = jax.export.export(program, platforms=["cuda"], disabled_checks=ONLY_CUDA)(*given)
+    assert exported.mlir_module().count("mosaic_gpu_v2") >= 3
