@@ -11,11 +11,12 @@ import sys
 import time
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from attnzoo import ALiBi, LearnedPositions, Linear, Linformer, Nystrom, Rotary, Softmax
-from experiments.bench import locks, outcome, records
+from experiments.bench import compile_cache, locks, outcome, records
 from experiments.bench.settings import parsed
 from experiments.report.page import write
 from experiments.show import figures, statistics, tables
@@ -282,6 +283,48 @@ def test_classes_and_answers_have_accuracies_and_baselines(tmp_path):
     assert len(needle["probes"]) == 11 and set(needle["probes"]["0.5"]) == {"48", "64"} and not mqar["probes"]
     names = {"score_listops.png", "score_mqar.png", "score_needle.png", "probes_needle.png"}
     assert {path.name for path in tmp_path.glob("*.png")} == names
+
+
+def test_what_one_cell_ends_is_its_row_and_others_of_its_program_have_a_new_process(tmp_path, monkeypatch):
+    begun = []
+
+    class Process:
+        """One that dies at seed 1, and serves all else."""
+
+        def __init__(self, module, task, seconds):
+            self.cells, self.ended, self.code, self.warnings = task["cells"], None, 0, []
+            begun.append([cell["seed"] for cell in self.cells])
+
+        def __iter__(self):
+            for cell in self.cells:
+                if cell["seed"] == 1:
+                    self.ended, self.code = "SIGSEGV: no message", -11
+                    return
+                yield {"step": 1}
+                yield {"row": {"status": "refused", "reason": str(cell["seed"])}}
+
+        def renew(self):
+            pass
+
+    monkeypatch.setattr(run, "Worker", Process)
+    chosen = softmax(tmp_path, seeds=4, isolate=True)
+    assert run.run(chosen) == 1 and begun == [[0, 1, 2, 3], [2, 3]]
+    rows = records.read(tmp_path)
+    assert [(row["seed"], row["status"]) for row in rows] == [
+        (0, "refused"), (1, "failed"), (2, "refused"), (3, "refused")]  # fmt: skip
+    assert rows[1]["reason"] == "SIGSEGV: no message"
+
+
+def test_programs_are_kept_in_the_folder_unless_the_environment_names_another(tmp_path, monkeypatch):
+    kept = jax.config.jax_compilation_cache_dir
+    compile_cache.keep(tmp_path)
+    assert jax.config.jax_compilation_cache_dir == kept and run.EXPERIMENT.keeps_programs
+    updated = {}
+    monkeypatch.setattr(compile_cache, "_given", lambda: None)
+    monkeypatch.setattr(jax.config, "update", updated.__setitem__)
+    compile_cache.keep(tmp_path)
+    folder = pathlib.Path(updated["jax_compilation_cache_dir"])
+    assert folder.parent == tmp_path / "programs" and re.fullmatch("[0-9a-f]{12}", folder.name)
 
 
 def test_parameters_are_matched_where_that_is_asked_for():

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from experiments.bench import command_log, locks, records
-from experiments.report import export, sections
+from experiments.report import at, export, sections
 from experiments.report.page import HEAVY, write
 from experiments.show import tables, units, webpage
 
@@ -36,6 +36,29 @@ def test_the_page_stands_alone(tmp_path):
     assert page.index("What does each kernel cost") < page.index("What does each kernel lose")
     assert page.count('<a href="#') == len({path.parent for path in RESULTS.rglob(records.PARTS)})
     assert len(page) < HEAVY
+    assert "At 4,096 tokens, or the nearest length that was measured" in page and "★" in page
+
+
+def test_a_length_has_one_table_whose_best_numbers_are_starred():
+    timed = {"experiment": "scaling", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 4, "dtype": "float32",
+             "is_causal": True, "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured",
+             "temporary_bytes": 8, "state_bytes": 8}  # fmt: skip
+    rows = [
+        timed
+        | {"kernel": kernel, "name": name, "length": length, "median": median, "quartiles": [0.9 * median, median]}
+        for kernel, name, median in (("Softmax()", "softmax", 3.0), ("Linear()", "linear", 1.0))
+        for length in (64, 256)
+    ]
+    refused = {"status": "skipped", "reason": "would take 9 s. More", "kernel": "Additive()", "name": "additive"}
+    rows += [timed | refused | {"length": 256, "state_bytes": None}]
+    found = at.table(rows, 200)
+    assert found.title.startswith("At 200 tokens") and found.header[1:3] == ["time forward, 256", "memory forward, 256"]
+    lines = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.lines}
+    assert lines["Linear"]["time forward, 256"].startswith(at.BEST) and lines["Linear"]["code"].endswith("Linear())")
+    assert not lines["Softmax"]["time forward, 256"].startswith(at.BEST)
+    assert lines["Softmax"]["memory forward, 256"].startswith(at.BEST)
+    assert lines["Additive"]["not measured"] == "forward: skipped: would take 9 s"
+    assert at.table([], None) is None
 
 
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):

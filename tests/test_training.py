@@ -23,7 +23,7 @@ from attnzoo.models import BlockConfig, LanguageModel
 from experiments.bench import outcome
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.task import Examples
-from experiments.train import checkpoints, loop, steps
+from experiments.train import ahead, checkpoints, loop, steps
 from tests.training_run import batch, made, parameters, plan, validated
 
 STEPS = 24
@@ -219,6 +219,24 @@ def test_schedules():
     np.testing.assert_allclose([rsqrt(0), rsqrt(7), rsqrt(15), rsqrt(63)], [1 / 16, 0.5, 1, 0.5], atol=1e-6)
     with pytest.raises(ValueError, match="schedule='linear': expected one of cosine, rsqrt"):
         loop.Plan(3, 0.1, schedule="linear")
+
+
+def test_plans_that_differ_in_the_rate_share_a_program():
+    first, second = (loop.Plan(3, rate) for rate in (1e-2, 3e-2))
+    assert first.transform() is second.transform() and first.transform() is not loop.Plan(4, 1e-2).transform()
+    models = [made(dropout_rate=0.0) for _ in range(2)]
+    for model, chosen in zip(models, (first, second), strict=True):
+        loop.fit(model, batch, chosen)
+    assert parameters(models[0]) != parameters(models[1])
+
+
+def test_examples_are_made_one_step_ahead_and_none_behind_the_end():
+    asked = []
+    with ahead.made(lambda step: asked.append(step) or step, 3) as examples:
+        assert [examples(step) for step in range(3)] == [0, 1, 2]
+    assert asked == [0, 1, 2]
+    with ahead.made(lambda step: 1 / step, 2) as examples, pytest.raises(ZeroDivisionError):
+        examples(0)
 
 
 def test_matrices_decay_and_nothing_else():

@@ -17,10 +17,16 @@ def keep(out: pathlib.Path) -> None:
     """Keep all programs that this process compiles, small ones too, of which making a model takes hundreds."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not _given():
         jax.config.update("jax_compilation_cache_dir", str((out / FOLDER / _processor()).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _given() -> str | None:
+    import jax
+
+    return jax.config.jax_compilation_cache_dir
 
 
 def _processor() -> str:

@@ -15,9 +15,9 @@ class Part(NamedTuple):
 
 # Seeds of small models, in one process and without checkpoints of unfinished ones.
 SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
-# Eight pairs in up to 128 tokens (Zoology, arXiv:2312.04927), short ones first. The short convolution of all kernels,
-# which the later Zoology has, brings key and value of a pair together, so that a model need not learn that in one of
-# its layers; embeddings start large, which tells symbols apart. Heads are small, so that a state of sums is too small.
+# Eight pairs in up to 128 tokens (Zoology, arXiv:2312.04927), short examples first. A short convolution, which Zoology
+# has before every kernel by now, brings key and value of a pair together, so that no layer need learn to; embeddings
+# start large, by which symbols are told apart. The head is small, so that a state of sums is too small for all pairs.
 RECALL = {
     "task": "mqar(pairs=8, vocabulary=64)",
     "kernels": "softmax, sliding_window(left=15, right=0), linear, gated_deltanet",

@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 
 from experiments.show import figures, naming, statistics
+from experiments.train.sweep import convergence
+from experiments.train.sweep.analysis import BASELINE
 
 LINE = {"linewidth": 1.4, "markersize": 4.5}
 
@@ -66,7 +68,9 @@ def _quality(models: list[dict]):
     below = f"{first['layers']} layers of {first['heads']} heads, width {first['width']}; {first['steps']} steps"
     lengths = sorted({row["length"] for row in models})
     figures.title(figure, "What keeping less loses", f"{below}; sequences of {', '.join(map(str, lengths))} bytes")
-    doubt = statistics.doubt(len({row["seed"] for row in models}))
+    baseline = [row for row in models if row["kernel"] == BASELINE]
+    few = statistics.doubt(len({row["seed"] for row in models}))
+    doubt = "; ".join(filter(None, (few, convergence.doubt("bits", baseline))))
     notes = ["Bits per byte of unseen source files; state of one example, all layers.", doubt and f"{doubt}."]
     figures.footnote(figure, notes)
     ends = []

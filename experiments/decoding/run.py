@@ -24,7 +24,12 @@ from experiments.train.sweep import run as sweep
 from experiments.train.sweep.cells import KEY as TRAINED
 from experiments.train.sweep.settings import Settings as Training
 
-TRAINING = {"task": "text", "heads": 2, "isolate": False}  # of the text models, beside what settings say
+TRAINING = {
+    "task": "text",
+    "heads": 2,
+    "learning_rates": "3e-3",
+    "isolate": False,
+}  # of the text models, beside what settings say
 CHOSEN = ("tokens", "batch", "heads", "head_dim", "dtype", "repeats", "cell_budget", "seed")  # settings in a row
 
 

@@ -59,8 +59,9 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
     if not columns:
         return None
     kernels = _kernels([*timed, *trained])
-    names = [name for name in kernels if any(name in column.found for column in columns)]
     refused = _refused(timed, asked)
+    is_known = lambda name: name in refused or any(name in column.found for column in columns)
+    names = list(filter(is_known, kernels))
     header = ["kernel", *(column.head for column in columns), "not measured", "code"]
     lines = [
         [
