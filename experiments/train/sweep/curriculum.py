@@ -1,4 +1,4 @@
-"""Short examples before long ones: half of the steps at the shortest length, and the rest in equal parts.
+"""Short examples before long ones: three quarters of the steps at the shortest length, and the rest in equal parts.
 
 Lengths double up to a cell's own, as far down as its task has examples. What is found in short sequences, where it is
 found sooner and costs less, is then stretched.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from experiments.tasks.task import Task
 
 SHORTEST = 16
+FIRST = 0.75  # of the steps
 
 
 def lengths(task: Task, longest: int) -> list[int]:
@@ -29,7 +30,7 @@ def _has(task, length) -> bool:
 
 def at(step: int, steps: int, learned: list[int]) -> int:
     """The length of a step of so many."""
-    first = steps // 2 if len(learned) > 1 else steps
+    first = round(FIRST * steps) if len(learned) > 1 else steps
     if step < first:
         return learned[0]
     later = learned[1:]

@@ -70,7 +70,9 @@ class Settings(processes.Settings):
         at_least=0,
     )
     examples: int = flag(0, "Training examples in all, in place of --steps.", at_least=0)
-    curriculum: bool = flag(False, "Half of the steps at the task's shortest length, and then lengths that double.")
+    curriculum: bool = flag(
+        False, "Three quarters of the steps at the task's shortest length, then lengths that double."
+    )
     layers: int = flag(2, "Blocks of the model.", at_least=1)
     heads: int = flag(4, "Heads of attention.", at_least=1)
     kv_heads: int = flag(0, "Heads of keys and values, shared by groups of the others; 0 for as many.", at_least=0)
