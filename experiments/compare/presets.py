@@ -18,9 +18,11 @@ SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
 # Eight pairs in up to 128 tokens (Zoology, arXiv:2312.04927), short examples first. A short convolution, which Zoology
 # has before every kernel by now, brings key and value of a pair together, so that no layer need learn to; embeddings
 # start large, by which symbols are told apart. The head is small, so that a state of sums is too small for all pairs.
+# Batches are small, since a delta rule learns late: it needs many steps.
 RECALL = {
     "task": "mqar(pairs=8, vocabulary=64)",
     "kernels": "softmax, sliding_window(left=15, right=0), linear, gated_deltanet",
+    "positions": "none",
     "lengths": "128",
     "eval_lengths": "32,64,256",
     "curriculum": "true",
@@ -29,8 +31,8 @@ RECALL = {
     "widths": "32",
     "heads": "1",
     "feed_forward": "64",
-    "batch": "64",
-    "steps": "300",
+    "batch": "16",
+    "steps": "1200",
     "learning_rates": "1e-2",
     "test_examples": "128",
     "seeds": "5",
