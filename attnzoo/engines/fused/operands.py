@@ -79,18 +79,17 @@ class Found(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """What a kernel is given for its gradients, in the order of tiles, 0 where no query stands."""
+    """What a kernel is given for its gradients, in the order of tiles, 0 where no query stands.
 
-    out: jax.Array  # [B, T', N, Hv]
+    A kernel that finds the shift itself, from out and d_log_total, spares the program that does.
+    """
+
     d_out: jax.Array  # [B, T', N, Hv]
     top: jax.Array  # float32 [B, N, T'], 0 where nothing is visible
     log_total: jax.Array  # float32 [B, N, T']
+    shift: jax.Array  # d_log_total - d_out . out, float32 [B, N, T']: d s_ij = w_ij (d_out_i . v_j + shift_i)
+    out: jax.Array  # [B, T', N, Hv]
     d_log_total: jax.Array  # float32 [B, N, T']
-
-    @property
-    def shift(self) -> jax.Array:
-        """d_log_total - d_out . out, float32 [B, N, T']: d s_ij = w_ij (d_out_i . v_j + shift_i)."""
-        return self.d_log_total - jnp.einsum("btnh,btnh->bnt", self.d_out, self.out, preferred_element_type=jnp.float32)
 
 
 class Gradients(NamedTuple):

@@ -138,13 +138,10 @@ class Pass:
         return join(found.out, cutting.rows, length), (top, by_row(found.log_total, 0))
 
     def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total):
-        (q, k, _), (top, log_total) = operands, rows
+        q, k, _ = operands
         terms, cutting, given = self._given(device.tiles[1], operands, learned, fixed)
-        is_blind, top = top == -jnp.inf, dense.finite(top if terms.of_query is None else top - terms.of_query)
-        by_row = lambda x: cut(x, cutting.rows, axis=2)
-        rows = map(by_row, (top, log_total, d_log_total))
-        pulled = Pulled(cut(out, cutting.rows), cut(d_out, cutting.rows), *rows)
-        grads = device.backward(given, cutting.lists, pulled)
+        is_blind = rows[0] == -jnp.inf
+        grads = device.backward(given, cutting.lists, _pulled(cutting, terms, out, rows, d_out, d_log_total))
         d_q = join(grads.q, cutting.rows, q.shape[1])
         d_k, d_v = (join(x, cutting.columns, k.shape[1]) for x in (grads.k, grads.v))
         d_terms = Terms(
@@ -153,9 +150,8 @@ class Pass:
             None if terms.of_query is None else jnp.where(is_blind, 0, d_log_total),
             None if grads.of_key is None else join(grads.of_key, cutting.columns, k.shape[1], axis=2),
         )
-        d_terms = jax.tree.map(_summed, d_terms, terms)
-        _, pull = jax.vjp(lambda *given: self._terms(*given), learned, q, k)
-        d_learned, from_q, from_k = pull(d_terms)
+        _, pull = jax.vjp(self._terms, learned, q, k)
+        d_learned, from_q, from_k = pull(jax.tree.map(_summed, d_terms, terms))
         if terms.of_query is not None or terms.of_key is not None:
             d_q, d_k = _added(d_q, from_q), _added(d_k, from_k)
         return (d_q, d_k, d_v), d_learned
@@ -182,6 +178,16 @@ def interpreting(tiles: Tiles, platform: str) -> Device:
     if platform == "cuda":
         return hopper.device((tiles, tiles), hopper.interpreter())
     return tpu.device((tiles, tiles), interpret=True)
+
+
+def _pulled(cutting: Cutting, terms: Terms, out, rows, d_out, d_log_total) -> Pulled:
+    """What is known of outputs and their gradients, in the order of tiles."""
+    top, log_total = rows
+    top = dense.finite(top if terms.of_query is None else top - terms.of_query)
+    shift = d_log_total - jnp.einsum("btnh,btnh->bnt", d_out, out, preferred_element_type=jnp.float32)
+    wide = lambda x: cut(x, cutting.rows)
+    row = lambda x: cut(x, cutting.rows, axis=2)
+    return Pulled(wide(d_out), row(top), row(log_total), row(shift), wide(out), row(d_log_total))
 
 
 def _summed(x: jax.Array, like: jax.Array) -> jax.Array:
