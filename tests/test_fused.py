@@ -21,7 +21,8 @@ from attnzoo import (
 )
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import schedule, streaming
-from attnzoo.engines.fused.operands import NOWHERE, Cutting, visible_of
+from attnzoo.engines.fused.folding import Heads
+from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, visible_of
 from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 from attnzoo.engines.fused.way import Tiles, interpreted
@@ -112,6 +113,27 @@ def test_tiles_suit_the_device():
         cutting = Cutting.of(kernel._layout, mask, (), tiles)
         assert cutting.rows.shape[2] == cutting.columns.shape[2] == size
     assert schedule.tile_size(4096, 255) == 241  # not XLA's
+
+
+@pytest.mark.parametrize(("width", "group", "fold"), [(64, 1, 2), (64, 3, 2), (8, 2, 4), (128, 3, 1), (80, 2, 1)])
+def test_heads_of_a_fold_know_their_numbers(width, group, fold):
+    """Those of queries stand beside their own keys' head, and all come back."""
+    kv, tile, length = 4, 8, 16
+    of_heads = lambda count: jnp.broadcast_to(jnp.arange(count)[:, None], (1, length, count, width))
+    queries, keys = of_heads(kv * group), of_heads(kv)
+    given = Operands(queries, keys, keys, *[None] * 6)
+    heads = Heads.of(given, are_alike=True)
+    assert heads == (kv, group, fold)
+    for x in (queries, keys):
+        np.testing.assert_array_equal(heads.inward(heads.outward(x, tile), width), x)
+    rows = jnp.broadcast_to(jnp.arange(kv * group)[:, None], (1, kv * group, length))
+    np.testing.assert_array_equal(heads.by_query(heads.rows(rows, tile)), rows)
+    lanes = lambda x: np.asarray(heads.outward(x, tile))[0, :, 0, 0].reshape(-1, fold, width)[:, :, 0]
+    for n, (of_rows, of_lanes) in enumerate(zip(heads.rows(rows, tile)[0, :, 0, :, 0], lanes(queries), strict=True)):
+        numbers = [int(heads.number(jnp.int32(n), place)) for place in range(fold)]
+        assert numbers == of_rows.tolist() == of_lanes.tolist()
+        assert numbers == heads.numbers(jnp.arange(kv * group)[None])[0, n * fold : (n + 1) * fold].tolist()
+        np.testing.assert_array_equal(of_lanes // group, lanes(keys)[n // group])
 
 
 def operands(length=QUERIES, keys=KEYS, heads=4, kv_heads=2, dim=8, dtype=jnp.float32):

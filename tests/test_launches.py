@@ -149,6 +149,19 @@ def test_a_program_launches_and_moves_what_was_counted_by_hand(text, expected):
     assert made(text) == expected
 
 
+def test_a_kernel_moves_what_it_says():
+    """And where it says nothing, its operands and results, once each."""
+    config = 'backend_config={"custom_call_config":{"cost_estimate":{"flops":"9","bytes_accessed":"4096"}}}'
+    call = """
+ENTRY %main (x: f32[8,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %kernel = f32[8,128]{1,0:T(8,128)} custom-call(%x), custom_call_target="tpu_custom_call", CONFIG
+}
+"""
+    assert made(call.replace("CONFIG", config)) == Made(1, 0, 4096.0)
+    assert made(call.replace(", CONFIG", "")) == Made(1, 0, 2 * 8 * 128 * 4.0)
+
+
 def test_a_loop_whose_length_is_not_told_is_followed():
     assert made(GPU.replace('"known_trip_count":{"n":"4"}', "")) == GPU_MADE
 

@@ -30,7 +30,8 @@ class Compiled(Experiment):
         "least by public figures of the device, each as if it were alone.",
         "Bytes know no caches: what is small and read again at once moves less than is told. What fills up tiles of a "
         "TPU counts, and what stays in its VMEM does not.",
-        "A kernel of a library, such as cuDNN's, passes for one that reads operands once.",
+        "A kernel of a library, such as cuDNN's, passes for one that reads operands once; one of Pallas, for one that "
+        "moves what it says, which where its tiles are drawn is the most that there may be.",
         "Operations, tanh and exp among them, are taken to be as fast as those of matrix products.",
         "A launch is taken to last 3 µs on a GPU, and nothing on a TPU, which is given a whole program.",
     )
