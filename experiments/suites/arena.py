@@ -1,0 +1,57 @@
+"""The Long Range Arena again: how much of it is near, and what a model learns from its inputs first."""
+
+from __future__ import annotations
+
+from experiments.reproduce.trainings import TRAININGS
+from experiments.suites.suite import Suite, Training
+
+WINDOWS = (4, 16, 64, 256)  # on each side
+BLOCKS = (1, 16, 256)
+SMALL = {
+    "isolate": "false", "save_every": 0, "tokens": 2048, "test_examples": 256, "widths": 64, "layers": 2, "heads": 2,
+    "steps": 400, "learning_rates": "1e-3", "lengths": 128,
+}  # fmt: skip
+SHORT = "listops(min_length=None, max_length=None)"
+
+
+def _windows(windows):
+    return ", ".join(["softmax", *(f"sliding_window(left={side}, right={side})" for side in windows)])
+
+
+def _near(name, flags, windows, blocks):
+    """Windows on the task as it is, and all kernels on shuffled blocks of its input."""
+    task = flags["task"]
+    shuffled = [
+        Training(f"{name}-blocks-{block}", dict(flags) | {"task": f"shuffled(task={task!r}, block={block})"})
+        for block in blocks
+    ]
+    return [Training(f"{name}-windows", dict(flags) | {"kernels": _windows(windows), "layers": 1}), *shuffled]
+
+
+LISTOPS = Suite(
+    source="ListOps, Nangia and Bowman 2018, arXiv:1804.06028; Tay et al. 2021, arXiv:2011.04006",
+    kernels="softmax, local(block_size=64), linear, performer(features=256), linformer(rank=64), nystrom(landmarks=64)",
+    published=(Training("listops", TRAININGS["listops"]), Training("listops-small", TRAININGS["listops-small"])),
+    small=(Training("listops-128", SMALL | {"task": SHORT}),),
+    differs="what `experiments.reproduce` tells of these two trainings, which are its own",
+    scaled="expressions of 32 to 128 tokens, width 64, 400 steps",
+)
+LOCALITY = Suite(
+    source="Locality of the Long Range Arena, Miralles-Gonzalez et al. 2025, arXiv:2501.14850",
+    kernels="softmax",
+    published=tuple(
+        training
+        for name in ("listops", "text")
+        for training in _near(name, TRAININGS[f"{name}-small"], WINDOWS, BLOCKS)
+    ),
+    small=tuple(
+        training
+        for name, task in (("listops", SHORT), ("modules", "modules"))
+        for training in _near(name, SMALL | {"task": task}, (4, 16), (1, 16))
+    ),
+    differs=(
+        "they bound convolutions and attention of their own models; here models are Nystromformer's small ones, one "
+        "layer of windows, so that no token sees farther, and blocks in any order, which are ours. text wants aclImdb"
+    ),
+    scaled="128 tokens, passages of modules for text, 400 steps",
+)

@@ -1,0 +1,64 @@
+"""What a suite is: trainings by flags of `experiments.accuracy`, as published and scaled down."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+MODULE = "experiments.accuracy"
+SCALES = ("published", "small")
+
+
+class Training(NamedTuple):
+    """One command.
+
+    Attributes:
+      name: of the folder of its rows.
+      flags: of `python -m experiments.accuracy`; kernels among them are part of the question.
+      part: of the suite's score.
+    """
+
+    name: str
+    flags: Mapping[str, Any]
+    part: str = ""
+
+    def arguments(self, kernels: str, out: pathlib.Path) -> list[str]:
+        """The words of the command."""
+        given = {"kernels": kernels} | dict(self.flags) | {"out": out / self.name}
+        return ["-m", MODULE, *(f"--{flag}={value}" for flag, value in given.items())]
+
+    def command(self, kernels: str, out: pathlib.Path) -> str:
+        """The same, as one writes it."""
+        return shlex.join(["python", *self.arguments(kernels, out)])
+
+
+class Suite(NamedTuple):
+    """A benchmark.
+
+    Attributes:
+      source: paper, and code where numbers are from there.
+      kernels: which it is most often asked of.
+      published, small: trainings of either scale.
+      differs: what of the published scale is not the paper's.
+      scaled: what of the small one is not, beside that.
+      is_scored: whether the mean over its parts is a published number.
+    """
+
+    source: str
+    kernels: str
+    published: tuple[Training, ...]
+    small: tuple[Training, ...]
+    differs: str
+    scaled: str
+    is_scored: bool = False
+
+    def trainings(self, scale: str) -> tuple[Training, ...]:
+        """Those of a scale."""
+        return self.published if scale == "published" else self.small
+
+
+def finite(task: str, examples: int) -> str:
+    """A task of which there are so many training examples, as text."""
+    return f"epochs(task={task!r}, examples={examples})"

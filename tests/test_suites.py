@@ -1,0 +1,184 @@
+"""Suites: what is published is what is listed, every command means something, and scores are the paper's means."""
+
+import subprocess
+
+import pytest
+
+from experiments import tasks
+from experiments.bench import records
+from experiments.bench.settings import parsed
+from experiments.suites import run, score, settings
+from experiments.suites.catalogue import SUITES
+from experiments.suites.mad import TASKS
+from experiments.suites.score import CHOSEN, MODEL, Setting
+from experiments.suites.suite import SCALES
+from experiments.tasks import mqar
+from experiments.tasks.wrapped import Epochs, Shuffled
+from experiments.train.sweep.cells import cells
+
+TRAININGS = [
+    pytest.param(suite, training, id=f"{scale}-{name}-{training.name}")
+    for name, suite in SUITES.items()
+    for scale in SCALES
+    for training in suite.trainings(scale)
+    if scale == "small" or name != "mad" or training.flags["weight_decay"] == 0
+]
+
+
+def test_flags_name_every_suite():
+    assert tuple(SUITES) == settings.NAMES
+    for suite in SUITES.values():
+        for scale in SCALES:
+            names = [training.name for training in suite.trainings(scale)]
+            assert names and len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("suite", "training"), TRAININGS)
+def test_a_command_has_models_and_examples_at_every_length(suite, training):
+    asked = run.sweep(training, suite.kernels)
+    assert {cell.task for cell in cells(asked)} == set(asked.tasks)
+    for task in asked.tasks:
+        if task.folder is not None:
+            continue
+        for length in asked.lengths:
+            assert len(task.batch("train", 0, asked.steps, 1, length).inputs) == 1
+        for length in (*asked.lengths, *asked.eval_lengths):
+            assert task.batch("test", 0, 0, 1, length).weights.sum() > 0
+
+
+def asked(name, training=None):
+    """The settings and the task of a published training."""
+    found = {each.name: each for each in SUITES[name].published}
+    sweep = run.sweep(found[training] if training else next(iter(found.values())), "softmax")
+    return sweep, sweep.tasks[0]
+
+
+def test_mqar_is_as_published():
+    assert [training.name for training in SUITES["mqar_2023"].published] == [
+        "mqar-64",
+        "mqar-128",
+        "mqar-256",
+        "mqar-512",
+    ]
+    for length, pairs in mqar.PUBLISHED:
+        sweep, task = asked("mqar_2023", f"mqar-{length}")
+        assert task.inner == mqar.MQAR(pairs, 8192) and task.examples == 100_000 and sweep.test_examples == 3000
+        assert sweep.steps * sweep.tokens == 64 * 100_000 * length and sweep.lengths == (length,)
+        assert sweep.widths == (64, 128, 256, 512) and len(sweep.learning_rates) == 4 and sweep.weight_decay == 0.1
+        assert (min(sweep.learning_rates), max(sweep.learning_rates)) == (1e-4, 1e-2)
+    sweep, task = asked("mqar_2026")
+    assert task == Epochs("mixed_mqar", 180_000) and sweep.steps * 256 == 32 * 180_000 and sweep.conv_width == 3
+    assert {*sweep.lengths, *sweep.eval_lengths} == {length for length, _ in task.inner.tested}
+
+
+def test_mad_is_as_published():
+    assert {part: len(found) for part, (_, found) in TASKS.items()} == {
+        "recall": 11,
+        "noisy_recall": 14,
+        "fuzzy_recall": 11,
+        "selective_copy": 13,
+        "compression": 11,
+        "memorization": 6,
+    }
+    assert len(SUITES["mad"].published) == 2 * 66
+    for training in SUITES["mad"].published:
+        sweep = run.sweep(training, "softmax")
+        [task], [length] = sweep.tasks, sweep.lengths
+        assert sweep.tokens == 128 * length and sweep.steps * 128 == 200 * task.examples and sweep.widths == (128,)
+        assert sweep.learning_rates == (1e-4, 5e-4, 1e-3) and sweep.test_examples == 1280
+    sweep, task = asked("mad", "noisy_recall-13-decay-0.1")
+    assert (task.inner.noise, task.inner.vocabulary, task.inner.noise_symbols) == (0.8, 32, 16)
+    assert sweep.lengths == (127,) and sweep.weight_decay == 0.1 and task.examples == 12_800
+
+
+def test_others_are_as_published():
+    sweep, task = asked("formal", "parity")
+    assert sweep.lengths == (39,) and sweep.eval_lengths == (255,) and sweep.seeds == 3 and task.trained == 39
+    assert asked("words", "s5-swaps")[1].moved == 2 and asked("words", "s5")[0].lengths == (32,)
+    assert asked("flip_flop")[1].examples == 1_600_000 and asked("flip_flop")[0].lengths == (511,)
+    blocks = [
+        asked("locality", training.name)[1] for training in SUITES["locality"].published if "blocks" in training.name
+    ]
+    assert {task.block for task in blocks if isinstance(task, Shuffled)} == {1, 16, 256}
+
+
+# Scores
+
+
+def row(kernel="Softmax()", task="a", length=8, rate=1e-3, decay=0.0, seed=0, accuracy=0.5, validation=None, **changes):
+    found = dict.fromkeys(MODEL) | dict(zip(CHOSEN, (rate, decay), strict=True)) | {"kernel": kernel, "seed": seed}
+    found |= {"task": task, "length": length, "status": "measured", "score": accuracy}
+    return found | {"validation": -accuracy if validation is None else validation} | changes
+
+
+SETTINGS = [Setting("a", 8, "one"), Setting("a", 16, "one"), Setting("b", 8, "two")]
+
+
+def test_a_score_is_a_mean_over_parts_of_means_over_settings_of_what_validation_chose():
+    rows = [
+        row(accuracy=0.2),
+        row(accuracy=0.9, rate=1e-2, validation=-0.1),  # better on test examples, and not chosen
+        row(length=16, accuracy=0.6),
+        row(length=16, accuracy=0.4, decay=0.1, seed=0),
+        row(length=16, accuracy=1.0, decay=0.1, seed=1),
+        row(task="b", accuracy=0.8),
+        row(task="c", accuracy=1.0),
+        row(kernel="Linear()", accuracy=0.5),
+        row(kernel="Linear()", task="b", status="diverged"),
+    ]
+    exact, linear = score.scores(rows, SETTINGS).values()
+    assert exact.parts == pytest.approx({"one": (0.2 + 0.7) / 2, "two": 0.8}) and exact.missing == 0
+    assert exact.mean == pytest.approx((0.45 + 0.8) / 2)
+    assert linear == score.Score({}, 2, None)
+
+
+def test_accuracy_above_chance():
+    assert [score.scaled(x, 0.2) for x in (0.2, 1.0, 0.6)] == pytest.approx([0, 1, 0.5])
+
+
+# The command
+
+
+def test_nothing_is_run_and_all_is_told(capsys, tmp_path):
+    assert run.run(parsed(settings.Settings, suite="mad,flip_flop", dry_run=True, kernels="softmax", out=tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "12 models by 6 commands" in shown and "1 models by 1 commands" in shown and "arXiv:2306.00946" in shown
+    assert shown.count("python -m experiments.accuracy") == 7 and "differs:" in shown and "scaled:" in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, capsys, tmp_path):
+    called = []
+
+    def trained(words):
+        called.append(words)
+        given = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
+        [task], folder = tasks.parse_tasks(given["task"]), tmp_path / "small" / "mad" / given["out"].rsplit("/", 1)[1]
+        assert str(folder) == given["out"]
+        folder.mkdir(parents=True)
+        for rate, accuracy in (("1e-3", 0.25), ("3e-3", 0.75)):
+            made = row(task=repr(task), length=int(given["lengths"]), rate=float(rate), accuracy=accuracy, width=64)
+            records.append(folder, made | {"learning_rate": float(rate)})
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", trained)
+    assert run.run(parsed(settings.Settings, suite="mad", kernels="softmax", out=tmp_path)) == 0
+    assert len(called) == 6 and all("--kernels=softmax" in words for words in called)
+    [found] = run.scored(SUITES["mad"].small, tmp_path / "small" / "mad").values()
+    assert found.mean == 0.75 and list(found.parts) == list(TASKS)
+    assert "75.0" in capsys.readouterr().out
+    monkeypatch.setattr(subprocess, "run", lambda words: subprocess.CompletedProcess(words, -9))
+    assert run.run(parsed(settings.Settings, suite="mad", out=tmp_path)) == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"suite": "lra"}, "lra"),
+        ({"kernels": "sofmax"}, "did you mean 'softmax'"),
+        ({"out": " "}, "--out is empty"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        parsed(settings.Settings, **flags)
