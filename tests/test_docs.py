@@ -67,7 +67,11 @@ QUICK = {name: x for name, x in os.environ.items() if name.startswith(("JAX_", "
 
 # What trains is shown with as many steps as it takes to learn, and lengths with as many as make a figure, which is not
 # what is tested here.
-SHORTER = {"experiments.accuracy": ("--steps=2", "--seeds=1"), "experiments.scaling": ("--lengths=128",)}
+SHORTER = {
+    "experiments.accuracy": ("--steps=2", "--seeds=1"),
+    "experiments.scaling": ("--lengths=128",),
+    "experiments.suites": ("--dry_run",),
+}
 
 
 def test_readme_commands_run_without_a_network(tmp_path):
