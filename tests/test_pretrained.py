@@ -8,8 +8,12 @@ from attnzoo import Softmax
 from attnzoo.models import BlockConfig, Classifier
 from attnzoo.positions import LearnedPositions
 from experiments.bench import records
+from experiments.bench.settings import parsed
 from experiments.tasks.wrapped import Denoised
 from experiments.train import language, pretrained
+from experiments.train.sweep import models
+from experiments.train.sweep.cells import cells
+from experiments.train.sweep.settings import Settings
 
 CONFIG = BlockConfig(width=16, num_heads=2)
 TASK = Denoised("digits")
@@ -66,6 +70,21 @@ def test_blocks_and_embeddings_are_those_of_the_checkpoint_and_the_head_is_its_o
 def test_models_of_other_sizes_are_refused(saved, changes, message):
     with pytest.raises(ValueError, match=message):
         pretrained.start(classifier(**changes), saved / language.FOLDER / "one")
+
+
+def test_a_sweep_starts_from_another(tmp_path):
+    small = {"kernels": "softmax", "lengths": 64, "widths": 16, "layers": 1, "heads": 2, "tokens": 128, "steps": 2}
+    rest = {"test_examples": 2, "isolate": False, "learning_rates": "1e-9", "weight_decay": 0}
+    before = parsed(Settings, task="denoised(task='digits')", **small, **rest, out=tmp_path / "before")
+    after = parsed(Settings, task="digits", **small, **rest, start_from=before.out, out=tmp_path / "after")
+    (tmp_path / "before").mkdir()
+    [first], [then] = cells(before), cells(after)
+    row = first.row(before) | models.train(before, first, lambda progress: None)
+    with pytest.raises(ValueError, match=r"has no checkpoint of .* that restored inputs of Digits"):
+        models.train(after, then, lambda progress: None)
+    records.append(tmp_path / "before", row)
+    assert models.train(after, then, lambda progress: None)["status"] == "measured"
+    assert then.row(after)["start_from"] == str(tmp_path / "before") and first.row(before)["start_from"] is None
 
 
 def test_the_checkpoint_is_the_best_of_the_same_task(saved):

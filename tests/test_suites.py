@@ -102,6 +102,17 @@ def test_others_are_as_published():
     assert {task.block for task in blocks if isinstance(task, Shuffled)} == {1, 16, 256}
 
 
+def test_a_model_starts_from_what_was_trained_before_it(tmp_path):
+    for scale in SCALES:
+        trainings = {training.name: training for training in SUITES["pretraining"].trainings(scale)}
+        first, then = trainings["listops-inputs"], trainings["listops-after"]
+        assert list(trainings)[:3] == ["listops-inputs", "listops-after", "listops"]
+        given = dict(word.removeprefix("--").split("=", 1) for word in then.arguments("softmax", tmp_path)[2:])
+        assert f"--out={given['start_from']}" in first.arguments("softmax", tmp_path)
+        [task], [wanted] = run.sweep(first, "softmax").tasks, run.sweep(then, "softmax").tasks
+        assert task.inner == wanted and task.hidden == 0.1
+
+
 # Scores
 
 

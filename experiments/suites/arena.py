@@ -12,6 +12,8 @@ SMALL = {
     "steps": 400, "learning_rates": "1e-3", "lengths": 128,
 }  # fmt: skip
 SHORT = "listops(min_length=None, max_length=None)"
+SHORTER = (("listops", {"task": SHORT}, 0.1), ("digits", {"task": "digits", "lengths": 64}, 0.5))
+HIDDEN = {"listops": 0.1, "text": 0.15, "image": 0.5, "pathfinder": 0.5}  # of the inputs of a task
 
 
 def _windows(windows):
@@ -26,6 +28,16 @@ def _near(name, flags, windows, blocks):
         for block in blocks
     ]
     return [Training(f"{name}-windows", dict(flags) | {"kernels": _windows(windows), "layers": 1}), *shuffled]
+
+
+def _restored(name, flags, hidden):
+    """A model learns the inputs, then answers from there, and beside it one that has not."""
+    first = Training(f"{name}-inputs", dict(flags) | {"task": f"denoised(task={flags['task']!r}, hidden={hidden})"})
+    return [
+        first,
+        Training(f"{name}-after", dict(flags) | {"start_from": f"{{out}}/{first.name}"}),
+        Training(name, flags),
+    ]
 
 
 LISTOPS = Suite(
@@ -54,4 +66,24 @@ LOCALITY = Suite(
         "layer of windows, so that no token sees farther, and blocks in any order, which are ours. text wants aclImdb"
     ),
     scaled="128 tokens, passages of modules for text, 400 steps",
+)
+PRETRAINING = Suite(
+    source="Self-pretraining, Amos et al. 2023, arXiv:2310.02980; shares that are hidden are theirs",
+    kernels="softmax, linear, local(block_size=64)",
+    published=tuple(
+        training for name, hidden in HIDDEN.items() for training in _restored(name, TRAININGS[f"{name}-small"], hidden)
+    ),
+    small=tuple(
+        training
+        for name, flags, hidden in (
+            ("listops", {"task": SHORT}, 0.1),
+            ("digits", {"task": "digits", "lengths": 64}, 0.5),
+        )
+        for training in _restored(name, SMALL | flags, hidden)
+    ),
+    differs=(
+        "models are Nystromformer's small ones, trained as long on inputs as on answers; pixels are told as tokens, by "
+        "cross-entropy, and by theirs as numbers, by distance; text, image and pathfinder want folders of data"
+    ),
+    scaled="128 tokens of ListOps, and digits for pictures, 400 steps each",
 )

@@ -18,4 +18,5 @@ SUITES: dict[str, Suite] = {
     "needle": recall.NEEDLE,
     "listops": arena.LISTOPS,
     "locality": arena.LOCALITY,
+    "pretraining": arena.PRETRAINING,
 }

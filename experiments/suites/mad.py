@@ -19,6 +19,7 @@ MODEL = {
 SMALL = {
     "widths": 64, "layers": 2, "heads": 4, "positions": "rotary", "steps": 400, "tokens": 2048, "test_examples": 256,
     "learning_rates": "1e-3,3e-3", "warmup": 20, "weight_decay": 0, "isolate": "false", "save_every": 0,
+    "embedding_stddev": 1,
 }  # fmt: skip
 
 
@@ -91,8 +92,8 @@ MAD = Suite(
         "float32 for bf16; 16 heads and rotary positions for every kernel"
     ),
     scaled=(
-        "baselines alone, at most 64 tokens, width 64, 400 steps, two rates, no decay; 8 symbols to copy, 31 keys to "
-        "memorise; fewer epochs"
+        "baselines alone, at most 64 tokens, width 64, 400 steps, two rates, no decay, large embeddings; 8 symbols to "
+        "copy, 31 keys to memorise; fewer epochs"
     ),
     is_scored=True,
 )

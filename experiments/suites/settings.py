@@ -11,7 +11,7 @@ from experiments.suites.suite import SCALES
 # All of `experiments.suites.catalogue.SUITES`, in their order; they are not imported, since help does not wait for jax.
 NAMES = (
     "mqar_2023", "mqar_2026", "mad", "formal", "words", "flip_flop", "phonebook", "copying", "needle", "listops",
-    "locality",
+    "locality", "pretraining",
 )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ class Training(NamedTuple):
 
     Attributes:
       name: of the folder of its rows.
-      flags: of `python -m experiments.accuracy`; kernels among them are part of the question.
+      flags: of `python -m experiments.accuracy`; kernels among them are part of the question, and `{out}` in one is the
+        folder of all trainings.
       part: of the suite's score.
     """
 
@@ -27,7 +28,7 @@ class Training(NamedTuple):
     def arguments(self, kernels: str, out: pathlib.Path) -> list[str]:
         """The words of the command."""
         given = {"kernels": kernels} | dict(self.flags) | {"out": out / self.name}
-        return ["-m", MODULE, *(f"--{flag}={value}" for flag, value in given.items())]
+        return ["-m", MODULE, *(f"--{flag}={value}".replace("{out}", str(out)) for flag, value in given.items())]
 
     def command(self, kernels: str, out: pathlib.Path) -> str:
         """The same, as one writes it."""

@@ -40,7 +40,7 @@ SHARED = (
     "embedding_stddev",
 )
 # Settings that a row has where they are given, so that rows of before there were such count as without.
-GIVEN = ("batch", "curriculum")  # fmt: skip
+GIVEN = ("batch", "curriculum", "start_from")
 # Settings that are fields of blocks by the same name, where 0 and "none" are None; a row has those that are chosen.
 OF_BLOCKS = (
     "norm_kind", "activation", "normalize_qk", "conv_width", "qkv_activation", "normalize_out", "gate", "sinks",

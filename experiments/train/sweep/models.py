@@ -19,7 +19,7 @@ from attnzoo.models import BlockConfig, Classifier, LanguageModel
 from experiments.bench import mesh, processes, trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
-from experiments.train import language, loop, steps
+from experiments.train import language, loop, pretrained, steps
 from experiments.train.autoencoder import AutoEncoder
 from experiments.train.devices import Devices, whole
 from experiments.train.sweep import convergence, curriculum
@@ -28,6 +28,8 @@ from experiments.train.sweep.settings import Settings
 
 RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
 WANDB = "weights_and_biases"
+# As what it starts from.
+SAME = ("kernel", "positions", "width", "seed", "blocks", "layers", "heads", "feed_forward", "norm")
 BINS = 16  # parts in which loss by position is kept
 
 
@@ -105,6 +107,9 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
       outcome.Stopped: SIGTERM came; the same call goes on from what it has saved.
     """
     model, out = build(settings, cell), pathlib.Path(settings.out)
+    if settings.start_from:
+        wanted = {name: cell.asked(settings)[name] for name in SAME}
+        pretrained.start(model, pretrained.find(pathlib.Path(settings.start_from), cell.task, wanted))
     batch = _learned(settings, cell)
     found = {"parameters": steps.parameter_count(model), "step_flops": step_flops(settings, cell.program)}
     found["built"] = built(settings, cell)

@@ -106,6 +106,9 @@ class Settings(processes.Settings):
         0, "Steps between validations, the best of which is tested; 0 for the last step.", at_least=0
     )
     save_every: int = flag(500, "Steps between checkpoints of an unfinished cell; 0 for none.", at_least=0)
+    start_from: str = flag(
+        "", "Folder of rows of task 'denoised(task=...)', whose models' embeddings and blocks these start with."
+    )
     match: str = flag("none", "params: feed-forward widths make models equally large.", choices=("none", "params"))
     fsdp: bool = flag(False, "Split parameters over the data axis of --mesh, too.")
     minutes: float = flag(0.0, "Limit of each cell; 0 for none.", at_least=0)
