@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -133,9 +134,11 @@ class Grid:
         batch, folds, count = self.steps.tile.shape
         queries, group = h * self.inner + g, self.heads.group
         at = ((b * folds if batch > 1 else 0) + (queries if folds > 1 else 0)) * count + p
-        mine, flags = jax.lax.shift_right_logical(tile[at], BITS), tile[at] & ((1 << BITS) - 1)
+        mine, flags = jax.lax.shift_right_logical(tile[at], np.int32(BITS)), tile[at] & ((1 << BITS) - 1)
         row, column = (mine, other[at]) if self.is_by_row else (other[at], mine)
-        return Place(b, queries, queries if group == 1 else jax.lax.div(queries, group), h, row, column, flags)
+        return Place(
+            b, queries, queries if group == 1 else jax.lax.div(queries, np.int32(group)), h, row, column, flags
+        )
 
     def _numbers(self) -> dict[str, jax.Array]:
         """What lies in scalar memory, [B or 1, N or 1]."""
