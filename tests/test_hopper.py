@@ -175,10 +175,12 @@ def test_reasons(reason):
     assert any(reason in told for told in hopper.declined(q, k, v))
 
 
-def test_export_for_cuda_alone():
-    """Without its compiler; other platforms have other kernels."""
+@pytest.mark.parametrize("x64", [False, True])
+def test_export_for_cuda(x64):
+    """Without its compiler, for a process of any precision."""
     *given, _ = operands(256, 256, 64, 64, jnp.bfloat16)
     call = lambda q, k, v: attend(q, k, v, is_causal=True, implementation="pallas").astype(jnp.float32).sum()
-    program = jax.jit(jax.grad(call, (0, 1, 2)))
-    exported = jax.export.export(program, platforms=["cuda"], disabled_checks=ONLY_CUDA)(*given)
+    with jax.enable_x64(x64):
+        program = jax.jit(jax.grad(call, (0, 1, 2)))
+        exported = jax.export.export(program, platforms=["cuda"], disabled_checks=ONLY_CUDA)(*given)
     assert exported.mlir_module().count("mosaic_gpu_v2") >= 3

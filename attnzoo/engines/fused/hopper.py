@@ -72,15 +72,6 @@ def _capability() -> str | None:
         return None
 
 
-class _Rows(NamedTuple):
-    """What gradients are made from beside operands, by query: [B, T', N, Hv], and [B, N, T'] float32."""
-
-    d_out: jax.Array
-    top: jax.Array
-    log_total: jax.Array
-    shift: jax.Array
-
-
 class _Scores(NamedTuple):
     """How products become scores, in tiles whose axis `axis` is that of queries."""
 
@@ -128,11 +119,11 @@ class _Scores(NamedTuple):
         key = along(keys.key.at[len(_vectors_of(given.keys)) - 1], shape, 1 - self.axis)
         return seen & (query == key)
 
-    def kept(self, rows: _Rows) -> jax.Array:
+    def kept(self, pulled: Pulled) -> jax.Array:
         """What a query is known by, [B, N, count, T']: logarithms that add up to that of its sum, and the shift."""
         # The lowest of numbers is lost in a sum.
-        logs = (rows.top, rows.log_total) if self.is_biased else (rows.top + rows.log_total,)
-        return jnp.stack([*(x * self.unit for x in logs), rows.shift], axis=2)
+        logs = (pulled.top, pulled.log_total) if self.is_biased else (pulled.top + pulled.log_total,)
+        return jnp.stack([*(x * self.unit for x in logs), pulled.shift], axis=2)
 
     def weights(self, scores: jax.Array, kept) -> jax.Array:
         """Softmax of scores."""
@@ -209,11 +200,11 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = None) -> Gradients:
     """Gradients of what it was given."""
     narrow, given = given, _widened(given)
-    rows, undo = _in_range(given, _Rows(_wide(pulled.d_out), pulled.top, pulled.log_total, pulled.shift))
+    pulled, undo = _in_range(given, pulled._replace(d_out=_wide(pulled.d_out)))
     of_queries = given.q.dtype if undo is None else jnp.float32
     of_keys = of_queries if given.q.shape[2] == given.k.shape[2] else jnp.float32
-    d_q, d_cap = _backward_queries(given, lists.by_row, rows, of_queries, interpret)
-    d_k, d_v, d_of_key = _backward_keys(given, lists.by_column, rows, of_keys, interpret)
+    d_q, d_cap = _backward_queries(given, lists.by_row, pulled, of_queries, interpret)
+    d_k, d_v, d_of_key = _backward_keys(given, lists.by_column, pulled, of_keys, interpret)
 
     def finished(x, like):
         """Of heads [B, L, N, W], as those of a group have it."""
@@ -228,7 +219,7 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = 
     return Gradients(d_q, d_k, d_v, undone(d_of_key), undone(d_cap))
 
 
-def _backward_queries(given: Operands, by_row: Pairs, rows: _Rows, dtype, interpret):
+def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, interpret):
     """d_q [B, T', N, H], and by query [B, N, T'] the gradient of the soft cap, or None."""
     (batch, length, num_heads, width), scores = given.q.shape, _Scores(given, 0)
     has_cap = given.soft_cap is not None
@@ -255,7 +246,7 @@ def _backward_queries(given: Operands, by_row: Pairs, rows: _Rows, dtype, interp
 
     out: Blocks = {"d_q": _like(dtype, *given.q.shape)}
     work = Work(
-        own={"q": Matrix(given.q), "d_out": Matrix(rows.d_out), **_beside_queries(given, scores, rows)},
+        own={"q": Matrix(given.q), "d_out": Matrix(pulled.d_out), **_beside_queries(given, scores, pulled)},
         first={"k": Matrix(given.k), **_beside_keys(given)},
         second={"v": Matrix(given.v)},
         scalars=_scalars(given),
@@ -271,7 +262,7 @@ def _backward_queries(given: Operands, by_row: Pairs, rows: _Rows, dtype, interp
     return d_q, d_cap[0][:, :, 0] if d_cap else None
 
 
-def _backward_keys(given: Operands, by_column: Pairs, rows: _Rows, dtype, interpret):
+def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, interpret):
     """Of each query head: d_k [B, S', N, H], d_v [B, S', N, Hv], and [B, N, S'] that of what is added, or None."""
     (batch, length, _, width), num_heads, scores = given.k.shape, given.q.shape[2], _Scores(given, 1)
 
@@ -302,8 +293,8 @@ def _backward_keys(given: Operands, by_column: Pairs, rows: _Rows, dtype, interp
     out: Blocks = {"d_k": _like(dtype, *of_head, width), "d_v": _like(dtype, *of_head, given.v.shape[3])}
     work = Work(
         own={"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},
-        first={"q": Matrix(given.q), **_beside_queries(given, scores, rows)},
-        second={"d_out": Matrix(rows.d_out)},
+        first={"q": Matrix(given.q), **_beside_queries(given, scores, pulled)},
+        second={"d_out": Matrix(pulled.d_out)},
         scalars=_scalars(given),
         out=out | ({"d_of_key": _rows(batch, num_heads, 1, length)} if scores.is_biased else {}),
         pairs=by_column,
@@ -341,8 +332,8 @@ def _beside_keys(given: Operands) -> Blocks:
     return _ints("key", given.keys) | of_key
 
 
-def _beside_queries(given: Operands, scores: _Scores, rows: _Rows) -> Blocks:
-    return _ints("query", given.queries) | {"kept": Vectors(scores.kept(rows))}
+def _beside_queries(given: Operands, scores: _Scores, pulled: Pulled) -> Blocks:
+    return _ints("query", given.queries) | {"kept": Vectors(scores.kept(pulled))}
 
 
 def _are_read(given: Operands) -> tuple[bool, bool]:
@@ -367,24 +358,24 @@ def _wide(x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[3])))
 
 
-def _in_range(given: Operands, rows: _Rows) -> tuple[_Rows, jax.Array | None]:
-    """Rows by which gradients of pairs are in the range of their type, and [B, N] what undoes it, or None.
+def _in_range(given: Operands, pulled: Pulled) -> tuple[Pulled, jax.Array | None]:
+    """What is pulled, so that gradients of pairs are in the range of their type, and [B, N] what undoes it, or None.
 
     Float16 ends at 6e-5, above a weight of one in 20,000 keys. So the gradient of the output and the weights are
     multiplied by powers of 2 that bring the largest d_scores which there may be to 2^15.
     """
     if given.q.dtype != jnp.float16:
-        return rows, None
+        return pulled, None
     precise = lambda x: x.astype(jnp.float32)
     exponent = lambda x: jnp.ceil(jnp.log2(jnp.where(x > 0, x, 1)))
-    down = exponent(jnp.abs(precise(rows.d_out)).max(axis=(1, 3)))
+    down = exponent(jnp.abs(precise(pulled.d_out)).max(axis=(1, 3)))
     factor = jnp.exp2(-down)
-    d_out, shift = precise(rows.d_out) * factor[:, None, :, None], rows.shift * factor[..., None]
+    d_out, shift = precise(pulled.d_out) * factor[:, None, :, None], pulled.shift * factor[..., None]
     value = jnp.abs(precise(given.v)).max(axis=(1, 3)).repeat(given.q.shape[2] // given.v.shape[2], axis=1)
     most = jnp.abs(d_out).sum(axis=3).max(axis=1) * value + jnp.abs(shift).max(axis=2)
     up = jnp.clip(15 - exponent(most), 0, 15)
-    log_total = rows.log_total - up[..., None] * math.log(2)
-    return _Rows(d_out.astype(jnp.float16), rows.top, log_total, shift), jnp.exp2(down - up)
+    log_total = pulled.log_total - up[..., None] * math.log(2)
+    return pulled._replace(d_out=d_out.astype(jnp.float16), log_total=log_total, shift=shift), jnp.exp2(down - up)
 
 
 def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
