@@ -17,7 +17,7 @@ class Part(NamedTuple):
 SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
 # Eight pairs in up to 128 tokens (Zoology, arXiv:2312.04927), short examples first. A short convolution, which Zoology
 # has before every kernel by now, brings key and value of a pair together, so that no layer need learn to; embeddings
-# start large, by which symbols are told apart. The head is small, so that a state of sums is too small for all pairs.
+# start large, by which symbols are told apart. The head has 16 channels, too few for sums of all pairs.
 # Batches are small, since a delta rule learns late: it needs many steps.
 RECALL = {
     "task": "mqar(pairs=8, vocabulary=64)",
@@ -28,7 +28,7 @@ RECALL = {
     "curriculum": "true",
     "conv_width": "4",
     "embedding_stddev": "1",
-    "widths": "32",
+    "widths": "16",
     "heads": "1",
     "feed_forward": "64",
     "batch": "16",

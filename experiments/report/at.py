@@ -131,7 +131,7 @@ def _trained(rows: list[dict], length: int) -> list[Column]:
     columns = []
     for metric, head in (("bits", "bits"), ("accuracy", "recall")):
         own = [row for row in rows if row["metric"] == metric and row["is_causal"]]
-        own = _most(_nearest(own, length), lambda row: (row["task"], row["positions"], row["width"], row["steps"]))
+        own = _nearest(_most(own, lambda row: (row["task"], row["positions"], row["width"], row["steps"])), length)
         entries = [entry for entry in sweep.summarise(own) if entry["score"]]
         if not entries:
             continue
@@ -166,7 +166,8 @@ def _cell(column: Column, name: str, kernel: str) -> str:
         return ""
     own = column.found[name]
     best = (max if column.is_more_better else min)(column.found.values(), key=lambda each: each.value)
-    star = BEST if own.low <= best.high and best.low <= own.high else ""
+    is_best = len(column.found) > 1 and own.low <= best.high and best.low <= own.high
+    star = BEST if is_best else ""
     form = f", {naming.short(own.kernel)}" if own.kernel != kernel else ""
     return Shown(f"{star}{own.text}{form}", own.value)
 

@@ -42,7 +42,9 @@ def _figure(rows, entries, styles):
     )
     for axis, panel in zip(axes, panels, strict=True):
         figures.label_lines(axis, panel(axis, styles))
-    figures.footnote(figure, _notes(rows, measured))
+    falling = dict.fromkeys(entry["label"] for entry in entries if entry["has_flattened"] is False)
+    notes = [f"Still learning at the end: {'; '.join(falling)}."] if falling else []
+    figures.footnote(figure, [*_notes(rows, measured), *notes])
     return figure
 
 
