@@ -299,9 +299,15 @@ def natural_layout(
     return listed_layout(mask, np.arange(mask.query_length), np.arange(mask.key_length), tile=tile, pairs=pairs)
 
 
-# Where each pair goes through as many numbers as a head has: 128 x 128 pairs of 64 are 4 MB, about as much as the
-# scores of a step elsewhere.
-pairwise_layout = functools.partial(natural_layout, tile=(128, 128), pairs=128 * 128)
+def pairwise_layout(mask: Mask, drawn: Any = ()) -> Layout:
+    """The same where each pair goes through as many numbers as a head has.
+
+    128 x 128 pairs of 64 are 4 MB, about as much as the scores of a step elsewhere. A kernel of a device, which takes
+    scores that are products and no others, holds no such numbers.
+    """
+    if way.tiles() is not None:
+        return natural_layout(mask, drawn)
+    return natural_layout(mask, drawn, tile=(128, 128), pairs=128 * 128)
 
 
 def listed_layout(
