@@ -171,21 +171,23 @@ def test_mixed_examples_are_of_published_settings():
 
 
 def test_strings_are_packed_until_the_context_is_full():
-    chosen = PackedCopy(shortest=3, longest=6)
-    for inputs, answers in rows(chosen, 60, split="train"):
-        for place, answer in answers.items():
-            assert inputs[place + 1 : place + 2] in ([], [answer])
-        whole, *_ = bytes(inputs).rpartition(b"\x1d")  # the last ".", 29
-        counted = [place + 1 for place in answers if place + 1 < 60]
-        told = [bytes(inputs[place] for place in counted)]
-        wanted = b""
-        for part in (whole + b"\x1d").split(b"\x1d")[:-1]:
-            string, copied = part.removeprefix(b"\x1b").split(b"\x1c")
-            assert string == copied and 3 <= len(string) <= 6
-            wanted += copied + b"\x1d"
-        assert told[0][: len(wanted)] == wanted
-    lengths = {len(answers) for _, answers in rows(chosen, 62, 10)}
-    assert lengths == {31}  # 30 symbols, and the full stop
+    chosen, (first, again, last) = PackedCopy(shortest=3, longest=6), (27, 28, 29)
+    batch = chosen.batch("train", 0, 0, 40, 60)
+    for inputs, targets, weights in zip(*batch[:3], strict=True):
+        tokens, place, counted = [*inputs.tolist(), int(targets[-1])], 0, []
+        np.testing.assert_array_equal(targets, tokens[1:])
+        while last in tokens[place:]:
+            end = tokens.index(last, place)
+            sign, *both = tokens[place:end]
+            half = both.index(again)
+            assert sign == first and 3 <= half <= 6 and both[:half] == both[half + 1 :]
+            counted += range(place + half + 2, end + 1)
+            place = end + 1
+        assert place + 2 * 6 + 3 > 61  # what is left has no room for the longest
+        assert (np.flatnonzero(weights) + 1).tolist() == counted
+    for inputs, answers in rows(chosen, 62, 10):
+        assert inputs[0] == first and inputs[31] == again and len(answers) == 31 and answers[61] == last
+        assert [answers[place] for place in range(31, 61)] == inputs[1:31]
 
 
 # MAD

@@ -73,8 +73,8 @@ class MQAR(Task):
 
 @dataclasses.dataclass(frozen=True)
 class MixedMQAR(Task):
-    """Training examples are of `trained` settings: so many tokens, pairs, and parts of all examples. Others are of
-    those of the `tested` settings, so many tokens and pairs, that have their length.
+    """Training examples are of the `trained` settings, (tokens, pairs, parts of all examples). Those of other splits
+    are of the `tested` settings, (tokens, pairs), whose length they have.
 
     Chance is that of the fewest pairs which are tested.
     """

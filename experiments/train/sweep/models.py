@@ -28,9 +28,9 @@ from experiments.train.sweep.settings import Settings
 
 RUNNING, CURVES = "running", "tensorboard"  # folders: of checkpoints of unfinished cells, and of event files
 WANDB = "weights_and_biases"
-# As what it starts from.
-SAME = ("kernel", "positions", "width", "seed", "blocks", "layers", "heads", "feed_forward", "norm")
 BINS = 16  # parts in which loss by position is kept
+# What a model has in common with the one that it starts from.
+SAME = ("kernel", "positions", "width", "seed", "blocks", "layers", "heads", "feed_forward", "norm")
 
 
 def refusal(settings: Settings, cell: Cell) -> dict | None:
