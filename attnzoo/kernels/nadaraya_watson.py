@@ -4,7 +4,8 @@
 
 Cost O(T S H), memory O(T + S). Nadaraya 1964, doi:10.1137/1109020; Watson 1964, Sankhya A 26, 359-372. A small
 bandwidth copies the nearest value, a large one averages all; where all keys have one norm it is dot-product
-attention of scale 1 / bandwidth^2. A bias adds to the exponent.
+attention of scale 1 / bandwidth^2. A bias adds to the exponent. `implementation="pallas"` multiplies the square out,
+and so has fewer digits where points lie far from 0 and near each other.
 """
 
 from __future__ import annotations
