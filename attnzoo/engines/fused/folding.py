@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnzoo.engines.fused.operands import Operands
 
@@ -49,8 +50,9 @@ class Heads(NamedTuple):
         """Which query head stands at a place of a fold."""
         if self.fold == 1:
             return fold_of_queries
-        kv = jax.lax.div(fold_of_queries, self.group) * self.fold + place
-        return kv * self.group + jax.lax.rem(fold_of_queries, self.group)
+        group = np.int32(self.group)
+        kv = jax.lax.div(fold_of_queries, group) * self.fold + place
+        return kv * self.group + jax.lax.rem(fold_of_queries, group)
 
     def shape(self, batch: int, tiles: int, tile: int, num_heads: int, width: int) -> tuple[int, ...]:
         """Of heads of queries or of keys, [B, 1, tiles, tile, heads * H] where all lie beside each other, or of folds,

@@ -136,9 +136,8 @@ class Grid:
         at = ((b * folds if batch > 1 else 0) + (queries if folds > 1 else 0)) * count + p
         mine, flags = jax.lax.shift_right_logical(tile[at], np.int32(BITS)), tile[at] & ((1 << BITS) - 1)
         row, column = (mine, other[at]) if self.is_by_row else (other[at], mine)
-        return Place(
-            b, queries, queries if group == 1 else jax.lax.div(queries, np.int32(group)), h, row, column, flags
-        )
+        kv = queries if group == 1 else jax.lax.div(queries, np.int32(group))
+        return Place(b, queries, kv, h, row, column, flags)
 
     def _numbers(self) -> dict[str, jax.Array]:
         """What lies in scalar memory, [B or 1, N or 1]."""
