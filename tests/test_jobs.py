@@ -80,6 +80,12 @@ def test_shares_done_are_summed_over_cells_at_work_and_each_has_a_device(tmp_pat
     assert max(reached) == 1.0 and reached[-2:] == [0.5, 0.0]
 
 
+@pytest.mark.parametrize(("jobs", "places"), [(1, [[0, 2], [1, 3]]), (2, [[0, 2], [1, 3]]), (3, [[0], [2], [1], [3]])])
+def test_cells_of_a_program_share_a_process_where_jobs_do_not_want_more(jobs, places):
+    every = list(cells(settings("", tasks=(Text(),), kernels=(Softmax(), Linear()), seeds=2)))
+    assert [list(own) for own in run._processes(every, jobs)] == places
+
+
 def test_a_cell_that_fails_beside_another_leaves_it(tmp_path, monkeypatch):
     refusal = models.refusal
     broken = lambda settings, one: refusal(settings, one) if one.kernel == Softmax() else 1 / 0

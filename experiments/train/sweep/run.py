@@ -124,16 +124,22 @@ def _ends(
     if not settings.is_apart:  # here: a thread gets no signal
         return _one_by_one(settings, every, termination, told)
     devices = placement.found(settings.jobs) if settings.jobs > 1 else None
-    programs: dict[Cell, dict[int, Cell]] = {}
-    for place, cell in enumerate(every):
-        programs.setdefault(cell.program, {})[place] = cell
 
     def job(cells: dict[int, Cell]) -> Iterator[tuple[int, dict]]:
         with devices.one() if devices else contextlib.nullcontext() as device:
             yield from _of_program(settings, cells, termination, told, device)
 
-    jobs = [functools.partial(job, cells) for cells in programs.values()]
+    jobs = [functools.partial(job, cells) for cells in _processes(every, settings.jobs)]
     return workers.beside(jobs, settings.jobs) if devices else itertools.chain.from_iterable(each() for each in jobs)
+
+
+def _processes(every: list[Cell], jobs: int) -> list[dict[int, Cell]]:
+    """Cells by their places, those of a program in one process; in several where there are fewer programs than jobs."""
+    programs: dict[Cell, list[tuple[int, Cell]]] = {}
+    for place, cell in enumerate(every):
+        programs.setdefault(cell.program, []).append((place, cell))
+    parts = -(-jobs // max(len(programs), 1))
+    return [dict(cells[part::parts]) for cells in programs.values() for part in range(min(parts, len(cells)))]
 
 
 def _one_by_one(settings, every, termination, told) -> Iterator[tuple[int, dict]]:
