@@ -209,7 +209,7 @@ def part(
         # the first one, or they would count as two.
         with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
             out, rows = over.found(operands, learned, fixed)
-        return (out, rows), (operands, learned, fixed, out, rows)
+        return (out, rows), (operands, learned, fixed, out, (dense.finite(rows[0]), rows[1]))
 
     def backward(residuals, cotangents):
         (operands, learned, fixed, out, rows), (d_out, (_, d_log_total)) = residuals, cotangents
@@ -267,9 +267,9 @@ class Pass:
     def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
         """Those of operands and of what is learned, in float32 at least.
 
-        `out` and `rows` are of all keys that the queries meet, of which the operands may have some.
+        `out` and `rows` are of all keys that the queries meet, of which the operands may have some; the largest score
+        is 0 where nothing is visible.
         """
-        rows = dense.finite(rows[0]), rows[1]
 
         def head(sequences, leading):
             (operands, out, d_out), (learned, fixed, rows, d_log_total) = sequences, leading

@@ -85,8 +85,8 @@ class Pulled(NamedTuple):
     """
 
     d_out: jax.Array  # [B, T', N, Hv]
-    top: jax.Array  # float32 [B, N, T'], 0 where nothing is visible
-    log_total: jax.Array  # float32 [B, N, T']
+    top: jax.Array  # float32 [B, N, T'], some number where nothing is visible
+    log_total: jax.Array  # float32 [B, N, T'], likewise
     shift: jax.Array  # d_log_total - d_out . out, float32 [B, N, T']: d s_ij = w_ij (d_out_i . v_j + shift_i)
     out: jax.Array  # [B, T', N, Hv]
     d_log_total: jax.Array  # float32 [B, N, T']

@@ -18,7 +18,7 @@ from jax.interpreters import batching, mlir
 from attnzoo.contract import varying
 from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.call import Call
-from attnzoo.engines import alone, dense
+from attnzoo.engines import alone
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
 from attnzoo.engines.fused.terms import ProductScore, Terms
@@ -69,6 +69,11 @@ def devices() -> tuple[Device, ...]:
     from attnzoo.engines.fused import hopper, tpu  # what they import takes a while, and few ask for it
 
     return (tpu.DEVICE, hopper.DEVICE)
+
+
+# The logarithm of the sum of a query that sees nothing, of which nobody asks but its gradient: no sum has it, since the
+# largest term is 1.
+BLIND = -1.0
 
 
 class Pass:
@@ -133,21 +138,21 @@ class Pass:
         found = device.forward(given, cutting.lists.by_row)
         length = operands[0].shape[1]
         by_row = lambda x, fill: join(x, cutting.rows, length, fill, axis=2)
-        top = by_row(found.top, -jnp.inf)
+        top, log_total = by_row(found.top, -jnp.inf), by_row(found.log_total, 0)
+        log_total = jnp.where(top == -jnp.inf, BLIND, log_total)
         top = top if terms.of_query is None else top + terms.of_query
-        return join(found.out, cutting.rows, length), (top, by_row(found.log_total, 0))
+        return join(found.out, cutting.rows, length), (top, log_total)
 
     def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total):
         q, k, _ = operands
         terms, cutting, given = self._given(device.tiles[1], operands, learned, fixed)
-        is_blind = rows[0] == -jnp.inf
         grads = device.backward(given, cutting.lists, _pulled(cutting, terms, out, rows, d_out, d_log_total))
         d_q = join(grads.q, cutting.rows, q.shape[1])
         d_k, d_v = (join(x, cutting.columns, k.shape[1]) for x in (grads.k, grads.v))
         d_terms = Terms(
             jnp.einsum("btnh,btnh->bn", q, d_q, preferred_element_type=jnp.float32) / terms.scale,
             None if grads.soft_cap is None else grads.soft_cap.sum(axis=2),
-            None if terms.of_query is None else jnp.where(is_blind, 0, d_log_total),
+            None if terms.of_query is None else jnp.where(rows[1] == BLIND, 0, d_log_total),
             None if grads.of_key is None else join(grads.of_key, cutting.columns, k.shape[1], axis=2),
         )
         _, pull = jax.vjp(self._terms, learned, q, k)
@@ -183,7 +188,7 @@ def interpreting(tiles: Tiles, platform: str) -> Device:
 def _pulled(cutting: Cutting, terms: Terms, out, rows, d_out, d_log_total) -> Pulled:
     """What is known of outputs and their gradients, in the order of tiles."""
     top, log_total = rows
-    top = dense.finite(top if terms.of_query is None else top - terms.of_query)
+    top = top if terms.of_query is None else top - terms.of_query
     shift = d_log_total - jnp.einsum("btnh,btnh->bnt", d_out, out, preferred_element_type=jnp.float32)
     wide = lambda x: cut(x, cutting.rows)
     row = lambda x: cut(x, cutting.rows, axis=2)
