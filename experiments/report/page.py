@@ -169,7 +169,7 @@ def _seeds(trained: list[dict], key: tuple[str, ...]) -> str:
     if fewest < statistics.CLAIM:
         few = f"fewer than {statistics.CLAIM} support no claim about which kernel is better"
         return f"{fewest} seed(s) for a trained cell: {few}."
-    return f"{fewest} seeds for each trained cell, 95% Student t intervals."
+    return f"{fewest} seeds for each trained cell, 95% intervals over seeds."
 
 
 def _environments(rows: list[dict]) -> Table:
