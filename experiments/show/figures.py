@@ -137,6 +137,8 @@ def lengths_axis(panel, lengths) -> None:
     """A logarithmic axis of sequence lengths, a tick at each."""
     panel.set_xscale("log", base=2)
     panel.set_xticks(lengths, [f"{length:,}" for length in lengths], rotation=30, ha="right")
+    if len(lengths) == 1:  # a logarithmic axis finds no limits around one point
+        panel.set_xlim(lengths[0] / 2, 2 * lengths[0])
     panel.minorticks_off()
     panel.set_xlabel("sequence length")
 
