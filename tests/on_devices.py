@@ -639,7 +639,13 @@ def training_in_parts(kind, config, rules=None, kernel=SlidingWindow(3, 0)):
 def learned_on_a_mesh(out, given):
     """A cell of a sweep, split over data, model and sequence, learns what one device does."""
     shared = {"lengths": "32", "widths": "16", "layers": 1, "heads": 2, "tokens": 128, "steps": 3, "test_examples": 10}
-    shared |= {"kernels": "softmax", "isolate": False, "save_every": 0}
+    shared |= {
+        "kernels": "softmax",
+        "positions": "learned",
+        "learning_rates": "3e-3",
+        "isolate": False,
+        "save_every": 0,
+    }
     found = []
     for how in ({}, {"mesh": "data=2, model=2, sequence=2", "fsdp": True}):
         settings = parsed(Settings, **shared | given | how, out=out)

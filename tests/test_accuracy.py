@@ -392,7 +392,7 @@ def test_cells_are_listed_with_hours(ran, tmp_path, capsys):
 
 COMMAND = (
     "--task=mqar(pairs=2,vocabulary=16) --kernels=softmax --lengths=16 --widths=8 --layers=1 --heads=2 --tokens=64 "
-    "--test_examples=8 --validate_every=50 --steps=400 --save_every=20"
+    "--test_examples=8 --validate_every=50 --steps=400 --save_every=20 --learning_rates=3e-3"
 ).split()
 
 

@@ -70,6 +70,7 @@ def test_a_split_that_is_too_short_is_found_before_training(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "only.txt").write_text("x" * 200)
     given = {"task": f"corpus(folder='{tmp_path / 'texts'}')", "kernels": "softmax", "tokens": 64, "out": tmp_path}
+    given |= {"learning_rates": "1e-2"}
     chosen = parsed(Settings, **given | {"lengths": "16,24", "isolate": False, "steps": 2, "widths": 8, "layers": 1})
     fits, long = accuracy_cells(chosen)
     assert trained_models.refusal(chosen, fits) is None

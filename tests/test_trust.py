@@ -20,7 +20,16 @@ from tests.test_scaling import settings as scaled
 
 FUTURE, PADDING = "the_future_cannot_touch_the_past", "padding_changes_nothing"
 LEAK = broken.SeesEverything()
-TINY = {"lengths": 16, "steps": 2, "tokens": 32, "widths": 8, "layers": 1, "heads": 2, "test_examples": 4}
+TINY = {
+    "lengths": 16,
+    "steps": 2,
+    "learning_rates": "1e-2",
+    "tokens": 32,
+    "widths": 8,
+    "layers": 1,
+    "heads": 2,
+    "test_examples": 4,
+}
 
 
 def swept(out, kernels, **changes) -> tuple[int, list[dict]]:
