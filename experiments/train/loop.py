@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import optax
 from flax import nnx
@@ -180,12 +181,12 @@ class _Run:
         with self._devices.context():
             loss, is_good = map(np.asarray, self._step(placed, self._peak))
             spent = time.perf_counter() - start
-            if is_cold := placed.inputs.shape not in self._known:
-                compiled = steps.step.lower(
-                    self.model, self.state, placed, self._peak
-                ).compile()  # it is kept, and not made again
-                progress.needed_bytes = max(planned(compiled)["needed_bytes"], progress.needed_bytes or 0)
-        self._known.add(placed.inputs.shape)
+            shapes = tuple(x.shape for x in jax.tree.leaves(placed.inputs))
+            if is_cold := shapes not in self._known:
+                lowered = steps.step.lower(self.model, self.state, placed, self._peak)
+                needed = planned(lowered.compile())["needed_bytes"]  # the program is kept, and not made again
+                progress.needed_bytes = max(needed, progress.needed_bytes or 0)
+        self._known.add(shapes)
         if is_cold:
             progress.compile_seconds += spent
         else:
