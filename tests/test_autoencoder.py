@@ -30,6 +30,7 @@ def test_where_the_last_token_sees_itself_alone_nothing_is_told_of_others(is_tie
     assert np.ptp(np.asarray(logits(Softmax(), tokens)), axis=0).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_sweep_compresses(tmp_path):
     flags = {"task": "mad_compression(vocabulary=4)", "kernels": "softmax", "lengths": 5, "tokens": 320, "warmup": 5}
     small = {"widths": 32, "layers": 1, "heads": 2, "feed_forward": 32, "steps": 120, "learning_rates": "1e-2"}

@@ -332,6 +332,7 @@ def test_parameters_of_a_linen_layer(ask):
     ask(on_devices.linen_in_parts)
 
 
+@pytest.mark.slow
 def test_recurrent_models(ask):
     ask(on_devices.in_recurrent_models)
 

@@ -255,6 +255,7 @@ def test_a_kernel_that_is_taken_serves(kernel):
         assert np.isfinite(model(TOKENS, TOKENS[:, :3])).all()
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient_and_keeps_less():
     """What the forward pass leaves to the backward pass are the leaves of the pulled-back function."""
 

@@ -72,6 +72,7 @@ def test_models_of_other_sizes_are_refused(saved, changes, message):
         pretrained.start(classifier(**changes), saved / language.FOLDER / "one")
 
 
+@pytest.mark.slow
 def test_a_sweep_starts_from_another(tmp_path):
     small = {"kernels": "softmax", "lengths": 64, "widths": 16, "layers": 1, "heads": 2, "tokens": 128, "steps": 2}
     rest = {"test_examples": 2, "isolate": False, "learning_rates": "1e-9", "weight_decay": 0}

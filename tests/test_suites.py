@@ -102,6 +102,7 @@ def test_others_are_as_published():
     assert {task.block for task in blocks if isinstance(task, Shuffled)} == {1, 16, 256}
 
 
+@pytest.mark.slow
 def test_a_model_starts_from_what_was_trained_before_it(tmp_path):
     for scale in SCALES:
         trainings = {training.name: training for training in SUITES["pretraining"].trainings(scale)}
