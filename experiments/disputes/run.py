@@ -17,7 +17,7 @@ from experiments.disputes.cases import Dispute
 from experiments.disputes.rules import SOLVED, Contenders, Heard
 from experiments.disputes.settings import Settings
 from experiments.show import caveats
-from experiments.train.sweep import analysis, prediction
+from experiments.train.sweep import analysis, convergence, prediction
 from experiments.train.sweep.cells import cells as models_of
 from experiments.train.sweep.settings import Settings as Training
 
@@ -117,14 +117,10 @@ def _heard(rows: dict[int, dict]) -> Heard:
     for seed, row in rows.items():
         for length, score in (row.get("by_length") or {}).items():
             elsewhere.setdefault(int(length), {})[seed] = score
-    solved = {seed: _steps(row["validations"]) for seed, row in rows.items()}
+    steps = {seed: convergence.solved_at(row["validations"], SOLVED) for seed, row in rows.items()}
+    solved = {seed: math.inf if step is None else float(step) for seed, step in steps.items()}
     scores = {seed: row["score"] for seed, row in rows.items()}
     return Heard(scores, elsewhere, solved, next(iter(rows.values())).get("state_bytes") or math.nan)
-
-
-def _steps(validations: list) -> float:
-    """Until an accuracy, kept as lower is better, is `SOLVED`."""
-    return next((float(step) for step, score in validations if -score >= SOLVED), math.inf)
 
 
 def _flags(dispute: Dispute) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.show import naming, units
 from experiments.show.tables import Table
 from experiments.show.units import Shown
+from experiments.train.sweep import convergence
 from experiments.train.sweep.analysis import variant
 
 HALF = 0.5  # of the seeds, from which a rate is in the band
@@ -47,8 +48,8 @@ class Band(NamedTuple):
 
 
 def solved_at(row: dict) -> int | None:
-    """The step at which validation, kept as lower is better, first reached what counts as solved."""
-    return next((step for step, score in row.get("validations") or [] if -score >= row["solved"]), None)
+    """The step at which validation first reached what counts as solved."""
+    return convergence.solved_at(row.get("validations") or [], row["solved"])
 
 
 def groups(rows: list[dict]) -> dict[tuple, list[dict]]:

@@ -30,9 +30,6 @@ class Learnability(Sweep):
         for row in super().measure(settings, todo, run):
             yield row | {"solved_at": analysis.solved_at(row)}
 
-    def identity(self, row: dict) -> tuple:
-        return super().identity({"solved": None} | row)
-
     def shown(self, settings: Settings, rows: list[dict], own: list[dict]) -> list[dict]:
         return own
 

@@ -40,3 +40,8 @@ def doubt(metric: str, baseline: list[dict]) -> str:
             "" if reached >= CEILING else f"softmax is right in {reached:.0%}, not at its ceiling: nothing is decided"
         )
     return "" if flat(measured) else "softmax still learns: this shows what is learned first"
+
+
+def solved_at(validations: list, share: float) -> int | None:
+    """The step of the first of [(step, score)], of which lower is better, that has so many answers right; or None."""
+    return next((step for step, score in validations if -score >= share), None)
