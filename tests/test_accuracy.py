@@ -182,10 +182,11 @@ def test_a_cell_beyond_its_limits_is_a_row_and_the_rest_go_on(tmp_path, limit):
         "exit code 1: jaxlib.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.",
         "exit code 1: OSError: [Errno 12] Cannot allocate memory",
         "exit code 127: cannot allocate memory for thread-local data: ABORT",
+        "exit code 1: ImportError: /lib/libjax.so: failed to map segment from shared object",
     ],
 )
 def test_every_word_for_no_memory_is_understood(ended):
-    """Which allocation fails first is chance: Python's, XLA's, the system's or that of the C library."""
+    """Which allocation fails first is chance: Python's, XLA's, the system's or that of the C library and its loader."""
     row = run._ended(softmax("unused"), types.SimpleNamespace(code=1, ended=ended))
     assert row["limit"] == "memory" and row["reason"] == f"out of memory: {ended}"
 

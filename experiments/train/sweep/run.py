@@ -22,7 +22,14 @@ from experiments.train.termination import Termination
 
 Told = Callable[[int], None]  # how many steps are done
 _CHECKS = threading.Lock()  # jax works for one cell at a time in this process
-OUT_OF_MEMORY = ("resource_exhausted", "memoryerror", "bad_alloc", "pthread_create", "cannot allocate memory")
+OUT_OF_MEMORY = (
+    "resource_exhausted",
+    "memoryerror",
+    "bad_alloc",
+    "pthread_create",
+    "cannot allocate memory",
+    "failed to map segment",
+)
 
 
 class Sweep(experiment.Experiment):
