@@ -124,6 +124,7 @@ class InNNX:
         return nnx.state((layer, optimiser)), value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [InLinen, InNNX])
 @pytest.mark.parametrize("before, after", [("flax", "attnzoo"), ("attnzoo", "flax")])
 def test_training_goes_on_from_a_checkpoint_of_the_other(kind, before, after, tmp_path):

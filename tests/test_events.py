@@ -64,6 +64,7 @@ def test_a_run_that_goes_on_has_every_point_once(tmp_path):
     assert first.file_version == "brain.Event:2" and second.session_log.status == SessionLog.START
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_killed_ends_with_the_curves_of_its_row(tmp_path):
     chosen = settings(
         tmp_path,

@@ -141,6 +141,7 @@ def test_distances_far_from_the_origin():
     np.testing.assert_allclose(out[0, :, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_soft_cap_may_be_learned():
     """Its gradient, that of a traced scale beside it, and both under vmap, against finite differences in float64."""
     with jax.enable_x64(True):

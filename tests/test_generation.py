@@ -120,6 +120,7 @@ def test_one_step():
     np.testing.assert_array_equal(generate(made(), TOKENS, 1), generate(made(), TOKENS, STEPS)[:, :1])
 
 
+@pytest.mark.slow
 def test_drawn_tokens_follow_the_model():
     """Frequencies of the first token over many draws are softmax(logits / temperature), among those allowed."""
     model, prompt = made(), jnp.tile(TOKENS[:1], (4000, 1))
@@ -169,7 +170,8 @@ def test_no_temperature_is_too_high():
     assert sorted(np.unique(draws)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", *(pytest.param(x, marks=SLOW) for x in ("rbg", "unsafe_rbg"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_draws_know_no_batch_mates(impl):
     """Nor how many steps follow, whatever generator the key is of."""
     draw = lambda tokens, steps: generate(made(), tokens, steps, temperature=1.0, rng=jax.random.key(0, impl=impl))

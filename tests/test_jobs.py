@@ -86,6 +86,7 @@ def test_cells_of_a_program_share_a_process_where_jobs_do_not_want_more(jobs, pl
     assert [list(own) for own in run._processes(every, jobs)] == places
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_beside_another_leaves_it(tmp_path, monkeypatch):
     refusal = models.refusal
     broken = lambda settings, one: refusal(settings, one) if one.kernel == Softmax() else 1 / 0

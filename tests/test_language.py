@@ -124,6 +124,7 @@ def test_numbers_of_heads_are_those_of_their_maps():
     assert heads._numbers(mixed) == (0.0, 0.0, 0.25)
 
 
+@pytest.mark.slow
 def test_maps_are_drawn_and_written(saved, tmp_path):
     folder, model = saved
     found = heads.look(model, TEXT)
@@ -142,6 +143,7 @@ def test_maps_are_drawn_and_written(saved, tmp_path):
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 def test_any_kernel_can_be_looked_at(tmp_path):
     description = described(attention=(Nystrom(landmarks=4),), is_causal=False, is_tied=True)
     language.save(tmp_path / "one", description, description.build())

@@ -318,7 +318,8 @@ for kernel in DRAWING[: int(sys.argv[1])]:
 """
 
 
-@pytest.mark.parametrize("count", [1, slow_where(True, len(DRAWING))])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, len(DRAWING)])
 def test_draws_serve_every_device_and_mesh(monkeypatch, count):
     quickly = os.environ.get("XLA_FLAGS", "")
     monkeypatch.setenv("XLA_FLAGS", f"{quickly} --xla_force_host_platform_device_count=4")

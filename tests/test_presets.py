@@ -30,7 +30,6 @@ SMALL = [
     *presets.parse("hybrid(ratio=1), gla, mamba2, gated_deltanet, longformer(window=6), gemma2(window=3)"),
     *presets.parse("gpt_oss(window=3), turns(kernels='linear, local(block_size=3)')"),
 ]
-QUICK = (Hybrid(ratio=1),)
 
 
 def made(preset, num_layers=2, **given):
@@ -38,9 +37,8 @@ def made(preset, num_layers=2, **given):
     return LanguageModel(11, **given, max_length=16, num_layers=num_layers, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize(
-    "preset", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in SMALL], ids=repr
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", SMALL, ids=repr)
 def test_a_preset_learns_and_speaks(preset):
     """Gradients reach all that it learns, two small steps lower the loss, and text is what recomputing gives."""
     model = made(preset, positions=Rotary())

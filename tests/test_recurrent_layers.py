@@ -133,6 +133,7 @@ def test_a_refused_step_keeps_nothing():
     np.testing.assert_array_equal(layer.cached_query_conv[...], before)
 
 
+@pytest.mark.slow
 def test_gradients_reach_all_that_is_learned():
     module, params, _ = both(GatedDelta(), normalize_qk=True, **PUBLISHED)
     slopes = jax.grad(lambda params: (module.apply(params, inputs(2), is_causal=True) ** 2).sum())(params)["params"]

@@ -168,6 +168,7 @@ def test_what_the_public_code_ran_stands_beside_what_the_paper_means():
 # The kernels of the public code.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [None, [9, 5]])
 def test_scores_that_are_kept_give_exact_attention_and_its_gradients(lengths):
     q, k, v = (jax.random.normal(jax.random.key(i), (2, 9, heads, 8)) for i, heads in enumerate((4, 2, 2)))
@@ -300,6 +301,7 @@ class Broken(Kernel):
         return q + None
 
 
+@pytest.mark.slow
 def test_what_cannot_be_timed_is_a_row_and_no_number(tmp_path, monkeypatch):
     names = [f"{__name__}.{cls.__name__}" for cls in (Refusing, Broken)]
     monkeypatch.setitem(presets.LRA, "linear", presets.Preset(*names))

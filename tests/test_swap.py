@@ -32,6 +32,7 @@ def test_a_model_is_tested_with_each_kernel_once(tmp_path):
     assert records.read(tmp_path / "out") == rows
 
 
+@pytest.mark.slow
 def test_all_seeds_of_a_folder_are_exchanged_and_compared_with_themselves(tmp_path):
     """Each model is compared with itself: the spread over models is not that of the changes."""
     sizes = {"vocabulary": 257, "max_length": 16, "num_layers": 1, "positions": LearnedPositions(), "is_causal": True}

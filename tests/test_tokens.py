@@ -192,6 +192,7 @@ def test_both_layers_project_what_tokens_bring(kernel):
     np.testing.assert_allclose(jnp.concatenate([first, last], axis=1), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_batch_axes_and_a_gradient_for_every_projection():
     import attnzoo.linen
 
@@ -218,6 +219,7 @@ def test_a_model_of_them_generates_what_it_recomputes():
     np.testing.assert_array_equal(found[0], tokens[0, 5:])
 
 
+@pytest.mark.slow
 def test_a_decoder_remembers_what_the_tokens_of_its_source_bring():
     from flax import nnx
 
