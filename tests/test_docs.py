@@ -68,7 +68,9 @@ QUICK = {name: x for name, x in os.environ.items() if name.startswith(("JAX_", "
 # What trains is shown with as many steps as it takes to learn, and lengths with as many as make a figure, which is not
 # what is tested here.
 SHORTER = {
-    "experiments.accuracy": ("--steps=2", "--seeds=1", "--eval_lengths=32", "--jobs=1", "--isolate=false"),
+    "experiments.accuracy": (
+        *("--steps=2", "--seeds=1", "--eval_lengths=32", "--layers=1", "--jobs=1", "--isolate=false"),
+    ),
     "experiments.scaling": ("--lengths=128", "--passes=forward"),
     "experiments.suites": ("--dry_run",),
 }

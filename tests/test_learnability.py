@@ -61,7 +61,7 @@ def test_from_flags_to_rows_a_table_and_a_figure(tmp_path):
     assert run.run(given) == 0
     rows = run.EXPERIMENT.read(tmp_path)
     assert len(rows) == 6 and {row["experiment"] for row in rows} == {"learnability"}
-    assert all(row["solved_at"] in (4, 8, None) and len(row["validations"]) == 2 for row in rows)
+    assert all(row["trained_steps"] == (row["solved_at"] or 8) == row["validations"][-1][0] for row in rows)
     assert "decades" in summaries.of(tmp_path)
     assert (tmp_path / "learnability_mqar.png").stat().st_size > 5000
     assert run.run(given) == 0 and len(records.read(tmp_path)) == 6, "nothing is trained twice"
@@ -72,7 +72,8 @@ def test_from_flags_to_rows_a_table_and_a_figure(tmp_path):
     [
         ({"solved": 1.5}, "--solved=1.5: expected a share"),
         ({"learning_rates": "1e-3,1e-2"}, "--learning_rates has 2: expected at least 3"),
-        ({"task": "text"}, "--task: Text.* has no answers to solve"),
+        ({"task": "text"}, "--until=0.9 is a share of right answers: text\\(\\) has none"),
+        ({"until": 0.5}, "--until=0.5 ends training before --solved=0.9 of it is reached"),
     ],
     ids=str,
 )

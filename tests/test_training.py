@@ -70,6 +70,18 @@ def test_a_run_from_its_checkpoint_is_the_run_that_never_stopped(whole, tmp_path
     same(fit(damaged(whole, tmp_path), made(seed=5)), whole[0])
 
 
+def test_a_run_that_has_enough_ends(whole, tmp_path):
+    """At the validation that says so, on the way of the run that goes on, and from its checkpoint likewise."""
+    (_, without), _ = whole
+    score = min(found for _, found in without.validations[:-1])
+    _, progress = fit(tmp_path, enough=score)
+    known = [place for place, found in without.validations if found <= score]
+    assert progress.step == known[0] and progress.validations == without.validations[: len(progress.validations)]
+    assert progress.step < STEPS and progress.best == known[0]
+    again = fit(tmp_path, made(seed=5), enough=score)[1]
+    assert again.step == progress.step and [*map(tuple, again.validations)] == progress.validations
+
+
 DAMAGES = {
     "empty folder": (lambda path: [shutil.rmtree(path), path.mkdir()], "has no about.json"),
     "flipped bit": (lambda path: flip(path), "is damaged"),

@@ -31,16 +31,15 @@ class Settings(settings.Settings):
     steps: int = flag(400, "Training steps.", at_least=2)
     validate_every: int = flag(25, "Steps between validations, which tell when a task is solved.", at_least=1)
     solved: float = flag(0.9, "Share of validation's answers from which a task is solved.", at_least=0.01)
+    until: float = flag(0.0, "Share of validation's answers at which training ends; 0 for that of --solved.", at_least=0)
     out: str = flag("runs/learnability", "Folder for rows and figures.")
 
     def __post_init__(self):
-        super().__post_init__()
         if self.solved > 1:
             raise ValueError(f"--solved={self.solved}: expected a share in (0, 1]")
+        object.__setattr__(self, "until", self.until or self.solved)
+        if self.until < self.solved:
+            raise ValueError(f"--until={self.until} ends training before --solved={self.solved} of it is reached")
+        super().__post_init__()
         if len(set(self.learning_rates)) < 3:
             raise ValueError(f"--learning_rates has {len(set(self.learning_rates))}: expected at least 3, over decades")
-        without = [repr(task) for task in self.tasks if task.metric != "accuracy"]
-        if without:
-            raise ValueError(
-                f"--task: {', '.join(without)} has no answers to solve; expected one such as mqar(pairs=4)"
-            )

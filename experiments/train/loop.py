@@ -46,6 +46,7 @@ class Plan:
       weight_decay: of matrices alone.
       clip: the largest norm of a gradient.
       validate_every: steps between validations, the best of which is kept; 0 keeps the last step.
+      enough: the score of a validation that ends training before all steps are done; None for none.
       save_every: steps between checkpoints; 0 for none.
     """
 
@@ -56,11 +57,19 @@ class Plan:
     weight_decay: float = 0.01
     clip: float = 1.0
     validate_every: int = 0
+    enough: float | None = None
     save_every: int = 0
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+
+    def ends(self, progress: Progress) -> bool:
+        """Whether nothing is left to train: all steps are done, or the last of them was validated as enough."""
+        scored = progress.validations[-1:]
+        return progress.step == self.steps or (
+            self.enough is not None and any(step == progress.step and score <= self.enough for step, score in scored)
+        )
 
     def transform(self) -> optax.GradientTransformation:
         """AdamW after clipping, by the schedule up to 1, times `peak`: plans that differ in it share programs."""
@@ -137,13 +146,14 @@ def fit(
     saves = folder is not None and plan.save_every > 0
     catching = Termination() if saves else contextlib.nullcontext(Termination())
     with catching as termination, ahead.made(batch, plan.steps) as examples:
-        while progress.step < plan.steps:
+        while not plan.ends(progress):
             run.advance(progress, examples)
             if progress.diverged is not None:
                 break
-            is_last, to_end = progress.step == plan.steps, saves and processes.any_of(termination.is_asked)
-            if validate and plan.validate_every and (is_last or progress.step % plan.validate_every == 0):
+            is_due = progress.step == plan.steps or progress.step % (plan.validate_every or plan.steps) == 0
+            if validate and plan.validate_every and is_due:
                 run.validate(progress, validate)
+            is_last, to_end = plan.ends(progress), saves and processes.any_of(termination.is_asked)
             if saves and not is_last and (to_end or progress.step % plan.save_every == 0):
                 run.save(progress)
             told(progress)

@@ -25,8 +25,13 @@ def has_flattened(curve: list) -> bool | None:
 
 def flat(measured: list[dict]) -> bool | None:
     """Whether the curves of all rows have flattened; None where one does not tell."""
-    found = [has_flattened(row.get("curve") or []) for row in measured]
+    found = [has_ended(row) or has_flattened(row.get("curve") or []) for row in measured]
     return None if not found or None in found else all(found)
+
+
+def has_ended(row: dict) -> bool:
+    """Whether training ended before all steps were done, since validation had found enough."""
+    return "trained_steps" in row and row["trained_steps"] < row["steps"]
 
 
 def doubt(metric: str, baseline: list[dict]) -> str:

@@ -131,6 +131,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         "has_flattened": convergence.has_flattened(progress.curve),
         "validations": progress.validations,
         "best_step": progress.best or progress.step,
+        "trained_steps": progress.step,
         "compile_seconds": progress.compile_seconds,
         "train_seconds": progress.seconds,
         "needed_bytes": progress.needed_bytes,

@@ -105,6 +105,9 @@ class Settings(processes.Settings):
     validate_every: int = flag(
         0, "Steps between validations, the best of which is tested; 0 for the last step.", at_least=0
     )
+    until: float = flag(
+        0.0, "Share of validation's answers that are right at which training ends; 0 for all steps.", at_least=0
+    )
     save_every: int = flag(500, "Steps between checkpoints of an unfinished cell; 0 for none.", at_least=0)
     start_from: str = flag(
         "", "Folder of rows of task 'denoised(task=...)', whose models' embeddings and blocks these start with."
@@ -139,6 +142,9 @@ class Settings(processes.Settings):
             )
         if not self.is_apart and self.jobs > 1:
             raise ValueError(f"--jobs={self.jobs} are processes of a cell each: pass --isolate, and no --coordinator")
+        if self.until > 1 or (self.until and not self.validate_every):
+            given = f"--until={self.until:g} with --validate_every={self.validate_every}"
+            raise ValueError(f"{given}: expected a share in (0, 1], and steps between validations that may reach it")
         self._check_mesh()
         self._settle_batch()
         if self.tasks:  # the process of a cell is given none here: its cell has its own
@@ -188,6 +194,9 @@ class Settings(processes.Settings):
         classified = [tasks.spelled(task) for task in self.tasks if task.classes is not None]
         if self.tied and classified:
             raise ValueError(f"--tied is of models that predict tokens: {', '.join(classified)} asks for a class")
+        without = [tasks.spelled(task) for task in self.tasks if task.metric != "accuracy"]
+        if self.until and without:
+            raise ValueError(f"--until={self.until:g} is a share of right answers: {', '.join(without)} has none")
         if self.pooling != "mean" and not classified:
             raise ValueError(f"--pooling={self.pooling} is of models that tell a class: no task here asks for one")
         if self.pairing != "compared" and not any(task.is_pair for task in self.tasks):
