@@ -158,6 +158,18 @@ def without_a_word_between_devices(kernel, kind):
     assert max(sent, default=0) < arrays[0].nbytes / 4, sent
 
 
+def keys_that_devices_share(kernel, kv_heads):
+    """Of keys with fewer heads than devices, gradients are added up, as large as the heads that these share."""
+    arrays, heads = operands(kv_heads), ("model", "spare")
+    placed = [put(arrays[0], "data", None, heads), *(put(x, "data", None, heads[: kv_heads - 1]) for x in arrays[1:])]
+    call = jax.jit(jax.value_and_grad(lambda *x: curved_sum(attend(*x, kernel=kernel)), (0, 1, 2)))
+    program = call.lower(*placed).compile()
+    same(program(*placed), call(*arrays))
+    part = arrays[1].nbytes / 2 / kv_heads
+    devices = DEVICES / 2 / kv_heads
+    assert traffic.total(traffic.sent(program)) <= 2 * part * 2 * (devices - 1) / devices + 16  # and the sum of a loss
+
+
 def size_of(shapes):
     """Bytes of all arrays in the text of a type."""
     found = re.findall(r"(\w+)\[([\d,]*)\]", shapes)

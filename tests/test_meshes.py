@@ -44,6 +44,11 @@ def test_fewer_key_heads_than_devices(ask, kernel):
     ask(on_devices.with_all_that_it_supports, kernel, 1)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_gradients_of_keys_that_devices_share_are_added_up(ask, kv_heads):
+    ask(on_devices.keys_that_devices_share, Softmax(), kv_heads)
+
+
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_devices_send_each_other_nothing(ask, kernel, kind):

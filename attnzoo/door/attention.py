@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -343,7 +342,6 @@ def _attend(
         dropped = (1, 1) if broadcast_dropout else (batch, num_heads)
         call = dataclasses.replace(call, dropout=Dropout.make(rng, dropout_rate, *dropped))
     split = Split.of(query, key, value, sequence=sequence_axis)
-    key, value, call = _divisible(split, key, value, call)
     if shards is None and (shards := split.shards(length, key.shape[1])) is not None:
         if key.shape[1] % shards.count:
             key, value, tokens = jax.tree.map(split.whole, (key, value, call.tokens))
@@ -351,11 +349,17 @@ def _attend(
         query, key, value, call = sequences.filled(shards, query, key, value, call)
     tokens, call = call.tokens, dataclasses.replace(call, tokens={})
     asked = {"kernel": kernel, "implementation": implementation, "with_residual": with_residual, "shards": shards}
+    operands = query, key, value, tokens
+    own = jax.tree.map(lambda x: split.own_heads(x.shape[2]), operands)
+
+    def here(operands, *rest):
+        return _attend_here(jax.tree.map(lambda x, own: own(x), operands, own), *rest, **asked)
+
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
         out, residual = split.over_devices(
-            functools.partial(_attend_here, **asked),
+            here,
             [
-                ((query, key, value, tokens), split.of_sequence),
+                (operands, split.of_sequence),
                 (call, split.of_call(call)),
                 ((params, draws), split.by_head),
                 (sinks, split.by_head),
@@ -365,19 +369,6 @@ def _attend(
     if out.shape[1] != length:
         out, residual = jax.tree.map(lambda x: split.whole(x)[:, :length], (out, residual))
     return out[..., :width].astype(query.dtype), residual
-
-
-def _divisible(split: Split, key: jax.Array, value: jax.Array, call: Call) -> tuple[jax.Array, jax.Array, Call]:
-    """Key heads repeated until each device has as many."""
-    parts = split.parts(split.heads)
-    times = parts // math.gcd(parts, key.shape[2])
-
-    def repeated(x):
-        if x.shape[2] % parts == 0:
-            return x
-        return jnp.repeat(x, times, axis=2, out_sharding=jax.typeof(x).sharding)
-
-    return repeated(key), repeated(value), dataclasses.replace(call, tokens=jax.tree.map(repeated, call.tokens))
 
 
 def _attend_here(sequences_here, call, constants, sinks, *, kernel, implementation, with_residual, shards):

@@ -67,8 +67,30 @@ class Split(NamedTuple):
         return Shards(as_tuple(self.sequence), self.parts(self.sequence), query_length, key_length)
 
     def of_sequence(self, x: jax.Array) -> PartitionSpec:
-        """Of [B, L, heads, ...]."""
-        return PartitionSpec(self.batch, self.sequence, self.heads)
+        """Of [B, L, heads, ...], whose heads several devices may share, as they do those of keys (`own_heads`)."""
+        return PartitionSpec(self.batch, self.sequence, self._sharing(x.shape[2])[0])
+
+    def own_heads(self, num_heads: int) -> Callable[[jax.Array], jax.Array]:
+        """From [B, L, heads, ...] as `of_sequence` splits so many heads to those that a device's queries look at.
+
+        The gradient of heads that devices share is as large as these, and added up.
+        """
+        over, shared = self._sharing(num_heads)
+        here, count = num_heads // self.parts(over), self.parts(shared)
+        times = count // math.gcd(count, here)
+
+        def own(x):
+            size = here * times // count
+            mine = (jax.lax.axis_index(shared) * size + jnp.arange(size)) // times
+            return jnp.take(x, mine, axis=2, mode="clip")
+
+        return own if shared else lambda x: x
+
+    def _sharing(self, num_heads: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The axes that so many heads are split over, the first ones that divide them, and those that share them."""
+        names = as_tuple(self.heads)
+        split = next(n for n in range(len(names), -1, -1) if num_heads % self.parts(names[:n]) == 0)
+        return names[:split], names[split:]
 
     def leading(self, x: jax.Array) -> PartitionSpec:
         """Of [B or 1, heads or 1, ...], or of a scalar."""
@@ -108,7 +130,7 @@ class Split(NamedTuple):
 
     def whole(self, x: jax.Array) -> jax.Array:
         """[B, L, heads, ...] with its sequence in one piece, as one must be whose parts would not be equal."""
-        return self._resharded(x, PartitionSpec(self.batch, None, self.heads))
+        return self._resharded(x, self._replace(sequence=None).of_sequence(x))
 
     def _resharded(self, x: jax.Array, spec: PartitionSpec) -> jax.Array:
         """As `spec` tells of Explicit axes; of others, a `shard_map` sees to it itself."""
