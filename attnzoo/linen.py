@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door.arguments import Asked, spelled_out
@@ -232,8 +233,8 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
             axis=axis,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            kernel_init=kernel_init or self.kernel_init,
-            bias_init=bias_init or self.bias_init,
+            kernel_init=_in_shape(kernel_init or self.kernel_init),
+            bias_init=_in_shape(bias_init or self.bias_init),
             use_bias=self.use_bias if use_bias is None else use_bias,
             precision=self.precision,
             dot_general=products.dot_general if function is None and made_by is None else function,
@@ -268,6 +269,38 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         if self.dropout_rate == 0 or nn.merge_param("deterministic", self.deterministic, deterministic):
             return None
         return self.make_rng("dropout") if dropout_rng is None else dropout_rng
+
+
+class _Flat(meta.AxisMetadata):
+    """What an initializer made with names of axes, in the two axes that `DenseGeneral` asks for.
+
+    The names are those of the shape that it is then given, and nothing before is split by them, as Flax would where a
+    mesh is at hand. What a token brings may be one number for each head, and has no axis for the last name of others.
+    """
+
+    def __init__(self, named: meta.Partitioned):
+        self.named = named
+
+    def unbox(self):
+        return self.named.value
+
+    def replace_boxed(self, val):
+        return self.named.replace(value=val, names=self.named.names[: val.ndim])
+
+    def add_axis(self, index, params):
+        raise NotImplementedError
+
+    remove_axis = add_axis
+
+
+def _in_shape(init: Callable[..., Any]) -> Callable[..., Any]:
+    """An initializer whose names of axes are those of the shape that a parameter has."""
+
+    def made(*given):
+        x = init(*given)
+        return _Flat(x) if isinstance(x, meta.Partitioned) else x
+
+    return made
 
 
 class MultiHeadAttention(MultiHeadDotProductAttention):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
@@ -153,6 +154,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         """One more projection for each head, as Flax makes that of keys, but for a bias of its own."""
         given = {name: flax[name] for name in PROJECTING if name in flax}
         given |= {} if one.bias_init is None else {"bias_init": one.bias_init}
+        axes = {"kernel": 2 + len(one.shape), "bias": 1 + len(one.shape)}
+        given = {name: _naming(axes[name.partition("_")[0]], x) for name, x in given.items()}
         return nnx.LinearGeneral(
             in_features,
             (self.num_heads, *one.shape),
@@ -311,6 +314,23 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         if rngs is None:
             raise ValueError("dropout needs rngs: pass them to the call, or build the layer with keep_rngs=True")
         return rngs.dropout() if isinstance(rngs, rnglib.Rngs) else rngs()
+
+
+def _naming(count: int, given: Any) -> Any:
+    """An initializer, or metadata, whose names are of so many axes at most: what a token brings may be one number for
+    each head, and has no axis for the last name of other projections.
+    """
+    if not callable(given):
+        names = given.get("out_sharding")
+        return given if names is None else {**given, "out_sharding": tuple(names)[:count]}
+
+    def made(*args):
+        x = given(*args)
+        if isinstance(x, nnx.VariableMetadata):
+            x = dataclasses.replace(x, metadata=_naming(count, x.metadata))
+        return x
+
+    return made
 
 
 def _is_param(x) -> bool:

@@ -707,31 +707,36 @@ def in_recurrent_models():
                 same(decode(model, split(given)) if decoded else (), decoded)
 
 
-def logical_names_of_flax():
-    """An NNX layer made with logical names under rules, and a Linen one whose parameters are placed by them."""
+def logical_names_of_flax(kind, kernel):
+    """An NNX layer made with logical names under rules, and a Linen one whose parameters are placed by them: those of
+    gates, too, which may be one number for each head and have an axis less.
+    """
     x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 8, 32)), jnp.float32)
-    rules, init = (*RULES, ("kv", None)), nnx.initializers.lecun_normal()
+    rules, init, over = (*RULES, ("kv", None)), nnx.initializers.lecun_normal(), mesh(kind)
+    asked = {"is_causal": not kernel.supports.bidirectional}
     names = {"kernel_init": ("embed", "heads", "kv"), "out_kernel_init": ("heads", "kv", "embed")}
     of_nnx = lambda named: attnzoo.nnx.MultiHeadAttention(
-        HEADS, 32, decode=False, rngs=nnx.Rngs(0), **{x: named(init, y) for x, y in names.items()}
+        HEADS, 32, attention=kernel, decode=False, rngs=nnx.Rngs(0), **{x: named(init, y) for x, y in names.items()}
     )
-    alone, over = of_nnx(lambda init, _: init), mesh("Explicit")
+    alone = of_nnx(lambda init, _: init)
     with jax.set_mesh(over), nnx.logical_axis_rules(rules):
         layer = of_nnx(nnx.with_partitioning)
-        assert jax.typeof(layer.query.kernel[...]).sharding.spec == P("data", "model", None)
-        same(jax.jit(lambda layer, x: layer(x))(layer, put(x, "data", "spare")), alone(x))
+        assert tuple(layer.query.kernel[...].sharding.spec)[:2] == ("data", "model")
+        found = jax.jit(lambda layer, x: layer(x, **asked))(layer, put(x, "data", "spare", kind=kind))
+        same(found, alone(x, **asked))
 
     layer = attnzoo.linen.MultiHeadAttention(
-        HEADS, kernel_init=nn.with_logical_partitioning(init, names["kernel_init"]),
-        out_kernel_init=nn.with_logical_partitioning(init, names["out_kernel_init"]),
-    )  # fmt: skip
-    params = layer.init(jax.random.key(0), x)
+        HEADS, attention=kernel, **{x: nn.with_logical_partitioning(init, y) for x, y in names.items()}
+    )
+    params = layer.init(jax.random.key(0), x, **asked)
     shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(params), over, rules)
     params = nn.unbox(params)
     split = jax.device_put(params, shardings)
-    assert jax.typeof(split["params"]["out"]["kernel"]).sharding.spec == P("model", None, "data")
-    with jax.set_mesh(over):
-        same(jax.jit(layer.apply)(split, put(x, "data", "spare")), layer.apply(params, x))
+    assert split["params"]["out"]["kernel"].sharding.spec == P("model", None, "data")
+    call = jax.jit(lambda params, x: layer.apply(params, x, **asked))
+    expected = call(params, x)
+    with jax.set_mesh(over), nn.logical_axis_rules(rules):
+        same(call(split, put(x, "data", "spare", kind=kind)), expected)
 
 
 def linen_in_parts():

@@ -310,8 +310,9 @@ def test_training_with_parameters_split_by_rules(ask):
     ask(on_devices.training_in_parts, "Explicit", BlockConfig(width=32, num_heads=4), on_devices.RULES)
 
 
-def test_logical_names_of_flax(ask):
-    ask(on_devices.logical_names_of_flax)
+@pytest.mark.parametrize("kind, kernel", [("Explicit", Softmax()), ("Auto", GatedDelta())], ids=str)
+def test_logical_names_of_flax(ask, kind, kernel):
+    ask(on_devices.logical_names_of_flax, kind, kernel)
 
 
 @pytest.mark.slow
