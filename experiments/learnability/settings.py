@@ -31,7 +31,9 @@ class Settings(settings.Settings):
     steps: int = flag(400, "Training steps.", at_least=2)
     validate_every: int = flag(25, "Steps between validations, which tell when a task is solved.", at_least=1)
     solved: float = flag(0.9, "Share of validation's answers from which a task is solved.", at_least=0.01)
-    until: float = flag(0.0, "Share of validation's answers at which training ends; 0 for that of --solved.", at_least=0)
+    until: float = flag(
+        0.0, "Share of validation's answers at which training ends; 0 for that of --solved.", at_least=0
+    )
     out: str = flag("runs/learnability", "Folder for rows and figures.")
 
     def __post_init__(self):
