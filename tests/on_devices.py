@@ -458,6 +458,12 @@ def unsplit(x):
     return jax.sharding.reshard(x, NamedSharding(split.mesh, P(split.spec[0], None, *split.spec[2:])))
 
 
+def of_two_batch_axes(q, k, v, **asked):
+    """Either of which may be split, and what is given is split alike."""
+    swapped = [jnp.swapaxes(x, 0, 1) for x in (q, k, v)]
+    return q + attend(q, k, v, **asked), swapped[0] + attend(*swapped, **asked)
+
+
 CALLS = {
     "of a mask split likewise": lambda q, k, v: attend(
         q, k, v, mask=put(np.random.default_rng(1).random((BATCH, HEADS, LENGTH, LENGTH)) < 0.7, "data", "model")
@@ -465,7 +471,9 @@ CALLS = {
     "of a residual": lambda q, k, v: attend(q, k, v, return_residual=True),
     "of an offset for each example": lambda q, k, v: attend(q, k, v, is_causal=True, query_offset=np.arange(BATCH)),
     "of global tokens": lambda q, k, v: attend(q, k, v, kernel=SlidingWindow(2, 2), global_tokens=np.eye(4, 24) > 0),
-    "of two batch axes": lambda q, k, v: attend(*(x.reshape(2, 2, *x.shape[1:]) for x in (q, k, v))),
+    "of two batch axes": lambda q, k, v: of_two_batch_axes(
+        *(x.reshape(2, 2, *x.shape[1:]) for x in (q, k, v)), dropout_rate=0.3, rng=jax.random.key(2)
+    ),
     "of weights": lambda q, k, v: attention_weights(q, k, is_causal=True),
     "of weights of a few queries": lambda q, k, v: attention_weights(unsplit(q)[:, :3], k),
     "under vmap": jax.vmap(lambda q, k, v: attend(q, k, v, is_causal=True)),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.fields import is_integer
-from attnzoo.door import validation, visibility
+from attnzoo.door import meshes, validation, visibility
 from attnzoo.door.arguments import Function
 
 BATCHED = ("query_offset", *visibility.AXES)
@@ -32,15 +32,19 @@ def over_batch_axes(attend: Function) -> Function:
         batch = query.shape[:-3]
         given = flattened({"bias": bias, "mask": mask, **asked}, batch)
         out = over_one(*(one_axis(x, batch) for x in (query, key, value)), **given)
-        return jax.tree.map(lambda x: x.reshape(batch + x.shape[1:]), out)
+        return jax.tree.map(lambda x: x.reshape(batch + x.shape[1:], out_sharding=meshes.unmerged(x, query)), out)
 
     wrapped: Any = called
     return wrapped
 
 
 def one_axis(x: jax.Array, batch: tuple[int, ...]) -> jax.Array:
-    """[*batch, ...] -> [B, ...]; without batch axes as it is."""
-    return x.reshape(_flat(batch) + x.shape[len(batch) :])
+    """[*batch, ...] -> [B, ...]; without batch axes as it is.
+
+    Examples are numbered as they stand, which dropout counts: where devices share another axis than the first one, they
+    exchange some for it.
+    """
+    return x.reshape(_flat(batch) + x.shape[len(batch) :], out_sharding=meshes.merged(x, len(batch)))
 
 
 def flattened(asked: Mapping[str, Any], batch: tuple[int, ...]) -> dict[str, Any]:

@@ -149,6 +149,23 @@ def along(x: jax.Array, axis: int) -> tuple[Any, Names]:
     return told.mesh, told.spec[axis]
 
 
+def merged(x: jax.Array, count: int) -> NamedSharding | None:
+    """How an array is split once its first axes are one, as its type tells; None where none does."""
+    told = jax.typeof(x).sharding
+    if count < 2 or AxisType.Explicit not in told.mesh.axis_types:
+        return None
+    first = tuple(name for names in told.spec[:count] for name in as_tuple(names))
+    return NamedSharding(told.mesh, PartitionSpec(first or None, *told.spec[count:]))
+
+
+def unmerged(x: jax.Array, like: jax.Array) -> NamedSharding | None:
+    """How [B, T, N, ...] is split once B is several axes again, which are split as those of `like`; None likewise."""
+    told, of_like = jax.typeof(x).sharding, jax.typeof(like).sharding
+    if AxisType.Explicit not in of_like.mesh.axis_types:
+        return None
+    return NamedSharding(of_like.mesh, PartitionSpec(*of_like.spec[: like.ndim - 3], *told.spec[1:]))
+
+
 def as_tuple(names: Names) -> tuple[str, ...]:
     """None for no axes, a name for one."""
     return (names,) if isinstance(names, str) else tuple(names or ())
