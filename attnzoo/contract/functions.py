@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from attnzoo.contract import varying
+from attnzoo.contract import programs, varying
 
 INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 
@@ -60,31 +60,20 @@ class Program:
         return jax.vmap(beside, (None, 0, None, *(0,) * len(scores)))(head, i, j, *scores)
 
 
-# Programs inside others, and where they stand there. Their own rules of differentiation are left to jax.
-INNER = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
-
-
 def _in_a_shard_map(closed: core.ClosedJaxpr, *args: Any) -> list[Any]:
     """What a program gives whose types know no device, for arrays that may differ between devices.
 
     Loops in it are left as they are, and refused by jax.
     """
-    jaxpr = closed.jaxpr
     # Arrays that are known have the type of the mesh that was there when the function was traced; numbers have none.
     here = lambda x: jnp.asarray(np.asarray(x)) if _is_known(x) else x
-    values = dict(zip(jaxpr.constvars + jaxpr.invars, map(here, [*closed.consts, *args]), strict=True))
-    read = lambda x: here(x.val) if isinstance(x, core.Literal) else values[x]
-    for equation in jaxpr.eqns:
-        given, name = varying.alike(list(map(read, equation.invars))), equation.primitive.name
-        if name in INNER:
-            out = _in_a_shard_map(equation.params[INNER[name]], *given)
-        elif name == "reshard":  # of one number, over the mesh that was there when the function was traced
-            out = given
-        else:
-            out = equation.primitive.bind(*given, **equation.params)
-            out = out if equation.primitive.multiple_results else [out]
-        values |= dict(zip(equation.outvars, out, strict=True))
-    return list(map(read, jaxpr.outvars))
+
+    def rule(equation, operands):
+        given = varying.alike(list(map(here, operands)))
+        # A reshard is of one number, over the mesh that was there when the function was traced.
+        return given if equation.primitive.name == "reshard" else programs.usual(equation, given)
+
+    return list(map(here, programs.run(closed, args, rule)))
 
 
 def _is_known(x: Any) -> bool:

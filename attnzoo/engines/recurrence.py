@@ -24,6 +24,8 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.contract.shards import Shards
 from attnzoo.engines import heads, state, transitions
+from attnzoo.engines.fused import chunks, way
+from attnzoo.engines.fused.way import Asked
 from attnzoo.engines.slots import Laid, Sequence, Slots, in_turn, laid_out, leaving
 from attnzoo.engines.state import Standing, State, Sums, Write
 from attnzoo.engines.transitions import Transition
@@ -108,6 +110,10 @@ def attend(
             "every query sees every key, but decays, the delta rule, and states that are found or left stand for an "
             "order in time: expected a causal mask; a kernel with such a rule declares bidirectional=False"
         )
+    own = _state_heads(constants, given) if found is None else jax.tree.leaves(found)[0].shape[1]
+    if mask.is_causal and (asked := way.asked()) is not None:
+        run = Chunks(rule_of, constants, own, in_turn, write).rounding(q)
+        return _by_kernel(asked, run, given, call, found, leaves_state=leaves_state)
     stands = jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
     stands = stands if shards is None else shards.indices(*map(len, stands))
     of_keys = functools.partial(_state_of_keys, rule_of, constants, write, given, mask, stands[1])
@@ -115,7 +121,6 @@ def attend(
         whole = of_keys() if shards is None else _of_all(shards, of_keys())
         return _recalled(rule_of, constants, write, given, whole, stands[0] + mask.query_offset).astype(v.dtype)
     laid = laid_out(given, mask, chunk, in_pairs=not has_order)
-    own = _state_heads(constants, given) if found is None else jax.tree.leaves(found)[0].shape[1]
     run = Chunks(rule_of, constants, own, laid.standing_of, write, at_once)
     if shards is not None:
         laid = laid.moved(stands[0][0])
@@ -124,6 +129,17 @@ def attend(
         found = before.written if found is None else before.of(found)
     out, left = run.met(laid, found, leaves_state=leaves_state)
     out = laid.restored(out).astype(v.dtype)
+    return (out, left) if leaves_state else out
+
+
+def _by_kernel(asked: Asked, run: Chunks, given: Sequence, call: Call, found: State | None, *, leaves_state: bool):
+    """As `attend`, by a kernel of ours, which is asked for."""
+    reasons = {
+        "a sequence that is split over devices": call.shards is not None,
+        "the state of one segment beside others": leaves_state and call.mask.segments is not None,
+    }
+    declined = [f"{name} is asked for, which it is not given here" for name, is_there in reasons.items() if is_there]
+    out, left = chunks.attend(asked, run, given, call.mask, found, declined)
     return (out, left) if leaves_state else out
 
 
@@ -267,6 +283,20 @@ class Chunks(NamedTuple):
     at_once: bool | None = None
     dtype: Any = None
 
+    def rounding(self, q: jax.Array) -> Chunks:
+        """The same, of operands like these, as an accelerator multiplies them."""
+        return self._replace(dtype=jnp.bfloat16 if q.dtype == jnp.bfloat16 else None)
+
+    def of_head(self, constants, found: State, given: Sequence, slots: Slots) -> tuple[State, list[jax.Array]]:
+        """The state of one head with one chunk, and outputs [t, Hv] of each of the queries that share it."""
+        rule = self.rule_of(constants)
+        chunk = state.meet(found, self._written(rule, given, slots), self.standing_of(slots))
+        return chunk.after(), [self._output(rule, chunk, q, slots) for q in given.q]
+
+    def empty(self) -> State:
+        """The state of one head before the first token."""
+        return state.empty(self.write)
+
     def met(self, laid: Laid, found: State | None, *, leaves_state: bool) -> tuple[jax.Array, State | None]:
         """Outputs [chunks, B, t, N, Hv], and the state that is left where it is asked for."""
         if found is None and not leaves_state and len(laid.given.q) == 1:
@@ -286,8 +316,8 @@ class Chunks(NamedTuple):
         At once nothing is kept for gradients but operands, which the other way keeps as well: jax has one place for
         what is of one shape in both, and so a program of a CPU keeps no more than it would without the choice.
         """
-        rounded = self._replace(dtype=jnp.bfloat16 if laid.given.q.dtype == jnp.bfloat16 else None)
-        in_turn, at_once = functools.partial(in_turn, self), jax.checkpoint(functools.partial(at_once, rounded))
+        rounded = functools.partial(at_once, self.rounding(laid.given.q))
+        in_turn, at_once = functools.partial(in_turn, self), jax.checkpoint(rounded)
         operands = *laid[:2], *found
         if self.at_once is None:
             return jax.lax.platform_dependent(*operands, cpu=in_turn, default=at_once)
@@ -382,8 +412,11 @@ class Chunks(NamedTuple):
 
     def _outputs(self, rule: Rule, chunk: state.Chunk, given: Sequence, slots: Slots) -> jax.Array:
         """Of all queries that share a state: [g, t, Hv]."""
-        read = lambda q: rule.finish(chunk.read(self._rounded(rule.read(q, slots.query_at))))
+        read = lambda q: self._output(rule, chunk, q, slots)
         return heads.over_axis(read, len(given.q))(given.q)
+
+    def _output(self, rule: Rule, chunk: state.Chunk, q: jax.Array, slots: Slots) -> jax.Array:
+        return rule.finish(chunk.read(self._rounded(rule.read(q, slots.query_at))))
 
     def _rounded(self, tree: Any) -> Any:
         return tree if self.dtype is None else jax.tree.map(lambda x: x.astype(self.dtype), tree)

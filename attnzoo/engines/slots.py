@@ -77,16 +77,19 @@ class Laid(NamedTuple):
         return self._replace(slots=slots._replace(query_at=slots.query_at + first, key_at=slots.key_at + first))
 
 
-def laid_out(given: Sequence, mask: Mask, chunk: int, *, in_pairs: bool) -> Laid:
-    """A sequence in chunks: as pairs where it is short and it does not matter who comes first."""
+def laid_out(given: Sequence, mask: Mask, chunk: int, *, in_pairs: bool = False, fills: bool = False) -> Laid:
+    """A sequence in chunks: as pairs where it is short and it does not matter who comes first.
+
+    A short one is a chunk as long as it is, unless it `fills` that up.
+    """
     if in_pairs and max(mask.query_length, mask.key_length) <= chunk:
         return _as_pairs(given, mask)
     if mask.segments is not None:
-        return _in_order(given, mask, mask.segments, chunk)
+        return _in_order(given, mask, mask.segments, chunk, fills)
     if mask.is_placed:
-        return _aligned(given, mask, chunk)
+        return _aligned(given, mask, chunk, fills)
     of_one = lambda size: jnp.zeros((given.q.shape[0], 1, size), jnp.int32)
-    return _in_order(given, mask, (of_one(mask.query_length), of_one(mask.key_length)), chunk)
+    return _in_order(given, mask, (of_one(mask.query_length), of_one(mask.key_length)), chunk, fills)
 
 
 def _as_pairs(given: Sequence, mask: Mask) -> Laid:
@@ -110,7 +113,9 @@ def _seen(slots: Slots) -> Standing:
 
 def in_turn(slots: Slots) -> Standing:
     """Who sees what where a query sees what came before it, of its segment."""
-    inside = np.tri(slots.key_at.shape[-1], dtype=bool)
+    length = slots.key_at.shape[-1]
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, (length, length), axis) for axis in (0, 1))
+    inside = row >= column
     inside = inside if slots.shown is None else inside & slots.shown[None]
     if slots.segment is None:
         return Standing(inside, None, slots.shown, None, slots.steps, slots.key_at)
@@ -125,14 +130,14 @@ def leaving(standing: Standing, slots: Slots, segment: jax.Array) -> Standing:
     return standing._replace(writes=slots.shown & (slots.segment == segment), lasts=slots.found == segment)
 
 
-def _aligned(given: Sequence, mask: Mask, chunk: int) -> Laid:
+def _aligned(given: Sequence, mask: Mask, chunk: int, fills: bool) -> Laid:
     """Without segments: causal, where query i stands beside key i + offset and chunks go in pairs, or all in one."""
     offset, length, key_length = mask.place, mask.query_length, mask.key_length
     before = min(length, max(0, -offset))
     lead = min(max(0, offset), key_length)
     beyond = max(0, offset) - lead  # queries beyond all keys stand right behind these, however far away they are
     end, last = lead + length - before, max(key_length, lead + length - before)
-    chunk = max(1, min(chunk, last))  # a short sequence is one chunk, as long as it is
+    chunk = chunk if fills else _no_longer(chunk, last)
     chunks = -(-last // chunk)
     cut = functools.partial(_cut, chunks=chunks, chunk=chunk)
     places = jnp.arange(chunks * chunk).reshape(chunks, 1, chunk)
@@ -147,15 +152,14 @@ def _aligned(given: Sequence, mask: Mask, chunk: int) -> Laid:
     return Laid(tokens, Slots(at, at, shown, steps=steps), in_turn, restored)
 
 
-def _in_order(given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array], chunk: int) -> Laid:
+def _in_order(given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array], chunk: int, fills: bool) -> Laid:
     """With segments: keys and queries as one sequence of events, in the order of ids and positions."""
     query_ids, key_ids = (ids[:, 0] for ids in segments)
     at = jnp.broadcast_to(jnp.arange(mask.query_length) + mask.query_offset, query_ids.shape)
     stands = at if mask.is_causal else jnp.full(query_ids.shape, mask.key_length)
     shown = jnp.ones(key_ids.shape, bool) if mask.keys is None else jnp.broadcast_to(mask.keys[:, 0], key_ids.shape)
-    events = jax.vmap(
-        functools.partial(_events, chunk=max(1, min(chunk, mask.query_length + mask.key_length))), out_axes=(1, 0, 0)
-    )
+    chunk = chunk if fills else _no_longer(chunk, mask.query_length + mask.key_length)
+    events = jax.vmap(functools.partial(_events, chunk=chunk), out_axes=(1, 0, 0))
     slots, queries, keys = events(query_ids, key_ids, at, stands, shown)
     q, *rest = given
     among = lambda order, x: jax.vmap(Order.grouped, out_axes=1)(order, x)
@@ -193,6 +197,10 @@ def _events(query_ids, key_ids, query_at, stands, shown, chunk: int):
     )
     queries = Order(jnp.where(tokens < key_length, -1, tokens - key_length), places[key_length:])
     return slots, queries, Order(jnp.where(tokens < key_length, tokens, -1), places[:key_length])
+
+
+def _no_longer(chunk: int, length: int) -> int:
+    return max(1, min(chunk, length))
 
 
 def _cut(x: jax.Array | np.ndarray, chunks: int, chunk: int, lead: int = 0) -> jax.Array:

@@ -1,10 +1,11 @@
-"""What a device brings: two kernels, the tiles that they want, and what they decline."""
+"""What a device brings: kernels, the tiles that they want, and what they decline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from attnzoo.engines.fused.carried import Recurrence
 from attnzoo.engines.fused.operands import Found, Gradients
 from attnzoo.engines.fused.way import Tiles
 
@@ -19,6 +20,7 @@ class Device(NamedTuple):
       declined: `declined(q, k, v)`: why it cannot take operands of these shapes and types; empty where it can.
       forward: `forward(operands, by_row)`.
       backward: `backward(operands, lists, pulled)`.
+      recurrence: those of recurrences, if it has any.
     """
 
     platform: str
@@ -27,3 +29,4 @@ class Device(NamedTuple):
     declined: Callable[..., list[str]]
     forward: Callable[..., Found]
     backward: Callable[..., Gradients]
+    recurrence: Recurrence | None = None

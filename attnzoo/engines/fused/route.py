@@ -1,24 +1,17 @@
-"""The fused route of `streaming.part`: which calls it takes, and on which device, chosen where a program is lowered.
-
-`platform_dependent` traces the branch of each platform everywhere, so that what a device declines is found first: its
-branch, where it is lowered, raises.
-"""
+"""The fused route of `streaming.part`: which calls it takes, and what surrounds the kernels of a device."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 
 from attnzoo.contract import varying
 from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.call import Call
-from attnzoo.engines import alone
+from attnzoo.engines.fused import choice
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
 from attnzoo.engines.fused.terms import ProductScore, Terms
@@ -36,9 +29,7 @@ def taken(asked: Asked, score: Callable, q: jax.Array, k: jax.Array, v: jax.Arra
     reasons = _declined(q, call)
     if not isinstance(score, ProductScore):
         raise asked.declined([*reasons, "its scores are no products of queries and keys"])
-    given = {device.name: device.declined(q, k, v) for device in devices()}
-    if all(given.values()):
-        reasons += [f"{reason}, on {name}" for name, each in given.items() for reason in each]
+    reasons += choice.reasons_everywhere(lambda device: device.declined(q, k, v))
     if reasons:
         raise asked.declined(reasons)
     return score
@@ -62,13 +53,6 @@ def _declined(q: jax.Array, call: Call) -> list[str]:
     if q.dtype == jnp.float64:
         reasons.append("float64: it sums in float32")
     return reasons
-
-
-def devices() -> tuple[Device, ...]:
-    """Those that have kernels of ours."""
-    from attnzoo.engines.fused import hopper, tpu  # what they import takes a while, and few ask for it
-
-    return (tpu.DEVICE, hopper.DEVICE)
 
 
 # The logarithm of the sum of a query that sees nothing, of which nobody asks but its gradient: no sum has it, since the
@@ -96,42 +80,8 @@ class Pass:
         return self._by_platform(self._gradients, (operands, learned), operands, *given)
 
     def _by_platform(self, function: Callable, like: Any, operands, *rest):
-        """`function(device, ...)`, which gives arrays `like` these, of the device that the program is lowered for."""
-        branches: dict[str, Callable] = {}
-        for device in devices():
-            reasons = device.declined(*operands)
-            branch = functools.partial(function, device)
-            branches[device.platform] = self._refusing(like, reasons) if reasons else self._lowered(branch)
-        if (way := self.asked.way).interpreted is not None:
-            branches["cpu"] = self._lowered(functools.partial(function, interpreting(way.interpreted, way.platform)))
-        names = " and ".join(device.name for device in devices())
-        elsewhere = self._refusing(like, [f"it is a kernel of {names}"])
-        chosen = jax.custom_jvp(functools.partial(jax.lax.platform_dependent, **branches, default=elsewhere))
-
-        @chosen.defjvp
-        def differentiated(primals, tangents):
-            raise self.asked.declined(["it has no forward mode, and no gradients of gradients"])
-
-        return chosen(operands, *rest)
-
-    def _lowered(self, branch: Callable) -> Callable:
-        """A branch that looks at what it is lowered for."""
-
-        def looking(operands, *rest):
-            q, *others = operands
-            return branch((_lowered.bind(q, asked=self.asked, reasons=()), *others), *rest)
-
-        return looking
-
-    def _refusing(self, like: Any, reasons: list[str]) -> Callable:
-        """A branch that gives arrays `like` these, and raises where it is lowered."""
-
-        def refusing(operands, *rest):
-            nothing = _lowered.bind(operands[0], asked=self.asked, reasons=tuple(reasons)).ravel()[0] * 0
-            zero = lambda x: jnp.zeros(x.shape, x.dtype) + nothing.astype(x.dtype)
-            return varying.as_of(jax.tree.map(zero, like), (operands, rest))
-
-        return refusing
+        declined = lambda device: device.declined(*operands)
+        return choice.by_platform(self.asked, declined, function, like, operands, *rest)
 
     def _found(self, device: Device, operands, learned, fixed):
         terms, cutting, given = self._given(device.tiles[0], operands, learned, fixed)
@@ -176,15 +126,6 @@ class Pass:
         return terms._replace(of_key=of_key if terms.of_key is None else terms.of_key + of_key)
 
 
-def interpreting(tiles: Tiles, platform: str) -> Device:
-    """A CPU, which interprets the kernels of a device."""
-    from attnzoo.engines.fused import hopper, tpu
-
-    if platform == "cuda":
-        return hopper.device((tiles, tiles), hopper.interpreter())
-    return tpu.device((tiles, tiles), interpret=True)
-
-
 def _pulled(cutting: Cutting, terms: Terms, out, rows, d_out, d_log_total) -> Pulled:
     """What is known of outputs and their gradients, in the order of tiles."""
     top, log_total = rows
@@ -203,25 +144,3 @@ def _summed(x: jax.Array, like: jax.Array) -> jax.Array:
 
 def _added(x: jax.Array, more: jax.Array) -> jax.Array:
     return (x.astype(jnp.float32) + more.astype(jnp.float32)).astype(x.dtype)
-
-
-_lowered = Primitive("lowered")  # the identity
-_lowered.def_abstract_eval(lambda x, **params: x)
-batching.primitive_batchers[_lowered] = lambda args, axes, **params: (_lowered.bind(*args, **params), axes[0])
-
-
-def _lower(context, x, *, asked: Asked, reasons: tuple[str, ...]):
-    module = context.module_context
-    if len(module.platforms) > 1:
-        reasons = ("a program with kernels of devices is lowered, and exported, for one platform",)
-    elif alone.devices(module.axis_context) > 1:
-        reasons = (
-            "axes of the mesh are left to the compiler, which cannot split a kernel: split operands over all Explicit "
-            "axes, or attend in a shard_map over all axes",
-        )
-    if reasons:
-        raise asked.declined([*reasons], f" on {' and '.join(module.platforms)}")
-    return [x]
-
-
-mlir.register_lowering(_lowered, _lower)

@@ -62,7 +62,7 @@ class Asked:
     Attributes:
       way: how they are run.
       by: who asks, for messages.
-      is_met: whether softmax over listed tiles came, which they compute.
+      is_met: whether softmax over listed tiles came, or a recurrence, which they compute.
     """
 
     def __init__(self, way: Way, by: str):
@@ -96,7 +96,7 @@ def asked() -> Asked | None:
 
 @contextlib.contextmanager
 def asking(way: Way, by: str) -> Iterator[None]:
-    """What is traced inside takes kernels of ours for softmax over listed tiles.
+    """What is traced inside takes kernels of ours for softmax over listed tiles, and for recurrences over chunks.
 
     Raises:
       NotImplementedError: there is none.
@@ -108,7 +108,7 @@ def asking(way: Way, by: str) -> Iterator[None]:
     finally:
         _asked.reset(token)
     if not found.is_met:
-        raise found.declined(["it is no softmax over tiles that are known beforehand"])
+        raise found.declined(["it is no softmax over tiles that are known beforehand, and no causal recurrence"])
 
 
 @contextlib.contextmanager

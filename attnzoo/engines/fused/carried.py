@@ -1,0 +1,100 @@
+"""What the kernels of a device are given of a recurrence: a sequence in whole chunks, and what one of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.engines.slots import Sequence, Slots
+from attnzoo.engines.state import State
+
+
+class Learned(NamedTuple):
+    """What a recurrence is differentiated by, beside its sequence.
+
+    Attributes:
+      constants: leaves lead with N, or with 1 where heads share.
+      closed: traced arrays that rules close over, the same for all heads.
+      found: the state before the first token: leaves lead with [B, heads that have one]; None for an empty one.
+    """
+
+    constants: Any
+    closed: list[jax.Array]
+    found: State | None
+
+
+class Carried(NamedTuple):
+    """What a kernel is given, in whole chunks.
+
+    Attributes:
+      learned: as above.
+      given: leaves are [B, chunks * t, heads, ...]: queries of N heads, all else of those that have a state. Those that
+        share one stand beside each other.
+      slots: leaves are [B or 1, chunks, t], or [B or 1, chunks], of integers and bools.
+      chunk: t, which divides `run`.
+      run: tokens from one state that is kept to the next.
+      is_summed: whether gradients are summed over heads, and so are wanted in float32.
+      head: `head(constants, closed, found, given, slots)` of one chunk of one head that has a state, in float32, where
+        queries and outputs are lists, [t, H] and [t, Hv] of each that shares it: (the state that is left, outputs).
+      empty: `empty()`, the state of one head before the first token.
+    """
+
+    learned: Learned
+    given: Sequence
+    slots: Slots
+    chunk: int
+    run: int
+    is_summed: bool
+    head: Callable
+    empty: Callable[[], State]
+
+    @property
+    def own(self) -> int:
+        """Heads that have a state."""
+        return self.given.k.shape[2]
+
+    @property
+    def runs(self) -> int:
+        """How many states are kept."""
+        return -(-self.given.k.shape[1] // self.run)
+
+
+class Gradients(NamedTuple):
+    """Those of what a kernel was given.
+
+    Attributes:
+      learned: of each leaf of real numbers, for each example and head that has a state: float32 [B, heads, ...].
+    """
+
+    learned: list[jax.Array]
+    given: Sequence
+
+
+class Recurrence(NamedTuple):
+    """The kernels of a device for recurrences.
+
+    Attributes:
+      chunk: tokens that meet as pairs.
+      declined: `declined(given, state)`: why it cannot take a sequence of such types, and a state of one head.
+      forward: `forward(carried, keeps)`: outputs [B, T', N, Hv], the state that is left, [B, heads, ...], and where
+        states are kept, leaves [B, heads, runs, ...] of those before each run, of two axes at least.
+      backward: `backward(carried, kept, d_out, d_left)`.
+    """
+
+    chunk: int
+    declined: Callable[[Sequence, State], list[str]]
+    forward: Callable[..., tuple[jax.Array, State, list[jax.Array]]]
+    backward: Callable[..., Gradients]
+
+
+def in_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape of two axes at least."""
+    return (1,) * (2 - len(shape)) + tuple(shape)
+
+
+def is_real(x: Any) -> bool:
+    """Whether there is a gradient by it."""
+    return jnp.issubdtype(x.dtype, jnp.floating)

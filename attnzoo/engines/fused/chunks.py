@@ -1,0 +1,201 @@
+"""The fused route of `recurrence.attend`: which calls it takes, and one chunk of one head as a program.
+
+A kernel of a device goes over chunks one after another and holds the state meanwhile. What a chunk does it is told by
+the engine, as a program of jax that has been traced for one head: so each recurrence has the kernel at once. Backward
+it goes over chunks from the last to the first, each of which is differentiated beside the state that it found, made
+again from one that is kept of every `RUN` tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import heads, slots
+from attnzoo.engines.fused import choice
+from attnzoo.engines.fused.carried import Carried, Learned, Recurrence, in_rows, is_real
+from attnzoo.engines.fused.way import Asked
+from attnzoo.engines.slots import Sequence, Slots
+from attnzoo.engines.state import State
+
+if TYPE_CHECKING:
+    from attnzoo.engines.fused.device import Device
+    from attnzoo.engines.recurrence import Chunks
+
+# Tokens between two states that are kept for gradients. Of 64 channels and 64 values, a state in float32 is a fourth of
+# the queries, keys and values in bfloat16 between them.
+RUN = 512
+
+
+def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State | None, reasons: list[str]):
+    """All heads of a causal call: outputs [B, T, N, Hv], and the state that is left.
+
+    Args:
+      run: says what a chunk does.
+      reasons: why the call cannot be taken, whatever the device.
+
+    Raises:
+      NotImplementedError: no kernel takes the call; all reasons are listed.
+    """
+    asked.is_met = True
+    way, empty = asked.way, jax.eval_shape(run.empty)
+    if given.q.dtype == jnp.float64:
+        reasons = [*reasons, "float64: it sums in float32"]
+    declined = functools.partial(_declined, given, empty)
+    reasons = reasons + choice.reasons_everywhere(declined)
+    if reasons:
+        raise asked.declined(reasons)
+    apart = RUN if way.interpreted is None else 2 * way.interpreted.largest
+    route = Route(asked, declined, run, _closed_over(run, given), apart)
+
+    @jax.custom_vjp
+    def attend(operands, mask):
+        return route.found(operands, mask, False)[:2]
+
+    def forward(operands, mask):
+        out, left, kept = route.found(operands, mask, True)
+        return (out, left), (operands, mask, kept)
+
+    def backward(residuals, cotangents):
+        operands, mask, kept = residuals
+        learned, given = route.gradients(operands, mask, kept, *cotangents)
+        learned, rounded = iter(learned), lambda grad, x: grad.astype(x.dtype)
+        own = jax.tree.map(lambda x: rounded(next(learned), x) if is_real(x) else None, operands[0])
+        return (own, jax.tree.map(rounded, given, operands[1])), None
+
+    attend.defvjp(forward, backward)
+    return attend((Learned(run.constants, route.closed, found), given), mask)
+
+
+def _declined(given: Sequence, empty: State, device: Device) -> list[str]:
+    if device.recurrence is None:
+        return ["it has no kernel for recurrences"]
+    return device.recurrence.declined(given, empty)
+
+
+class Route(NamedTuple):
+    """Forward and backward, by the device that the program is lowered for.
+
+    Attributes:
+      closed: what rules close over that is traced.
+      apart: tokens from one state that is kept to the next.
+    """
+
+    asked: Asked
+    declined: Callable[[Device], list[str]]
+    run: Chunks
+    closed: list[jax.Array]
+    apart: int
+
+    def found(self, operands, mask: Mask, keeps: bool):
+        """Outputs, the state that is left, and states that are kept."""
+        (_, given), own = operands, self.run.own
+        batch, runs = len(given.q), -(-self._length(given, mask) // self.apart)
+        out = jax.ShapeDtypeStruct((*given.q.shape[:3], given.v.shape[3]), given.v.dtype)
+        of_one = jax.eval_shape(self.run.empty)
+        left = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, own, *x.shape), x.dtype), of_one)
+        wide = lambda x: jax.ShapeDtypeStruct((batch, own, runs, *in_rows(x.shape)), x.dtype)
+        kept = [wide(x) for x in jax.tree.leaves(of_one)] if keeps else []
+        return self._by_platform(functools.partial(self._found, keeps), (out, left, kept), operands, mask)
+
+    def gradients(self, operands, mask: Mask, kept, d_out, d_left):
+        """Those of operands, in float32 at least."""
+        precise = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+        learned, given = operands
+        like = list(map(precise, filter(is_real, jax.tree.leaves(learned)))), jax.tree.map(precise, given)
+        return self._by_platform(self._gradients, like, operands, mask, kept, d_out, d_left)
+
+    def _by_platform(self, function: Callable, like: Any, *operands):
+        return choice.by_platform(self.asked, self.declined, function, like, *operands)
+
+    def _length(self, given: Sequence, mask: Mask) -> int:
+        """Of the sequence as it is laid out, of which no chunk is filled up."""
+        laid = jax.eval_shape(lambda given, mask: slots.laid_out(given, mask, 1, fills=True).given.q, given, mask)
+        return laid.shape[0]
+
+    def _found(self, keeps: bool, device: Device, operands, mask: Mask):
+        kernel = device.recurrence
+        assert kernel is not None
+        carried, restored = self._carried(kernel, operands, mask)
+        out, left, kept = kernel.forward(carried, keeps)
+        return restored(out), left, kept
+
+    def _gradients(self, device: Device, operands, mask: Mask, kept, d_out, d_left):
+        kernel, (learned, given) = device.recurrence, operands
+        assert kernel is not None
+        carried, restored = self._carried(kernel, operands, mask)
+        _, pull = jax.vjp(restored, jnp.zeros((*carried.given.q.shape[:3], d_out.shape[3]), d_out.dtype))
+        (d_out,) = pull(d_out)
+        found = kernel.backward(carried, kept, d_out, d_left)
+        _, pull = jax.vjp(lambda given: self._whole(kernel, given, mask)[0], jax.tree.map(heads.precise, given))
+        (d_given,) = pull(jax.tree.map(heads.precise, found.given))
+        learned = filter(is_real, jax.tree.leaves(learned))
+        return list(map(_summed, found.learned, learned)), d_given
+
+    def _carried(self, kernel: Recurrence, operands, mask: Mask) -> tuple[Carried, Callable]:
+        """What a kernel is given, and outputs of queries from those of whole chunks."""
+        learned, given = operands
+        whole, laid = self._whole(kernel, given, mask)
+        chunks, batch, size = laid.given.q.shape[:3]
+        by_example = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), laid.slots)
+        run = self.run._replace(standing_of=laid.standing_of)
+        is_summed = any(x.shape[2] != run.own for x in jax.tree.leaves(given[1:]))
+        carried = Carried(learned, whole, by_example, size, self.apart, is_summed, self._head(run), run.empty)
+        cut = lambda out: jnp.moveaxis(out.reshape(batch, chunks, size, *out.shape[2:]), 1, 0)
+        return carried, lambda out: laid.restored(cut(out))
+
+    def _whole(self, kernel: Recurrence, given: Sequence, mask: Mask) -> tuple[Sequence, slots.Laid]:
+        """A sequence in whole chunks, of heads that have a state, and how it was laid out."""
+        laid = slots.laid_out(given, mask, min(kernel.chunk, self.apart), fills=True)
+        whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+        spread = lambda x: jnp.repeat(x, self.run.own // x.shape[2], axis=2)
+        q, *rest = jax.tree.map(whole, laid.given)
+        return Sequence(q, *jax.tree.map(spread, rest)), laid
+
+    def _head(self, run: Chunks) -> Callable:
+        """`Carried.head`."""
+
+        def head(constants, closed, found, given, slots):
+            closed_jaxpr, out = _traced(run, constants, found, given, slots)
+            consts = [self._of(x, closed) for x in closed_jaxpr.consts]
+            leaves = jax.tree.leaves((constants, found, given, slots))
+            jaxpr = core.ClosedJaxpr(closed_jaxpr.jaxpr, consts)
+            return jax.tree.unflatten(out, core.jaxpr_as_fun(jaxpr)(*leaves))
+
+        return head
+
+    def _of(self, x: Any, closed: list[jax.Array]) -> Any:
+        """What stands for something that the rule closes over."""
+        return next((own for own, outer in zip(closed, self.closed, strict=True) if x is outer), x)
+
+
+def _traced(run: Chunks, *example: Any) -> tuple[core.ClosedJaxpr, Any]:
+    """The program of a chunk of one head, for operands like these, and the structure of what it gives."""
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
+    again = lambda *operands: run.of_head(*operands)  # jax remembers what it traced, and what was closed over then
+    closed, out = jax.make_jaxpr(again, return_shape=True)(*like)
+    return closed, jax.tree.structure(out)
+
+
+def _closed_over(run: Chunks, given: Sequence) -> list[jax.Array]:
+    """What the rule closes over that is traced."""
+    shape = lambda *sizes, dtype: jax.ShapeDtypeStruct(sizes, dtype)
+    precise = lambda x: shape(1, *x.shape[3:], dtype=jnp.promote_types(x.dtype, jnp.float32))
+    token: Any = jax.tree.map(precise, given)
+    at = shape(1, dtype=jnp.int32)
+    constants = jax.tree.map(lambda x: shape(*x.shape[1:], dtype=x.dtype), run.constants)
+    closed, _ = _traced(run, constants, jax.eval_shape(run.empty), token._replace(q=[token.q]), Slots(at, at))
+    return [x for x in closed.consts if isinstance(x, jax.core.Tracer)]
+
+
+def _summed(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The gradient of what lacks the axis of examples, or of heads, too, or of what heads share."""
+    x = x.sum(axis=tuple(range(x.ndim - like.ndim)))
+    shared = tuple(axis for axis in range(like.ndim) if like.shape[axis] == 1 < x.shape[axis])
+    return x.sum(axis=shared, keepdims=True)
