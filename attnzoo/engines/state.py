@@ -271,9 +271,10 @@ def _inverse(system: jax.Array) -> jax.Array:
     padded = jnp.pad(system, ((0, size - length), (0, size - length)))
     inverse, half = jnp.ones((size, 1, 1), system.dtype), 1
     while half < size:
-        places = jnp.arange(size // (2 * half))
-        blocks = padded.reshape(len(places), 2, half, len(places), 2, half)[places, 1, :, places, 0]
-        across = _matmul(inverse[1::2], _matmul(blocks, inverse[::2]))
+        across = _beside_diagonal(padded, half)
+        if half > 1:
+            early, late = _halves(inverse)
+            across = _matmul(late, _matmul(across, early))
         inverse, half = _paired(inverse, -across), 2 * half
     return inverse[0, :length, :length]
 
@@ -296,11 +297,12 @@ def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) ->
     if channels.log_decay is None:
         return Exponents() if gain is None else _within_gains(gain[None], top, gain, top, standing)
     decay = decays(channels, standing)
-    spans, found, own = _spans(decay)
-    last = found[-1]
     if decay.ndim == 2:
-        return Exponents(None, found, own, last, spans)
-    pairs = _pair_sums(spans, decay)
+        spans, found, own = _spans(decay)
+        return Exponents(None, found, own, found[-1], spans)
+    pairs = _pair_sums(decay)
+    found, own = pairs[:, 0] + decay[0], pairs[-1]
+    last = found[-1]
     if gain is None:
         return Exponents(pairs, found, own, last)
     before = (None, None) if top is None else (found + top, last + top)
@@ -336,18 +338,18 @@ def _spans(decay: jax.Array) -> tuple[Halves, jax.Array, jax.Array]:
     upto = jnp.pad(decay, padding)[:, None]
     behind, spans = jnp.zeros_like(upto), []
     while len(upto) > 1:
-        (early, late), (early_behind, late_behind) = (upto[::2], upto[1::2]), (behind[::2], behind[1::2])
+        (early, late), (early_behind, late_behind) = _halves(upto), _halves(behind)
         spans.append((late, early_behind))
         upto = jnp.concatenate([early, early[:, -1:] + late], axis=1)
         behind = jnp.concatenate([early_behind + late[:, -1:], late_behind], axis=1)
     return spans, upto[0, : len(decay)], behind[0, : len(decay)]
 
 
-def _pair_sums(spans: Halves, decay: jax.Array) -> jax.Array:
+def _pair_sums(decay: jax.Array) -> jax.Array:
     """What decays [t] from token s to token t > s: [t, s]; 0 elsewhere."""
-    nothing = jnp.zeros((1 << len(spans), 1, 1), decay.dtype)
-    across = [late[:, :, None] + early[:, None] for late, early in spans]
-    return _assembled(nothing, across)[: len(decay), : len(decay)]
+    row, column = _places((len(decay), len(decay)))
+    behind = jnp.where(row > column, jnp.maximum(decay, LOWEST)[:, None], 0)  # as a product, 0 times -inf would be none
+    return jnp.matmul((row >= column).astype(decay.dtype), behind, precision="highest")
 
 
 def _decayed_products(x: jax.Array, key: jax.Array, spans: Halves) -> jax.Array:
@@ -375,8 +377,36 @@ def _assembled(diagonal: jax.Array, across: list[jax.Array]) -> jax.Array:
 
 def _paired(diagonal: jax.Array, across: jax.Array) -> jax.Array:
     """Blocks [n, h, h] in pairs, and what the later ones of them have of the earlier ones: [n / 2, 2 h, 2 h]."""
-    above = jnp.concatenate([diagonal[::2], jnp.zeros_like(across)], axis=2)
-    return jnp.concatenate([above, jnp.concatenate([across, diagonal[1::2]], axis=2)], axis=1)
+    early, late = _halves(diagonal)
+    above = jnp.concatenate([early, jnp.zeros_like(across)], axis=2)
+    return jnp.concatenate([above, jnp.concatenate([across, late], axis=2)], axis=1)
+
+
+def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The earlier ones of pairs [2 n, ...], and the later ones."""
+    pairs = x.reshape(-1, 2, *x.shape[1:])
+    early, late = (jax.lax.index_in_dim(pairs, place, axis=1, keepdims=False) for place in (0, 1))
+    return early, late
+
+
+def _beside_diagonal(matrix: jax.Array, size: int) -> jax.Array:
+    """What the later ones of pairs of blocks [size, size] have of the earlier ones: [n, size, size].
+
+    Many are picked by a product with zeros and ones, which fits all devices; a gather does not.
+    """
+    starts = range(0, len(matrix), 2 * size)
+    if len(starts) <= 4:
+        return jnp.stack([matrix[start + size : start + 2 * size, start : start + size] for start in starts])
+    row, column = _places(matrix.shape)
+    picked = (row & (size - 1) == column)[:, :size].astype(matrix.dtype)
+    chosen = jnp.where((row ^ column) & -size == size, matrix, 0)
+    return _halves(jnp.matmul(chosen, picked, precision="highest").reshape(-1, size, size))[1]
+
+
+def _places(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Numbers of rows and columns."""
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+    return row, column
 
 
 def _summed(weights: jax.Array, x: jax.Array) -> jax.Array:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 
 from attnzoo.engines import dense, recurrence, state
 from attnzoo.engines.state import Channels, Write
@@ -50,6 +49,7 @@ class Based(Recurrent):
 
 def _features(x):
     """phi [t, m] of [t, H]: phi(x) . phi(y) = 1 + x . y + (x . y)^2 / 2."""
-    first, second = np.triu_indices(x.shape[1])
-    share = np.where(first == second, 0.5, 1.0) ** 0.5
-    return jnp.concatenate([jnp.ones_like(x[:, :1]), x, x[:, first] * x[:, second] * share.astype(x.dtype)], axis=1)
+    width = x.shape[1]
+    squares = x**2 * 0.5**0.5
+    products = (x[:, :-apart] * x[:, apart:] for apart in range(1, width))
+    return jnp.concatenate([jnp.ones_like(x[:, :1]), x, squares, *products], axis=1)

@@ -89,7 +89,7 @@ class Performer(Recurrent):
     def _query(self, projection, scale, q):
         """phi [t, m] and what the floor of a key weighs [t], of queries [t, H]; phi has m^-1/2 of both features."""
         scale = dense.scale_of(scale, q)
-        a = _exponents(projection, q * _root(jnp.abs(scale)) * jnp.sign(scale))
+        a = _exponents(projection, q * jnp.where(scale < 0, -1, 1) * _root(jnp.abs(scale)))
         phi = (jnp.exp(a - a.max(axis=-1, keepdims=True)) + FLOOR) / self.features
         return phi, FLOOR * phi.sum(axis=-1)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines import dense
+from attnzoo.engines.fused import tpu_chunks
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.folding import SUBLANES
 from attnzoo.engines.fused.grid import Array, Grid, Kernel, Step
@@ -21,6 +22,7 @@ from attnzoo.engines.fused.steps import Steps
 from attnzoo.engines.fused.way import Tiles
 
 DTYPES = ("bfloat16", "float32")
+CHUNK = 128  # tokens of a recurrence, which fill registers
 WIDEST = 256  # head dims of which tiles fit VMEM beside those of scores
 
 OUTER = (((1,), (1,)), ((), ()))  # a b^T
@@ -39,7 +41,8 @@ def declined(q: jax.Array, k: jax.Array, v: jax.Array) -> list[str]:
 def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
     """A TPU, or what interprets its kernels."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Device("tpu", "a TPU", tiles, declined, of_keyword(forward), of_keyword(backward))
+    recurrence = tpu_chunks.recurrence(min(CHUNK, tiles[0].largest), interpret)
+    return Device("tpu", "a TPU", tiles, declined, of_keyword(forward), of_keyword(backward), recurrence)
 
 
 def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found:
