@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from attnzoo import BigBird, Dims, Local, NadarayaWatson, SlidingWindow, Softmax, SparseTransformer, attend
-from attnzoo.engines.fused import hopper
+from attnzoo.engines.fused import hopper, warpgroups
 from attnzoo.engines.fused.way import interpreted
 from tests import asking, oracles
 from tests.oracles import oracle_of, visibility
 
 pytestmark = pytest.mark.skipif(
-    jax.__version_info__ < hopper.OLDEST, reason="Mosaic GPU of an older jax is another one"
+    jax.__version_info__ < warpgroups.OLDEST, reason="Mosaic GPU of an older jax is another one"
 )
 
 HEADS, KV_HEADS = 2, 1

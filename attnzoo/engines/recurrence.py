@@ -293,6 +293,18 @@ class Chunks(NamedTuple):
         chunk = state.meet(found, self._written(rule, given, slots), self.standing_of(slots))
         return chunk.after(), [self._output(rule, chunk, q, slots) for q in given.q]
 
+    def written(self, constants, given: Sequence, slots: Slots) -> Write:
+        """What tokens of one head write."""
+        return self._written(self.rule_of(constants), given, slots)
+
+    def readers(self, constants, q: jax.Array, slots: Slots) -> tuple[jax.Array, ...]:
+        """What queries [t, H] read the channels of a state with."""
+        return self._rounded(self.rule_of(constants).read(q, slots.query_at))
+
+    def finished(self, constants, read: tuple[jax.Array, ...]) -> jax.Array:
+        """Outputs [t, Hv], from what was read of each of the values."""
+        return self.rule_of(constants).finish(read)
+
     def empty(self) -> State:
         """The state of one head before the first token."""
         return state.empty(self.write)

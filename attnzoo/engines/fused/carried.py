@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.slots import Sequence, Slots
-from attnzoo.engines.state import State
+from attnzoo.engines.state import State, Write
 
 
 class Learned(NamedTuple):
@@ -39,6 +39,9 @@ class Carried(NamedTuple):
       is_summed: whether gradients are summed over heads, and so are wanted in float32.
       head: `head(constants, closed, found, given, slots)` of one chunk of one head that has a state, in float32, where
         queries and outputs are lists, [t, H] and [t, Hv] of each that shares it: (the state that is left, outputs).
+      write: `write(constants, closed, given, slots)`: what the tokens of one head write, any number of them.
+      read: `read(constants, closed, q, slots)`: what its queries [t, H] read the channels with.
+      finish: `finish(constants, closed, read)`: outputs [t, Hv], from what was read of each of the values.
       empty: `empty()`, the state of one head before the first token.
     """
 
@@ -49,6 +52,9 @@ class Carried(NamedTuple):
     run: int
     is_summed: bool
     head: Callable
+    write: Callable
+    read: Callable
+    finish: Callable
     empty: Callable[[], State]
 
     @property
@@ -78,14 +84,14 @@ class Recurrence(NamedTuple):
 
     Attributes:
       chunk: tokens that meet as pairs.
-      declined: `declined(given, state)`: why it cannot take a sequence of such types, and a state of one head.
+      declined: `declined(given, write)`: why it cannot take a sequence of such types, and what one token of it writes.
       forward: `forward(carried, keeps)`: outputs [B, T', N, Hv], the state that is left, [B, heads, ...], and where
         states are kept, leaves [B, heads, runs, ...] of those before each run, of two axes at least.
       backward: `backward(carried, kept, d_out, d_left)`.
     """
 
     chunk: int
-    declined: Callable[[Sequence, State], list[str]]
+    declined: Callable[[Sequence, Write], list[str]]
     forward: Callable[..., tuple[jax.Array, State, list[jax.Array]]]
     backward: Callable[..., Gradients]
 

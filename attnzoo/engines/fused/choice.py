@@ -38,12 +38,13 @@ def by_platform(
     asked: Asked, declined: Callable[[Device], list[str]], function: Callable, like: Any, *operands: Any
 ) -> Any:
     """`function(device, *operands)`, which gives arrays `like` these, of the device that the program is lowered for."""
-    branches: dict[str, Callable] = {}
-    for device in devices():
-        branch, reasons = functools.partial(function, device), declined(device)
-        branches[device.platform] = _refusing(asked, like, reasons) if reasons else _looking(asked, branch)
+    there = {device.platform: device for device in devices()}
     if (way := asked.way).interpreted is not None:
-        branches["cpu"] = _looking(asked, functools.partial(function, interpreting(way.interpreted, way.platform)))
+        there["cpu"] = interpreting(way.interpreted, way.platform)
+    branches: dict[str, Callable] = {}
+    for platform, device in there.items():
+        branch, reasons = functools.partial(function, device), declined(device)
+        branches[platform] = _refusing(asked, like, reasons) if reasons else _looking(asked, branch)
     names = " and ".join(device.name for device in devices())
     elsewhere = _refusing(asked, like, [f"it is a kernel of {names}"])
     chosen = jax.custom_jvp(functools.partial(jax.lax.platform_dependent, **branches, default=elsewhere))

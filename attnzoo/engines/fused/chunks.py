@@ -22,7 +22,7 @@ from attnzoo.engines.fused import choice
 from attnzoo.engines.fused.carried import Carried, Learned, Recurrence, in_rows, is_real
 from attnzoo.engines.fused.way import Asked
 from attnzoo.engines.slots import Sequence, Slots
-from attnzoo.engines.state import State
+from attnzoo.engines.state import State, Write
 
 if TYPE_CHECKING:
     from attnzoo.engines.fused.device import Device
@@ -44,10 +44,10 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
       NotImplementedError: no kernel takes the call; all reasons are listed.
     """
     asked.is_met = True
-    way, empty = asked.way, jax.eval_shape(run.empty)
+    way = asked.way
     if given.q.dtype == jnp.float64:
         reasons = [*reasons, "float64: it sums in float32"]
-    declined = functools.partial(_declined, given, empty)
+    declined = functools.partial(_declined, given, run.write)
     reasons = reasons + choice.reasons_everywhere(declined)
     if reasons:
         raise asked.declined(reasons)
@@ -73,10 +73,10 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
     return attend((Learned(run.constants, route.closed, found), given), mask)
 
 
-def _declined(given: Sequence, empty: State, device: Device) -> list[str]:
+def _declined(given: Sequence, write: Write, device: Device) -> list[str]:
     if device.recurrence is None:
         return ["it has no kernel for recurrences"]
-    return device.recurrence.declined(given, empty)
+    return device.recurrence.declined(given, write)
 
 
 class Route(NamedTuple):
@@ -146,7 +146,19 @@ class Route(NamedTuple):
         by_example = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), laid.slots)
         run = self.run._replace(standing_of=laid.standing_of)
         is_summed = any(x.shape[2] != run.own for x in jax.tree.leaves(given[1:]))
-        carried = Carried(learned, whole, by_example, size, self.apart, is_summed, self._head(run), run.empty)
+        carried = Carried(
+            learned,
+            whole,
+            by_example,
+            size,
+            self.apart,
+            is_summed,
+            head=self._program(run.of_head),
+            write=self._program(run.written),
+            read=self._program(run.readers),
+            finish=self._program(run.finished),
+            empty=run.empty,
+        )
         cut = lambda out: jnp.moveaxis(out.reshape(batch, chunks, size, *out.shape[2:]), 1, 0)
         return carried, lambda out: laid.restored(cut(out))
 
@@ -158,27 +170,26 @@ class Route(NamedTuple):
         q, *rest = jax.tree.map(whole, laid.given)
         return Sequence(q, *jax.tree.map(spread, rest)), laid
 
-    def _head(self, run: Chunks) -> Callable:
-        """`Carried.head`."""
+    def _program(self, of_head: Callable) -> Callable:
+        """`of_head(constants, ...)`, to which what rules close over is handed, too, behind the constants."""
 
-        def head(constants, closed, found, given, slots):
-            closed_jaxpr, out = _traced(run, constants, found, given, slots)
+        def program(constants, closed, *operands):
+            closed_jaxpr, out = _traced(of_head, constants, *operands)
             consts = [self._of(x, closed) for x in closed_jaxpr.consts]
-            leaves = jax.tree.leaves((constants, found, given, slots))
             jaxpr = core.ClosedJaxpr(closed_jaxpr.jaxpr, consts)
-            return jax.tree.unflatten(out, core.jaxpr_as_fun(jaxpr)(*leaves))
+            return jax.tree.unflatten(out, core.jaxpr_as_fun(jaxpr)(*jax.tree.leaves((constants, operands))))
 
-        return head
+        return program
 
     def _of(self, x: Any, closed: list[jax.Array]) -> Any:
         """What stands for something that the rule closes over."""
         return next((own for own, outer in zip(closed, self.closed, strict=True) if x is outer), x)
 
 
-def _traced(run: Chunks, *example: Any) -> tuple[core.ClosedJaxpr, Any]:
-    """The program of a chunk of one head, for operands like these, and the structure of what it gives."""
+def _traced(of_head: Callable, *example: Any) -> tuple[core.ClosedJaxpr, Any]:
+    """The program of one head, for operands like these, and the structure of what it gives."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
-    again = lambda *operands: run.of_head(*operands)  # jax remembers what it traced, and what was closed over then
+    again = lambda *operands: of_head(*operands)  # jax remembers what it traced, and what was closed over then
     closed, out = jax.make_jaxpr(again, return_shape=True)(*like)
     return closed, jax.tree.structure(out)
 
@@ -190,7 +201,7 @@ def _closed_over(run: Chunks, given: Sequence) -> list[jax.Array]:
     token: Any = jax.tree.map(precise, given)
     at = shape(1, dtype=jnp.int32)
     constants = jax.tree.map(lambda x: shape(*x.shape[1:], dtype=x.dtype), run.constants)
-    closed, _ = _traced(run, constants, jax.eval_shape(run.empty), token._replace(q=[token.q]), Slots(at, at))
+    closed, _ = _traced(run.of_head, constants, jax.eval_shape(run.empty), token._replace(q=[token.q]), Slots(at, at))
     return [x for x in closed.consts if isinstance(x, jax.core.Tracer)]
 
 

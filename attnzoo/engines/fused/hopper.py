@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.engines.fused import warpgroups
+from attnzoo.engines.fused import hopper_chunks, warpgroups
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled, Side
 from attnzoo.engines.fused.pairs import Lists, Pairs
@@ -36,8 +36,6 @@ from attnzoo.engines.fused.warpgroups import (
 )
 from attnzoo.engines.fused.way import Tiles
 
-OLDEST = (0, 11)  # jax whose Mosaic GPU is the one that `warpgroups` speaks to
-CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
 DTYPES = ("bfloat16", "float16")
 WIDTHS = (64, 128)
 LOG2E = math.log2(math.e)
@@ -47,13 +45,7 @@ PIECE = 256 * 64  # numbers of a piece of keys forward, at most, of which regist
 
 def declined(q, k, v) -> list[str]:
     """Why this GPU's kernel cannot take operands of these shapes and types; empty where it can."""
-    reasons = []
-    if jax.__version_info__ < OLDEST:
-        reasons.append(f"jax {jax.__version__}: its Mosaic GPU is another one; it needs {'.'.join(map(str, OLDEST))}")
-    if (there := _capability()) not in (None, CAPABILITY):
-        reasons.append(
-            f"a GPU of compute capability {there}: it needs {CAPABILITY}, whose tensor cores it is written for"
-        )
+    reasons = warpgroups.missing()
     types = sorted({str(x.dtype) for x in (q, k, v)})
     if len(types) > 1 or types[0] not in DTYPES:
         reasons.append(f"{' and '.join(types)}: it takes {' or '.join(DTYPES)}, one of them for all operands")
@@ -61,15 +53,6 @@ def declined(q, k, v) -> list[str]:
         if width > WIDTHS[-1]:
             reasons.append(f"{name}={width}: it takes up to {WIDTHS[-1]}")
     return reasons
-
-
-@functools.cache
-def _capability() -> str | None:
-    """That of the GPU which is here; None where there is none."""
-    try:
-        return str(jax.devices("cuda")[0].compute_capability)
-    except RuntimeError:
-        return None
 
 
 class _Scores(NamedTuple):
@@ -162,7 +145,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
     def step(now: Step, carry):
         out, top, total = carry
         with now.first as keys:
-            (made,) = products((now.own.q, keys.k), then=now.take_turns)
+            (made,) = products((now.own.q, keys.k.T), then=now.take_turns)
             tile, _ = scores.of(now, now.own, keys, made)
         largest = jnp.maximum(top, tile.max(axis=1))
         may_be_blind = now.is_masked or scores.is_biased
@@ -231,7 +214,7 @@ def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, int
         d_q, *d_cap = carry
         with now.first as keys:
             with now.second as values:
-                made, d_weights = products((now.own.q, keys.k), (now.own.d_out, values.v))
+                made, d_weights = products((now.own.q, keys.k.T), (now.own.d_out, values.v.T))
             tile, squashed = scores.of(now, now.own, keys, made)
             d_scores = scores.weights(tile, now.own.kept) * (d_weights + scores.shift(tile.shape, now.own.kept))
             if squashed is not None:
@@ -274,11 +257,11 @@ def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, int
         d_k, d_v, *d_of_key = carry
         with now.first as queries:
             with now.second as pulling:
-                (made,) = products((now.own.k, queries.q))
+                (made,) = products((now.own.k, queries.q.T))
                 tile, squashed = scores.of(now, queries, now.own, made)
                 weights = scores.weights(tile, queries.kept)
                 d_v = added(d_v, weights.astype(given.v.dtype), pulling.d_out, interpret)
-                (d_weights,) = products((now.own.v, pulling.d_out))
+                (d_weights,) = products((now.own.v, pulling.d_out.T))
             d_scores = weights * (d_weights + scores.shift(tile.shape, queries.kept))
             d_of_key = [x + d_scores.sum(axis=1) for x in d_of_key]
             if squashed is not None:
@@ -381,7 +364,8 @@ def _in_range(given: Operands, pulled: Pulled) -> tuple[Pulled, jax.Array | None
 def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
     """A GPU, or what interprets its kernels."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Device("cuda", "a Hopper GPU", tiles, declined, of_keyword(forward), of_keyword(backward))
+    recurrence = hopper_chunks.recurrence(interpret)
+    return Device("cuda", "a Hopper GPU", tiles, declined, of_keyword(forward), of_keyword(backward), recurrence)
 
 
 def interpreter() -> Any:

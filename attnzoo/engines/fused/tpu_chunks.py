@@ -24,15 +24,15 @@ from attnzoo.engines import heads
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
 from attnzoo.engines.fused.folding import LANES, stored
 from attnzoo.engines.slots import Sequence
-from attnzoo.engines.state import State
+from attnzoo.engines.state import State, Write
 
 DTYPES = ("bfloat16", "float32")
 MOST = 8  # heads of a fold, each of which is a program of its own in the kernel
 VMEM = 100 * 2**20  # bytes of a TPU's 128 MiB that a kernel may take
 
 
-def declined(given: Sequence, empty: State) -> list[str]:
-    """Why the kernels cannot take such a sequence and state."""
+def declined(given: Sequence, write: Write) -> list[str]:
+    """Why the kernels cannot take such a sequence, and what one token of it writes."""
     dtypes = [x.dtype.name for x in jax.tree.leaves(given) if x.dtype.name not in DTYPES]
     return [f"{dtypes[0]}: it takes {' and '.join(DTYPES)}"] if dtypes else []
 

@@ -24,10 +24,34 @@ from attnzoo.engines.progressions import Numbers, numpy_of
 
 plgpu: Any = mosaic_gpu  # other names and signatures with each jax
 
+OLDEST = (0, 11)  # jax whose Mosaic GPU is the one that is spoken to here
+CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
+
 ROWS = 64  # of a warpgroup: those of one wgmma
 SHARED = 227 * 1024  # bytes of shared memory of one block of threads
 RESERVED = 8 * 1024  # of these, for barriers and sums across warps
 COMPUTING, COPYING = 240, 24  # registers of a thread: 2 * 232 + 40 are all there are for 3 * 128 threads
+
+
+def missing() -> list[str]:
+    """Why no kernel can be had here; empty where one can."""
+    reasons = []
+    if jax.__version_info__ < OLDEST:
+        reasons.append(f"jax {jax.__version__}: its Mosaic GPU is another one; it needs {'.'.join(map(str, OLDEST))}")
+    if (there := _capability()) not in (None, CAPABILITY):
+        reasons.append(
+            f"a GPU of compute capability {there}: it needs {CAPABILITY}, whose tensor cores it is written for"
+        )
+    return reasons
+
+
+@functools.cache
+def _capability() -> str | None:
+    """That of the GPU which is here; None where there is none."""
+    try:
+        return str(jax.devices("cuda")[0].compute_capability)
+    except RuntimeError:
+        return None
 
 
 class Matrix(NamedTuple):
@@ -42,9 +66,7 @@ class Matrix(NamedTuple):
 
     def memory(self, *shape: int):
         """Shared memory for [*shape, W], as wgmma reads it."""
-        tiling = plgpu.TilingTransform((8, 128 // self.array.dtype.itemsize))
-        transforms = tiling, plgpu.SwizzleTransform(128)
-        return plgpu.SMEM((*shape, self.width), self.array.dtype, transforms=transforms)
+        return _tiled(self.array.dtype, *shape, self.width)
 
     def block(self, ref, b, n, num_heads: int, start, size: int):
         """Rows start .. start + size of query head n: [size, W]."""
@@ -71,6 +93,12 @@ class Vectors(NamedTuple):
 
 
 Blocks = dict[str, Matrix | Vectors]
+
+
+def _tiled(dtype, *shape: int):
+    """Shared memory as wgmma reads it."""
+    transforms = plgpu.TilingTransform((8, 128 // dtype.itemsize)), plgpu.SwizzleTransform(128)
+    return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
 class Work(NamedTuple):
@@ -281,6 +309,184 @@ def launch(
     return call(*inputs, *work.scalars.values(), *pairs)
 
 
+class Slices(Matrix):
+    """Such rows, of which each block of threads has some columns, beside each other: a multiple of `ROWS` of them."""
+
+    @property
+    def width(self) -> int:
+        """Columns of a block of threads."""
+        return ROWS
+
+    @property
+    def parts(self) -> int:
+        """Blocks of threads of a head."""
+        return self.array.shape[3] // ROWS
+
+
+class Walk(NamedTuple):
+    """What a kernel reads and writes that goes along the sequence of each head, `ROWS` positions at a time.
+
+    Blocks of threads have columns of `Slices`, and all else in common; what is written of it the first one writes.
+
+    Attributes:
+      given: what it reads of each piece, as many rows as there are in all by the number of pieces.
+      out: shapes of what it writes of each piece, likewise: the first one `Slices` of `ROWS` rows. `Vectors` have one
+        row, or one for each block of threads.
+      found: what it reads of each head before the first piece, float32: columns of [B, N, rows, W], or [B, N, rows]
+        in common. A single row is a vector.
+      left: shapes of what it writes of each head after the last one, likewise.
+      kept: shapes of what stays in shared memory meanwhile, [rows, W], as wgmma reads it.
+      is_backward: whether it begins with the last piece.
+    """
+
+    given: Blocks
+    out: Blocks
+    found: dict[str, jax.Array]
+    left: dict[str, Any]
+    kept: dict[str, Any]
+    is_backward: bool
+
+    @property
+    def main(self) -> Slices:
+        """The first output, of which each piece has `ROWS` rows."""
+        out = next(iter(self.out.values()))
+        assert isinstance(out, Slices)
+        return out
+
+    @property
+    def pieces(self) -> int:
+        """Of the sequence."""
+        return self.main.array.shape[1] // ROWS
+
+    def rows(self, block: Matrix | Vectors) -> int:
+        """Of a piece."""
+        return block.array.shape[1 if isinstance(block, Matrix) else 3] // self.pieces
+
+    @property
+    def staging(self) -> dict[str, Matrix]:
+        """Where matrices wait to be written."""
+        return {key: x for key, x in self.out.items() if isinstance(x, Matrix)}
+
+    @property
+    def stages(self) -> int:
+        """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
+        size = lambda blocks: sum(_bytes({key: x}, self.rows(x)) for key, x in blocks.items())
+        held = size(self.staging) + sum(x.dtype.itemsize * x.size for x in self.kept.values())
+        room = [min(3, (most - RESERVED - held) // size(self.given)) for most in (SHARED // 2, SHARED)]
+        return room[0] if room[0] >= 2 else max(1, room[1])
+
+
+def walk(
+    name: str,
+    work: Walk,
+    begin: Callable[[Any, Any], tuple],
+    step: Callable[[Any, Any, tuple], tuple[tuple, tuple]],
+    finish: Callable[[tuple], tuple],
+    *,
+    interpret: Any = None,
+) -> list[jax.Array]:
+    """The outputs of a kernel, and what it leaves.
+
+    Args:
+      begin: what is carried from piece to piece, from what was found, and what is kept.
+      step: the same after one more of them, and what is written of it, in the order of `work.out`: from the blocks of
+        the piece, and what is kept.
+      finish: what is left of it, in the order of `work.left`.
+      interpret: what a CPU interprets it with, or None.
+    """
+    batch, _, num_heads, _ = work.main.array.shape
+    count, stages, parts = work.pieces, work.stages, work.main.parts
+
+    def kernel(*refs, kept, memory, staging, filled, free):
+        given_refs, found, out, left = _dealt(refs, (work.given, work.found, work.out, work.left))
+        b, place, group = (lax.axis_index(axis) for axis in ("batch", "heads", "group"))
+        span = jnp.int32(0), jnp.int32(count)
+        n, part, kept = _div(place, parts), _rem(place, parts), SimpleNamespace(**kept)
+
+        def own(rows):
+            return rows if parts == 1 else rows.at[:, pl.ds(part * ROWS, ROWS)]
+
+        def source(block, ref, turn):
+            size = work.rows(block)
+            start = (count - 1 - turn if work.is_backward else turn) * size
+            rows = block.block(ref, b, n, num_heads, start, size)
+            return own(rows) if isinstance(block, Slices) else rows
+
+        def of_head(ref):
+            rows = ref.at[b, n]
+            return rows if len(rows.shape) == 1 else own(rows).at[0] if rows.shape[0] == 1 else own(rows)
+
+        def write(key, block, ref, rows, turn):
+            target = source(block, ref, turn)
+            if isinstance(block, Matrix):
+                _staged(rows.astype(block.array.dtype), staging[key], target)
+            elif block.width > 1:
+                target.at[part][...] = rows
+            else:
+                _of_first(part, parts, target.at[0], rows)
+
+        def computed(turn, carry):
+            slot = _rem(turn, stages)
+            blocks = {key: x.at[slot] for key, x in memory.items()}
+            with Piece(blocks, filled.at[slot], free.at[slot], is_read=True) as piece:
+                carry, written = step(piece, kept, carry)
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            for (key, block), ref, rows in zip(work.out.items(), out, written, strict=True):
+                write(key, block, ref, rows, turn)
+            return carry
+
+        @pl.when(group == 0)
+        def _compute():
+            carry = begin(SimpleNamespace(**dict(zip(work.found, map(of_head, found), strict=True))), kept)
+            carry = lax.fori_loop(*span, computed, carry)
+            for ref, x in zip(left, finish(carry), strict=True):
+                _of_first(part, parts if len(ref.shape) == 3 else 1, of_head(ref), x)
+            plgpu.wait_smem_to_gmem(0)
+
+        @pl.when(group == 1)
+        def _copy():
+            @pl.loop(*span)
+            def _(turn):
+                slot = _rem(turn, stages)
+                pl.when(turn >= stages)(functools.partial(plgpu.barrier_wait, free.at[slot]))
+                for (key, block), ref in zip(work.given.items(), given_refs, strict=True):
+                    plgpu.copy_gmem_to_smem(source(block, ref, turn), memory[key].at[slot], filled.at[slot])
+
+            @pl.loop(jnp.int32(max(count - stages, 0)), span[1])
+            def _(turn):  # a phase of a barrier that nobody has seen is an error where kernels are interpreted
+                plgpu.barrier_wait(free.at[_rem(turn, stages)])
+
+    kernel.__name__ = f"attnzoo_{name}"
+    shapes = [jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in work.out.values()]
+    call = plgpu.kernel(
+        kernel,
+        out_type=[*shapes, *work.left.values()],
+        scratch_types={
+            "kept": {key: _tiled(x.dtype, *x.shape) for key, x in work.kept.items()},
+            "memory": {key: x.memory(stages, work.rows(x)) for key, x in work.given.items()},
+            "staging": {key: x.memory(work.rows(x)) for key, x in work.staging.items()},
+            "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=stages),
+            "free": plgpu.Barrier(num_barriers=stages),
+        },
+        grid=(batch, num_heads * parts),
+        grid_names=("batch", "heads"),
+        num_threads=2,
+        thread_name="group",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        **({"interpret": interpret} if interpret else {}),
+    )
+    return call(*(x.array for x in work.given.values()), *work.found.values())
+
+
+def _of_first(part, parts: int, target, rows: jax.Array) -> None:
+    """Written by the first block of threads of a head alone."""
+
+    def write():
+        target[...] = rows
+
+    write() if parts == 1 else pl.when(part == 0)(write)
+
+
 def _sizes(work: Work) -> tuple[int, int, int]:
     """B, rows of what is held, and heads."""
     batch, length, num_heads, _ = next(x.array.shape for x in work.out.values() if isinstance(x, Matrix))
@@ -288,10 +494,19 @@ def _sizes(work: Work) -> tuple[int, int, int]:
 
 
 def _written(rows: jax.Array, staging, target) -> None:
-    staging[...] = rows
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(staging, target)
+    _staged(rows, staging, target)
     plgpu.wait_smem_to_gmem(0)
+
+
+def _staged(rows: jax.Array, staging, target) -> None:
+    set_block(staging, rows)
+    plgpu.copy_smem_to_gmem(staging, target)
+
+
+def set_block(block, rows: jax.Array) -> None:
+    """What wgmma and copies read next of shared memory."""
+    block[...] = rows
+    plgpu.commit_smem()
 
 
 def leading(array, ref, b, n):
@@ -320,33 +535,43 @@ def _rem(x, by: int):
 
 
 def products(*pairs, then: Callable[[], None] = lambda: None) -> tuple[jax.Array, ...]:
-    """a b^T of blocks in shared memory, [rows, W] and [columns, W], in float32; `then` is done while they are made."""
+    """a b of blocks in shared memory, in float32; `then` is done while they are made."""
 
     def made(*into):
         for ref, (a, b) in zip(into, pairs, strict=True):
-            plgpu.wgmma(ref, a, b.T)
+            plgpu.wgmma(ref, a, b)
         then()
         return tuple(ref[...] for ref in into)
 
-    return pl.run_scoped(made, *(plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32) for a, b in pairs))
+    return pl.run_scoped(made, *(plgpu.ACC((a.shape[0], b.shape[1]), jnp.float32) for a, b in pairs))
 
 
-def added(total: jax.Array, a: jax.Array, b, interpret: Any) -> jax.Array:
-    """total + a b, of a in registers and a block b in shared memory."""
+def added(total: jax.Array, a, b, interpret: Any) -> jax.Array:
+    """total + a b, of a in registers or in shared memory and a block b in shared memory."""
     if interpret:  # there, neither a wgmma of registers nor an accumulator with a value is known
-        return total + jnp.dot(a, b[...], preferred_element_type=jnp.float32)
+        return total + jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
     return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(total))
 
 
-def filled(value: float, *shape: int) -> jax.Array:
-    """Float32 [rows, columns] as wgmma adds up, or [rows] beside them."""
-    layout = plgpu.Layout.WGMMA if len(shape) == 2 else plgpu.Layout.WGMMA.reduce(1)
+def filled(value: float, *shape: int, axis: int = 0) -> jax.Array:
+    """Float32 [rows, columns] as wgmma adds up, or a vector along an axis of them."""
+    layout = plgpu.Layout.WGMMA if len(shape) == 2 else _vector(axis)
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
+
+
+def loaded(block, axis: int = 0) -> jax.Array:
+    """Float32 of [rows, columns] in shared memory or the device's own, or of a vector along an axis of them."""
+    layout = plgpu.Layout.WGMMA if len(block.shape) == 2 else _vector(axis)
+    return plgpu.load(block, layout=layout, optimized=False).astype(jnp.float32)
+
+
+def _vector(axis: int) -> Any:
+    return plgpu.Layout.WGMMA.reduce(1 - axis)
 
 
 def along(vector, shape: tuple[int, ...], axis: int) -> jax.Array:
     """A vector in shared memory as [rows, columns] that varies along one axis."""
-    return spread(plgpu.load(vector, layout=plgpu.Layout.WGMMA.reduce(1 - axis)), shape, axis)
+    return spread(plgpu.load(vector, layout=_vector(axis)), shape, axis)
 
 
 def spread(vector: jax.Array, shape: tuple[int, ...], axis: int = 0) -> jax.Array:

@@ -1,0 +1,208 @@
+"""What a recurrence over chunks asks of a Hopper GPU: its kernel, beside which the program makes features and finishes.
+
+A rule says by which numbers tokens read and write. The program makes them of all tokens at once, rounded to bfloat16,
+and outputs of what the kernel has read: of H channels and values that is at most twice what the kernel moves. Segments
+stand one behind another, and the state forgets all between them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnzoo.engines import heads, state
+from attnzoo.engines.fused import hopper_recurrence, warpgroups
+from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
+from attnzoo.engines.fused.hopper_recurrence import LOWEST, Given, How
+from attnzoo.engines.fused.warpgroups import ROWS
+from attnzoo.engines.slots import Sequence, Slots
+from attnzoo.engines.state import Standing, State, Sums, Write
+
+DTYPE = "bfloat16"  # in which sums of float16 would end
+WIDEST = 128  # channels, and values
+
+
+def declined(given: Sequence, write: Write) -> list[str]:
+    """Why the kernel cannot take a sequence of such types, and what one token of it writes."""
+    reasons = warpgroups.missing()
+    types = sorted({str(x.dtype) for x in given[:3]})
+    if types != [DTYPE]:
+        reasons.append(f"{' and '.join(types)}: it takes {DTYPE}")
+    decays = [x.log_decay for x in write.channels if x.log_decay is not None]
+    features = sum(channels.key.shape[1] for channels in write.channels)
+    is_counted = [x.ndim for x in write.values] == [2, 1]
+    there = {
+        "the delta rule": write.rate is not None,
+        "keys with gains": any(x.log_gain is not None for x in write.channels),
+        "decays by channel": any(x.ndim == 2 for x in decays),
+        "channels that forget in several ways": bool(decays) and len(write.channels) > 1,
+        "values of several kinds": not is_counted and [x.ndim for x in write.values] != [2],
+        "decays beside counted values": is_counted and bool(decays),
+    }
+    reasons += [f"{name}, of which it knows nothing" for name, is_there in there.items() if is_there]
+    for name, width in (("channels", features), ("values", write.values[0].shape[-1])):
+        if width > WIDEST:
+            reasons.append(f"{width} {name} of a head: it takes up to {WIDEST}")
+    return reasons
+
+
+def recurrence(interpret: Any = None) -> Recurrence:
+    """The kernel, or what interprets it."""
+    of_keyword = functools.partial(functools.partial, interpret=interpret)
+    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward))
+
+
+def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, State, list[jax.Array]]:
+    """Outputs and the state that is left; gradients need no state that was kept."""
+    out, left = _met(carried, interpret, carried.learned, jax.tree.map(heads.precise, carried.given))
+    batch, runs = len(out), carried.runs
+    none = lambda x: jnp.zeros((batch, carried.own, runs, *in_rows(x.shape)), x.dtype)
+    return out, left, list(map(none, jax.tree.leaves(carried.empty()))) if keeps else []
+
+
+def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
+    """Gradients, which begin with operands."""
+    precise = jax.tree.map(heads.precise, carried.given)
+    _, pull = jax.vjp(functools.partial(_met, carried, interpret), carried.learned, precise)
+    learned, given = pull((d_out, d_left))
+    return Gradients([x for x in jax.tree.leaves(learned) if is_real(x)], given)
+
+
+def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) -> tuple[jax.Array, State]:
+    """Outputs [B, T', N, Hv], and the state that is left, of operands in float32."""
+    group = given.q.shape[2] // carried.own
+    slots = _along(carried.slots, len(given.q))
+    written, by_query = _written(carried, learned, given, slots), functools.partial(_by_query, group)
+    operands = Given(
+        _wide(_readers(carried, learned, given, slots)),
+        _wide(written.key),
+        _wide(written.value),
+        by_query(written.one),
+        by_query(written.log_decay),
+        _found(learned.found, group),
+    )
+    how = How(passes=written.one is None, interpret=interpret)
+    out, one, left = hopper_recurrence.recur(how, operands)
+    finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
+    return finished.astype(DTYPE), _left(left, carried.empty(), group)
+
+
+def _by_query(group: int, x: jax.Array | None) -> jax.Array | None:
+    """[B, heads that have a state, T] -> [B, N, T]."""
+    return None if x is None else jnp.repeat(x, group, axis=1)
+
+
+def _along(slots: Slots, batch: int) -> Slots:
+    """Those of whole sequences: leaves are [B, T'], and none is of a chunk."""
+    flat = lambda x: jnp.broadcast_to(x.reshape(len(x), -1), (batch, x.shape[1] * x.shape[2]))
+    return jax.tree.map(flat, slots._replace(found=None, wanted=None))
+
+
+class Written(NamedTuple):
+    """What tokens write: Hv numbers, and one more where they are counted, by F others.
+
+    Attributes:
+      value: [B, T', heads, Hv].
+      one: [B, heads, T'], or None.
+      key: [B, T', heads, F].
+      log_decay: [B, heads, T'], or None.
+    """
+
+    value: Any
+    one: Any
+    key: Any
+    log_decay: Any
+
+
+def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> Written:
+    """What all tokens write."""
+
+    def one_head(constants, given, slots):
+        write = carried.write(constants, learned.closed, given, slots)
+        key = jnp.concatenate([channels.key for channels in write.channels], axis=1)
+        (value, *ones), key = write.values, state.where(slots.shown, key)
+        return Written(value, heads.precise(ones[0]) if ones else None, key, _log_decay(write, slots))
+
+    of_heads = jax.vmap(one_head, (0, 1, None), Written(1, 0, 1, 0))
+    of_all = jax.vmap(of_heads, (None, 0, 0))
+    return of_all(_by_head(learned.constants, carried.own), given._replace(q=given.k), slots)
+
+
+def _log_decay(write: Write, slots: Slots) -> jax.Array | None:
+    """Logarithms of what each token leaves of the state [t], which is nothing where a segment begins."""
+    channels, decay = write.channels[0], None
+    if channels.log_decay is not None:
+        decay = state.decays(channels, Standing(np.ones((1, 1), bool), steps=slots.steps, at=slots.key_at))
+    if slots.segment is None:
+        return decay
+    begins = jnp.diff(slots.segment, prepend=slots.segment[:1]) != 0
+    return jnp.where(begins, LOWEST, 0.0 if decay is None else decay)
+
+
+def _readers(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> jax.Array:
+    """What queries read with: [B, T', N, F]."""
+
+    def one_head(constants, q, slots):
+        return jnp.concatenate(carried.read(constants, learned.closed, q, slots), axis=1)
+
+    of_heads = jax.vmap(jax.vmap(one_head, (None, 1, None), 1), (0, 1, None), 1)
+    constants = _by_head(learned.constants, carried.own)
+    return _ungrouped(jax.vmap(of_heads, (None, 0, 0))(constants, _grouped(given.q, carried.own), slots))
+
+
+def _finished(carried: Carried, learned: Learned, out: jax.Array, one: jax.Array | None) -> jax.Array:
+    """Outputs [B, T', N, Hv] of what was read."""
+
+    def one_head(constants, *read):
+        return carried.finish(constants, learned.closed, read)
+
+    read = [out] if one is None else [out, jnp.moveaxis(one, 1, 2)]
+    axes = (1,) * len(read)
+    of_heads = jax.vmap(jax.vmap(one_head, (None, *axes), 1), (0, *axes), 1)
+    constants, read = _by_head(learned.constants, carried.own), [_grouped(x, carried.own) for x in read]
+    return _ungrouped(jax.vmap(of_heads, (None, *(0,) * len(read)))(constants, *read))
+
+
+def _by_head(constants: Any, own: int) -> Any:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (own, *x.shape[1:])), constants)
+
+
+def _grouped(x: jax.Array, own: int) -> jax.Array:
+    """[B, T, N, ...] -> [B, T, heads that have a state, those that share it, ...]."""
+    return x.reshape(*x.shape[:2], own, -1, *x.shape[3:])
+
+
+def _ungrouped(x: jax.Array) -> jax.Array:
+    """The inverse."""
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """With zeros behind the numbers of a head, as many as the kernel wants."""
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, -x.shape[-1] % ROWS),))
+
+
+def _found(found: State | None, group: int) -> hopper_recurrence.State | None:
+    """The state of all channels, of each head of queries."""
+    if found is None:
+        return None
+    sums, *ones = (jnp.repeat(jnp.concatenate(each, axis=2), group, axis=1) for each in _by_value(found))
+    tall = jnp.pad(_wide(sums), ((0, 0), (0, 0), (0, -sums.shape[2] % ROWS), (0, 0)))
+    return hopper_recurrence.State(tall, _wide(ones[0]) if ones else None)
+
+
+def _left(left: hopper_recurrence.State, empty: State, group: int) -> State:
+    """The inverse, of a state like `empty` for each head that has one."""
+    widths = [sums.totals[0].shape[0] for sums in empty]
+    ends, columns = np.cumsum(widths), empty[0].totals[0].shape[1]
+    of_values = [left.sums[:, ::group, :, :columns], *([] if left.ones is None else [left.ones[:, ::group]])]
+    cut = lambda x: jnp.split(x[:, :, : ends[-1]], ends[:-1], axis=2)
+    return tuple(Sums(totals) for totals in zip(*map(cut, of_values), strict=True))
+
+
+def _by_value(found: State) -> list[tuple[jax.Array, ...]]:
+    return list(zip(*(sums.totals for sums in found), strict=True))

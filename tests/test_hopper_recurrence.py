@@ -1,0 +1,283 @@
+"""The recurrence of a Hopper GPU, interpreted by a CPU that looks for races, against NumPy in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnzoo import Based, CosFormer, Delta, Dims, GatedLinear, Linear, Performer, Retention, StateSpace, attend
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import recurrence
+from attnzoo.engines.fused import hopper_recurrence, warpgroups
+from attnzoo.engines.fused.hopper_recurrence import Given, How, State
+from attnzoo.engines.fused.way import asking, interpreted, way
+from attnzoo.engines.state import Channels, Write
+from tests import asking as questions
+from tests import oracles
+from tests.oracles import oracle_of, visibility
+
+pytestmark = pytest.mark.skipif(
+    jax.__version_info__ < warpgroups.OLDEST, reason="Mosaic GPU of an older jax is another one"
+)
+
+TOLERANCE = 1e-2  # of the largest number: operands, weights and states are bfloat16
+HEADS, KV_HEADS = 2, 1
+
+
+@pytest.fixture(scope="module")
+def ask():
+    """Puts a question to a process where the two threads of a kernel, which wait for each other, both run."""
+    with questions.process(NPROC="8") as asked:
+        yield asked
+
+
+def has_races():
+    from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call  # nothing public tells
+
+    return interpret_pallas_call.get_races().races_found
+
+
+def assert_close(found, expected, what, tolerance=TOLERANCE):
+    most = tolerance * max(np.abs(expected).max(), 1e-30)
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=0, atol=most, err_msg=what)
+
+
+def strong_decays(rng, shape):
+    """From almost none to all: some forget everything, and many follow each other that nearly do."""
+    decays = -np.exp(2 * rng.normal(size=shape) - 2)
+    decays[..., 0, 70], decays[..., 0, 90:110], decays[..., 1, 20] = -np.inf, -50, -1e4
+    return decays
+
+
+def of_head(q, k, v, one, log_decay, found, d_out, d_one, d_left):
+    """The recurrence of one head token after token, and its gradients likewise, from the last one on."""
+    length, kept, states = len(q), np.exp(log_decay), [(found, np.zeros(len(found)))]
+    for t in range(length):
+        state, ones = states[-1]
+        states.append((kept[t] * state + np.outer(k[t], v[t]), kept[t] * ones + k[t] * one[t]))
+    read = [(q[t] @ states[t + 1][0], q[t] @ states[t + 1][1]) for t in range(length)]
+    result = {"out": np.stack([x for x, _ in read]), "one": np.array([x for _, x in read]), "left": states[-1][0]}
+    grads = {name: np.zeros_like(x) for name, x in (("read", q), ("key", k), ("value", v), ("value_one", one))}
+    grads["log_decay"], d_state, d_ones = np.zeros(length), d_left, np.zeros(len(found))
+    for t in reversed(range(length)):
+        grads["read"][t] = states[t + 1][0] @ d_out[t] + states[t + 1][1] * d_one[t]
+        d_state, d_ones = d_state + np.outer(q[t], d_out[t]), d_ones + q[t] * d_one[t]
+        grads["key"][t], grads["value"][t] = d_state @ v[t] + d_ones * one[t], k[t] @ d_state
+        grads["value_one"][t] = k[t] @ d_ones
+        d_state, d_ones = kept[t] * d_state, kept[t] * d_ones
+        grads["log_decay"][t] = (states[t][0] * d_state).sum() + states[t][1] @ d_ones
+    return result | grads | {"found": d_state}
+
+
+def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted=False, is_found=False):
+    rng = np.random.default_rng(0)
+    rounded = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+    precise = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    given = Given(
+        rounded(1, length, HEADS, features),
+        rounded(1, length, KV_HEADS, features),
+        rounded(1, length, KV_HEADS, values),
+        precise(1, HEADS, length) if is_counted else None,
+        jnp.asarray(strong_decays(rng, (1, HEADS, length)), jnp.float32) if decays else None,
+        State(precise(1, HEADS, features, values), jnp.zeros((1, HEADS, features)) if is_counted else None)
+        if is_found
+        else None,
+    )
+    how = How(passes=decays and not is_counted, interpret=warpgroups.interpreter())
+    (out, one, left), pull = jax.vjp(lambda given: hopper_recurrence.recur(how, given), given)
+    pulled = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), (out, one, left))
+    pulled = (*pulled[:2], pulled[2]._replace(ones=None if left.ones is None else 0 * left.ones))
+    (grads,) = pull(pulled)
+    assert not has_races()
+    heads = [_of_one(given, pulled, n) for n in range(HEADS)]
+    by_head = lambda name: np.stack([head[name] for head in heads])
+    assert_close(jnp.moveaxis(out[0], 1, 0), by_head("out"), "out")
+    assert_close(left.sums[0], by_head("left"), "left")
+    assert_close(jnp.moveaxis(grads.read[0], 1, 0), by_head("read"), "d_read")
+    for name in ("key", "value"):
+        assert_close(getattr(grads, name)[0, :, 0], by_head(name).sum(axis=0), f"d_{name}")
+    if is_counted:
+        assert_close(one[0], by_head("one"), "one", 1e-3)
+        assert_close(grads.value_one[0], by_head("value_one"), "d_value_one", 1e-3)
+    if how.passes:
+        assert_close(grads.log_decay[0], by_head("log_decay"), "d_log_decay", 2 * TOLERANCE)
+    if is_found:
+        assert_close(grads.found.sums[0], by_head("found"), "d_found")
+
+
+def _of_one(given, pulled, n):
+    of = lambda x, like: np.zeros(like) if x is None else np.asarray(x, np.float64)[0, n]
+    d_out, d_one, d_left = pulled
+    length, features, values = given.read.shape[1], given.read.shape[3], given.value.shape[3]
+    row = lambda x, n: np.asarray(x, np.float64)[0, :, n]
+    found = None if given.found is None else given.found.sums
+    vectors = (of(x, length) for x in (given.value_one, given.log_decay))
+    return of_head(
+        *(row(given.read, n), row(given.key, 0), row(given.value, 0), *vectors, of(found, (features, values))),
+        *(row(d_out, n), of(d_one, length), of(d_left.sums, (features, values))),
+    )
+
+
+def test_decays_of_any_strength(ask):
+    """Of a shared key, beside a state that was found, in which nothing may be NaN."""
+    ask(check_kernel, length=128, decays=True, is_found=True)
+
+
+KERNELS = {
+    "sums": {"length": 256},
+    "counted values": {"is_counted": True, "features": 128, "is_found": True},
+    "counted values that are forgotten": {"is_counted": True, "decays": True},
+    "values in two parts": {"decays": True, "values": 128, "features": 128},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_kernel_and_its_gradients(ask, name):
+    ask(check_kernel, **KERNELS[name])
+
+
+def check(kernel, *, length=150, widths=(64, 64), brought=None, learned=None, **structure):
+    """`attend` against the oracle of a kernel, and its gradients along one direction of each operand."""
+    rng = np.random.default_rng(0)
+    sizes = (length, HEADS, widths[0]), (length, KV_HEADS, widths[0]), (length, KV_HEADS, widths[1])
+    rounded = lambda x: jnp.asarray(x, jnp.bfloat16)
+    operands = {name: rounded(rng.normal(size=(1, *shape))) for name, shape in zip("qkv", sizes, strict=True)}
+    tokens = {name: rounded(make(rng, (1, length, HEADS))) for name, make in (brought or {}).items()}
+    operands, d_out = operands | tokens, rounded(rng.normal(size=(1, length, HEADS, widths[1])))
+    array = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x
+
+    def call(given):
+        beside = {"tokens": {name: given[name] for name in tokens}} if tokens else {}
+        q, k, v = (given[name] for name in "qkv")
+        given = jax.tree.map(array, structure) | beside
+        return attend(q, k, v, kernel=kernel, is_causal=True, implementation="pallas", **given)
+
+    with interpreted(quantum=64, largest=64, grain=64, platform="cuda"):
+        out, pull = jax.vjp(call, operands)
+        (grads,) = pull(d_out)
+    assert not has_races()
+    exact = {name: np.asarray(x, np.float64) for name, x in operands.items()}
+    expected = _expected(kernel, exact, tokens, structure)
+    assert_close(out, expected, "out")
+    for name, x in exact.items():
+        # What a step along a direction changes; decays stay negative, and steps positive.
+        direction, step = rng.normal(size=x.shape) * (np.abs(x) if name in tokens else 1), 1e-4
+        ends = [_expected(kernel, exact | {name: x + sign * step * direction}, tokens, structure) for sign in (1, -1)]
+        slope = ((ends[0] - ends[1]) * np.asarray(d_out, np.float64)).sum() / (2 * step)
+        grad = np.asarray(grads[name], np.float64)
+        assert np.isfinite(grad).all()
+        most = TOLERANCE * np.linalg.norm(grad) * np.linalg.norm(direction) / np.sqrt(grad.size)
+        np.testing.assert_allclose((grad * direction).sum(), slope, rtol=0, atol=3 * most, err_msg=name)
+
+
+def _expected(kernel, exact, tokens, structure):
+    """Output [1, T, N, Hv] of the oracle."""
+    length = exact["q"].shape[1]
+    visible = visibility(1, HEADS, length, length, is_causal=True, **structure)
+    dims = Dims(1, length, length, HEADS, KV_HEADS, exact["q"].shape[3], exact["v"].shape[3])
+    draws = jax.tree.leaves(kernel.draw(jax.random.key(0), dims))
+    heads = [
+        oracles.One(
+            *(exact["q"][0, :, n], exact["k"][0, :, 0], exact["v"][0, :, 0], visible[0, n]),
+            draws=np.asarray(draws[0][n], np.float64) if draws else (),
+            is_causal=True,
+            tokens={name: exact[name][0, :, n] for name in tokens},
+        )
+        for n in range(HEADS)
+    ]
+    return np.stack([oracle_of(kernel)(kernel, one) for one in heads], axis=1)[None]
+
+
+def slow_decays(rng, shape):
+    return -np.exp(rng.normal(size=shape) - 2)
+
+
+def steps(rng, shape):
+    return rng.uniform(size=shape)
+
+
+STATE_SPACE = {"log_decay": slow_decays, "beta": steps}
+SEGMENTS = np.repeat([[3, 1, 7]], 50, axis=1)
+
+
+CASES = {
+    "segments of counted values": {
+        "kernel": Linear(),
+        "query_segment_ids": SEGMENTS,
+        "key_value_segment_ids": SEGMENTS,
+    },
+    "padding": {"kernel": Linear("relu"), "key_value_seq_lengths": np.array([140])},
+    "a decay for each head": {"kernel": Retention(), "widths": (40, 100)},
+    "decays of tokens": {"kernel": StateSpace(), "brought": STATE_SPACE},
+    "segments of tokens that decay": {
+        "kernel": StateSpace(),
+        "brought": STATE_SPACE,
+        "query_segment_ids": SEGMENTS,
+        "key_value_segment_ids": SEGMENTS,
+    },
+    "two groups of channels": {"kernel": CosFormer(max_length=200)},
+    "many features": {"kernel": Based(), "widths": (12, 64)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_gradients(ask, name):
+    ask(check, **CASES[name])
+
+
+def check_states():
+    """What one half of a sequence leaves is what the other one finds."""
+    rng, length = np.random.default_rng(0), 128
+    q, k, v = (jnp.asarray(rng.normal(size=(1, length, n, 64)), jnp.bfloat16) for n in (HEADS, KV_HEADS, KV_HEADS))
+
+    def halving(constants):
+        write = lambda k, v, at: Write((v,), (Channels(k, log_decay=jnp.log(jnp.full(len(k), 0.5))),))
+        return recurrence.Rule(lambda q, at: (q,), write)
+
+    @jax.jit
+    def call(given, found):
+        mask = Mask(length // 2, length // 2, is_causal=True)
+        with asking(way(), "a test"):
+            return recurrence.attend(halving, (), *given, Call(mask), found, leaves_state=True)
+
+    with interpreted(quantum=64, largest=64, grain=64, platform="cuda"):
+        first, left = call([x[:, :64] for x in (q, k, v)], None)
+        second, [sums] = call([x[:, 64:] for x in (q, k, v)], left)
+    assert not has_races()
+    out = jnp.concatenate([first, second], axis=1)
+    exact = [np.asarray(x, np.float64)[0] for x in (q, k, v)]
+    state, zero = np.zeros((64, 64)), np.zeros
+    for n in range(HEADS):
+        half, nothing = np.full(length, np.log(0.5)), (zero((length, 64)), zero(length), zero((64, 64)))
+        found = of_head(exact[0][:, n], exact[1][:, 0], exact[2][:, 0], zero(length), half, state, *nothing)
+        assert_close(out[0, :, n], found["out"], "out")
+        assert_close(sums.totals[0][0, 0], found["left"], "left")
+
+
+def test_states_are_found_and_left(ask):
+    ask(check_states)
+
+
+DECLINED = {
+    "float32: it takes bfloat16": {"kernel": Linear(), "dtype": jnp.float32},
+    "the delta rule": {"kernel": Delta(), "tokens": {"beta": ()}},
+    "decays by channel": {"kernel": GatedLinear(), "tokens": {"log_decay": (64,)}},
+    "keys with gains": {"kernel": Performer(64)},
+    "2145 channels of a head: it takes up to 128": {"kernel": Based()},
+}
+
+
+@pytest.mark.parametrize("reason", DECLINED)
+def test_reasons(reason):
+    given = DECLINED[reason]
+    operand = lambda *shape: jnp.ones((1, 8, 1, *shape), given.get("dtype", jnp.bfloat16))
+    tokens = {name: operand(*shape) for name, shape in given.get("tokens", {}).items()}
+    beside = {"tokens": tokens} if tokens else {}
+    call = functools.partial(attend, kernel=given["kernel"], is_causal=True, implementation="pallas", **beside)
+    with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match=reason):
+        call(*[operand(64)] * 3)
