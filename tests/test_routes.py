@@ -47,6 +47,8 @@ TAKEN = {
     "window": {"kernel": SlidingWindow(left=100, right=0), "is_causal": True},
     "local_window_size": {"local_window_size": (100, 7), "is_causal": True},
     "padded queries": {"query_seq_lengths": jnp.array([3, 256])},
+    "padded keys": {"key_value_seq_lengths": jnp.array([3, 256]), "is_causal": True},
+    "a scale": {"scale": 0.5},
 }
 
 
@@ -59,6 +61,22 @@ def test_cudnn_is_taken_on_cuda_alone(cudnn, name):
     assert CUSTOM_CALL not in lowered("cuda", *shapes(), implementation="xla", **TAKEN[name])
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_cudnn_is_asked_for_what_came(cudnn, monkeypatch, is_causal):
+    """Lengths and scale, values and gradients, with jax.nn's own arithmetic in the place of cuDNN's."""
+    theirs = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, implementation, **given: theirs(*x, **given))
+    q, k, v = (jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, x in enumerate(shapes()))
+
+    def pulled(implementation):
+        given = {"key_value_seq_lengths": jnp.array([0, 201]), "is_causal": is_causal, "implementation": implementation}
+        call = lambda q, k, v, scale: attend(q, k, v, scale=scale, **given).astype(jnp.float32)
+        return jax.value_and_grad(lambda *x: (call(*x) ** 2).sum(), (0, 1, 2, 3))(q, k, v, jnp.float32(0.3))
+
+    for got, expected in zip(*map(jax.tree.leaves, map(pulled, ("cudnn", "reference"))), strict=True):
+        assert jnp.abs(got - expected).max() <= 0.03 * jnp.abs(expected).max()
+
+
 def test_a_window_reaches_cudnn_as_its_length(cudnn):
     """jax.nn counts keys to the left, cuDNN the query's own among them; the narrower of two windows holds."""
     given = {"kernel": SlidingWindow(left=100, right=0), "is_causal": True, "local_window_size": (40, 40)}
@@ -69,10 +87,9 @@ def test_a_window_reaches_cudnn_as_its_length(cudnn):
 
 DECLINED = {
     "a dense mask": ({"mask": jnp.ones((LENGTH, LENGTH), bool)}, {}),
-    "padded keys": ({"key_value_seq_lengths": jnp.array([3, 256])}, {}),
+    "hidden keys among others": ({"key_mask": jnp.ones((2, LENGTH), bool)}, {}),
     "segments": ({x: jnp.zeros((2, LENGTH), int) for x in ("query_segment_ids", "key_value_segment_ids")}, {}),
     "a bias": ({"bias": ALiBi.of(4)}, {}),
-    "a scale": ({"scale": 0.5}, {}),
     "dropout": ({"dropout_rate": 0.5, "rng": jax.random.key(0)}, {}),
     "query_offset": ({"query_offset": 3}, {}),
     "may align them": ({"is_causal": True}, {"keys": 2 * LENGTH}),
@@ -100,8 +117,8 @@ def test_what_cudnn_declines(cudnn, reason, caplog):
 
 
 def test_all_reasons_are_listed(cudnn):
-    with pytest.raises(NotImplementedError, match=r"a scale .*multiples of 128.*fp16/bf16"):
-        jax.eval_shape(lambda *x: attend(*x, scale=0.1, implementation="cudnn"), *shapes(100, jnp.float32))
+    with pytest.raises(NotImplementedError, match=r"a soft cap .*multiples of 128.*fp16/bf16"):
+        jax.eval_shape(lambda *x: attend(*x, soft_cap=9.0, implementation="cudnn"), *shapes(100, jnp.float32))
 
 
 def test_absence_is_a_reason():

@@ -76,10 +76,11 @@ def _cudnn(kernel, q, k, v, call: Call, with_residual):
     masked = kernel.as_softmax(call.mask)
     if masked is None:
         return ["it computes plain softmax attention, full or in a window, and nothing else"], None
-    reasons = cudnn.declined(q, k, v, call.under(masked))
+    call = call.under(masked)
+    reasons = cudnn.declined(q, k, v, call)
     if with_residual:
         reasons.append("return_residual=True, or sinks: jax.nn rounds the residual to the dtype of query")
-    return reasons, lambda q, k, v: (cudnn.attend(q, k, v, masked), None)
+    return reasons, lambda q, k, v: (cudnn.attend(q, k, v, call), None)
 
 
 def _declines(kernel: Kernel, reasons: list[str]) -> str:

@@ -33,7 +33,9 @@ def filled(
     query, key, value, tokens = jax.tree.map(lambda x: shards.filled(x, 1), (query, key, value, call.tokens))
     there = [None if n % shards.count == 0 else jnp.arange(n)[None, None] < n for n in lengths]
     both = lambda given, there: there if given is None else given
-    mask = dataclasses.replace(mask, queries=both(mask.queries, there[0]), keys=both(mask.keys, there[1]))
+    mask = dataclasses.replace(
+        mask, queries=both(mask.queries, there[0]), keys=both(mask.keys, there[1]), hides_ends=False
+    )
     few = lengths[0] == shards.count  # an axis of one row in a part must not pass for one that all rows share
 
     def rows(x):

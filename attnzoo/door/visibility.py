@@ -83,6 +83,7 @@ def apply(
         global_tokens=_globals(given["global_tokens"], hides["global_tokens"], dims.batch, whole[1], shards),
         dense=dense,
         keys=_all(keys)[:, None] if keys else None,
+        hides_ends=key_lengths is not None and len(keys) == 1 and not shards,
         queries=queries,
         query_segments=query_segments,
         key_segments=key_segments,

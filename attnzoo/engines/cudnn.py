@@ -2,7 +2,9 @@
 
 What it declines, it declines for a reason that `declined` tells. Some are its own (`jax.nn` refuses other dtypes and
 head dims), some are known defects: a window without causality sees the future (jax #39576), gradients are NaN at
-lengths that are no multiple of 128 and for a single query (cudnn-frontend #160, #1072; pytorch #196678).
+lengths that are no multiple of 128 and for a single query (cudnn-frontend #160, #1072; pytorch #196678). A bias is
+rounded to the dtype of queries there, whether its gradient is given depends on the version of jax, and packed segments
+have no public way.
 """
 
 from __future__ import annotations
@@ -10,27 +12,43 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from attnzoo.contract.call import Call
-from attnzoo.contract.mask import Mask
+from attnzoo.engines import heads
 
 TILE = 128  # lengths that are multiples of it have shown no defect
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
-    """All heads, [B, T, N, H]; only where nothing is `declined`. Padded queries are left to the door."""
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, call: Call) -> jax.Array:
+    """All heads, [B, T, N, H]; only where nothing is `declined`. Padded queries are left to the door.
+
+    An example without keys is given one, which the door has silenced: cuDNN is asked for no sum of nothing. A scale is
+    multiplied into queries, since there it is a number that is known beforehand, and has no gradient.
+    """
+    mask = call.mask
+    if call.scale is not None:
+        q = (heads.precise(q) * (call.scale * q.shape[-1] ** 0.5)).astype(q.dtype)
+    lengths = None
+    if mask.keys is not None:
+        lengths = jnp.broadcast_to(jnp.maximum(mask.used_length(), 1)[:, 0].astype(jnp.int32), q.shape[:1])
     left = min((band.left for band in mask.bands if band.left is not None), default=mask.key_length)
     window = (left, 0) if left < mask.key_length - 1 else None
     return jax.nn.dot_product_attention(
-        q, k, v, is_causal=mask.is_causal, local_window_size=window, implementation="cudnn"
+        *(q, k, v),
+        is_causal=mask.is_causal,
+        key_value_seq_lengths=lengths,
+        local_window_size=window,
+        implementation="cudnn",
     )
 
 
 def declined(q, k, v, call: Call) -> list[str]:
     """Why cuDNN cannot be taken, or cannot be trusted, for softmax attention; empty where it can."""
     mask = call.mask
-    hidden = {"a dense mask": mask.dense, "padded keys": mask.keys, "segments": mask.key_segments}
-    given: dict[str, Any] = hidden | {"a bias": call.bias, "a scale of one's own": call.scale, "dropout": call.dropout}
+    holes = None if mask.hides_ends else mask.keys
+    hidden = {"a dense mask": mask.dense, "hidden keys among others": holes, "segments": mask.key_segments}
+    given: dict[str, Any] = hidden | {"a bias": call.bias, "dropout": call.dropout}
     given |= {"a soft cap": call.soft_cap, "a mask_mod": mask.mods or None}
     reasons = [f"{name} came, which it is not given here" for name, value in given.items() if value is not None]
     if not mask.is_placed or mask.query_offset:
@@ -47,15 +65,15 @@ def declined(q, k, v, call: Call) -> list[str]:
     if mask.query_length % TILE or mask.key_length % TILE:
         lengths = f"{mask.query_length} queries and {mask.key_length} keys"
         reasons.append(f"{lengths}: its gradients may be NaN where these are no multiples of {TILE}")
-    return reasons + _refused(q, k, v, mask)
+    return reasons + _refused(q, k, v, call)
 
 
-def _refused(q, k, v, mask: Mask) -> list[str]:
+def _refused(q, k, v, call: Call) -> list[str]:
     """What `jax.nn` says against this call and its gradient, found by tracing them."""
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)]
-    gradient = jax.grad(lambda q, k, v: attend(q, k, v, mask).astype("float32").sum(), (0, 1, 2))
+    gradient = jax.grad(lambda q, k, v, call: attend(q, k, v, call).astype("float32").sum(), (0, 1, 2))
     try:
-        jax.eval_shape(gradient, *shapes)
+        jax.eval_shape(gradient, *shapes, call)
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         return [str(error)]
     return []

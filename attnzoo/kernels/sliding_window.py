@@ -120,7 +120,9 @@ class SlidingWindow(Kernel):
         tokens = everywhere.Tokens.among(shards, which, self.global_tokens + (0 if asked is None else asked.most))
         given, beyond = (score, params, q, k, v), call.under(dataclasses.replace(mask, global_tokens=None))
         window = dataclasses.replace(self.band, global_tokens=None)
-        others = dataclasses.replace(beyond.mask, keys=~which if mask.keys is None else mask.keys & ~which)
+        others = dataclasses.replace(
+            beyond.mask, keys=~which if mask.keys is None else mask.keys & ~which, hides_ends=False
+        )
         near = across.part(*given, call.under(others.within(window)), self._layout)
         everyone = streaming.merged(near, everywhere.as_keys(tokens, *given, beyond))
         seeing_all = everywhere.as_queries(tokens, *given, beyond)

@@ -83,11 +83,15 @@ def low_precision_loses_little(subject: Subject) -> None:
 
 def vendors_are_right_or_decline(subject: Subject) -> None:
     """A route of a device, where it does not decline with reasons, errs little more than the equation does."""
-    asked = (jnp.bfloat16, _forms(subject)[-1]), (jnp.float16, _forms(subject)[0])
-    for (dtype, is_causal), implementation in itertools.product(asked, ("cudnn", "pallas")):
+    s, forms = subject.supports, _forms(subject)
+    padded = ({"scale": 0.2} if s.scale else {}) | (
+        {"key_value_seq_lengths": jnp.array([0, 201])} if s.key_mask else {}
+    )
+    asked = (jnp.bfloat16, forms[-1], {}), (jnp.float16, forms[0], {}), (jnp.bfloat16, forms[-1], padded)
+    for (dtype, is_causal, further), implementation in itertools.product(asked, ("cudnn", "pallas")):
         operands = subject.operands(length=256, dim=64, dtype=dtype)
         params = subject.params(operands)
-        given = {"params": params, "is_causal": is_causal}
+        given = {"params": params, "is_causal": is_causal, **further}
         try:
             out, gradients = subject.pulled(operands, implementation=implementation, **given)
         except NotImplementedError as refusal:
