@@ -83,10 +83,13 @@ def low_precision_loses_little(subject: Subject) -> None:
 
 def vendors_are_right_or_decline(subject: Subject) -> None:
     """A route of a device, where it does not decline with reasons, errs little more than the equation does."""
-    s, forms = subject.supports, _forms(subject)
-    padded = ({"scale": 0.2} if s.scale else {}) | (
-        {"key_value_seq_lengths": jnp.array([0, 201])} if s.key_mask else {}
-    )
+    forms = _forms(subject)
+    padded: dict[str, Any] = {}
+    if subject.supports.scale:
+        padded["scale"] = 0.2
+    if subject.supports.key_mask:
+        padded["key_value_seq_lengths"] = jnp.array([0, 201])
+    asked: tuple[tuple[Any, bool, dict[str, Any]], ...]
     asked = (jnp.bfloat16, forms[-1], {}), (jnp.float16, forms[0], {}), (jnp.bfloat16, forms[-1], padded)
     for (dtype, is_causal, further), implementation in itertools.product(asked, ("cudnn", "pallas")):
         operands = subject.operands(length=256, dim=64, dtype=dtype)
