@@ -347,9 +347,34 @@ def messages_to_oneself():
 
 def axes_that_are_not_there():
     q, k, v = operands(2)
-    for axes in ("nowhere", ("sequence", "nowhere"), 3):
+    for axes in ("nowhere", ("sequence", "nowhere"), ("sequence", "sequence"), 3):
         with jax.set_mesh(row_of_devices("Auto", 4)), pytest.raises(ValueError, match="sequence_axis="):
             attend(q, k, v, sequence_axis=axes)
+
+
+def axes_that_split_something_else():
+    """Queries, and what is asked, come before what the types of keys tell."""
+    arrays = operands(2)
+    call = jax.jit(lambda q, k, v, **asked: attend(q, k, v, is_causal=True, **asked), static_argnames="sequence_axis")
+    expected, of_keys = call(*arrays), ("model", "data")
+    with jax.set_mesh(mesh("Explicit")):
+        same(call(put(arrays[0], None, None, "model"), *(put(x, *of_keys) for x in arrays[1:])), expected)
+        same(call(*(put(x, "data", None, "model") for x in arrays), sequence_axis="data"), expected)
+
+
+def functions_of_what_is_split():
+    """A function closes over an array that Auto axes split, beside a sequence that is."""
+    q, k, v = operands(2)
+    slopes = np.linspace(0, 1, HEADS, dtype=np.float32)
+
+    def call(q, slopes, **asked):
+        bent = lambda score, head, i, j: score + slopes[head] * (i - j)
+        return curved_sum(attend(q, k, v, score_mod=bent, is_causal=True, **asked))
+
+    expected = jax.value_and_grad(call, (0, 1))(q, slopes)
+    with jax.set_mesh(mesh("Auto")):
+        placed = put(q, "data", None, "model", kind="Auto"), put(slopes, "model", kind="Auto")
+        same(jax.jit(jax.value_and_grad(functools.partial(call, sequence_axis="spare"), (0, 1)))(*placed), expected)
 
 
 def step_by_step(kernel, kv_heads):

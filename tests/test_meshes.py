@@ -280,6 +280,16 @@ def test_axes_that_are_not_there_are_refused(ask):
     ask(on_devices.axes_that_are_not_there)
 
 
+@pytest.mark.slow
+def test_an_axis_splits_one_thing(ask):
+    ask(on_devices.axes_that_split_something_else)
+
+
+@pytest.mark.slow
+def test_functions_that_close_over_what_is_split(ask):
+    ask(on_devices.functions_of_what_is_split)
+
+
 PUBLISHED = BlockConfig(
     width=32, num_heads=4, num_kv_heads=2, norm="both", norm_kind="rms", activation="swiglu", normalize_qk="rms",
     conv_width=3, qkv_activation="silu", normalize_out=True, gate="silu", sinks=True, soft_cap=3.0, logits_soft_cap=5.0,

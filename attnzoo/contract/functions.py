@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.sharding import AxisType, PartitionSpec
 
 from attnzoo.contract import programs, varying
 
@@ -95,4 +96,13 @@ def traced(name: str, function: Callable, *scores: jax.ShapeDtypeStruct) -> tupl
         raise ValueError(f"{name}={function!r}: expected a function of scalars that jax can trace")
     again = lambda *scalars: function(*scalars)  # jax remembers what it traced, and with it what was closed over then
     closed, out = jax.make_jaxpr(again, return_shape=True)(*scores, INDEX, INDEX, INDEX)
-    return Program(function, closed.jaxpr, closed.consts), closed.consts, out
+    return Program(function, closed.jaxpr, closed.consts), [_in_one_piece(x) for x in closed.consts], out
+
+
+def _in_one_piece(x: Any) -> Any:
+    """An array that Auto axes may split: XLA ends the process where a `shard_map` over some axes of a mesh looks up
+    entries of one that others split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    is_left_to_xla = set(mesh.axis_types) == {AxisType.Auto}
+    return jax.lax.with_sharding_constraint(x, PartitionSpec()) if is_left_to_xla else x

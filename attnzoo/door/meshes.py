@@ -45,11 +45,16 @@ class Split(NamedTuple):
         Args:
           sequence: axes of the mesh that the sequences are to be split over, whatever their types tell.
         """
-        of_query = _specs(query)
-        found = of_query + [spec for x in keys for spec in _specs(x)]
-        mesh = next((mesh for mesh, _ in found), get_abstract_mesh() if sequence else None)
-        named = lambda axis, specs: next((spec[axis] for _, spec in specs if spec[axis]), None)
-        return Split(mesh, named(0, found), named(2, found), sequence or named(1, of_query))
+        split = Split(sequence=sequence or None)
+        for x in (query, *keys):
+            for mesh, spec in _specs(x):
+                split = split._beside(Split(mesh, spec[0], spec[2], spec[1] if x is query else None))
+        return split._replace(mesh=split.mesh or (get_abstract_mesh() if sequence else None))
+
+    def _beside(self, other: Split) -> Split:
+        """And as another one tells of what is not split yet, over axes that split nothing yet."""
+        free = lambda names: names if self.names.isdisjoint(as_tuple(names)) else None
+        return Split(self.mesh or other.mesh, *(own or free(x) for own, x in zip(self[1:], other[1:], strict=True)))
 
     @property
     def names(self) -> set[str]:
@@ -196,11 +201,11 @@ def check(sequence: Names, *operands: jax.Array) -> None:
     meshes = [get_abstract_mesh()] + [mesh for x in operands for mesh, _ in _specs(x)]
     manual = set(meshes[0].manual_axes)
     free = {name for mesh in meshes for name in mesh.axis_names} - manual
-    if not names or not (set(names) <= manual or set(names) <= free):
+    if not names or len(set(names)) < len(names) or not (set(names) <= manual or set(names) <= free):
         raise ValueError(
             f"sequence_axis={sequence!r}: of the meshes that are known here the axes are {sorted(free) or 'none'}, and "
-            f"{sorted(manual) or 'none'} that a shard_map has taken apart: expected some of the ones or of the others; "
-            "call it under jax.set_mesh(mesh), or in a shard_map over the axes"
+            f"{sorted(manual) or 'none'} that a shard_map has taken apart: expected some of the ones or of the others, "
+            "each once; call it under jax.set_mesh(mesh), or in a shard_map over the axes"
         )
 
 
