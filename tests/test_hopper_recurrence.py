@@ -7,7 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Based, CosFormer, Delta, Dims, GatedLinear, Linear, Performer, Retention, StateSpace, attend
+from attnzoo import (
+    Based,
+    CosFormer,
+    Delta,
+    Dims,
+    GatedLinear,
+    Linear,
+    Performer,
+    Retention,
+    Softmax,
+    StateSpace,
+    attend,
+)
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
@@ -281,3 +293,16 @@ def test_reasons(reason):
     call = functools.partial(attend, kernel=given["kernel"], is_causal=True, implementation="pallas", **beside)
     with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match=reason):
         call(*[operand(64)] * 3)
+
+
+@pytest.mark.parametrize("kernel", [Linear(), Softmax()])
+def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel):
+    """Without its compiler, in a process that knows numbers of 64 bits."""
+    mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a", None, "b"))
+    given = [jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.bfloat16, sharding=split)] * 3
+    call = lambda q, k, v: attend(q, k, v, kernel=kernel, is_causal=True, implementation="pallas")
+    slopes = jax.jit(jax.grad(lambda *x: call(*x).astype(jnp.float32).sum(), (0, 1, 2)))
+    with jax.enable_x64(True), jax.sharding.use_abstract_mesh(mesh):
+        program = slopes.trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("mosaic_gpu_v2") >= 3

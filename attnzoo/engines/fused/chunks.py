@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from attnzoo.contract import varying
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import heads, slots
 from attnzoo.engines.fused import choice
@@ -130,7 +131,8 @@ class Route(NamedTuple):
         kernel, (learned, given) = device.recurrence, operands
         assert kernel is not None
         carried, restored = self._carried(kernel, operands, mask)
-        _, pull = jax.vjp(restored, jnp.zeros((*carried.given.q.shape[:3], d_out.shape[3]), d_out.dtype))
+        like = jnp.zeros((*carried.given.q.shape[:3], d_out.shape[3]), d_out.dtype)
+        _, pull = jax.vjp(restored, varying.as_of(like, d_out))
         (d_out,) = pull(d_out)
         found = kernel.backward(carried, kept, d_out, d_left)
         _, pull = jax.vjp(lambda given: self._whole(kernel, given, mask)[0], jax.tree.map(heads.precise, given))
@@ -174,6 +176,8 @@ class Route(NamedTuple):
         """`of_head(constants, ...)`, to which what rules close over is handed, too, behind the constants."""
 
         def program(constants, closed, *operands):
+            if not self.closed:
+                return of_head(constants, *operands)
             closed_jaxpr, out = _traced(of_head, constants, *operands)
             consts = [self._of(x, closed) for x in closed_jaxpr.consts]
             jaxpr = core.ClosedJaxpr(closed_jaxpr.jaxpr, consts)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused import hopper_recurrence, warpgroups
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
@@ -61,7 +62,8 @@ def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[ja
     out, left = _met(carried, interpret, carried.learned, jax.tree.map(heads.precise, carried.given))
     batch, runs = len(out), carried.runs
     none = lambda x: jnp.zeros((batch, carried.own, runs, *in_rows(x.shape)), x.dtype)
-    return out, left, list(map(none, jax.tree.leaves(carried.empty()))) if keeps else []
+    kept = list(map(none, jax.tree.leaves(carried.empty()))) if keeps else []
+    return out, left, varying.as_of(kept, out)
 
 
 def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
@@ -86,7 +88,7 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
         _found(learned.found, group),
     )
     how = How(passes=written.one is None, interpret=interpret)
-    out, one, left = hopper_recurrence.recur(how, operands)
+    out, one, left = hopper_recurrence.recur(how, varying.alike(operands))
     finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), _left(left, carried.empty(), group)
 

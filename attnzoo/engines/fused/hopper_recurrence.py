@@ -152,8 +152,9 @@ def recurrence(
         set_block(kept.state, state.astype(rounded))
         if not has_values and not has_keys:
             return (state,)
-        size = features if has_values else ROWS
-        return state, filled(0, size, axis=1) if found is None else loaded(refs.ones, axis=1)
+        if found is None:
+            return state, filled(0, features if has_values else ROWS, axis=1)
+        return state, loaded(refs.ones if has_values else refs.ones.at[0], axis=1)
 
     def step(piece, kept, carry):
         state, *ones = carry

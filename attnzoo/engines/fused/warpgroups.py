@@ -19,6 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu
 
+from attnzoo.contract import varying
 from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.progressions import Numbers, numpy_of
 
@@ -306,7 +307,8 @@ def launch(
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **({"interpret": interpret} if interpret else {}),
     )
-    return call(*inputs, *work.scalars.values(), *pairs)
+    given = [*inputs, *work.scalars.values(), *pairs]
+    return varying.as_of(call(*given), given)
 
 
 class Slices(Matrix):
@@ -368,10 +370,16 @@ class Walk(NamedTuple):
         return {key: x for key, x in self.out.items() if isinstance(x, Matrix)}
 
     @property
+    def begun(self) -> dict[str, Any]:
+        """Of what was found, what a block of threads has."""
+        own = lambda x: (*x[:-1], ROWS) if len(x) == 2 else x
+        return {key: jax.ShapeDtypeStruct(own(x.shape[2:]), x.dtype) for key, x in self.found.items()}
+
+    @property
     def stages(self) -> int:
         """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
         size = lambda blocks: sum(_bytes({key: x}, self.rows(x)) for key, x in blocks.items())
-        held = size(self.staging) + sum(x.dtype.itemsize * x.size for x in self.kept.values())
+        held = size(self.staging) + sum(x.dtype.itemsize * x.size for x in (*self.kept.values(), *self.begun.values()))
         room = [min(3, (most - RESERVED - held) // size(self.given)) for most in (SHARED // 2, SHARED)]
         return room[0] if room[0] >= 2 else max(1, room[1])
 
@@ -397,7 +405,7 @@ def walk(
     batch, _, num_heads, _ = work.main.array.shape
     count, stages, parts = work.pieces, work.stages, work.main.parts
 
-    def kernel(*refs, kept, memory, staging, filled, free):
+    def kernel(*refs, begun, kept, memory, staging, loaded, filled, free):
         given_refs, found, out, left = _dealt(refs, (work.given, work.found, work.out, work.left))
         b, place, group = (lax.axis_index(axis) for axis in ("batch", "heads", "group"))
         span = jnp.int32(0), jnp.int32(count)
@@ -414,7 +422,7 @@ def walk(
 
         def of_head(ref):
             rows = ref.at[b, n]
-            return rows if len(rows.shape) == 1 else own(rows).at[0] if rows.shape[0] == 1 else own(rows)
+            return rows if len(rows.shape) == 1 else own(rows)
 
         def write(key, block, ref, rows, turn):
             target = source(block, ref, turn)
@@ -437,10 +445,16 @@ def walk(
 
         @pl.when(group == 0)
         def _compute():
-            carry = begin(SimpleNamespace(**dict(zip(work.found, map(of_head, found), strict=True))), kept)
+            for key, ref in zip(work.found, found, strict=True):
+                plgpu.copy_gmem_to_smem(of_head(ref), begun[key], loaded)
+            if begun:
+                plgpu.barrier_wait(loaded)
+            carry = begin(SimpleNamespace(**begun), kept)
             carry = lax.fori_loop(*span, computed, carry)
             for ref, x in zip(left, finish(carry), strict=True):
-                _of_first(part, parts if len(ref.shape) == 3 else 1, of_head(ref), x)
+                target = of_head(ref)
+                target = target.at[0] if len(x.shape) < len(target.shape) else target
+                _of_first(part, parts if len(ref.shape) == 3 else 1, target, x)
             plgpu.wait_smem_to_gmem(0)
 
         @pl.when(group == 1)
@@ -462,9 +476,11 @@ def walk(
         kernel,
         out_type=[*shapes, *work.left.values()],
         scratch_types={
+            "begun": {key: plgpu.SMEM(x.shape, x.dtype) for key, x in work.begun.items()},
             "kept": {key: _tiled(x.dtype, *x.shape) for key, x in work.kept.items()},
             "memory": {key: x.memory(stages, work.rows(x)) for key, x in work.given.items()},
             "staging": {key: x.memory(work.rows(x)) for key, x in work.staging.items()},
+            "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.found))),
             "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=stages),
             "free": plgpu.Barrier(num_barriers=stages),
         },
@@ -475,7 +491,8 @@ def walk(
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **({"interpret": interpret} if interpret else {}),
     )
-    return call(*(x.array for x in work.given.values()), *work.found.values())
+    given = [*(x.array for x in work.given.values()), *work.found.values()]
+    return varying.as_of(call(*given), given)
 
 
 def _of_first(part, parts: int, target, rows: jax.Array) -> None:
