@@ -26,7 +26,8 @@ from attnzoo.engines.schedule import Layout
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
-# Tiles as long as the wider side of the window: measured on a CPU for 257 causal keys, 256 beats 128 by a seventh. Ones
+# Tiles half as long as the wider side of the window, beside which fewer hidden keys stand: measured on a CPU for 257 and
+# 513 causal keys, they take a ninth less time than ones as long as it forward, and a fifth less with gradients. Ones
 # smaller than this pay for the loop.
 SMALLEST_TILE = 128
 
@@ -136,7 +137,7 @@ class SlidingWindow(Kernel):
         are taken out of the tiles that they would stand in, and have some of their own. The first tokens, where none
         may look ahead, see each other alone, and so are queries like others.
         """
-        largest = min(max(self.left, self.right, SMALLEST_TILE), streaming.TILE)
+        largest = min(max(max(self.left, self.right) // 2, SMALLEST_TILE), streaming.TILE)
         size = schedule.tile_size(max(mask.query_length // self.dilation, 1), largest)
         if mask.is_placed:
             rows = schedule.interleaved(mask.query_length, size, self.dilation, mask.place)
