@@ -379,14 +379,15 @@ def functions_of_what_is_split():
 
 def step_by_step(kernel, kv_heads):
     q, k, v = operands(kv_heads)
-    params = learned(kernel, kv_heads)
+    constants = learned(kernel, kv_heads), kernel.draw(jax.random.key(4), Dims.of(q, k, v))
 
-    def decoded(q, k, v):
+    def decoded(constants, q, k, v):
+        given = dict(zip(("params", "draws"), constants, strict=True))
         state = start(
             batch=BATCH, num_heads=HEADS, head_dim=DIM, max_length=LENGTH, num_key_value_heads=kv_heads, kernel=kernel,
-            params=params,
+            **given,
         )  # fmt: skip
-        advance = lambda state, chunk, **how: step(state, *chunk, params=params, **how, **brought(kernel, chunk))
+        advance = lambda state, chunk, **how: step(state, *chunk, **given, **how, **brought(kernel, chunk))
         state, first = advance(state, [x[:, :9] for x in (q, k, v)], query_seq_lengths=[9, 5, 1, 7])
         later = jax.tree.map(lambda x: jnp.stack([x[:, i : i + 1] for i in range(9, 13)]), (q, k, v))
         state, out = jax.lax.scan(advance, state, later)
@@ -394,8 +395,10 @@ def step_by_step(kernel, kv_heads):
 
     of_keys = "model" if kv_heads % 2 == 0 else None
     placed = [put(x, "data", None, names) for x, names in zip((q, k, v), ("model", of_keys, of_keys), strict=True)]
-    same(jax.jit(decoded)(*placed), jax.jit(decoded)(q, k, v))
-    same(jax.jit(decoded)(*(put(x, "data", kind="Auto") for x in (q, k, v))), jax.jit(decoded)(q, k, v))
+    split = jax.tree.map(lambda x: put(x, "model" if len(x) == HEADS else None), constants)
+    expected = jax.jit(decoded)(constants, q, k, v)
+    same(jax.jit(decoded)(split, *placed), expected)
+    same(jax.jit(decoded)(constants, *(put(x, "data", kind="Auto") for x in (q, k, v))), expected)
 
 
 def decoded_over_the_length(kernel, kind):

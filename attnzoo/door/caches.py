@@ -56,6 +56,7 @@ def axes(kernel: Kernel, dims: Dims) -> list[Axes]:
 def started(kernel: Kernel, params: Tree, draws: Tree, dims: Dims, dtype, sequence: Names) -> Tree:
     """An empty cache, whose length is split over axes of the mesh at hand, or of which a caller's device has a part."""
     make = lambda params, draws, slots: kernel.start(params, draws, dims, slots, dtype)
+    params, draws = jax.tree.map(meshes.in_one_piece, (params, draws))
     names, length = meshes.as_tuple(sequence), dims.key_length
     at = axes(kernel, dims) if names else []
     if all(one.length is None for one in at):

@@ -154,6 +154,12 @@ def along(x: jax.Array, axis: int) -> tuple[Any, Names]:
     return told.mesh, told.spec[axis]
 
 
+def in_one_piece(x: jax.Array) -> jax.Array:
+    """An array that is on all devices, where its type tells that it is split."""
+    told = jax.typeof(x).sharding
+    return reshard(x, NamedSharding(told.mesh, PartitionSpec())) if any(told.spec) else x
+
+
 def merged(x: jax.Array, count: int) -> NamedSharding | None:
     """How an array is split once its first axes are one, as its type tells; None where none does."""
     told = jax.typeof(x).sharding
