@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import pathlib
 import re
 
 import jax
@@ -52,6 +53,7 @@ from experiments.bench.brought import normal
 from experiments.bench.program import Program
 from experiments.bench.settings import parsed
 from experiments.scaling import sends
+from experiments.train import checkpoints
 from experiments.train.sweep import models as trained_models
 from experiments.train.sweep.cells import cells
 from experiments.train.sweep.settings import Settings
@@ -773,6 +775,15 @@ def logical_names_of_flax(kind, kernel):
     expected = call(params, x)
     with jax.set_mesh(over), nn.logical_axis_rules(rules):
         same(call(split, put(x, "data", "spare", kind=kind)), expected)
+
+
+def checkpoint_of_a_mesh(folder):
+    """What devices have written is read by one, and the other way round."""
+    alone, split = jnp.arange(8.0), put(jnp.arange(8.0), "data")
+    for written, like in ((split, jnp.zeros(8)), (alone, put(jnp.zeros(8), "model"))):
+        checkpoints.write(pathlib.Path(folder), {"x": written}, {})
+        found = checkpoints.read(pathlib.Path(folder), {"x": like})[0]["x"]
+        assert found.sharding == like.sharding and (found == alone).all()
 
 
 def linen_in_parts():

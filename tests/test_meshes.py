@@ -320,6 +320,10 @@ def test_training_with_parameters_split_by_rules(ask):
     ask(on_devices.training_in_parts, "Explicit", BlockConfig(width=32, num_heads=4), on_devices.RULES)
 
 
+def test_checkpoints_of_other_devices(ask, tmp_path):
+    ask(on_devices.checkpoint_of_a_mesh, str(tmp_path / "saved"))
+
+
 @pytest.mark.parametrize("kind, kernel", [("Explicit", Softmax()), ("Auto", GatedDelta())], ids=str)
 def test_logical_names_of_flax(ask, kind, kernel):
     ask(on_devices.logical_names_of_flax, kind, kernel)

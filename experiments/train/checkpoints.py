@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
 
 from experiments.bench import processes
 from experiments.train.devices import whole
@@ -167,9 +166,8 @@ def _leaves(tree: Tree) -> dict[str, jax.Array]:
 
 
 def _target(x) -> jax.ShapeDtypeStruct:
-    """As what an array is read; what is on one device may be read by jax to any."""
-    split = getattr(x, "sharding", None)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split if isinstance(split, NamedSharding) else None)
+    """As what an array is read: where nothing is said, orbax wants the devices that it was written from."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
 
 def _plain(array):
