@@ -9,8 +9,8 @@ first. That of g_t is what passes token t: inside its chunk it follows from q . 
 chunk's end is the state there times its gradient, so that chunks do not take digits from each other.
 
 Nothing is divided by a product of decays. What decays between two tokens of a chunk is a difference of sums over it, of
-logarithms of at least `LOWEST`, and wrong by a few times 2^-24 of the larger one: 1e-6 next to common decays, and 1e-3,
-a third of what rounding to bfloat16 loses, next to tens of tokens of which each has forgotten all.
+logarithms of at least `LOWEST`, and wrong by a few times 2^-24 of the larger one: 2e-6 next to common decays, and 4e-4,
+a tenth of what rounding to bfloat16 may lose, where half of the tokens forget nearly all.
 
 A block of threads takes a head, or 64 columns of its values, from end to end. So operands are read and outputs written
 once, by one launch. Chunks that do not wait for each other would leave a state each, which of 64 channels and values is
