@@ -13,7 +13,7 @@ logarithms of at least `LOWEST`, and wrong by a few times 2^-24 of the larger on
 a tenth of what rounding to bfloat16 may lose, where half of the tokens forget nearly all.
 
 A block of threads takes a head, or 64 columns of its values, from end to end. So operands are read and outputs written
-once, by one launch. Chunks that do not wait for each other would leave a state each, which of 64 channels and values is
+once, by one launch. One warpgroup keeps the state, which is all that chunks wait for; another reads it. Chunks that do not wait for each other would leave a state each, which of 64 channels and values is
 as large as its keys and values in bfloat16, be written, summed and read, and take three launches. They would occupy a
 GPU that is given few heads, which this kernel does not: it wants as many as the GPU has multiprocessors, or half.
 """
@@ -41,7 +41,6 @@ from attnzoo.engines.fused.warpgroups import (
     loaded,
     products,
     set_block,
-    spread,
 )
 
 LOWEST = -104.0  # of the logarithm of a token's decay: in float32 nothing is left of it
@@ -147,26 +146,45 @@ def recurrence(
     rounded, has_decays = given.read.rows.dtype, given.decays is not None
     has_values, has_keys = given.value.one is not None, given.key.one is not None
 
-    def begin(refs, kept):
+    def faded(piece, block):
+        """Rows of which is left what decays behind them."""
+        rows = loaded(block)
+        return rows * jnp.exp(along(piece.decays.at[1], rows.shape, 0)) if has_decays else rows
+
+    def begin(refs):
         state = filled(0, features, ROWS) if found is None else loaded(refs.sums)
-        set_block(kept.state, state.astype(rounded))
         if not has_values and not has_keys:
             return (state,)
         if found is None:
             return state, filled(0, features if has_values else ROWS, axis=1)
         return state, loaded(refs.ones if has_values else refs.ones.at[0], axis=1)
 
-    def step(piece, kept, carry):
+    def tell(carry, told):
         state, *ones = carry
+        for x in ones:
+            told.ones[...] = x
+        set_block(told.state, state.astype(rounded))
 
-        def faded(rows):
-            return rows * jnp.exp(along(piece.decays.at[1], rows.shape, 0)) if has_decays else rows
-
+    def keep(piece, own, carry):
+        state, *ones = carry
         passed = [] if states is None else [(state * loaded(piece.states)).sum(axis=0)]
-        pairs, out = products((piece.read, piece.key.T), (piece.read, kept.state))
+        value = piece.value
+        if has_decays:
+            value, last = own.value, jnp.exp(piece.decays[int(is_backward), ROWS - 1])
+            set_block(value, faded(piece, piece.value).astype(rounded))
+            state, ones = state * last, [x * last for x in ones]
+        if has_values or has_keys:
+            block, weight = (piece.key, piece.value_one) if has_values else (piece.value, piece.key_one)
+            rows = faded(piece, block)
+            ones = [ones[0] + (rows * along(weight.at[0], rows.shape, 0)).sum(axis=0)]
+        state = added(state, piece.key.T, value, interpret)
+        return (state, *ones), (*[state] * keeps, *passed)
+
+    def read(piece, told):
+        pairs, out = products((piece.read, piece.key.T), (piece.read, told.state))
         if has_keys:
             pairs = pairs + along(piece.read_one.at[0], pairs.shape, 0) * along(piece.key_one.at[1], pairs.shape, 1)
-            out = out + along(piece.read_one.at[0], out.shape, 0) * spread(ones[0], out.shape, 1)
+            out = out + along(piece.read_one.at[0], out.shape, 0) * along(told.ones, out.shape, 1)
         if has_decays:
             upto, again = piece.decays.at[0], piece.decays.at[2]
             pairs = pairs * jnp.exp(along(upto, pairs.shape, 0) - along(again, pairs.shape, 1))
@@ -175,29 +193,18 @@ def recurrence(
         pairs = jnp.where(i <= j if is_backward else i >= j, pairs, 0.0)
         one = []
         if has_values:
-            read = loaded(piece.read)
-            recalled = (read * spread(ones[0], read.shape, 1)).sum(axis=1)
+            rows = loaded(piece.read)
+            recalled = (rows * along(told.ones, rows.shape, 1)).sum(axis=1)
             recalled = recalled * jnp.exp(loaded(piece.decays.at[0])) if has_decays else recalled
             one = [recalled + (pairs * along(piece.value_one.at[1], pairs.shape, 1)).sum(axis=1)]
-        out, written = added(out, pairs.astype(rounded), piece.value, interpret), piece.value
-        if has_decays:
-            written, last = kept.value, jnp.exp(piece.decays[int(is_backward), ROWS - 1])
-            set_block(written, faded(loaded(piece.value)).astype(rounded))
-            state, ones = state * last, [x * last for x in ones]
-        if has_values or has_keys:
-            rows, weight = (piece.key, piece.value_one) if has_values else (piece.value, piece.key_one)
-            rows = faded(loaded(rows))
-            ones = [ones[0] + (rows * along(weight.at[0], rows.shape, 0)).sum(axis=0)]
-        state = added(state, piece.key.T, written, interpret)
-        set_block(kept.state, state.astype(rounded))
-        return (state, *ones), (out, *[state] * keeps, *one, *passed)
+        return added(out, pairs.astype(rounded), piece.value, interpret), *one
 
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     by_chunk = jax.ShapeDtypeStruct((batch, length // ROWS * features, num_heads, width), rounded)
     out: Blocks = {"out": Slices(jax.ShapeDtypeStruct((batch, length, num_heads, width), dtype))}
-    out |= {"states": Slices(by_chunk)} if keeps else {}
     out |= {"one": Vectors(f32(batch, num_heads, 1, length))} if has_values else {}
-    out |= {"passed": Vectors(f32(batch, num_heads, width // ROWS, length))} if states is not None else {}
+    beside: Blocks = {"states": Slices(by_chunk)} if keeps else {}
+    beside |= {"passed": Vectors(f32(batch, num_heads, width // ROWS, length))} if states is not None else {}
     left = {"sums": f32(batch, num_heads, features, width)}
     left |= {"ones": f32(batch, num_heads, features)} if has_values else {}
     left |= {"ones": f32(batch, num_heads, 1, width)} if has_keys else {}
@@ -207,14 +214,16 @@ def recurrence(
     work = Walk(
         given=matrices | given.vectors,
         out=out,
+        beside=beside,
         found={} if found is None else {name: x for name, x in found._asdict().items() if x is not None},
         left=left,
-        kept={"state": jax.ShapeDtypeStruct((features, ROWS), rounded)}
-        | ({"value": jax.ShapeDtypeStruct((ROWS, ROWS), rounded)} if has_decays else {}),
+        told={"state": jax.ShapeDtypeStruct((features, ROWS), rounded)}
+        | ({"ones": f32(features if has_values else ROWS)} if has_values or has_keys else {}),
+        own={"value": jax.ShapeDtypeStruct((ROWS, ROWS), rounded)} if has_decays else {},
         is_backward=is_backward,
     )
-    made = warpgroups.walk("recurrence", work, begin, step, lambda carry: carry, interpret=interpret)
-    named = dict(zip([*out, *left], made, strict=True))
+    made = warpgroups.walk("recurrence", work, begin, tell, keep, read, interpret=interpret)
+    named = dict(zip([*out, *beside, *left], made, strict=True))
     one = named["one"][:, :, 0] if has_values else None
     state = State(named["sums"], named.get("ones"))
     return Walked(named["out"], one, state, named.get("states"), named.get("passed"))

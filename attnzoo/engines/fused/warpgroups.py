@@ -1,8 +1,9 @@
-"""A kernel of an NVIDIA Hopper GPU that holds a tile of one sequence and meets listed tiles of another (Mosaic GPU).
+"""Kernels of an NVIDIA Hopper GPU: one holds a tile of a sequence and meets listed tiles of another, one goes along it.
 
-One warpgroup copies what is met to shared memory, piece by piece, some pieces ahead (TMA); one or two others compute,
-each with 64 rows of the tile that is held (wgmma). Barriers tell that a piece has come, and that all are done with it.
-All of Mosaic GPU that attnzoo knows is in this file: its interface changes with jax.
+One warpgroup copies what is met to shared memory, piece by piece, some pieces ahead (TMA); one or two others compute
+(wgmma): each with 64 rows of the tile that is held, or, along a sequence, one that keeps a state and one that reads it.
+Barriers tell that a piece has come, and that all are done with it. All of Mosaic GPU that attnzoo knows is in this file:
+its interface changes with jax.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
 ROWS = 64  # of a warpgroup: those of one wgmma
 SHARED = 227 * 1024  # bytes of shared memory of one block of threads
 RESERVED = 8 * 1024  # of these, for barriers and sums across warps
+TOLD = 2  # states in shared memory at a time
 COMPUTING, COPYING = 240, 24  # registers of a thread: 2 * 232 + 40 are all there are for 3 * 128 threads
 
 
@@ -282,10 +284,7 @@ def launch(
                         source = block.block(ref, b, n, num_heads, begin, work.piece)
                         plgpu.copy_gmem_to_smem(source, into[key].at[slot], came.at[slot])
 
-            @pl.loop(jnp.maximum(count - stages, 0), count)
-            def _(turn):  # a phase of a barrier that nobody has seen is an error where kernels are interpreted
-                for gone in free:
-                    plgpu.barrier_wait(gone.at[_rem(turn, stages)])
+            _ended(count, stages, free)
 
     kernel.__name__ = f"attnzoo_{name}"
     call = plgpu.kernel(
@@ -328,24 +327,29 @@ class Slices(Matrix):
 class Walk(NamedTuple):
     """What a kernel reads and writes that goes along the sequence of each head, `ROWS` positions at a time.
 
+    One warpgroup keeps a state, and tells another one before each piece what it is, which writes outputs from it.
     Blocks of threads have columns of `Slices`, and all else in common; what is written of it the first one writes.
 
     Attributes:
       given: what it reads of each piece, as many rows as there are in all by the number of pieces.
       out: shapes of what it writes of each piece, likewise: the first one `Slices` of `ROWS` rows. `Vectors` have one
         row, or one for each block of threads.
+      beside: likewise, of what is written by the warpgroup that keeps the state.
       found: what it reads of each head before the first piece, float32: columns of [B, N, rows, W], or [B, N, rows]
         in common. A single row is a vector.
       left: shapes of what it writes of each head after the last one, likewise.
-      kept: shapes of what stays in shared memory meanwhile, [rows, W], as wgmma reads it.
+      told: shapes of what is told: vectors, and [rows, W] as wgmma reads it.
+      own: likewise, of what the warpgroup that keeps the state writes for itself.
       is_backward: whether it begins with the last piece.
     """
 
     given: Blocks
     out: Blocks
+    beside: Blocks
     found: dict[str, jax.Array]
     left: dict[str, Any]
-    kept: dict[str, Any]
+    told: dict[str, Any]
+    own: dict[str, Any]
     is_backward: bool
 
     @property
@@ -367,7 +371,7 @@ class Walk(NamedTuple):
     @property
     def staging(self) -> dict[str, Matrix]:
         """Where matrices wait to be written."""
-        return {key: x for key, x in self.out.items() if isinstance(x, Matrix)}
+        return {key: x for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
 
     @property
     def begun(self) -> dict[str, Any]:
@@ -379,7 +383,8 @@ class Walk(NamedTuple):
     def stages(self) -> int:
         """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
         size = lambda blocks: sum(_bytes({key: x}, self.rows(x)) for key, x in blocks.items())
-        held = size(self.staging) + sum(x.dtype.itemsize * x.size for x in (*self.kept.values(), *self.begun.values()))
+        whole = lambda shapes: sum(x.dtype.itemsize * x.size for x in shapes.values())
+        held = size(self.staging) + whole(self.begun) + whole(self.own) + TOLD * whole(self.told)
         room = [min(3, (most - RESERVED - held) // size(self.given)) for most in (SHARED // 2, SHARED)]
         return room[0] if room[0] >= 2 else max(1, room[1])
 
@@ -387,112 +392,142 @@ class Walk(NamedTuple):
 def walk(
     name: str,
     work: Walk,
-    begin: Callable[[Any, Any], tuple],
-    step: Callable[[Any, Any, tuple], tuple[tuple, tuple]],
-    finish: Callable[[tuple], tuple],
+    begin: Callable[[Any], tuple],
+    tell: Callable[[tuple, Any], None],
+    keep: Callable[[Any, Any, tuple], tuple[tuple, tuple]],
+    read: Callable[[Any, Any], tuple],
     *,
     interpret: Any = None,
 ) -> list[jax.Array]:
-    """The outputs of a kernel, and what it leaves.
+    """The outputs of a kernel, what is beside them, and what it leaves.
 
     Args:
-      begin: what is carried from piece to piece, from what was found, and what is kept.
-      step: the same after one more of them, and what is written of it, in the order of `work.out`: from the blocks of
-        the piece, and what is kept.
-      finish: what is left of it, in the order of `work.left`.
+      begin: the state, from what was found; in the order of `work.left` where it is left.
+      tell: writes what is told of it.
+      keep: the state after one more piece, and what is written beside, from the piece and what is its own.
+      read: what is written, from the piece and what was told.
       interpret: what a CPU interprets it with, or None.
     """
     batch, _, num_heads, _ = work.main.array.shape
     count, stages, parts = work.pieces, work.stages, work.main.parts
 
-    def kernel(*refs, begun, kept, memory, staging, loaded, filled, free):
-        given_refs, found, out, left = _dealt(refs, (work.given, work.found, work.out, work.left))
+    def kernel(*refs, begun, own, told, memory, staging, loaded, filled, free, known, forgotten):
+        given_refs, found, out, beside, left = _dealt(refs, (work.given, work.found, work.out, work.beside, work.left))
         b, place, group = (lax.axis_index(axis) for axis in ("batch", "heads", "group"))
         span = jnp.int32(0), jnp.int32(count)
-        n, part, kept = _div(place, parts), _rem(place, parts), SimpleNamespace(**kept)
+        n, part = _div(place, parts), _rem(place, parts)
 
-        def own(rows):
+        def columns(rows):
             return rows if parts == 1 else rows.at[:, pl.ds(part * ROWS, ROWS)]
 
-        def source(block, ref, turn):
+        def of_piece(block, ref, turn):
             size = work.rows(block)
             start = (count - 1 - turn if work.is_backward else turn) * size
             rows = block.block(ref, b, n, num_heads, start, size)
-            return own(rows) if isinstance(block, Slices) else rows
+            return columns(rows) if isinstance(block, Slices) else rows
 
         def of_head(ref):
             rows = ref.at[b, n]
-            return rows if len(rows.shape) == 1 else own(rows)
+            return rows if len(rows.shape) == 1 else columns(rows)
 
-        def write(key, block, ref, rows, turn):
-            target = source(block, ref, turn)
-            if isinstance(block, Matrix):
-                _staged(rows.astype(block.array.dtype), staging[key], target)
-            elif block.width > 1:
-                target.at[part][...] = rows
-            else:
-                _of_first(part, parts, target.at[0], rows)
-
-        def computed(turn, carry):
+        def piece(turn):
             slot = _rem(turn, stages)
-            blocks = {key: x.at[slot] for key, x in memory.items()}
-            with Piece(blocks, filled.at[slot], free.at[slot], is_read=True) as piece:
-                carry, written = step(piece, kept, carry)
+            return Piece({key: x.at[slot] for key, x in memory.items()}, filled.at[slot], free.at[slot], is_read=True)
+
+        def write(blocks, refs, written, turn):
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            for (key, block), ref, rows in zip(work.out.items(), out, written, strict=True):
-                write(key, block, ref, rows, turn)
+            for (key, block), ref, rows in zip(blocks.items(), refs, written, strict=True):
+                target = of_piece(block, ref, turn)
+                if isinstance(block, Matrix):
+                    _staged(rows.astype(block.array.dtype), staging[key], target)
+                elif block.width > 1:
+                    target.at[part][...] = rows
+                else:
+                    _of_first(part, parts, target.at[0], rows)
+
+        def of_turn(turn):
+            slot = _rem(turn, TOLD)
+            return SimpleNamespace(**{key: x.at[slot] for key, x in told.items()}), known.at[slot], forgotten.at[slot]
+
+        def kept(turn, carry):
+            into, is_known, is_forgotten = of_turn(turn)
+            pl.when(turn >= TOLD)(functools.partial(plgpu.barrier_wait, is_forgotten))
+            tell(carry, into)
+            plgpu.barrier_arrive(is_known)
+            with piece(turn) as blocks:
+                carry, written = keep(blocks, SimpleNamespace(**own), carry)
+            write(work.beside, beside, written, turn)
             return carry
 
         @pl.when(group == 0)
-        def _compute():
+        def _keep():
             for key, ref in zip(work.found, found, strict=True):
                 plgpu.copy_gmem_to_smem(of_head(ref), begun[key], loaded)
             if begun:
                 plgpu.barrier_wait(loaded)
-            carry = begin(SimpleNamespace(**begun), kept)
-            carry = lax.fori_loop(*span, computed, carry)
-            for ref, x in zip(left, finish(carry), strict=True):
+            carry = lax.fori_loop(*span, kept, begin(SimpleNamespace(**begun)))
+            for ref, x in zip(left, carry, strict=True):
                 target = of_head(ref)
                 target = target.at[0] if len(x.shape) < len(target.shape) else target
                 _of_first(part, parts if len(ref.shape) == 3 else 1, target, x)
+            _ended(count, TOLD, [forgotten])
             plgpu.wait_smem_to_gmem(0)
 
         @pl.when(group == 1)
+        def _read():
+            @pl.loop(*span)
+            def _(turn):
+                state, is_known, is_forgotten = of_turn(turn)
+                with piece(turn) as blocks:
+                    plgpu.barrier_wait(is_known)
+                    written = read(blocks, state)
+                plgpu.barrier_arrive(is_forgotten)
+                write(work.out, out, written, turn)
+
+            plgpu.wait_smem_to_gmem(0)
+
+        @pl.when(group == 2)
         def _copy():
             @pl.loop(*span)
             def _(turn):
                 slot = _rem(turn, stages)
                 pl.when(turn >= stages)(functools.partial(plgpu.barrier_wait, free.at[slot]))
                 for (key, block), ref in zip(work.given.items(), given_refs, strict=True):
-                    plgpu.copy_gmem_to_smem(source(block, ref, turn), memory[key].at[slot], filled.at[slot])
+                    plgpu.copy_gmem_to_smem(of_piece(block, ref, turn), memory[key].at[slot], filled.at[slot])
 
-            @pl.loop(jnp.int32(max(count - stages, 0)), span[1])
-            def _(turn):  # a phase of a barrier that nobody has seen is an error where kernels are interpreted
-                plgpu.barrier_wait(free.at[_rem(turn, stages)])
+            _ended(count, stages, [free])
 
     kernel.__name__ = f"attnzoo_{name}"
-    shapes = [jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in work.out.values()]
+    shapes = [jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in (work.out | work.beside).values()]
     call = plgpu.kernel(
         kernel,
         out_type=[*shapes, *work.left.values()],
         scratch_types={
             "begun": {key: plgpu.SMEM(x.shape, x.dtype) for key, x in work.begun.items()},
-            "kept": {key: _tiled(x.dtype, *x.shape) for key, x in work.kept.items()},
+            "own": {key: _shared(x) for key, x in work.own.items()},
+            "told": {key: _shared(x, TOLD) for key, x in work.told.items()},
             "memory": {key: x.memory(stages, work.rows(x)) for key, x in work.given.items()},
             "staging": {key: x.memory(work.rows(x)) for key, x in work.staging.items()},
             "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.found))),
             "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=stages),
-            "free": plgpu.Barrier(num_barriers=stages),
+            "free": plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+            "known": plgpu.Barrier(num_barriers=TOLD),
+            "forgotten": plgpu.Barrier(num_barriers=TOLD),
         },
         grid=(batch, num_heads * parts),
         grid_names=("batch", "heads"),
-        num_threads=2,
+        num_threads=3,
         thread_name="group",
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **({"interpret": interpret} if interpret else {}),
     )
     given = [*(x.array for x in work.given.values()), *work.found.values()]
     return varying.as_of(call(*given), given)
+
+
+def _shared(x: Any, *several: int):
+    """Shared memory for a vector, or for a matrix as wgmma reads it."""
+    return _tiled(x.dtype, *several, *x.shape) if len(x.shape) == 2 else plgpu.SMEM((*several, *x.shape), x.dtype)
 
 
 def _of_first(part, parts: int, target, rows: jax.Array) -> None:
@@ -502,6 +537,15 @@ def _of_first(part, parts: int, target, rows: jax.Array) -> None:
         target[...] = rows
 
     write() if parts == 1 else pl.when(part == 0)(write)
+
+
+def _ended(count, stages: int, barriers) -> None:
+    """Waits for what the last turns arrive at: where kernels are interpreted, a phase that nobody sees is an error."""
+
+    @pl.loop(jnp.maximum(count - stages, 0).astype(jnp.int32), jnp.int32(count))
+    def _(turn):
+        for barrier in barriers:
+            plgpu.barrier_wait(barrier.at[_rem(turn, stages)])
 
 
 def _sizes(work: Work) -> tuple[int, int, int]:
