@@ -13,9 +13,10 @@ logarithms of at least `LOWEST`, and wrong by a few times 2^-24 of the larger on
 a tenth of what rounding to bfloat16 may lose, where half of the tokens forget nearly all.
 
 A block of threads takes a head, or 64 columns of its values, from end to end. So operands are read and outputs written
-once, by one launch. One warpgroup keeps the state, which is all that chunks wait for; another reads it. Chunks that do not wait for each other would leave a state each, which of 64 channels and values is
-as large as its keys and values in bfloat16, be written, summed and read, and take three launches. They would occupy a
-GPU that is given few heads, which this kernel does not: it wants as many as the GPU has multiprocessors, or half.
+once, by one launch. One warpgroup keeps the state, which is all that chunks wait for; another reads it. Chunks that do
+not wait for each other would leave a state each, which of 64 channels and values is as large as its keys and values in
+bfloat16, be written, summed and read, and take three launches. They would occupy a GPU that is given few heads, which
+this kernel does not: it wants as many as the GPU has multiprocessors, or half.
 """
 
 from __future__ import annotations

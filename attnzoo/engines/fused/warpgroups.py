@@ -1,4 +1,4 @@
-"""Kernels of an NVIDIA Hopper GPU: one holds a tile of a sequence and meets listed tiles of another, one goes along it.
+"""Kernels of an NVIDIA Hopper GPU: one holds a tile of a sequence and meets listed tiles of another, one goes along.
 
 One warpgroup copies what is met to shared memory, piece by piece, some pieces ahead (TMA); one or two others compute
 (wgmma): each with 64 rows of the tile that is held, or, along a sequence, one that keeps a state and one that reads it.
