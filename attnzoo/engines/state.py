@@ -25,6 +25,7 @@ import numpy as np
 from attnzoo.engines.heads import precise
 
 LOWEST = -1e30
+FEW = 8  # tokens that are solved for one after another
 
 
 class Channels(NamedTuple):
@@ -263,20 +264,37 @@ def _corrected(chunk: Chunk, rate: jax.Array) -> tuple[jax.Array]:
 def _inverse(system: jax.Array) -> jax.Array:
     """Of a lower triangular matrix [t, t] with ones on its diagonal, whatever stands there and above.
 
-    By blocks, as products of matrices: that of [[A, 0], [C, B]] is [[A', 0], [-B' C A', B']]. A solver for each chunk
-    takes twice as long on a CPU, and many times that where its threads find other work beside them.
+    Blocks of `FEW` by elimination, then as products of matrices: that of [[A, 0], [C, B]] is [[A', 0], [-B' C A', B']].
+    A solver for each chunk takes twice as long on a CPU, and many times that where its threads find other work beside
+    them.
     """
     length = len(system)
-    size = 1 << (length - 1).bit_length()
+    size = max(FEW, 1 << (length - 1).bit_length())
     padded = jnp.pad(system, ((0, size - length), (0, size - length)))
-    inverse, half = jnp.ones((size, 1, 1), system.dtype), 1
-    while half < size:
-        across = _beside_diagonal(padded, half)
-        if half > 1:
-            early, late = _halves(inverse)
-            across = _matmul(late, _matmul(across, early))
-        inverse, half = _paired(inverse, -across), 2 * half
+    inverse = _eliminated(_diagonal(padded))
+    while (half := inverse.shape[1]) < size:
+        starts, (early, late) = range(0, size, 2 * half), _halves(inverse)
+        below = jnp.stack([padded[start + half : start + 2 * half, start : start + half] for start in starts])
+        inverse = _paired(inverse, -_matmul(late, _matmul(below, early)))
     return inverse[0, :length, :length]
+
+
+def _diagonal(matrix: jax.Array) -> jax.Array:
+    """What stands below the diagonal in blocks of `FEW` beside it, [n, FEW, FEW], picked by a product."""
+    row, column = _places(matrix.shape)
+    inside = jnp.where((row > column) & ((row ^ column) < FEW), matrix, 0)
+    picked = (row & (FEW - 1) == column)[:, :FEW].astype(matrix.dtype)
+    return jnp.matmul(inside, picked, precision="highest").reshape(-1, FEW, FEW)
+
+
+def _eliminated(below: jax.Array) -> jax.Array:
+    """The inverses of blocks [n, t, t] with ones on their diagonals, of what is below these."""
+    size = below.shape[1]
+    inverse = jnp.broadcast_to(jnp.eye(size, dtype=below.dtype), below.shape)
+    for place in range(size - 1):
+        own = slice(place, place + 1)
+        inverse = inverse - below[:, :, own] * inverse[:, own]
+    return inverse
 
 
 def decays(channels: Channels, standing: Standing) -> jax.Array:
@@ -387,20 +405,6 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     pairs = x.reshape(-1, 2, *x.shape[1:])
     early, late = (jax.lax.index_in_dim(pairs, place, axis=1, keepdims=False) for place in (0, 1))
     return early, late
-
-
-def _beside_diagonal(matrix: jax.Array, size: int) -> jax.Array:
-    """What the later ones of pairs of blocks [size, size] have of the earlier ones: [n, size, size].
-
-    Many are picked by a product with zeros and ones, which fits all devices; a gather does not.
-    """
-    starts = range(0, len(matrix), 2 * size)
-    if len(starts) <= 4:
-        return jnp.stack([matrix[start + size : start + 2 * size, start : start + size] for start in starts])
-    row, column = _places(matrix.shape)
-    picked = (row & (size - 1) == column)[:, :size].astype(matrix.dtype)
-    chosen = jnp.where((row ^ column) & -size == size, matrix, 0)
-    return _halves(jnp.matmul(chosen, picked, precision="highest").reshape(-1, size, size))[1]
 
 
 def _places(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

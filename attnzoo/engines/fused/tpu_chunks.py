@@ -344,24 +344,41 @@ def _rule(equation: Any, operands: list[Any]) -> list[Any]:
     """An operation in words that a TPU's compiler knows."""
     if equation.primitive.name == "dot_general":
         return [_product(*operands, **equation.params)]
-    if equation.primitive.name in ("reshape", "broadcast_in_dim") and operands[0].dtype == bool:
-        return [programs.usual(equation, [operands[0].astype(jnp.int32)])[0] != 0]
+    if equation.primitive.name in ("reshape", "broadcast_in_dim"):
+        (x, *_), (out,) = operands, equation.outvars
+        if x.shape == out.aval.shape:
+            return [x]
+        if x.dtype == bool:
+            return [programs.usual(equation, [x.astype(jnp.int32)])[0] != 0]
     return programs.usual(equation, operands)
 
 
 def _product(x: jax.Array, y: jax.Array, *, dimension_numbers, preferred_element_type, **_: Any) -> jax.Array:
-    """A product summed in float32; of operands that are not both rounded, precise.
-
-    A gradient is one of something rounded with something that is not.
-    """
+    """A product summed in float32, precise where an operand is."""
     (contracted, _), (batched, _) = dimension_numbers
-    dtype = jnp.promote_types(x.dtype, y.dtype)
-    x, y = x.astype(dtype), y.astype(dtype)
     if not contracted and not batched:  # is no product of matrices to the compiler
+        x, y = map(heads.precise, (x, y))
         return (jnp.expand_dims(x, tuple(range(x.ndim, x.ndim + y.ndim))) * y).astype(preferred_element_type)
-    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-    found = jax.lax.dot_general(x, y, dimension_numbers, precision, preferred_element_type=jnp.float32)
-    return found.astype(preferred_element_type)
+
+    def product(x, y):
+        precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+        return jax.lax.dot_general(x, y, dimension_numbers, precision, preferred_element_type=jnp.float32)
+
+    if x.dtype == y.dtype:
+        return product(x, y).astype(preferred_element_type)
+    # A gradient, of what was rounded with what was not: of that, 16 digits, in two products that are fast.
+    parts = (
+        [(each, y) for each in _parts(x, y.dtype)]
+        if y.dtype.itemsize < 4
+        else [(x, each) for each in _parts(y, x.dtype)]
+    )
+    return sum(product(*each) for each in parts).astype(preferred_element_type)
+
+
+def _parts(x: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """A number rounded, and what was rounded off it."""
+    rounded = x.astype(dtype)
+    return rounded, (x - rounded.astype(x.dtype)).astype(dtype)
 
 
 class Operands(NamedTuple):
