@@ -187,17 +187,18 @@ def test_it_is_one_kernel_where_it_is_lowered(is_wide):
 
 
 DECLINED = {
-    "no causal recurrence": (jnp.float32, {}),
-    "float16: it takes bfloat16 and float32, on a TPU": (jnp.float16, {"is_causal": True}),
+    "no causal recurrence": (Linear(), jnp.float32, False),
+    "float16: it takes bfloat16 and float32, on a TPU": (Linear(), jnp.float16, True),
+    r"a state of \d.\d MiB: it holds at most 2, on a TPU": (Performer(8192), jnp.float32, True),
 }
 
 
 @pytest.mark.parametrize("reason", DECLINED)
 def test_what_it_declines(reason):
-    dtype, asked = DECLINED[reason]
+    kernel, dtype, is_causal = DECLINED[reason]
     q = jax.ShapeDtypeStruct((1, 40, 2, 8), dtype)
-    with pytest.raises(NotImplementedError, match=f"'pallas' declines Linear.*{reason}.*or 'xla'"):
-        jax.eval_shape(lambda q: attend(q, q, q, kernel=Linear(), implementation="pallas", **asked), q)
+    with pytest.raises(NotImplementedError, match=f"'pallas' declines {type(kernel).__name__}.*{reason}.*or 'xla'"):
+        jax.eval_shape(lambda q: attend(q, q, q, kernel=kernel, is_causal=is_causal, implementation="pallas"), q)
 
 
 def test_all_reasons_are_listed():

@@ -6,7 +6,7 @@ arXiv:2202.10447), which are laid out in `slots.py`.
 
 On a CPU chunks come one after another, in cache. An accelerator would wait for each of them: there all make their
 transitions at once, which are composed (`transitions.py`), and all are read at once. Devices that have parts of a
-sequence hand on theirs.
+sequence hand on theirs. Where kernels of ours are asked for, one goes over chunks (`fused/chunks.py`).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def _routes() -> tuple[str, ...]:
 PATTERNS = (
     "softmax, sliding_window(left=255, right=0), sliding_window(left=128, right=128, dilation=2, global_tokens=2), "
     "bigbird, local(block_size=64), sparse_transformer(block_size=64, summary=8), nadaraya_watson, linear, performer, "
-    "gated_delta"
+    "gated_linear, gated_delta"
 )
 
 

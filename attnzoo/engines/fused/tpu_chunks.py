@@ -1,13 +1,15 @@
 """Recurrences on a TPU: one Pallas kernel forward, and one for gradients, which goes over chunks from the last.
 
 The grid is (B, folds of heads, runs), the last of which is in order: a step has the chunks of one run, and finds the
-state of the step before in VMEM. Heads whose numbers together fill registers are a fold, and lie side by side.
+state of the step before in VMEM. Heads whose numbers together fill registers are a fold, and lie side by side. A TPU v4
+lacks what gradients need; for v5e, v5p and v6e they were compiled.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
@@ -20,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.extend import core
 
 from attnzoo.contract import programs, varying
-from attnzoo.engines import heads
+from attnzoo.engines import heads, state
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
 from attnzoo.engines.fused.folding import LANES, stored
 from attnzoo.engines.slots import Sequence
@@ -28,13 +30,17 @@ from attnzoo.engines.state import State, Write
 
 DTYPES = ("bfloat16", "float32")
 MOST = 8  # heads of a fold, each of which is a program of its own in the kernel
-VMEM = 100 * 2**20  # bytes of a TPU's 128 MiB that a kernel may take
+VMEM = 100 * 2**20  # bytes that a kernel may take
+LARGEST = 2 * 2**20  # bytes of a state in VMEM, where several are held beside what a chunk goes through
 
 
 def declined(given: Sequence, write: Write) -> list[str]:
     """Why the kernels cannot take such a sequence, and what one token of it writes."""
     dtypes = [x.dtype.name for x in jax.tree.leaves(given) if x.dtype.name not in DTYPES]
-    return [f"{dtypes[0]}: it takes {' and '.join(DTYPES)}"] if dtypes else []
+    reasons = [f"{dtypes[0]}: it takes {' and '.join(DTYPES)}"] if dtypes else []
+    empty = jax.eval_shape(lambda: state.empty(write))
+    size = sum(stored(in_rows(x.shape), x.dtype) for x in jax.tree.leaves(empty))
+    return reasons + ([f"a state of {size / 2**20:.1f} MiB: it holds at most {LARGEST / 2**20:.0f}"] * (size > LARGEST))
 
 
 def recurrence(chunk: int, interpret: bool = False) -> Recurrence:
@@ -364,21 +370,16 @@ def _product(x: jax.Array, y: jax.Array, *, dimension_numbers, preferred_element
         precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
         return jax.lax.dot_general(x, y, dimension_numbers, precision, preferred_element_type=jnp.float32)
 
-    if x.dtype == y.dtype:
-        return product(x, y).astype(preferred_element_type)
-    # A gradient, of what was rounded with what was not: of that, 16 digits, in two products that are fast.
-    parts = (
-        [(each, y) for each in _parts(x, y.dtype)]
-        if y.dtype.itemsize < 4
-        else [(x, each) for each in _parts(y, x.dtype)]
-    )
-    return sum(product(*each) for each in parts).astype(preferred_element_type)
+    # Where one was rounded, as in gradients, the other is two numbers that are.
+    dtype = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
+    found = sum(product(*each) for each in itertools.product(_parts(x, dtype), _parts(y, dtype)))
+    return found.astype(preferred_element_type)
 
 
-def _parts(x: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """A number rounded, and what was rounded off it."""
+def _parts(x: jax.Array, dtype: Any) -> list[jax.Array]:
+    """Numbers of a type whose sum has twice its digits; x alone where it is of that type."""
     rounded = x.astype(dtype)
-    return rounded, (x - rounded.astype(x.dtype)).astype(dtype)
+    return [x] if x.dtype == dtype else [rounded, (x - rounded.astype(x.dtype)).astype(dtype)]
 
 
 class Operands(NamedTuple):
@@ -404,10 +405,10 @@ class Operands(NamedTuple):
         slots = jax.tree.map(lambda x, like: Rows.of(order, x, is_one=like.ndim == 2), self.slots, carried.slots)
         return Operands(jax.tree.map(functools.partial(Apart.of, order), self.learned), Sequence(query, *rest), slots)
 
-    def beside(self, state: State) -> tuple[Any, ...]:
+    def beside(self, found: State) -> tuple[Any, ...]:
         """The arguments of `Carried.head`, of one head."""
         constants, closed, _ = self.learned
-        return constants, closed, state, self.given, self.slots
+        return constants, closed, found, self.given, self.slots
 
 
 class Kernel:
@@ -502,8 +503,8 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
                 found = empty(_read(of_known[1], known[1], head)) if found is None else found
                 kernel.write_state(states, found, head)
 
-        for x, state in zip(kept, states, strict=False):
-            x[0] = state[...]
+        for x, held in zip(kept, states, strict=False):
+            x[0] = held[...]
 
         def one(chunk, _):
             for head in range(order.fold):
@@ -516,8 +517,8 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
 
         @pl.when(number == order.runs - 1)
         def _():
-            for x, state in zip(left, states, strict=True):
-                x[0] = state[...]
+            for x, held in zip(left, states, strict=True):
+                x[0] = held[...]
 
     results = out, jax.tree.leaves(kernel.left), kernel.kept if keeps else []
     operands = (kernel.operands, known), (kernel.lying, of_known)
@@ -555,8 +556,8 @@ def backward(carried: Carried, kept: list[jax.Array], d_out: jax.Array, d_left: 
             for x in d_learned_refs:
                 x[...] = jnp.zeros_like(x)
 
-        for x, state in zip(kept, states, strict=True):
-            state[0] = x[0]
+        for x, first in zip(kept, states, strict=True):
+            first[0] = x[0]
 
         def ahead(chunk, _):
             for head in range(order.fold):
