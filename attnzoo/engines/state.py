@@ -269,9 +269,9 @@ def _inverse(system: jax.Array) -> jax.Array:
     them.
     """
     length = len(system)
-    size = max(FEW, 1 << (length - 1).bit_length())
+    size = 1 << (length - 1).bit_length()
     padded = jnp.pad(system, ((0, size - length), (0, size - length)))
-    inverse = _eliminated(_diagonal(padded))
+    inverse = _eliminated(_diagonal(padded, min(FEW, size)))
     while (half := inverse.shape[1]) < size:
         starts, (early, late) = range(0, size, 2 * half), _halves(inverse)
         below = jnp.stack([padded[start + half : start + 2 * half, start : start + half] for start in starts])
@@ -279,12 +279,12 @@ def _inverse(system: jax.Array) -> jax.Array:
     return inverse[0, :length, :length]
 
 
-def _diagonal(matrix: jax.Array) -> jax.Array:
-    """What stands below the diagonal in blocks of `FEW` beside it, [n, FEW, FEW], picked by a product."""
+def _diagonal(matrix: jax.Array, size: int) -> jax.Array:
+    """What stands below the diagonal in blocks [size, size] beside it, [n, size, size], picked by a product."""
     row, column = _places(matrix.shape)
-    inside = jnp.where((row > column) & ((row ^ column) < FEW), matrix, 0)
-    picked = (row & (FEW - 1) == column)[:, :FEW].astype(matrix.dtype)
-    return jnp.matmul(inside, picked, precision="highest").reshape(-1, FEW, FEW)
+    inside = jnp.where((row > column) & ((row ^ column) < size), matrix, 0)
+    picked = (row & (size - 1) == column)[:, :size].astype(matrix.dtype)
+    return jnp.matmul(inside, picked, precision="highest").reshape(-1, size, size)
 
 
 def _eliminated(below: jax.Array) -> jax.Array:
