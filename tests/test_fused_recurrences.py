@@ -159,7 +159,7 @@ LAWS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("kernel", [GatedDelta(), Performer(8), GatedLinear()], ids=repr)
+@pytest.mark.parametrize("kernel", [GatedDelta(), Retention(), GatedLinear()], ids=repr)
 def test_it_obeys_laws(kernel, law):
     jax.clear_caches()  # programs of tests know "pallas" by its name alone
     with interpreted():
