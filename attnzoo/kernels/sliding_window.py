@@ -26,9 +26,9 @@ from attnzoo.engines.schedule import Layout
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import EXACT
 
-# Tiles half as long as the wider side of the window, beside which fewer hidden keys stand: measured on a CPU for 257 and
-# 513 causal keys, they take a ninth less time than ones as long as it forward, and a fifth less with gradients. Ones
-# smaller than this pay for the loop.
+# Tiles half as long as the wider side of the window, beside which fewer hidden keys stand: measured on a CPU for 257
+# and 513 causal keys, they take a ninth less time than ones as long as it forward, and a fifth less with gradients.
+# Ones smaller than this pay for the loop.
 SMALLEST_TILE = 128
 
 

@@ -1,9 +1,9 @@
 """Kernels of an NVIDIA Hopper GPU: one holds a tile of a sequence and meets listed tiles of another, one goes along.
 
 One warpgroup copies what is met to shared memory, piece by piece, some pieces ahead (TMA); one or two others compute
-(wgmma): each with 64 rows of the tile that is held, or, along a sequence, one that keeps a state and one that reads it.
-Barriers tell that a piece has come, and that all are done with it. All of Mosaic GPU that attnzoo knows is in this file:
-its interface changes with jax.
+(wgmma): each with 64 rows of the tile that is held, or, along a sequence, one that keeps a state and one that reads
+it. Barriers tell that a piece has come, and that all are done with it. All of Mosaic GPU that attnzoo knows is in this
+file: its interface changes with jax.
 """
 
 from __future__ import annotations
