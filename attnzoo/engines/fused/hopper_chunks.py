@@ -1,8 +1,8 @@
 """What a recurrence over chunks asks of a Hopper GPU: its kernel, beside which the program makes features and finishes.
 
 A rule says by which numbers tokens read and write. The program makes them of all tokens at once, rounded to bfloat16,
-and outputs of what the kernel has read: of H channels and values that is at most twice what the kernel moves. Segments
-stand one behind another, and the state forgets all between them.
+and outputs of what the kernel has read. Where queries, keys and outputs all pass through it, that moves half as much
+again as the kernel. Segments stand one behind another, and the state forgets all between them.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def _readers(carried: Carried, learned: Learned, given: Sequence, slots: Slots) 
     """What queries read with: [B, T', N, F]."""
 
     def one_head(constants, q, slots):
-        return jnp.concatenate(carried.read(constants, learned.closed, q, slots), axis=1)
+        read = jnp.concatenate(carried.read(constants, learned.closed, q, slots), axis=1)
+        return read if slots.segment is None else state.where(slots.key_at >= 0, read)  # others stand before all keys
 
     of_heads = jax.vmap(jax.vmap(one_head, (None, 1, None), 1), (0, 1, None), 1)
     constants = _by_head(learned.constants, carried.own)

@@ -93,7 +93,7 @@ class State(NamedTuple):
 
     Attributes:
       sums: [B, N, F, Hv].
-      ones: of values that stand by themselves, [B, N, F], or of keys that do, [B, N, Hv]; None for none.
+      ones: of values that stand by themselves, [B, N, F], or of keys that do, [B, N, 1, Hv]; None for none.
     """
 
     sums: jax.Array
