@@ -9,6 +9,8 @@ from experiments.bench.settings import parsed
 from experiments.learnability import analysis, run
 from experiments.learnability.analysis import Band, Rate
 from experiments.learnability.settings import Settings
+from experiments.train.sweep import settings as sweep
+from experiments.train.sweep.run import handed
 from tests import summaries
 
 ROW = {"task": "t", "kernel": "Softmax()", "positions": "NoPositions()", "length": 16, "width": 8, "solved": 0.9}
@@ -65,6 +67,12 @@ def test_from_flags_to_rows_a_table_and_a_figure(tmp_path):
     assert "decades" in summaries.of(tmp_path)
     assert (tmp_path / "learnability_mqar.png").stat().st_size > 5000
     assert run.run(given) == 0 and len(records.read(tmp_path)) == 6, "nothing is trained twice"
+
+
+def test_processes_of_cells_are_told_what_a_sweep_is(tmp_path):
+    given = parsed(Settings, **FLAGS, solved=0.5, out=str(tmp_path))
+    told = sweep.Settings(**handed(given, ())["settings"])
+    assert (told.until, told.steps, told.learning_rates) == (0.5, given.steps, given.learning_rates)
 
 
 @pytest.mark.parametrize(

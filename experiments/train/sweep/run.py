@@ -212,9 +212,13 @@ def _here(settings: Settings, cell: Cell, told: Told) -> dict:
 
 
 def handed(settings: Settings, cells: Iterable[Cell], device: placement.Place | None = None) -> dict:
-    """What the process of some cells is told: plain values, and no tasks or kernels but those of the cells."""
-    plain = dataclasses.replace(settings, tasks=(), kernels=(), positions=())
-    return {"settings": dataclasses.asdict(plain), "cells": [cell.told() for cell in cells], "device": device}
+    """What the process of some cells is told: plain values, and no tasks or kernels but those of the cells.
+
+    Nor is it told what an experiment asks of models beyond a sweep.
+    """
+    plain = dataclasses.asdict(dataclasses.replace(settings, tasks=(), kernels=(), positions=()))
+    of_sweeps = {field.name: plain[field.name] for field in dataclasses.fields(Settings)}
+    return {"settings": of_sweeps, "cells": [cell.told() for cell in cells], "device": device}
 
 
 def _isolated(settings, cells: dict[int, Cell], termination, told, device) -> Iterator[tuple[int, dict]]:
