@@ -186,6 +186,23 @@ def test_it_is_one_kernel_where_it_is_lowered(is_wide):
         assert kernels(jax.grad(call, (0, 1))) == 2
 
 
+def test_a_mesh_splits_what_a_compiler_cannot():
+    """Explicit axes: each device has kernels of its part, of which gradients of what it shares are summed."""
+    mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
+    split = lambda *axes: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    q = jax.ShapeDtypeStruct((2, 256, 4, 64), jnp.bfloat16, sharding=split("a", None, "b"))
+    ids = jax.ShapeDtypeStruct((2, 256), jnp.int32, sharding=split("a"))
+
+    def call(q, scale, ids):
+        segments = {"query_segment_ids": ids, "key_value_segment_ids": ids}
+        asked = {"kernel": Retention(), "is_causal": True, "implementation": "pallas", "scale": scale}
+        return attend(q, q, q, **asked, **segments).astype(jnp.float32).sum()
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(jax.grad(call, (0, 1))).trace(q, jax.ShapeDtypeStruct((), jnp.float32), ids)
+    assert traced.lower(lowering_platforms=("tpu",)).as_text().count("@tpu_custom_call") == 2
+
+
 DECLINED = {
     "no causal recurrence": (Linear(), jnp.float32, False),
     "float16: it takes bfloat16 and float32, on a TPU": (Linear(), jnp.float16, True),

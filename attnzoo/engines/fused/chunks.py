@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from attnzoo.contract import varying
+from attnzoo.contract import programs, varying
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import heads, slots
 from attnzoo.engines.fused import choice
@@ -181,7 +181,8 @@ class Route(NamedTuple):
             closed_jaxpr, out = _traced(of_head, constants, *operands)
             consts = [self._of(x, closed) for x in closed_jaxpr.consts]
             jaxpr = core.ClosedJaxpr(closed_jaxpr.jaxpr, consts)
-            return jax.tree.unflatten(out, core.jaxpr_as_fun(jaxpr)(*jax.tree.leaves((constants, operands))))
+            leaves = jax.tree.leaves((constants, operands))
+            return jax.tree.unflatten(out, programs.run(jaxpr, leaves, _of_one_device))
 
         return program
 
@@ -196,6 +197,11 @@ def _traced(of_head: Callable, *example: Any) -> tuple[core.ClosedJaxpr, Any]:
     again = lambda *operands: of_head(*operands)  # jax remembers what it traced, and what was closed over then
     closed, out = jax.make_jaxpr(again, return_shape=True)(*like)
     return closed, jax.tree.structure(out)
+
+
+def _of_one_device(equation: Any, operands: list[Any]) -> list[Any]:
+    """An operation where nothing differs between devices, whatever the types of what was closed over have told."""
+    return operands if equation.primitive.name in ("pvary", "pcast") else programs.usual(equation, operands)
 
 
 def _closed_over(run: Chunks, given: Sequence) -> list[jax.Array]:
