@@ -62,6 +62,11 @@ class Carried(NamedTuple):
         """Heads that have a state."""
         return self.given.k.shape[2]
 
+    @property
+    def runs(self) -> int:
+        """How many states are kept."""
+        return -(-self.given.k.shape[1] // self.run)
+
 
 class Gradients(NamedTuple):
     """Those of what a kernel was given.
