@@ -20,7 +20,7 @@ BOTH = EVEN.head_dim + EVEN.value_dim
 # Operations of the products alone, for each query of each head.
 PRODUCTS = {
     Softmax(): 2 * BOTH * 1536,
-    SlidingWindow(left=255, right=0): 2 * BOTH * 256 * 2,  # tiles of 256 queries meet two of keys
+    SlidingWindow(left=255, right=0): 2 * BOTH * 128 * 3,  # tiles of 128 queries meet three of keys
     Local(block_size=64): 2 * BOTH * 64,
     BigBird(block_size=16, num_random=3): 2 * BOTH * (16 * 8 + 2 * 16),  # and two blocks of queries see all
     Linformer(rank=64): 2 * BOTH * 64 * 2,

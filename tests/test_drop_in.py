@@ -23,7 +23,11 @@ LENGTH, WIDTH = 6, 16
 X = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
 MASK = nn.make_causal_mask(X[..., 0])
 PAIRS = [
-    pytest.param(getattr(nn, name), getattr(attnzoo.linen, name), id=name)
+    pytest.param(
+        *(getattr(module, name) for module in (nn, attnzoo.linen)),
+        id=name,
+        marks=[pytest.mark.slow] * (name == "MultiHeadAttention"),  # which is the first by another name
+    )
     for name in ("MultiHeadDotProductAttention", "MultiHeadAttention", "SelfAttention")
 ]
 # What Flax's layers take and ours honour or refuse by name; a field that Flax adds one day is in neither, and must not

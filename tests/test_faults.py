@@ -87,10 +87,11 @@ FAULTS = {
 @pytest.mark.every_kernel
 @pytest.mark.parametrize(
     ("kernel", "name"),
-    [(kernel, name) for kernel, names in FAULTS.items() for name in sorted(names - {"long_sequences_work"} or names)],
+    [(kernel, min(names - {"long_sequences_work"} or names)) for kernel, names in FAULTS.items() if names],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_fault_fails_its_own_laws(kernel, name):
+def test_a_fault_fails_a_law_of_its_own(kernel, name):
+    """The first by name of those that the matrix has."""
     with pytest.raises(LawBroken) as caught:
         check_law(kernel, name)
     assert caught.value.law == name

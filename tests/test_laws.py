@@ -2,36 +2,41 @@
 
 import pytest
 
-from attnzoo import Forgetting, Performer, Recurrent
+from attnzoo import Forgetting, Performer, Recurrent, Softmax
 from attnzoo.testing import LAWS, check_kernel, check_law
 from attnzoo.testing.zoo import FURTHER, ZOO
 
-# What is asked of each kernel in `make test`, too: that its fast routes are its equation, and see what they may. Other
-# laws are about what the door or an engine does for all kernels.
+# What is asked of each kernel in `make test`, too: that its fast route is its equation, and sees what it may. Kernels
+# that are a rule on an engine are their equation where oracles say so. Other laws are about what the door or an engine
+# does for all kernels.
 OF_EACH = (
     "batched_equals_head",
     "the_future_cannot_touch_the_past",
     "hidden_keys_touch_nothing",
     "padding_changes_nothing",
     "packed_neighbours_cannot_touch_each_other",
-    "stepping_equals_the_whole",
-    "calls_at_an_offset_equal_the_whole",
-    "work_grows_as_claimed",
 )
-# Of kernels that are a rule on an engine, that the rule is the equation.
-OF_RULES = ("batched_equals_head",)
+# What takes longest, of one kernel there.
+LONG = (
+    "long_sequences_work",
+    "memory_grows_as_claimed",
+    "gradients_of_gradients",
+    "transformations_change_nothing",
+    "forward_mode_equals_the_equation",
+    "small_gradients_survive",
+)
 
 
-def laws_of(kernel):
-    """The laws that are asked of each kernel."""
+def marks_of(kernel, name):
+    """Whether the law is asked of a kernel in `make test`."""
+    if name in LONG and kernel != Softmax():
+        return [pytest.mark.slow]
     is_rule = isinstance(kernel, (Recurrent, Forgetting)) and not isinstance(kernel, Performer)
-    return OF_RULES if is_rule else OF_EACH
+    return [pytest.mark.every_kernel] * (name in OF_EACH and not is_rule)
 
 
 @pytest.mark.parametrize(
-    "kernel, name",
-    [pytest.param(x, name, marks=[pytest.mark.every_kernel] * (name in laws_of(x))) for x in ZOO for name in LAWS],
-    ids=str,
+    "kernel, name", [pytest.param(x, name, marks=marks_of(x, name)) for x in ZOO for name in LAWS], ids=str
 )
 def test_law(name, kernel):
     check_law(kernel, name)

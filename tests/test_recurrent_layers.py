@@ -96,6 +96,7 @@ def test_norms_and_activations_of_queries_and_keys():
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [GatedDelta(), SlidingWindow(2, 0)], ids=repr)
 def test_steps_equal_the_whole(kernel):
     """Chunks, single tokens, and examples of lengths of their own, in both layers; what is padding is not kept."""

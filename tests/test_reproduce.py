@@ -241,6 +241,7 @@ def test_steps_are_timed_beside_the_reference_and_not_again(ran):
     assert records.read(ran.out) == rows
 
 
+@pytest.mark.slow
 def test_a_run_leaves_verdicts_a_figure_and_a_ledger(ran):
     rows = run.read(ran)
     found = {(entry.result.table, entry.result.model, entry.result.length): entry for entry in entries(rows, ran.out)}
@@ -316,6 +317,7 @@ def test_what_cannot_be_timed_is_a_row_and_no_number(tmp_path, monkeypatch):
     assert entry.judgement.reason is Reason.NO_NUMBER and entry.judgement.detail
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_has_its_memory_and_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "free_memory", lambda: 1.0)
     chosen = settings(tmp_path, models=("linear",), lengths=(1000,))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Delta, Dims, GatedDelta, GatedLinear, KimiDelta, LogLinear, Retention, attend
+from attnzoo import Delta, Dims, GatedDelta, GatedLinear, KimiDelta, Linear, LogLinear, Retention, attend
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.costs import counting
@@ -81,7 +81,7 @@ PACKED = np.stack([np.repeat([4, 1, 2], [15, 17, 4]), np.repeat([3, 1], [2, 34])
 
 @pytest.mark.parametrize("ids", [None, PACKED], ids=["one", "packed"])
 @pytest.mark.parametrize("at_once", [False, True], ids=["in turn", "at once"])
-@EACH
+@pytest.mark.parametrize("kernel", [*KERNELS, Linear()], ids=repr)
 def test_a_state_that_is_left_is_found(kernel, at_once, ids):
     whole, cut = parts(kernel, ids), parts(kernel, ids, 12, 24, at_once=at_once)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, cut)

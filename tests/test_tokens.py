@@ -164,6 +164,7 @@ def loud(params):
     return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [Replayed(), GatedDelta()], ids=repr)
 def test_both_layers_project_what_tokens_bring(kernel):
     """In one parameter tree, with equal outputs, whole and step by step."""
