@@ -38,7 +38,7 @@ RECALL = {
     "until": "0.995",
     "learning_rates": "1e-2",
     "test_examples": "128",
-    "seeds": "5",
+    "seeds": "3",
     "save_every": "0",
     "jobs": "2",
 }
@@ -52,7 +52,7 @@ FULL = (
     Part(
         "scaling",
         "scaling",
-        {"kernels": SCALED, "lengths": "512:4096", "passes": "forward,train", "cell_budget": "8"},
+        {"kernels": SCALED, "lengths": "512:4096", "passes": "forward,train", "cell_budget": "6"},
     ),
     Part("accuracy", "recall", RECALL),
     Part(
