@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 # The part of the suite that tells whether another Python and another jax work, too.
 QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/test_layers.py tests/test_export.py \
 	tests/test_recurrence.py tests/test_decoding.py tests/test_layer_decoding.py tests/test_command_line.py \
-	tests/test_records.py tests/test_hopper.py
+	tests/test_records.py tests/test_hopper.py tests/test_hopper_recurrence.py
 
 .PHONY: compare test test-quick test-oldest test-slow parity mutants compiled gpu gpu-correct gpu-speed lint format wheel clean
 

@@ -99,6 +99,7 @@ def test_dates_are_encoded_and_what_cannot_be_is_refused():
             dates.encoded([dates.Pair(human, "1979-05-03")])
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_tested_and_drawn_once(tmp_path):
     given = {"scores": ("dot",), "steps": 3, "batch": 4, "width": 4, "learning_rate": 1e-3, "test_pairs": 5}
     settings = run.Settings(**given, seeds=1, out=str(tmp_path))

@@ -33,6 +33,7 @@ def test_every_claim_has_rows_and_a_figure_once(tmp_path):
     assert len(records.read(tmp_path)) == len(rows)
 
 
+@pytest.mark.slow
 def test_recall_is_of_every_distance_in_one_model(tmp_path):
     run.run(settings(tmp_path, claims=("recall",), kernels=(), distances=(4, 8)))
     rows = records.read(tmp_path)

@@ -122,6 +122,7 @@ def test_recurrent_layers(ask):
     ask(on_devices.in_recurrent_layers)
 
 
+@pytest.mark.slow
 def test_models_and_text(ask):
     ask(on_devices.in_models)
 
