@@ -160,7 +160,7 @@ def test_names_of_folders_are_plain_and_differ():
 
 LIMITS = {
     "time": ({"minutes": 1e-3, "save_every": 1}, r"took more than --minutes=0.001; what it has saved is kept"),
-    "memory": ({"memory": 0.5}, "out of memory, --memory=0.5 GiB"),
+    "memory": ({"memory": 0.25}, r"out of memory, --memory=0.25 GiB: .* the program itself takes 0\.\d+ GiB"),
 }
 
 
@@ -189,6 +189,15 @@ def test_every_word_for_no_memory_is_understood(ended):
     """Which allocation fails first is chance: Python's, XLA's, the system's or that of the C library and its loader."""
     row = run._ended(softmax("unused"), types.SimpleNamespace(code=1, ended=ended))
     assert row["limit"] == "memory" and row["reason"] == f"out of memory: {ended}"
+
+
+@pytest.mark.parametrize(
+    "ended", ["SIGSEGV: no message", "exit code 1: SystemError: error return without exception set"]
+)
+def test_what_ends_without_a_word_is_memory_under_a_limit_alone(ended):
+    row = lambda **given: run._ended(softmax("unused", **given), types.SimpleNamespace(code=1, ended=ended))
+    assert row(memory=1)["reason"] == f"out of memory, --memory=1 GiB: {ended}"
+    assert row() == {"status": "failed", "reason": ended}
 
 
 def test_a_kernel_that_breaks_before_training_leaves_the_others(tmp_path, monkeypatch):

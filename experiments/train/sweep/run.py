@@ -249,7 +249,8 @@ def _ended(settings: Settings, worker: Worker) -> dict:
         return {"status": "failed", "limit": "time", "reason": f"took more than --minutes={settings.minutes:g}{kept}"}
     if "SIGKILL" in worker.ended:
         return {"status": "failed", "limit": "memory", "reason": f"{worker.ended}: perhaps by a system out of memory"}
-    if any(sign in worker.ended.lower() for sign in OUT_OF_MEMORY) or (settings.memory and "SIG" in worker.ended):
+    is_ended = settings.memory and any(sign in worker.ended for sign in ("SIG", "SystemError"))  # by no word of memory
+    if is_ended or any(sign in worker.ended.lower() for sign in OUT_OF_MEMORY):
         limit = f", --memory={settings.memory:g} GiB" if settings.memory else ""
         return {"status": "failed", "limit": "memory", "reason": f"out of memory{limit}: {worker.ended}"}
     return {"status": "failed", "reason": worker.ended}

@@ -22,8 +22,7 @@ def main() -> int:
         plain = {name: tuple(x) if isinstance(x, list) else x for name, x in task["settings"].items()}  # JSON has lists
         settings = Settings(**plain)
         if settings.memory:
-            limit = int(settings.memory * 2**30)
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            _limit(int(settings.memory * 2**30))
         if task["device"] is not None:
             placement.take(placement.Place(*task["device"]))
         processes.join(settings)
@@ -42,6 +41,19 @@ def main() -> int:
             print(stopped, file=sys.stderr)
             return outcome.STOPPED
     return 0
+
+
+def _limit(most: int) -> None:
+    """No more bytes of address space than this, of which the program itself has some before any cell.
+
+    Raises:
+      MemoryError: it has more: what it would fail at next, and with which words, is chance.
+    """
+    about = pathlib.Path("/proc/self/statm")
+    taken = int(about.read_text().split()[0]) * resource.getpagesize() if about.is_file() else 0
+    if taken > most:
+        raise MemoryError(f"the program itself takes {taken / 2**30:.2f} GiB")
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 if __name__ == "__main__":
