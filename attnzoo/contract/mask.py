@@ -148,7 +148,7 @@ class Mask:
       global_tokens: what the pattern of a kernel hides nothing from and nothing of, beside its own, or None.
       dense: bool [..., T or 1, S or 1], or None.
       keys: bool [..., S], False for keys hidden from every query (padding), or None.
-      hides_ends: whether `keys` hides ends alone, each but the first ones up to a length.
+      hides_ends: whether `keys` shows the first ones up to a length, and so hides ends alone.
       queries: bool [..., T], False for queries that are padding, or None.
       query_segments: int [..., T], or None.
       key_segments: int [..., S], or None.

@@ -11,7 +11,6 @@ sequence hand on theirs. Where kernels of ours are asked for, one goes over chun
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -102,8 +101,6 @@ def attend(
       >>> causal(q, k, v)[0, :, 0, 0].tolist()
       [8.0, 16.0, 24.0, 32.0]
     """
-    if call.mask.keys is None and (leaves_state or call.shards is not None):  # of what fills a chunk up nothing is left
-        call = call.under(dataclasses.replace(call.mask, keys=jnp.ones((1, 1, k.shape[1]), bool)))
     given, mask, shards = Sequence(q, k, v, call.tokens), call.mask, call.shards
     write = _write_of(rule_of, constants, given)
     is_ordered = _is_ordered(write)

@@ -20,7 +20,7 @@ import numpy as np
 
 from attnzoo.contract.mask import Mask
 from attnzoo.engines.gathered import Order
-from attnzoo.engines.state import Standing
+from attnzoo.engines.state import Standing, rows_and_columns
 
 
 class Sequence(NamedTuple):
@@ -114,7 +114,7 @@ def _seen(slots: Slots) -> Standing:
 def in_turn(slots: Slots) -> Standing:
     """Who sees what where a query sees what came before it, of its segment."""
     length = slots.key_at.shape[-1]
-    row, column = (jax.lax.broadcasted_iota(jnp.int32, (length, length), axis) for axis in (0, 1))
+    row, column = rows_and_columns((length, length))
     inside = row >= column
     inside = inside if slots.shown is None else inside & slots.shown[None]
     if slots.segment is None:
@@ -144,8 +144,8 @@ def _aligned(given: Sequence, mask: Mask, chunk: int, fills: bool) -> Laid:
     steps = (places < last) + beyond * (places == lead)
     at = places + beyond * (places >= lead)
     shown = None if mask.keys is None else cut(mask.keys[:, 0])
-    if shown is None and end > key_length:
-        shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is hidden from queries that reach it
+    if shown is None and chunks * chunk > key_length:
+        shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is neither seen nor kept
     q, *keys = given
     tokens = Sequence(cut(q[:, before:], lead=lead), *jax.tree.map(cut, keys))
     restored = lambda out: jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0)))

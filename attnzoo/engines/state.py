@@ -281,7 +281,7 @@ def _inverse(system: jax.Array) -> jax.Array:
 
 def _diagonal(matrix: jax.Array, size: int) -> jax.Array:
     """What stands below the diagonal in blocks [size, size] beside it, [n, size, size], picked by a product."""
-    row, column = _places(matrix.shape)
+    row, column = rows_and_columns(matrix.shape)
     inside = jnp.where((row > column) & ((row ^ column) < size), matrix, 0)
     picked = (row & (size - 1) == column)[:, :size].astype(matrix.dtype)
     return jnp.matmul(inside, picked, precision="highest").reshape(-1, size, size)
@@ -365,7 +365,7 @@ def _spans(decay: jax.Array) -> tuple[Halves, jax.Array, jax.Array]:
 
 def _pair_sums(decay: jax.Array) -> jax.Array:
     """What decays [t] from token s to token t > s: [t, s]; 0 elsewhere."""
-    row, column = _places((len(decay), len(decay)))
+    row, column = rows_and_columns((len(decay), len(decay)))
     behind = jnp.where(row > column, jnp.maximum(decay, LOWEST)[:, None], 0)  # as a product, 0 times -inf would be none
     return jnp.matmul((row >= column).astype(decay.dtype), behind, precision="highest")
 
@@ -407,7 +407,7 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return early, late
 
 
-def _places(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def rows_and_columns(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Numbers of rows and columns."""
     row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
     return row, column

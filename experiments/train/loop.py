@@ -46,7 +46,7 @@ class Plan:
       weight_decay: of matrices alone.
       clip: the largest norm of a gradient.
       validate_every: steps between validations, the best of which is kept; 0 keeps the last step.
-      enough: the score of a validation that ends training before all steps are done; None for none.
+      enough: the score of a validation that ends training before all steps are done.
       save_every: steps between checkpoints; 0 for none.
     """
 
@@ -57,7 +57,7 @@ class Plan:
     weight_decay: float = 0.01
     clip: float = 1.0
     validate_every: int = 0
-    enough: float | None = None
+    enough: float = -math.inf
     save_every: int = 0
 
     def __post_init__(self):
@@ -65,11 +65,8 @@ class Plan:
             raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
 
     def ends(self, progress: Progress) -> bool:
-        """Whether nothing is left to train: all steps are done, or the last of them was validated as enough."""
-        scored = progress.validations[-1:]
-        return progress.step == self.steps or (
-            self.enough is not None and any(step == progress.step and score <= self.enough for step, score in scored)
-        )
+        """Whether nothing is left to train: all steps are done, or the last validation found enough."""
+        return progress.step == self.steps or any(score <= self.enough for _, score in progress.validations[-1:])
 
     def transform(self) -> optax.GradientTransformation:
         """AdamW after clipping, by the schedule up to 1, times `peak`: plans that differ in it share programs."""
@@ -150,8 +147,8 @@ def fit(
             run.advance(progress, examples)
             if progress.diverged is not None:
                 break
-            is_due = progress.step == plan.steps or progress.step % (plan.validate_every or plan.steps) == 0
-            if validate and plan.validate_every and is_due:
+            is_due = plan.validate_every and (progress.step == plan.steps or progress.step % plan.validate_every == 0)
+            if validate and is_due:
                 run.validate(progress, validate)
             is_last, to_end = plan.ends(progress), saves and processes.any_of(termination.is_asked)
             if saves and not is_last and (to_end or progress.step % plan.save_every == 0):

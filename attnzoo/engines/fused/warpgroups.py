@@ -277,18 +277,18 @@ def launch(
 
             @pl.loop(0, count)
             def _(turn):
-                slot, begin = _rem(turn, stages), start_of(turn)
-                for blocks, refs, into, came, gone in zip(streams, stream_refs, memory, filled, free, strict=True):
-                    pl.when(turn >= stages)(functools.partial(plgpu.barrier_wait, gone.at[slot]))
-                    for (key, block), ref in zip(blocks.items(), refs, strict=True):
-                        source = block.block(ref, b, n, num_heads, begin, work.piece)
-                        plgpu.copy_gmem_to_smem(source, into[key].at[slot], came.at[slot])
+                begin = start_of(turn)
+                source = lambda block, ref: block.block(ref, b, n, num_heads, begin, work.piece)
+                for stream in zip(streams, stream_refs, memory, filled, free, strict=True):
+                    _fetch(source, turn, stages, *stream)
 
             _ended(count, stages, free)
 
-    kernel.__name__ = f"attnzoo_{name}"
-    call = plgpu.kernel(
+    return _launched(
+        name,
         kernel,
+        [*inputs, *work.scalars.values(), *pairs],
+        interpret,
         out_type=[jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in work.out.values()],
         scratch_types={
             "own_memory": {key: x.memory(groups, ROWS) for key, x in work.own.items()},
@@ -302,12 +302,7 @@ def launch(
         grid=(batch, num_heads, length // size),
         grid_names=("batch", "heads", "tiles"),
         num_threads=groups + 1,
-        thread_name="group",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
-        **({"interpret": interpret} if interpret else {}),
     )
-    given = [*inputs, *work.scalars.values(), *pairs]
-    return varying.as_of(call(*given), given)
 
 
 class Slices(Matrix):
@@ -490,17 +485,17 @@ def walk(
         def _copy():
             @pl.loop(*span)
             def _(turn):
-                slot = _rem(turn, stages)
-                pl.when(turn >= stages)(functools.partial(plgpu.barrier_wait, free.at[slot]))
-                for (key, block), ref in zip(work.given.items(), given_refs, strict=True):
-                    plgpu.copy_gmem_to_smem(of_piece(block, ref, turn), memory[key].at[slot], filled.at[slot])
+                source = functools.partial(of_piece, turn=turn)
+                _fetch(source, turn, stages, work.given, given_refs, memory, filled, free)
 
             _ended(count, stages, [free])
 
-    kernel.__name__ = f"attnzoo_{name}"
     shapes = [jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in (work.out | work.beside).values()]
-    call = plgpu.kernel(
+    return _launched(
+        name,
         kernel,
+        [*(x.array for x in work.given.values()), *work.found.values()],
+        interpret,
         out_type=[*shapes, *work.left.values()],
         scratch_types={
             "begun": {key: plgpu.SMEM(x.shape, x.dtype) for key, x in work.begun.items()},
@@ -517,12 +512,28 @@ def walk(
         grid=(batch, num_heads * parts),
         grid_names=("batch", "heads"),
         num_threads=3,
+    )
+
+
+def _launched(name: str, kernel: Callable, given: list[jax.Array], interpret: Any, **how: Any) -> list[jax.Array]:
+    """What a kernel of groups of threads gives."""
+    kernel.__name__ = f"attnzoo_{name}"
+    call = plgpu.kernel(
+        kernel,
+        **how,
         thread_name="group",
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **({"interpret": interpret} if interpret else {}),
     )
-    given = [*(x.array for x in work.given.values()), *work.found.values()]
     return varying.as_of(call(*given), given)
+
+
+def _fetch(source: Callable, turn, stages: int, blocks: Blocks, refs, memory, filled, free) -> None:
+    """The piece of a turn, `source(block, ref)` of each, goes where all are done with the one that stood there."""
+    slot = _rem(turn, stages)
+    pl.when(turn >= stages)(functools.partial(plgpu.barrier_wait, free.at[slot]))
+    for (key, block), ref in zip(blocks.items(), refs, strict=True):
+        plgpu.copy_gmem_to_smem(source(block, ref), memory[key].at[slot], filled.at[slot])
 
 
 def _shared(x: Any, *several: int):

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 
@@ -122,7 +123,7 @@ class Cell:
             schedule=settings.schedule,
             weight_decay=settings.weight_decay,
             validate_every=settings.validate_every or settings.steps,
-            enough=-settings.until if settings.until else None,
+            enough=-settings.until if settings.until else -math.inf,
             save_every=settings.save_every,
         )
 
