@@ -195,7 +195,9 @@ def test_every_word_for_no_memory_is_understood(ended):
     "ended", ["SIGSEGV: no message", "exit code 1: SystemError: error return without exception set"]
 )
 def test_what_ends_without_a_word_is_memory_under_a_limit_alone(ended):
-    row = lambda **given: run._ended(softmax("unused", **given), types.SimpleNamespace(code=1, ended=ended))
+    row = lambda **given: run._ended(
+        softmax("unused", isolate=True, **given), types.SimpleNamespace(code=1, ended=ended)
+    )
     assert row(memory=1)["reason"] == f"out of memory, --memory=1 GiB: {ended}"
     assert row() == {"status": "failed", "reason": ended}
 
