@@ -52,13 +52,23 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
     refused = {"status": "skipped", "reason": "would take 9 s. More", "kernel": "Additive()", "name": "additive"}
     rows += [timed | refused | {"length": 256, "state_bytes": None}]
     found = at.table(rows, 200)
-    assert found.title.startswith("At 200 tokens") and found.header[1:3] == ["time forward, 256", "memory forward, 256"]
+    assert found.title.startswith("At 200 tokens") and found.header[1:3] == ["time forward, 256", "state, 256"]
     lines = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.lines}
     assert lines["Linear"]["time forward, 256"].startswith(at.BEST) and lines["Linear"]["code"].endswith("Linear())")
     assert not lines["Softmax"]["time forward, 256"].startswith(at.BEST)
     assert lines["Softmax"]["memory forward, 256"].startswith(at.BEST)
     assert lines["Additive"]["not measured"] == "forward: skipped: would take 9 s"
     assert at.table([], None) is None
+
+
+def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on():
+    rows = [row for row in records.read(RESULTS / "compare/recall") if row["status"] == "measured"]
+    [recall] = [head for head in at.table(rows, 250).header if head.startswith("recall")]
+    assert recall.endswith("256 (trained on 128)")
+    shown = {line[0].partition("(")[0]: line[1] for line in at.table(rows, 250).lines}
+    for kernel, name in (("Softmax", "softmax"), ("SlidingWindow", "sliding_window")):
+        shares = [row["by_length"]["256"] for row in rows if row["name"] == name]
+        assert f"{100 * sum(shares) / len(shares):.1f} [" in shown[kernel]
 
 
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):

@@ -58,6 +58,11 @@ class Experiment(abc.ABC):
     has_models: ClassVar[bool] = False
     keeps_programs: ClassVar[bool] = False
 
+    @classmethod
+    def wrote(cls, row: dict) -> bool:
+        """Whether a row is of this experiment: by its name, or by columns where it is of before rows had one."""
+        return row["experiment"] == cls.name if "experiment" in row else set(cls.columns) <= row.keys()
+
     @abc.abstractmethod
     def cells(self, settings) -> Iterable[list[Cell]]:
         """All cells, in lists that are measured one after another; a list is asked for when those before it are."""

@@ -1,8 +1,9 @@
 """One table of what is known at one length: of each kernel its time, memory and state, and what it loses.
 
 A column is of one length for all kernels, the measured one that is nearest to what was asked for, which its head tells.
-Times and bytes are those of the setting with the most kernels. Of what was trained, bits and answers are of the largest
-number of kernels beside each other. The best number of a column is starred, beside those whose intervals meet its own.
+What is lost comes first. Times and bytes are those of the setting with the most kernels. Of what was trained, bits and
+answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on.
+The best number of a column is starred, beside those whose intervals meet its own.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
       rows: of any experiments, of which those of `scaling` and `accuracy` are looked at.
     """
     rows = list(rows)
-    timed = _most([row for row in rows if _is_of(scaled.EXPERIMENT, row) and not row.get("mesh")], scaling.setting)
-    trained = [row for row in rows if _is_of(accuracy.EXPERIMENT, row)]
+    timed = _most([row for row in rows if scaled.EXPERIMENT.wrote(row) and not row.get("mesh")], scaling.setting)
+    trained = [row for row in rows if accuracy.EXPERIMENT.wrote(row)]
     asked = length or max((row["length"] for row in timed or trained), default=None)
     if asked is None:
         return None
-    columns = [*_timed(timed, asked), *_trained(trained, asked)]
+    columns = [*_trained(trained, asked), *_timed(timed, asked)]
     columns = [column for column in columns if column.found]
     if not columns:
         return None
@@ -86,10 +87,6 @@ def _code(kernel: str) -> str:
     )
 
 
-def _is_of(experiment, row: dict) -> bool:
-    return row.get("experiment") == experiment.name if "experiment" in row else set(experiment.columns) <= row.keys()
-
-
 def _most(rows: list[dict], group: Callable[[dict], Any]) -> list[dict]:
     """Rows of the group in which the most kernels are."""
     groups: dict[Any, list[dict]] = {}
@@ -98,10 +95,10 @@ def _most(rows: list[dict], group: Callable[[dict], Any]) -> list[dict]:
     return max(groups.values(), key=lambda own: len({row["kernel"] for row in own}), default=[])
 
 
-def _nearest(rows: list[dict], length: int) -> list[dict]:
+def _nearest(rows: list[dict], length: int, along: str = "length") -> list[dict]:
     """Rows of the length that is nearest by its logarithm."""
-    near = min({row["length"] for row in rows}, key=lambda each: abs(math.log(each / length)), default=None)
-    return [row for row in rows if row["length"] == near]
+    near = min({row[along] for row in rows}, key=lambda each: abs(math.log(each / length)), default=None)
+    return [row for row in rows if row[along] == near]
 
 
 def _kernels(rows: list[dict]) -> dict[str, str]:
@@ -115,33 +112,48 @@ def _kernels(rows: list[dict]) -> dict[str, str]:
 def _timed(rows: list[dict], length: int) -> list[Column]:
     near = _nearest(rows, length)
     measured = [row for row in near if row["status"] == "measured"]
-    columns = []
+    at = f"{near[0]['length']:,}" if near else ""
+    times, memories = [], []
     for passed in dict.fromkeys(row["pass"] for row in measured):
         own = [row for row in measured if row["pass"] == passed]
         time = lambda row: _found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"])
         memory = lambda row: _found(units.size_text, row["temporary_bytes"], row["kernel"])
-        head = f"{passed}, {own[0]['length']:,}"
-        columns += [Column(f"time {head}", _by_name(own, time)), Column(f"memory {head}", _by_name(own, memory))]
+        times.append(Column(f"time {passed}, {at}", _by_name(own, time)))
+        memories.append(Column(f"memory {passed}, {at}", _by_name(own, memory)))
     kept = [row for row in near if row.get("state_bytes") is not None]
     state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
-    return [*columns, Column(f"state, {near[0]['length']:,}" if near else "", _by_name(kept, state))]
+    return [*times, Column(f"state, {at}", _by_name(kept, state)), *memories]
 
 
 def _trained(rows: list[dict], length: int) -> list[Column]:
     columns = []
-    for metric, head in (("bits", "bits"), ("accuracy", "recall")):
+    for metric, head in (("accuracy", "recall"), ("bits", "bits")):
         own = [row for row in rows if row["metric"] == metric and row["is_causal"]]
-        own = _nearest(_most(own, lambda row: (row["task"], row["positions"], row["width"], row["steps"])), length)
+        own = _most(own, lambda row: (row["task"], row["positions"], row["width"], row["steps"]))
+        own = _nearest(_widely_tested(own), length, "tested")
+        learned = max((row["length"] for row in own), default=0)
+        own = [row for row in own if row["length"] == learned]
         entries = [entry for entry in sweep.summarise(own) if entry["score"]]
         if not entries:
             continue
         score = lambda entry, metric=metric: _scored(entry, metric)
         doubt = next((f" ({entry['doubt']})" for entry in entries if entry["doubt"]), "")
-        task = naming.short(entries[0]["task"])
-        columns.append(
-            Column(f"{head}, {task}, {own[0]['length']:,}{doubt}", _by_name(entries, score), metric == "accuracy")
-        )
+        at = own[0]["tested"]
+        place = f"{at:,}" if at == learned else f"{at:,} (trained on {learned:,})"
+        told = f"{head}, {naming.short(entries[0]['task'])}, {place}{doubt}"
+        columns.append(Column(told, _by_name(entries, score), metric == "accuracy"))
     return columns
+
+
+def _widely_tested(rows: list[dict]) -> list[dict]:
+    """Trained models at each length that they were `tested` on, where that is of as many kernels as anywhere."""
+    found: dict[int, list[dict]] = {}
+    for row in rows:
+        scores = {row["length"]: row.get("score")} | {int(each): x for each, x in (row.get("by_length") or {}).items()}
+        for length, score in scores.items():
+            found.setdefault(length, []).append(row | {"tested": length, "score": score})
+    kernels = {length: len({row["kernel"] for row in own}) for length, own in found.items()}
+    return [row for length, own in found.items() if kernels[length] == max(kernels.values()) for row in own]
 
 
 def _by_name(rows: list[dict], found: Callable[[dict], Found]) -> dict[str, Found]:
@@ -150,7 +162,7 @@ def _by_name(rows: list[dict], found: Callable[[dict], Found]) -> dict[str, Foun
 
 def _found(text: Callable, value: float, kernel: str, low: float | None = None, high: float | None = None) -> Found:
     """A number with its quartiles, where it has some."""
-    told = text(value) if low is None else f"{text(value)} [{text(low)}, {text(high)}]"
+    told = text(value) if low is None else units.between_text(text, value, low, high)
     return Found(told, value, kernel, value if low is None else low, value if high is None else high)
 
 
@@ -168,7 +180,8 @@ def _cell(column: Column, name: str, kernel: str) -> str:
     best = (max if column.is_more_better else min)(column.found.values(), key=lambda each: each.value)
     is_best = len(column.found) > 1 and own.low <= best.high and best.low <= own.high
     star = BEST if is_best else ""
-    form = f", {naming.short(own.kernel)}" if own.kernel != kernel else ""
+    _, opened, arguments = naming.short(own.kernel).partition("(")
+    form = f" {opened}{arguments}" if own.kernel != kernel else ""
     return Shown(f"{star}{own.text}{form}", own.value)
 
 

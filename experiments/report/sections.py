@@ -73,9 +73,7 @@ def split(rows: list[dict]) -> list[Found]:
 def _of(row: dict) -> Experiment | None:
     if row.get("schema", records.SCHEMA) != records.SCHEMA:
         return None
-    if "experiment" in row:
-        return next((each for each in known() if each.name == row["experiment"]), None)
-    return next((each for each in known() if set(each.columns) <= row.keys()), None)
+    return next((each for each in known() if each.wrote(row)), None)
 
 
 def _latest(experiment: Experiment | None, rows: list[dict]) -> list[dict]:

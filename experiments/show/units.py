@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Shown(str):
     """Text that knows the number it shows: a table is sorted by `value`, so that 900 µs come before 1.2 ms."""
@@ -37,11 +39,19 @@ def seconds_text(seconds: float) -> Shown:
     return Shown(f"{_brief(seconds * 1e6)} µs", seconds)
 
 
+def between_text(text: Callable[[float], str], value: float, low: float, high: float) -> str:
+    """A number and its interval, their unit once where they share it, such as `1.2 [1.1, 1.3] ms`."""
+    told = [text(each) for each in (value, low, high)]
+    numbers, _, shared = zip(*(each.rpartition(" ") for each in told), strict=True)
+    if len(set(shared)) > 1:
+        return f"{told[0]} [{told[1]}, {told[2]}]"
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}] {shared[0]}"
+
+
 def program_text(row: dict, size: float) -> str:
-    """The times of a row's program, and its bytes, such as `1.2 ms [1.1 ms, 1.3 ms], 4 MiB, compiled in 0.2 s`."""
-    low, high = map(seconds_text, row["quartiles"])
-    compiled = seconds_text(row["compile_seconds"])
-    return f"{seconds_text(row['median'])} [{low}, {high}], {size_text(size)}, compiled in {compiled}"
+    """The times of a row's program, and its bytes, such as `1.2 [1.1, 1.3] ms, 4 MiB, compiled in 0.2 s`."""
+    time = between_text(seconds_text, row["median"], *row["quartiles"])
+    return f"{time}, {size_text(size)}, compiled in {seconds_text(row['compile_seconds'])}"
 
 
 def _brief(number: float) -> str:
