@@ -80,7 +80,7 @@ def test_processes_of_cells_are_told_what_a_sweep_is(tmp_path):
     [
         ({"solved": 1.5}, "--solved=1.5: expected a share"),
         ({"learning_rates": "1e-3,1e-2"}, "--learning_rates has 2: expected at least 3"),
-        ({"task": "text"}, "--until=0.9 is a share of right answers: text\\(\\) has none"),
+        ({"task": "text"}, "--task=text\\(\\) has no right answers, a share of which, 0.9, ends training"),
         ({"until": 0.5}, "--until=0.5 ends training before --solved=0.9 of it is reached"),
     ],
     ids=str,

@@ -9,15 +9,12 @@ compression task.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from attnzoo import Kernel, PositionEncoding
 from attnzoo.layers import products
-from attnzoo.models import BlockConfig, LanguageModel
+from attnzoo.models import LanguageModel
 from attnzoo.positions import SinusoidalPositions
 
 PLACES = SinusoidalPositions(scale=1.0)
@@ -26,29 +23,9 @@ PLACES = SinusoidalPositions(scale=1.0)
 class AutoEncoder(nnx.Module):
     """Tokens to logits of the same tokens; arguments are those of `LanguageModel`."""
 
-    def __init__(
-        self,
-        vocabulary: int,
-        config: BlockConfig | Sequence[BlockConfig],
-        *,
-        max_length: int,
-        num_layers: int,
-        attention: Kernel | Sequence[Kernel],
-        positions: PositionEncoding,
-        is_tied: bool = False,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, vocabulary: int, config, *, is_tied: bool = False, rngs: nnx.Rngs, **given):
         # Tied, for it has no layer of logits then, of which there is one here.
-        self.encoder = LanguageModel(
-            vocabulary,
-            config,
-            max_length=max_length,
-            num_layers=num_layers,
-            attention=attention,
-            positions=positions,
-            is_tied=True,
-            rngs=rngs,
-        )
+        self.encoder = LanguageModel(vocabulary, config, **given, is_tied=True, rngs=rngs)
         width, dtype = self.encoder.stack.config.width, jnp.dtype(self.encoder.stack.config.dtype)
         self.norms = nnx.List([nnx.LayerNorm(width, dtype=dtype, rngs=rngs) for _ in range(3)])
         self.layers = nnx.List([nnx.Linear(width, width, dtype=dtype, rngs=rngs) for _ in range(2)])

@@ -196,7 +196,8 @@ class Settings(processes.Settings):
             raise ValueError(f"--tied is of models that predict tokens: {', '.join(classified)} asks for a class")
         without = [tasks.spelled(task) for task in self.tasks if task.metric != "accuracy"]
         if self.until and without:
-            raise ValueError(f"--until={self.until:g} is a share of right answers: {', '.join(without)} has none")
+            share = f"a share of which, {self.until:g}, ends training here (--until)"
+            raise ValueError(f"--task={', '.join(without)} has no right answers, {share}: expected a task of answers")
         if self.pooling != "mean" and not classified:
             raise ValueError(f"--pooling={self.pooling} is of models that tell a class: no task here asks for one")
         if self.pairing != "compared" and not any(task.is_pair for task in self.tasks):
