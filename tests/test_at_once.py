@@ -8,6 +8,7 @@ import pytest
 from attnzoo import Delta, GatedDelta, GatedLinear, KimiDelta, Linear, Performer, Retention, attend
 from attnzoo.engines import recurrence
 from attnzoo.testing import LAWS, check_law
+from tests.few import few
 from tests.gated_operands import KV_HEADS, given
 
 KERNELS = [Linear(), Performer(8), GatedDelta(), Delta(), GatedLinear(), KimiDelta(), Retention()]
@@ -62,6 +63,7 @@ def test_outputs_and_gradients(kernel, case):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), *results)
 
 
+@pytest.mark.slow
 @EACH
 def test_products_in_low_precision_lose_little(kernel):
     """Their operands are rounded to bfloat16, which the equation does with its output alone."""
@@ -91,12 +93,7 @@ def test_gradients_in_low_precision_lose_little(kernel):
     jax.tree.map(compare, ours, plain, exact)
 
 
-QUICK = ("transformations_change_nothing", "forward_mode_equals_the_equation")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
-)
+@pytest.mark.parametrize("name", few(LAWS, ["forward_mode_equals_the_equation"]))
 @pytest.mark.parametrize("kernel", [GatedDelta(), Performer(8), GatedLinear()], ids=repr)
 def test_law(kernel, name):
     check_law(kernel, name)

@@ -12,6 +12,7 @@ from experiments import tasks
 from experiments.bench import parsing
 from experiments.bench.settings import parsed
 from experiments.compare.presets import PRESETS
+from experiments.scaling import settings as scaling
 from experiments.train.sweep import settings
 
 
@@ -88,20 +89,6 @@ def test_presets_are_commands_that_their_experiments_know(preset):
         (["experiments.scaling", "--is_causal", "false"], "'false' belongs to no flag"),
         (["experiments.scaling", "--kernel=softmax"], "Unknown command line flag 'kernel'"),
         (["experiments.scaling", "--kernels=sofmax"], "did you mean 'softmax'"),
-        (["experiments.scaling", "--kernels=softmax", "--lengths=64,"], "empty item"),
-        (["experiments.scaling", "--kernels=softmax", "--batch=1", "--tokens=9999"], "exclude each other"),
-        (["experiments.scaling", "--kernels=softmax", "--num_kv_heads=3"], "does not divide --heads=8"),
-        (["experiments.scaling", "--kernels=softmax", "--repeats=2"], "--repeats=2: expected at least 5"),
-        (["experiments.scaling", "--kernels=softmax", "--num_kv_heads=0"], "--num_kv_heads=0: expected at least 1"),
-        (["experiments.scaling", "--kernels="], "names no kernel"),
-        (["experiments.scaling", "--kernels=linear(epsilom=1.0)"], "did you mean 'epsilon'"),
-        (["experiments.scaling", "--kernels=softmax", "--passes=forward,"], "empty item"),
-        (["experiments.accuracy", "--task=images"], "images"),
-        (
-            ["experiments.accuracy", "--positions=rotery"],
-            "unknown position encoding 'rotery', did you mean",
-        ),
-        (["experiments.accuracy", "--heads=3"], "does not divide --widths=64"),
         (["experiments.report"], "expected one FOLDER"),
         (["experiments.report", "/nowhere"], "no rows to report"),
     ],
@@ -112,6 +99,39 @@ def test_bad_flags_end_with_one_line(words, message, tmp_path):
     done = run(*words, *out)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"lengths": "64,"}, "empty item"),
+        ({"batch": "1", "tokens": "9999"}, "exclude each other"),
+        ({"num_kv_heads": "3"}, "does not divide --heads=8"),
+        ({"repeats": "2"}, "--repeats=2: expected at least 5"),
+        ({"num_kv_heads": "0"}, "--num_kv_heads=0: expected at least 1"),
+        ({"kernels": ""}, "names no kernel"),
+        ({"kernels": "linear(epsilom=1.0)"}, "did you mean 'epsilon'"),
+        ({"passes": "forward,"}, "empty item"),
+    ],
+    ids=str,
+)
+def test_bad_flags_of_scaling(flags, message):
+    with pytest.raises(ValueError, match=message):
+        parsed(scaling.Settings, **flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"task": "images"}, "images"),
+        ({"positions": "rotery"}, "unknown position encoding 'rotery', did you mean"),
+        ({"heads": "3"}, "does not divide --widths=64"),
+    ],
+    ids=str,
+)
+def test_bad_flags_of_accuracy(flags, message):
+    with pytest.raises(ValueError, match=message):
+        parsed(settings.Settings, **flags)
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):

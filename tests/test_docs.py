@@ -23,6 +23,8 @@ from attnzoo.engines import recurrence, streaming
 from attnzoo.engines.gathered import Order
 from attnzoo.engines.schedule import Layout, Schedule
 from attnzoo.engines.state import Channels, Write
+from experiments.bench.settings import parsed
+from tests.few import few
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -44,7 +46,7 @@ def modules() -> list[str]:
     return ["attnzoo", *sorted(module.name for module in found)]
 
 
-@pytest.mark.parametrize("document", ["README.md", "BUILD.md", "docs/coming_from.md"])
+@pytest.mark.parametrize("document", few(["README.md", "BUILD.md", "docs/coming_from.md"], ["docs/coming_from.md"]))
 def test_python_blocks_run(document, tmp_path):
     script = tmp_path / "document.py"
     script.write_text("\n".join(blocks(document, "python")))
@@ -55,6 +57,7 @@ def test_python_blocks_run(document, tmp_path):
 # Whatever a command starts finds this module first, and no network.
 OFFLINE = """
 import socket
+from tests.few import few
 def refuse(self, address, *rest):
     raise OSError(f"the network is not for tests: {address}")
 socket.socket.connect = socket.socket.connect_ex = refuse
@@ -76,11 +79,24 @@ SHORTER = {
 }
 
 
+def commands() -> list[str]:
+    """What README tells its readers to run."""
+    return [line for block in blocks("README.md", "bash") for line in joined(block) if line.startswith("python -m")]
+
+
+def test_readme_commands_are_understood():
+    assert commands()
+    for command in commands():
+        _, _, module, *words = shlex.split(command)
+        flags = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
+        known = importlib.import_module(f"{module}.__main__").Settings
+        parsed(known, **{name: value or "true" for name, value in flags.items()})
+
+
+@pytest.mark.slow
 def test_readme_commands_run_without_a_network(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(OFFLINE)
-    commands = [line for block in blocks("README.md", "bash") for line in joined(block) if line.startswith("python -m")]
-    assert commands
-    for command in commands:
+    for command in commands():
         words = shlex.split(command)
         done = subprocess.run(
             [sys.executable, *words[1:], *SHORTER.get(words[2], ())],

@@ -18,6 +18,7 @@ from flax import nnx
 import attnzoo.linen
 import attnzoo.nnx
 from attnzoo import Additive, Dims, Linear, Performer, Softmax, T5Buckets, as_attention_fn, attend, attention_weights
+from tests.few import few
 
 LENGTH, WIDTH = 6, 16
 X = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
@@ -76,7 +77,7 @@ def scanned(layer):
 
 @pytest.mark.filterwarnings("ignore:SelfAttention will:DeprecationWarning")
 @pytest.mark.parametrize("theirs, ours", PAIRS)
-@pytest.mark.parametrize("model", [two_blocks, scanned])
+@pytest.mark.parametrize("model", few([two_blocks, scanned], [scanned]))
 def test_a_model_of_layers_without_names_loads_unchanged_both_ways(theirs, ours, model):
     before, after = model(theirs), model(ours)
     params, again = (jax.jit(model.init)(jax.random.key(1), X, MASK) for model in (before, after))

@@ -27,6 +27,7 @@ from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 from attnzoo.engines.fused.way import Tiles, interpreted
 from attnzoo.testing import check_law
+from tests.few import few
 
 SMALL = Tiles(quantum=8, largest=16, grain=8)
 QUERIES, KEYS = 37, 40
@@ -169,8 +170,6 @@ EQUAL = {  # kernel, operands, what is asked, what is learned beside operands
         {"is_causal": True, "query_offset": np.array([3, -8])},
         BY_KEY,
     ),
-}
-EQUAL_TOO = {
     "all": (Softmax(), operands(kv_heads=1), LENGTHS, BY_KEY),
     "causal, drawn": (BigBird(block_size=4, num_random=2), operands(KEYS, kv_heads=4), {"is_causal": True}, {}),
     "window": (
@@ -188,13 +187,12 @@ EQUAL_TOO = {
     "prefix": (Softmax(), SAME, {"mask_mod": lambda head, i, j: (j <= i) | (j < 20)}, {}),
     "precise": (Softmax(), SAME, {"is_causal": True, "precision": "bfloat16"}, {}),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in EQUAL_TOO]
 
 
-@pytest.mark.parametrize("name", [*EQUAL, *SLOW])
+@pytest.mark.parametrize("name", few(EQUAL, ["causal", "blocks that are drawn"]))
 def test_interpreted_it_equals_the_equation(name):
     """Outputs, residuals and all gradients; whatever the default precision is where it is traced."""
-    kernel, given, asked, learned = (EQUAL | EQUAL_TOO)[name]
+    kernel, given, asked, learned = EQUAL[name]
     learned = jax.tree.map(jnp.asarray, learned)
     with interpreted():
         (_, found), grads = pulled("pallas", given, learned, kernel=kernel, **asked)

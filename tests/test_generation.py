@@ -20,7 +20,8 @@ from attnzoo import (
 )
 from attnzoo.models import BlockConfig, Classifier, EncoderDecoder, LanguageModel, generate
 from attnzoo.models.generation import _Sampling
-from attnzoo.testing.zoo import DECODING
+from attnzoo.testing.zoo import DECODING, ZOO
+from tests.few import few
 from tests.test_models import SMALL, TOKENS, loud
 
 STEPS = 7
@@ -44,7 +45,7 @@ def recomputed(model, prompt, steps=STEPS, source=None):
     return tokens[0, first : first + steps]
 
 
-@pytest.mark.parametrize("kernel", DECODING, ids=repr)
+@pytest.mark.parametrize("kernel", few(DECODING, ZOO), ids=repr)
 def test_greedy_equals_recomputing(kernel):
     model = made(attention=kernel)
     found = generate(model, TOKENS, STEPS, lengths=jnp.array([8, 3]))
@@ -53,7 +54,7 @@ def test_greedy_equals_recomputing(kernel):
     np.testing.assert_array_equal(found[1], recomputed(model, TOKENS[1, :3]))
 
 
-@pytest.mark.parametrize("positions", [Rotary(), T5Buckets(num_buckets=4), NoPositions()], ids=repr)
+@pytest.mark.parametrize("positions", few([Rotary(), T5Buckets(num_buckets=4), NoPositions()], [Rotary()]), ids=repr)
 def test_greedy_knows_positions(positions):
     config = BlockConfig(width=8, num_heads=2, num_kv_heads=1, norm="after", dropout_rate=0.3)
     model = made(config, attention=[SlidingWindow(3, 0), Softmax()], positions=positions)
@@ -74,11 +75,7 @@ CROSS = [
 ]
 
 
-SLOW = pytest.mark.slow
-QUICK = (Linear(),)
-
-
-@pytest.mark.parametrize("cross", [pytest.param(x, marks=[SLOW] * (x not in QUICK)) for x in CROSS], ids=repr)
+@pytest.mark.parametrize("cross", few(CROSS, [Linear()]), ids=repr)
 def test_an_encoder_decoder_reads_its_source_once(cross):
     model = loud(
         EncoderDecoder(

@@ -132,8 +132,7 @@ READERS = [Softmax(), BigBird(block_size=2), Performer(8), Linformer(4), Nystrom
 
 @pytest.mark.parametrize(
     "kernel, pooling",
-    [(x, "mean") for x in READERS]
-    + [pytest.param(x, "cls", marks=[pytest.mark.slow] * (x != Softmax())) for x in READERS],
+    [(x, "mean") for x in READERS] + [pytest.param(x, "cls", marks=pytest.mark.slow) for x in READERS],
     ids=str,
 )
 def test_a_classifier_does_not_see_padding(kernel, pooling):
@@ -162,7 +161,9 @@ def test_mean_pooling_is_the_mean_and_cls_the_first():
 PAIRS = jnp.stack([TOKENS, TOKENS[::-1, ::-1]], axis=1)
 
 
-@pytest.mark.parametrize(("pairing", "pooling"), [("joined", "cls"), ("compared", "mean")])
+@pytest.mark.parametrize(
+    ("pairing", "pooling"), [("joined", "cls"), pytest.param("compared", "mean", marks=pytest.mark.slow)]
+)
 def test_a_pair_is_two_documents_that_one_encoder_reads(pairing, pooling):
     """Each by itself, as far as it is long; then what is made of both meets one hidden layer."""
     config = BlockConfig(width=8, num_heads=2, feed_forward=40)

@@ -34,6 +34,7 @@ from attnzoo.door import trees
 from attnzoo.testing.laws import _arguments
 from attnzoo.testing.subject import Subject, brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
+from tests.few import few
 
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 DRAWING = [kernel for kernel in ZOO if isinstance(kernel, BigBird | Performer | Reformer)]
@@ -106,7 +107,7 @@ QUICK = (
     Reformer(4, 4, 2),
     Nystrom(5),
 )
-EVERY = [slow_where(kernel not in QUICK, kernel) for kernel in (*ZOO, *FURTHER)]
+EVERY = few((*ZOO, *FURTHER), QUICK)
 # Looking for leaks in a program of many parts takes a minute: one of few parts stands for all.
 LOOKED_INTO = (Additive(),)
 
@@ -240,7 +241,7 @@ def test_values_may_have_no_width(kernel):
 CROSS = [kernel for kernel in (*ZOO, *FURTHER) if kernel.supports.cross]
 
 
-@pytest.mark.parametrize("kernel", [slow_where(kernel not in QUICK, kernel) for kernel in CROSS], ids=repr)
+@pytest.mark.parametrize("kernel", few(CROSS, QUICK), ids=repr)
 def test_weights_of_few_queries(kernel):
     """They are pulled back, and equal those that the identity gives, here with keys enough to be more than queries."""
     subject = Subject("modes", kernel)
@@ -285,7 +286,7 @@ def test_all_brings_no_modules():
     assert not {"nnx", "linen", "decoding"} & set(names)
 
 
-@pytest.mark.parametrize("kernel", [*ZOO, *(slow_where(True, kernel) for kernel in FURTHER)], ids=repr)
+@pytest.mark.parametrize("kernel", few((*ZOO, *FURTHER), ZOO), ids=repr)
 def test_export_for_any_batch(kernel):
     (batch,) = jax.export.symbolic_shape("b")
     params = kernel.init(jax.random.key(0), Dims(1, 13, 13, 4, 4, 4, 4))

@@ -10,6 +10,7 @@ import pytest
 from attnzoo import CosFormer, Linear, Performer, attend
 from attnzoo.costs import counting
 from attnzoo.engines import recurrence
+from tests.few import few
 
 CASES = [
     (shape, causal, offset, segments, padded)
@@ -41,9 +42,7 @@ def operands(length=37, keys=37):
 
 
 @pytest.mark.parametrize("kernel", [Linear(), Performer(features=8), CosFormer(max_length=150)], ids=repr)
-@pytest.mark.parametrize(
-    "case", [*CASES[::7], *(pytest.param(x, marks=pytest.mark.slow) for x in CASES[3::11])], ids=str
-)
+@pytest.mark.parametrize("case", few([*CASES[::7], *CASES[3::11]], CASES[::14]), ids=str)
 def test_outputs_and_gradients(case, kernel):
     (length, keys), causal, offset, segments, padded = case
     rng = np.random.default_rng(4)

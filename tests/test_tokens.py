@@ -20,6 +20,7 @@ from attnzoo import (
     step,
 )
 from attnzoo.testing import LAWS, check_law, probe_kernel
+from tests.few import few
 from tests.gated_kernels import GatedSoftmax, Replayed
 from tests.gated_operands import DIM, HEADS, KV_HEADS, given
 
@@ -40,9 +41,7 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
-)
+@pytest.mark.parametrize("name", few(LAWS, QUICK))
 def test_law(name):
     check_law(Replayed(), name)
 

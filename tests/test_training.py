@@ -180,6 +180,7 @@ def test_a_full_disk_does_not_end_a_run(whole, tmp_path, capsys, monkeypatch):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000005", "step_00000020"]
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_an_os_error(tmp_path):
     """What a full disk does to the library that writes arrays, by a limit on the size of files."""
     code = (
@@ -371,6 +372,7 @@ def test_a_batch_that_devices_do_not_divide_is_said_and_recorded():
     ]
 
 
+@pytest.mark.slow
 def test_a_model_that_speaks_at_places_alone_learns_the_same():
     model = LanguageModel(20, BlockConfig(width=8, num_heads=2), max_length=16, num_layers=1, rngs=nnx.Rngs(0))
     placed = MQAR(pairs=3, vocabulary=20).batch("train", 0, 0, 4, 16)

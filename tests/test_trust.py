@@ -16,6 +16,7 @@ from experiments.swap import run as swap
 from experiments.train.sweep import run as accuracy
 from experiments.train.sweep.settings import Settings
 from tests import broken_kernels as broken
+from tests.few import few
 from tests.test_scaling import settings as scaled
 
 FUTURE, PADDING = "the_future_cannot_touch_the_past", "padding_changes_nothing"
@@ -62,9 +63,7 @@ def test_a_kernel_is_held_to_the_laws_of_its_place(kernel, place, law):
 RIGHT = [*ZOO, *FURTHER, broken.Plain()]
 
 
-@pytest.mark.parametrize(
-    "kernel", [x if x == Linear() else pytest.param(x, marks=pytest.mark.slow) for x in RIGHT], ids=repr
-)
+@pytest.mark.parametrize("kernel", few(RIGHT, [Linear()]), ids=repr)
 def test_what_is_right_passes_in_each_place(kernel):
     probe_kernel(kernel, 24, is_causal=kernel.supports.causal)
     if kernel.supports.bidirectional:
