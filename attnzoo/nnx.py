@@ -197,7 +197,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
         projections = (self.query, inputs_q), (self.key, inputs_k), (self.value, inputs_v)
         query, key, value = (
-            project(x, out_sharding=qkv_sharding or products.out_sharding(x, project.kernel[...]))
+            project(x, out_sharding=qkv_sharding) if qkv_sharding else products.applied(project, x)
             for project, x in projections
         )
         is_decoding = bool(self.decode if decode is None else decode)
@@ -247,7 +247,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             out = self.out_norm(out)
         if self.of_heads.gate is not None:
             out = self.of_heads.gated(out, products.applied(self.gate, inputs_q))
-        return self.out(out, out_sharding=out_sharding or products.out_sharding(out, self.out.kernel[...], 2))
+        return self.out(out, out_sharding=out_sharding) if out_sharding else products.applied(self.out, out, 2)
 
     def init_cache(self, input_shape: Sequence[int], dtype=jnp.float32, *, is_ragged: bool = False) -> None:
         """Make the cache, or empty it, for inputs up to `input_shape`, [*batch, longest, in_features].

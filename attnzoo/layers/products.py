@@ -7,6 +7,8 @@ added up, and weights that are split over the axes of the batch are brought toge
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,12 +74,35 @@ def split_as(x: jax.Array, split: NamedSharding) -> jax.Array:
 
 
 def applied(layer: nnx.Linear | nnx.LinearGeneral, x: jax.Array, contracted: int = 1, *, is_whole: bool = False) -> Any:
-    """`layer(x)`, split as `out_sharding` says.
+    """`layer(x)`, as `product` of its weights."""
+    return product(layer, x, layer.kernel[...], contracted, is_whole=is_whole)
+
+
+def product(
+    function: Callable[..., jax.Array], x: jax.Array, weights: jax.Array, contracted: int = 1, *, is_whole: bool = False
+) -> jax.Array:
+    """`function(x)`, x [..., *in] times weights [*in, *out], split as `out_sharding` says.
+
+    Where they are split over the same axes, what is less goes to the other: weights to the tokens of a batch, and the
+    few of a step of decoding to the weights.
 
     Args:
-      is_whole: its own features stay in one piece, for callers who pick among them.
+      function: takes x, and `out_sharding`.
+      is_whole: the weights' own features stay in one piece, for callers who pick among them.
     """
-    return layer(x, out_sharding=out_sharding(x, None if is_whole else layer.kernel[...], contracted))
+    wanted = out_sharding(x, None if is_whole else weights, contracted)
+    numbers = x.size * (1 + math.prod(weights.shape[contracted:]) / math.prod(weights.shape[:contracted]))
+    if wanted is None or numbers >= weights.size:
+        return function(x, out_sharding=wanted)
+    of_x, of_weights = (jax.typeof(x).sharding.spec for x in (x, weights))
+    taken = {name for names in of_weights for name in as_tuple(names)}
+    left = [
+        tuple(name for name in as_tuple(names) if name not in taken) or None for names in of_x[: x.ndim - contracted]
+    ]
+    over = lambda *names: NamedSharding(wanted.mesh, PartitionSpec(*left, *names))
+    out = function(split_as(x, over(*of_weights[:contracted])), out_sharding=over(*of_weights[contracted:]))
+    # One after another, since XLA exchanges no axis that is split over several of the mesh.
+    return split_as(split_as(out, over()) if is_whole else out, wanted)
 
 
 def dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None, **given) -> jax.Array:

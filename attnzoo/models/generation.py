@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -14,8 +15,9 @@ from jax.sharding import PartitionSpec
 
 from attnzoo.contract import randomness
 from attnzoo.contract.fields import is_integer, is_number
-from attnzoo.door import validation
+from attnzoo.door import meshes, validation
 from attnzoo.door.meshes import Split
+from attnzoo.layers import products
 from attnzoo.models.transformer import EncoderDecoder, LanguageModel
 
 
@@ -139,36 +141,37 @@ class _Sampling:
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps", "sampling", "stop"))
 def _generate(graph, state, prompt, lengths, given, rng, *, steps, sampling, stop):
-    split = Split.of(prompt)._replace(sequence=None)
-    whole = lambda x: PartitionSpec()
-    here = functools.partial(_generate_here, graph, steps, sampling, stop)
-    examples = prompt, lengths, given, jnp.arange(len(prompt))
-    return split.over_devices(here, [(examples, split.by_example), ((state, rng), whole)], split.by_example(prompt))
+    """The model is called as it is, so that its parameters stay where they are; examples are split as prompts are."""
+    mesh = meshes.told((prompt, state))
+    with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh):
+        split = Split.of(prompt)._replace(sequence=None)
+        rows = jnp.arange(len(prompt))
+        prompt, lengths, rows = (split.placed(x, split.by_example(x)) for x in (prompt, lengths, rows))
+        model = nnx.merge(graph, state)
+        model.eval()
+        model.init_cache(len(prompt), prompt.shape[1] + steps, **given)
 
+        def drawn(rng, logits):
+            examples = [(rows, split.by_example), (logits, split.by_example)]
+            here = lambda rng, rows, logits: sampling(rng, rows, logits)
+            return split.over_devices(here, [(rng, lambda x: PartitionSpec()), *examples], split.by_example(rows))
 
-def _generate_here(graph, steps, sampling, stop, examples, constants):
-    """The same of the examples of one device."""
-    (prompt, lengths, given, rows), (state, rng) = examples, constants
-    model = nnx.merge(graph, state)
-    model.eval()
-    model.init_cache(len(prompt), prompt.shape[1] + steps, **given)
-    logits = model.step(prompt, lengths=lengths)
-    first, *later = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(steps))
-    last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    token = sampling(first, rows, last)
-    graph, cache, *rest = nnx.split(model, nnx.Cache, ...)
+        logits = model.step(prompt, lengths=lengths)
+        first, *later = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(steps))
+        token = drawn(first, products.entries(logits, (lengths - 1)[:, None])[:, 0])
+        graph, cache, *rest = nnx.split(model, nnx.Cache, ...)
 
-    def advance(carry, rng):
-        cache, before = carry
-        model = nnx.merge(graph, cache, *rest)
-        token = sampling(rng, rows, model.step(before[:, None])[:, 0])
-        token = token if stop is None else jnp.where(before == stop, stop, token)
-        return (nnx.state(model, nnx.Cache), token), token
+        def advance(carry, rng):
+            cache, before = carry
+            model = nnx.merge(graph, cache, *rest)
+            token = drawn(rng, model.step(before[:, None])[:, 0])
+            token = token if stop is None else jnp.where(before == stop, stop, token)
+            return (nnx.state(model, nnx.Cache), token), token
 
-    if not later:
-        return token[:, None]
-    _, tokens = jax.lax.scan(advance, (cache, token), jnp.stack(later))
-    return jnp.concatenate([token[:, None], tokens.T], axis=1)
+        if not later:
+            return token[:, None]
+        _, tokens = jax.lax.scan(advance, (cache, token), jnp.stack(later))
+        return jnp.concatenate([token[:, None], tokens.T], axis=1)
 
 
 def _prompt(model, prompt, lengths) -> tuple[jax.Array, jax.Array]:

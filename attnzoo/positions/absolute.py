@@ -14,6 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from attnzoo.contract import fields
 from attnzoo.positions.encoding import AbsoluteEncoding
@@ -94,4 +95,12 @@ class LearnedPositions(AbsoluteEncoding):
                 )
             return params[positions]
         inside = (positions >= 0) & (positions < length)
-        return jnp.where(inside[..., None], params[positions], jnp.nan)
+        return jnp.where(inside[..., None], _rows(params, positions), jnp.nan)
+
+
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """table[index], split as the index is, where a type tells."""
+    split = jax.typeof(index).sharding
+    is_told = AxisType.Explicit in split.mesh.axis_types
+    as_index = NamedSharding(split.mesh, PartitionSpec(*split.spec, None)) if is_told else None
+    return table.at[index].get(out_sharding=as_index)
