@@ -81,9 +81,11 @@ class Kernel:
         constants = jax.tree.map(lambda x: x[None], (params, draws))
         return heads.over_heads(_Reference(self), q, k, v, (*constants, call.by_head(q.shape[2])))
 
-    def meets(self, shards: Shards, mask: Mask) -> bool:
+    def meets(self, shards: Shards, mask: Mask) -> bool | jax.Array:
         """Whether `batched` takes a part of a sequence that is split over devices, `call.shards`, and brings together
         what it needs of others; if not, it is given heads of whole sequences, or whole sequences.
+
+        A bool of the program, the same on all devices, where data decide.
         """
         return False
 
@@ -139,10 +141,11 @@ class Kernel:
         return cache, everywhere.of_each(call.shards, dense.Part(out, lse, jnp.zeros_like(lse)))
 
     def meets_cache(self) -> bool:
-        """Whether `step` takes `call.shards`, where each device has some slots of a cache of all keys.
+        """Whether each device can meet some slots of a cache of all keys, where `step` takes `call.shards`, and some
+        keys beside all queries.
 
         By default where softmax over each device's own keys is all that joins them: `head` gives the log-sum-exp of its
-        scores, and asks for no positions. Others are brought the slots of all.
+        scores, and asks for no positions. Others are brought the slots, and the keys, of all.
         """
         return type(self).step is Kernel.step and self.supports.residual and not self.supports.positions
 

@@ -35,7 +35,7 @@ from attnzoo import (
     step,
 )
 from attnzoo.costs import traffic
-from attnzoo.engines import heads, recurrence
+from attnzoo.engines import heads, recurrence, streaming
 from attnzoo.models import (
     BlockConfig,
     Classifier,
@@ -220,6 +220,7 @@ def _asked_of_a_sequence(length):
         "a rule that looks at queries": {"is_causal": True, "bias": Shaw().bias(learned(Shaw()), HEADS)},
         "arrays": {"is_causal": True, "bias": pairs, "mask": np.random.default_rng(3).random(pairs.shape) < 0.6},
         "columns of biases": {"bias": pairs[:, :, :1], "mask": pairs[:, :1, :, :1] < 1},
+        "documents and the past": {"is_causal": True, **segments(np.array([2, 0, 1])[ids])},
         "an offset": {"is_causal": True, "query_offset": 3},
         "an offset for each example": {"is_causal": True, "query_offset": np.array([-2, 4])},
         "a window": {
@@ -296,20 +297,94 @@ def in_a_shard_map_over_the_sequence(kernel):
     same(found, expected)
 
 
-def parts_sent(kernel, is_causal, most, kinds):
-    """Each of 8 devices sends at most so many times its part of the queries, in messages of these kinds alone."""
+def parts_sent(kernel, is_causal, most, kinds, **asked):
+    """Each of 8 devices sends at most so many times its part of the queries, in messages of these kinds alone; where
+    data decide, in the way that sends less.
+    """
     row, shape = row_of_devices("Explicit", DEVICES), (1, 512, 8, 16)
     given = jnp.ones(shape), tokens_of(kernel, 1, 512, 8, 16)
     x, tokens = jax.device_put(given, NamedSharding(row, P(None, "sequence")))
     params = kernel.init(jax.random.key(0), Dims(1, 512, 512, 8, 8, 16, 16))
+    asked |= {"kernel": kernel, "params": params, "is_causal": is_causal}
     with jax.set_mesh(row):
-        call = lambda x, tokens: attend(
-            x, x, x, kernel=kernel, params=params, is_causal=is_causal, tokens=tokens or None
-        )
-        messages = traffic.sent(jax.jit(call).lower(x, tokens).compile())
+        call = lambda x, tokens: attend(x, x, x, tokens=tokens or None, **asked)
+        messages = traffic.sent(jax.jit(call).lower(x, tokens).compile(), min)
     parts = traffic.total(messages) / (x.nbytes / DEVICES)
     assert parts <= most * 1.01, (parts, messages)
     assert set(messages) <= set(kinds), messages
+
+
+def documents_sent(kernel, most):
+    """The same of packed documents, each a run of tokens: as without them, and ids to all."""
+    ids = np.arange(512)[None] // 100
+    kinds = ["collective-permute", "all-gather", "all-reduce"]
+    parts_sent(kernel, True, most, kinds, query_segment_ids=ids, key_value_segment_ids=ids)
+
+
+def keys_of_few_heads_sent(kernel, most):
+    """Each of 8 devices sends so many times its part of the keys, of which there are fewer heads than of queries."""
+    row = row_of_devices("Explicit", DEVICES)
+    q, k = (jax.device_put(jnp.ones((1, 512, n, 16)), NamedSharding(row, P(None, "sequence"))) for n in (8, 2))
+    params = kernel.init(jax.random.key(0), Dims(1, 512, 512, 8, 2, 16, 16))
+    with jax.set_mesh(row):
+        call = jax.jit(lambda q, k: attend(q, k, k, kernel=kernel, params=params))
+        assert traffic.total(traffic.sent(call.lower(q, k).compile())) <= most * k.nbytes / DEVICES
+
+
+def visits_of_a_ring(asked, expected):
+    """How often one of 8 devices meets the keys of another: where some of its queries may see some of these."""
+    row, visits = row_of_devices("Explicit", DEVICES), []
+    arrays = [jax.device_put(x, NamedSharding(row, P(None, "sequence"))) for x in operands(2)]
+    found = streaming.Pass._found
+
+    def counted(*args, **given):
+        jax.debug.callback(lambda: visits.append(1))
+        return found(*args, **given)
+
+    static = {name: asked[name] for name in asked if name in ("is_causal", "local_window_size")}
+    traced = {name: asked[name] for name in asked if name not in static}
+    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(row):
+        patch.setattr(streaming.Pass, "_found", counted)
+        jax.clear_caches()
+        out = jax.jit(lambda traced, *x: attend(*x, **static, **traced))(traced, *arrays)
+        jax.effects_barrier()
+    jax.clear_caches()
+    same(out, attend(*operands(2), **asked))
+    assert len(visits) == expected, len(visits)
+
+
+def keys_in_parts(kernel, name, length):
+    """Queries that all devices have, beside keys that they have parts of: joined by sums as large as the outputs."""
+    asked = _asked_of_keys(length)[name]
+    q, k, v = (x[:2] for x in operands(2))
+    q, params, bias = q[:, :length], learned(kernel, 2), asked.pop("bias", None)
+    row, of_each = row_of_devices("Explicit", 4), lambda out: sum(map(curved_sum, jax.tree.leaves(out)))
+
+    def call(q, k, v, params, bias):
+        given = {} if bias is None else {"bias": bias}
+        return of_each(attend(q, k, v, kernel=kernel, params=params, **given, **asked))
+
+    both = jax.jit(jax.value_and_grad(call, (0, 1, 2, 3, 4)))
+    expected = both(q, k, v, params, bias)
+    split = [jax.device_put(x, NamedSharding(row, P(None, "sequence"))) for x in (k, v)]
+    with jax.set_mesh(row):
+        same(both(q, *split, params, bias), expected)
+        messages = traffic.sent(jax.jit(call).lower(q, *split, params, bias).compile())
+    assert set(messages) == {"all-reduce"}
+    assert traffic.total(messages) <= 1.5 * q.nbytes * (DIM + 4) / DIM + 100, messages
+
+
+def _asked_of_keys(length):
+    rng = np.random.default_rng(2)
+    pairs = rng.normal(size=(2, HEADS, length, LENGTH)).astype(np.float32)
+    return {
+        "arrays": {"bias": pairs, "mask": pairs < 1, "query_seq_lengths": np.array([length, 1])},
+        "the past": {
+            "is_causal": True, "query_offset": np.array([4, 17]), "sinks": np.linspace(-1, 1, HEADS, dtype=np.float32),
+            "dropout_rate": 0.3, "rng": jax.random.key(1), "return_residual": True, "bias": ALiBi().bias((), HEADS),
+        },
+        "padding": {"key_value_seq_lengths": np.array([LENGTH, 3])},
+    }  # fmt: skip
 
 
 def sends_as_formulas_say(kernel, is_causal, num_heads):
@@ -629,6 +704,25 @@ def in_models():
     for how in ({}, {"temperature": 1.0, "rng": jax.random.key(1), "lengths": jnp.array([4, 2, 1, 3])}):
         found, alone = (generate(language, x, 6, **how) for x in (put(tokens[:, :4], "data"), tokens[:, :4]))
         np.testing.assert_array_equal(found, alone)
+
+
+def text_from_parameters_in_parts():
+    """The text of one device; parameters stay in parts meanwhile, as prompts do, and what few tokens are is sent."""
+    model = LanguageModel(
+        64, BlockConfig(width=128, num_heads=HEADS), max_length=16, num_layers=1, is_tied=True, rngs=nnx.Rngs(0)
+    )
+    prompt = jax.random.randint(jax.random.key(0), (BATCH, 5), 0, 64)
+    how = {"temperature": 1.0, "top_k": 9, "rng": jax.random.key(1), "lengths": jnp.array([4, 2, 1, 3]), "stop": 3}
+    expected = generate(model, prompt, 6, **how)
+    partition(model, mesh("Explicit"), model_axis="model", fsdp_axis="data")
+    graph, state = nnx.split(model)
+    call = jax.jit(lambda state, prompt: generate(nnx.merge(graph, state), prompt, 6, **how))
+    program = call.lower(state, split := put(prompt, "data")).compile()
+    np.testing.assert_array_equal(program(state, split), expected)
+    whole = sum(x.nbytes for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    held, sent = program.memory_analysis(), traffic.total(traffic.sent(program))
+    assert held.argument_size_in_bytes < 0.27 * whole and held.temp_size_in_bytes < 0.1 * whole, (held, whole)
+    assert sent < 0.25 * whole, (sent, whole)
 
 
 def pairs_of_documents():

@@ -1,5 +1,6 @@
 """Batch, heads and sequences that are split over devices: the same line of code, the same numbers, and little sent."""
 
+import numpy as np
 import pytest
 
 from attnzoo import (
@@ -126,7 +127,7 @@ SPLIT_QUICKLY = [
     (SlidingWindow(2, 1), "a window"),
     (Performer(8), "the past"),
     (Performer(8), "nothing"),
-    (Linear(), "packed documents"),
+    (Linear(), "documents and the past"),
     (CosFormer(30), "the past"),
     (CosFormer(30), "nothing"),
     (Synthesizer(), "the past"),
@@ -145,6 +146,7 @@ SPLIT = [
 def _is_supported(kernel, name):
     needs = {
         "the past": ["causal"], "packed documents": ["causal", "segments", "dropout"],
+        "documents and the past": ["causal", "segments"],
         "segments in any order": ["segments"], "segments in any order and the past": ["causal", "segments"],
         "padding of whole parts": ["causal", "key_mask"], "a rule of biases": ["causal", "bias"],
         "a rule that looks at queries": ["causal", "bias"], "arrays": ["causal", "bias", "mask"],
@@ -169,13 +171,23 @@ ORDERED_QUICKLY = [
     (GatedDelta(), "the past", 4, 45, "Auto", False),
     (GatedLinear(), "padding of whole parts", 8, 64, "Explicit", True),
     (Retention(), "segments in any order and the past", 2, 24, "Explicit", False),
+    (GatedDelta(), "documents and the past", 4, 23, "Auto", False),
+    (Performer(8), "documents and the past", 8, 24, "Explicit", True),
 ]
 ORDERED_FURTHER = [
     pytest.param(kernel, name, *row, at_once, marks=pytest.mark.slow)
     for kernel in [*ORDERED, Performer(8)]
-    for name in ("the past", "padding of whole parts", "segments in any order and the past", "an offset")
+    for name in (
+        "the past",
+        "padding of whole parts",
+        "segments in any order and the past",
+        "documents and the past",
+        "an offset",
+    )
     for row in ((2, 24, "Explicit"), (4, 45, "Auto"), (8, 64, "Explicit"))
-    for at_once in ((False, True) if name in ("the past", "padding of whole parts") else (False,))
+    for at_once in (
+        (False, True) if name in ("the past", "padding of whole parts", "documents and the past") else (False,)
+    )
     if (kernel, name, *row, at_once) not in ORDERED_QUICKLY
 ]
 
@@ -262,6 +274,45 @@ def test_what_devices_send(ask, kernel, is_causal, most, kinds):
     ask(on_devices.parts_sent, kernel, is_causal, most, kinds)
 
 
+@pytest.mark.parametrize(
+    "kernel, most",
+    [(Linear(), 4 * STATE), (Retention(), 4 * 16 / 64 * 1.01), (GatedDelta(), 4 * 2 * 16 / 64)],
+    ids=repr,
+)
+def test_what_devices_send_of_packed_documents(ask, kernel, most):
+    ask(on_devices.documents_sent, kernel, most + 0.06)  # and an id of each token
+
+
+def test_what_devices_send_where_projected_keys_would_be_more(ask):
+    ask(on_devices.keys_of_few_heads_sent, Additive(), 2 * HANDED_AROUND)
+
+
+IDS = np.arange(24)[None] // 6
+
+
+@pytest.mark.parametrize(
+    "asked, expected",
+    [
+        ({"is_causal": True}, 36),
+        ({"local_window_size": (3, 0), "query_offset": np.zeros(4, int)}, 15),
+        ({"query_segment_ids": IDS.repeat(4, 0), "key_value_segment_ids": IDS.repeat(4, 0)}, 16),
+        ({"key_value_seq_lengths": np.array([3, 1, 2, 3])}, 8),
+    ],
+    ids=["the past", "a window somewhere", "packed documents", "padding"],
+)
+def test_keys_that_no_query_sees_pass_by(ask, asked, expected):
+    ask(on_devices.visits_of_a_ring, asked, expected)
+
+
+@pytest.mark.parametrize(
+    "kernel, name",
+    [(Softmax(), "arrays"), (Softmax(), "the past"), (NadarayaWatson(), "padding"), (Additive(), "the past")],
+    ids=repr,
+)
+def test_keys_in_parts_beside_whole_queries(ask, kernel, name):
+    ask(on_devices.keys_in_parts, kernel, name, 5)
+
+
 def test_messages_in_loops_are_counted(ask):
     ask(on_devices.messages_in_loops)
 
@@ -339,6 +390,10 @@ def test_logical_names_of_flax(ask, kind, kernel):
 )
 def test_a_cell_of_a_sweep(ask, given, tmp_path):
     ask(on_devices.learned_on_a_mesh, str(tmp_path), given)
+
+
+def test_text_from_parameters_in_parts(ask):
+    ask(on_devices.text_from_parameters_in_parts)
 
 
 @pytest.mark.slow

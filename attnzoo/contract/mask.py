@@ -7,6 +7,7 @@ padding and segments are vectors; a dense array is kept only where the caller br
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -267,6 +268,21 @@ class Mask:
         left, right = self.reach
         low, high = last + self.place - left, first + self.place + right
         return np.maximum(low, 0), np.minimum(high, self.key_length - 1)
+
+    def may_show(self) -> jax.Array | None:
+        """Whether any query may see any key, as far as reach, padding and the range of segments tell, bool []; None
+        where these hide nothing that is not known beforehand.
+        """
+        (left, right), holds = self.reach, []
+        if not self.is_placed and all(band.global_tokens is None for band in self.bands):
+            first = jnp.asarray(self.query_offset)
+            holds += [self.key_length > first - left] if left < LARGEST // 2 else []
+            holds += [first + self.query_length - 1 + right >= 0] if right < LARGEST // 2 else []
+        holds += [shown.any(axis=-1) for shown in (self.keys, self.queries) if shown is not None]
+        if self.segments is not None:
+            query, key = self.segments
+            holds.append((query.min(axis=-1) <= key.max(axis=-1)) & (key.min(axis=-1) <= query.max(axis=-1)))
+        return functools.reduce(jnp.logical_and, holds).any() if holds else None
 
     def used_length(self) -> int | jax.Array:
         """Keys up to and with the last one that is not padding: a scalar for each leading axis."""

@@ -21,6 +21,7 @@ class Shards:
       count: how many devices there are along them.
       query_length: T of the whole.
       key_length: S of the whole.
+      of_keys: whether keys alone are split, beside queries that all devices have.
 
     Example:
       >>> from attnzoo.contract.shards import Shards
@@ -38,6 +39,7 @@ class Shards:
     count: int
     query_length: int
     key_length: int
+    of_keys: bool = False
 
     @property
     def index(self) -> jax.Array:
@@ -77,6 +79,11 @@ class Shards:
     def largest(self, x: jax.Array) -> jax.Array:
         """The maximum over all devices; it has no gradient."""
         return self.apart(jax.lax.pmax(jax.lax.stop_gradient(x), self.axes), x)
+
+    def agreed(self, condition: jax.Array) -> jax.Array:
+        """Whether it holds on all devices, with those of other examples and heads, so that all of them go one way."""
+        axes = {*self.axes, *jax.typeof(condition).manual_axis_type.varying}
+        return jax.lax.pmin(condition.astype(jnp.int32), tuple(sorted(axes))) > 0
 
     def of_neighbour(self, tree: Any, distance: int) -> Any:
         """What the device has that is `distance` parts further on, or before where negative; 0 beyond the ends."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from attnzoo.costs import hlo, loops
@@ -28,14 +29,15 @@ class Sent(NamedTuple):
     bytes: float = 0
 
 
-def sent(compiled: Any) -> dict[str, Sent]:
-    """What one device sends in a program, by kind of message; a branch counts as its most talkative one.
+def sent(compiled: Any, branch: Callable = max) -> dict[str, Sent]:
+    """What one device sends in a program, by kind of message.
 
     Of n devices each sends an array of all-gather n - 1 times, in all-reduce twice (n - 1) / n of it, in all-to-all and
     reduce-scatter (n - 1) / n: the least that a ring of them needs.
 
     Args:
       compiled: from `jax.jit(f).lower(...).compile()`.
+      branch: which of several counts where data decide: the most talkative one, or the least with `min`.
 
     Raises:
       ValueError: a loop with messages runs an unknown number of times, or a message does not tell who takes part.
@@ -46,7 +48,7 @@ def sent(compiled: Any) -> dict[str, Sent]:
       {}
     """
     program = hlo.parse(compiled.as_text())
-    return {kind: Sent(*count) for kind, count in _of(program, program.entry, {}).items()}
+    return {kind: Sent(*count) for kind, count in _of(program, program.entry, branch, {}).items()}
 
 
 def total(messages: dict[str, Sent]) -> float:
@@ -54,7 +56,7 @@ def total(messages: dict[str, Sent]) -> float:
     return float(sum(x.bytes for x in messages.values()))
 
 
-def _of(program: Program, name: str, known: dict[str, dict[str, tuple]]) -> dict[str, tuple]:
+def _of(program: Program, name: str, choice: Callable, known: dict[str, dict[str, tuple]]) -> dict[str, tuple]:
     """Messages and bytes of a computation, by kind."""
     if name in known:
         return known[name]
@@ -70,10 +72,10 @@ def _of(program: Program, name: str, known: dict[str, dict[str, tuple]]) -> dict
         kind = each.op.removesuffix("-start")
         if kind in KINDS and not _is_to_nobody(each):
             add({kind: (1, _bytes_sent(kind, each))})
-        if branches := [_of(program, branch, known) for branch in each.branches()]:
-            add(max(branches, key=lambda counts: sum(x[1] for x in counts.values())))
+        if branches := [_of(program, branch, choice, known) for branch in each.branches()]:
+            add(choice(branches, key=lambda counts: sum(x[1] for x in counts.values())))
         for called in (name for key in ("body", "calls", "to_apply") for name in each.called(key)):
-            inner = _of(program, called, known)
+            inner = _of(program, called, choice, known)
             add(inner, loops.trips(program, each, within) if inner and each.op == "while" else 1)
     known[name] = counts
     return counts

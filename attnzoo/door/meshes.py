@@ -7,6 +7,7 @@ and heads are independent, and nothing is sent; a sequence that is split is met 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,14 +30,15 @@ class Split(NamedTuple):
       mesh: or None where nothing is split.
       batch: the axes of the mesh that the batch is split over.
       heads: likewise.
-      sequence: that the sequence of queries is split over, and so that of keys; keys that are split beside queries that
-        are not are brought together.
+      sequence: that the sequence of queries is split over, and so that of keys.
+      keys: that the sequence of keys is split over beside queries that are not; None where they are brought together.
     """
 
     mesh: Any = None
     batch: Names = None
     heads: Names = None
     sequence: Names = None
+    keys: Names = None
 
     @staticmethod
     def of(query: jax.Array, *keys: jax.Array, sequence: Names = None) -> Split:
@@ -50,6 +52,14 @@ class Split(NamedTuple):
             for mesh, spec in _specs(x):
                 split = split._beside(Split(mesh, spec[0], spec[2], spec[1] if x is query else None))
         return split._replace(mesh=split.mesh or (get_abstract_mesh() if sequence else None))
+
+    def with_keys(self, *keys: jax.Array) -> Split:
+        """The same, with keys split as their types tell, where queries are not."""
+        if self.sequence:
+            return self
+        return functools.reduce(
+            Split._beside, (Split(mesh, keys=spec[1]) for x in keys for mesh, spec in _specs(x)), self
+        )
 
     def _beside(self, other: Split) -> Split:
         """And as another one tells of what is not split yet, over axes that split nothing yet."""
@@ -67,13 +77,17 @@ class Split(NamedTuple):
 
     def shards(self, query_length: int, key_length: int) -> Shards | None:
         """Those of sequences of these lengths, None where they are not split."""
-        if not self.sequence:
+        if not (names := as_tuple(self.sequence or self.keys)):
             return None
-        return Shards(as_tuple(self.sequence), self.parts(self.sequence), query_length, key_length)
+        return Shards(names, self.parts(names), query_length, key_length, of_keys=not self.sequence)
 
     def of_sequence(self, x: jax.Array) -> PartitionSpec:
         """Of [B, L, heads, ...], whose heads several devices may share, as they do those of keys (`own_heads`)."""
         return PartitionSpec(self.batch, self.sequence, self._sharing(x.shape[2])[0])
+
+    def of_keys(self, x: jax.Array) -> PartitionSpec:
+        """The same of keys, of values, and of what their tokens bring."""
+        return self._replace(sequence=self.sequence or self.keys).of_sequence(x)
 
     def own_heads(self, num_heads: int) -> Callable[[jax.Array], jax.Array]:
         """From [B, L, heads, ...] as `of_sequence` splits so many heads to those that a device's queries look at.
@@ -103,8 +117,9 @@ class Split(NamedTuple):
 
     def of_call(self, call: Call) -> Call:
         """Of all leaves of a call, but of what tokens bring."""
-        along = lambda x: PartitionSpec(*_where_long(x, (self.batch, self.heads, self.sequence)))
-        return call.by_axis(along, along, self.leading)
+        along = lambda names, x: PartitionSpec(*_where_long(x, (self.batch, self.heads, names)))
+        of_queries, of_keys = (functools.partial(along, x) for x in (self.sequence, self.sequence or self.keys))
+        return call.by_axis(of_queries, of_keys, self.leading)
 
     def by_head(self, x: jax.Array) -> PartitionSpec:
         """Of [heads or 1, ...]."""
@@ -127,7 +142,7 @@ class Split(NamedTuple):
         if self.mesh is None:
             return here(*leaves)
         specs = jax.tree.leaves([jax.tree.map(specs, tree) if callable(specs) else specs for tree, specs in given])
-        leaves = [self._resharded(x, spec) for x, spec in zip(leaves, specs, strict=True)]
+        leaves = [self.placed(x, spec) for x, spec in zip(leaves, specs, strict=True)]
         if not self.names:
             return here(*leaves)
         call = jax.shard_map(here, mesh=self.mesh, in_specs=tuple(specs), out_specs=out_specs, axis_names=self.names)
@@ -135,15 +150,23 @@ class Split(NamedTuple):
 
     def whole(self, x: jax.Array) -> jax.Array:
         """[B, L, heads, ...] with its sequence in one piece, as one must be whose parts would not be equal."""
-        return self._resharded(x, self._replace(sequence=None).of_sequence(x))
+        return self.placed(x, self._replace(sequence=None).of_sequence(x))
 
-    def _resharded(self, x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    def placed(self, x: jax.Array, spec: PartitionSpec) -> jax.Array:
         """As `spec` tells of Explicit axes; of others, a `shard_map` sees to it itself."""
+        if self.mesh is None:
+            return x
         kinds = dict(zip(self.mesh.axis_names, self.mesh.axis_types, strict=True))
         if AxisType.Explicit not in kinds.values():
             return x
         explicit = lambda names: tuple(name for name in as_tuple(names) if kinds[name] == AxisType.Explicit) or None
         return reshard(x, NamedSharding(self.mesh, PartitionSpec(*map(explicit, spec))))
+
+
+def told(tree: Any) -> Any:
+    """The mesh with Explicit axes of the first array whose type tells of one; None where none does."""
+    found = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(tree))
+    return next((mesh for mesh in found if AxisType.Explicit in mesh.axis_types), None)
 
 
 def along(x: jax.Array, axis: int) -> tuple[Any, Names]:

@@ -8,6 +8,7 @@ its queries must be beside their keys, all of both.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,9 @@ def filled(
     """Sequences that devices have equal parts of, and the same of a call; what fills them up is hidden."""
     mask = call.mask
     lengths = shards.query_length, shards.key_length
+    if shards.of_keys:  # as a type told, and so equal
+        mask = dataclasses.replace(mask, key_length=lengths[1] // shards.count, hides_ends=False)
+        return query, key, value, dataclasses.replace(call, mask=mask)
     query, key, value, tokens = jax.tree.map(lambda x: shards.filled(x, 1), (query, key, value, call.tokens))
     there = [None if n % shards.count == 0 else jnp.arange(n)[None, None] < n for n in lengths]
     both = lambda given, there: there if given is None else given
@@ -62,9 +66,38 @@ def run(
     v: jax.Array,
     call: Call,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """What a device's own queries get from all keys."""
-    if implementation in (None, "xla", "forward") and kernel.meets(shards, call.mask):
-        return route(params, draws, q, k, v, dataclasses.replace(call, shards=shards))
+    """What a device's own queries get from all keys; or all queries from its own keys, where these alone are split."""
+    if shards.of_keys:
+        return route(params, draws, q, k, v, _beside_own_keys(shards, call))
+    operands = params, draws, q, k, v, call
+    met = lambda *operands: route(*operands[:-1], dataclasses.replace(operands[-1], shards=shards))
+    spared = functools.partial(_spared, shards, route, kernel)
+    meets = implementation in (None, "xla", "forward") and kernel.meets(shards, call.mask)
+    if isinstance(meets, bool):
+        return (met if meets else spared)(*operands)
+    # What one way would keep for gradients has a place in both: only operands, of the one that is seldom taken.
+    return jax.lax.cond(meets, met, jax.checkpoint(spared), *operands)
+
+
+def joins(kernel: Kernel, implementation: str | None) -> bool:
+    """Whether what devices get from their own keys is joined, beside queries that all of them have."""
+    if implementation not in (None, "xla", "forward") or not kernel.supports.cross:
+        return False
+    return kernel.supports.decode and kernel.meets_cache()
+
+
+def _spared(
+    shards: Shards,
+    route: Run,
+    kernel: Kernel,
+    params: Tree,
+    draws: Tree,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    call: Call,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The same of a kernel that does not meet parts."""
     if q.shape[2] % shards.count == 0:
         return _by_heads(shards, route, params, draws, q, k, v, call)
     k, v, tokens = (_whole(shards, x, 1, shards.key_length) for x in (k, v, call.tokens))
@@ -121,6 +154,18 @@ def _whole(shards: Shards, tree: Any, axis: int, length: int) -> Any:
 def _of_whole(shards: Shards, mask: Mask) -> Mask:
     """The mask of a part whose arrays are those of the whole."""
     return dataclasses.replace(mask, query_length=shards.query_length, key_length=shards.key_length)
+
+
+def _beside_own_keys(shards: Shards, call: Call) -> Call:
+    """The call of all queries beside the keys of a part."""
+    mask, bias = call.mask, call.bias
+    first = (shards.index * mask.key_length)[None, None]
+    own = lambda x: shards.part(x, 3) if isinstance(x, jax.Array) and x.shape[3] > 1 else x
+    origin = Origin(START, first, mask.query_offset)
+    mask = dataclasses.replace(mask, query_offset=mask.query_offset - first, dense=own(mask.dense), origin=origin)
+    return dataclasses.replace(
+        call, mask=mask, bias=None if bias is None else dataclasses.replace(bias, given=own(bias.given))
+    )
 
 
 def _beside_all(shards: Shards, mask: Mask) -> Mask:

@@ -138,7 +138,7 @@ def of_each(shards: Shards | None, own: dense.Part) -> tuple[jax.Array, jax.Arra
 
 
 def _joined(shards, own):
-    top = shards.largest(own.top)
+    top = jax.lax.pmax(jax.lax.stop_gradient(own.top), shards.axes)
     share = jnp.exp(own.top - dense.finite(top)) * jnp.exp(own.log_total)
     total, out = jax.lax.psum((share, own.out.astype(share.dtype) * share[..., None]), shards.axes)
     some = jnp.where(total > 0, total, 1)

@@ -26,7 +26,7 @@ from attnzoo.contract.shards import Shards
 from attnzoo.engines import heads, state, transitions
 from attnzoo.engines.fused import chunks, way
 from attnzoo.engines.fused.way import Asked
-from attnzoo.engines.slots import Laid, Sequence, Slots, in_turn, laid_out, leaving
+from attnzoo.engines.slots import Laid, Sequence, Slots, are_runs, in_turn, laid_out, leaving
 from attnzoo.engines.state import Standing, State, Sums, Write
 from attnzoo.engines.transitions import Transition
 
@@ -120,11 +120,12 @@ def attend(
     if not mask.is_causal and (shards is not None or (mask.segments is None and max(map(len, stands)) > chunk)):
         whole = of_keys() if shards is None else _of_all(shards, of_keys())
         return _recalled(rule_of, constants, write, given, whole, stands[0] + mask.query_offset).astype(v.dtype)
-    laid = laid_out(given, mask, chunk, in_pairs=not has_order)
+    laid = laid_out(given, mask, chunk, in_pairs=not has_order, before=_segment_before(shards, mask))
     run = Chunks(rule_of, constants, own, laid.standing_of, write, at_once)
     if shards is not None:
         laid = laid.moved(stands[0][0])
-        own_tokens = run.transition(laid) if is_ordered else Transition(of_keys(), (None,) * len(write.channels))
+        is_sum = not is_ordered and mask.segments is None
+        own_tokens = Transition(of_keys(), (None,) * len(write.channels)) if is_sum else run.transition(laid)
         before = transitions.of_those_before(shards, own_tokens)
         found = before.written if found is None else before.of(found)
     out, left = run.met(laid, found, leaves_state=leaves_state)
@@ -143,13 +144,28 @@ def _by_kernel(asked: Asked, run: Chunks, given: Sequence, call: Call, found: St
     return (out, left) if leaves_state else out
 
 
-def meets(shards: Shards, mask: Mask) -> bool:
+def meets(shards: Shards, mask: Mask) -> bool | jax.Array:
     """Whether `attend` takes a part of a sequence that is split over devices.
 
-    What devices send is one state, or what their tokens do to one, some times over. Segments may return in any part,
-    and offsets put queries beside the keys of another device: these it does not take.
+    What devices send is one state, or what their tokens do to one, some times over. Offsets put queries beside the keys
+    of another device: these it does not take. Nor does it take segments that return, which would need a state each:
+    whether they do is known once the program runs. Where the future is hidden, one that is a run of tokens, as packed
+    documents are, begins with an empty state, wherever it begins.
     """
-    return mask.segments is None and (not mask.is_causal or shards.are_beside(mask))
+    if not mask.is_causal or not shards.are_beside(mask):
+        return not mask.is_causal and mask.segments is None
+    if mask.segments is None:
+        return True
+    of_queries, of_keys = mask.segments
+    whole = shards.gathered(of_keys, 2)[..., : shards.key_length]
+    return shards.agreed(jnp.all(of_queries == of_keys) & jnp.all(are_runs(whole)))
+
+
+def _segment_before(shards: Shards | None, mask: Mask) -> jax.Array | None:
+    """The segment of the last token of the device before this one, where `meets` has found them to be runs."""
+    if shards is None or mask.segments is None:
+        return None
+    return shards.of_neighbour(mask.segments[1][:, 0, -1], -1)
 
 
 def start(

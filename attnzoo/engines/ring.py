@@ -1,7 +1,8 @@
 """Softmax over the keys of all devices: each hands keys on around a ring, and what it has found of them is merged.
 
 No device ever has more than its own keys and those of one other (Liu et al. 2023, arXiv:2310.01889); backward, their
-gradients travel with them, home. Over P devices each sends P - 1 times its part of keys and values.
+gradients travel with them, home. Over P devices each sends P - 1 times its part of keys and values. Keys that no query
+of a device may see, for their distance, padding or segments, pass it by.
 
 Where the future is hidden, the first device would see one part and the last one all. So sequences are exchanged first:
 device i takes pieces i and 2 P - 1 - i of 2 P, and in each step all devices meet as many pairs, all of them visible
@@ -168,9 +169,13 @@ class _Ring:
 
         def visit(found, keys, pair):
             operands, fixed = self._operands(queries, keys, asked, pair)
-            new = streaming.as_part(*self.over.found(*operands, fixed, dtype=dtype))
-            old = jax.tree.map(lambda x: x[pair.query_piece], found)
-            return jax.tree.map(lambda x, y: x.at[pair.query_piece].set(y), found, streaming.merged(old, new))
+
+            def merged(found):
+                new = streaming.as_part(*self.over.found(*operands, fixed, dtype=dtype))
+                old = jax.tree.map(lambda x: x[pair.query_piece], found)
+                return jax.tree.map(lambda x, y: x.at[pair.query_piece].set(y), found, streaming.merged(old, new))
+
+            return _where_seen(fixed[0], merged, found)
 
         def step(carry, turn):
             found, keys = carry
@@ -189,21 +194,25 @@ class _Ring:
         d_out = cotangents.out.astype(keys.v.dtype)
 
         def visit(totals, keys, pair):
-            of_queries, of_keys, (of_params, of_bias) = totals
             (operands, learned), fixed = self._operands(queries, keys, asked, pair)
             piece = lambda x: x[pair.query_piece]
             by_row = lambda x: jnp.moveaxis(piece(x), 2, 1)
-            rows = by_row(found.top), by_row(found.log_total)
-            d_rows = piece(d_out), by_row(cotangents.log_total)
-            grads = self.over.gradients(operands, learned, fixed, piece(found.out), rows, *d_rows)
-            (d_q, d_k, d_v), (d_params, d_bias) = grads
-            d_given, d_projected = (None, None) if d_bias is None else (d_bias.given, d_bias.projected)
-            add = lambda piece: lambda x, y: x.at[piece].add(y)
-            of_queries = jax.tree.map(add(pair.query_piece), of_queries, (d_q, d_projected))
-            of_keys = jax.tree.map(add(pair.key_piece), of_keys, (d_k, d_v))
-            of_params = jax.tree.map(jnp.add, of_params, d_params)
-            of_bias = jax.tree.map(functools.partial(self._with_columns, pair), of_bias, d_given)
-            return of_queries, of_keys, (of_params, of_bias)
+
+            def added(totals):
+                of_queries, of_keys, (of_params, of_bias) = totals
+                rows = by_row(found.top), by_row(found.log_total)
+                d_rows = piece(d_out), by_row(cotangents.log_total)
+                grads = self.over.gradients(operands, learned, fixed, piece(found.out), rows, *d_rows)
+                (d_q, d_k, d_v), (d_params, d_bias) = grads
+                d_given, d_projected = (None, None) if d_bias is None else (d_bias.given, d_bias.projected)
+                add = lambda piece: lambda x, y: x.at[piece].add(y)
+                of_queries = jax.tree.map(add(pair.query_piece), of_queries, (d_q, d_projected))
+                of_keys = jax.tree.map(add(pair.key_piece), of_keys, (d_k, d_v))
+                of_params = jax.tree.map(jnp.add, of_params, d_params)
+                of_bias = jax.tree.map(functools.partial(self._with_columns, pair), of_bias, d_given)
+                return of_queries, of_keys, (of_params, of_bias)
+
+            return _where_seen(fixed[0], added, totals)
 
         def step(carry, turn):
             (of_queries, of_keys, of_asked), keys = carry
@@ -273,3 +282,9 @@ class _Ring:
             return total + part
         old = jax.lax.dynamic_slice_in_dim(total, pair.first_key, part.shape[3], 3)
         return jax.lax.dynamic_update_slice_in_dim(total, old + part, pair.first_key, 3)
+
+
+def _where_seen(mask: Mask, visit: Callable, carry: Any) -> Any:
+    """`visit(carry)` of pieces that meet under a mask, or what was carried where it hides all of them."""
+    is_some = mask.may_show()
+    return visit(carry) if is_some is None else jax.lax.cond(is_some, visit, lambda carry: carry, carry)

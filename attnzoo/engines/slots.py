@@ -5,7 +5,7 @@ knows no order in time, is that chunk, as long as it is.
 
 Where there are segments, or the offset is an array, tokens become events, keys that write and queries that read, in
 the order of their ids, and of positions among equals, so that ids may come in any order. A segment finds what its own
-keys have left, and nothing else.
+keys have left, and nothing else. Segments that are known to be runs of tokens stay where they are.
 """
 
 from __future__ import annotations
@@ -77,11 +77,25 @@ class Laid(NamedTuple):
         return self._replace(slots=slots._replace(query_at=slots.query_at + first, key_at=slots.key_at + first))
 
 
-def laid_out(given: Sequence, mask: Mask, chunk: int, *, in_pairs: bool = False, fills: bool = False) -> Laid:
+def laid_out(
+    given: Sequence,
+    mask: Mask,
+    chunk: int,
+    *,
+    in_pairs: bool = False,
+    fills: bool = False,
+    before: jax.Array | None = None,
+) -> Laid:
     """A sequence in chunks: as pairs where it is short and it does not matter who comes first.
 
     A short one is a chunk as long as it is, unless it `fills` that up.
+
+    Args:
+      before: int [B or 1], the segment of the token before the first, where segments are runs of tokens; None where
+        they need not be.
     """
+    if before is not None:
+        return _in_runs(_aligned(given, mask, chunk, fills), mask, before)
     if in_pairs and max(mask.query_length, mask.key_length) <= chunk:
         return _as_pairs(given, mask)
     if mask.segments is not None:
@@ -150,6 +164,31 @@ def _aligned(given: Sequence, mask: Mask, chunk: int, fills: bool) -> Laid:
     tokens = Sequence(cut(q[:, before:], lead=lead), *jax.tree.map(cut, keys))
     restored = lambda out: jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0)))
     return Laid(tokens, Slots(at, at, shown, steps=steps), in_turn, restored)
+
+
+def _in_runs(laid: Laid, mask: Mask, before: jax.Array) -> Laid:
+    """The same of tokens in their order, each segment of which is one run."""
+    slots = laid.slots
+    chunks, _, chunk = slots.key_at.shape
+    assert mask.segments is not None
+    ids = mask.segments[1][:, 0]
+    ids = jnp.pad(ids, ((0, 0), (0, chunks * chunk - mask.key_length)), mode="edge")
+    segment = _cut(ids, chunks, chunk)
+    found = jnp.concatenate([before[None], segment[:-1, :, -1]])
+    shown = jnp.ones(slots.key_at.shape, bool) if slots.shown is None else slots.shown
+    return laid._replace(slots=slots._replace(shown=shown, segment=segment, found=found))
+
+
+def are_runs(ids: jax.Array) -> jax.Array:
+    """Whether each of the segments [..., L] is one run of tokens, bool [...]: sorted, ids change no less often.
+
+    Example:
+      >>> from attnzoo.engines import slots
+      >>> slots.are_runs(jnp.array([[5, 5, 2, 7], [5, 2, 5, 7]])).tolist()
+      [True, False]
+    """
+    changes = lambda ids: jnp.count_nonzero(jnp.diff(ids), axis=-1)
+    return changes(ids) == changes(jnp.sort(ids))
 
 
 def _in_order(given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array], chunk: int, fills: bool) -> Laid:

@@ -66,13 +66,21 @@ class Additive(Kernel):
         return dense.attend(jnp.tanh(q[:, None] + k[None, :]) @ score, v, visible, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
-        num_heads, kv_heads = q.shape[2], k.shape[2]
+        num_heads, (kv_heads, head_dim) = q.shape[2], k.shape[2:]
         params = _for_each_head(params, num_heads)
-        k = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
         q, score = jax.vmap(_project_queries, (0, 2), (2, 0))(params, q)
         units = score.shape[-1]
-        layout, of_tile = streaming.pairwise_layout, lambda score, q, k, dtype: _score(score, q, k)
-        return across.over_heads(of_tile, score[None], q, k, v, call, layout, per_pair=units)
+        learned = {"score": score[None]}
+        if call.shards is not None and kv_heads * head_dim < num_heads * units:
+            learned["key"] = params["key"][None]  # keys are sent as they came, which are less, and projected there
+        else:
+            k = jax.vmap(_project_keys, (0, 2), 2)(params, jnp.repeat(k, num_heads // kv_heads, axis=2))
+
+        def of_tile(learned, q, k, dtype):
+            return _score(learned["score"], q, _project_keys(learned, k) if "key" in learned else k)
+
+        layout = streaming.pairwise_layout
+        return across.over_heads(of_tile, learned, q, k, v, call, layout, per_pair=units)
 
     def meets(self, shards, mask):
         return True
