@@ -205,6 +205,8 @@ def _asked_of_a_sequence(length):
     dims = Dims(2, length, length, HEADS, 2, DIM, DIM)
     learned = lambda positions: jax.tree.map(lambda x: x + 0.1, positions.init(jax.random.key(1), dims))
     random_ids, ids = rng.integers(0, 3, (2, length)), np.sort(rng.integers(0, 3, (2, length)), axis=1)
+    begin = [[length // 4, length // 2 + 1], [length // 2, length // 2 + 1]]  # some where a device's part does
+    documents = np.stack([np.array([2, 0, 1])[np.searchsorted(x, np.arange(length), "right")] for x in begin])
     dropped = {"dropout_rate": 0.3, "rng": jax.random.key(1)}
     sinks = {"sinks": np.linspace(-1, 1, HEADS, dtype=np.float32)}
     segments = lambda ids: {"query_segment_ids": ids, "key_value_segment_ids": ids}
@@ -220,7 +222,7 @@ def _asked_of_a_sequence(length):
         "a rule that looks at queries": {"is_causal": True, "bias": Shaw().bias(learned(Shaw()), HEADS)},
         "arrays": {"is_causal": True, "bias": pairs, "mask": np.random.default_rng(3).random(pairs.shape) < 0.6},
         "columns of biases": {"bias": pairs[:, :, :1], "mask": pairs[:, :1, :, :1] < 1},
-        "documents and the past": {"is_causal": True, **segments(np.array([2, 0, 1])[ids])},
+        "documents and the past": {"is_causal": True, **segments(documents)},
         "an offset": {"is_causal": True, "query_offset": 3},
         "an offset for each example": {"is_causal": True, "query_offset": np.array([-2, 4])},
         "a window": {

@@ -128,6 +128,7 @@ SPLIT_QUICKLY = [
     (Performer(8), "the past"),
     (Performer(8), "nothing"),
     (Linear(), "documents and the past"),
+    (Linear(), "segments in any order and the past"),
     (CosFormer(30), "the past"),
     (CosFormer(30), "nothing"),
     (Synthesizer(), "the past"),
@@ -171,8 +172,6 @@ ORDERED_QUICKLY = [
     (GatedDelta(), "the past", 4, 45, "Auto", False),
     (GatedLinear(), "padding of whole parts", 8, 64, "Explicit", True),
     (Retention(), "segments in any order and the past", 2, 24, "Explicit", False),
-    (GatedDelta(), "documents and the past", 4, 23, "Auto", False),
-    (Performer(8), "documents and the past", 8, 24, "Explicit", True),
 ]
 ORDERED_FURTHER = [
     pytest.param(kernel, name, *row, at_once, marks=pytest.mark.slow)
@@ -276,7 +275,7 @@ def test_what_devices_send(ask, kernel, is_causal, most, kinds):
 
 @pytest.mark.parametrize(
     "kernel, most",
-    [(Linear(), 4 * STATE), (Retention(), 4 * 16 / 64 * 1.01), (GatedDelta(), 4 * 2 * 16 / 64)],
+    [(Performer(16), 4 * STATE * 1.2), (Retention(), 4 * 16 / 64 * 1.01), (GatedDelta(), 4 * 2 * 16 / 64)],
     ids=repr,
 )
 def test_what_devices_send_of_packed_documents(ask, kernel, most):
@@ -294,9 +293,9 @@ IDS = np.arange(24)[None] // 6
     "asked, expected",
     [
         ({"is_causal": True}, 36),
-        ({"local_window_size": (3, 0), "query_offset": np.zeros(4, int)}, 15),
+        pytest.param({"local_window_size": (3, 0), "query_offset": np.zeros(4, int)}, 15, marks=pytest.mark.slow),
         ({"query_segment_ids": IDS.repeat(4, 0), "key_value_segment_ids": IDS.repeat(4, 0)}, 16),
-        ({"key_value_seq_lengths": np.array([3, 1, 2, 3])}, 8),
+        pytest.param({"key_value_seq_lengths": np.array([3, 1, 2, 3])}, 8, marks=pytest.mark.slow),
     ],
     ids=["the past", "a window somewhere", "packed documents", "padding"],
 )

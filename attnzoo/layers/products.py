@@ -24,7 +24,17 @@ def out_sharding(x: jax.Array, weights: Any, contracted: int = 1) -> NamedShardi
 
     None where types do not tell; without weights, as the input alone.
     """
-    return _sharding(x, weights, range(x.ndim - contracted, x.ndim), range(contracted))
+    split = [jax.typeof(each).sharding for each in (x, weights) if each is not None]
+    mesh = next((each.mesh for each in split if AxisType.Explicit in each.mesh.axis_types), None)
+    if mesh is None:
+        return None
+    own = (*split[0].spec[: x.ndim - contracted], *(names for each in split[1:] for names in each.spec[contracted:]))
+    used: set[str] = set()
+    spec: list[Any] = []
+    for names in own:
+        spec.append(tuple(name for name in as_tuple(names) if name not in used) or None)
+        used.update(as_tuple(names))
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def rows_sharding(index: jax.Array, table: jax.Array) -> NamedSharding | None:
@@ -105,25 +115,11 @@ def product(
     return split_as(split_as(out, over()) if is_whole else out, wanted)
 
 
-def dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None, **given) -> jax.Array:
-    """`jax.lax.dot_general` of inputs and weights, split as `out_sharding` says unless something is given."""
-    (of_lhs, of_rhs), batch = dimension_numbers
-    if not any(batch):
-        given.setdefault("out_sharding", _sharding(lhs, rhs, of_lhs, of_rhs))
-    return jax.lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type, **given)
+def dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None) -> jax.Array:
+    """`jax.lax.dot_general` of inputs [..., *in] and weights [*in, *out], as `product`."""
 
+    def function(x, out_sharding):
+        how = precision, preferred_element_type
+        return jax.lax.dot_general(x, rhs, dimension_numbers, *how, out_sharding=out_sharding)
 
-def _sharding(lhs, rhs, of_lhs, of_rhs) -> NamedSharding | None:
-    operands = [(x, contracted) for x, contracted in ((lhs, of_lhs), (rhs, of_rhs)) if x is not None]
-    meshes = [jax.typeof(x).sharding.mesh for x, _ in operands]
-    mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
-    if mesh is None:
-        return None
-    used: set[str] = set()
-    spec: list[Any] = []
-    for x, contracted in operands:
-        for axis, names in enumerate(jax.typeof(x).sharding.spec):
-            if axis % x.ndim not in [i % x.ndim for i in contracted]:
-                spec.append(tuple(name for name in as_tuple(names) if name not in used) or None)
-                used.update(as_tuple(names))
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    return product(function, lhs, rhs, len(dimension_numbers[0][1]))
