@@ -24,6 +24,7 @@ from experiments.bench import outcome
 from experiments.tasks.mqar import MQAR
 from experiments.tasks.task import Examples
 from experiments.train import ahead, checkpoints, loop, steps
+from experiments.train.termination import Termination
 from tests.training_run import batch, made, parameters, plan, validated
 
 STEPS = 24
@@ -327,6 +328,24 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path):
     assert process.returncode == outcome.STOPPED
     last = int((said.strip().splitlines() or ["1"])[-1])
     assert checkpoints.about(tmp_path / f"step_{last:08d}")["step"] == last
+
+
+def stopped_at(folder, count, validate=None):
+    """The step that a run of so many saves as it is asked to end, from which the same call goes on."""
+    with pytest.raises(outcome.Stopped) as stopped:
+        loop.fit(made(), batch, plan(count, validate_every=count, save_every=9), folder=folder, validate=validate)
+    [path] = folder.glob("step_*")
+    assert f"after step {checkpoints.about(path)['step']} " in str(stopped.value)
+    return checkpoints.about(path)["step"]
+
+
+def test_sigterm_before_the_first_step_and_in_the_last_one(tmp_path):
+    with Termination() as outer:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped_at(tmp_path / "before", 2) == 1 and outer.is_asked
+    at_the_end = lambda model: os.kill(os.getpid(), signal.SIGTERM) or 1.0
+    assert stopped_at(tmp_path / "last", 2, at_the_end) == 2
+    assert loop.fit(made(), batch, plan(2, validate_every=2), folder=tmp_path / "last").step == 2
 
 
 @pytest.mark.slow

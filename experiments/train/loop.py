@@ -151,10 +151,10 @@ def fit(
             if validate and is_due:
                 run.validate(progress, validate)
             is_last, to_end = plan.ends(progress), saves and processes.any_of(termination.is_asked)
-            if saves and not is_last and (to_end or progress.step % plan.save_every == 0):
+            if saves and (to_end or (not is_last and progress.step % plan.save_every == 0)):
                 run.save(progress)
             told(progress)
-            if to_end and not is_last:
+            if to_end:  # after the last step, too: what follows may take long, and others may be left to train
                 raise outcome.Stopped(f"stopped after step {progress.step:,} of {plan.steps:,}")
     if progress.best is not None:
         nnx.update(model, run.best)

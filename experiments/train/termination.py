@@ -12,6 +12,8 @@ from experiments.bench.workers import Worker
 class Termination:
     """Whether SIGTERM has come, while a run lasts; it is handed on to the processes at work, which an error kills.
 
+    Within another one it knows what has come to that one before.
+
     Attributes:
       is_asked: whether it has, or something else ends the run.
     """
@@ -22,10 +24,15 @@ class Termination:
 
     def __enter__(self):
         try:
-            self._before = signal.signal(signal.SIGTERM, lambda *_: self.ask())
+            self._before = signal.signal(signal.SIGTERM, self._heard)
         except ValueError:  # not in the main thread, where nobody signals
             self._before = None
+        outer = getattr(self._before, "__self__", None)
+        self.is_asked |= isinstance(outer, Termination) and outer.is_asked
         return self
+
+    def _heard(self, *_) -> None:
+        self.ask()
 
     def __exit__(self, kind, *_):
         if kind is not None:
