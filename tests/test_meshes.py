@@ -57,6 +57,12 @@ def test_devices_send_each_other_nothing(ask, kernel, kind):
     ask(on_devices.without_a_word_between_devices, kernel, kind)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(63, 0), Linear()], ids=repr)
+def test_temporary_memory_falls_with_devices(ask, kernel):
+    ask(on_devices.temporary_memory, kernel)
+
+
 @pytest.mark.parametrize("small", [0, 2**20], ids=["loop", "at once"])
 @KERNELS
 def test_a_shard_map_of_the_caller(ask, kernel, small):
