@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
-from attnzoo import Dims, Kernel, Linear, Nystrom, Performer, Softmax, Support, Synthesizer, catalogue
+from attnzoo import Dims, GatedLinear, Kernel, Linear, Nystrom, Performer, Softmax, Support, Synthesizer, catalogue
 from experiments.bench import records, workers
 from experiments.bench.chips import CHIPS
 from experiments.compiled import absent, bounds, run, worker
@@ -64,7 +65,8 @@ def settings(tmp_path, **changed):
 
 def row(**changed):
     cell = {"target": "h100", "implementation": "xla", "pass": "forward", "length": 16, "batch": 2, "heads": 4}
-    return cell | {"num_kv_heads": 2, "head_dim": 8, "dtype": "bfloat16", "is_causal": True} | changed
+    cell |= {"num_kv_heads": 2, "head_dim": 8, "dtype": "bfloat16", "operands": "heads", "is_causal": True}
+    return cell | changed
 
 
 COMPILED = {
@@ -113,6 +115,25 @@ def test_a_program_is_compiled_and_read(monkeypatch, passed):
     assert found["moved_bytes"] >= QUERY and found["temporary_bytes"] >= 0
     assert found["least_bytes"] == bounds.least_bytes(Linear(), DIMS, "bfloat16", passed == "train")
     assert found["roofline_seconds"] >= 3e-6 * found["launches"]
+
+
+def test_operands_come_as_projections_leave_them(monkeypatch):
+    """Heads side by side, of which the program makes [B, L, N, H], and gradients likewise."""
+    program = worker._program({"row": row(), "kernel": catalogue.spelled(GatedLinear())})
+    call, shapes = worker._projected(program)
+    query, key, value, params, tokens = shapes
+    assert [x.shape for x in (query, key, value)] == [(2, 16, 32), (2, 16, 16), (2, 16, 16)]
+    assert (params, tokens["log_decay"].shape) == ((), (2, 16, 32))
+    made = [jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, x in enumerate((query, key, value))]
+    split = lambda x: x.reshape(2, 16, -1, 8)
+    brought = -jax.random.uniform(jax.random.key(3), (2, 16, 32), "bfloat16")
+    expected = program.forward(*map(split, made), (), {"log_decay": split(brought)})
+    np.testing.assert_array_equal(split(call(*made, (), {"log_decay": brought})), expected)
+    monkeypatch.setattr(absent, "device", lambda target: jax.devices()[0])
+    [found] = worker.rows(
+        {"row": row(operands="projected", **{"pass": "train"}), "kernel": catalogue.spelled(Linear())}
+    )
+    assert found["status"] == "compiled" and found["moved_bytes"] > found["least_bytes"] / 3
 
 
 def test_what_cannot_be_counted_is_none_and_said(monkeypatch):

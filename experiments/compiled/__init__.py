@@ -15,6 +15,9 @@ and so is one float32 that is kept of each query of each head (the logarithm of 
 output is read, and those of operands and of what is learned are written. Weights and states are not among it: such a
 kernel makes them where it needs them, and again backward. Nor is what the weights do not depend on.
 
+Operands come as arrays of heads, [B, L, N, H], of which a TPU fills narrow heads up in its memory and copies them, or
+as a layer's projections leave them, [B, L, N H] (`--operands=projected`).
+
 Needs the compilers, `pip install -e '.[aot]'`, which `make compiled` puts into an environment of its own. A cell is a
 process, and takes from five seconds to a minute.
 """

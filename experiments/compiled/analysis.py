@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from experiments.bench.chips import CHIPS
+from experiments.compiled.settings import PROJECTED
 from experiments.show import naming, tables, units
 from experiments.show.units import Shown
 
-SETTING = ("batch", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal")
+SETTING = ("batch", "heads", "num_kv_heads", "head_dim", "dtype", "operands", "is_causal")
 HEADER = [
     "kernel", "pass", "length", "launches", "steps", "moved", "needed", "moved / needed", "temporaries", "TFLOP",
     "at least", "bound by", "one fused kernel", "note",
@@ -42,7 +43,8 @@ def setting_text(row: dict) -> str:
     """A target and setting in words, such as `H100 SXM, batch 4, 16 heads of 64, bfloat16, causal`."""
     shared = "" if row["num_kv_heads"] == row["heads"] else f" ({row['num_kv_heads']} of keys)"
     size = f"batch {row['batch']}, {row['heads']} heads{shared} of {row['head_dim']}, {row['dtype']}"
-    return f"{CHIPS[row['target']].name}, {size}{', causal' * row['is_causal']}"
+    how = ", as projections leave them" * (row["operands"] == PROJECTED)
+    return f"{CHIPS[row['target']].name}, {size}{how}{', causal' * row['is_causal']}"
 
 
 def summaries(rows: list[dict]) -> list[tables.Table]:

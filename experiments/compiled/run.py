@@ -16,7 +16,7 @@ from experiments.compiled import absent, analysis
 from experiments.compiled.settings import Settings
 from experiments.show import naming, units
 
-CHOSEN = ("batch", "heads", "head_dim", "dtype", "is_causal", "cell_budget")  # settings in a row
+CHOSEN = ("batch", "heads", "head_dim", "dtype", "operands", "is_causal", "cell_budget")  # settings in a row
 
 
 class Compiled(Experiment):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnzoo import Kernel
 
 AUTOMATIC = "auto"  # the implementation that `attend` takes by itself
+HEADS, PROJECTED = "heads", "projected"  # how operands come
 
 
 def _implementations() -> tuple[str, ...]:
@@ -48,6 +49,12 @@ class Settings(settings.Settings):
     num_kv_heads: int | None = flag(None, "Heads of keys and values; as many as of queries unless given.", at_least=1)
     head_dim: int = flag(64, "Width of a head.", at_least=1)
     dtype: str = flag("bfloat16", "Type of queries, keys and values.", choices=settings.DTYPES)
+    operands: str = flag(
+        HEADS,
+        f"How they come: {HEADS}, [B, L, N, H], or {PROJECTED}, [B, L, N H], as a layer has them, whose reshape the "
+        "program does. A TPU fills up heads in memory, and copies them.",
+        choices=(HEADS, PROJECTED),
+    )
     is_causal: bool = flag(False, "Hide the future; kernels without a causal form are refused.")
     cell_budget: float = flag(600.0, "Seconds that a cell may take to compile; longer ones are skipped.", at_least=1e-9)
     jobs: int = flag(1, "Cells at work beside each other.", at_least=1)

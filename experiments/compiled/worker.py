@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -15,7 +15,7 @@ from experiments.bench.chips import CHIPS
 from experiments.bench.memory import planned
 from experiments.bench.program import Program, with_gradients
 from experiments.compiled import absent, bounds
-from experiments.compiled.settings import AUTOMATIC
+from experiments.compiled.settings import AUTOMATIC, PROJECTED
 
 
 def rows(task: dict) -> Iterator[dict]:
@@ -40,7 +40,7 @@ def _compiled(row: dict, program: Program) -> dict:
     if (reason := program.refusal()) is not None:
         return {"status": "refused", "reason": reason}
     chip, sharding = CHIPS[row["target"]], SingleDeviceSharding(absent.device(row["target"]))
-    call, shapes = program.forward, program.shapes()
+    call, shapes = _projected(program) if row["operands"] == PROJECTED else (program.forward, program.shapes())
     if program.is_train:  # the output has the shape of queries but for its width, which is that of values
         call, shapes = with_gradients(call), [jax.eval_shape(call, *shapes), *shapes]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
@@ -52,6 +52,20 @@ def _compiled(row: dict, program: Program) -> dict:
     fused = bounds.roofline(chip, program.dtype, least, found["flops"], 1 + program.is_train)
     found |= {"least_bytes": least, "least_seconds": fused.seconds, "least_bound": fused.bound}
     return found | _made(chip, program.dtype, found["flops"], compiled)
+
+
+def _projected(program: Program) -> tuple[Callable, list]:
+    """The call with what each token has of all heads side by side, [B, L, N H], and the shapes of that."""
+    *operands, params, tokens = program.shapes()
+    side_by_side = lambda x: x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
+
+    def call(*given):
+        *given, params, brought = given
+        by_head = jax.tree.map(lambda x, like: x.reshape(like.shape), (given, brought), (operands, tokens))
+        return side_by_side(program.forward(*by_head[0], params, by_head[1]))
+
+    *given, brought = jax.eval_shape(lambda *x: jax.tree.map(side_by_side, x), *operands, tokens)
+    return call, [*given, params, brought]
 
 
 def _made(chip, dtype: str, flops: float | None, compiled) -> dict:
