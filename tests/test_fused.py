@@ -21,6 +21,7 @@ from attnzoo import (
 )
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import schedule, streaming
+from attnzoo.engines.fused import steps
 from attnzoo.engines.fused.folding import Heads
 from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, visible_of
 from attnzoo.engines.fused.pairs import Pairs
@@ -88,8 +89,8 @@ def test_steps_begin_and_end_each_tile(is_traced):
     """Also one beside which nothing stands; where pairs are traced, what follows the last step does nothing."""
     xp = jnp if is_traced else np
     pairs = Pairs(*(xp.asarray(x, np.int32)[None, None] for x in ([0, 1, 1, 3], [1, 1, 1], [1, 0, 2])))
-    *steps, turns = Steps.of(pairs)
-    tile, beside = (np.asarray(x[0, 0]) for x in steps)
+    tile, beside, *_, turns = Steps.of(pairs)
+    tile, beside = (np.asarray(x[0, 0, 0]) for x in (tile, beside))
     assert (len(tile), turns) == ((6, (3, 6)) if is_traced else (4, (3, 3)))
     np.testing.assert_array_equal(tile[:4] >> BITS, [0, 1, 2, 2])
     np.testing.assert_array_equal(
@@ -97,6 +98,25 @@ def test_steps_begin_and_end_each_tile(is_traced):
     )
     np.testing.assert_array_equal(beside[[0, 2, 3]], [1, 0, 2])
     assert not (tile[4:] & 15).any()
+
+
+def test_pages_hold_whole_tiles_or_whole_lists(monkeypatch):
+    """Each step is in one of them; what fills a page up does nothing, and stays where it is."""
+    monkeypatch.setattr(steps, "PAGE", 6)
+    pairs = Pairs(*(np.asarray(x, np.int32)[None, None] for x in ([0, 2, 5, 5, 13, 14], [1, 5, 5, 9, 14], range(14))))
+    paged = Steps.of(pairs)
+    assert steps.most(pairs) == 8 and paged.tile.shape == paged.other.shape == (3, 1, 1, 8)
+    tile, other = (np.asarray(x[:, 0, 0]) for x in paged[:2])
+    assert (tile >> BITS).tolist() == [[0] * 2 + [1] * 3 + [2] * 3, [3] * 8, [4] * 8]
+    does = (tile & (FIRST | LAST | PAIR)) > 0
+    assert does.sum(axis=1).tolist() == [6, 8, 1] and does[:, 0].all()
+    assert other[does].tolist() == [*range(5), 5, *range(5, 14)] and (other[2] == 13).all()
+    of_heads = Pairs(
+        *(jnp.broadcast_to(x[..., :count], (2, 4, count)) for x, count in zip(pairs, (3, 2, 5), strict=True))
+    )
+    paged = Steps.of(of_heads)
+    assert steps.most(of_heads) == 7 and paged.tile.shape == (8, 1, 1, 7)
+    assert paged.first.tolist() == [[b, n] for b in range(2) for n in range(4)] and paged.shared == (False, False)
 
 
 def test_tiles_suit_the_device():
@@ -204,6 +224,14 @@ def test_interpreted_it_equals_the_equation(name):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(("name", "page"), [("causal", 3), ("blocks that are drawn", 150)])
+def test_lists_in_pages_give_the_same(monkeypatch, name, page):
+    monkeypatch.setattr(steps, "PAGE", page)
+    jax.clear_caches()  # programs know nothing of it
+    test_interpreted_it_equals_the_equation(name)
+    jax.clear_caches()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [Softmax(), SUMMARIES, BigBird(block_size=4), NadarayaWatson(2.0)], ids=repr)
 def test_in_low_precision_it_errs_as_the_equation_does(kernel):
@@ -242,6 +270,14 @@ def test_what_it_declines(reason):
         jax.eval_shape(
             lambda *x: attend(*x, kernel=kernel, params=params, implementation="pallas", **arguments), *given
         )
+
+
+def test_lists_that_no_page_holds_are_declined():
+    """Drawn ones, of so many tokens, on a TPU alone."""
+    given = [jax.ShapeDtypeStruct((1, 2**20, 1, 64), jnp.bfloat16)] * 3
+    call = jax.jit(lambda *x: attend(*x, kernel=BigBird(), implementation="pallas"))
+    with pytest.raises(NotImplementedError, match=r"declines BigBird.* on tpu: [\d,]+ steps that it must know at once"):
+        call.trace(*given).lower(lowering_platforms=("tpu",))
 
 
 def test_all_reasons_are_listed():

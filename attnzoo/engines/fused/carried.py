@@ -36,6 +36,7 @@ class Carried(NamedTuple):
       slots: leaves are [B or 1, chunks, t], or [B or 1, chunks], of integers and bools.
       chunk: t, which divides `run`.
       run: tokens from one state that is kept to the next.
+      runs: how many states are kept.
       is_summed: whether gradients are summed over heads, and so are wanted in float32.
       head: `head(constants, closed, found, given, slots)` of one chunk of one head that has a state, in float32, where
         queries and outputs are lists, [t, H] and [t, Hv] of each that shares it: (the state that is left, outputs).
@@ -50,6 +51,7 @@ class Carried(NamedTuple):
     slots: Slots
     chunk: int
     run: int
+    runs: int
     is_summed: bool
     head: Callable
     write: Callable
@@ -61,11 +63,6 @@ class Carried(NamedTuple):
     def own(self) -> int:
         """Heads that have a state."""
         return self.given.k.shape[2]
-
-    @property
-    def runs(self) -> int:
-        """How many states are kept."""
-        return -(-self.given.k.shape[1] // self.run)
 
 
 class Gradients(NamedTuple):

@@ -97,7 +97,7 @@ class Route(NamedTuple):
     def found(self, operands, mask: Mask, keeps: bool):
         """Outputs, the state that is left, and states that are kept."""
         (_, given), own = operands, self.run.own
-        batch, runs = len(given.q), -(-self._length(given, mask) // self.apart)
+        batch, runs = len(given.q), self._runs(given, mask)
         out = jax.ShapeDtypeStruct((*given.q.shape[:3], given.v.shape[3]), given.v.dtype)
         of_one = jax.eval_shape(self.run.empty)
         left = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, own, *x.shape), x.dtype), of_one)
@@ -115,10 +115,10 @@ class Route(NamedTuple):
     def _by_platform(self, function: Callable, like: Any, *operands):
         return choice.by_platform(self.asked, self.declined, function, like, *operands)
 
-    def _length(self, given: Sequence, mask: Mask) -> int:
-        """Of the sequence as it is laid out, of which no chunk is filled up."""
+    def _runs(self, given: Sequence, mask: Mask) -> int:
+        """How many states are kept of the sequence as it is laid out, one before each run; no chunk is filled up."""
         laid = jax.eval_shape(lambda given, mask: slots.laid_out(given, mask, 1, fills=True).given.q, given, mask)
-        return laid.shape[0]
+        return -(-laid.shape[0] // self.apart)
 
     def _found(self, keeps: bool, device: Device, operands, mask: Mask):
         kernel = device.recurrence
@@ -154,6 +154,7 @@ class Route(NamedTuple):
             by_example,
             size,
             self.apart,
+            self._runs(given, mask),
             is_summed,
             head=self._program(run.of_head),
             write=self._program(run.written),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from attnzoo.engines.fused.carried import Recurrence
 from attnzoo.engines.fused.operands import Found, Gradients
+from attnzoo.engines.fused.pairs import Lists
 from attnzoo.engines.fused.way import Tiles
 
 
@@ -21,6 +22,7 @@ class Device(NamedTuple):
       forward: `forward(operands, by_row)`.
       backward: `backward(operands, lists, pulled)`.
       recurrence: those of recurrences, if it has any.
+      crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
     """
 
     platform: str
@@ -30,3 +32,4 @@ class Device(NamedTuple):
     forward: Callable[..., Found]
     backward: Callable[..., Gradients]
     recurrence: Recurrence | None = None
+    crowded: Callable[[Lists], list[str]] | None = None

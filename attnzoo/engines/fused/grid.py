@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -82,12 +83,12 @@ class Grid:
 
     @functools.cached_property
     def heads(self) -> Heads:
-        return Heads.of(self.given, are_alike=self.steps.tile.shape[1] == 1)
+        return Heads.of(self.given, are_alike=self.steps.shared[1])
 
     @property
     def are_apart(self) -> bool:
         """Whether heads that share keys get gradients of keys apart: tiles beside a key, or what is added, differ."""
-        return self.steps.tile.shape[1] > 1 or self.given.of_key is not None
+        return not self.steps.shared[1] or self.given.of_key is not None
 
     @property
     def inner(self) -> int:
@@ -96,15 +97,26 @@ class Grid:
 
     def call(self, kernel: Kernel, more: dict, results: tuple[Array, ...], sums: tuple[Array, ...]) -> list[jax.Array]:
         """The results of all tiles."""
-        given, fold, steps = self.given, self.heads.fold, (self.steps.tile.reshape(-1), self.steps.other.reshape(-1))
-        steps, numbers, arrays = varying.alike((steps, self._numbers(), self._arrays() | more))
-        axis, side = ("row", given.queries) if self.is_by_row else ("column", given.keys)
+        given, lists = self.given, self.steps[:3]
+        (tile, other, first), numbers, arrays = varying.alike((lists, self._numbers(), self._arrays() | more))
+        side = given.queries if self.is_by_row else given.keys
         folds, tiles = self.heads.folds // self.inner, side.positions.shape[1] // side.tile
         of_mesh = jax.typeof(arrays["q"]).manual_axis_type
         like = [
             jax.ShapeDtypeStruct(self._shape(x, given.q.shape[0], folds, tiles), x.dtype, manual_axis_type=of_mesh)
             for x in results
         ]
+
+        def call(first, tile, other, found):
+            return self._of_page(kernel, (results, sums, like), (first, tile, other, numbers, arrays), found)
+
+        nothing = varying.as_of([jnp.zeros(x.shape, x.dtype) for x in like], arrays["q"])
+        return self.steps._replace(tile=tile, other=other, first=first).paged(call, nothing)
+
+    def _of_page(self, kernel: Kernel, made: tuple, operands: tuple, found: list[jax.Array]) -> list[jax.Array]:
+        """The results of the tiles of a page, written into those that were found before."""
+        (results, sums, like), (*scalars, numbers, arrays), fold = made, operands, self.heads.fold
+        axis = "row" if self.is_by_row else "column"
         fetched = {
             name: self._block(x.shape, self._lanes(name, x), *OF_KEYS.get(name, ("row", "queries")))
             for name, x in arrays.items()
@@ -112,28 +124,42 @@ class Grid:
         written = [
             self._block(x.shape, _folded(y, fold)[1], axis, "results") for x, y in zip(like, results, strict=True)
         ]
-        return pl.pallas_call(
+        before = len(jax.tree.leaves(operands))
+        called = pl.pallas_call(
             functools.partial(self._step, kernel, results, sums),
             out_shape=like,
             grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=len(steps),
-                grid=(given.q.shape[0], folds, self.steps.tile.shape[2], self.inner),
-                in_specs=[{name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers}, fetched],
+                num_scalar_prefetch=len(scalars),
+                grid=(*self._leading, self.steps.tile.shape[3], self.inner),
+                in_specs=[
+                    {name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers},
+                    fetched,
+                    [pl.BlockSpec(memory_space=pl.ANY)] * len(found),
+                ],
                 out_specs=written,
                 scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in sums * fold],
             ),
+            input_output_aliases={before + place: place for place in range(len(found))},
             interpret=self.interpret,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
             ),
             cost_estimate=self._cost(kernel, arrays, fetched, like, written),
-        )(*steps, numbers, arrays)
+        )
+        return list(called(*scalars, numbers, arrays, found))
 
-    def _place(self, b, h, p, g, tile, other) -> Place:
+    @property
+    def _leading(self) -> tuple[int, int]:
+        """Examples, and folds of results, of a page."""
+        (_, batch, folds, _), (are_all, are_all_heads) = self.steps.tile.shape, self.steps.shared
+        return self.given.q.shape[0] if are_all else batch, self.heads.folds // self.inner if are_all_heads else folds
+
+    def _place(self, b, h, p, g, first, tile, other) -> Place:
         """What a step is about, by the numbers of the grid and the steps in scalar memory."""
-        batch, folds, count = self.steps.tile.shape
-        queries, group = h * self.inner + g, self.heads.group
-        at = ((b * folds if batch > 1 else 0) + (queries if folds > 1 else 0)) * count + p
+        (_, batch, folds, count), group = self.steps.tile.shape, self.heads.group
+        at = ((b * folds if batch > 1 else 0) + (h if folds > 1 else 0)) * count + p
+        b, h = first[0] + b, first[1] + h
+        queries = h * self.inner + g
         mine, flags = jax.lax.shift_right_logical(tile[at], np.int32(BITS)), tile[at] & ((1 << BITS) - 1)
         row, column = (mine, other[at]) if self.is_by_row else (other[at], mine)
         kv = queries if group == 1 else jax.lax.div(queries, np.int32(group))
@@ -170,8 +196,8 @@ class Grid:
     def _block(self, shape: tuple[int, ...], lanes: int, side: str, folds: str) -> pl.BlockSpec:
         """One tile of queries or keys, of one fold of queries, keys or results."""
 
-        def index(b, h, p, g, tile, other):
-            place = self._place(b, h, p, g, tile, other)
+        def index(b, h, p, g, *steps):
+            place = self._place(b, h, p, g, *steps)
             fold = getattr(place, folds)
             across, beside = (fold if size > 1 else 0 for size in (shape[1], shape[4] // lanes))
             return place.batch if shape[0] > 1 else 0, across, getattr(place, side), 0, beside
@@ -179,21 +205,24 @@ class Grid:
         return pl.BlockSpec((1, 1, 1, shape[3], lanes), index)
 
     def _cost(self, kernel: Kernel, arrays: dict, fetched: dict, results: list, written: list) -> pl.CostEstimate:
-        """What all steps compute and move; a tile is fetched whenever it is another one than in the step before."""
-        given, (own, beside) = self.given, self.steps.turns
+        """What a page computes and moves, of as much as all; a tile is fetched whenever it is another one than in the
+        step before.
+        """
+        given, (own, beside), pages = self.given, self.steps.turns, len(self.steps.first)
         turns = {"row": own, "column": beside} if self.is_by_row else {"row": beside * self.inner, "column": own}
         side = lambda name: OF_KEYS.get(name, ("row",))[0]
         moved = sum(turns[side(name)] * stored(fetched[name].block_shape, x.dtype) for name, x in arrays.items())
         moved += sum(own * stored(block.block_shape, x.dtype) for x, block in zip(results, written, strict=True))
         folds = given.q.shape[0] * self.heads.folds
-        pairs = folds * self.heads.fold * self.steps.tile.shape[2] * given.queries.tile * given.keys.tile
+        steps = math.prod(self._leading) * self.inner * self.steps.tile.shape[3]
+        pairs = steps * self.heads.fold * given.queries.tile * given.keys.tile
         widths = kernel.products[0] * given.q.shape[3] + kernel.products[1] * given.v.shape[3]
-        return pl.CostEstimate(2 * pairs * widths, pairs, folds // self.inner * moved)
+        return pl.CostEstimate(2 * pairs * widths, pairs, folds // self.inner * moved // pages)
 
-    def _step(self, kernel, results, sums, tile, other, numbers, arrays, *refs) -> None:
+    def _step(self, kernel, results, sums, first, tile, other, numbers, arrays, _before, *refs) -> None:
         """One step: the sums of a tile begin, grow and end."""
         b, h, p, g = (pl.program_id(axis) for axis in range(4))
-        place = self._place(b, h, p, g, tile, other)
+        place = self._place(b, h, p, g, first, tile, other)
         found, held = refs[: len(results)], refs[len(results) :]
         is_set = lambda flag: (place.flags & flag) != 0
         each = [

@@ -7,13 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnzoo.contract import varying
 from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
 from attnzoo.engines.fused import choice
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
+from attnzoo.engines.fused.pairs import Lists
 from attnzoo.engines.fused.terms import ProductScore, Terms
 from attnzoo.engines.fused.way import Asked, Tiles
 from attnzoo.engines.schedule import Layout
@@ -72,16 +75,34 @@ class Pass:
         batch, length, num_heads, _ = q.shape
         of_row = jax.ShapeDtypeStruct((batch, num_heads, length), jnp.float32)
         into = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype), (of_row, of_row)
-        return self._by_platform(self._found, into, operands, learned, fixed)
+        return self._by_platform(self._found, 0, into, operands, learned, fixed)
 
     def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
         """Those of operands and of what is learned."""
         given = learned, fixed, out, rows, d_out, d_log_total
-        return self._by_platform(self._gradients, (operands, learned), operands, *given)
+        return self._by_platform(self._gradients, 1, (operands, learned), operands, *given)
 
-    def _by_platform(self, function: Callable, like: Any, operands, *rest):
-        declined = lambda device: device.declined(*operands)
-        return choice.by_platform(self.asked, declined, function, like, operands, *rest)
+    def _by_platform(self, function: Callable, half: int, like: Any, operands, learned, fixed, *rest):
+        mask, _, drawn = fixed
+
+        def declined(device: Device) -> list[str]:
+            reasons = device.declined(*operands)
+            if reasons or device.crowded is None:
+                return reasons
+            return device.crowded(self._lists(device.tiles[half], mask, drawn))
+
+        return choice.by_platform(self.asked, declined, function, like, operands, learned, fixed, *rest)
+
+    def _lists(self, tiles: Tiles, mask: Mask, drawn: Any) -> Lists:
+        """Shapes of lists, of which what is known beforehand is there."""
+        known: list[Lists] = []
+
+        def shapes(mask, drawn):
+            known.append(Cutting.of(self.layout_of, mask, drawn, tiles).lists)
+            return known[0]
+
+        traced = jax.eval_shape(shapes, mask, drawn)
+        return jax.tree.map(lambda x, shape: x if isinstance(x, np.ndarray) else shape, known[0], traced)
 
     def _found(self, device: Device, operands, learned, fixed):
         terms, cutting, given = self._given(device.tiles[0], operands, learned, fixed)

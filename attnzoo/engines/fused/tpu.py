@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines import dense
-from attnzoo.engines.fused import tpu_chunks
+from attnzoo.engines.fused import steps, tpu_chunks
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.folding import SUBLANES
 from attnzoo.engines.fused.grid import Array, Grid, Kernel, Step
@@ -38,11 +38,17 @@ def declined(q: jax.Array, k: jax.Array, v: jax.Array) -> list[str]:
     return reasons + ([f"a head dim of {wide}: it takes at most {WIDEST}"] if wide > WIDEST else [])
 
 
+def crowded(lists: Lists) -> list[str]:
+    """Why scalar memory cannot hold a page of such lists."""
+    most = max(map(steps.most, lists))
+    return [f"{most:,} steps that it must know at once: it knows {steps.PAGE:,}"] * (most > steps.PAGE)
+
+
 def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
     """A TPU, or what interprets its kernels."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
     recurrence = tpu_chunks.recurrence(min(CHUNK, tiles[0].largest), interpret)
-    return Device("tpu", "a TPU", tiles, declined, of_keyword(forward), of_keyword(backward), recurrence)
+    return Device("tpu", "a TPU", tiles, declined, of_keyword(forward), of_keyword(backward), recurrence, crowded)
 
 
 def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found:
