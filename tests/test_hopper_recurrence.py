@@ -1,6 +1,7 @@
 """The recurrence of a Hopper GPU, interpreted by a CPU that looks for races, against NumPy in float64."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ from attnzoo import (
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
-from attnzoo.engines.fused import hopper_recurrence, warpgroups
-from attnzoo.engines.fused.hopper_recurrence import Given, How, State
+from attnzoo.engines.fused import hopper_gradient, hopper_parts, hopper_recurrence, warpgroups
+from attnzoo.engines.fused.hopper_gradient import Given, How
+from attnzoo.engines.fused.hopper_recurrence import State
 from attnzoo.engines.fused.way import asking, interpreted, way
 from attnzoo.engines.state import Channels, Write
 from tests import asking as questions
@@ -99,7 +101,7 @@ def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted
         else None,
     )
     how = How(passes=decays and not is_counted, interpret=warpgroups.interpreter())
-    (out, one, left), pull = jax.vjp(lambda given: hopper_recurrence.recur(how, given), given)
+    (out, one, left), pull = jax.vjp(lambda given: hopper_gradient.recur(how, given), given)
     pulled = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), (out, one, left))
     pulled = (*pulled[:2], pulled[2]._replace(ones=None if left.ones is None else 0 * left.ones))
     (grads,) = pull(pulled)
@@ -138,6 +140,24 @@ def test_decays_of_any_strength(ask):
     ask(check_kernel, length=128, decays=True, is_found=True)
 
 
+def check_parts(**how):
+    """Few heads: sequences are cut into parts, each of which finds what those before it have left."""
+    with mock.patch.object(hopper_parts, "SHORTEST", 1):
+        check_kernel(**how | {"length": 256})
+
+
+def test_parts_of_a_sequence_beside_each_other(ask):
+    ask(check_parts, decays=True, is_found=True)
+
+
+def test_parts_occupy_the_device():
+    """Equal ones, not too short, and none where they would be few."""
+    side = lambda batch, length, heads, width: hopper_recurrence.Side(jnp.zeros((batch, length, heads, width)))
+    count = lambda *shape: hopper_parts.count(jax.eval_shape(lambda: hopper_recurrence.Sides(*[side(*shape)] * 3)))
+    assert [count(1, 2**15, heads, 64) for heads in (1, 16, 33, 34)] == [64, 8, 4, 1]
+    assert [count(1, length, 4, 128) for length in (2**15, 2048, 64 * 4 * 8 - 64, 64 * 37)] == [16, 4, 1, 1]
+
+
 KERNELS = {
     "sums": {"length": 256},
     "counted values": {"is_counted": True, "features": 128, "is_found": True},
@@ -147,9 +167,10 @@ KERNELS = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_cut", [False, True])
 @pytest.mark.parametrize("name", KERNELS)
-def test_the_kernel_and_its_gradients(ask, name):
-    ask(check_kernel, **KERNELS[name])
+def test_the_kernel_and_its_gradients(ask, name, is_cut):
+    ask(check_parts if is_cut else check_kernel, **KERNELS[name])
 
 
 def check(kernel, *, length=150, widths=(64, 64), brought=None, learned=None, **structure):

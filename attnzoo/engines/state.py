@@ -318,7 +318,7 @@ def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) ->
     if decay.ndim == 2:
         spans, found, own = _spans(decay)
         return Exponents(None, found, own, found[-1], spans)
-    pairs = _pair_sums(decay)
+    pairs = pair_sums(decay)
     found, own = pairs[:, 0] + decay[0], pairs[-1]
     last = found[-1]
     if gain is None:
@@ -363,7 +363,7 @@ def _spans(decay: jax.Array) -> tuple[Halves, jax.Array, jax.Array]:
     return spans, upto[0, : len(decay)], behind[0, : len(decay)]
 
 
-def _pair_sums(decay: jax.Array) -> jax.Array:
+def pair_sums(decay: jax.Array) -> jax.Array:
     """What decays [t] from token s to token t > s: [t, s]; 0 elsewhere."""
     row, column = rows_and_columns((len(decay), len(decay)))
     behind = jnp.where(row > column, jnp.maximum(decay, LOWEST)[:, None], 0)  # as a product, 0 times -inf would be none

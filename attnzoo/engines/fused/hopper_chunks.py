@@ -16,9 +16,10 @@ import numpy as np
 
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
-from attnzoo.engines.fused import hopper_recurrence, warpgroups
+from attnzoo.engines.fused import hopper_gradient, hopper_recurrence, warpgroups
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
-from attnzoo.engines.fused.hopper_recurrence import LOWEST, Given, How
+from attnzoo.engines.fused.hopper_gradient import Given, How
+from attnzoo.engines.fused.hopper_recurrence import LOWEST
 from attnzoo.engines.fused.warpgroups import ROWS
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import Standing, State, Sums, Write
@@ -88,7 +89,7 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
         _found(learned.found, group),
     )
     how = How(passes=written.one is None, interpret=interpret)
-    out, one, left = hopper_recurrence.recur(how, varying.alike(operands))
+    out, one, left = hopper_gradient.recur(how, varying.alike(operands))
     finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), _left(left, carried.empty(), group)
 
