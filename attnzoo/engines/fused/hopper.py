@@ -1,8 +1,8 @@
 """Softmax over listed tiles on an NVIDIA Hopper GPU: a kernel forward, and one each for gradients of queries and keys.
 
-Each holds a tile of queries, or of keys, and meets the listed tiles of the other (`warpgroups`). Tiles in which nothing
-is hidden come first, without a mask; in others visibility is asked of positions, which are counted where they follow
-each other and read where they do not. Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608.
+Each holds a tile of queries, or of keys, and meets the listed tiles of the other (`hopper_tiles`). Tiles in which
+nothing is hidden come first, without a mask; in others visibility is asked of positions, which are counted where they
+follow each other and read where they do not. Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608.
 
 Weights are powers of 2, of scores in units of log 2; in natural units where keys are biased, since a score of
 finfo.min, which is one like others there, has no multiple.
@@ -17,17 +17,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.engines.fused import hopper_chunks, warpgroups
+from attnzoo.engines.fused import hopper_chunks, hopper_tiles, warpgroups
 from attnzoo.engines.fused.device import Device
+from attnzoo.engines.fused.hopper_tiles import Rule, Step, Work
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled, Side
 from attnzoo.engines.fused.pairs import Lists, Pairs
 from attnzoo.engines.fused.warpgroups import (
     ROWS,
     Blocks,
     Matrix,
-    Step,
     Vectors,
-    Work,
     added,
     along,
     filled,
@@ -144,7 +143,8 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
 
     def step(now: Step, carry):
         out, top, total = carry
-        with now.first as keys:
+        met_keys, met_values = now.met
+        with met_keys as keys:
             (made,) = products((now.own.q, keys.k.T), then=now.take_turns)
             tile, _ = scores.of(now, now.own, keys, made)
         largest = jnp.maximum(top, tile.max(axis=1))
@@ -155,7 +155,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
         out, weights = out * spread(faded, out.shape), weights.astype(given.v.dtype)
         out, largest, total, weights = jax.lax.optimization_barrier((out, largest, total, weights))
         now.take_turns()
-        with now.second as values:
+        with met_values as values:
             return added(out, weights, values.v, interpret), largest, total
 
     def finish(carry, scalars):
@@ -165,8 +165,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
 
     work = Work(
         own={"q": Matrix(given.q), **_ints("query", given.queries)},
-        first={"k": Matrix(given.k), **_beside_keys(given)},
-        second={"v": Matrix(given.v)},
+        met=({"k": Matrix(given.k), **_beside_keys(given)}, {"v": Matrix(given.v)}),
         scalars=_scalars(given),
         out={"out": _like(given.v.dtype, batch, length, num_heads, width), "rows": _rows(batch, num_heads, 2, length)},
         pairs=by_row,
@@ -174,9 +173,8 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
         other=size,
         piece=size if size * max(given.k.shape[3], width) <= PIECE else 2 * ROWS,
     )
-    out, rows = warpgroups.launch(
-        "forward", work, begin, step, finish, is_read=_are_read(given), in_turns=True, interpret=interpret
-    )
+    rule = Rule(begin, step, finish, _are_read(given), takes_turns=True)
+    out, rows = hopper_tiles.launch("forward", work, rule, interpret)
     return Found(out[..., : narrow.v.shape[3]], rows[:, :, 0], rows[:, :, 1])
 
 
@@ -212,9 +210,9 @@ def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, int
 
     def step(now: Step, carry):
         d_q, *d_cap = carry
-        with now.first as keys:
-            with now.second as values:
-                made, d_weights = products((now.own.q, keys.k.T), (now.own.d_out, values.v.T))
+        (met,) = now.met
+        with met as keys:
+            made, d_weights = products((now.own.q, keys.k.T), (now.own.d_out, keys.v.T))
             tile, squashed = scores.of(now, now.own, keys, made)
             d_scores = scores.weights(tile, now.own.kept) * (d_weights + scores.shift(tile.shape, now.own.kept))
             if squashed is not None:
@@ -230,8 +228,7 @@ def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, int
     out: Blocks = {"d_q": _like(dtype, *given.q.shape)}
     work = Work(
         own={"q": Matrix(given.q), "d_out": Matrix(pulled.d_out), **_beside_queries(given, scores, pulled)},
-        first={"k": Matrix(given.k), **_beside_keys(given)},
-        second={"v": Matrix(given.v)},
+        met=({"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},),
         scalars=_scalars(given),
         out=out | ({"d_cap": _rows(batch, num_heads, 1, length)} if has_cap else {}),
         pairs=by_row,
@@ -239,9 +236,8 @@ def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, int
         other=given.keys.tile,
         piece=ROWS,
     )
-    d_q, *d_cap = warpgroups.launch(
-        "backward_queries", work, begin, step, finish, is_read=_are_read(given), interpret=interpret
-    )
+    rule = Rule(begin, step, finish, _are_read(given), fetches=True)
+    d_q, *d_cap = hopper_tiles.launch("backward_queries", work, rule, interpret)
     return d_q, d_cap[0][:, :, 0] if d_cap else None
 
 
@@ -255,14 +251,14 @@ def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, int
 
     def step(now: Step, carry):
         d_k, d_v, *d_of_key = carry
-        with now.first as queries:
-            with now.second as pulling:
-                (made,) = products((now.own.k, queries.q.T))
-                tile, squashed = scores.of(now, queries, now.own, made)
-                weights = scores.weights(tile, queries.kept)
-                d_v = added(d_v, weights.astype(given.v.dtype), pulling.d_out, interpret)
-                (d_weights,) = products((now.own.v, pulling.d_out.T))
-            d_scores = weights * (d_weights + scores.shift(tile.shape, queries.kept))
+        (met,) = now.met
+        with met as queries:
+            (made,) = products((now.own.k, queries.q.T))
+            tile, squashed = scores.of(now, queries, now.own, made)
+            weights = scores.weights(tile, queries.kept)
+            d_v = added(d_v, weights.astype(given.v.dtype), queries.d_out, interpret)
+            shift = scores.shift(tile.shape, queries.kept)
+            d_scores = weights * added(shift, now.own.v, queries.d_out.T, interpret)  # a sum beside it has no registers
             d_of_key = [x + d_scores.sum(axis=1) for x in d_of_key]
             if squashed is not None:
                 d_scores = d_scores * (1 - squashed * squashed)
@@ -276,8 +272,7 @@ def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, int
     out: Blocks = {"d_k": _like(dtype, *of_head, width), "d_v": _like(dtype, *of_head, given.v.shape[3])}
     work = Work(
         own={"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},
-        first={"q": Matrix(given.q), **_beside_queries(given, scores, pulled)},
-        second={"d_out": Matrix(pulled.d_out)},
+        met=({"q": Matrix(given.q), "d_out": Matrix(pulled.d_out), **_beside_queries(given, scores, pulled)},),
         scalars=_scalars(given),
         out=out | ({"d_of_key": _rows(batch, num_heads, 1, length)} if scores.is_biased else {}),
         pairs=by_column,
@@ -285,9 +280,8 @@ def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, int
         other=given.queries.tile,
         piece=ROWS,
     )
-    d_k, d_v, *d_of_key = warpgroups.launch(
-        "backward_keys", work, begin, step, finish, is_read=(True, True), interpret=interpret
-    )
+    rule = Rule(begin, step, finish, (True, True), fetches=True)
+    d_k, d_v, *d_of_key = hopper_tiles.launch("backward_keys", work, rule, interpret)
     return d_k, d_v, d_of_key[0][:, :, 0] if d_of_key else None
 
 

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.engines.fused import warpgroups
+from attnzoo.engines.fused import hopper_walk, warpgroups
+from attnzoo.engines.fused.hopper_walk import Rule, Walk
 from attnzoo.engines.fused.warpgroups import (
     ROWS,
     Blocks,
     Matrix,
     Slices,
     Vectors,
-    Walk,
     added,
     along,
     filled,
@@ -217,7 +217,7 @@ def recurrence(
         own={"value": jax.ShapeDtypeStruct((ROWS, ROWS), rounded)} if has_decays else {},
         is_backward=is_backward,
     )
-    made = warpgroups.walk("recurrence", work, begin, tell, keep, read, interpret=interpret)
+    made = hopper_walk.launch("recurrence", work, Rule(begin, tell, keep, read), interpret)
     named = dict(zip([*out, *beside, *left], made, strict=True))
     one = named["one"][:, :, 0] if has_values else None
     state = State(named["sums"], named.get("ones"))

@@ -1,0 +1,252 @@
+"""A kernel of an NVIDIA Hopper GPU that goes along a sequence, from its first piece to the last or the other way.
+
+One warpgroup keeps a state, and tells another one before each piece what it is, which writes outputs from it; a third
+one copies what both read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from attnzoo.engines.fused import warpgroups
+from attnzoo.engines.fused.warpgroups import (
+    RESERVED,
+    ROWS,
+    SHARED,
+    Blocks,
+    Matrix,
+    Slices,
+    Stream,
+    Vectors,
+    bytes_of,
+    dealt,
+    div,
+    ended,
+    plgpu,
+    rem,
+    shared,
+    staged,
+)
+
+TOLD = 2  # states in shared memory at a time
+
+
+class Walk(NamedTuple):
+    """What a kernel reads and writes that goes along the sequence of each head, `ROWS` positions at a time.
+
+    Blocks of threads have columns of `Slices`, and all else in common; what is written of it the first one writes.
+
+    Attributes:
+      given: what it reads of each piece, as many rows as there are in all by the number of pieces.
+      out: shapes of what it writes of each piece, likewise: the first one `Slices` of `ROWS` rows. `Vectors` have one
+        row, or one for each block of threads.
+      beside: likewise, of what is written by the warpgroup that keeps the state.
+      found: what it reads of each head before the first piece, float32: columns of [B, N, rows, W], or [B, N, rows]
+        in common. A single row is a vector.
+      left: shapes of what it writes of each head after the last one, likewise.
+      told: shapes of what is told: vectors, and [rows, W] as wgmma reads it.
+      own: likewise, of what the warpgroup that keeps the state writes for itself.
+      is_backward: whether it begins with the last piece.
+    """
+
+    given: Blocks
+    out: Blocks
+    beside: Blocks
+    found: dict[str, jax.Array]
+    left: dict[str, Any]
+    told: dict[str, Any]
+    own: dict[str, Any]
+    is_backward: bool
+
+    @property
+    def main(self) -> Slices:
+        """The first output, of which each piece has `ROWS` rows."""
+        out = next(iter(self.out.values()))
+        assert isinstance(out, Slices)
+        return out
+
+    @property
+    def pieces(self) -> int:
+        """Of the sequence."""
+        return self.main.array.shape[1] // ROWS
+
+    def rows(self, block: Matrix | Vectors) -> int:
+        """Of a piece."""
+        return block.array.shape[1 if isinstance(block, Matrix) else 3] // self.pieces
+
+    @property
+    def staging(self) -> dict[str, Matrix]:
+        """Where matrices wait to be written."""
+        return {key: x for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
+
+    @property
+    def begun(self) -> dict[str, Any]:
+        """Of what was found, what a block of threads has."""
+        own = lambda x: (*x[:-1], ROWS) if len(x) == 2 else x
+        return {key: jax.ShapeDtypeStruct(own(x.shape[2:]), x.dtype) for key, x in self.found.items()}
+
+    @property
+    def stages(self) -> int:
+        """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
+        size = lambda blocks: sum(bytes_of({key: x}, self.rows(x)) for key, x in blocks.items())
+        whole = lambda shapes: sum(x.dtype.itemsize * x.size for x in shapes.values())
+        held = size(self.staging) + whole(self.begun) + whole(self.own) + TOLD * whole(self.told)
+        room = [min(3, (most - RESERVED - held) // size(self.given)) for most in (SHARED // 2, SHARED)]
+        return room[0] if room[0] >= 2 else max(1, room[1])
+
+
+class Rule(NamedTuple):
+    """What warpgroups do.
+
+    Attributes:
+      begin: the state, from what was found; in the order of `Walk.left` where it is left.
+      tell: writes what is told of it.
+      keep: the state after one more piece, and what is written beside, from the piece and what is its own.
+      read: what is written, from the piece and what was told.
+    """
+
+    begin: Callable[[Any], tuple]
+    tell: Callable[[tuple, Any], None]
+    keep: Callable[[Any, Any, tuple], tuple[tuple, tuple]]
+    read: Callable[[Any, Any], tuple]
+
+
+def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax.Array]:
+    """The outputs of a kernel, what is beside them, and what it leaves; `interpret` as for `hopper_tiles`."""
+    batch, _, num_heads, _ = work.main.array.shape
+
+    def kernel(*refs, **memory):
+        block = _Block(work, rule, refs, SimpleNamespace(**memory))
+        for group, does in enumerate((block.keep, block.read, block.copy)):
+            pl.when(block.group == group)(does)
+
+    shapes = [jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in (work.out | work.beside).values()]
+    return warpgroups.launched(
+        name,
+        kernel,
+        [*(x.array for x in work.given.values()), *work.found.values()],
+        interpret,
+        out_type=[*shapes, *work.left.values()],
+        scratch_types={
+            "begun": {key: plgpu.SMEM(x.shape, x.dtype) for key, x in work.begun.items()},
+            "own": {key: shared(x) for key, x in work.own.items()},
+            "told": {key: shared(x, TOLD) for key, x in work.told.items()},
+            "given": {key: x.memory(work.stages, work.rows(x)) for key, x in work.given.items()},
+            "staging": {key: x.memory(work.rows(x)) for key, x in work.staging.items()},
+            "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.found))),
+            "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=work.stages),
+            "free": plgpu.Barrier(num_arrivals=2, num_barriers=work.stages),
+            "known": plgpu.Barrier(num_barriers=TOLD),
+            "forgotten": plgpu.Barrier(num_barriers=TOLD),
+        },
+        grid=(batch, num_heads * work.main.parts),
+        grid_names=("batch", "heads"),
+        num_threads=3,
+    )
+
+
+class _Block:
+    """A block of threads, inside the kernel: a head, or some columns of it."""
+
+    def __init__(self, work: Walk, rule: Rule, refs, memory: SimpleNamespace):
+        self.work, self.rule, self.memory = work, rule, memory
+        self.example, place, self.group = (lax.axis_index(axis) for axis in ("batch", "heads", "group"))
+        self.head, self.part = div(place, work.main.parts), rem(place, work.main.parts)
+        given, *others = dealt(refs, (work.given, work.found, work.out, work.beside, work.left))
+        self.found, self.out, self.beside, self.left = others
+        self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, work.stages)
+        self.turns = jnp.int32(0), jnp.int32(work.pieces)
+
+    def keep(self) -> None:
+        """What the warpgroup does that keeps the state."""
+        begun = self.memory.begun
+        for key, ref in zip(self.work.found, self.found, strict=True):
+            plgpu.copy_gmem_to_smem(self._of_head(ref), begun[key], self.memory.loaded)
+        if begun:
+            plgpu.barrier_wait(self.memory.loaded)
+        carry = lax.fori_loop(*self.turns, self._kept, self.rule.begin(SimpleNamespace(**begun)))
+        for ref, x in zip(self.left, carry, strict=True):
+            target = self._of_head(ref)
+            target = target.at[0] if len(x.shape) < len(target.shape) else target
+            self._of_first(self.work.main.parts if len(ref.shape) == 3 else 1, target, x)
+        ended(self.work.pieces, TOLD, self.memory.forgotten)
+        plgpu.wait_smem_to_gmem(0)
+
+    def read(self) -> None:
+        """What the one does that reads it."""
+
+        @pl.loop(*self.turns)
+        def _(turn):
+            told, is_known, is_forgotten = self._told(turn)
+            with self.given.piece(turn, is_read=True) as piece:
+                plgpu.barrier_wait(is_known)
+                written = self.rule.read(piece, told)
+            plgpu.barrier_arrive(is_forgotten)
+            self._write(self.work.out, self.out, written, turn)
+
+        plgpu.wait_smem_to_gmem(0)
+
+    def copy(self) -> None:
+        """What the one does that copies."""
+
+        @pl.loop(*self.turns)
+        def _(turn):
+            self.given.fetch(turn, functools.partial(self._of_piece, turn=turn))
+
+        self.given.end(self.work.pieces)
+
+    def _kept(self, turn, carry: tuple) -> tuple:
+        told, is_known, is_forgotten = self._told(turn)
+        pl.when(turn >= TOLD)(functools.partial(plgpu.barrier_wait, is_forgotten))
+        self.rule.tell(carry, told)
+        plgpu.barrier_arrive(is_known)
+        with self.given.piece(turn, is_read=True) as piece:
+            carry, written = self.rule.keep(piece, SimpleNamespace(**self.memory.own), carry)
+        self._write(self.work.beside, self.beside, written, turn)
+        return carry
+
+    def _told(self, turn) -> tuple:
+        """What is told before a piece, and the barriers which say that it was, and that it was read."""
+        slot, memory = rem(turn, TOLD), self.memory
+        told = SimpleNamespace(**{key: x.at[slot] for key, x in memory.told.items()})
+        return told, memory.known.at[slot], memory.forgotten.at[slot]
+
+    def _write(self, blocks: Blocks, refs, written, turn) -> None:
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        for (key, block), ref, rows in zip(blocks.items(), refs, written, strict=True):
+            target = self._of_piece(block, ref, turn)
+            if isinstance(block, Matrix):
+                staged(rows.astype(block.array.dtype), self.memory.staging[key], target)
+            elif block.width > 1:
+                target.at[self.part][...] = rows
+            else:
+                self._of_first(self.work.main.parts, target.at[0], rows)
+
+    def _of_first(self, parts: int, target, rows: jax.Array) -> None:
+        """Written by the first block of threads of a head alone."""
+
+        def write():
+            target[...] = rows
+
+        write() if parts == 1 else pl.when(self.part == 0)(write)
+
+    def _of_piece(self, block, ref, turn):
+        size = self.work.rows(block)
+        start = (self.work.pieces - 1 - turn if self.work.is_backward else turn) * size
+        rows = block.block(ref, self.example, self.head, self.work.main.array.shape[2], start, size)
+        return self._columns(rows) if isinstance(block, Slices) else rows
+
+    def _of_head(self, ref):
+        rows = ref.at[self.example, self.head]
+        return rows if len(rows.shape) == 1 else self._columns(rows)
+
+    def _columns(self, rows):
+        return rows if self.work.main.parts == 1 else rows.at[:, pl.ds(self.part * ROWS, ROWS)]
