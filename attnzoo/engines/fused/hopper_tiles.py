@@ -140,7 +140,7 @@ class Rule(NamedTuple):
 
     @property
     def most(self) -> int:
-        """Pieces in shared memory: by a power of 2 they are counted in fewer registers, of which who fetches has few."""
+        """Pieces in shared memory: 2 are counted in fewer registers than 3, of which one who fetches has none left."""
         return 2 if self.fetches else 3
 
 
