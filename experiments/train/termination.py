@@ -12,7 +12,7 @@ from experiments.bench.workers import Worker
 class Termination:
     """Whether SIGTERM has come, while a run lasts; it is handed on to the processes at work, which an error kills.
 
-    Within another one it knows what has come to that one before.
+    Within another one it knows what has come to that one before, and hands on what comes later.
 
     Attributes:
       is_asked: whether it has, or something else ends the run.
@@ -20,6 +20,7 @@ class Termination:
 
     def __init__(self):
         self.is_asked = False
+        self._outer: Termination | None = None
         self._workers: list[Worker] = []
 
     def __enter__(self):
@@ -28,7 +29,8 @@ class Termination:
         except ValueError:  # not in the main thread, where nobody signals
             self._before = None
         outer = getattr(self._before, "__self__", None)
-        self.is_asked |= isinstance(outer, Termination) and outer.is_asked
+        if isinstance(outer, Termination):
+            self._outer, self.is_asked = outer, outer.is_asked
         return self
 
     def _heard(self, *_) -> None:
@@ -48,6 +50,8 @@ class Termination:
             self.is_asked = True
             for worker in list(self._workers):
                 worker.terminate()
+            if self._outer is not None:
+                self._outer.ask()
 
     @contextlib.contextmanager
     def reaching(self, worker: Worker) -> Iterator[None]:
