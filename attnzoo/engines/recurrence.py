@@ -354,8 +354,8 @@ class Chunks(NamedTuple):
     def _met_in_turn(self, given: Sequence, slots: Slots, found: State | None, *, leaves_state: bool):
         start = self._start(found, given)
         kept = start if leaves_state and slots.segment is not None else None
-        advance = jax.checkpoint(lambda carry, chunk: self.advanced(carry, *chunk))
-        (left, kept), out = jax.lax.scan(advance, (start, kept), (given, slots))
+        advance = lambda carry, chunk: self.advanced(carry, *chunk)
+        (left, kept), out = _scanned(advance, (start, kept), (given, slots))
         return out, (left if kept is None else kept) if leaves_state else None
 
     def _met_at_once(self, given: Sequence, slots: Slots, found: State | None, *, leaves_state: bool):
@@ -380,10 +380,10 @@ class Chunks(NamedTuple):
         return out, kept
 
     def _turned_in_turn(self, given: Sequence, slots: Slots) -> Transition:
-        step = jax.checkpoint(lambda before, chunk: (self._transition(*chunk)[0].after(before), None))
+        step = lambda before, chunk: (self._transition(*chunk)[0].after(before), None)
         like = jax.eval_shape(lambda *chunk: self._transition(*chunk)[0], *_first((given, slots)))
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like).nothing()
-        return jax.lax.scan(step, varying.as_of(start, given), (given, slots))[0]
+        return _scanned(step, varying.as_of(start, given), (given, slots))[0]
 
     def _turned_at_once(self, given: Sequence, slots: Slots) -> Transition:
         return jax.tree.map(lambda x: x[-1], transitions.up_to_each(self._transitions(given, slots)[0]))
@@ -454,6 +454,24 @@ class Chunks(NamedTuple):
         if found is not None:
             return found
         return varying.as_of(_empty(self.write, given.q.shape[1], self.own), given)
+
+
+def _scanned(step: Callable, carry: Any, chunks: Any) -> tuple[Any, Any]:
+    """`jax.lax.scan` of leaves [chunks, B or 1, ...], which alone are kept for gradients.
+
+    Their axis of one is taken out, for whose sake XLA would copy all of them.
+    """
+    is_one = lambda axis: lambda x: x.shape[axis] == 1
+    alone, treedef = jax.tree.map(is_one(1), chunks), []
+
+    def bare(carry, chunk):
+        carry, out = step(carry, jax.tree.map(lambda alone, x: x[None] if alone else x, alone, chunk))
+        treedef.append(jax.tree.map(is_one(0), out))
+        return carry, jax.tree.map(lambda alone, x: x[0] if alone else x, treedef[-1], out)
+
+    bare_chunks = jax.tree.map(lambda alone, x: x[:, 0] if alone else x, alone, chunks)
+    carry, out = jax.lax.scan(jax.checkpoint(bare), carry, bare_chunks)
+    return carry, jax.tree.map(lambda alone, x: x[:, None] if alone else x, treedef[-1], out)
 
 
 def _with_all_heads(out: jax.Array) -> jax.Array:

@@ -8,20 +8,23 @@ scale that was taken out of a key. Beside gains, S and o are relative to e^(M_t)
 all else. The tokens of a chunk meet as pairs, weighted by what decays between them, and the state once; the delta rule
 solves for its x, a triangular system for each chunk (its WY form: Yang et al. 2024, arXiv:2406.06484).
 
-What decays between two tokens is the exponential of a sum of logarithms over those between them alone. Nothing is
-divided by a product of decays, which vanishes, and no sum is taken from another, which would take digits with it: a
-token and its neighbours in a chunk can touch each other by what they write, and by nothing else.
+What is left of a token at another is the exponential of a sum of logarithms over those between them alone, or a product
+over these by channel. Nothing is divided by a product of decays, which vanishes, and no sum is taken from another,
+which would take digits with it: a token and its neighbours in a chunk can touch each other by what they write, and by
+nothing else.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnzoo.engines import heads
 from attnzoo.engines.heads import precise
 
 LOWEST = -1e30
@@ -141,29 +144,29 @@ def normalised(read: tuple[jax.Array, ...], epsilon: float = 0.0) -> jax.Array:
 
 
 def recall(
-    state: State, queries: tuple[jax.Array, ...], exponents: list[jax.Array | None] | None = None
+    state: State, queries: tuple[jax.Array, ...], left: list[jax.Array | None] | None = None
 ) -> tuple[jax.Array, ...]:
     """What queries [t, F] of each channels read from the state, [t, ...] each.
 
     Args:
-      exponents: logarithms of what is left of it, [t] or [t, F] for each channels; all is where None.
+      left: what is left of it, [t] or [t, F] for each channels; all is where None.
     """
-    each = zip(queries, state, exponents or [None] * len(state), strict=True)
-    return added(tuple(_read(q, total, exponent) for total in sums.totals) for q, sums, exponent in each)
+    each = zip(queries, state, left or [None] * len(state), strict=True)
+    return added(tuple(_read(q, total, own) for total in sums.totals) for q, sums, own in each)
 
 
-Halves = list[tuple[jax.Array, jax.Array]]  # of blocks: what decays in later ones, and behind earlier ones
+Halves = list[tuple[jax.Array, jax.Array]]  # of blocks: what is left up to tokens of later ones, and of earlier ones
 
 
-class Exponents(NamedTuple):
-    """Logarithms of what is left of writes when they are read; None where nothing is lost.
+class Left(NamedTuple):
+    """What is left of writes when they are read, as factors; None where nothing is lost.
 
     Attributes:
       pairs: [t, s], of the chunk's own.
       found: [t] or [t, F], of the state that was found.
       own: [s] or [s, F], of the chunk's own at its end.
       last: [] or [F], of the state that was found, at its end.
-      spans: what decays between halves of blocks, where that of pairs depends on the channel.
+      spans: what is left between halves of blocks, where that of pairs depends on the channel.
       top: the largest gain at the end of the chunk.
     """
 
@@ -182,13 +185,13 @@ class Chunk(NamedTuple):
       found: the state, or None where there is none yet.
       write: what the tokens write, corrected by the delta rule where it is one.
       standing: who sees what.
-      exponents: of each channels.
+      left: of each channels.
     """
 
     found: State | None
     write: Write
     standing: Standing
-    exponents: tuple[Exponents, ...]
+    left: tuple[Left, ...]
 
     def read(self, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """Queries [t, F] for each channels -> [t, ...] of each of the values."""
@@ -198,32 +201,31 @@ class Chunk(NamedTuple):
 
     def after(self) -> State:
         """The state that is left."""
-        founds = self.found or [None] * len(self.exponents)
-        return tuple(map(self._sums, founds, self.write.channels, self.exponents))
+        founds = self.found or [None] * len(self.left)
+        return tuple(map(self._sums, founds, self.write.channels, self.left))
 
-    def _sums(self, found: Sums | None, channels: Channels, exponents: Exponents) -> Sums:
-        written = where(self.standing.writes, scaled(channels.key, exponents.own))
+    def _sums(self, found: Sums | None, channels: Channels, left: Left) -> Sums:
+        written = where(self.standing.writes, _times(channels.key, left.own))
         totals = tuple(_written(written, x) for x in self.write.values)
         if found is not None:
-            kept = jax.tree.map(lambda x: where(self.standing.lasts, scaled(x, exponents.last)), found.totals)
+            kept = jax.tree.map(lambda x: where(self.standing.lasts, _times(x, left.last)), found.totals)
             totals = added([totals, kept])
-        return Sums(totals, exponents.top)
+        return Sums(totals, left.top)
 
     def products(self, queries: tuple[jax.Array, ...]) -> jax.Array:
         """How much each query [t] has of each token [s]."""
 
-        def products(q, channels, exponents):
-            if exponents.spans is not None:
-                return _decayed_products(q, channels.key, exponents.spans)
-            plain = product(q, channels.key.T)
-            return plain if exponents.pairs is None else plain * jnp.exp(exponents.pairs)
+        def products(q, channels, left):
+            if left.spans is not None:
+                return _decayed_products(q, channels.key, left.spans)
+            return _times(product(q, channels.key.T), left.pairs)
 
-        each = zip(queries, self.write.channels, self.exponents, strict=True)
+        each = zip(queries, self.write.channels, self.left, strict=True)
         return jnp.where(self.standing.inside, sum(products(*one) for one in each), 0)
 
     def recalled(self, found: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """What queries read from the state that was found."""
-        read = recall(found, queries, [exponents.found for exponents in self.exponents])
+        read = recall(found, queries, [left.found for left in self.left])
         return tuple(where(self.standing.finds, x) for x in read)
 
 
@@ -235,8 +237,8 @@ def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
     """
     _refuse_gains(write)
     tops: list[jax.Array | None] = [None] * len(write.channels) if found is None else [sums.top for sums in found]
-    exponents = tuple(_exponents(*one, standing) for one in zip(write.channels, tops, strict=True))
-    chunk = Chunk(found, write, standing, exponents)
+    left = tuple(_left(*one, standing) for one in zip(write.channels, tops, strict=True))
+    chunk = Chunk(found, write, standing, left)
     return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk, write.rate)))
 
 
@@ -310,57 +312,61 @@ def decays(channels: Channels, standing: Standing) -> jax.Array:
     return jnp.where(standing.at >> channels.block == came_from >> channels.block, decay, -jnp.inf)
 
 
-def _exponents(channels: Channels, top: jax.Array | None, standing: Standing) -> Exponents:
+def _left(channels: Channels, top: jax.Array | None, standing: Standing) -> Left:
     gain = channels.log_gain
     if channels.log_decay is None:
-        return Exponents() if gain is None else _within_gains(gain[None], top, gain, top, standing)
+        return Left() if gain is None else _within_gains(gain[None], top, gain, top, standing)
     decay = decays(channels, standing)
     if decay.ndim == 2:
-        spans, found, own = _spans(decay)
-        return Exponents(None, found, own, found[-1], spans)
+        spans, found, own = _spans(jnp.exp(decay))
+        return Left(None, found, own, found[-1], spans)
     pairs = pair_sums(decay)
     found, own = pairs[:, 0] + decay[0], pairs[-1]
     last = found[-1]
     if gain is None:
-        return Exponents(pairs, found, own, last)
+        return Left(jnp.exp(pairs), jnp.exp(found), jnp.exp(own), jnp.exp(last))
     before = (None, None) if top is None else (found + top, last + top)
     return _within_gains(pairs + gain[None], before[0], own + gain, before[1], standing)
 
 
 def _within_gains(
     pairs: jax.Array, found: jax.Array | None, own: jax.Array, last: jax.Array | None, standing: Standing
-) -> Exponents:
-    """Exponents relative to the largest, that of each query and that at the end of the chunk."""
+) -> Left:
+    """Relative to the largest, that of each query and that at the end of the chunk; of logarithms."""
     pairs, own = jnp.where(standing.inside, pairs, LOWEST), where(standing.writes, own, LOWEST)
     peak, top = pairs.max(axis=1), own.max()
     if found is not None and last is not None:
         found, last = where(standing.finds, found, LOWEST), where(standing.lasts, last, LOWEST)
         peak, top = jnp.maximum(peak, found), jnp.maximum(top, last)
-        found, last = found - peak, last - top
-    return Exponents(pairs - peak[:, None], found, own - top, last, None, top)
+        found, last = jnp.exp(found - peak), jnp.exp(last - top)
+    return Left(jnp.exp(pairs - peak[:, None]), found, jnp.exp(own - top), last, None, top)
 
 
-def _spans(decay: jax.Array) -> tuple[Halves, jax.Array, jax.Array]:
-    """What decays [t, ...] add up to: between the halves of blocks, from the start, and to the end.
+def _spans(kept: jax.Array) -> tuple[Halves, jax.Array, jax.Array]:
+    """Products of what tokens keep [t, F]: between the halves of blocks, from the start, and to the end.
 
-    Each pair of tokens stands in the two halves of one block, whose size is a power of two. What decays between them is
-    what decays up to the later one inside its half, and behind the earlier one inside its.
+    Each pair of tokens stands in the two halves of one block, whose size is a power of two. Between them is left what
+    is left up to the later one inside its half, of what is left behind the earlier one inside its.
 
     Returns:
       for halves of each size h, from 1: (those up to each token of later halves, those behind each of earlier ones),
-        [blocks, h, ...].
-      [t, ...], of each token and all before it.
-      [t, ...], of all behind it.
+        [blocks, h, F].
+      [t, F], of each token and all before it.
+      [t, F], of all behind it.
     """
-    padding = (0, (1 << (len(decay) - 1).bit_length()) - len(decay)), *((0, 0),) * (decay.ndim - 1)
-    upto = jnp.pad(decay, padding)[:, None]
-    behind, spans = jnp.zeros_like(upto), []
+    padding = (0, (1 << (len(kept) - 1).bit_length()) - len(kept)), (0, 0)
+    upto = jnp.pad(kept, padding, constant_values=1)[:, None]
+    behind, spans = jnp.ones_like(upto), []
     while len(upto) > 1:
         (early, late), (early_behind, late_behind) = _halves(upto), _halves(behind)
         spans.append((late, early_behind))
-        upto = jnp.concatenate([early, early[:, -1:] + late], axis=1)
-        behind = jnp.concatenate([early_behind + late[:, -1:], late_behind], axis=1)
-    return spans, upto[0, : len(decay)], behind[0, : len(decay)]
+        upto, behind = heads.over_axis(_doubled, len(early))(early, late, early_behind, late_behind)
+    return spans, upto[0, : len(kept)], behind[0, : len(kept)]
+
+
+def _doubled(early: jax.Array, late: jax.Array, early_behind: jax.Array, late_behind: jax.Array):
+    """What is left up to each token of both halves of a block, and behind each, from that inside them, [h, F] each."""
+    return jnp.concatenate([early, early[-1] * late]), jnp.concatenate([early_behind * late[-1], late_behind])
 
 
 def pair_sums(decay: jax.Array) -> jax.Array:
@@ -373,19 +379,25 @@ def pair_sums(decay: jax.Array) -> jax.Array:
 def _decayed_products(x: jax.Array, key: jax.Array, spans: Halves) -> jax.Array:
     """sum_f x_tf key_sf times what is left, by channel, of token s at token t >= s; 0 elsewhere: [t, s].
 
-    All factors are exponentials of what is at most 0, and nearly all work is products of matrices.
+    All factors are at most 1, and nearly all work is products of matrices.
     """
     length, padding = len(x), ((0, (1 << len(spans)) - len(x)), (0, 0))
     x, key = jnp.pad(x, padding), jnp.pad(key, padding)
-    halves = lambda x, size: x.reshape(-1, 2, size, x.shape[1])
 
     def product(late, early):
-        x_late = (halves(x, late.shape[1])[:, 1] * jnp.exp(late)).astype(x.dtype)
-        key_early = (halves(key, late.shape[1])[:, 0] * jnp.exp(early)).astype(key.dtype)
-        return _matmul(x_late, jnp.swapaxes(key_early, 1, 2))
+        (_, x_late), (key_early, _) = (_halves(each.reshape(-1, late.shape[1], x.shape[1])) for each in (x, key))
+        x_late, key_early = (x_late * late).astype(x.dtype), (key_early * early).astype(key.dtype)
+        if late.shape[1] == 1:
+            return _row_products(x_late[:, 0], key_early[:, 0])
+        return _precise_enough(functools.partial(jnp.einsum, "ntf,nsf->nts"), x_late, key_early)
 
     across = [product(late, early) for late, early in spans]
-    return _assembled(jnp.sum(precise(x) * precise(key), axis=1)[:, None, None], across)[:length, :length]
+    return _assembled(_row_products(x, key), across)[:length, :length]
+
+
+def _row_products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Of rows [n, F] of both: [n, 1, 1]. Sums are products with ones, as which a CPU's compiler makes them faster."""
+    return (precise(x) * precise(y) @ jnp.ones((x.shape[1], 1), precise(x).dtype))[..., None]
 
 
 def _assembled(diagonal: jax.Array, across: list[jax.Array]) -> jax.Array:
@@ -423,11 +435,11 @@ def _written(keys: jax.Array, x: jax.Array) -> jax.Array:
     return _matmul(keys.T, x) if x.ndim > 1 else jnp.sum(precise(keys) * x[:, None], axis=0)
 
 
-def _read(queries: jax.Array, total: jax.Array, exponent: jax.Array | None) -> jax.Array:
-    """Queries [t, F] times a state [F, ...] of which e^exponent, [t] or [t, F], is left."""
-    if exponent is None or exponent.ndim == 2:
-        return product(scaled(queries, exponent), total)
-    return scaled(product(queries, total), exponent)
+def _read(queries: jax.Array, total: jax.Array, left: jax.Array | None) -> jax.Array:
+    """Queries [t, F] times a state [F, ...] of which so much, [t] or [t, F], is left."""
+    if left is None or left.ndim == 2:
+        return product(_times(queries, left), total)
+    return _times(product(queries, total), left)
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -439,20 +451,29 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x @ y, as precise as the less precise of both is, and summed in float32 at least.
+    return _precise_enough(jnp.matmul, x, y)
+
+
+def _precise_enough(product: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Of x and y, as precise as the less precise of both is, and summed in float32 at least.
 
     Gradients are products of what was rounded with what was not: rounded, too, those by gains and by keys, which all
     but cancel, would not.
     """
     dtype = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
     if dtype.itemsize >= 4:
-        return x @ y
-    return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+        return product(x, y)
+    return product(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def scaled(x: jax.Array, exponent: jax.Array | None) -> jax.Array:
     """x times e^exponent, which may lack trailing axes."""
-    return x if exponent is None else x * jnp.exp(_beside(exponent, x))
+    return x if exponent is None else _times(x, jnp.exp(exponent))
+
+
+def _times(x: jax.Array, factor: jax.Array | None) -> jax.Array:
+    """x times a factor, which may lack trailing axes."""
+    return x if factor is None else x * _beside(factor, x)
 
 
 def where(condition: jax.Array | None, x: jax.Array, otherwise: float = 0) -> jax.Array:

@@ -17,7 +17,7 @@ import torch
 from experiments.peers.calls import BNTH, Function
 from experiments.peers.works import Work
 
-CHUNK = 64
+CHUNK, BLOCK = 64, 16
 EPSILON = 1e-6  # beside squared norms, as in public code
 
 
@@ -94,6 +94,55 @@ def delta(work: Work) -> Function:
 def delta_in_chunks(work: Work) -> Function:
     chunked = _fla("delta_rule", "delta_rule_chunkwise")
     return Function(lambda q, k, v, beta: chunked(_unit(q), _unit(k), v, beta.mT)[0], BNTH)
+
+
+def delta_rule_in_chunks(work: Work) -> Function:
+    """As one would write it in PyTorch: what tokens write is solved for in all chunks at once, what they find apart."""
+
+    def call(q, k, v, *brought):
+        *decays, beta = (x if x.ndim == 4 else x.mT[..., None] for x in brought)
+        q, k, v, beta, *decays = (x.unflatten(2, (-1, CHUNK)) for x in (_unit(q), _unit(k), v, beta, *decays))
+        products, found, behind, kept = _left_of(*decays)
+        q, right = q * q.shape[-1] ** -0.5, torch.cat([beta * v, beta * k * found], dim=-1)
+        solved = torch.linalg.solve_triangular(beta * products(k, k), right, upper=False, unitriangular=True)
+        (values, turned), own = solved.split([v.shape[-1], k.shape[-1]], dim=-1), products(q, k).tril()
+        q, written, state, outs = q * found, (k * behind).mT, torch.zeros(*k.shape[:2], k.shape[-1], v.shape[-1]), []
+        for chunk in range(q.shape[2]):
+            at = (slice(None), slice(None), chunk)
+            new = values[at] - turned[at] @ state
+            outs.append(q[at] @ state + own[at] @ new)
+            state = (state if kept is None else state * kept[at]) + written[at] @ new
+        return torch.stack(outs, dim=2).flatten(2, 3)
+
+    return Function(call, BNTH)
+
+
+def _left_of(log_decay=None):
+    """What is left where decays [..., t, 1 or H] are of tokens, or of channels, too.
+
+    Returns products of queries and keys [..., t, s], right where t >= s; and factors: up to each token, behind each,
+    and of a chunk.
+    """
+    if log_decay is None:
+        return (lambda x, key: x @ key.mT), 1, 1, None
+    upto = log_decay.cumsum(dim=-2)
+    last = upto[..., -1:, :]
+    of = _products_by_channel if upto.shape[-1] > 1 else _products_by_token
+    return functools.partial(of, upto), upto.exp(), (last - upto).exp(), last.exp().mT
+
+
+def _products_by_token(upto, x, key):
+    return x @ key.mT * (upto - upto.mT).tril().exp()
+
+
+def _products_by_channel(upto, x, key):
+    """Relative to where blocks of queries start, so that keys in them are divided by what these forget, and no more."""
+    starts = torch.nn.functional.pad(upto[..., BLOCK - 1 : -1 : BLOCK, :], (0, 0, 1, 0))[..., None, :]
+    blocks = torch.arange(CHUNK) // BLOCK
+    is_later = (blocks > torch.arange(CHUNK // BLOCK)[:, None])[..., None]
+    keys = key[..., None, :, :] * (starts - upto[..., None, :, :]).masked_fill(is_later, -torch.inf).exp()
+    queries = x.unflatten(-2, (-1, BLOCK)) * (upto.unflatten(-2, (-1, BLOCK)) - starts).exp()
+    return (queries @ keys.mT).flatten(-3, -2)
 
 
 def gated_delta(work: Work) -> Function:

@@ -153,6 +153,8 @@ def _chunked(name: str, package: str, factory: str, note: str = ""):
 
 
 _QWEN = _chunked("transformers Qwen3-Next", "transformers", "gated_delta")
+_DELTA_RULE = _chunked("torch, chunked", "torch", "delta_rule_in_chunks")
+_BY_BLOCK = _chunked("torch, chunked", "torch", "delta_rule_in_chunks", "it divides by what blocks of 16 forget")
 _PLAIN_QWEN = _chunked("transformers Qwen3-Next", "transformers", "delta_of_gated", "with decays of 0")
 _DECAYS = "their decays are of each token, too, here"
 # Each with its length, and the peers forward; with gradients those without a loop over tokens and without all pairs.
@@ -182,15 +184,15 @@ _STATES: dict[str, tuple[Kernel, int, tuple[Peer, ...], tuple[Peer, ...]]] = {
         Delta(),
         4096,
         (_fla("delta"), _fla("delta_in_chunks")._replace(name="fla, chunked"), _PLAIN_QWEN[1]),
-        _PLAIN_QWEN[:1],
+        _PLAIN_QWEN[:1] + _DELTA_RULE,
     ),
-    "gated_delta": (GatedDelta(), 4096, (_fla("gated_delta_by_token"),), _QWEN[:1]),
+    "gated_delta": (GatedDelta(), 4096, (_fla("gated_delta_by_token"),), _QWEN[:1] + _DELTA_RULE),
     "gated_delta_1k": (GatedDelta(), 1024, (), _QWEN),
     "kimi_delta": (
         KimiDelta(),
         2048,
         (_fla("kimi_by_token"),),
-        _chunked("transformers Kimi Linear", "transformers", "kimi")[:1],
+        _chunked("transformers Kimi Linear", "transformers", "kimi")[:1] + _BY_BLOCK,
     ),
     "log_linear": (LogLinear(levels=12), 2048, (), (_fla("log_linear"),)),
     "forgetting": (
