@@ -1,6 +1,7 @@
 """The recurrence of a Hopper GPU, interpreted by a CPU that looks for races, against NumPy in float64."""
 
 import functools
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -24,10 +25,12 @@ from attnzoo import (
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
-from attnzoo.engines.fused import hopper_gradient, hopper_parts, hopper_recurrence, warpgroups
+from attnzoo.engines.fused import hopper_chunks, hopper_gradient, hopper_parts, hopper_recurrence, warpgroups
+from attnzoo.engines.fused.carried import Learned
 from attnzoo.engines.fused.hopper_gradient import Given, How
 from attnzoo.engines.fused.hopper_recurrence import State
 from attnzoo.engines.fused.way import asking, interpreted, way
+from attnzoo.engines.slots import Slots
 from attnzoo.engines.state import Channels, Write
 from tests import asking as questions
 from tests import oracles
@@ -86,7 +89,7 @@ def of_head(q, k, v, one, log_decay, found, d_out, d_one, d_left):
     return result | grads | {"found": d_state}
 
 
-def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted=False, is_found=False):
+def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted=False, is_found=False, scale=1.0):
     rng = np.random.default_rng(0)
     rounded = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
     precise = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -100,13 +103,13 @@ def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted
         if is_found
         else None,
     )
-    how = How(passes=decays and not is_counted, interpret=warpgroups.interpreter())
+    how = How(scale, passes=decays and not is_counted, interpret=warpgroups.interpreter())
     (out, one, left), pull = jax.vjp(lambda given: hopper_gradient.recur(how, given), given)
     pulled = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), (out, one, left))
     pulled = (*pulled[:2], pulled[2]._replace(ones=None if left.ones is None else 0 * left.ones))
     (grads,) = pull(pulled)
     assert not has_races()
-    heads = [_of_one(given, pulled, n) for n in range(HEADS)]
+    heads = [_of_one(given, pulled, n, scale) for n in range(HEADS)]
     by_head = lambda name: np.stack([head[name] for head in heads])
     assert_close(jnp.moveaxis(out[0], 1, 0), by_head("out"), "out")
     assert_close(left.sums[0], by_head("left"), "left")
@@ -122,22 +125,23 @@ def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted
         assert_close(grads.found.sums[0], by_head("found"), "d_found")
 
 
-def _of_one(given, pulled, n):
+def _of_one(given, pulled, n, scale):
     of = lambda x, like: np.zeros(like) if x is None else np.asarray(x, np.float64)[0, n]
     d_out, d_one, d_left = pulled
     length, features, values = given.read.shape[1], given.read.shape[3], given.value.shape[3]
     row = lambda x, n: np.asarray(x, np.float64)[0, :, n]
     found = None if given.found is None else given.found.sums
     vectors = (of(x, length) for x in (given.value_one, given.log_decay))
-    return of_head(
-        *(row(given.read, n), row(given.key, 0), row(given.value, 0), *vectors, of(found, (features, values))),
+    expected = of_head(
+        *(scale * row(given.read, n), row(given.key, 0), row(given.value, 0), *vectors, of(found, (features, values))),
         *(row(d_out, n), of(d_one, length), of(d_left.sums, (features, values))),
     )
+    return expected | {"read": scale * expected["read"]}
 
 
 def test_decays_of_any_strength(ask):
     """Of a shared key, beside a state that was found, in which nothing may be NaN."""
-    ask(check_kernel, length=128, decays=True, is_found=True)
+    ask(check_kernel, length=128, decays=True, is_found=True, scale=-0.3)
 
 
 def check_parts(**how):
@@ -147,7 +151,21 @@ def check_parts(**how):
 
 
 def test_parts_of_a_sequence_beside_each_other(ask):
-    ask(check_parts, decays=True, is_found=True)
+    ask(check_parts, decays=True, is_found=True, scale=0.5)
+
+
+def test_a_scale_is_told_from_other_ways_to_read():
+    """It is the kernel's, which spares a pass over queries; what is traced, learned or no number is not."""
+    at, q = jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 8, 2, 4))
+
+    def told(read):
+        carried = SimpleNamespace(read=lambda constants, closed, q, slots: (read(q).astype(jnp.bfloat16),))
+        return hopper_chunks._scale(carried, Learned((), [], None), q, Slots(at, at))
+
+    assert [told(read) for read in (lambda q: q, lambda q: 2 * q * 0.125, lambda q: q / -4)] == [1.0, 0.25, None]
+    others = [jnp.square, jax.nn.relu, lambda q: q * q, lambda q: q * jnp.arange(4.0), lambda q: 0 * q, lambda q: q + 1]
+    assert [told(read) for read in others] == [None] * len(others)
+    jax.make_jaxpr(lambda scale: told(lambda q: scale * q) is None or 1 / 0)(1.0)
 
 
 def test_parts_occupy_the_device():
@@ -160,7 +178,7 @@ def test_parts_occupy_the_device():
 
 KERNELS = {
     "sums": {"length": 256},
-    "counted values": {"is_counted": True, "features": 128, "is_found": True},
+    "counted values": {"is_counted": True, "features": 128, "is_found": True, "scale": 2.0},
     "counted values that are forgotten": {"is_counted": True, "decays": True},
     "values in two parts": {"decays": True, "values": 128, "features": 128},
 }

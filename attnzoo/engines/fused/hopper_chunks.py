@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
@@ -79,16 +80,17 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     """Outputs [B, T', N, Hv], and the state that is left, of operands in float32."""
     group = given.q.shape[2] // carried.own
     slots = _along(carried.slots, len(given.q))
+    scale = _scale(carried, learned, given.q, slots)
     written, by_query = _written(carried, learned, given, slots), functools.partial(_by_query, group)
     operands = Given(
-        _wide(_readers(carried, learned, given, slots)),
+        _wide(_readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)),
         _wide(written.key),
         _wide(written.value),
         by_query(written.one),
         by_query(written.log_decay),
         _found(learned.found, group),
     )
-    how = How(passes=written.one is None, interpret=interpret)
+    how = How(1.0 if scale is None else scale, passes=written.one is None, interpret=interpret)
     out, one, left = hopper_gradient.recur(how, varying.alike(operands))
     finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), _left(left, carried.empty(), group)
@@ -144,6 +146,34 @@ def _log_decay(write: Write, slots: Slots) -> jax.Array | None:
         return decay
     begins = jnp.diff(slots.segment, prepend=slots.segment[:1]) != 0
     return jnp.where(begins, LOWEST, 0.0 if decay is None else decay)
+
+
+def _scale(carried: Carried, learned: Learned, q: jax.Array, slots: Slots) -> float | None:
+    """The number that queries are multiplied by, if they read with nothing else: the kernel multiplies what is read."""
+    if slots.segment is not None:
+        return None
+    constants, slots = jax.tree.map(lambda x: x[0], (learned.constants, slots))
+    of_head = lambda q: carried.read(constants, learned.closed, q, slots)
+    program = jax.make_jaxpr(of_head)(jax.ShapeDtypeStruct(q.shape[1::2], q.dtype))
+    known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+    scale, (now,) = 1.0, program.jaxpr.invars
+    for equation in program.jaxpr.eqns:
+        if (factor := _factor(equation, now, known)) is None:
+            return None
+        scale, now = scale * factor, equation.outvars[0]
+    return scale if program.jaxpr.outvars == [now] and scale else None
+
+
+def _factor(equation: Any, x: Any, known: dict) -> float | None:
+    """By which number an operation multiplies x; None where it does something else."""
+    others = [each for each in equation.invars if each is not x]
+    if equation.primitive.name == "convert_element_type":
+        return None if others else 1.0
+    if equation.primitive.name != "mul" or len(others) != 1:
+        return None
+    number: Any = others[0].val if isinstance(others[0], Literal) else known.get(others[0])
+    is_known = number is not None and not isinstance(number, jax.core.Tracer) and np.ndim(number) == 0
+    return float(number) if is_known else None
 
 
 def _readers(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_parts
-from attnzoo.engines.fused.hopper_recurrence import LOWEST, Side, Sides, State
+from attnzoo.engines.fused.hopper_recurrence import LOWEST, Side, Sides, State, Walked
 from attnzoo.engines.fused.warpgroups import ROWS
 
 
@@ -44,19 +44,26 @@ class How(NamedTuple):
     """How a recurrence is run.
 
     Attributes:
+      scale: of what is read.
       passes: whether there is a gradient by `log_decay`, in which nothing stands by itself.
       interpret: what a CPU interprets kernels with, or None.
     """
 
+    scale: float = 1.0
     passes: bool = True
     interpret: Any = None
+
+    @property
+    def walk(self) -> Callable[..., Walked]:
+        """A recurrence that is run so."""
+        return functools.partial(hopper_parts.recurrence, scale=self.scale, interpret=self.interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def recur(how: How, given: Given) -> tuple[jax.Array, jax.Array | None, State]:
     """Outputs, what is read of values that stand by themselves, and the state that is left."""
     sides = Sides(Side(given.read), Side(given.key), Side(given.value, given.value_one), _sums(given.log_decay))
-    walked = hopper_parts.recurrence(sides, given.found, dtype=given.value.dtype, interpret=how.interpret)
+    walked = how.walk(sides, given.found, dtype=given.value.dtype)
     return walked.out, walked.one, walked.left
 
 
@@ -69,24 +76,25 @@ def _backward(how: How, given: Given, pulled) -> tuple[Given]:
     read, key, value, d_o = Side(given.read), Side(given.key), Side(given.value, given.value_one), Side(d_out, d_one)
     log_decay, passes = given.log_decay, how.passes and given.log_decay is not None
     onward, back = (_sums(log_decay, is_backward) for is_backward in (False, True))
-    walk = functools.partial(hopper_parts.recurrence, interpret=how.interpret)
     shared = dtype if given.key.shape[2] == given.read.shape[2] else jnp.float32  # until summed over those who share
-    walk_back = functools.partial(walk, dtype=shared, is_backward=True)
+    walk_back = functools.partial(how.walk, dtype=shared, is_backward=True)
     found = None if given.found is None else given.found.turned
-    d_read = walk(Sides(d_o, value, key, onward), found, dtype=dtype, keeps=passes)
+    d_read = how.walk(Sides(d_o, value, key, onward), found, dtype=dtype, keeps=passes)
+    d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
     d_key = walk_back(Sides(value, d_o, read, back), d_left.turned, states=d_read.states)
     d_value = walk_back(Sides(key, read, d_o, back), d_left)
     d_log_decay = None if log_decay is None else jnp.zeros_like(log_decay)
     if log_decay is not None and passes:
         products = _dots(given.read, d_read.out) - _dots(given.key, d_key.out)
-        d_log_decay = _of_shared(_passing(products, d_key.passed), log_decay)
+        assert d_key.passed is not None
+        d_log_decay = _of_shared(_passing(products, d_key.passed * how.scale), log_decay)
     grads = Given(
         d_read.out,
         _of_group(d_key.out, given.key),
         _of_group(d_value.out, given.value),
         d_value.one,
         d_log_decay,
-        None if given.found is None else d_value.left,
+        None if given.found is None else jax.tree.map(lambda x: x * how.scale, d_value.left),
     )
     return (grads,)
 
@@ -104,9 +112,8 @@ def _sums(log_decay: jax.Array | None, is_backward: bool = False) -> jax.Array |
     return jnp.stack([behind, upto, behind] if is_backward else [upto, behind, upto], axis=2)
 
 
-def _passing(products: jax.Array, passed: jax.Array | None) -> jax.Array:
+def _passing(products: jax.Array, passed: jax.Array) -> jax.Array:
     """The gradient of logarithms of decays, from q . d_q - k . d_k and what passes the ends of chunks: [B, N, T]."""
-    assert passed is not None
     beyond = passed.reshape(*passed.shape[:3], -1, ROWS).sum(axis=(2, 4))
     return _by_chunk(products, _from) + jnp.repeat(beyond, ROWS, axis=-1)
 

@@ -123,6 +123,7 @@ def recurrence(
     found: State | None,
     *,
     dtype: Any,
+    scale: float = 1.0,
     is_backward: bool = False,
     keeps: bool = False,
     states: jax.Array | None = None,
@@ -132,6 +133,7 @@ def recurrence(
 
     Args:
       dtype: of the output.
+      scale: of what is read.
       is_backward: whether tokens see those behind them, which come first, in place of those before them.
       keeps: whether states are asked for.
       states: those that another recurrence has kept.
@@ -191,8 +193,8 @@ def recurrence(
             rows = loaded(piece.read)
             recalled = (rows * along(told.ones, rows.shape, 1)).sum(axis=1)
             recalled = recalled * jnp.exp(loaded(piece.decays.at[0])) if has_decays else recalled
-            one = [recalled + (pairs * along(piece.value_one.at[1], pairs.shape, 1)).sum(axis=1)]
-        return added(out, pairs.astype(rounded), piece.value, interpret), *one
+            one = [(recalled + (pairs * along(piece.value_one.at[1], pairs.shape, 1)).sum(axis=1)) * scale]
+        return added(out, pairs.astype(rounded), piece.value, interpret) * scale, *one
 
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     by_chunk = jax.ShapeDtypeStruct((batch, length // ROWS * features, num_heads, width), rounded)
