@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import linen, nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -115,7 +116,15 @@ def partition(
         )
     spec = functools.partial(_spec, axes=axes) if rules is None else functools.partial(_ruled, rules=tuple(rules))
     specs = jax.tree.map_with_path(lambda path, x: spec(path, x.shape, mesh), state)
-    nnx.update(model, jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), state, specs))
+    nnx.update(model, jax.tree.map(lambda x, spec: _put(x, NamedSharding(mesh, spec)), state, specs))
+
+
+def _put(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """An array as devices share it, which several processes may have: each has all of it, or already its part."""
+    if sharding.is_fully_addressable or not x.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    # What `device_put` makes of it cannot be saved by orbax, where it is on all devices.
+    return jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__)
 
 
 def _logical(path: tuple, shape: tuple[int, ...]) -> tuple[str, ...]:
