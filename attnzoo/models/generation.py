@@ -145,33 +145,40 @@ def _generate(graph, state, prompt, lengths, given, rng, *, steps, sampling, sto
     mesh = meshes.told((prompt, state))
     with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh):
         split = Split.of(prompt)._replace(sequence=None)
-        rows = jnp.arange(len(prompt))
-        prompt, lengths, rows = (split.placed(x, split.by_example(x)) for x in (prompt, lengths, rows))
         model = nnx.merge(graph, state)
         model.eval()
         model.init_cache(len(prompt), prompt.shape[1] + steps, **given)
+        rows = jnp.arange(len(prompt))
+        prompt, lengths, rows = (split.placed(x, split.by_example(x)) for x in (prompt, lengths, rows))
 
         def drawn(rng, logits):
-            examples = [(rows, split.by_example), (logits, split.by_example)]
             here = lambda rng, rows, logits: sampling(rng, rows, logits)
+            examples = [(rows, split.by_example), (logits, split.by_example)]
             return split.over_devices(here, [(rng, lambda x: PartitionSpec()), *examples], split.by_example(rows))
 
-        logits = model.step(prompt, lengths=lengths)
-        first, *later = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(steps))
-        token = drawn(first, products.entries(logits, (lengths - 1)[:, None])[:, 0])
-        graph, cache, *rest = nnx.split(model, nnx.Cache, ...)
+        return _after(
+            model, prompt, lengths, jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(steps)), drawn, stop
+        )
 
-        def advance(carry, rng):
-            cache, before = carry
-            model = nnx.merge(graph, cache, *rest)
-            token = drawn(rng, model.step(before[:, None])[:, 0])
-            token = token if stop is None else jnp.where(before == stop, stop, token)
-            return (nnx.state(model, nnx.Cache), token), token
 
-        if not later:
-            return token[:, None]
-        _, tokens = jax.lax.scan(advance, (cache, token), jnp.stack(later))
-        return jnp.concatenate([token[:, None], tokens.T], axis=1)
+def _after(model, prompt, lengths, rngs, drawn, stop):
+    """The tokens that come after a prompt, `drawn(rng, logits)` of each example: [B, steps]."""
+    first, *later = rngs
+    logits = model.step(prompt, lengths=lengths)
+    token = drawn(first, products.entries(logits, (lengths - 1)[:, None])[:, 0])
+    graph, cache, *rest = nnx.split(model, nnx.Cache, ...)
+
+    def advance(carry, rng):
+        cache, before = carry
+        model = nnx.merge(graph, cache, *rest)
+        token = drawn(rng, model.step(before[:, None])[:, 0])
+        token = token if stop is None else jnp.where(before == stop, stop, token)
+        return (nnx.state(model, nnx.Cache), token), token
+
+    if not later:
+        return token[:, None]
+    _, tokens = jax.lax.scan(advance, (cache, token), jnp.stack(later))
+    return jnp.concatenate([token[:, None], tokens.T], axis=1)
 
 
 def _prompt(model, prompt, lengths) -> tuple[jax.Array, jax.Array]:
