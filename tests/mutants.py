@@ -20,7 +20,6 @@ SINKHORN = "Sinkhorn(block_size=4, iterations=3, temperature=0.75)"
 SPARSE = "SparseTransformer(block_size=6, summary=2)"
 PERFORMER = "Performer(features=16, orthogonal=True, seed=0)"
 KIMI = "KimiDelta(max_beta=1)"
-DECAYS = "tests/test_states.py::test_outputs_and_gradients[GatedDelta(max_beta=1)-((37, 37), 0, False, False)]"
 IN_CHUNKS = f"tests/test_recurrence.py::test_outputs_and_gradients[((21, 40), True, 3, False, False)-{LINEAR}]"
 PACKED = f"tests/test_recurrence.py::test_outputs_and_gradients[((37, 37), True, 0, True, True)-{LINEAR}]"
 

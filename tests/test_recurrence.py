@@ -132,6 +132,13 @@ def test_work_and_memory_with_segments_are_linear(kernel, is_causal):
     assert more_work < 4.5 * work and more_size < 4.5 * size
 
 
+def test_one_example_is_not_copied_before_its_chunks_are_met():
+    q = jax.ShapeDtypeStruct((1, 2048, 2, 8), jnp.float32)
+    call = jax.jit(lambda *given: attend(*given, kernel=Linear(), is_causal=True))
+    found = call.lower(q, q, q).compile().memory_analysis()
+    assert found.temp_size_in_bytes < found.output_size_in_bytes
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_a_short_sequence_is_one_chunk_as_long_as_it_is(is_causal):
     def work(length):

@@ -7,7 +7,9 @@ lowered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -18,6 +20,22 @@ from attnzoo.engines.alone import is_alone
 
 # Numbers that all heads together go through, up to which they fit a CPU's cache.
 SMALL = 2**20
+
+_in_turn: ContextVar[bool] = ContextVar("attnzoo_heads_in_turn", default=False)
+
+
+def are_in_turn() -> bool:
+    """Whether the program that is traced is of one head after another, on a CPU."""
+    return _in_turn.get()
+
+
+@contextlib.contextmanager
+def _one_after_another() -> Iterator[None]:
+    token = _in_turn.set(True)
+    try:
+        yield
+    finally:
+        _in_turn.reset(token)
 
 
 def over_heads(
@@ -101,7 +119,8 @@ def _summed_in_a_loop(function, sequences, leading, into, batch, num_heads):
 
     def one(head, totals):
         # A CPU multiplies in float32, and would round and widen again what is as large as the scores.
-        parts = function(jax.tree.map(precise, picked(True, sequences, head)), picked(False, leading, head))
+        with _one_after_another():
+            parts = function(jax.tree.map(precise, picked(True, sequences, head)), picked(False, leading, head))
         return added(True, totals[0], parts[0], head), added(False, totals[1], parts[1], head)
 
     start = varying.as_of(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), into), (sequences, leading))

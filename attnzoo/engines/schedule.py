@@ -17,13 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.contract.mask import Mask
+from attnzoo.engines import heads
 from attnzoo.engines.fused import way
 from attnzoo.engines.progressions import Numbers, as_arithmetic, few, numpy_of
 
 # Pairs of queries and keys in one step. Measured on a CPU (length 4096, H = 64, float32): 512 x 4096 is within 3% of
-# the best, since scores of all keys need no running maximum, and 512 x 512 loses 40%; a window of 257 keys runs a
-# fifth faster with several tiles of queries in a step.
+# the best, since scores of all keys need no running maximum, and 512 x 512 loses 40%.
 PAIRS = 2**21
+
+# Of several tiles of queries in a step, one head after another: scores that stay in a core's cache. Measured on a CPU
+# for a window of 256 keys: at 8,192 tokens 2^17 take two thirds of the time of 2^21, and a single tile a little more.
+CACHED = 2**17
 
 # Tiles of a window that are smaller pay for the loop.
 SMALLEST_TILE = 128
@@ -223,7 +227,7 @@ def own_blocks(mask: Mask, block_size: int, columns: np.ndarray) -> Layout:
     own, rows = in_blocks(mask, block_size)
     if columns.shape[1] == 0:
         return Layout(rows, columns, ())
-    together = max(1, PAIRS // (block_size * columns.shape[1]))
+    together = _together(PAIRS, block_size * columns.shape[1])
     exists = (own >= 0) & (own < len(columns))
     if not mask.is_placed:
         blocks = jnp.where(exists, own, -1)[:, None]
@@ -332,7 +336,8 @@ def _listed(
     row, begins = np.unique(seen.row, return_index=True)
     counts = np.add.reduceat(seen.widths, begins)
     if counts.max() <= widest and counts.max() * len(row) <= 1.25 * counts.sum():
-        together = max(1, widest // counts.max())
+        each = counts.max() * rows.shape[1] * columns.shape[1]
+        together = 1 if way.tiles() is not None else _together(pairs, each)
         return _one_step_a_row(seen, row, begins, counts, len(columns) + pinned, not len(partly.row), together)
     return _several_steps_a_row(inside, partly, widest)
 
@@ -340,6 +345,11 @@ def _listed(
 def _widest(pairs: int, rows: Numbers, columns: Numbers) -> int:
     """Tiles of keys beside one of queries in a step of so many pairs; one where a kernel takes them one by one."""
     return 1 if way.tiles() is not None else max(1, pairs // (rows.shape[1] * columns.shape[1]))
+
+
+def _together(pairs: int, each: int) -> int:
+    """Tiles of queries in a step of so many pairs, where each has so many."""
+    return max(1, (min(pairs, CACHED) if heads.are_in_turn() else pairs) // each)
 
 
 def _parted(seen: Spans, start: np.ndarray, stop: np.ndarray) -> tuple[Spans, Spans]:

@@ -2,6 +2,9 @@
 
 A preset says what makes a model that model. Sizes, heads and key heads, positions and embeddings are the caller's, as
 are fields that it does not name; where the caller has chosen another value for one that it names, that is refused.
+
+Linear layers have biases here, of the published models those of Longformer and gpt-oss. What else differs is told of
+each.
 """
 
 from __future__ import annotations
@@ -104,7 +107,10 @@ class Turns(Preset):
 @dataclasses.dataclass(frozen=True)
 class GLA(Preset):
     """Gated linear attention: normalised and gated outputs, RMSNorm, SwiGLU, and no convolution (Yang et al. 2023,
-    arXiv:2312.06635). There keys have half the width of values.
+    arXiv:2312.06635).
+
+    There keys have half the width of values, and decays are projected through 16 numbers; here both have the width of
+    values, and decays a whole projection.
     """
 
     def turns(self):
@@ -116,8 +122,9 @@ class Mamba2(Preset):
     """State spaces behind short convolutions and SiLU, with normalised and gated outputs (Dao and Gu 2024,
     arXiv:2405.21060).
 
-    There the gate comes before the norm, all heads share keys and queries, no block has a feed-forward network, and
-    each is twice as wide inside; here it stands in the place of attention.
+    There the gate comes before the norm, which is of all heads at once, values go past the state, too, by a factor of
+    each head, all heads share keys and queries, whose width is apart from that of values, no block has a feed-forward
+    network, and each is twice as wide inside; here it stands in the place of attention.
     """
 
     def turns(self):
@@ -141,7 +148,11 @@ class GatedDeltaNet(Preset):
 @dataclasses.dataclass(frozen=True)
 class Hybrid(Preset):
     """`ratio` blocks of the gated delta rule, then one of exact attention, whose queries and keys are normalised and
-    whose outputs are gated, as in Qwen3-Next (Qwen team 2025); there rotary positions are of these blocks alone.
+    whose outputs are gated, as in Qwen3-Next (Qwen team 2025).
+
+    There rotary positions are of exact attention alone, and turn a quarter of each head; the gated delta rule has two
+    heads of values for each one of keys; feed-forward networks are mixtures of experts, beside one that all tokens
+    take; and norms of blocks multiply by 1 + weight.
 
     Attributes:
       ratio: 3 in published models.
@@ -159,7 +170,10 @@ class Hybrid(Preset):
 @dataclasses.dataclass(frozen=True)
 class Longformer(Preset):
     """A window and a global first token, in blocks with norms after parts (Beltagy, Peters and Cohan 2020,
-    arXiv:2004.05150), which start from RoBERTa; there global tokens have projections of their own.
+    arXiv:2004.05150), which start from RoBERTa.
+
+    There global tokens have projections of their own, and other tokens than the first may be such, by task. The windows
+    of its models of characters, dilated and of several sizes, are not this one's.
 
     Attributes:
       window: tokens that a query sees beside itself, half of them on each side.
@@ -197,7 +211,10 @@ class _InTurns(Preset):
 @dataclasses.dataclass(frozen=True)
 class Gemma2(_InTurns):
     """Windows and full attention in turns, scores capped at 50 and logits at 30, RMSNorm before and after parts, GeGLU
-    (Gemma team 2024, arXiv:2408.00118, section 2). There embeddings are tied, and multiplied by the root of the width.
+    (Gemma team 2024, arXiv:2408.00118, section 2).
+
+    There embeddings are tied, and multiplied by the root of the width; norms multiply by 1 + weight; and heads are
+    wider or narrower than their part of the block.
     """
 
     window: int = 4096
@@ -210,7 +227,10 @@ class Gemma2(_InTurns):
 @dataclasses.dataclass(frozen=True)
 class GptOss(_InTurns):
     """Windows and full attention in turns, each head with a learned sink, RMSNorm and SwiGLU (OpenAI 2025,
-    arXiv:2508.10925). There feed-forward networks are mixtures of experts, whose SwiGLU is clamped.
+    arXiv:2508.10925).
+
+    There feed-forward networks are mixtures of experts, whose SwiGLU is clamped and multiplies by 1 more; rotations are
+    stretched for long texts (YaRN, arXiv:2309.00071); and heads are wider than their part of the block.
     """
 
     window: int = 128
