@@ -461,17 +461,18 @@ def _scanned(step: Callable, carry: Any, chunks: Any) -> tuple[Any, Any]:
 
     Their axis of one is taken out, for whose sake XLA would copy all of them.
     """
-    is_one = lambda axis: lambda x: x.shape[axis] == 1
-    alone, treedef = jax.tree.map(is_one(1), chunks), []
+    is_one = lambda axis, tree: jax.tree.map(lambda x: x.shape[axis] == 1, tree)
+    squeezed = lambda axis, ones, tree: jax.tree.map(lambda one, x: jnp.squeeze(x, axis) if one else x, ones, tree)
+    widened = lambda axis, ones, tree: jax.tree.map(lambda one, x: jnp.expand_dims(x, axis) if one else x, ones, tree)
+    given, given_out = is_one(1, chunks), []
 
     def bare(carry, chunk):
-        carry, out = step(carry, jax.tree.map(lambda alone, x: x[None] if alone else x, alone, chunk))
-        treedef.append(jax.tree.map(is_one(0), out))
-        return carry, jax.tree.map(lambda alone, x: x[0] if alone else x, treedef[-1], out)
+        carry, out = step(carry, widened(0, given, chunk))
+        given_out.append(is_one(0, out))
+        return carry, squeezed(0, given_out[-1], out)
 
-    bare_chunks = jax.tree.map(lambda alone, x: x[:, 0] if alone else x, alone, chunks)
-    carry, out = jax.lax.scan(jax.checkpoint(bare), carry, bare_chunks)
-    return carry, jax.tree.map(lambda alone, x: x[:, None] if alone else x, treedef[-1], out)
+    carry, out = jax.lax.scan(jax.checkpoint(bare), carry, squeezed(1, given, chunks))
+    return carry, widened(1, given_out[-1], out)
 
 
 def _with_all_heads(out: jax.Array) -> jax.Array:
