@@ -7,22 +7,27 @@ import sys
 import warnings
 
 import chex
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import serialization
+from flax import nnx, serialization
 
 from attnzoo import (
     Additive,
     ALiBi,
     BigBird,
     Dims,
+    GatedLinear,
     KimiDelta,
+    Linear,
     Nystrom,
     Performer,
     Reformer,
+    SlidingWindow,
     Softmax,
+    as_attention_fn,
     attend,
     attention_weights,
     start,
@@ -31,6 +36,8 @@ from attnzoo import (
 )
 from attnzoo.contract.dropout import Dropout
 from attnzoo.door import trees
+from attnzoo.models import BlockConfig, LanguageModel, generate
+from attnzoo.positions import LearnedPositions
 from attnzoo.testing.laws import _arguments
 from attnzoo.testing.subject import Subject, brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
@@ -94,10 +101,6 @@ def stepped(kernel, dtype=jnp.float32):
     return jax.jit(run), (params, q, k, v)
 
 
-def slow_where(condition, *values):
-    return pytest.param(*values, marks=[pytest.mark.slow] * condition)
-
-
 # Of each way in which arithmetic is done one kernel is held to every mode, the others if slow.
 QUICK = (
     Softmax(),
@@ -112,13 +115,15 @@ EVERY = few((*ZOO, *FURTHER), QUICK)
 LOOKED_INTO = (Additive(),)
 
 
+def marks_of(kernel, mode):
+    if kernel in FURTHER or (mode == "leaks" and kernel not in LOOKED_INTO):
+        return [pytest.mark.slow]
+    return [pytest.mark.every_kernel] * (mode == "rank promotion" and kernel in QUICK)
+
+
 @pytest.mark.parametrize(
     "kernel, mode",
-    [
-        slow_where(kernel in FURTHER or (mode == "leaks" and kernel not in LOOKED_INTO), kernel, mode)
-        for mode in MODES
-        for kernel in (*ZOO, *FURTHER)
-    ],
+    [pytest.param(kernel, mode, marks=marks_of(kernel, mode)) for mode in MODES for kernel in (*ZOO, *FURTHER)],
     ids=str,
 )
 def test_tracing_raises_nothing(kernel, mode):
@@ -127,6 +132,24 @@ def test_tracing_raises_nothing(kernel, mode):
         for make in (pulled, stepped) if kernel.supports.decode else (pulled,):
             function, args = make(kernel)
             function.trace(*args)
+
+
+def test_models_promote_no_ranks():
+    published = {"norm_kind": "rms", "activation": "swiglu", "conv_width": 3, "normalize_out": True, "gate": "silu"}
+    config, tokens = BlockConfig(width=8, num_heads=2, **published), jnp.arange(12).reshape(2, 6)
+    with jax.numpy_rank_promotion("raise"):
+        given = {"positions": LearnedPositions(), "attention": GatedLinear(), "rngs": nnx.Rngs(0)}
+        model = LanguageModel(12, config, max_length=9, num_layers=1, **given)
+        assert generate(model, tokens, 2, lengths=jnp.array([6, 3])).shape == (2, 2)
+
+
+@pytest.mark.parametrize("kernel", [SlidingWindow(3, 0), Linear()], ids=repr)
+def test_adapters_promote_no_ranks(kernel):
+    x, layer = jnp.ones((2, 6, 8)), as_attention_fn(kernel, mask="causal")
+    layer = flax.linen.MultiHeadDotProductAttention(num_heads=2, attention_fn=layer, decode=True)
+    with jax.numpy_rank_promotion("raise"):
+        given = layer.init(jax.random.key(0), x, mask=flax.linen.make_causal_mask(x[..., 0]))
+        layer.apply(given, x[:, :1], mutable=["cache"])
 
 
 @pytest.mark.parametrize("kernel", EVERY, ids=repr)

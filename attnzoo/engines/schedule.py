@@ -200,7 +200,7 @@ def visible_tiles(
     width = _in_reach(mask, rows, columns, dilation)
     if width >= len(columns) or np.count_nonzero(columns >= 0) < mask.key_length:
         return all_tiles(mask, rows, columns, pinned=pinned, pairs=pairs)
-    blocks = _first_in_reach(mask, rows, columns, dilation, width)[:, None] + jnp.arange(width)
+    blocks = _first_in_reach(mask, rows, columns, dilation, width)[:, None] + jnp.arange(width)[None]
     if pinned:
         last = jnp.broadcast_to(len(columns) + jnp.arange(pinned), (len(rows), pinned))
         blocks = jnp.concatenate([blocks, last], axis=1)

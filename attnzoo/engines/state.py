@@ -366,7 +366,7 @@ def _spans(kept: jax.Array) -> tuple[Halves, jax.Array, jax.Array]:
 
 def _doubled(early: jax.Array, late: jax.Array, early_behind: jax.Array, late_behind: jax.Array):
     """What is left up to each token of both halves of a block, and behind each, from that inside them, [h, F] each."""
-    return jnp.concatenate([early, early[-1] * late]), jnp.concatenate([early_behind * late[-1], late_behind])
+    return jnp.concatenate([early, early[-1:] * late]), jnp.concatenate([early_behind * late[-1:], late_behind])
 
 
 def pair_sums(decay: jax.Array) -> jax.Array:

@@ -167,21 +167,26 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
     if not is_known:
         if meaning == "key":
             _refuse_place(kernel, shape, 'mask="key" tells nothing of it')
-        offset = jnp.max(jnp.where(whole[..., 0, -1, :], jnp.arange(1, shape[1] + 1), 0), axis=-1) - shape[0]
-    last = jnp.asarray(offset)[..., None] + jnp.arange(shape[0])
-    triangle = jnp.arange(shape[1]) <= last[..., None]
+        offset = jnp.max(jnp.where(whole[..., 0, -1, :], _along(len(batch), shape[1]) + 1, 0), axis=-1) - shape[0]
+    last = jnp.broadcast_to(offset, batch)[..., None] + _along(len(batch), shape[0])
+    triangle = _along(len(batch) + 1, shape[1]) <= last[..., None]
     if meaning == "dense":
         sure = (whole == triangle[..., None, :, :]).all(axis=(-3, -2, -1))
         if not is_traced(sure) and not bool(sure.all()):
             _refuse_place(kernel, shape, "its mask is not that of a cache, which shows all keys up to the query's own")
         return _Recovered(given | {"mask": mask, "query_offset": offset}, sure=sure)
-    triangle = triangle if "causal" in meaning else jnp.ones(shape, bool)
+    triangle = triangle if "causal" in meaning else jnp.ones_like(triangle)
     keys = whole.any(axis=-2).any(axis=-2) if "key" in meaning else jnp.ones((*batch, shape[1]), bool)
     seen = whole.any(axis=-1).any(axis=-2)
     expected = (triangle & keys[..., None, :])[..., None, :, :]
     _check(meaning, whole, expected & seen[..., None, :, None])
     key_mask = keys if "key" in meaning else None
     return _Recovered(given | {"key_mask": key_mask, "query_offset": offset}, seen)
+
+
+def _along(axes: int, count: int) -> jax.Array:
+    """0 .. count - 1, along the axis after so many others."""
+    return jnp.expand_dims(jnp.arange(count), range(axes))
 
 
 def _refuse_place(kernel, shape, why):

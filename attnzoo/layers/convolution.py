@@ -110,7 +110,7 @@ def step(
         made.append(convolved(joined, weights[name(of)])[:, before.shape[-3] :].reshape(x.shape))
         real = jnp.zeros_like(joined, jnp.int32).sum((1, 2, 3))  # split as examples are
         real += tokens if lengths is None else jnp.reshape(jnp.asarray(lengths), (-1,))
-        last = products.entries(joined, real[:, None] + jnp.arange(before.shape[-3]))
+        last = products.entries(joined, real[:, None] + jnp.arange(before.shape[-3])[None])
         kept[cached] = last.astype(before.dtype).reshape(before.shape)
     return tuple(made), kept
 

@@ -101,7 +101,7 @@ def attend_heads(
     offset = asked.get("query_offset", 0)
     offset = offset if is_integer(offset) else jnp.asarray(offset)[..., None]
     rows, columns = meshes.indices(asked.get("sequence_axis"), query.shape[-3], key.shape[-3])
-    places = offset + rows, columns
+    places = offset + jnp.expand_dims(rows, range(jnp.ndim(offset) - 1)), columns
     query, key, asked = placed(query, key, asked, attention, *places)
     chosen = {"kernel": attention.kernel, "params": attention.params, "precision": attention.precision}
     given: dict[str, Any] = {**asked, **chosen, "tokens": attention.tokens}

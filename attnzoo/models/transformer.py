@@ -56,7 +56,7 @@ class Embedding(nnx.Module):
         x = self.embed(tokens, out_sharding=products.rows_sharding(tokens, self.embed.embedding[...]))
         if self.absolute is not None:
             learned = jax.tree.map(lambda x: x[...], self.position, is_leaf=lambda x: isinstance(x, nnx.Param))
-            places = np.arange(length) if places is None else places
+            places = np.arange(length)[None] if places is None else places
             x = x + self.absolute.vectors(learned, places, x.shape[-1]).astype(x.dtype)
         return self.dropout(x)
 
@@ -393,7 +393,7 @@ def _mean(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
     precise = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if lengths is None:
         return precise.mean(axis=1).astype(x.dtype)
-    real = (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
+    real = (jnp.arange(x.shape[1])[None] < lengths[:, None])[..., None]
     return (jnp.where(real, precise, 0).sum(axis=1) / jnp.maximum(lengths, 1)[:, None]).astype(x.dtype)
 
 
@@ -414,4 +414,4 @@ def _advance(model: LanguageModel | EncoderDecoder, tokens: jax.Array, lengths: 
     if tokens.shape[0] != place.shape[0]:
         raise ValueError(f"tokens are a batch of {tokens.shape[0]}: the cache was made for {place.shape[0]}")
     model.place.set_value(place + (count if lengths is None else lengths))
-    return place[:, None] + jnp.arange(count)
+    return place[:, None] + jnp.arange(count)[None]
