@@ -242,6 +242,7 @@ def test_exponents_of_powers():
     noisy = analysis.exponent(lengths, [n**1.7 * math.exp(0.05 * rng.normal()) for n in lengths])
     assert noisy.low < 1.7 < noisy.high
     assert analysis.exponent([256, 512], [1.0, 2.0]) is None
+    assert analysis.exponent(lengths, [1139248] * 4) == (0.0, 0.0, 0.0)
 
 
 def test_crossings():

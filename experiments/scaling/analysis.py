@@ -45,7 +45,8 @@ def exponent(lengths: list[int], amounts: list[float]) -> Exponent | None:
     if len(x) < 3:
         return None
     line = stats.linregress(x, y)
-    half = statistics.student(len(x) - 2) * line.stderr
+    # Of amounts that do not grow at all scipy says that the error of the slope is no number.
+    half = 0.0 if np.ptp(y) == 0 else statistics.student(len(x) - 2) * line.stderr
     return Exponent(float(line.slope), float(line.slope - half), float(line.slope + half))
 
 
