@@ -52,7 +52,7 @@ FULL = (
     Part(
         "scaling",
         "scaling",
-        {"kernels": SCALED, "lengths": "512:4096", "passes": "forward,train", "cell_budget": "6"},
+        {"kernels": SCALED, "lengths": "512:4096", "passes": "forward,train", "cell_budget": "8"},
     ),
     Part("accuracy", "recall", RECALL),
     Part(
