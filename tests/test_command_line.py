@@ -102,36 +102,25 @@ def test_bad_flags_end_with_one_line(words, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("known", "flags", "message"),
     [
-        ({"lengths": "64,"}, "empty item"),
-        ({"batch": "1", "tokens": "9999"}, "exclude each other"),
-        ({"num_kv_heads": "3"}, "does not divide --heads=8"),
-        ({"repeats": "2"}, "--repeats=2: expected at least 5"),
-        ({"num_kv_heads": "0"}, "--num_kv_heads=0: expected at least 1"),
-        ({"kernels": ""}, "names no kernel"),
-        ({"kernels": "linear(epsilom=1.0)"}, "did you mean 'epsilon'"),
-        ({"passes": "forward,"}, "empty item"),
+        (scaling.Settings, {"lengths": "64,"}, "empty item"),
+        (scaling.Settings, {"batch": "1", "tokens": "9999"}, "exclude each other"),
+        (scaling.Settings, {"num_kv_heads": "3"}, "does not divide --heads=8"),
+        (scaling.Settings, {"repeats": "2"}, "--repeats=2: expected at least 5"),
+        (scaling.Settings, {"num_kv_heads": "0"}, "--num_kv_heads=0: expected at least 1"),
+        (scaling.Settings, {"kernels": ""}, "names no kernel"),
+        (scaling.Settings, {"kernels": "linear(epsilom=1.0)"}, "did you mean 'epsilon'"),
+        (scaling.Settings, {"passes": "forward,"}, "empty item"),
+        (settings.Settings, {"task": "images"}, "images"),
+        (settings.Settings, {"positions": "rotery"}, "unknown position encoding 'rotery', did you mean"),
+        (settings.Settings, {"heads": "3"}, "does not divide --widths=64"),
     ],
     ids=str,
 )
-def test_bad_flags_of_scaling(flags, message):
+def test_bad_values(known, flags, message):
     with pytest.raises(ValueError, match=message):
-        parsed(scaling.Settings, **flags)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"task": "images"}, "images"),
-        ({"positions": "rotery"}, "unknown position encoding 'rotery', did you mean"),
-        ({"heads": "3"}, "does not divide --widths=64"),
-    ],
-    ids=str,
-)
-def test_bad_flags_of_accuracy(flags, message):
-    with pytest.raises(ValueError, match=message):
-        parsed(settings.Settings, **flags)
+        parsed(known, **flags)
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from attnzoo.testing import LAWS, LawBroken, check_law
 from tests import broken_kernels as broken
+from tests.mutants import MUTANTS, ROOT
 
 ROUTES_DIFFER = {"batched_equals_head", "long_sequences_work"}
 STEPS_DIFFER = {"stepping_equals_the_whole", "steps_in_low_precision_lose_little"}
@@ -113,3 +114,8 @@ def test_a_fault_fails_its_own_laws_and_passes_all_others(kernel):
 def test_a_breach_names_law_shape_and_deviation():
     with pytest.raises(LawBroken, match=r"breaks the law `padding_changes_nothing`: .* shape \(1, 23, 2, 8\) deviates"):
         check_law(broken.IgnoredKeyMask(), "padding_changes_nothing")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.old}")
+def test_mutants_are_of_the_code_as_it_is(mutant):
+    assert mutant.old in (ROOT / "attnzoo" / mutant.file).read_text()

@@ -86,17 +86,7 @@ def joins(kernel: Kernel, implementation: str | None) -> bool:
     return kernel.supports.decode and kernel.meets_cache()
 
 
-def _spared(
-    shards: Shards,
-    route: Run,
-    kernel: Kernel,
-    params: Tree,
-    draws: Tree,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    call: Call,
-) -> tuple[jax.Array, jax.Array | None]:
+def _spared(shards: Shards, route: Run, kernel: Kernel, params, draws, q, k, v, call: Call):
     """The same of a kernel that does not meet parts."""
     if q.shape[2] % shards.count == 0:
         return _by_heads(shards, route, params, draws, q, k, v, call)
