@@ -183,6 +183,15 @@ def keys_that_devices_share(kernel, kv_heads):
     assert traffic.total(traffic.sent(program)) <= 2 * part * 2 * (devices - 1) / devices + 16  # and the sum of a loss
 
 
+def key_heads_that_devices_do_not_divide():
+    """Three of them beside six heads over two devices: both look at the one in the middle."""
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=(BATCH, LENGTH, heads, DIM)), jnp.float32) for heads in (6, 3, 3)]
+    placed = [put(arrays[0], None, None, "model"), *(put(x) for x in arrays[1:])]
+    call = jax.jit(jax.value_and_grad(lambda *x: curved_sum(attend(*x, is_causal=True)), (0, 1, 2)))
+    same(call(*placed), call(*arrays))
+
+
 def size_of(shapes):
     """Bytes of all arrays in the text of a type."""
     found = re.findall(r"(\w+)\[([\d,]*)\]", shapes)

@@ -51,6 +51,10 @@ def test_gradients_of_keys_that_devices_share_are_added_up(ask, kv_heads):
     ask(on_devices.keys_that_devices_share, Softmax(), kv_heads)
 
 
+def test_key_heads_that_devices_do_not_divide(ask):
+    ask(on_devices.key_heads_that_devices_do_not_divide)
+
+
 @pytest.mark.parametrize("kind", few(["Explicit", "Auto"], ["Explicit"]))
 @KERNELS
 def test_devices_send_each_other_nothing(ask, kernel, kind):
