@@ -132,13 +132,20 @@ def test_a_cpu_multiplies_pairs_in_float32(dtype, name):
     assert 1100 * 8 <= max(sizes) < 1100 * 64
 
 
-def test_distances_far_from_the_origin():
-    q, k, v = 2000 + 10 * jax.random.uniform(jax.random.key(0), (3, 1, 300, 1, 2))
-    out = attend(q, k, v, kernel=NadarayaWatson(0.5))
-    q, k, v = (np.asarray(x, np.float64)[0, :, 0] for x in (q, k, v))
-    weights = np.exp(-((q[:, None] - k[None]) ** 2).sum(-1) / (2 * 0.5**2))
-    expected = weights @ v / weights.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(out[0, :, 0], expected, rtol=1e-5)
+@pytest.mark.parametrize("length", [300, 1100], ids=["heads at once", "heads in turn"])
+def test_distances_far_from_the_origin(length):
+    q, k, v = 2000 + 10 * jax.random.uniform(jax.random.key(0), (3, 1, length, 1, 2))
+    out, pull = jax.vjp(lambda q, k: attend(q, k, v - 2000, kernel=NadarayaWatson(0.5)), q, k)
+    d_q, d_k = pull(jnp.ones_like(out))
+    q, k, v = (np.asarray(x, np.float64)[0, :, 0] for x in (q, k, v - 2000))
+    apart = (q[:, None] - k[None]) / 0.5**2
+    weights = np.exp(-(0.5**2) * (apart**2).sum(-1) / 2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(out[0, :, 0], weights @ v, rtol=1e-5)
+    pull_of_pairs = weights * (v.sum(-1)[None] - (weights @ v).sum(-1)[:, None])
+    for got, axis, sign in ((d_q, 1, -1), (d_k, 0, 1)):
+        wanted = sign * (pull_of_pairs[..., None] * apart).sum(axis)
+        np.testing.assert_allclose(got[0, :, 0], wanted, atol=2e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.slow
