@@ -41,7 +41,7 @@ def test_the_page_stands_alone(tmp_path):
 
 def test_a_length_has_one_table_whose_best_numbers_are_starred():
     timed = {"experiment": "scaling", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 4, "dtype": "float32",
-             "is_causal": True, "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured",
+             "is_causal": False, "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured",
              "temporary_bytes": 8, "state_bytes": 8}  # fmt: skip
     rows = [
         timed
@@ -51,11 +51,21 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
     ]
     refused = {"status": "skipped", "reason": "would take 9 s. More", "kernel": "Additive()", "name": "additive"}
     rows += [timed | refused | {"length": 256, "state_bytes": None}]
+    for name, kernel, heads in (
+        ("gated_delta", "GatedDelta()", 2),
+        ("softmax", "Softmax()", 2),
+        ("delta", "Delta()", 4),
+    ):
+        times = {"kernel": kernel, "name": name, "length": 256, "median": 2.0, "quartiles": [2.0, 2.0]}
+        rows.append(timed | times | {"is_causal": True, "heads": heads})
     found = at.table(rows, 200)
     assert found.title.startswith("At 200 tokens") and found.header[1:3] == ["time forward, 256", "state, 256"]
     lines = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.lines}
     assert lines["Linear"]["time forward, 256"].startswith(at.BEST) and lines["Linear"]["code"].endswith("Linear())")
     assert not lines["Softmax"]["time forward, 256"].startswith(at.BEST)
+    assert {name: "causal" in line["time forward, 256"] for name, line in lines.items()} == {
+        "Softmax": False, "Linear": False, "Additive": False, "GatedDelta": True,
+    }  # fmt: skip
     assert lines["Softmax"]["memory forward, 256"].startswith(at.BEST)
     assert lines["Additive"]["not measured"] == "forward: skipped: would take 9 s"
     assert at.table([], None) is None

@@ -18,10 +18,11 @@ SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
 # Eight pairs in up to 128 tokens (Zoology, arXiv:2312.04927), short examples first. A short convolution with SiLU, on
 # which published recurrences stand and which Zoology has before every kernel by now, brings key and value of a pair
 # together, so that no layer need learn to; embeddings start large, by which symbols are told apart. A gated delta rule
-# learns late, so that others end when they have learned; with one head it would hang on the decay that this was drawn.
+# learns late, so that others end when they have learned, and it begins early, beside them; with one head it would hang
+# on the decay that this was drawn.
 RECALL = {
     "task": "mqar(pairs=8, vocabulary=64)",
-    "kernels": "softmax, sliding_window(left=15, right=0), linear, gated_delta",
+    "kernels": "softmax, gated_delta, sliding_window(left=15, right=0), linear",
     "positions": "none",
     "lengths": "128",
     "eval_lengths": "32,64,256",
@@ -52,7 +53,7 @@ FULL = (
     Part(
         "scaling",
         "scaling",
-        {"kernels": SCALED, "lengths": "512:4096", "passes": "forward,train", "cell_budget": "8"},
+        {"kernels": SCALED, "lengths": "512:4096", "passes": "forward,train", "repeats": "5", "cell_budget": "6"},
     ),
     Part("accuracy", "recall", RECALL),
     Part(
@@ -62,7 +63,7 @@ FULL = (
             "task": "text",
             "kernels": "softmax, sliding_window(left=15, right=0), linear",
             "lengths": "128",
-            "steps": "200",
+            "steps": "150",
             "heads": "2",
             "learning_rates": "1e-2",
             "test_examples": "128",

@@ -1,8 +1,9 @@
 """One table of what is known at one length: of each kernel its time, memory and state, and what it loses.
 
 A column is of one length for all kernels, the measured one that is nearest to what was asked for, which its head tells.
-What is lost comes first. Times and bytes are those of the setting with the most kernels. Of what was trained, bits and
-answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on.
+What is lost comes first. Times and bytes are those of the setting with the most kernels; beside them stand those of
+kernels that are causal in any case, and say so. Of what was trained, bits and answers are of the largest number of
+kernels beside each other, at the nearest length that their models were tested on.
 The best number of a column is starred, beside those whose intervals meet its own.
 """
 
@@ -50,7 +51,7 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
       rows: of any experiments, of which those of `scaling` and `accuracy` are looked at.
     """
     rows = list(rows)
-    timed = _most([row for row in rows if scaled.EXPERIMENT.wrote(row) and not row.get("mesh")], scaling.setting)
+    timed = _in_one_setting([row for row in rows if scaled.EXPERIMENT.wrote(row) and not row.get("mesh")])
     trained = [row for row in rows if accuracy.EXPERIMENT.wrote(row)]
     asked = length or max((row["length"] for row in timed or trained), default=None)
     if asked is None:
@@ -95,6 +96,14 @@ def _most(rows: list[dict], group: Callable[[dict], Any]) -> list[dict]:
     return max(groups.values(), key=lambda own: len({row["kernel"] for row in own}), default=[])
 
 
+def _in_one_setting(rows: list[dict]) -> list[dict]:
+    """Rows of the setting in which the most kernels are, and those of causal kernels that are else measured alike."""
+    shared = _most(rows, scaling.setting)
+    names = {row["name"] for row in shared}
+    alike = lambda row: row["is_causal"] and scaling.setting(row | {"is_causal": False}) == scaling.setting(shared[0])
+    return [*shared, *(row for row in rows if row["name"] not in names and alike(row))]
+
+
 def _nearest(rows: list[dict], length: int, along: str = "length") -> list[dict]:
     """Rows of the length that is nearest by its logarithm."""
     near = min({row[along] for row in rows}, key=lambda each: abs(math.log(each / length)), default=None)
@@ -113,11 +122,13 @@ def _timed(rows: list[dict], length: int) -> list[Column]:
     near = _nearest(rows, length)
     measured = [row for row in near if row["status"] == "measured"]
     at = f"{near[0]['length']:,}" if near else ""
+    seconds = lambda row: _found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"])
+    causal = lambda row: ", causal" if row["is_causal"] > rows[0]["is_causal"] else ""
+    time = lambda row: (found := seconds(row))._replace(text=found.text + causal(row))
+    memory = lambda row: _found(units.size_text, row["temporary_bytes"], row["kernel"])
     times, memories = [], []
     for passed in dict.fromkeys(row["pass"] for row in measured):
         own = [row for row in measured if row["pass"] == passed]
-        time = lambda row: _found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"])
-        memory = lambda row: _found(units.size_text, row["temporary_bytes"], row["kernel"])
         times.append(Column(f"time {passed}, {at}", _by_name(own, time)))
         memories.append(Column(f"memory {passed}, {at}", _by_name(own, memory)))
     kept = [row for row in near if row.get("state_bytes") is not None]
