@@ -7,9 +7,7 @@ lowered.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,25 +15,17 @@ import jax.numpy as jnp
 
 from attnzoo.contract import varying
 from attnzoo.engines.alone import is_alone
+from attnzoo.engines.ambient import Ambient
 
 # Numbers that all heads together go through, up to which they fit a CPU's cache.
 SMALL = 2**20
 
-_in_turn: ContextVar[bool] = ContextVar("attnzoo_heads_in_turn", default=False)
+_in_turn = Ambient("heads_in_turn", False)
 
 
 def are_in_turn() -> bool:
     """Whether the program that is traced is of one head after another, on a CPU."""
-    return _in_turn.get()
-
-
-@contextlib.contextmanager
-def _one_after_another() -> Iterator[None]:
-    token = _in_turn.set(True)
-    try:
-        yield
-    finally:
-        _in_turn.reset(token)
+    return _in_turn()
 
 
 def over_heads(
@@ -119,7 +109,7 @@ def _summed_in_a_loop(function, sequences, leading, into, batch, num_heads):
 
     def one(head, totals):
         # A CPU multiplies in float32, and would round and widen again what is as large as the scores.
-        with _one_after_another():
+        with _in_turn.during(True):
             parts = function(jax.tree.map(precise, picked(True, sequences, head)), picked(False, leading, head))
         return added(True, totals[0], parts[0], head), added(False, totals[1], parts[1], head)
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-_is_forward: ContextVar[bool] = ContextVar("attnzoo_forward_mode", default=False)
+from attnzoo.engines.ambient import Ambient
+
+_is_forward = Ambient("forward_mode", False)
 
 
-@contextlib.contextmanager
-def forward_mode() -> Iterator[None]:
+def forward_mode() -> AbstractContextManager[None]:
     """What is traced inside takes no rule of ours, and jax differentiates it as it stands."""
-    token = _is_forward.set(True)
-    try:
-        yield
-    finally:
-        _is_forward.reset(token)
+    return _is_forward.during(True)
 
 
 def with_rule(ruled: Callable, plain: Callable) -> Callable:
     """A function with a rule for reverse mode, or the same without, as the present mode wants."""
-    return plain if _is_forward.get() else ruled
+    return plain if _is_forward() else ruled

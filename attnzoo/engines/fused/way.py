@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
+
+from attnzoo.engines.ambient import Ambient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +35,9 @@ class Tiles:
         """The least multiple of a unit that is no smaller."""
         return max(1, -(-size // unit)) * unit
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """Layouts that are made inside have such tiles, and list each pair of them by itself."""
-        token = _tiles.set(self)
-        try:
-            yield
-        finally:
-            _tiles.reset(token)
+        return _tiles.during(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +71,24 @@ class Asked:
         return NotImplementedError(f"implementation='pallas' declines {self.by}{where}: {told}")
 
 
-_tiles: ContextVar[Tiles | None] = ContextVar("attnzoo_tiles", default=None)
-_way: ContextVar[Way | None] = ContextVar("attnzoo_way", default=None)
-_asked: ContextVar[Asked | None] = ContextVar("attnzoo_fused", default=None)
+_tiles: Ambient[Tiles | None] = Ambient("tiles", None)
+_way = Ambient("way", Way())
+_asked: Ambient[Asked | None] = Ambient("fused", None)
 
 
 def tiles() -> Tiles | None:
     """Those in use; None where the program is XLA's."""
-    return _tiles.get()
+    return _tiles()
 
 
 def way() -> Way:
     """How kernels of ours would be run here."""
-    return _way.get() or Way()
+    return _way()
 
 
 def asked() -> Asked | None:
     """Whether they are asked for."""
-    return _asked.get()
+    return _asked()
 
 
 @contextlib.contextmanager
@@ -102,17 +99,15 @@ def asking(way: Way, by: str) -> Iterator[None]:
       NotImplementedError: there is none.
     """
     found = Asked(way, by)
-    token = _asked.set(found)
-    try:
+    with _asked.during(found):
         yield
-    finally:
-        _asked.reset(token)
     if not found.is_met:
         raise found.declined(["it is no softmax over tiles that are known beforehand, and no causal recurrence"])
 
 
-@contextlib.contextmanager
-def interpreted(quantum: int = 8, largest: int = 16, grain: int = 8, *, platform: str = "tpu") -> Iterator[None]:
+def interpreted(
+    quantum: int = 8, largest: int = 16, grain: int = 8, *, platform: str = "tpu"
+) -> AbstractContextManager[None]:
     """A CPU interprets the kernels of a TPU in programs of `attend(implementation="pallas")` that are traced inside.
 
     It is slow, and meant for tests; small tiles make several of few tokens. With `platform="cuda"` they are a
@@ -126,8 +121,4 @@ def interpreted(quantum: int = 8, largest: int = 16, grain: int = 8, *, platform
       >>> bool(jnp.allclose(out, attend(q, k, v, is_causal=True), atol=1e-5))
       True
     """
-    token = _way.set(Way(Tiles(quantum, largest, grain), platform))
-    try:
-        yield
-    finally:
-        _way.reset(token)
+    return _way.during(Way(Tiles(quantum, largest, grain), platform))
