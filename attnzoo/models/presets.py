@@ -229,8 +229,9 @@ class GptOss(_InTurns):
     """Windows and full attention in turns, each head with a learned sink, RMSNorm and SwiGLU (OpenAI 2025,
     arXiv:2508.10925).
 
-    There feed-forward networks are mixtures of experts, whose SwiGLU is clamped and multiplies by 1 more; rotations are
-    stretched for long texts (YaRN, arXiv:2309.00071); and heads are wider than their part of the block.
+    There feed-forward networks are mixtures of experts, whose SwiGLU is clamped, has a sigmoid of 1.702 times its
+    argument and multiplies by 1 more; rotations are stretched for long texts (YaRN, arXiv:2309.00071); and heads are
+    wider than their part of the block.
     """
 
     window: int = 128
