@@ -179,20 +179,27 @@ _STATES: dict[str, tuple[Kernel, int, tuple[Peer, ...], tuple[Peer, ...]]] = {
         _chunked("transformers Mamba-2", "transformers", "state_space", _DECAYS)
         + _chunked("fla, chunked", "fla-core", "simple_gla")[:1],
     ),
-    # Compiled, loops over chunks take minutes before they run, and no less time then: one of them shows it.
+    # Compiled, loops over chunks take minutes before they run: those with gradients are of 1,024 tokens.
     "delta": (
         Delta(),
         4096,
-        (_fla("delta"), _fla("delta_in_chunks")._replace(name="fla, chunked"), _PLAIN_QWEN[1]),
-        _PLAIN_QWEN[:1] + _DELTA_RULE,
+        (_fla("delta"), _fla("delta_in_chunks")._replace(name="fla, chunked"), _PLAIN_QWEN[1], _DELTA_RULE[1]),
+        _PLAIN_QWEN[:1] + _DELTA_RULE[:1],
     ),
-    "gated_delta": (GatedDelta(), 4096, (_fla("gated_delta_by_token"),), _QWEN[:1] + _DELTA_RULE),
-    "gated_delta_1k": (GatedDelta(), 1024, (), _QWEN),
+    "gated_delta": (
+        GatedDelta(),
+        4096,
+        (_fla("gated_delta_by_token"), _DELTA_RULE[1]),
+        _QWEN[:1] + _DELTA_RULE[:1],
+    ),
+    "delta_1k": (Delta(), 1024, (), _DELTA_RULE),
+    "gated_delta_1k": (GatedDelta(), 1024, (), _QWEN + _DELTA_RULE),
+    "kimi_delta_1k": (KimiDelta(), 1024, (), _BY_BLOCK),
     "kimi_delta": (
         KimiDelta(),
         2048,
-        (_fla("kimi_by_token"),),
-        _chunked("transformers Kimi Linear", "transformers", "kimi")[:1] + _BY_BLOCK,
+        (_fla("kimi_by_token"), _BY_BLOCK[1]),
+        _chunked("transformers Kimi Linear", "transformers", "kimi")[:1] + _BY_BLOCK[:1],
     ),
     "log_linear": (LogLinear(levels=12), 2048, (), (_fla("log_linear"),)),
     "forgetting": (
