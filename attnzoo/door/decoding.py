@@ -278,68 +278,84 @@ def _step(
     precision,
     sequence_axis,
 ):
-    kernel, (batch, tokens) = state.kernel, query.shape[:2]
-    lengths = jnp.full(batch, tokens) if lengths is None else lengths
-    place = jnp.arange(tokens)[None]
-    real = place < lengths[:, None]
-    positions = state.positions[:, None] + place
-    fits = positions < state.dims.key_length
-    positions = jnp.where(real & fits, positions, -1)
+    tokens = query.shape[1]
+    real, fits = _places(state, tokens, lengths)
+    positions = jnp.where(real & fits, state.positions[:, None] + jnp.arange(tokens), -1)
     # What is not written must not reach the sums of a kernel either, NaN included.
     silenced = functools.partial(visibility.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
-
-    def advance(shards, params, draws, sinks, mods, scale, soft_cap, cache, chunk):
-        query, key, value, brought, positions, bias = chunk
-        mask = Mask(query.shape[1], state.dims.key_length, is_causal=True, query_offset=positions[:, :1], mods=mods)
-        call = Call(
-            mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought, shards=shards
-        )
-        after, out = kernel.step(params, draws, cache, query, key, value, positions, call)
-        out, residual = out if kernel.supports.residual else (out, None)
-        if sinks is not None and residual is not None:
-            out, _ = dense.beside_sinks(out, residual, sinks)
-        validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
-        validation.same_cache(after, cache, kernel)
-        return after, out.astype(query.dtype)
-
-    leaves, treedef = jax.tree.flatten(state.cache)
-    at = caches.axes(kernel, state.dims)
-    beside = Split.of(query, key, value)._replace(sequence=None)
-    if key.shape[2] % beside.parts(beside.heads):
-        beside = beside._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
-    dims = state.dims._replace(query_length=tokens)
-    shards, split = caches.split_over(beside, leaves, at, dims, sequence_axis)
-
-    def here(sequences, positions, asked, constants, *cached):
-        bias, *of_scores = asked
-
-        def chunks(shards, leaves):
-            one_chunk = functools.partial(advance, shards, *constants, *of_scores)
-            after, out = _in_chunks(one_chunk, jax.tree.unflatten(treedef, leaves), (*sequences, positions, bias))
-            return jax.tree.leaves(after), out
-
-        return caches.in_parts(shards, kernel, at, chunks)(list(cached))
-
-    by_example = [functools.partial(split.by_example, heads_axis=x.heads, length_axis=x.length) for x in at]
-    of_cache = [spec_of(x) for spec_of, x in zip(by_example, leaves, strict=True)]
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        leaves, out = split.over_devices(
-            here,
-            [
-                ((query, key, value, brought), beside.of_sequence),
-                (positions, split.by_example),
-                ((bias, mods, scale, soft_cap), split.leading),
-                ((params, draws, sinks), split.by_head),
-                *zip(leaves, by_example, strict=True),
-            ],
-            (of_cache, beside.of_sequence(query)),
+        cache, out = _over_devices(
+            state,
+            (query, key, value, brought),
+            positions,
+            (bias, mods, scale, soft_cap),
+            (params, draws, sinks),
+            sequence_axis,
         )
-    cache = jax.tree.unflatten(treedef, leaves)
     out = jnp.where((positions >= 0)[..., None, None], out, 0)
     out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)
     come = real.sum(axis=1, dtype=jnp.int32)
     return dataclasses.replace(state, positions=state.positions + come, cache=cache), out
+
+
+def _places(state: DecodingState, tokens: int, lengths) -> tuple[jax.Array, jax.Array]:
+    """Which of the next tokens [B, t] are no padding, and for which there is room."""
+    place = jnp.arange(tokens)[None]
+    real = place < (jnp.full(len(state.positions), tokens) if lengths is None else lengths)[:, None]
+    return real, state.positions[:, None] + place < state.dims.key_length
+
+
+def _over_devices(state, sequences, positions, of_scores, constants, sequence_axis) -> tuple[Tree, jax.Array]:
+    """The cache after tokens, and what they see in it; each device has its part of examples, heads and cache."""
+    query, key, value, _ = sequences
+    leaves, treedef = jax.tree.flatten(state.cache)
+    at = caches.axes(state.kernel, state.dims)
+    beside = Split.of(query, key, value)._replace(sequence=None)
+    if key.shape[2] % beside.parts(beside.heads):
+        beside = beside._replace(heads=None)  # a cache holds key heads as they are, whole ones on each device
+    dims = state.dims._replace(query_length=query.shape[1])
+    shards, split = caches.split_over(beside, leaves, at, dims, sequence_axis)
+
+    def here(sequences, positions, of_scores, constants, *cached):
+        bias, *others = of_scores
+
+        def chunks(shards, leaves):
+            one_chunk = functools.partial(_advance, state.kernel, state.dims, shards, constants, others)
+            after, out = _in_chunks(one_chunk, jax.tree.unflatten(treedef, leaves), (*sequences, positions, bias))
+            return jax.tree.leaves(after), out
+
+        return caches.in_parts(shards, state.kernel, at, chunks)(list(cached))
+
+    by_example = [functools.partial(split.by_example, heads_axis=x.heads, length_axis=x.length) for x in at]
+    of_cache = [spec_of(x) for spec_of, x in zip(by_example, leaves, strict=True)]
+    leaves, out = split.over_devices(
+        here,
+        [
+            (sequences, beside.of_sequence),
+            (positions, split.by_example),
+            (of_scores, split.leading),
+            (constants, split.by_head),
+            *zip(leaves, by_example, strict=True),
+        ],
+        (of_cache, beside.of_sequence(query)),
+    )
+    return jax.tree.unflatten(treedef, leaves), out
+
+
+def _advance(kernel: Kernel, dims: Dims, shards, constants, of_scores, cache: Tree, chunk) -> tuple[Tree, jax.Array]:
+    """One chunk of tokens: the cache with them, and what they see in it."""
+    (params, draws, sinks), (mods, scale, soft_cap) = constants, of_scores
+    query, key, value, brought, positions, bias = chunk
+    mask = Mask(query.shape[1], dims.key_length, is_causal=True, query_offset=positions[:, :1], mods=mods)
+    call = Call(mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought, shards=shards)
+    after, out = kernel.step(params, draws, cache, query, key, value, positions, call)
+    out, residual = out if kernel.supports.residual else (out, None)
+    if sinks is not None and residual is not None:
+        out, _ = dense.beside_sinks(out, residual, sinks)
+    validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
+    validation.same_cache(after, cache, kernel)
+    return after, out.astype(query.dtype)
 
 
 def _in_chunks(advance, cache: Tree, tokens) -> tuple[Tree, jax.Array]:
