@@ -121,6 +121,7 @@ MUTANTS = [
     Mutant("engines/transitions.py", "jax.tree.map(jnp.add, self.kept, earlier.kept)", "self.kept", AT_ONCE.format("GatedLinear()", "plain")),
     Mutant("engines/transitions.py", "goes_on &= earlier.goes_on", "pass", AT_ONCE.format("GatedLinear()", "segments in any order")),
     Mutant("engines/recurrence.py", "laid = laid.moved(stands[0][0])", "pass", split("CosFormer(max_length=30, epsilon=1e-06)", "the past")),
+    Mutant("engines/recurrence.py", "(1, 1, 0)", "(1, 0, 1)", split("Performer(features=8, orthogonal=True, seed=0)", "documents")),
     Mutant("engines/recurrence.py", "shards.gathered(own.top[None], 0).max(axis=0)", "own.top", split("Performer(features=8, orthogonal=True, seed=0)", "nothing")),
     Mutant("kernels/nystrom.py", "counts.sum(), rank + before.sum()", "counts.sum(), rank", split("Nystrom(landmarks=5, iterations=6)", "nothing")),
     Mutant("door/sequences.py", "Origin(first, START, mask.query_offset)", "Origin(START, START, mask.query_offset)", f"{MESHES}test_fewer_heads_than_parts[Local(block_size=4, layout='contiguous')-'packed documents']"),

@@ -242,6 +242,7 @@ def _asked_of_a_sequence(length):
         "a rule that looks at queries": {"is_causal": True, "bias": Shaw().bias(learned(Shaw()), HEADS)},
         "arrays": {"is_causal": True, "bias": pairs, "mask": np.random.default_rng(3).random(pairs.shape) < 0.6},
         "columns of biases": {"bias": pairs[:, :, :1], "mask": pairs[:, :1, :, :1] < 1},
+        "documents": segments(documents),
         "documents and the past": {"is_causal": True, **segments(documents)},
         "an offset": {"is_causal": True, "query_offset": 3},
         "an offset for each example": {"is_causal": True, "query_offset": np.array([-2, 4])},
@@ -336,11 +337,11 @@ def parts_sent(kernel, is_causal, most, kinds, **asked):
     assert set(messages) <= set(kinds), messages
 
 
-def documents_sent(kernel, most):
+def documents_sent(kernel, is_causal, most):
     """The same of packed documents, each a run of tokens: as without them, and ids to all."""
     ids = np.arange(512)[None] // 100
     kinds = ["collective-permute", "all-gather", "all-reduce"]
-    parts_sent(kernel, True, most, kinds, query_segment_ids=ids, key_value_segment_ids=ids)
+    parts_sent(kernel, is_causal, most, kinds, query_segment_ids=ids, key_value_segment_ids=ids)
 
 
 def keys_of_few_heads_sent(kernel, most):

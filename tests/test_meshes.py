@@ -137,6 +137,7 @@ SPLIT_QUICKLY = [
     (SlidingWindow(2, 1), "a window"),
     (Performer(8), "the past"),
     (Performer(8), "nothing"),
+    (Performer(8), "documents"),
     (Linear(), "documents and the past"),
     (Linear(), "segments in any order and the past"),
     (CosFormer(30), "the past"),
@@ -158,7 +159,8 @@ def _is_supported(kernel, name):
     needs = {
         "the past": ["causal"], "packed documents": ["causal", "segments", "dropout"],
         "documents and the past": ["causal", "segments"],
-        "segments in any order": ["segments"], "segments in any order and the past": ["causal", "segments"],
+        "documents": ["segments"], "segments in any order": ["segments"],
+        "segments in any order and the past": ["causal", "segments"],
         "padding of whole parts": ["causal", "key_mask"], "a rule of biases": ["causal", "bias"],
         "a rule that looks at queries": ["causal", "bias"], "arrays": ["causal", "bias", "mask"],
         "columns of biases": ["bias", "mask"], "an offset": ["causal"], "an offset for each example": ["causal"],
@@ -279,12 +281,17 @@ def test_what_devices_send(ask, kernel, is_causal, most, kinds):
 
 
 @pytest.mark.parametrize(
-    "kernel, most",
-    [(Performer(16), 4 * STATE * 1.2), (Retention(), 4 * 16 / 64 * 1.01), (GatedDelta(), 4 * 2 * 16 / 64)],
+    "kernel, is_causal, most",
+    [
+        (Performer(16), True, 4 * STATE * 1.2),
+        (Performer(16), False, 8 * STATE * 1.2),  # a state from either side
+        (Retention(), True, 4 * 16 / 64 * 1.01),
+        (GatedDelta(), True, 4 * 2 * 16 / 64),
+    ],
     ids=repr,
 )
-def test_what_devices_send_of_packed_documents(ask, kernel, most):
-    ask(on_devices.documents_sent, kernel, most + 0.06)  # and an id of each token
+def test_what_devices_send_of_packed_documents(ask, kernel, is_causal, most):
+    ask(on_devices.documents_sent, kernel, is_causal, most + 0.06)  # and an id of each token
 
 
 def test_what_devices_send_where_projected_keys_would_be_more(ask):

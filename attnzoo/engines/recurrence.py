@@ -116,20 +116,26 @@ def attend(
         return _by_kernel(asked, run, given, call, found, leaves_state=leaves_state)
     stands = jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
     stands = stands if shards is None else shards.indices(*map(len, stands))
-    of_keys = functools.partial(_state_of_keys, rule_of, constants, write, given, mask, stands[1])
-    if not mask.is_causal and (shards is not None or (mask.segments is None and max(map(len, stands)) > chunk)):
-        whole = of_keys() if shards is None else _of_all(shards, of_keys())
-        return _recalled(rule_of, constants, write, given, whole, stands[0] + mask.query_offset).astype(v.dtype)
+    of_keys = functools.partial(_state_of_keys, rule_of, constants, write, given, stands[1])
+    recalled = functools.partial(_recalled, rule_of, constants, write, given, stands[0] + mask.query_offset)
+    sees_all = not mask.is_causal and mask.segments is None
+    if sees_all and (shards is not None or max(map(len, stands)) > chunk):
+        own_keys = of_keys(mask.keys)
+        return recalled(own_keys if shards is None else _of_all(shards, own_keys)).astype(v.dtype)
     laid = laid_out(given, mask, chunk, in_pairs=not has_order, before=_segment_before(shards, mask))
     run = Chunks(rule_of, constants, own, laid.standing_of, write, at_once)
     if shards is not None:
         laid = laid.moved(stands[0][0])
+    if shards is not None and mask.is_causal:
         is_sum = not is_ordered and mask.segments is None
-        own_tokens = Transition(of_keys(), (None,) * len(write.channels)) if is_sum else run.transition(laid)
+        own_tokens = Transition(of_keys(mask.keys), (None,) * len(write.channels)) if is_sum else run.transition(laid)
         before = transitions.of_those_before(shards, own_tokens)
         found = before.written if found is None else before.of(found)
     out, left = run.met(laid, found, leaves_state=leaves_state)
-    out = laid.restored(out).astype(v.dtype)
+    out = laid.restored(out)
+    if shards is not None and not mask.is_causal:
+        out = _beside_others(shards, mask, of_keys, recalled, out)
+    out = out.astype(v.dtype)
     return (out, left) if leaves_state else out
 
 
@@ -149,21 +155,24 @@ def meets(shards: Shards, mask: Mask) -> bool | jax.Array:
 
     What devices send is one state, or what their tokens do to one, some times over. Offsets put queries beside the keys
     of another device: these it does not take. Nor does it take segments that return, which would need a state each:
-    whether they do is known once the program runs. Where the future is hidden, one that is a run of tokens, as packed
-    documents are, begins with an empty state, wherever it begins.
+    whether they do is known once the program runs. Of those that are runs of tokens, as packed documents are, a device
+    shares two with others at most, its first and its last.
     """
-    if not mask.is_causal or not shards.are_beside(mask):
-        return not mask.is_causal and mask.segments is None
-    if mask.segments is None:
+    if not mask.is_causal and mask.segments is None:
         return True
+    is_beside = shards.are_beside(mask)
+    if not is_beside or mask.segments is None:
+        return is_beside
     of_queries, of_keys = mask.segments
     whole = shards.gathered(of_keys, 2)[..., : shards.key_length]
     return shards.agreed(jnp.all(of_queries == of_keys) & jnp.all(are_runs(whole)))
 
 
 def _segment_before(shards: Shards | None, mask: Mask) -> jax.Array | None:
-    """The segment of the last token of the device before this one, where `meets` has found them to be runs."""
-    if shards is None or mask.segments is None:
+    """The segment of the last token of the device before this one, where `meets` has found them to be runs and the
+    future is hidden.
+    """
+    if shards is None or mask.segments is None or not mask.is_causal:
         return None
     return shards.of_neighbour(mask.segments[1][:, 0, -1], -1)
 
@@ -228,8 +237,12 @@ def step(rule_of: Callable, constants: Any, found: State, q, k, v, positions, ca
     return left, out
 
 
-def _state_of_keys(rule_of, constants, write: Write, given: Sequence, mask: Mask, stands: jax.Array) -> State:
-    """The state that all keys leave which are shown, in any order: leaves lead with [B, heads that have one]."""
+def _state_of_keys(rule_of, constants, write: Write, given: Sequence, stands: jax.Array, shown) -> State:
+    """The state that all keys leave which are shown, in any order: leaves lead with [B, heads that have one].
+
+    Args:
+      shown: bool [B or 1, 1, S], or None for all.
+    """
     own = _state_heads(constants, given)
 
     def one_head(_, k, v, constants, tokens, shown):
@@ -239,12 +252,12 @@ def _state_of_keys(rule_of, constants, write: Write, given: Sequence, mask: Mask
 
     constants, tokens = _by_head(constants, given, own)
     like = given.k if own == given.k.shape[2] else given.q[:, :1]
-    per_head = constants, tokens, mask.keys
+    per_head = constants, tokens, shown
     left = heads.over_heads(one_head, like, given.k, given.v, per_head, numbers=_numbers(write, given))
     return jax.tree.map(lambda x: x[:, 0], left)
 
 
-def _recalled(rule_of, constants, write: Write, given: Sequence, left: State, stands: jax.Array) -> jax.Array:
+def _recalled(rule_of, constants, write: Write, given: Sequence, stands: jax.Array, left: State) -> jax.Array:
     """What all queries at positions [T], or [B or 1, T], read from a state, [B, T, N, Hv]."""
 
     def one_head(q, _, __, constants, left, at):
@@ -266,6 +279,27 @@ def _of_all(shards: Shards, own: State) -> State:
         return Sums(shards.summed(scaled.totals), scaled.top)
 
     return tuple(map(sums, own))
+
+
+def _beside_others(shards: Shards, mask: Mask, of_keys: Callable, recalled: Callable, out: jax.Array) -> jax.Array:
+    """What queries [B, T, N, Hv] have found of their segments, which are runs of tokens, on this device, and in its
+    place, of the first and of the last one, what the keys of all devices leave.
+    """
+    assert mask.segments is not None
+    of_queries, ids = mask.segments
+    ends = ids[..., 0], ids[..., -1]
+    shown = [ids == end[..., None] for end in ends]
+    own = [of_keys(x if mask.keys is None else x & mask.keys) for x in shown]
+    kept, whole = (None,) * len(own[0]), list(own)
+    for direction, near, far in ((-1, 0, 1), (1, 1, 0)):
+        goes_on = shards.of_neighbour(ends[far], direction) == ends[near]
+        through = goes_on & (ends[0] == ends[1])
+        beyond = transitions.of_those_before(shards, Transition(own[far], kept, through), direction).written
+        whole[near] = Transition(whole[near], kept, goes_on).of(beyond)
+        whole[far] = Transition(whole[far], kept, through).of(beyond)
+    for end, left in zip(ends, whole, strict=True):
+        out = jnp.where((of_queries == end[..., None])[:, 0, :, None, None], recalled(left), out)
+    return out
 
 
 def _by_head(constants, given: Sequence, num_heads: int) -> tuple[Any, dict[str, jax.Array]]:

@@ -130,13 +130,18 @@ def up_to_each(chunks: Transition) -> Transition:
     return jax.lax.associative_scan(lambda earlier, later: later.after(earlier), chunks)
 
 
-def of_those_before(shards: Shards, own: Transition) -> Transition:
-    """That of the tokens of all devices before this one, by messages over twice the distance of those before."""
+def of_those_before(shards: Shards, own: Transition, direction: int = -1) -> Transition:
+    """That of the tokens of all devices before this one, by messages over twice the distance of those before.
+
+    Args:
+      direction: 1 for those behind it, the last of which comes first.
+    """
     nothing = own.nothing()
 
     def of(distance, before):
-        there = shards.index >= distance
-        return jax.tree.map(lambda x, y: jnp.where(there, x, y), shards.of_neighbour(before, -distance), nothing)
+        there = shards.index >= distance if direction < 0 else shards.index < shards.count - distance
+        found = shards.of_neighbour(before, direction * distance)
+        return jax.tree.map(lambda x, y: jnp.where(there, x, y), found, nothing)
 
     upto, distance = own, 1
     while distance < shards.count:
