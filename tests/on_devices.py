@@ -344,6 +344,25 @@ def documents_sent(kernel, is_causal, most):
     parts_sent(kernel, is_causal, most, kinds, query_segment_ids=ids, key_value_segment_ids=ids)
 
 
+def window_over_more_keys(kernel, most):
+    """Of fewer queries, which stand at the end: keys are fetched from neighbours, whose distance differs by device."""
+    rng, asked = np.random.default_rng(0), {"is_causal": True, "query_offset": 8}
+    arrays = [jnp.asarray(rng.normal(size=(2, n, 2, DIM)), jnp.float32) for n in (LENGTH - 8, LENGTH, LENGTH)]
+    bias = jnp.asarray(rng.normal(size=(1, 2, LENGTH - 8, LENGTH)), jnp.float32)
+
+    def call(q, k, v, bias):
+        return curved_sum(attend(q, k, v, bias, kernel=kernel, dropout_rate=0.3, rng=jax.random.key(1), **asked))
+
+    both = jax.jit(jax.value_and_grad(call, (0, 1, 2, 3)))
+    row = row_of_devices("Explicit", 8)
+    placed = [jax.device_put(x, NamedSharding(row, P(None, "sequence"))) for x in arrays]
+    with jax.set_mesh(row):
+        same(both(*placed, bias), both(*arrays, bias))
+        messages = traffic.sent(jax.jit(call).lower(*placed, bias).compile())
+    sent = messages.pop("collective-permute")[1]
+    assert set(messages) <= {"all-reduce"} and sent <= most * arrays[1].nbytes / 8 + 100, (sent, messages)  # a loss
+
+
 def keys_of_few_heads_sent(kernel, most):
     """Each of 8 devices sends so many times its part of the keys, of which there are fewer heads than of queries."""
     row = row_of_devices("Explicit", DEVICES)

@@ -294,6 +294,10 @@ def test_what_devices_send_of_packed_documents(ask, kernel, is_causal, most):
     ask(on_devices.documents_sent, kernel, is_causal, most + 0.06)  # and an id of each token
 
 
+def test_a_window_of_fewer_queries_than_keys(ask):
+    ask(on_devices.window_over_more_keys, SlidingWindow(2, 0), 2 * (1 + 7) / 3)  # tokens before and behind a part of 3
+
+
 def test_what_devices_send_where_projected_keys_would_be_more(ask):
     ask(on_devices.keys_of_few_heads_sent, Additive(), 2 * HANDED_AROUND)
 

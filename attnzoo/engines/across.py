@@ -92,17 +92,18 @@ def with_neighbours(shards: Shards, x: jax.Array, axis: int, sides: tuple[int, i
 
 def _sides(shards: Shards, mask: Mask) -> tuple[int, int] | None:
     """How many tokens before and behind its own a device needs; None where it is no less than to be sent all."""
-    if not mask.is_placed or shards.query_length != shards.key_length:
+    if not mask.is_placed:
         return None
-    left, right = mask.reach
-    sides = max(0, left - mask.place), max(0, right + mask.place)
+    (left, right), longer = mask.reach, mask.query_length - mask.key_length
+    begins = [mask.place + i * longer for i in (0, shards.count - 1)]  # its queries, from its keys on
+    sides = max(0, left - min(begins)), max(0, right + max(begins) + longer)
     return sides if sum(sides) < (shards.count - 1) * mask.key_length else None
 
 
 def _beside_neighbours(shards: Shards, call: Call, sides: tuple[int, int]) -> Call:
     """The call of a device that has so many tokens before and behind its own."""
     mask, length = call.mask, call.mask.key_length
-    first = (shards.index * length)[None, None]
+    first, first_query = ((shards.index * size)[None, None] for size in (length, mask.query_length))
     keys = mask.keys
     if keys is None and any(sides):  # beyond the ends there are none
         keys = jnp.ones((1, 1, length), bool)
@@ -114,14 +115,15 @@ def _beside_neighbours(shards: Shards, call: Call, sides: tuple[int, int]) -> Ca
         return jax.lax.dynamic_slice_in_dim(padded, first[0, 0], sum(sides) + length, 3)
 
     fetched = lambda x: None if x is None else with_neighbours(shards, x, 2, sides)
+    offset = Known(mask.place + sides[0])
     mask = dataclasses.replace(
         mask,
         key_length=sum(sides) + length,
-        query_offset=Known(mask.place + sides[0]),
+        query_offset=offset if mask.query_length == length else offset + first_query - first,
         dense=columns(mask.dense),
         keys=fetched(keys),
         key_segments=fetched(mask.key_segments),
-        origin=Origin(first, first - sides[0], mask.query_offset),
+        origin=Origin(first_query, first - sides[0], mask.query_offset),
     )
     bias = call.bias
     if bias is not None and not isinstance(bias.given, PositionBias):
