@@ -89,6 +89,13 @@ class Kernel:
         """
         return False
 
+    def sums_keys(self, mask: Mask) -> bool:
+        """Whether `batched` takes some keys beside all queries, `call.shards.of_keys`, and adds up what those of all
+        devices bring before any query meets it, so that all have the same output; if not, it is given all keys, or what
+        each device finds is joined (`meets_cache`).
+        """
+        return False
+
     def as_softmax(self, mask: Mask) -> Mask | None:
         """The mask under which plain scaled dot-product attention is this kernel; None where it is something else.
 

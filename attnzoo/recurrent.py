@@ -77,6 +77,9 @@ class Recurrent(Kernel):
     def meets(self, shards, mask):
         return recurrence.meets(shards, mask)
 
+    def sums_keys(self, mask):
+        return recurrence.sees_all(mask)
+
     def start(self, params, draws, dims, max_length, dtype):
         """The state of each key head, or of each query head where these differ in more than queries."""
         shapes = {name: x.shape for name, x in self.token_inputs(dims).items()}

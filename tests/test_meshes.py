@@ -319,13 +319,23 @@ def test_keys_that_no_query_sees_pass_by(ask, asked, expected):
     ask(on_devices.visits_of_a_ring, asked, expected)
 
 
-@pytest.mark.parametrize(
-    "kernel, name",
-    [(Softmax(), "arrays"), (Softmax(), "the past"), (NadarayaWatson(), "padding"), (Additive(), "the past")],
-    ids=repr,
-)
-def test_keys_in_parts_beside_whole_queries(ask, kernel, name):
-    ask(on_devices.keys_in_parts, kernel, name, 5)
+AS_THE_OUTPUT = 5 * (8 + 4)
+KEYS_IN_PARTS = [
+    (Softmax(), "arrays", 5, AS_THE_OUTPUT),
+    (Softmax(), "the past", 5, AS_THE_OUTPUT),
+    (NadarayaWatson(), "padding", 5, AS_THE_OUTPUT),
+    (Additive(), "the past", 5, AS_THE_OUTPUT),
+    (Performer(8), "padding", 5, 9 * 9 + 4),
+    (CosFormer(30), "padding", 5, 2 * 8 * 9 / 2),  # of half as many heads
+    (Linformer(5), "padding", 5, 2 * 5 * 8),
+    (Nystrom(4), "padding", 24, 2 * 4 * (8 + 4)),
+]
+
+
+@pytest.mark.parametrize("kernel, name, length, most", KEYS_IN_PARTS, ids=repr)
+def test_keys_in_parts_beside_whole_queries(ask, kernel, name, length, most):
+    kinds = [REDUCE, GATHER] if isinstance(kernel, Performer | Nystrom) else [REDUCE]
+    ask(on_devices.keys_in_parts, kernel, name, length, 1.5 * most, kinds)  # what 4 devices add up is sent so often
 
 
 def test_messages_in_loops_are_counted(ask):

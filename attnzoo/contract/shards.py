@@ -53,11 +53,12 @@ class Shards:
     def indices(self, query_length: int, key_length: int) -> tuple[jax.Array, jax.Array]:
         """Where the queries and the keys of this device's part stand in the whole, [T] and [S] of a part."""
         rows, columns = (self.index * length + jnp.arange(length) for length in (query_length, key_length))
-        return rows, columns
+        return jnp.arange(query_length) if self.of_keys else rows, columns
 
     def gathered(self, tree: Any, axis: int) -> Any:
         """The parts of all devices, one after another along `axis`."""
-        return jax.tree.map(lambda x: jax.lax.all_gather(x, self.axes, axis=axis, tiled=True), tree)
+        to = "invarying" if self.of_keys else "varying"
+        return jax.tree.map(lambda x: jax.lax.all_gather(x, self.axes, axis=axis, tiled=True, to=to), tree)
 
     def filled(self, x: jax.Array, axis: int) -> jax.Array:
         """A whole sequence along `axis`, filled up with 0 so that all parts are of one length."""
@@ -105,14 +106,16 @@ class Shards:
         return jax.tree.map(send, tree)
 
     def apart(self, tree: Any, like: Any) -> Any:
-        """What all devices have alike, as arrays that may differ between them as those of `like` do."""
+        """What all devices have alike, as arrays that may differ between them as those of `like` do; as it is where
+        their queries are alike as well.
+        """
 
         def one(shared, like):
             checked, known = (jax.typeof(x).manual_axis_type.varying for x in (like, shared))
             missing = tuple(x for x in self.axes if x in checked and x not in known)
             return jax.lax.pcast(shared, missing, to="varying") if missing else shared
 
-        return jax.tree.map(one, tree, like)
+        return tree if self.of_keys else jax.tree.map(one, tree, like)
 
     def alike(self, tree: Any) -> Any:
         """What all devices have, and may differ between them for all that jax knows, as the same arrays."""

@@ -10,14 +10,18 @@ from typing import Any
 import jax
 
 
-def alike(tree: Any) -> Any:
-    """The same arrays, all of which may differ over the same devices; the gradient of one that did not is summed."""
-    return as_of(tree, tree)
+def alike(tree: Any, but: tuple[str, ...] = ()) -> Any:
+    """The same arrays, all of which may differ over the same devices; the gradient of one that did not is summed.
+
+    Args:
+      but: axes of the mesh over which some may, and others do not.
+    """
+    return as_of(tree, tree, but)
 
 
-def as_of(tree: Any, example: Any) -> Any:
+def as_of(tree: Any, example: Any, but: tuple[str, ...] = ()) -> Any:
     """Arrays, such as those that a loop starts from, that may differ where those of `example` may."""
-    axes = _axes(example)
+    axes = _axes(example).difference(but)
     return jax.tree.map(lambda x: _over(x, axes), tree) if axes else tree
 
 

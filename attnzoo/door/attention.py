@@ -26,7 +26,7 @@ from attnzoo.door.arguments import Function, spelled_out
 from attnzoo.door.batching import over_batch_axes
 from attnzoo.door.meshes import Split
 from attnzoo.door.visibility import silenced
-from attnzoo.engines import dense, everywhere
+from attnzoo.engines import dense
 from attnzoo.kernel import Kernel
 from attnzoo.kernels.softmax import Softmax
 
@@ -342,7 +342,7 @@ def _attend(
         dropped = (1, 1) if broadcast_dropout else (batch, num_heads)
         call = dataclasses.replace(call, dropout=Dropout.make(rng, dropout_rate, *dropped))
     split = Split.of(query, key, value, sequence=sequence_axis)
-    if shards is None and sequences.joins(kernel, implementation):
+    if shards is None and sequences.meets_keys(kernel, implementation, call.mask):
         split = split.with_keys(key, value)
     if shards is None and (shards := split.shards(length, key.shape[1])) is not None:
         if key.shape[1] % shards.count:
@@ -384,8 +384,7 @@ def _attend_here(sequences_here, call, constants, sinks, *, kernel, implementati
         bias=None if call.bias is None else call.bias.of(query, call.scale),
         tokens={name: silenced(shown_keys, x) for name, x in tokens.items()},
     )
-    joins = shards is not None and shards.of_keys
-    with_residual |= sinks is not None or joins
+    with_residual |= sinks is not None
     run = functools.partial(routes.run, implementation, kernel, with_residual=with_residual)
     operands = *constants, query, key, value, call
     if shards is None:
@@ -393,9 +392,6 @@ def _attend_here(sequences_here, call, constants, sinks, *, kernel, implementati
     else:
         out, residual = sequences.run(shards, run, kernel, implementation, *operands)
     validation.output(out, kernel, (*query.shape[:3], value.shape[-1]))
-    if joins and residual is not None:
-        out, residual = everywhere.of_each(shards, dense.Part(out, residual, jnp.zeros_like(residual)))
-        sinks, shown_queries = shards.alike((sinks, shown_queries))
     if sinks is not None and residual is not None:
         out, residual = dense.beside_sinks(out, residual, sinks)
     if residual is not None and shown_queries is not None:

@@ -138,7 +138,7 @@ class Split(NamedTuple):
           out_specs: those of what it returns, as in `jax.shard_map`.
         """
         leaves, treedef = jax.tree.flatten([tree for tree, _ in given])
-        here = lambda *leaves: function(*jax.tree.unflatten(treedef, varying.alike(leaves)))
+        here = lambda *leaves: function(*jax.tree.unflatten(treedef, varying.alike(leaves, as_tuple(self.keys))))
         if self.mesh is None:
             return here(*leaves)
         specs = jax.tree.leaves([jax.tree.map(specs, tree) if callable(specs) else specs for tree, specs in given])

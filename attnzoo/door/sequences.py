@@ -16,13 +16,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from attnzoo.contract import varying
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import START, Mask, Origin
 from attnzoo.contract.shards import Shards
 from attnzoo.contract.sizes import Tree
+from attnzoo.engines import dense, everywhere
 from attnzoo.kernel import Kernel
 
-Run = Callable[..., Any]  # (params, draws, q, k, v, call) -> (out, residual or None)
+Run = Callable[..., Any]  # (params, draws, q, k, v, call, with_residual=False) -> (out, residual or None)
+
+OUR_OWN = (None, "xla", "forward")  # implementations that know of parts
 
 
 def filled(
@@ -67,23 +71,29 @@ def run(
     call: Call,
 ) -> tuple[jax.Array, jax.Array | None]:
     """What a device's own queries get from all keys; or all queries from its own keys, where these alone are split."""
-    if shards.of_keys:
-        return route(params, draws, q, k, v, _beside_own_keys(shards, call))
     operands = params, draws, q, k, v, call
     met = lambda *operands: route(*operands[:-1], dataclasses.replace(operands[-1], shards=shards))
     spared = functools.partial(_spared, shards, route, kernel)
-    meets = implementation in (None, "xla", "forward") and kernel.meets(shards, call.mask)
+    if shards.of_keys:
+        return met(*operands) if kernel.sums_keys(call.mask) else _joined(shards, route, operands)
+    meets = implementation in OUR_OWN and kernel.meets(shards, call.mask)
     if isinstance(meets, bool):
         return (met if meets else spared)(*operands)
     # What one way would keep for gradients has a place in both: only operands, of the one that is seldom taken.
     return jax.lax.cond(meets, met, jax.checkpoint(spared), *operands)
 
 
-def joins(kernel: Kernel, implementation: str | None) -> bool:
-    """Whether what devices get from their own keys is joined, beside queries that all of them have."""
-    if implementation not in (None, "xla", "forward") or not kernel.supports.cross:
-        return False
-    return kernel.supports.decode and kernel.meets_cache()
+def meets_keys(kernel: Kernel, implementation: str | None, mask: Mask) -> bool:
+    """Whether devices meet the keys that they have, beside queries that all of them have."""
+    joins = kernel.supports.cross and kernel.supports.decode and kernel.meets_cache()
+    return implementation in OUR_OWN and (joins or kernel.sums_keys(mask))
+
+
+def _joined(shards: Shards, route: Run, operands: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    """What all queries get from the keys of each device, joined."""
+    *operands, call = varying.alike(operands)
+    out, lse = route(*operands, _beside_own_keys(shards, call), with_residual=True)
+    return everywhere.of_each(shards, dense.Part(out, lse, jnp.zeros_like(lse)))
 
 
 def _spared(shards: Shards, route: Run, kernel: Kernel, params, draws, q, k, v, call: Call):

@@ -118,8 +118,7 @@ def attend(
     stands = stands if shards is None else shards.indices(*map(len, stands))
     of_keys = functools.partial(_state_of_keys, rule_of, constants, write, given, stands[1])
     recalled = functools.partial(_recalled, rule_of, constants, write, given, stands[0] + mask.query_offset)
-    sees_all = not mask.is_causal and mask.segments is None
-    if sees_all and (shards is not None or max(map(len, stands)) > chunk):
+    if sees_all(mask) and (shards is not None or max(map(len, stands)) > chunk):
         own_keys = of_keys(mask.keys)
         return recalled(own_keys if shards is None else _of_all(shards, own_keys)).astype(v.dtype)
     laid = laid_out(given, mask, chunk, in_pairs=not has_order, before=_segment_before(shards, mask))
@@ -150,6 +149,11 @@ def _by_kernel(asked: Asked, run: Chunks, given: Sequence, call: Call, found: St
     return (out, left) if leaves_state else out
 
 
+def sees_all(mask: Mask) -> bool:
+    """Whether all queries see the same keys, so that one state is all they read."""
+    return not mask.is_causal and mask.segments is None
+
+
 def meets(shards: Shards, mask: Mask) -> bool | jax.Array:
     """Whether `attend` takes a part of a sequence that is split over devices.
 
@@ -158,7 +162,7 @@ def meets(shards: Shards, mask: Mask) -> bool | jax.Array:
     whether they do is known once the program runs. Of those that are runs of tokens, as packed documents are, a device
     shares two with others at most, its first and its last.
     """
-    if not mask.is_causal and mask.segments is None:
+    if sees_all(mask):
         return True
     is_beside = shards.are_beside(mask)
     if not is_beside or mask.segments is None:

@@ -87,6 +87,9 @@ class Linformer(Kernel):
     def meets(self, shards, mask):
         return True
 
+    def sums_keys(self, mask):
+        return True
+
     def _pairs(self, params, k, v):
         """E beside keys and F beside values, in float32 at least."""
         precise = jnp.promote_types(k.dtype, jnp.float32)

@@ -58,13 +58,15 @@ class Nystrom(Kernel):
         return self._attend(q, k, v, visible.any(axis=1), visible.any(axis=0), scale)
 
     def batched(self, params, draws, q, k, v, call):
-        total = (lambda x: x) if call.shards is None else call.shards.summed
+        shards = call.shards
+        of_queries = None if shards is None or shards.of_keys else shards
+        some = lambda shown, shards: (shown.sum() if shards is None else shards.summed(shown.sum())) > 0
 
         def one_head(q, k, v, queries, keys):
             queries = jnp.ones(len(q), bool) if queries is None else queries
             keys = jnp.ones(len(k), bool) if keys is None else keys
-            some = lambda shown: total(shown.sum()) > 0
-            return self._attend(q, k, v, queries & some(keys), keys & some(queries), call.scale, call.shards)
+            seen = queries & some(keys, shards), keys & some(queries, of_queries)
+            return self._attend(q, k, v, *seen, call.scale, shards, of_queries)
 
         numbers = (q.shape[1] + k.shape[1]) * self.landmarks
         return heads.over_heads(one_head, q, k, v, (call.mask.queries, call.mask.keys), numbers=numbers)
@@ -72,11 +74,14 @@ class Nystrom(Kernel):
     def meets(self, shards, mask):
         return True
 
-    def _attend(self, q, k, v, queries, keys, scale, shards=None):
+    def sums_keys(self, mask):
+        return True
+
+    def _attend(self, q, k, v, queries, keys, scale, shards=None, of_queries=None):
         """One head, given which queries [T] and keys [S] are seen; of a part of them, where others have others."""
         precise = jnp.promote_types(q.dtype, jnp.float32)
         q, k, values = (x.astype(precise) for x in (q, k, v))
-        q_marks, q_used = self._landmarks(q, queries, shards)
+        q_marks, q_used = self._landmarks(q, queries, of_queries)
         k_marks, k_used = self._landmarks(k, keys, shards)
 
         def weights(x, y, shown):
