@@ -80,6 +80,7 @@ def test_a_verdict_is_a_row_a_table_and_a_figure(tmp_path, monkeypatch):
             [kernel] = presets.parse(text)
             for seed in range(2):
                 row = {"task": "t", "kernel": presets.identity(kernel), "seed": seed, "learning_rate": 1e-3}
+                row |= {"curve": [(step, 1.0 / (step + 1 if text == cases.SUMS else 1)) for step in range(10)]}
                 row |= {"status": "measured", "score": score, "validation": -score, "validations": [[600, -score]]}
                 records.append(out, row | {"metric": "accuracy", "length": 128, "width": 32, "state_bytes": 1})
         return 0
@@ -90,6 +91,7 @@ def test_a_verdict_is_a_row_a_table_and_a_figure(tmp_path, monkeypatch):
     assert len(commands) == 1, "a verdict stays"
     [row] = run.EXPERIMENT.read(tmp_path)
     assert row["verdict"] == "holds" and "-60.0" in row["detail"]
+    assert row["detail"].endswith("the loss of 2 of 6 models still fell")
     assert "arXiv:2403.19887" in summaries.of(tmp_path) and (tmp_path / "verdicts.png").stat().st_size > 5000
 
 

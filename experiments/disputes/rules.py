@@ -36,12 +36,14 @@ class Heard(NamedTuple):
       elsewhere: the same at lengths that were not trained, by length.
       solved: steps until validation first reached `SOLVED`, infinite where it did not.
       state_bytes: of decoding one example.
+      falling: seeds whose loss still fell when training ended. No rule asks it, and every verdict tells it.
     """
 
     scores: dict[int, float]
     elsewhere: dict[int, dict[int, float]]
     solved: dict[int, float]
     state_bytes: float
+    falling: frozenset[int] = frozenset()
 
 
 SOLVED = 0.9  # of validation

@@ -83,9 +83,11 @@ def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
         raise RuntimeError(f"{command(settings, name, dispute)} ended with {code}")
     heard = contenders(dispute, records.read(_folder(settings, name)), settings.seeds)
     judgement = dispute.rule.judge(heard)
+    falling, models = (sum(len(getattr(x, of)) for x in heard.values()) for of in ("falling", "scores"))
+    doubt = f"; the loss of {falling} of {models} models still fell" if falling else ""
     scores = {text: list(each.scores.values()) for text, each in heard.items()}
     elsewhere = {text: each.elsewhere for text, each in heard.items() if each.elsewhere}
-    found = {"status": "measured", "verdict": judgement.verdict.value, "detail": judgement.detail}
+    found = {"status": "measured", "verdict": judgement.verdict.value, "detail": judgement.detail + doubt}
     solved = {text: [x if x < math.inf else None for x in each.solved.values()] for text, each in heard.items()}
     return found | {"scores": scores, "elsewhere": elsewhere, "solved": solved}
 
@@ -120,7 +122,8 @@ def _heard(rows: dict[int, dict]) -> Heard:
     steps = {seed: convergence.solved_at(row["validations"], SOLVED) for seed, row in rows.items()}
     solved = {seed: math.inf if step is None else float(step) for seed, step in steps.items()}
     scores = {seed: row["score"] for seed, row in rows.items()}
-    return Heard(scores, elsewhere, solved, next(iter(rows.values())).get("state_bytes") or math.nan)
+    falling = frozenset(seed for seed, row in rows.items() if convergence.flat([row]) is False)
+    return Heard(scores, elsewhere, solved, next(iter(rows.values())).get("state_bytes") or math.nan, falling)
 
 
 def _flags(dispute: Dispute) -> list[str]:
