@@ -1,8 +1,11 @@
 """Workers: rows as they come, and how each kind of end is told."""
 
+import fcntl
 import functools
+import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -57,6 +60,30 @@ def test_a_worker_that_is_asked_to_end_before_it_starts_ends_at_its_start():
     worker = workers.Worker("experiments.no_such_worker", {}, 60)
     worker.terminate()
     assert list(worker) == [] and worker.ended.startswith("SIGTERM")
+
+
+def test_a_worker_ends_with_whom_it_works_for(tmp_path, monkeypatch):
+    """Which was killed, and cannot say so: what is locked by the worker is free again."""
+    (tmp_path / "some_worker.py").write_text(
+        "import fcntl, time\n"
+        "from experiments.bench import workers\n"
+        "def rows(task):\n"
+        "    with open(task['lock'], 'w') as lock:\n"
+        "        fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "        yield {}\n"
+        "        time.sleep(60)\n"
+        "workers.work(rows)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
+    task = {"lock": str(tmp_path / "lock")}
+    code = f"from experiments.bench import workers\nfor row in workers.Worker('some_worker', {task}): print(flush=True)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as caller:
+        caller.stdout.readline()
+        caller.kill()
+    start = time.monotonic()
+    with open(task["lock"]) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    assert time.monotonic() - start < 30
 
 
 def test_no_job_is_begun_after_its_caller_broke_off():

@@ -1,7 +1,8 @@
 """Jobs in processes of their own: what one of them crashes, hangs or fills stays with it.
 
-A worker is a module that reads a task, one JSON object, from its standard input, and prints rows, one JSON object a
-line. It is run with the memory of an accelerator taken as needed, so that several can share one.
+A worker is a module that reads a task, a line with one JSON object, from its standard input, and prints rows likewise.
+It ends where that input does: whoever started it is gone, perhaps killed. It is run with the memory of an accelerator
+taken as needed, so that several can share one.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Worker:
             self.renew()
             silence = _Alarm(self._patience, lambda: self._end(f"ended after {self._patience:g} s without a word"))
             try:
-                process.stdin.write(self._task)
-                process.stdin.close()
+                process.stdin.write(f"{self._task}\n")
+                process.stdin.flush()
                 while True:
                     with silence:
                         line = process.stdout.readline()
@@ -78,6 +79,8 @@ class Worker:
                 self._whole.stop()
                 process.kill() if sys.exc_info()[0] else None
                 code = process.wait()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
             errors.seek(0)
             said = errors.read().strip().splitlines()
             self.warnings = [line for line in said if line.startswith("warning: ")]
@@ -181,7 +184,16 @@ def talk() -> Iterator[tuple[dict, Callable[[dict], None]]]:
             out.write(json.dumps(row, allow_nan=False) + "\n")
             out.flush()
 
-        yield json.load(sys.stdin), say
+        task = json.loads(sys.stdin.readline())
+        threading.Thread(target=_end_with_input, daemon=True).start()
+        yield task, say
+
+
+def _end_with_input() -> None:
+    """End this process at once where nobody is left to hear it, whatever it is at: another may take up its work."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def require(platform: str, environment: dict) -> None:
