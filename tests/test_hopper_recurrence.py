@@ -25,7 +25,15 @@ from attnzoo import (
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
-from attnzoo.engines.fused import hopper_chunks, hopper_gradient, hopper_parts, hopper_recurrence, warpgroups
+from attnzoo.engines.fused import (
+    hopper_chunks,
+    hopper_gradient,
+    hopper_parts,
+    hopper_recurrence,
+    hopper_rows,
+    hopper_whole,
+    warpgroups,
+)
 from attnzoo.engines.fused.carried import Learned
 from attnzoo.engines.fused.hopper_gradient import Given, How
 from attnzoo.engines.fused.hopper_recurrence import State
@@ -89,7 +97,9 @@ def of_head(q, k, v, one, log_decay, found, d_out, d_one, d_left):
     return result | grads | {"found": d_state}
 
 
-def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted=False, is_found=False, scale=1.0):
+def check_kernel(
+    *, features=64, values=64, length=192, decays=False, is_counted=False, is_found=False, scale=1.0, is_whole=False
+):
     rng = np.random.default_rng(0)
     rounded = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
     precise = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -103,8 +113,8 @@ def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted
         if is_found
         else None,
     )
-    how = How(scale, passes=decays and not is_counted, interpret=warpgroups.interpreter())
-    (out, one, left), pull = jax.vjp(lambda given: hopper_gradient.recur(how, given), given)
+    recur = whole if is_whole else functools.partial(hopper_gradient.recur, How(scale, warpgroups.interpreter()))
+    (out, one, left), pull = jax.vjp(functools.partial(recur, scale) if is_whole else recur, given)
     pulled = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), (out, one, left))
     pulled = (*pulled[:2], pulled[2]._replace(ones=None if left.ones is None else 0 * left.ones))
     (grads,) = pull(pulled)
@@ -119,10 +129,19 @@ def check_kernel(*, features=64, values=64, length=192, decays=False, is_counted
     if is_counted:
         assert_close(one[0], by_head("one"), "one", 1e-3)
         assert_close(grads.value_one[0], by_head("value_one"), "d_value_one", 1e-3)
-    if how.passes:
+    if decays and not is_counted:
         assert_close(grads.log_decay[0], by_head("log_decay"), "d_log_decay", 2 * TOLERANCE)
     if is_found:
         assert_close(grads.found.sums[0], by_head("found"), "d_found")
+
+
+def whole(scale, given):
+    """The same recurrence where a block of threads holds the state."""
+    told = hopper_whole.Given(given.read, given.key, given.value, [], [], None, given.log_decay, given.found)
+    how = hopper_whole.How(None, None, None, scale, warpgroups.interpreter())
+    assert hopper_whole.fits(told, how)
+    out, left = hopper_whole.recur(how, told)
+    return out, None, left
 
 
 def _of_one(given, pulled, n, scale):
@@ -141,7 +160,7 @@ def _of_one(given, pulled, n, scale):
 
 def test_decays_of_any_strength(ask):
     """Of a shared key, beside a state that was found, in which nothing may be NaN."""
-    ask(check_kernel, length=128, decays=True, is_found=True, scale=-0.3)
+    ask(check_kernel, length=128, decays=True, is_found=True, scale=-0.3, is_whole=True)
 
 
 def check_parts(**how):
@@ -168,6 +187,26 @@ def test_a_scale_is_told_from_other_ways_to_read():
     jax.make_jaxpr(lambda scale: told(lambda q: scale * q) is None or 1 / 0)(1.0)
 
 
+def test_what_is_done_with_rows_is_told():
+    """Tokens that meet, products and channels that are learned are not; what stands beside rows is made before."""
+    rows = lambda tokens: jax.ShapeDtypeStruct((tokens, 64), jnp.float32)
+    like = lambda tokens: (rows(tokens), jax.ShapeDtypeStruct((tokens,), jnp.int32))
+
+    def told(function):
+        return hopper_rows.parted(lambda *given: [function(*given).astype(jnp.bfloat16)], like, [0])
+
+    def turned(x, at):
+        return [jax.nn.relu(x) * jnp.cos(0.1 * jnp.minimum(at, 2))[:, None]]
+
+    assert told(lambda x, at: x) == hopper_rows.Parted(None, [], [])
+    part = hopper_rows.parted(turned, like, [0])
+    made = hopper_rows.beside(turned, like(4), [jnp.zeros((4, 64)), jnp.arange(4)], part.places)
+    assert part.read == [{1}] and part.rows.widths == [64]
+    np.testing.assert_allclose(made, [np.cos([0, 0.1, 0.2, 0.2])], rtol=1e-6)
+    others = [lambda x, at: jnp.cumsum(x, axis=0), lambda x, at: x @ x.T @ x, lambda x, at: x * jnp.arange(64.0)]
+    assert [told(function) for function in [*others, lambda x, at: jnp.zeros_like(x)]] == [None] * 4
+
+
 def test_parts_occupy_the_device():
     """Equal ones, not too short, and none where they would be few."""
     side = lambda batch, length, heads, width: hopper_recurrence.Side(jnp.zeros((batch, length, heads, width)))
@@ -180,6 +219,7 @@ KERNELS = {
     "sums": {"length": 256},
     "counted values": {"is_counted": True, "features": 128, "is_found": True, "scale": 2.0},
     "counted values that are forgotten": {"is_counted": True, "decays": True},
+    "decays": {"length": 128, "decays": True, "is_found": True, "scale": -0.3},
     "values in two parts": {"decays": True, "values": 128, "features": 128},
 }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
+from attnzoo.contract import varying
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import State, Write
 
@@ -38,6 +41,7 @@ class Carried(NamedTuple):
       run: tokens from one state that is kept to the next.
       runs: how many states are kept.
       is_summed: whether gradients are summed over heads, and so are wanted in float32.
+      changed: whether there is a gradient by each of the leaves of (learned, given), which may be zeros elsewhere.
       head: `head(constants, closed, found, given, slots)` of one chunk of one head that has a state, in float32, where
         queries and outputs are lists, [t, H] and [t, Hv] of each that shares it: (the state that is left, outputs).
       write: `write(constants, closed, given, slots)`: what the tokens of one head write, any number of them.
@@ -53,6 +57,7 @@ class Carried(NamedTuple):
     run: int
     runs: int
     is_summed: bool
+    changed: tuple[bool, ...]
     head: Callable
     write: Callable
     read: Callable
@@ -84,13 +89,42 @@ class Recurrence(NamedTuple):
       declined: `declined(given, write)`: why it cannot take a sequence of such types, and what one token of it writes.
       forward: `forward(carried, keeps)`: outputs [B, T', N, Hv], the state that is left, [B, heads, ...], and where
         states are kept, leaves [B, heads, runs, ...] of those before each run, of two axes at least.
-      backward: `backward(carried, kept, d_out, d_left)`.
+      backward: `backward(carried, kept, d_out, d_left)`, where `d_left` is None if nobody has used the state.
     """
 
     chunk: int
     declined: Callable[[Sequence, Write], list[str]]
     forward: Callable[..., tuple[jax.Array, State, list[jax.Array]]]
     backward: Callable[..., Gradients]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """By which leaves of a rule's operands there is a gradient."""
+
+    leaves: tuple[bool, ...] = ()
+
+    @staticmethod
+    def of(operands: Any) -> Changed:
+        """Of operands as they come to a rule that is told of zeros."""
+        return Changed(tuple(x.perturbed for x in jax.tree.leaves(operands)))
+
+
+def is_used(gradients: Any) -> bool:
+    """Whether somebody has used something of what they are of."""
+    return not all(map(is_nothing, jax.tree.leaves(gradients, is_leaf=is_nothing)))
+
+
+def is_nothing(x: Any) -> bool:
+    """Whether a gradient is that of something unused, as rules are told that are told of zeros."""
+    return isinstance(x, SymbolicZero)
+
+
+def there(gradients: Any, operands: Any) -> Any:
+    """Gradients of what was made of operands as arrays, also of what nobody has used."""
+    array = lambda x: varying.as_of(jnp.zeros(x.shape, x.dtype), operands) if is_nothing(x) else x
+    return jax.tree.map(array, gradients, is_leaf=is_nothing)
 
 
 def in_rows(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from attnzoo.contract import programs, varying
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import heads, slots
 from attnzoo.engines.fused import choice
-from attnzoo.engines.fused.carried import Carried, Learned, Recurrence, in_rows, is_real
+from attnzoo.engines.fused.carried import Carried, Changed, Learned, Recurrence, in_rows, is_real, is_used, there
 from attnzoo.engines.fused.way import Asked
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import State, Write
@@ -60,17 +60,21 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
         return route.found(operands, mask, False)[:2]
 
     def forward(operands, mask):
+        changed = Changed.of(operands)
+        operands, mask = jax.tree.map(lambda x: x.value, (operands, mask))
         out, left, kept = route.found(operands, mask, True)
-        return (out, left), (operands, mask, kept)
+        return (out, left), (operands, mask, kept, changed)
 
     def backward(residuals, cotangents):
-        operands, mask, kept = residuals
-        learned, given = route.gradients(operands, mask, kept, *cotangents)
+        operands, mask, kept, changed = residuals
+        d_out, d_left = cotangents
+        d_left = there(d_left, operands) if is_used(d_left) else None
+        learned, given = route.gradients(operands, mask, kept, changed, there(d_out, operands), d_left)
         learned, rounded = iter(learned), lambda grad, x: grad.astype(x.dtype)
         own = jax.tree.map(lambda x: rounded(next(learned), x) if is_real(x) else None, operands[0])
         return (own, jax.tree.map(rounded, given, operands[1])), None
 
-    attend.defvjp(forward, backward)
+    attend.defvjp(forward, backward, symbolic_zeros=True)
     return attend((Learned(run.constants, route.closed, found), given), mask)
 
 
@@ -105,12 +109,13 @@ class Route(NamedTuple):
         kept = [wide(x) for x in jax.tree.leaves(of_one)] if keeps else []
         return self._by_platform(functools.partial(self._found, keeps), (out, left, kept), operands, mask)
 
-    def gradients(self, operands, mask: Mask, kept, d_out, d_left):
-        """Those of operands, in float32 at least."""
+    def gradients(self, operands, mask: Mask, kept, changed: Changed, d_out, d_left):
+        """Those of operands, in float32 at least; where there is none, they may be zeros."""
         precise = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, jnp.float32))
         learned, given = operands
         like = list(map(precise, filter(is_real, jax.tree.leaves(learned)))), jax.tree.map(precise, given)
-        return self._by_platform(self._gradients, like, operands, mask, kept, d_out, d_left)
+        of_device = functools.partial(self._gradients, changed)
+        return self._by_platform(of_device, like, operands, mask, kept, d_out, d_left)
 
     def _by_platform(self, function: Callable, like: Any, *operands):
         return choice.by_platform(self.asked, self.declined, function, like, *operands)
@@ -123,14 +128,14 @@ class Route(NamedTuple):
     def _found(self, keeps: bool, device: Device, operands, mask: Mask):
         kernel = device.recurrence
         assert kernel is not None
-        carried, restored = self._carried(kernel, operands, mask)
+        carried, restored = self._carried(kernel, operands, mask, Changed())
         out, left, kept = kernel.forward(carried, keeps)
         return restored(out), left, kept
 
-    def _gradients(self, device: Device, operands, mask: Mask, kept, d_out, d_left):
+    def _gradients(self, changed: Changed, device: Device, operands, mask: Mask, kept, d_out, d_left):
         kernel, (learned, given) = device.recurrence, operands
         assert kernel is not None
-        carried, restored = self._carried(kernel, operands, mask)
+        carried, restored = self._carried(kernel, operands, mask, changed)
         like = jnp.zeros((*carried.given.q.shape[:3], d_out.shape[3]), d_out.dtype)
         _, pull = jax.vjp(restored, varying.as_of(like, d_out))
         (d_out,) = pull(d_out)
@@ -140,7 +145,7 @@ class Route(NamedTuple):
         learned = filter(is_real, jax.tree.leaves(learned))
         return list(map(_summed, found.learned, learned)), d_given
 
-    def _carried(self, kernel: Recurrence, operands, mask: Mask) -> tuple[Carried, Callable]:
+    def _carried(self, kernel: Recurrence, operands, mask: Mask, changed: Changed) -> tuple[Carried, Callable]:
         """What a kernel is given, and outputs of queries from those of whole chunks."""
         learned, given = operands
         whole, laid = self._whole(kernel, given, mask)
@@ -156,6 +161,7 @@ class Route(NamedTuple):
             self.apart,
             self._runs(given, mask),
             is_summed,
+            changed.leaves,
             head=self._program(run.of_head),
             write=self._program(run.written),
             read=self._program(run.readers),

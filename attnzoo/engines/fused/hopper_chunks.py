@@ -1,8 +1,9 @@
-"""What a recurrence over chunks asks of a Hopper GPU: its kernel, beside which the program makes features and finishes.
+"""What a recurrence over chunks asks of a Hopper GPU.
 
-A rule says by which numbers tokens read and write. The program makes them of all tokens at once, rounded to bfloat16,
-and outputs of what the kernel has read. Where queries, keys and outputs all pass through it, that moves half as much
-again as the kernel. Segments stand one behind another, and the state forgets all between them.
+A rule says by which numbers tokens read and write, and how outputs are finished. Where kernels can be told that, they
+do it themselves (`hopper_told`). Else the program makes these numbers of all tokens at once, rounded to bfloat16, and
+outputs of what the kernel has read; where queries, keys and outputs all pass through it, that moves half as much again
+as the kernel. Segments stand one behind another, and the state forgets all between them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from jax.extend.core import Literal
 
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
-from attnzoo.engines.fused import hopper_gradient, hopper_recurrence, warpgroups
+from attnzoo.engines.fused import hopper_gradient, hopper_recurrence, hopper_told, hopper_whole, warpgroups
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
 from attnzoo.engines.fused.hopper_gradient import Given, How
-from attnzoo.engines.fused.hopper_recurrence import LOWEST
 from attnzoo.engines.fused.warpgroups import ROWS
 from attnzoo.engines.slots import Sequence, Slots
-from attnzoo.engines.state import Standing, State, Sums, Write
+from attnzoo.engines.state import State, Sums, Write
 
 DTYPE = "bfloat16"  # in which sums of float16 would end
 WIDEST = 128  # channels, and values
@@ -70,9 +70,20 @@ def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[ja
 
 def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
     """Gradients, which begin with operands."""
-    precise = jax.tree.map(heads.precise, carried.given)
-    _, pull = jax.vjp(functools.partial(_met, carried, interpret), carried.learned, precise)
-    learned, given = pull((d_out, d_left))
+    operands = carried.learned, jax.tree.map(heads.precise, carried.given)
+    leaves, structure = jax.tree.flatten(operands)
+    each = list(zip(leaves, carried.changed, strict=True))
+
+    def met(changed):
+        own = iter(changed)
+        operands = jax.tree.unflatten(structure, [next(own) if is_changed else x for x, is_changed in each])
+        out, left = _met(carried, interpret, *operands)
+        return (out, left) if d_left is not None else (out,)
+
+    _, pull = jax.vjp(met, [x for x, is_changed in each if is_changed])
+    grads = iter(pull((d_out, d_left) if d_left is not None else (d_out,))[0])
+    all_grads = [next(grads) if is_changed else varying.as_of(jnp.zeros_like(x), x) for x, is_changed in each]
+    learned, given = jax.tree.unflatten(structure, all_grads)
     return Gradients([x for x in jax.tree.leaves(learned) if is_real(x)], given)
 
 
@@ -81,6 +92,10 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     group = given.q.shape[2] // carried.own
     slots = _along(carried.slots, len(given.q))
     scale = _scale(carried, learned, given.q, slots)
+    found = _found(learned.found, group)
+    if (told := hopper_told.of(carried, learned, given, scale, found, interpret)) is not None:
+        out, whole = hopper_whole.recur(*told)
+        return out, _left(whole, carried.empty(), group)
     written, by_query = _written(carried, learned, given, slots), functools.partial(_by_query, group)
     operands = Given(
         _wide(_readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)),
@@ -88,9 +103,9 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
         _wide(written.value),
         by_query(written.one),
         by_query(written.log_decay),
-        _found(learned.found, group),
+        found,
     )
-    how = How(1.0 if scale is None else scale, passes=written.one is None, interpret=interpret)
+    how = How(1.0 if scale is None else scale, interpret)
     out, one, left = hopper_gradient.recur(how, varying.alike(operands))
     finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), _left(left, carried.empty(), group)
@@ -130,22 +145,11 @@ def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) 
         write = carried.write(constants, learned.closed, given, slots)
         key = jnp.concatenate([channels.key for channels in write.channels], axis=1)
         (value, *ones), key = write.values, state.where(slots.shown, key)
-        return Written(value, heads.precise(ones[0]) if ones else None, key, _log_decay(write, slots))
+        return Written(value, heads.precise(ones[0]) if ones else None, key, hopper_told.log_decay(write, slots))
 
     of_heads = jax.vmap(one_head, (0, 1, None), Written(1, 0, 1, 0))
     of_all = jax.vmap(of_heads, (None, 0, 0))
     return of_all(_by_head(learned.constants, carried.own), given._replace(q=given.k), slots)
-
-
-def _log_decay(write: Write, slots: Slots) -> jax.Array | None:
-    """Logarithms of what each token leaves of the state [t], which is nothing where a segment begins."""
-    channels, decay = write.channels[0], None
-    if channels.log_decay is not None:
-        decay = state.decays(channels, Standing(np.ones((1, 1), bool), steps=slots.steps, at=slots.key_at))
-    if slots.segment is None:
-        return decay
-    begins = jnp.diff(slots.segment, prepend=slots.segment[:1]) != 0
-    return jnp.where(begins, LOWEST, 0.0 if decay is None else decay)
 
 
 def _scale(carried: Carried, learned: Learned, q: jax.Array, slots: Slots) -> float | None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_parts
+from attnzoo.engines.fused.carried import Changed, there
 from attnzoo.engines.fused.hopper_recurrence import LOWEST, Side, Sides, State, Walked
 from attnzoo.engines.fused.warpgroups import ROWS
 
@@ -45,12 +46,10 @@ class How(NamedTuple):
 
     Attributes:
       scale: of what is read.
-      passes: whether there is a gradient by `log_decay`, in which nothing stands by itself.
       interpret: what a CPU interprets kernels with, or None.
     """
 
     scale: float = 1.0
-    passes: bool = True
     interpret: Any = None
 
     @property
@@ -67,14 +66,17 @@ def recur(how: How, given: Given) -> tuple[jax.Array, jax.Array | None, State]:
     return walked.out, walked.one, walked.left
 
 
-def _forward(how: How, given: Given):
-    return recur(how, given), given
+def _forward(how: How, given: Any):
+    changed, given = Changed.of(given), jax.tree.map(lambda x: x.value, given)
+    return recur(how, given), (given, changed)
 
 
-def _backward(how: How, given: Given, pulled) -> tuple[Given]:
-    (d_out, d_one, d_left), dtype = pulled, given.read.dtype
+def _backward(how: How, residuals: tuple[Given, Changed], pulled) -> tuple[Given]:
+    given, is_changed = residuals
+    changed = jax.tree.unflatten(jax.tree.structure(given), is_changed.leaves)
+    (d_out, d_one, d_left), dtype = there(pulled, given), given.read.dtype
     read, key, value, d_o = Side(given.read), Side(given.key), Side(given.value, given.value_one), Side(d_out, d_one)
-    log_decay, passes = given.log_decay, how.passes and given.log_decay is not None
+    log_decay, passes = given.log_decay, bool(changed.log_decay) and given.value_one is None
     onward, back = (_sums(log_decay, is_backward) for is_backward in (False, True))
     shared = dtype if given.key.shape[2] == given.read.shape[2] else jnp.float32  # until summed over those who share
     walk_back = functools.partial(how.walk, dtype=shared, is_backward=True)
@@ -87,11 +89,11 @@ def _backward(how: How, given: Given, pulled) -> tuple[Given]:
     if log_decay is not None and passes:
         products = _dots(given.read, d_read.out) - _dots(given.key, d_key.out)
         assert d_key.passed is not None
-        d_log_decay = _of_shared(_passing(products, d_key.passed * how.scale), log_decay)
+        d_log_decay = of_shared(_passing(products, d_key.passed * how.scale), log_decay)
     grads = Given(
         d_read.out,
-        _of_group(d_key.out, given.key),
-        _of_group(d_value.out, given.value),
+        of_group(d_key.out, given.key),
+        of_group(d_value.out, given.value),
         d_value.one,
         d_log_decay,
         None if given.found is None else jax.tree.map(lambda x: x * how.scale, d_value.left),
@@ -99,7 +101,7 @@ def _backward(how: How, given: Given, pulled) -> tuple[Given]:
     return (grads,)
 
 
-recur.defvjp(_forward, _backward)
+recur.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _sums(log_decay: jax.Array | None, is_backward: bool = False) -> jax.Array | None:
@@ -138,12 +140,12 @@ def _dots(x: jax.Array, grad: jax.Array) -> jax.Array:
     return jnp.einsum("btnf,btnf->bnt", x, grad, preferred_element_type=jnp.float32)
 
 
-def _of_shared(x: jax.Array, like: jax.Array) -> jax.Array:
+def of_shared(x: jax.Array, like: jax.Array) -> jax.Array:
     """The gradient of what examples or heads share."""
     shared = tuple(axis for axis in (0, 1) if like.shape[axis] == 1 < x.shape[axis])
     return x.sum(axis=shared, keepdims=True)
 
 
-def _of_group(x: jax.Array, like: jax.Array) -> jax.Array:
+def of_group(x: jax.Array, like: jax.Array) -> jax.Array:
     """The gradient of what heads of a group share."""
     return x.reshape(*like.shape[:3], -1, like.shape[3]).sum(axis=3).astype(like.dtype) if x.shape != like.shape else x

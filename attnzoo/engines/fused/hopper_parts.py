@@ -43,8 +43,11 @@ def recurrence(
 def count(given: Sides) -> int:
     """Parts of a sequence: equal ones, of which all blocks of threads run at once."""
     batch, length, _, _ = given.read.rows.shape
-    blocks = batch * _heads(given) * given.value.rows.shape[3] // ROWS
-    pieces = length // ROWS
+    return best(batch * _heads(given) * given.value.rows.shape[3] // ROWS, length // ROWS)
+
+
+def best(blocks: int, pieces: int) -> int:
+    """The same, where each has so many blocks of threads, and all have so many pieces."""
     most = min(PROCESSORS // blocks, pieces // SHORTEST)
     return next((parts for parts in range(most, FEWEST - 1, -1) if pieces % parts == 0), 1)
 

@@ -3,7 +3,8 @@
     o_i = sum_(j <= i) w_ij (q_i . k_j) v_j,    w_ij = e^(g_(j+1) + ... + g_i)
 
 In a chunk tokens meet as pairs (Hua et al. 2022, arXiv:2202.10447). The state is float32, in registers; a chunk reads
-it once, rounded as its operands are. Gradients are such recurrences, too (`hopper_gradient`).
+it once, rounded as its operands are. Gradients are such recurrences, too (`hopper_gradient`). Where a block of threads
+holds all of a state, and makes features itself, there are others (`hopper_whole`).
 
 Nothing is divided by a product of decays. What decays between two tokens of a chunk is a difference of sums over it, of
 logarithms of at least `LOWEST`, and wrong by a few times 2^-24 of the larger one: 2e-6 next to common decays, and 4e-4,
@@ -177,7 +178,7 @@ def recurrence(
         state = added(state, piece.key.T, value, interpret)
         return (state, *ones), (*[state] * keeps, *passed)
 
-    def read(piece, told):
+    def read(piece, told, _):
         pairs, out = products((piece.read, piece.key.T), (piece.read, told.state))
         if has_keys:
             pairs = pairs + along(piece.read_one.at[0], pairs.shape, 0) * along(piece.key_one.at[1], pairs.shape, 1)

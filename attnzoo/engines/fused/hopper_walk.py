@@ -7,7 +7,7 @@ one copies what both read.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -46,14 +46,14 @@ class Walk(NamedTuple):
 
     Attributes:
       given: what it reads of each piece, as many rows as there are in all by the number of pieces.
-      out: shapes of what it writes of each piece, likewise: the first one `Slices` of `ROWS` rows. `Vectors` have one
+      out: shapes of what it writes of each piece, likewise: the first one a matrix of `ROWS` rows. `Vectors` have one
         row, or one for each block of threads.
       beside: likewise, of what is written by the warpgroup that keeps the state.
       found: what it reads of each head before the first piece, float32: columns of [B, N, rows, W], or [B, N, rows]
         in common. A single row is a vector.
       left: shapes of what it writes of each head after the last one, likewise.
       told: shapes of what is told: vectors, and [rows, W] as wgmma reads it.
-      own: likewise, of what the warpgroup that keeps the state writes for itself.
+      own: likewise, of what a warpgroup writes for itself.
       is_backward: whether it begins with the last piece.
     """
 
@@ -67,11 +67,16 @@ class Walk(NamedTuple):
     is_backward: bool
 
     @property
-    def main(self) -> Slices:
+    def main(self) -> Matrix:
         """The first output, of which each piece has `ROWS` rows."""
         out = next(iter(self.out.values()))
-        assert isinstance(out, Slices)
+        assert isinstance(out, Matrix)
         return out
+
+    @property
+    def parts(self) -> int:
+        """Blocks of threads of a head."""
+        return self.main.parts if isinstance(self.main, Slices) else 1
 
     @property
     def pieces(self) -> int:
@@ -110,13 +115,13 @@ class Rule(NamedTuple):
       begin: the state, from what was found; in the order of `Walk.left` where it is left.
       tell: writes what is told of it.
       keep: the state after one more piece, and what is written beside, from the piece and what is its own.
-      read: what is written, from the piece and what was told.
+      read: what is written, one after another, from the piece, what was told, and what is its own.
     """
 
     begin: Callable[[Any], tuple]
     tell: Callable[[tuple, Any], None]
     keep: Callable[[Any, Any, tuple], tuple[tuple, tuple]]
-    read: Callable[[Any, Any], tuple]
+    read: Callable[[Any, Any, Any], Iterable]
 
 
 def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax.Array]:
@@ -147,7 +152,7 @@ def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax
             "known": plgpu.Barrier(num_barriers=TOLD),
             "forgotten": plgpu.Barrier(num_barriers=TOLD),
         },
-        grid=(batch, num_heads * work.main.parts),
+        grid=(batch, num_heads * work.parts),
         grid_names=("batch", "heads"),
         num_threads=3,
     )
@@ -159,7 +164,7 @@ class _Block:
     def __init__(self, work: Walk, rule: Rule, refs, memory: SimpleNamespace):
         self.work, self.rule, self.memory = work, rule, memory
         self.example, place, self.group = (lax.axis_index(axis) for axis in ("batch", "heads", "group"))
-        self.head, self.part = div(place, work.main.parts), rem(place, work.main.parts)
+        self.head, self.part = div(place, work.parts), rem(place, work.parts)
         given, *others = dealt(refs, (work.given, work.found, work.out, work.beside, work.left))
         self.found, self.out, self.beside, self.left = others
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, work.stages)
@@ -176,21 +181,22 @@ class _Block:
         for ref, x in zip(self.left, carry, strict=True):
             target = self._of_head(ref)
             target = target.at[0] if len(x.shape) < len(target.shape) else target
-            self._of_first(self.work.main.parts if len(ref.shape) == 3 else 1, target, x)
+            self._of_first(self.work.parts if len(ref.shape) == 3 else 1, target, x)
         ended(self.work.pieces, TOLD, self.memory.forgotten)
         plgpu.wait_smem_to_gmem(0)
 
     def read(self) -> None:
         """What the one does that reads it."""
 
+        own = SimpleNamespace(**self.memory.own)
+
         @pl.loop(*self.turns)
         def _(turn):
             told, is_known, is_forgotten = self._told(turn)
             with self.given.piece(turn, is_read=True) as piece:
                 plgpu.barrier_wait(is_known)
-                written = self.rule.read(piece, told)
+                self._write(self.work.out, self.out, self.rule.read(piece, told, own), turn)
             plgpu.barrier_arrive(is_forgotten)
-            self._write(self.work.out, self.out, written, turn)
 
         plgpu.wait_smem_to_gmem(0)
 
@@ -228,7 +234,7 @@ class _Block:
             elif block.width > 1:
                 target.at[self.part][...] = rows
             else:
-                self._of_first(self.work.main.parts, target.at[0], rows)
+                self._of_first(self.work.parts, target.at[0], rows)
 
     def _of_first(self, parts: int, target, rows: jax.Array) -> None:
         """Written by the first block of threads of a head alone."""
@@ -249,4 +255,4 @@ class _Block:
         return rows if len(rows.shape) == 1 else self._columns(rows)
 
     def _columns(self, rows):
-        return rows if self.work.main.parts == 1 else rows.at[:, pl.ds(self.part * ROWS, ROWS)]
+        return rows if self.work.parts == 1 else rows.at[:, pl.ds(self.part * ROWS, ROWS)]

@@ -190,9 +190,14 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
     return found, jax.tree.unflatten(jax.tree.structure(kernel.left), left), kept
 
 
-def backward(carried: Carried, kept: list[jax.Array], d_out: jax.Array, d_left: State, *, interpret: bool = False):
+def backward(
+    carried: Carried, kept: list[jax.Array], d_out: jax.Array, d_left: State | None, *, interpret: bool = False
+):
     """The kernel of `Recurrence.backward`."""
     kernel = Kernel(carried, interpret, is_backward=True)
+    if d_left is None:
+        none = jax.tree.map(lambda x: jnp.zeros((len(d_out), kernel.order.own, *x.shape), x.dtype), kernel.state)
+        d_left = varying.as_of(none, d_out)
     order, step = kernel.order, kernel.step
     d_outs = Wide.of(order, d_out, is_list=True)
     pulled = Program.of(functools.partial(_pulled, carried.head), *kernel.example, kernel.state, d_outs.one)

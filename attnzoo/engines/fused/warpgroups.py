@@ -223,7 +223,7 @@ def div(x, by: int):
 
 def rem(x, by: int):
     """x % by, likewise."""
-    return jnp.int32(0) if by == 1 else lax.rem(x, jnp.int32(by))
+    return lax.rem(x, jnp.int32(by))
 
 
 def products(*pairs, then: Callable[[], None] = lambda: None) -> tuple[jax.Array, ...]:
