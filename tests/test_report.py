@@ -258,7 +258,7 @@ def test_a_command_counts_once_and_what_was_started_by_hand_beside_it(tmp_path):
 
 def test_each_section_becomes_a_spreadsheet(tmp_path):
     written = export.write(RESULTS / "compare", tmp_path / "csv")
-    assert len(written) == 3 and all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", path.name) for path in written)
+    assert len(written) == 4 and all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", path.name) for path in written)
     with next(path for path in written if "recall" in path.name).open(newline="") as file:
         kernels = {line["kernel"] for line in csv.DictReader(file)}
     assert {"Softmax()", "SlidingWindow(left=15, right=0, dilation=1, global_tokens=0)"} < kernels
