@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from attnzoo import KERNELS
 from attnzoo.models.presets import PRESETS
 from experiments.accuracy import run as accuracy
 from experiments.bench import records
@@ -111,11 +112,12 @@ def _nearest(rows: list[dict], length: int, along: str = "length") -> list[dict]
 
 
 def _kernels(rows: list[dict]) -> dict[str, str]:
-    """The first form of each kernel by its name: a table has one line of it, whose cells name another form."""
+    """The first form of each kernel by its name, those of the catalogue first and in its order: a table has one line of
+    each, whose cells name another form."""
     found: dict[str, str] = {}
     for row in rows:
         found.setdefault(row["name"], row["kernel"])
-    return found
+    return {name: found[name] for name in dict.fromkeys((*KERNELS, *found)) if name in found}
 
 
 def _timed(rows: list[dict], length: int) -> list[Column]:
