@@ -109,7 +109,7 @@ MUTANTS = [
     Mutant("engines/caching.py", "(columns[None] <= positions[:, None])", "(columns[None] < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
     Mutant("kernels/bigbird.py", "blocks * self.block_size + jnp.arange", "blocks * self.block_size + 1 + jnp.arange", law("stepping_equals_the_whole", BIGBIRD)),
     Mutant("door/decoding.py", "positions=state.positions + come", "positions=state.positions + tokens", law("stepping_equals_the_whole", LINEAR)),
-    Mutant("door/decoding.py", "jnp.where(real & fits, state", "jnp.where(real, state", law("a_state_has_an_end", LINEAR)),
+    Mutant("door/decoding.py", "jnp.where(real & (positions < state.dims.key_length), positions", "jnp.where(real, positions", law("a_state_has_an_end", LINEAR)),
     Mutant("engines/ring.py", "Origin(first_query, first_key, asked.offset)", "Origin(first_key, first_key, asked.offset)", split("Softmax()", "arrays")),
     Mutant("engines/ring.py", "jnp.where(there < here, 0, 1)", "jnp.where(there < here, 1, 0)", split("Softmax()", "packed documents")),
     Mutant("engines/ring.py", "d_k, d_v = self.shards.handed_on(of_keys)", "d_k, d_v = of_keys", split("Softmax()", "nothing")),

@@ -278,9 +278,7 @@ def _step(
     precision,
     sequence_axis,
 ):
-    tokens = query.shape[1]
-    real, fits = _places(state, tokens, lengths)
-    positions = jnp.where(real & fits, state.positions[:, None] + jnp.arange(tokens), -1)
+    positions, real = _places(state, query.shape[1], lengths)
     # What is not written must not reach the sums of a kernel either, NaN included.
     silenced = functools.partial(visibility.silenced, (positions >= 0)[..., None])
     query, key, value, brought = jax.tree.map(silenced, (query, key, value, brought))
@@ -294,16 +292,17 @@ def _step(
             sequence_axis,
         )
     out = jnp.where((positions >= 0)[..., None, None], out, 0)
-    out = jnp.where((real & ~fits)[..., None, None], jnp.nan, out)
+    out = jnp.where((real & (positions < 0))[..., None, None], jnp.nan, out)
     come = real.sum(axis=1, dtype=jnp.int32)
     return dataclasses.replace(state, positions=state.positions + come, cache=cache), out
 
 
 def _places(state: DecodingState, tokens: int, lengths) -> tuple[jax.Array, jax.Array]:
-    """Which of the next tokens [B, t] are no padding, and for which there is room."""
+    """Where the next tokens [B, t] stand, -1 for padding and where there is no room, and which are no padding."""
     place = jnp.arange(tokens)[None]
     real = place < (jnp.full(len(state.positions), tokens) if lengths is None else lengths)[:, None]
-    return real, state.positions[:, None] + place < state.dims.key_length
+    positions = state.positions[:, None] + place
+    return jnp.where(real & (positions < state.dims.key_length), positions, -1), real
 
 
 def _over_devices(state, sequences, positions, of_scores, constants, sequence_axis) -> tuple[Tree, jax.Array]:
@@ -318,10 +317,10 @@ def _over_devices(state, sequences, positions, of_scores, constants, sequence_ax
     shards, split = caches.split_over(beside, leaves, at, dims, sequence_axis)
 
     def here(sequences, positions, of_scores, constants, *cached):
-        bias, *others = of_scores
+        bias, *asked = of_scores
 
         def chunks(shards, leaves):
-            one_chunk = functools.partial(_advance, state.kernel, state.dims, shards, constants, others)
+            one_chunk = functools.partial(_advance, state.kernel, state.dims, shards, constants, asked)
             after, out = _in_chunks(one_chunk, jax.tree.unflatten(treedef, leaves), (*sequences, positions, bias))
             return jax.tree.leaves(after), out
 
@@ -343,9 +342,9 @@ def _over_devices(state, sequences, positions, of_scores, constants, sequence_ax
     return jax.tree.unflatten(treedef, leaves), out
 
 
-def _advance(kernel: Kernel, dims: Dims, shards, constants, of_scores, cache: Tree, chunk) -> tuple[Tree, jax.Array]:
+def _advance(kernel: Kernel, dims: Dims, shards, constants, asked, cache: Tree, chunk) -> tuple[Tree, jax.Array]:
     """One chunk of tokens: the cache with them, and what they see in it."""
-    (params, draws, sinks), (mods, scale, soft_cap) = constants, of_scores
+    (params, draws, sinks), (mods, scale, soft_cap) = constants, asked
     query, key, value, brought, positions, bias = chunk
     mask = Mask(query.shape[1], dims.key_length, is_causal=True, query_offset=positions[:, :1], mods=mods)
     call = Call(mask, None if bias is None else bias.of(query, scale), scale, soft_cap, tokens=brought, shards=shards)

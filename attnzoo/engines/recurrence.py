@@ -117,7 +117,7 @@ def attend(
     stands = jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
     stands = stands if shards is None else shards.indices(*map(len, stands))
     of_keys = functools.partial(_state_of_keys, rule_of, constants, write, given, stands[1])
-    recalled = functools.partial(_recalled, rule_of, constants, write, given, stands[0] + mask.query_offset)
+    recalled = functools.partial(_recalled, rule_of, constants, write, given, stands[0][None] + mask.query_offset)
     if sees_all(mask) and (shards is not None or max(map(len, stands)) > chunk):
         own_keys = of_keys(mask.keys)
         return recalled(own_keys if shards is None else _of_all(shards, own_keys)).astype(v.dtype)
@@ -262,7 +262,7 @@ def _state_of_keys(rule_of, constants, write: Write, given: Sequence, stands: ja
 
 
 def _recalled(rule_of, constants, write: Write, given: Sequence, stands: jax.Array, left: State) -> jax.Array:
-    """What all queries at positions [T], or [B or 1, T], read from a state, [B, T, N, Hv]."""
+    """What all queries at positions [B or 1, T] read from a state, [B, T, N, Hv]."""
 
     def one_head(q, _, __, constants, left, at):
         rule = rule_of(constants)
@@ -271,7 +271,7 @@ def _recalled(rule_of, constants, write: Write, given: Sequence, stands: jax.Arr
     num_heads = given.q.shape[2]
     left = jax.tree.map(lambda x: jnp.repeat(x, num_heads // x.shape[1], axis=1), left)
     constants, _ = _by_head(constants, given, num_heads)
-    unused, at = (given.k[:, :1], given.v[:, :1]), jnp.reshape(stands, (-1, 1, stands.shape[-1]))
+    unused, at = (given.k[:, :1], given.v[:, :1]), stands[:, None]
     return heads.over_heads(one_head, given.q, *unused, (constants, left, at), numbers=_numbers(write, given))
 
 
