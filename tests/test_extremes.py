@@ -134,8 +134,15 @@ def test_a_cpu_multiplies_pairs_in_float32(dtype, name):
 
 @pytest.mark.parametrize("length", [300, 1100], ids=["heads at once", "heads in turn"])
 def test_distances_far_from_the_origin(length):
+    """In a `shard_map`, too, which checks what loops carry."""
     q, k, v = 2000 + 10 * jax.random.uniform(jax.random.key(0), (3, 1, length, 1, 2))
-    out, pull = jax.vjp(lambda q, k: attend(q, k, v - 2000, kernel=NadarayaWatson(0.5)), q, k)
+    one, by_example = (
+        jax.make_mesh((1,), ("batch",), (jax.sharding.AxisType.Auto,)),
+        jax.sharding.PartitionSpec("batch"),
+    )
+    call = lambda *given: attend(*given, kernel=NadarayaWatson(0.5))
+    call = jax.jit(jax.shard_map(call, mesh=one, in_specs=by_example, out_specs=by_example))
+    out, pull = jax.vjp(lambda q, k: call(q, k, v - 2000), q, k)
     d_q, d_k = pull(jnp.ones_like(out))
     q, k, v = (np.asarray(x, np.float64)[0, :, 0] for x in (q, k, v - 2000))
     apart = (q[:, None] - k[None]) / 0.5**2

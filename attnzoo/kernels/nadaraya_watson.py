@@ -16,7 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from attnzoo.contract import fields
+from attnzoo.contract import fields, varying
 from attnzoo.engines import across, dense, heads, streaming
 from attnzoo.engines.fused.terms import ProductScore, Terms
 from attnzoo.kernel import Kernel
@@ -32,7 +32,8 @@ def _squared_distances(q: jax.Array, k: jax.Array) -> jax.Array:
     def add(squares, feature):
         return squares + _squares(*feature), None
 
-    return jax.lax.scan(add, jnp.zeros((len(q), len(k)), q.dtype), (q.T, k.T))[0]
+    nothing = varying.as_of(jnp.zeros((len(q), len(k)), q.dtype), (q, k))
+    return jax.lax.scan(add, nothing, (q.T, k.T))[0]
 
 
 @jax.custom_jvp
