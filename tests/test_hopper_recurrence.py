@@ -39,7 +39,7 @@ from attnzoo.engines.fused.hopper_gradient import Given, How
 from attnzoo.engines.fused.hopper_recurrence import State
 from attnzoo.engines.fused.way import asking, interpreted, way
 from attnzoo.engines.slots import Slots
-from attnzoo.engines.state import Channels, Write
+from attnzoo.engines.state import Channels, Write, normalised
 from tests import asking as questions
 from tests import oracles
 from tests.oracles import oracle_of, visibility
@@ -204,7 +204,27 @@ def test_what_is_done_with_rows_is_told():
     assert part.read == [{1}] and part.rows.widths == [64]
     np.testing.assert_allclose(made, [np.cos([0, 0.1, 0.2, 0.2])], rtol=1e-6)
     others = [lambda x, at: jnp.cumsum(x, axis=0), lambda x, at: x @ x.T @ x, lambda x, at: x * jnp.arange(64.0)]
-    assert [told(function) for function in [*others, lambda x, at: jnp.zeros_like(x)]] == [None] * 4
+    others += [lambda x, at: jnp.zeros_like(x), lambda x, at: x * np.arange(len(x), dtype=np.float32)[:, None]]
+    assert [told(function) for function in others] == [None] * 5
+
+
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_a_count_that_has_a_gradient_is_not_told(is_fixed):
+    """Kernels that make features themselves give none by it."""
+
+    def counting(constants):
+        one = lambda v: jnp.ones(len(v)) if is_fixed else jnp.abs(v[:, 0])
+        write = lambda k, v, at: Write((v, one(v)), (Channels(k),))
+        return recurrence.Rule(lambda q, at: (q,), write, normalised)
+
+    def call(*given):
+        with asking(way(), "a test"):
+            return recurrence.attend(counting, (), *given, Call(Mask(64, 64, is_causal=True)))
+
+    told = mock.patch.object(hopper_whole, "recur", wraps=hopper_whole.recur)
+    with told as recur, interpreted(quantum=64, largest=64, grain=64, platform="cuda"):
+        jax.eval_shape(call, *[jax.ShapeDtypeStruct((1, 64, 2, 64), jnp.bfloat16)] * 3)
+    assert recur.called == is_fixed
 
 
 def test_parts_occupy_the_device():

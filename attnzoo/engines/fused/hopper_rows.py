@@ -90,7 +90,7 @@ def parted(function: Callable, like: Callable[[int], Any], own: Sequence[int]) -
     given = [x for x in needed if known.get(x) is None]
     where, read = _places(jaxpr), _read(jaxpr)
     is_made = all(_is_variable(x) and own[0] in read[x] for x in jaxpr.outvars)
-    if not is_made or not all(map(_is_vector, given)) or not all(map(_is_done, inside)):
+    if not is_made or not all(x in where and _is_vector(x) for x in given) or not all(map(_is_done, inside)):
         return None
     if all(each.primitive.name == "convert_element_type" for each in inside) and len(jaxpr.outvars) == 1:
         return Parted(None, [], [])
@@ -103,7 +103,7 @@ def read_by(function: Callable, like: Any) -> list[frozenset[int]]:
     """The numbers of the leaves of operands that each result of `function(*like)` depends on."""
     jaxpr = jax.make_jaxpr(function)(*like).jaxpr
     found = _read(jaxpr)
-    return [found.get(x, frozenset()) if _is_variable(x) else frozenset() for x in jaxpr.outvars]
+    return [found[x] if _is_variable(x) else frozenset() for x in jaxpr.outvars]
 
 
 def beside(function: Callable, like: Any, leaves: list[jax.Array], places: list[tuple[int, ...]]) -> list[jax.Array]:
@@ -149,9 +149,10 @@ def _places(jaxpr: Any) -> dict[Any, tuple[int, ...]]:
 
 def _read(jaxpr: Any) -> dict[Any, frozenset[int]]:
     """The numbers of the operands that each variable depends on."""
-    read = {x: frozenset((i,)) for i, x in enumerate(jaxpr.invars)}
+    read: dict[Any, frozenset[int]] = dict.fromkeys(jaxpr.constvars, frozenset())
+    read |= {x: frozenset((i,)) for i, x in enumerate(jaxpr.invars)}
     for equation in jaxpr.eqns:
-        all_read = frozenset().union(*(read.get(x, frozenset()) for x in _variables(equation)))
+        all_read = frozenset().union(*(read[x] for x in _variables(equation)))
         read |= dict.fromkeys(equation.outvars, all_read)
     return read
 

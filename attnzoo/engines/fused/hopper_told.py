@@ -11,13 +11,16 @@ import numpy as np
 
 from attnzoo.engines import state
 from attnzoo.engines.fused import hopper_rows, hopper_whole
-from attnzoo.engines.fused.carried import Carried, Learned
+from attnzoo.engines.fused.carried import Carried, Learned, is_real
 from attnzoo.engines.fused.hopper_recurrence import LOWEST
 from attnzoo.engines.fused.hopper_recurrence import State as Found
 from attnzoo.engines.fused.hopper_rows import Parted
 from attnzoo.engines.fused.hopper_whole import Given, How
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import Standing, Write
+
+HANDED_ON = Parted(None, [], [])
+QUERY, KEY, VALUE = 2, 3, 4  # among operands
 
 
 def of(
@@ -39,9 +42,11 @@ def of(
     keys, values, finish = rule.parted(rule.key, KEY), rule.parted(rule.value, VALUE), rule.finish()
     if queries is None or keys is None or finish is None or values is None or values.rows is not None:
         return None
+    if rule.is_counted and not rule.is_fixed(rule.one):
+        return None
     dtype = carried.given.q.dtype
     how = How(queries.rows, keys.rows, finish.rows, 1.0 if scale is None else scale, interpret)
-    (one,) = [None] if finish.rows is None or not rule.is_counted else rule.numbers(rule.one)
+    (one,) = rule.numbers(rule.one) if rule.is_counted else [None]
     (decays,) = rule.numbers(rule.log_decay) if rule.forgets else [None]
     beside = rule.beside(rule.read, queries), rule.beside(rule.key, keys)
     q, k, v = (x.astype(dtype) for x in given[:3])
@@ -58,10 +63,6 @@ def log_decay(write: Write, slots: Slots) -> jax.Array | None:
         return decay
     begins = jnp.diff(slots.segment, prepend=slots.segment[:1]) != 0
     return jnp.where(begins, LOWEST, 0.0 if decay is None else decay)
-
-
-HANDED_ON = Parted(None, [], [])
-QUERY, KEY, VALUE = 2, 3, 4  # among operands
 
 
 class _Operands(NamedTuple):
@@ -152,6 +153,11 @@ class _Rule:
         before = len(jax.tree.leaves((constants, closed)))
         found = hopper_rows.parted(finished, like, [before + i for i in range(1 + self.is_counted)])
         return None if found is None or found.places or (found.rows is None and self.is_counted) else found
+
+    def is_fixed(self, function: Callable) -> bool:
+        """Whether numbers of tokens depend on nothing that there is a gradient by."""
+        leaves = jax.tree.leaves(self.all)
+        return not any(is_real(leaves[i]) for read in hopper_rows.read_by(function, self.all.one()) for i in read)
 
     def beside(self, function: Callable, part: Parted) -> list[jax.Array]:
         """What a kernel needs beside rows, float32 [B or 1, N or 1, T] each."""

@@ -60,12 +60,9 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
     changed = jax.tree.unflatten(jax.tree.structure(given), is_changed.leaves)
     d_out, kernel, passes = there(pulled[0], given), Kernel(how, given), bool(changed.log_decay)
     onward = _onward(kernel, d_out, changed.beside_read, passes)
-    d_log_decay = None
     d_left = there(pulled[1], given) if is_used(pulled[1]) else None
     d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
     back = _back(kernel, onward, d_left, changed.beside_key, passes)
-    if given.log_decay is not None and passes:
-        d_log_decay = of_shared(back["passed"][:, :, 0], given.log_decay)
     grads = Given(
         onward["read"],
         of_group(back["key"], given.key),
@@ -73,7 +70,7 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
         _beside(onward, given.beside_read),
         _beside(back, given.beside_key),
         None,
-        d_log_decay,
+        of_shared(back["passed"][:, :, 0], given.log_decay) if given.log_decay is not None and passes else None,
         None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(back)),
     )
     return (grads,)
