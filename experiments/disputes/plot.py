@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 
 from experiments.disputes import rules
 from experiments.disputes.cases import DISPUTES
@@ -24,16 +25,8 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 
 
 def _panel(panel, row: dict) -> None:
-    """What the rule is about: answers that are right, at another length where it is about that, or steps."""
-    if isinstance(DISPUTES[row["dispute"]].rule, rules.Delays):
-        shown = {text: [steps for steps in found if steps is not None] for text, found in row["solved"].items()}
-        told, mean = f"steps to {rules.SOLVED:.0%} of validation", statistics.mean
-    else:
-        elsewhere = {text: next(iter(found.items())) for text, found in row["elsewhere"].items() if found}
-        shown = {text: list(found.values()) for text, (_, found) in elsewhere.items()} or row["scores"]
-        length = next((f" over {length} tokens" for length, _ in elsewhere.values()), "")
-        told, mean = f"share of answers that are right{length}", statistics.share
-        panel.set_xlim(-0.03, 1.03)
+    """A line for each contender, which tells how many of its seeds have a number where some have none."""
+    shown, told, mean = _shown(row)
     for place, own in enumerate(shown.values()):
         style = {"color": figures.STYLES[place][0], "marker": figures.STYLES[place][1]}
         figures.seeds(panel, own, [[place]] * len(own), style)
@@ -41,7 +34,23 @@ def _panel(panel, row: dict) -> None:
             found = mean(own)
             low, high = (found.value if end is None else end for end in (found.low, found.high))
             panel.errorbar([found.value], [place + 0.25], xerr=[[found.value - low], [high - found.value]], **style)
-    panel.set_yticks(range(len(shown)), [naming.short(text) for text in shown], fontsize=8.5)
+    seeds = {text: len(found) for text, found in row["scores"].items()}
+    some = {text: f" ({len(own)} of {seeds[text]})" if len(own) < seeds[text] else "" for text, own in shown.items()}
+    panel.set_yticks(range(len(shown)), [naming.short(text) + some[text] for text in shown], fontsize=8.5)
     panel.set_ylim(len(shown) - 0.4, -0.6)
+    if mean is statistics.share:
+        panel.set_xlim(-0.03, 1.03)
     panel.set_xlabel(told, fontsize=8.5)
     panel.set_title(f"{row['dispute']}: {row['verdict']}", fontsize=10, loc="left")
+
+
+def _shown(row: dict) -> tuple[dict[str, list[float]], str, Callable[[list[float]], statistics.Mean]]:
+    """What the rule is about, by contender, in words, and its mean: answers that are right, or steps."""
+    rule = DISPUTES[row["dispute"]].rule
+    if isinstance(rule, rules.Delays):
+        solved = {text: [steps for steps in found if steps is not None] for text, found in row["solved"].items()}
+        return solved, f"steps to {rules.SOLVED:.0%} of validation", statistics.mean
+    if isinstance(rule, rules.OnlyOne):
+        longer = {text: list(found[str(rule.length)].values()) for text, found in row["elsewhere"].items()}
+        return longer, f"share of answers that are right over {rule.length} tokens", statistics.share
+    return row["scores"], "share of answers that are right", statistics.share
