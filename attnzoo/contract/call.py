@@ -32,8 +32,9 @@ class Call:
       dropout: of weights, or None.
       tokens: what each key brings beside key and value, [B, S, K or N, ...] each.
       shards: where the operands are this device's part of a sequence that is split, or the cache of a step is; only
-        kernels that say so (`Kernel.meets`, `Kernel.meets_cache`) are given any. The mask is that of the part, but that
-        its offset is the whole's, and that a dense one, and an array of biases, have the columns of all keys.
+        kernels that say so (`Kernel.meets`, `Kernel.sums_keys`, `Kernel.meets_cache`) are given any. The mask is that
+        of the part, but that its offset is the whole's, and that a dense one, and an array of biases, have the columns
+        of all keys.
 
     Example:
       >>> from attnzoo.contract.call import Call
