@@ -143,7 +143,7 @@ MUTANTS = [
     Mutant("engines/sums.py", "low + b[2] + rounded", "low + b[2]", "tests/test_oracles.py::test_differences_of_long_sums_have_all_their_digits"),
     Mutant("kernels/forgetting.py", "sums.between(projected, self.upto", "-sums.between(projected, self.upto", law("batched_equals_head", "Forgetting()")),
     Mutant("kernels/cosformer.py", "jax.nn.relu(x) * jnp.sin(angle)", "jax.nn.relu(x) * -jnp.cos(angle)", "tests/test_oracles.py::test_values[CosFormer(max_length=20, epsilon=1e-06)-plain]"),
-    Mutant("engines/recurrence.py", "stands[0] + mask.query_offset", "stands[0] + 0 * mask.query_offset", "tests/test_recurrence.py::test_queries_that_see_all_keys_stand_somewhere[False]"),
+    Mutant("engines/recurrence.py", "stands[0][None] + mask.query_offset", "stands[0][None] + 0 * mask.query_offset", "tests/test_recurrence.py::test_queries_that_see_all_keys_stand_somewhere[False]"),
     Mutant("kernels/based.py", "x**2 * 0.5**0.5", "x**2", law("batched_equals_head", "Based()")),
     Mutant("kernels/log_linear.py", "of_levels - jnp.pad", "of_levels + jnp.pad", law("batched_equals_head", "LogLinear(levels=5)")),
     Mutant("engines/state.py", "came_from >> channels.block,", "standing.at >> channels.block,", law("batched_equals_head", "LogLinear(levels=5)")),
