@@ -46,7 +46,7 @@ def _panel(panel, row: dict) -> None:
 
 def _shown(row: dict) -> tuple[dict[str, list[float]], str, Callable[[list[float]], statistics.Mean]]:
     """What the rule is about, by contender, in words, and its mean: answers that are right, or steps."""
-    rule = DISPUTES[row["dispute"]].rule
+    rule = DISPUTES[row["dispute"]].rule if row["dispute"] in DISPUTES else None
     if isinstance(rule, rules.Delays):
         solved = {text: [steps for steps in found if steps is not None] for text, found in row["solved"].items()}
         return solved, f"steps to {rules.SOLVED:.0%} of validation", statistics.mean

@@ -83,7 +83,7 @@ def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
         raise RuntimeError(f"{command(settings, name, dispute)} ended with {code}")
     heard = contenders(dispute, records.read(_folder(settings, name)), settings.seeds)
     judgement = dispute.rule.judge(heard)
-    falling, models = (sum(len(getattr(x, of)) for x in heard.values()) for of in ("falling", "scores"))
+    falling, models = sum(len(x.falling) for x in heard.values()), sum(len(x.scores) for x in heard.values())
     doubt = f"; the loss of {falling} of {models} models still fell" if falling else ""
     scores = {text: list(each.scores.values()) for text, each in heard.items()}
     elsewhere = {text: each.elsewhere for text, each in heard.items() if each.elsewhere}

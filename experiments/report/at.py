@@ -1,9 +1,9 @@
 """One table of what is known at one length: of each kernel its time, memory and state, and what it loses.
 
 A column is of one length for all kernels, the measured one that is nearest to what was asked for, which its head tells.
-What is lost comes first. Times and bytes are those of the setting with the most kernels; beside them stand those of
-kernels that are causal in any case, and say so. Of what was trained, bits and answers are of the largest number of
-kernels beside each other, at the nearest length that their models were tested on.
+What is lost comes first. Times and bytes are those of the setting with the most kernels; of others, that were measured
+causally and else alike, they stand beside them, say so, and are compared with none. Of what was trained, bits and
+answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on.
 The best number of a column is starred, beside those whose intervals meet its own.
 """
 
@@ -28,13 +28,15 @@ BEST = "★ "
 
 
 class Found(NamedTuple):
-    """What a column has of a kernel: its text and number, the form that was measured, and where its interval ends."""
+    """What a column has of a kernel: its text and number, the form that was measured, where its interval ends, and
+    whether it is of less work than the others and is not to be compared with them."""
 
     text: str
     value: float
     kernel: str
     low: float
     high: float
+    is_apart: bool = False
 
 
 class Column(NamedTuple):
@@ -98,7 +100,7 @@ def _most(rows: list[dict], group: Callable[[dict], Any]) -> list[dict]:
 
 
 def _in_one_setting(rows: list[dict]) -> list[dict]:
-    """Rows of the setting in which the most kernels are, and those of causal kernels that are else measured alike."""
+    """Rows of the setting in which the most kernels are, then those of others, causal and else alike."""
     shared = _most(rows, scaling.setting)
     names = {row["name"] for row in shared}
     alike = lambda row: row["is_causal"] and scaling.setting(row | {"is_causal": False}) == scaling.setting(shared[0])
@@ -124,10 +126,10 @@ def _timed(rows: list[dict], length: int) -> list[Column]:
     near = _nearest(rows, length)
     measured = [row for row in near if row["status"] == "measured"]
     at = f"{near[0]['length']:,}" if near else ""
-    seconds = lambda row: _found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"])
-    causal = lambda row: ", causal" if row["is_causal"] > rows[0]["is_causal"] else ""
-    time = lambda row: (found := seconds(row))._replace(text=found.text + causal(row))
-    memory = lambda row: _found(units.size_text, row["temporary_bytes"], row["kernel"])
+    told = lambda found, row: found._replace(text=f"{found.text}, causal", is_apart=True) if apart(row) else found
+    apart = lambda row: row["is_causal"] > rows[0]["is_causal"]  # those of the shared setting come first
+    time = lambda row: told(_found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"]), row)
+    memory = lambda row: told(_found(units.size_text, row["temporary_bytes"], row["kernel"]), row)
     times, memories = [], []
     for passed in dict.fromkeys(row["pass"] for row in measured):
         own = [row for row in measured if row["pass"] == passed]
@@ -190,12 +192,18 @@ def _cell(column: Column, name: str, kernel: str) -> str:
     if name not in column.found:
         return ""
     own = column.found[name]
-    best = (max if column.is_more_better else min)(column.found.values(), key=lambda each: each.value)
-    is_best = len(column.found) > 1 and own.low <= best.high and best.low <= own.high
-    star = BEST if is_best else ""
+    star = BEST if _is_best(own, column) else ""
     _, opened, arguments = naming.short(own.kernel).partition("(")
     form = f" {opened}{arguments}" if own.kernel != kernel else ""
     return Shown(f"{star}{own.text}{form}", own.value)
+
+
+def _is_best(own: Found, column: Column) -> bool:
+    rivals = [each for each in column.found.values() if not each.is_apart]
+    if own.is_apart or len(rivals) < 2:
+        return False
+    best = (max if column.is_more_better else min)(rivals, key=lambda each: each.value)
+    return own.low <= best.high and best.low <= own.high
 
 
 def _refused(rows: list[dict], length: int) -> dict[str, str]:
