@@ -334,7 +334,7 @@ def parts_sent(kernel, is_causal, most, kinds, **asked):
         messages = traffic.sent(jax.jit(call).lower(x, tokens).compile(), min)
     parts = traffic.total(messages) / (x.nbytes / DEVICES)
     assert parts <= most * 1.01, (parts, messages)
-    assert messages and set(messages) <= set(kinds), messages
+    assert bool(messages) == bool(kinds) and set(messages) <= set(kinds), messages
 
 
 def documents_sent(kernel, is_causal, most):

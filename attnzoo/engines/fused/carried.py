@@ -113,18 +113,18 @@ class Changed:
 
 def is_used(gradients: Any) -> bool:
     """Whether somebody has used something of what they are of."""
-    return not all(map(is_nothing, jax.tree.leaves(gradients, is_leaf=is_nothing)))
+    return not all(map(is_symbolic_zero, jax.tree.leaves(gradients, is_leaf=is_symbolic_zero)))
 
 
-def is_nothing(x: Any) -> bool:
+def is_symbolic_zero(x: Any) -> bool:
     """Whether a gradient is that of something unused, as rules are told that are told of zeros."""
     return isinstance(x, SymbolicZero)
 
 
-def there(gradients: Any, operands: Any) -> Any:
+def instantiated(gradients: Any, operands: Any) -> Any:
     """Gradients of what was made of operands as arrays, also of what nobody has used."""
-    array = lambda x: varying.as_of(jnp.zeros(x.shape, x.dtype), operands) if is_nothing(x) else x
-    return jax.tree.map(array, gradients, is_leaf=is_nothing)
+    array = lambda x: varying.as_of(jnp.zeros(x.shape, x.dtype), operands) if is_symbolic_zero(x) else x
+    return jax.tree.map(array, gradients, is_leaf=is_symbolic_zero)
 
 
 def in_rows(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from attnzoo.contract import programs, varying
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import heads, slots
 from attnzoo.engines.fused import choice
-from attnzoo.engines.fused.carried import Carried, Changed, Learned, Recurrence, in_rows, is_real, is_used, there
+from attnzoo.engines.fused.carried import Carried, Changed, Learned, Recurrence, in_rows, instantiated, is_real, is_used
 from attnzoo.engines.fused.way import Asked
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import State, Write
@@ -68,8 +68,8 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
     def backward(residuals, cotangents):
         operands, mask, kept, changed = residuals
         d_out, d_left = cotangents
-        d_left = there(d_left, operands) if is_used(d_left) else None
-        learned, given = route.gradients(operands, mask, kept, changed, there(d_out, operands), d_left)
+        d_left = instantiated(d_left, operands) if is_used(d_left) else None
+        learned, given = route.gradients(operands, mask, kept, changed, instantiated(d_out, operands), d_left)
         learned, rounded = iter(learned), lambda grad, x: grad.astype(x.dtype)
         own = jax.tree.map(lambda x: rounded(next(learned), x) if is_real(x) else None, operands[0])
         return (own, jax.tree.map(rounded, given, operands[1])), None

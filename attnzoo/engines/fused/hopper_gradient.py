@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_parts
-from attnzoo.engines.fused.carried import Changed, there
+from attnzoo.engines.fused.carried import Changed, instantiated
 from attnzoo.engines.fused.hopper_recurrence import LOWEST, Side, Sides, State, Walked
 from attnzoo.engines.fused.warpgroups import ROWS
 
@@ -74,19 +74,19 @@ def _forward(how: How, given: Any):
 def _backward(how: How, residuals: tuple[Given, Changed], pulled) -> tuple[Given]:
     given, is_changed = residuals
     changed = jax.tree.unflatten(jax.tree.structure(given), is_changed.leaves)
-    (d_out, d_one, d_left), dtype = there(pulled, given), given.read.dtype
+    (d_out, d_one, d_left), dtype = instantiated(pulled, given), given.read.dtype
     read, key, value, d_o = Side(given.read), Side(given.key), Side(given.value, given.value_one), Side(d_out, d_one)
-    log_decay, passes = given.log_decay, bool(changed.log_decay) and given.value_one is None
+    log_decay, wants_decays = given.log_decay, bool(changed.log_decay) and given.value_one is None
     onward, back = (_sums(log_decay, is_backward) for is_backward in (False, True))
     shared = dtype if given.key.shape[2] == given.read.shape[2] else jnp.float32  # until summed over those who share
     walk_back = functools.partial(how.walk, dtype=shared, is_backward=True)
     found = None if given.found is None else given.found.turned
-    d_read = how.walk(Sides(d_o, value, key, onward), found, dtype=dtype, keeps=passes)
+    d_read = how.walk(Sides(d_o, value, key, onward), found, dtype=dtype, keeps=wants_decays)
     d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
     d_key = walk_back(Sides(value, d_o, read, back), d_left.turned, states=d_read.states)
     d_value = walk_back(Sides(key, read, d_o, back), d_left)
     d_log_decay = None if log_decay is None else jnp.zeros_like(log_decay)
-    if log_decay is not None and passes:
+    if log_decay is not None and wants_decays:
         products = _dots(given.read, d_read.out) - _dots(given.key, d_key.out)
         assert d_key.passed is not None
         d_log_decay = of_shared(_passing(products, d_key.passed * how.scale), log_decay)

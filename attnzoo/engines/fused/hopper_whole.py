@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_parts
-from attnzoo.engines.fused.carried import Changed, is_used, there
+from attnzoo.engines.fused.carried import Changed, instantiated, is_used
 from attnzoo.engines.fused.hopper_gradient import of_group, of_shared
 from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Kernel, both, widths
 from attnzoo.engines.fused.hopper_recurrence import State
@@ -58,11 +58,11 @@ def _forward(how: How, given: Any):
 def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
     given, is_changed = residuals
     changed = jax.tree.unflatten(jax.tree.structure(given), is_changed.leaves)
-    d_out, kernel, passes = there(pulled[0], given), Kernel(how, given), bool(changed.log_decay)
-    onward = _onward(kernel, d_out, changed.beside_read, passes)
-    d_left = there(pulled[1], given) if is_used(pulled[1]) else None
+    d_out, kernel, wants_decays = instantiated(pulled[0], given), Kernel(how, given), bool(changed.log_decay)
+    onward = _onward(kernel, d_out, changed.beside_read, wants_decays)
+    d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
     d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
-    back = _back(kernel, onward, d_left, changed.beside_key, passes)
+    back = _back(kernel, onward, d_left, changed.beside_key, wants_decays)
     grads = Given(
         onward["read"],
         of_group(back["key"], given.key),
@@ -70,7 +70,7 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
         _beside(onward, given.beside_read),
         _beside(back, given.beside_key),
         None,
-        of_shared(back["passed"][:, :, 0], given.log_decay) if given.log_decay is not None and passes else None,
+        of_shared(back["passed"][:, :, 0], given.log_decay) if given.log_decay is not None and wants_decays else None,
         None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(back)),
     )
     return (grads,)
@@ -85,16 +85,16 @@ def _beside(made: dict[str, jax.Array], like: list[jax.Array]) -> list[jax.Array
     return [None if x is None else of_shared(x[:, :, 0], y) for x, y in zip(found, like, strict=True)]
 
 
-def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], passes: bool) -> dict[str, jax.Array]:
+def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays: bool) -> dict[str, jax.Array]:
     """From the first chunk on: gradients of queries, and of what was read, and what else the other kernel needs."""
     how, given = kernel.how, kernel.given
     out: Blocks = {}
-    reads = passes or how.read is not None or how.finish is not None
+    reads = wants_decays or how.read is not None or how.finish is not None
     if how.finish is not None:
         out |= {"pulled": Matrix(kernel.tokens(ROWS, d_out.dtype))}
         out |= {} if given.one is None else {"pulled_one": kernel.numbers()}
     out |= {"read": Matrix(kernel.tokens(given.read.shape[3], given.read.dtype))} | kernel.numbers_beside(changed)
-    out |= {"dots": kernel.numbers()} if passes else {}
+    out |= {"dots": kernel.numbers()} if wants_decays else {}
 
     def read(piece, told, own):
         met, by = kernel.meeting(ONWARD, piece, told, own), kernel.made("read", piece, own) if reads else None
@@ -104,31 +104,31 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], passes: bool)
             set_block(block, d_read.astype(d_out.dtype))
             yield d_read
             yield from d_one
-        dots = (lambda x: x) if passes else None
+        dots = (lambda x: x) if wants_decays else None
         yield from kernel.pulled("read", piece, by, met.pulled(block, *d_one) * how.scale, changed, dots)
 
     operands = {name: x for name, x in kernel.operands.items() if reads or name != "read"} | {"d_out": Matrix(d_out)}
-    made = kernel.launch("recurrence_onward", ONWARD, operands, out, read, given.found, keeps=passes)
+    made = kernel.launch("recurrence_onward", ONWARD, operands, out, read, given.found, keeps=wants_decays)
     return {"pulled": d_out} | made
 
 
 def _back(
-    kernel: Kernel, onward: dict, d_left: State | None, changed: list[bool], passes: bool
+    kernel: Kernel, onward: dict, d_left: State | None, changed: list[bool], wants_decays: bool
 ) -> dict[str, jax.Array]:
     """From the last chunk on: gradients of keys and values, and of the state that was found."""
     how, given = kernel.how, kernel.given
     dtype = given.key.dtype if given.key.shape[2] == given.read.shape[2] else jnp.float32  # until heads are summed
     out: Blocks = {"value": Matrix(kernel.tokens(ROWS, dtype)), "key": Matrix(kernel.tokens(given.key.shape[3], dtype))}
-    out |= kernel.numbers_beside(changed) | ({"passed": kernel.numbers()} if passes else {})
+    out |= kernel.numbers_beside(changed) | ({"passed": kernel.numbers()} if wants_decays else {})
 
     def read(piece, told, own):
         met, by = kernel.meeting(BACK, piece, told, own), kernel.made("key", piece, own)
         (d_value,) = met.read(by, counts=False)
         yield d_value * how.scale
         one = None if given.one is None else loaded(piece.one_rows.at[0])
-        passed = (lambda dots: kernel.passed(dots, piece, told)) if passes else None
+        passed = (lambda dots: kernel.passed(dots, piece, told)) if wants_decays else None
         yield from kernel.pulled("key", piece, by, met.pulled(piece.value, one) * how.scale, changed, passed)
 
     operands = kernel.operands | {"pulled": Matrix(onward["pulled"])} | both("pulled_one", onward.get("pulled_one"))
-    operands |= {"states": Matrix(onward["states"]), "dots": Vectors(onward["dots"])} if passes else {}
+    operands |= {"states": Matrix(onward["states"]), "dots": Vectors(onward["dots"])} if wants_decays else {}
     return kernel.launch("recurrence_back", BACK, operands, out, read, d_left)
