@@ -104,7 +104,7 @@ MUTANTS = [
     Mutant("engines/streaming.py", "at[rows].add(new.projected)", "at[rows].set(new.projected)", "tests/test_positions.py::test_rules_of_many_tiles"),
     Mutant("door/meshes.py", "jnp.arange(size)) // times", "jnp.arange(size)) // 1", f"{MESHES}test_key_heads_that_devices_do_not_divide"),
     Mutant("layers/projected.py", "places = offset + jnp.expand_dims(rows", "places = 0 * offset + jnp.expand_dims(rows", "tests/test_layers.py::test_positions_in_both_layers"),
-    Mutant("layers/cache.py", "index[..., None] + jnp.expand_dims", "index.max() + jnp.expand_dims", "tests/test_layer_decoding.py::test_positions_are_those_of_each_example"),
+    Mutant("layers/cache.py", "index[..., None] + projected.along", "index.max() + projected.along", "tests/test_layer_decoding.py::test_positions_are_those_of_each_example"),
     Mutant("engines/caching.py", "positions.max() - self.ring", "positions.max() - self.ring + 1", law("stepping_equals_the_whole", DILATED)),
     Mutant("engines/caching.py", "(columns[None] <= positions[:, None])", "(columns[None] < positions[:, None])", law("stepping_equals_the_whole", "Softmax()")),
     Mutant("kernels/bigbird.py", "blocks * self.block_size + jnp.arange", "blocks * self.block_size + 1 + jnp.arange", law("stepping_equals_the_whole", BIGBIRD)),

@@ -167,9 +167,11 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
     if not is_known:
         if meaning == "key":
             _refuse_place(kernel, shape, 'mask="key" tells nothing of it')
-        offset = jnp.max(jnp.where(whole[..., 0, -1, :], _along(len(batch), shape[1]) + 1, 0), axis=-1) - shape[0]
-    last = jnp.broadcast_to(offset, batch)[..., None] + _along(len(batch), shape[0])
-    triangle = _along(len(batch) + 1, shape[1]) <= last[..., None]
+        offset = (
+            jnp.max(jnp.where(whole[..., 0, -1, :], projected.along(len(batch), shape[1]) + 1, 0), axis=-1) - shape[0]
+        )
+    last = jnp.broadcast_to(offset, batch)[..., None] + projected.along(len(batch), shape[0])
+    triangle = projected.along(len(batch) + 1, shape[1]) <= last[..., None]
     if meaning == "dense":
         sure = (whole == triangle[..., None, :, :]).all(axis=(-3, -2, -1))
         if not is_traced(sure) and not bool(sure.all()):
@@ -182,11 +184,6 @@ def _recovered(kernel, meaning, mask, bias, is_causal, query, key, told) -> _Rec
     _check(meaning, whole, expected & seen[..., None, :, None])
     key_mask = keys if "key" in meaning else None
     return _Recovered(given | {"key_mask": key_mask, "query_offset": offset}, seen)
-
-
-def _along(axes: int, count: int) -> jax.Array:
-    """0 .. count - 1, along the axis after so many others."""
-    return jnp.expand_dims(jnp.arange(count), range(axes))
 
 
 def _refuse_place(kernel, shape, why):

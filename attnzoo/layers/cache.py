@@ -85,7 +85,7 @@ def step(
             "of it, under jax.set_mesh, or `attnzoo.step` in it"
         )
     batch, index = query.shape[:-3], variables[INDEX]
-    place = index[..., None] + jnp.expand_dims(jnp.arange(query.shape[-3]), range(index.ndim))
+    place = index[..., None] + projected.along(index.ndim, query.shape[-3])
     query, key, asked = projected.placed(query, key, asked, attention, place, place)
     given = batching.flattened(asked, batch)
     lengths = given.get("query_seq_lengths")

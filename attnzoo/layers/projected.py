@@ -83,6 +83,11 @@ class Attended(NamedTuple):
     weights: jax.Array | None
 
 
+def along(axes: int, count: int) -> jax.Array:
+    """0 .. count - 1, along the axis after so many others."""
+    return jnp.expand_dims(jnp.arange(count), range(axes))
+
+
 def attend_heads(
     query: jax.Array,
     key: jax.Array,

@@ -106,9 +106,13 @@ class Changed:
     leaves: tuple[bool, ...] = ()
 
     @staticmethod
-    def of(operands: Any) -> Changed:
-        """Of operands as they come to a rule that is told of zeros."""
-        return Changed(tuple(x.perturbed for x in jax.tree.leaves(operands)))
+    def told(operands: Any) -> tuple[Any, Changed]:
+        """Operands from what comes to a rule that is told of zeros, and by which of them there is a gradient."""
+        return jax.tree.map(lambda x: x.value, operands), Changed(tuple(x.perturbed for x in jax.tree.leaves(operands)))
+
+    def of_each(self, operands: Any) -> Any:
+        """Whether there is a gradient by each leaf of the operands, in their places."""
+        return jax.tree.unflatten(jax.tree.structure(operands), self.leaves)
 
 
 def is_used(gradients: Any) -> bool:

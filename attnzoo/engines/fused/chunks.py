@@ -60,8 +60,7 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
         return route.found(operands, mask, False)[:2]
 
     def forward(operands, mask):
-        changed = Changed.of(operands)
-        operands, mask = jax.tree.map(lambda x: x.value, (operands, mask))
+        (operands, changed), (mask, _) = Changed.told(operands), Changed.told(mask)
         out, left, kept = route.found(operands, mask, True)
         return (out, left), (operands, mask, kept, changed)
 

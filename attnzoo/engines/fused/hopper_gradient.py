@@ -67,13 +67,13 @@ def recur(how: How, given: Given) -> tuple[jax.Array, jax.Array | None, State]:
 
 
 def _forward(how: How, given: Any):
-    changed, given = Changed.of(given), jax.tree.map(lambda x: x.value, given)
+    given, changed = Changed.told(given)
     return recur(how, given), (given, changed)
 
 
 def _backward(how: How, residuals: tuple[Given, Changed], pulled) -> tuple[Given]:
-    given, is_changed = residuals
-    changed = jax.tree.unflatten(jax.tree.structure(given), is_changed.leaves)
+    given, told = residuals
+    changed = told.of_each(given)
     (d_out, d_one, d_left), dtype = instantiated(pulled, given), given.read.dtype
     read, key, value, d_o = Side(given.read), Side(given.key), Side(given.value, given.value_one), Side(d_out, d_one)
     log_decay, wants_decays = given.log_decay, bool(changed.log_decay) and given.value_one is None

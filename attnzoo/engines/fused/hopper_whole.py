@@ -51,13 +51,13 @@ def recur(how: How, given: Given) -> tuple[jax.Array, State]:
 
 
 def _forward(how: How, given: Any):
-    changed, given = Changed.of(given), jax.tree.map(lambda x: x.value, given)
+    given, changed = Changed.told(given)
     return recur(how, given), (given, changed)
 
 
 def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
-    given, is_changed = residuals
-    changed = jax.tree.unflatten(jax.tree.structure(given), is_changed.leaves)
+    given, told = residuals
+    changed = told.of_each(given)
     d_out, kernel, wants_decays = instantiated(pulled[0], given), Kernel(how, given), bool(changed.log_decay)
     onward = _onward(kernel, d_out, changed.beside_read, wants_decays)
     d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
