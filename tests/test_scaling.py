@@ -129,6 +129,15 @@ def test_a_long_first_cell_is_probed_at_a_shorter_length(tmp_path, monkeypatch):
     assert row["limit"] == "budget" and row["predicted_seconds"] > 0
 
 
+def test_a_pass_with_gradients_is_predicted_by_what_the_kernel_takes_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "PROBE_FLOPS", 1.0)
+    monkeypatch.setattr(prediction, "probe", lambda *_: 1.0)
+    run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(64,), passes=("forward", "train"), cell_budget=60.0))
+    forward, train = records.read(tmp_path)
+    assert forward["predicted_seconds"] == 1.0  # nothing was known
+    assert train["predicted_seconds"] == pytest.approx(forward["median"] * train["flops"] / forward["flops"])
+
+
 def test_what_would_not_fit_in_memory_is_not_run_until_it_fits(tmp_path, monkeypatch):
     with monkeypatch.context() as tiny:
         tiny.setattr(memory, "free_memory", lambda: 1000.0)

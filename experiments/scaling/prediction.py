@@ -15,23 +15,33 @@ SHORTEST = 16  # length of the shortest probe
 
 
 def predict(row: dict, rows: list[dict], work: float) -> float | None:
-    """Seconds, from the longest shorter length of the same kernel, by the ratio of operations.
+    """Seconds, by the ratio of operations: from the longest shorter length of the same kernel and pass, or from what
+    the kernel takes without gradients.
 
     Args:
       work: the exponent of length that the kernel claims, for programs whose operations cannot be counted.
     """
-    same = ("kernel", "pass", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "platform", "device", "mesh")
+    same = ("kernel", "heads", "num_kv_heads", "head_dim", "dtype", "is_causal", "platform", "device", "mesh")
     kin = [
         other
         for other in rows
-        if other.get("length", row["length"]) < row["length"]
-        and all(other.get(name) == row.get(name) for name in same)
+        if all(other.get(name) == row.get(name) for name in same)
         and (other.get("median") or other.get("predicted_seconds"))
+        and _is_smaller(other, row)
     ]
     if not kin:
         return None
-    longest = max(kin, key=lambda other: (other["length"], other["status"] == "measured"))
-    return (longest.get("median") or longest["predicted_seconds"]) * _growth(longest, row, work)
+    nearest = max(kin, key=lambda other: (other["pass"] == row["pass"], other["length"], other["status"] == "measured"))
+    return (nearest.get("median") or nearest["predicted_seconds"]) * _growth(nearest, row, work)
+
+
+def _is_smaller(other: dict, row: dict) -> bool:
+    """Whether it is the same at a shorter length, or the same without gradients where operations tell how many more
+    there are with them."""
+    if other["pass"] == row["pass"]:
+        return other["length"] < row["length"]
+    is_counted = other["flops"] and row["flops"]
+    return bool(is_counted) and other["pass"] == "forward" and other["length"] <= row["length"]
 
 
 def _growth(small: dict, large: dict, work: float) -> float:
