@@ -335,8 +335,11 @@ CASES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+# The one whose features, output and gradients a kernel makes of rows and of what stands beside them.
+QUICK = "two groups of channels"
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x == QUICK else [pytest.mark.slow]) for x in CASES])
 def test_outputs_and_gradients(ask, name):
     ask(check, **CASES[name])
 
