@@ -19,14 +19,18 @@ from attnzoo import (
     ALiBi,
     BigBird,
     Dims,
+    Forgetting,
     GatedLinear,
     KimiDelta,
     Linear,
+    Local,
+    LogLinear,
     Nystrom,
     Performer,
     Reformer,
     SlidingWindow,
     Softmax,
+    Synthesizer,
     as_attention_fn,
     attend,
     attention_weights,
@@ -111,6 +115,8 @@ QUICK = (
     Nystrom(5),
 )
 EVERY = few((*ZOO, *FURTHER), QUICK)
+# Of each way in which queries find where they stand.
+STANDING = (GatedLinear(), Forgetting(), LogLinear(levels=5), Local(4), Synthesizer())
 # Looking for leaks in a program of many parts takes a minute: one of few parts stands for all.
 LOOKED_INTO = (Additive(),)
 
@@ -132,6 +138,29 @@ def test_tracing_raises_nothing(kernel, mode):
         for make in (pulled, stepped) if kernel.supports.decode else (pulled,):
             function, args = make(kernel)
             function.trace(*args)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(kernel, marks=[pytest.mark.every_kernel] * (kernel in STANDING))
+        for kernel in ZOO
+        if kernel.supports.causal
+    ],
+    ids=repr,
+)
+def test_queries_that_stand_anywhere_promote_no_ranks(kernel):
+    """Some of as many tokens as keys, at a traced place of each example, as in decoding by a cache of one's own."""
+    q, k, v = Subject("modes", kernel).operands(**SIZES)
+    q = q[:, :5] if kernel.supports.cross else q
+    params = kernel.init(jax.random.key(0), Dims.of(q, k, v))
+
+    def run(query_offset):
+        given = {"is_causal": True, "query_offset": query_offset} | brought(kernel, (q, k, v))
+        return attend(q, k, v, kernel=kernel, params=params, **given)
+
+    with jax.numpy_rank_promotion("raise"):
+        assert jax.eval_shape(run, jnp.array([3, 8])).shape == (*q.shape[:3], v.shape[-1])
 
 
 def test_models_promote_no_ranks():

@@ -247,7 +247,7 @@ def in_blocks(mask: Mask, block_size: int) -> tuple[Numbers, Numbers]:
     count = (place + length - 1) // block_size - first + 1 if known else (length + block_size - 2) // block_size + 1
     xp = np if known else jnp
     own = (first + xp.arange(count)).astype(xp.int32)
-    index = own[:, None] * block_size + xp.arange(block_size) - place
+    index = own[:, None] * block_size + xp.arange(block_size)[None] - place
     return own, xp.where((index >= 0) & (index < length), index, -1).astype(xp.int32)
 
 

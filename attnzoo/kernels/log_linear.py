@@ -75,8 +75,7 @@ class LogLinear(Kernel):
         return (dense.scores(q, k, scale) * kept * beta[None] @ v.astype(precise)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, call):
-        at = jnp.arange(q.shape[1]) + call.mask.query_offset
-        at = jnp.broadcast_to(at, (len(q), q.shape[1]))
+        at = jnp.broadcast_to(jnp.arange(q.shape[1])[None] + call.mask.query_offset, q.shape[:2])
         weights, call = self._weights(call, lambda x: jax.vmap(_at)(x, at), q.shape[2])
 
         def add(total, level):

@@ -102,7 +102,7 @@ class Synthesizer(Kernel):
             index, keys = call.shards.indices(q.shape[1], k.shape[1])
         self._check_lengths(params, length, key_length)
         params = jax.tree.map(lambda x: jnp.broadcast_to(x, (q.shape[2], *x.shape[1:])), params)
-        rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, index + call.mask.query_offset)
+        rows = jax.vmap(self._of_queries, (0, 2, None), 2)(params, q, index[None] + call.mask.query_offset)
         columns = jax.vmap(lambda params: self._of_keys(params, q.dtype, keys), 0, 1)(params)
         columns = jnp.broadcast_to(columns, (q.shape[0], *columns.shape))
         return across.over_heads(streaming.DotProduct(1.0), {}, rows, columns, v, call, streaming.natural_layout)
