@@ -189,8 +189,10 @@ def test_refusals():
         attend(Q, K, V, np.zeros((LENGTH, LENGTH)), score_mod=lambda s, h, i, j: s)
     with pytest.raises(ValueError, match="mask_mod='causal': expected a function"):
         attend(Q, K, V, mask_mod="causal")
-    with pytest.raises(TypeError, match="positional argument"):
+    with pytest.raises(ValueError, match=r"mask_mod\(b, h, i, j\): expected mask_mod\(head, query_index, key_index\)"):
         attend(Q, K, V, mask_mod=lambda b, h, i, j: True)
+    with pytest.raises(ValueError, match=r"score_mod\(h, i, j\): expected score_mod\(score, head, .*jax.vmap"):
+        attend(Q, K, V, score_mod=lambda h, i, j: 0.0)
 
 
 @pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(3, 2)], ids=repr)

@@ -2,13 +2,15 @@
 
     score_mod(score, head, query_index, key_index) -> score        mask_mod(head, query_index, key_index) -> bool
 
-All are scalars (FlexAttention: Dong et al. 2024, arXiv:2412.05496). What the function closes over becomes operands, so
-that it may be traced and has gradients. Where all of it is known beforehand, so are the tiles that it hides entirely.
+All are scalars (FlexAttention: Dong et al. 2024, arXiv:2412.05496). There an index of an example comes before the head;
+here functions that differ by example are a `jax.vmap`. What the function closes over becomes operands, so that it may
+be traced and has gradients. Where all of it is known beforehand, so are the tiles that it hides entirely.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -20,6 +22,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from attnzoo.contract import programs, varying
 
+TAKEN = {"score_mod": ("score", "head", "query_index", "key_index"), "mask_mod": ("head", "query_index", "key_index")}
 INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -91,12 +94,32 @@ def _digest(constants: list[np.ndarray] | None) -> str | None:
 
 
 def traced(name: str, function: Callable, *scores: jax.ShapeDtypeStruct) -> tuple[Program, list[jax.Array], Any]:
-    """The program of a function, what it closes over, and the type of what it gives."""
+    """The program of a function, what it closes over, and the type of what it gives.
+
+    Raises:
+      ValueError: it is no function, or one of other arguments.
+    """
     if not callable(function):
         raise ValueError(f"{name}={function!r}: expected a function of scalars that jax can trace")
+    if not _takes(function, TAKEN[name]):
+        raise ValueError(
+            f"{name}{inspect.signature(function)}: expected {name}({', '.join(TAKEN[name])}), in which no index of an "
+            "example comes first; where it differs by example, call under jax.vmap"
+        )
     again = lambda *scalars: function(*scalars)  # jax remembers what it traced, and with it what was closed over then
     closed, out = jax.make_jaxpr(again, return_shape=True)(*scores, INDEX, INDEX, INDEX)
     return Program(function, closed.jaxpr, closed.consts), [_in_one_piece(x) for x in closed.consts], out
+
+
+def _takes(function: Callable, arguments: tuple[str, ...]) -> bool:
+    """Whether it can be called with these, one after another, as far as it tells."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # what is compiled may have no signature
+        return True
+    return True
 
 
 def _in_one_piece(x: Any) -> Any:

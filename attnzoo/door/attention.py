@@ -127,7 +127,8 @@ def attend(
         tiles that it hides from all heads are not visited, and it is asked of all pairs once, when the program is
         traced; where something is, it hides and saves no work.
       score_mod: `score_mod(score, head, query_index, key_index) -> score`, in place of a bias: scores are scaled, and
-        capped, before. What it closes over has gradients. Both are those of FlexAttention (arXiv:2412.05496).
+        capped, before. What it closes over has gradients. Both are those of FlexAttention (arXiv:2412.05496), without
+        its index of an example: where they differ by example, `jax.vmap` the call.
       global_tokens: tokens that the kernel's pattern hides nothing from and nothing of, as Longformer's: int [B, G],
         key positions of each example in any order, -1 for none; or bool [B, S], which must be concrete. Causality,
         masks and segments hide as ever.
