@@ -154,6 +154,13 @@ def test_values(kernel, names, oracle):
     np.testing.assert_allclose(out, want, atol=2e-5 * max(1, np.abs(want).max()))
 
 
+def test_decays_of_retention_are_its_papers():
+    """In float64 where there is one: rounded, outputs are 1e-7 off."""
+    with jax.enable_x64(True):
+        decays = Retention().draw(jax.random.key(0), Dims(1, 1, 1, 8, 8, 1, 1))
+    np.testing.assert_allclose(decays, np.log1p(-(2.0 ** (-5 - np.arange(8)))), rtol=1e-14)
+
+
 @pytest.mark.parametrize("kernel", [*ZOO, *FURTHER, CosFormer(max_length=20)], ids=repr)
 def test_gradients_in_float64(kernel, oracle):
     """Along random directions, against central differences of the oracle."""

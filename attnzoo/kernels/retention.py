@@ -36,7 +36,7 @@ class Retention(Recurrent):
 
     def draw(self, rng, dims):
         """log gamma of each head: [N]."""
-        return jnp.log1p(-jnp.exp2(-5.0 - jnp.arange(dims.num_heads, dtype=jnp.float32)))
+        return jnp.log1p(-jnp.exp2(-5.0 - jnp.arange(dims.num_heads, dtype=float)))
 
     def head(self, params, draws, q, k, v, visible, *, scale, positions):
         precise = jnp.promote_types(q.dtype, jnp.float32)
@@ -47,5 +47,5 @@ class Retention(Recurrent):
     def rule(self, params, draws, scale):
         return recurrence.Rule(
             read=scaled(scale),
-            write=lambda k, v, at: Write((v,), (Channels(k, log_decay=draws),)),
+            write=lambda k, v, at: Write((v,), (Channels(k, log_decay=draws.astype(k.dtype)),)),
         )
