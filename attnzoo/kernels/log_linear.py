@@ -4,7 +4,9 @@
     l(i, j) = the number of binary digits of i xor j, at most `levels` - 1
 
 over the keys j that query i may see, i and j positions. Level 0 is the token itself, level l > 0 a block of 2^(l - 1)
-tokens, of which a Fenwick tree has no two of one length before a query. Guo et al. 2025, arXiv:2506.04761.
+tokens, of which a Fenwick tree has no two of one length before a query. Guo et al. 2025, arXiv:2506.04761. Positions
+are those of the whole sequence: a packed document sees itself alone, but in blocks that begin where those of the
+sequence do, and so is weighed otherwise than by itself.
 
 Levels up to l are the block of 2^l positions around i, which is a state that is forgotten where blocks end. So the sum
 is one over `levels` state spaces, weighted by lambda^l - lambda^(l + 1). Cost O(levels (T + S) H Hv), state levels H Hv
