@@ -45,7 +45,7 @@ class Retention(Recurrent):
         return (dense.scores(q, k, scale) * kept @ v.astype(precise)).astype(v.dtype)
 
     def rule(self, params, draws, scale):
-        return recurrence.Rule(
-            read=scaled(scale),
-            write=lambda k, v, at: Write((v,), (Channels(k, log_decay=draws.astype(k.dtype)),)),
-        )
+        def write(k, v, at):
+            return Write((v,), (Channels(k, log_decay=draws.astype(jnp.promote_types(k.dtype, jnp.float32))),))
+
+        return recurrence.Rule(scaled(scale), write)
