@@ -24,9 +24,10 @@ def rows_of(folder):
     for kernel, length, median in (("Softmax()", 64, 1.0), ("Softmax()", 4096, 9.0), (repr(Linear()), 64, 2.0)):
         records.append(folder, TIMED | {"kernel": kernel, "name": "x", "length": length, "median": median})
     for seed in range(2):
-        for kernel, score in (("Softmax()", 1.0), ("GatedDeltaNet()", 0.75)):
-            built = ["GatedDelta(max_beta=1); gate=silu"] if kernel == "GatedDeltaNet()" else [kernel]
+        for kernel, score, longer in (("Softmax()", 1.0, 1.0), ("GatedDeltaNet()", 0.75, 0.375)):
+            built = ["GatedDelta(max_beta=1); gate=silu"] * 2 if kernel == "GatedDeltaNet()" else [kernel]
             row = TRAINED | {"kernel": kernel, "name": kernel, "seed": seed, "score": score, "built": built}
+            row |= {"by_length": {"1024": longer}}
             records.append(folder, row)
     return knowledge.read(folder)
 
@@ -44,10 +45,17 @@ def test_the_nearest_row_tells_how_much_longer_than_the_least_a_kernel_takes(tmp
     assert typical.value == pytest.approx(2 * known.value) and "the median of 2 kernels" in typical.source
 
 
-def test_losses_are_those_of_the_kernel_that_a_published_model_has(tmp_path):
-    assert list(knowledge.losses(rows_of(tmp_path))) == ["GatedDelta"]
-    [[told]] = knowledge.losses(rows_of(tmp_path)).values()
-    assert told.startswith("-25.0") and f"points as GatedDeltaNet, MQAR, 64 tokens, 2 seeds: {tmp_path}" in told
+def test_losses_are_of_the_nearest_length_and_of_the_kernel_that_a_published_model_has(tmp_path):
+    rows = rows_of(tmp_path)
+    for length, difference, where in ((90, "-25.0", "64 tokens"), (2048, "-62.5", "1,024 tokens (trained on 64)")):
+        ((name, (told,)),) = knowledge.losses(rows, length).items()
+        assert name == "GatedDelta" and told.startswith(difference)
+        assert f"points as GatedDeltaNet, MQAR, {where}, 2 seeds: {tmp_path}" in told
+
+
+def test_models_whose_layers_differ_tell_of_no_kernel(tmp_path):
+    rows = [row | {"built": ["GatedDelta()", "Softmax()"]} for row in rows_of(tmp_path)]
+    assert knowledge.losses(rows, 64) == {}
 
 
 def test_what_cannot_serve_or_does_not_fit_comes_last_with_the_reason(tmp_path, capsys):

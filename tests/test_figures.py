@@ -50,6 +50,14 @@ def test_the_same_figure_is_the_same_file(tmp_path):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
 
 
+def test_a_long_heading_is_wrapped():
+    figure, _ = figures.axes(1)
+    figures.title(figure, "softmax is right in 28%, not at its ceiling; " * 4)
+    figure.canvas.draw()
+    (heading,) = (text for text in figure.texts if "ceiling" in text.get_text())
+    assert heading.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_kernels_in_few_words():
     assert naming.short(repr(KERNELS["softmax"]())) == "Softmax"
     assert naming.short(repr(KERNELS["performer"](features=64))) == "Performer(features=64)"

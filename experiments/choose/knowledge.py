@@ -108,28 +108,38 @@ def least(kernel: Kernel, dims: Dims, dtype: str, is_causal: bool, passed: str, 
     return bounds.roofline(target, dtype, moved, flops * (3 if is_train else 1), 1).seconds  # backward, each is two
 
 
-def losses(rows: list[dict]) -> dict[str, list[str]]:
-    """By names of classes, differences to exact attention: of each task one that is decided, at the longest length."""
+def losses(rows: list[dict], length: int) -> dict[str, list[str]]:
+    """By names of classes, differences to exact attention: of each task one that is decided, tested on a length as near
+    as there is. Models whose layers mix kernels tell of none."""
     trained = [row for row in rows if {"task", "metric", "learning_rate", "width"} <= row.keys()]
-    built = {row["kernel"]: row.get("built", [row["kernel"]])[0] for row in trained}
+    names = {row["kernel"]: _class(row) for row in trained}
     found: dict[tuple[str, str], tuple] = {}
     for place in dict.fromkeys(row["place"] for row in trained):
-        for entry in sweep.summarise([row for row in trained if row["place"] == place]):
-            if entry["difference"] is not None:
-                key = built[entry["kernel"]].partition("(")[0], naming.short(entry["task"])
-                order = not entry["doubt"], entry["length"], entry["width"]
-                found[key] = max(found.get(key, ((False, 0, 0), "")), (order, _lost(entry, place)))
+        for at, own in sweep.tested([row for row in trained if row["place"] == place]).items():
+            for entry in sweep.summarise(own):
+                if entry["difference"] is None or names[entry["kernel"]] is None:
+                    continue
+                key = names[entry["kernel"]], naming.short(entry["task"])
+                order = not entry["doubt"], -abs(math.log(at / length)), entry["width"]
+                found[key] = max(found.get(key, ((False, -math.inf, 0), "")), (order, _lost(entry, at, place)))
     told: dict[str, list[str]] = {}
     for (name, _), (_, text) in found.items():
         told.setdefault(name, []).append(text)
     return told
 
 
-def _lost(entry: dict, place: str) -> str:
+def _class(row: dict) -> str | None:
+    """The class of the kernel of all layers."""
+    names = {each.partition("(")[0] for each in row.get("built") or [row["kernel"]]}
+    return names.pop() if len(names) == 1 else None
+
+
+def _lost(entry: dict, at: int, place: str) -> str:
     unit = "bits" if entry["metric"] == "bits" else "points"
+    learned = "" if at == entry["length"] else f" (trained on {entry['length']:,})"
     seeds = f"{entry['seeds']} seed{'s' * (entry['seeds'] > 1)}"
     doubt = f" ({entry['doubt']})" if entry["doubt"] else ""
     return (
         f"{sweep.mean_text(entry['metric'], entry['difference'], '+')} {unit} as {naming.short(entry['kernel'])}, "
-        f"{naming.short(entry['task'])}, {entry['length']:,} tokens, {seeds}{doubt}: {place}"
+        f"{naming.short(entry['task'])}, {at:,} tokens{learned}, {seeds}{doubt}: {place}"
     )

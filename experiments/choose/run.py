@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 def run(settings: Settings) -> int:
     """Print the ranking; 1 where nothing serves."""
     rows = knowledge.read(pathlib.Path(settings.rows))
-    losses = knowledge.losses(rows)
+    losses = knowledge.losses(rows, settings.length)
     about = settings.device, settings.length, settings.causal, passed(settings)
     known = {kernel: knowledge.factor(rows, kernel, *about) for kernel in settings.kernels}
     other = knowledge.typical([each for each in known.values() if each is not None])
@@ -47,6 +47,7 @@ def run(settings: Settings) -> int:
         numbers = units.seconds_text(each.seconds), units.size_text(each.size)
         lines.append([str(place), name, *numbers, each.source, lost])
     progress.table(_title(settings), header, lines)
+    print("Of equal times the less memory comes first. Beside softmax -1 point of answers is worse, and so is +1 bit.")
     serving = [each for each in every if not each.refusal]
     if serving:
         print(f"the first as code: {_code(settings, serving[0].kernel)}")
@@ -88,7 +89,7 @@ def _bytes(tree) -> float:
 
 
 def _order(each: Choice) -> tuple:
-    return bool(each.refusal), each.seconds
+    return bool(each.refusal), each.seconds, each.size
 
 
 def _title(settings: Settings) -> str:

@@ -161,12 +161,8 @@ def _trained(rows: list[dict], length: int) -> list[Column]:
 
 
 def _widely_tested(rows: list[dict]) -> list[dict]:
-    """Trained models at each length that they were `tested` on, where that is of as many kernels as anywhere."""
-    found: dict[int, list[dict]] = {}
-    for row in rows:
-        scores = {row["length"]: row.get("score")} | {int(each): x for each, x in (row.get("by_length") or {}).items()}
-        for length, score in scores.items():
-            found.setdefault(length, []).append(row | {"tested": length, "score": score})
+    """Trained models at each length that as many kernels were tested on as on any."""
+    found = sweep.tested(rows)
     kernels = {length: len({row["kernel"] for row in own}) for length, own in found.items()}
     return [row for length, own in found.items() if kernels[length] == max(kernels.values()) for row in own]
 

@@ -278,7 +278,7 @@ def legend(figure, found: dict[str, dict]) -> None:
 
 def title(figure, heading: str, below: str = "") -> None:
     """A heading at the left, and what was held fixed beneath it."""
-    figure.suptitle(f"{heading}\n{below}" if below else heading, x=0.01, ha="left", fontsize=10.5)
+    figure.suptitle(f"{heading}\n{below}" if below else heading, x=0.01, ha="left", fontsize=10.5, wrap=True)
 
 
 def footnote(figure, notes: list[str]) -> None:

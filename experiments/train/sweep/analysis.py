@@ -27,6 +27,16 @@ def at_chosen_rates(rows: list[dict]) -> list[dict]:
     return [row for own in _groups(rows).values() for row in _chosen(own)]
 
 
+def tested(rows: list[dict]) -> dict[int, list[dict]]:
+    """Rows by each length that their models were tested on, with the score there: that of training, and others."""
+    found: dict[int, list[dict]] = {}
+    for row in rows:
+        elsewhere = {int(length): score for length, score in (row.get("by_length") or {}).items()}
+        for length, score in ({row["length"]: row.get("score")} | elsewhere).items():
+            found.setdefault(length, []).append(row | {"tested": length, "score": score})
+    return found
+
+
 def _groups(rows: list[dict]) -> dict[tuple, list[dict]]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:

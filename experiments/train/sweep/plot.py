@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 from experiments.show import figures, naming, statistics
 from experiments.train.sweep import probes, trades
-from experiments.train.sweep.analysis import BASELINE, LABELS, at_chosen_rates, captioned, nearby, scored, variant
+from experiments.train.sweep.analysis import (
+    BASELINE,
+    LABELS,
+    at_chosen_rates,
+    captioned,
+    nearby,
+    scored,
+    tested,
+    variant,
+)
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
@@ -109,10 +118,10 @@ def _elsewhere(measured) -> Callable:
         ends = []
         for which in dict.fromkeys(row["label"] for row in measured):
             own = [row for row in measured if row["label"] == which and row["length"] == trained]
-            xs = sorted({trained, *map(int, own[0]["by_length"])})
-            tested = [[one | {"score": one["by_length"].get(str(x), one["score"])} for one in own] for x in xs]
-            scores = list(map(scored, tested))
-            figures.seeds(axis, xs, [[one["score"] for one in each] for each in tested], styles[which])
+            found = tested(own)
+            xs = sorted(found)
+            scores = [scored(found[x]) for x in xs]
+            figures.seeds(axis, xs, [[one["score"] for one in found[x]] for x in xs], styles[which])
             figures.means(axis, xs, scores, styles[which])
             ends.append((which, xs[-1], scores[-1].value, styles[which]["color"]))
         _levels(axis, measured, max(y for _, _, y, _ in ends))
