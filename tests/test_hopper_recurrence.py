@@ -42,6 +42,7 @@ from attnzoo.engines.slots import Slots
 from attnzoo.engines.state import Channels, Write, normalised
 from tests import asking as questions
 from tests import oracles
+from tests.few import few
 from tests.oracles import oracle_of, visibility
 
 pytestmark = pytest.mark.skipif(
@@ -339,7 +340,7 @@ CASES = {
 QUICK = "two groups of channels"
 
 
-@pytest.mark.parametrize("name", [pytest.param(x, marks=[] if x == QUICK else [pytest.mark.slow]) for x in CASES])
+@pytest.mark.parametrize("name", few(CASES, [QUICK]))
 def test_outputs_and_gradients(ask, name):
     ask(check, **CASES[name])
 

@@ -114,11 +114,13 @@ def traced(name: str, function: Callable, *scores: jax.ShapeDtypeStruct) -> tupl
 def _takes(function: Callable, arguments: tuple[str, ...]) -> bool:
     """Whether it can be called with these, one after another, as far as it tells."""
     try:
-        inspect.signature(function).bind(*arguments)
+        signature = inspect.signature(function)
+    except ValueError:  # what is compiled may have none
+        return True
+    try:
+        signature.bind(*arguments)
     except TypeError:
         return False
-    except ValueError:  # what is compiled may have no signature
-        return True
     return True
 
 

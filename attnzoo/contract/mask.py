@@ -239,6 +239,11 @@ class Mask:
         return tuple(map(min, zip(*sides, strict=True)))
 
     @property
+    def stands(self) -> jax.Array:
+        """The key position of each query, int [B or 1, T]."""
+        return jnp.arange(self.query_length)[None] + self.query_offset
+
+    @property
     def is_placed(self) -> bool:
         """Whether it is known beforehand where the queries stand."""
         return isinstance(self.query_offset, Known)

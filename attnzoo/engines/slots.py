@@ -194,7 +194,7 @@ def are_runs(ids: jax.Array) -> jax.Array:
 def _in_order(given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array], chunk: int, fills: bool) -> Laid:
     """With segments: keys and queries as one sequence of events, in the order of ids and positions."""
     query_ids, key_ids = (ids[:, 0] for ids in segments)
-    at = jnp.broadcast_to(jnp.arange(mask.query_length)[None] + mask.query_offset, query_ids.shape)
+    at = jnp.broadcast_to(mask.stands, query_ids.shape)
     stands = at if mask.is_causal else jnp.full(query_ids.shape, mask.key_length)
     shown = jnp.ones(key_ids.shape, bool) if mask.keys is None else jnp.broadcast_to(mask.keys[:, 0], key_ids.shape)
     chunk = chunk if fills else _no_longer(chunk, mask.query_length + mask.key_length)

@@ -28,7 +28,7 @@ def upto(x: jax.Array, mask: Mask) -> tuple[jax.Array, jax.Array]:
              [ 2.,  1.,  0., -1.]], dtype=float32)
     """
     x, (batch, num_heads, _) = precise(x), x.shape
-    stands = jnp.reshape(jnp.arange(mask.query_length)[None] + mask.query_offset, (-1, 1, mask.query_length))
+    stands = mask.stands[:, None]
     if mask.segments is None:
         of_keys = _summed(jnp.zeros(x.shape, bool), x)
         at = jnp.broadcast_to(jnp.clip(stands, 0, mask.key_length - 1), (batch, num_heads, mask.query_length))

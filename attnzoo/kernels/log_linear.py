@@ -77,7 +77,7 @@ class LogLinear(Kernel):
         return (dense.scores(q, k, scale) * kept * beta[None] @ v.astype(precise)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, call):
-        at = jnp.broadcast_to(jnp.arange(q.shape[1])[None] + call.mask.query_offset, q.shape[:2])
+        at = jnp.broadcast_to(call.mask.stands, q.shape[:2])
         weights, call = self._weights(call, lambda x: jax.vmap(_at)(x, at), q.shape[2])
 
         def add(total, level):

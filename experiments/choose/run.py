@@ -47,7 +47,7 @@ def run(settings: Settings) -> int:
         numbers = units.seconds_text(each.seconds), units.size_text(each.size)
         lines.append([str(place), name, *numbers, each.source, lost])
     progress.table(_title(settings), header, lines)
-    print("Of equal times the less memory comes first. Beside softmax -1 point of answers is worse, and so is +1 bit.")
+    print("Of equal times the less memory comes first. Beside softmax, fewer points are worse, and more bits.")
     serving = [each for each in every if not each.refusal]
     if serving:
         print(f"the first as code: {_code(settings, serving[0].kernel)}")

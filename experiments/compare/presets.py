@@ -45,7 +45,7 @@ RECALL = {
 }
 
 # Each idea once: the younger recurrences have one that stands for them, blocks of any pattern BigBird, and the
-# Synthesizer's scores cost what exact ones do. All of what is left out takes longer than what is here.
+# Synthesizer's scores cost what exact ones do.
 SCALED = (
     "softmax, nadaraya_watson, additive, sliding_window, bigbird, linear, performer, linformer, nystrom, reformer, "
     "gated_delta"
