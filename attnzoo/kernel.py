@@ -173,7 +173,7 @@ class _Reference:
 
     def __call__(self, q, k, v, params, draws, call: Call):
         rows, columns, mask = jnp.arange(len(q)), jnp.arange(len(k)), call.mask
-        positions = Positions(mask.is_causal, mask.query_offset, mask.used_length())
+        positions = Positions(mask.is_causal, mask.query_offset, mask.used_length(), mask.key_places)
         given = {"bias": call.bias_at(rows, columns), "dropout": call.dropout_at(rows, columns), "positions": positions}
         given = _declared(self.kernel, call, **given)
         return self.kernel.head(params, draws, q, k, v, mask.at(rows, columns), **given, **call.tokens)
@@ -188,7 +188,7 @@ class _Stepped:
 
     def __call__(self, q, k, v, params, draws, positions, call: Call):
         bias, seen = caching.bias_at(call.bias, positions, self.slots), caching.seen(positions, self.slots, call.mask)
-        place = Positions(True, positions[0], positions.max() + 1)
+        place = Positions(True, positions[0], positions.max() + 1, self.slots)
         given = _declared(self.kernel, call, bias=bias, dropout=None, positions=place)
         return self.kernel.head(params, draws, q, k, v, seen, **given, **call.tokens)
 

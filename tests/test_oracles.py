@@ -81,6 +81,7 @@ def expected(oracle, kernel, q, k, v, params, draws, arguments, tokens):
     of_scores = {name: arguments.pop(name, None) for name in ("scale", "soft_cap")}
     structure = {name: np.asarray(x) if hasattr(x, "shape") else x for name, x in arguments.items()}
     visible = oracles.visibility(BATCH, HEADS, q.shape[1], k.shape[1], **structure)
+    ids = structure.get("query_segment_ids")
     biases = None if bias is None else np.broadcast_to(np.asarray(bias, np.float64), visible.shape)
     out = np.zeros((*q.shape[:3], v.shape[3]))
     for b, n in np.ndindex(BATCH, HEADS):
@@ -98,6 +99,7 @@ def expected(oracle, kernel, q, k, v, params, draws, arguments, tokens):
             bias=None if biases is None else biases[b, n],
             global_tokens=() if named is None else tuple(named[b][named[b] >= 0].tolist()),
             tokens={name: x[b, :, n] for name, x in tokens.items()},
+            segments=None if ids is None else (ids[b], structure["key_value_segment_ids"][b]),
             **of_scores,
         )
         out[b, :, n] = oracle(kernel, one)

@@ -293,8 +293,6 @@ def test_public_functions(name):
 def test_documents_that_are_packed_are_theirs_one_by_one(name):
     """Ids that return are the same document; where decays count positions, they do so over what stands between."""
     public = PUBLIC[name]
-    if isinstance(public.kernel, LogLinear):
-        pytest.skip("its levels are those of positions in the whole sequence")
     theirs, documents = theirs_of(public), np.arange(LENGTH) // (60 if public.kernel.supports.positions else 13) % 3
 
     def packed(*tensors):

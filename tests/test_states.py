@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,20 @@ def test_outputs_and_gradients(kernel, case, monkeypatch):
         results = [jax.value_and_grad(loss, has_aux=True)(operands, route) for route in ("xla", "reference")]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), *results)
     jax.clear_caches()
+
+
+@pytest.mark.every_kernel
+@pytest.mark.parametrize("kernel", few([*KERNELS, LogLinear(levels=4)], [LogLinear(levels=4)]), ids=repr)
+def test_a_packed_document_is_what_it_is_alone(kernel):
+    """Wherever it begins, with padding inside and behind it."""
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 37, 37, heads=HEADS))
+    call = functools.partial(attend, kernel=kernel, is_causal=True)
+    shown = jnp.ones((2, 37), bool).at[:, jnp.array([3, 17, 18, 30])].set(False)
+    ids = jnp.broadcast_to(jnp.arange(37) // 13, shown.shape)
+    packed = call(*operands, tokens=tokens, key_mask=shown, query_segment_ids=ids, key_value_segment_ids=ids)
+    for document in map(slice, (0, 13, 26), (13, 26, 37)):
+        own, brought, seen = jax.tree.map(operator.itemgetter((slice(None), document)), (operands, tokens, shown))
+        np.testing.assert_allclose(packed[:, document], call(*own, tokens=brought, key_mask=seen), atol=1e-5)
 
 
 def rule_of(kernel):

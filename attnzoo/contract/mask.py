@@ -244,6 +244,18 @@ class Mask:
         return jnp.arange(self.query_length)[None] + self.query_offset
 
     @property
+    def key_places(self) -> jax.Array:
+        """How many keys of its own segment stand before each key, int [..., S].
+
+        Example:
+          >>> Mask(2, 5, query_segments=jnp.array([7, 3]), key_segments=jnp.array([7, 7, 3, 7, 3])).key_places.tolist()
+          [0, 1, 0, 2, 1]
+        """
+        if self.segments is None:
+            return jnp.arange(self.key_length)
+        return _counted(self.segments[1])
+
+    @property
     def is_placed(self) -> bool:
         """Whether it is known beforehand where the queries stand."""
         return isinstance(self.query_offset, Known)
@@ -294,6 +306,15 @@ class Mask:
         if self.keys is None:
             return self.key_length
         return jnp.max(jnp.where(self.keys, jnp.arange(1, self.key_length + 1), 0), axis=-1, initial=0)
+
+
+@functools.partial(jnp.vectorize, signature="(s)->(s)")
+def _counted(ids: jax.Array) -> jax.Array:
+    """How many equal ids stand before each."""
+    order, places = jnp.argsort(ids, stable=True), jnp.arange(len(ids))
+    begins = jnp.diff(ids[order], prepend=ids[order[:1]]) != 0
+    counts = places - jax.lax.cummax(jnp.where(begins, places, 0))
+    return jnp.zeros_like(order).at[order].set(counts)
 
 
 def pick(array: jax.Array, index: jax.Array, axis: int = -1) -> jax.Array:

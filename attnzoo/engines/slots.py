@@ -132,11 +132,10 @@ def in_turn(slots: Slots) -> Standing:
     inside = row >= column
     inside = inside if slots.shown is None else inside & slots.shown[None]
     if slots.segment is None:
-        return Standing(inside, None, slots.shown, None, slots.steps, slots.key_at)
+        return Standing(inside, None, slots.shown, None, slots.steps)
     inside &= slots.segment[:, None] == slots.segment[None]
     finds = (slots.segment == slots.found) & (slots.key_at >= 0)
-    standing = Standing(inside, finds, steps=slots.steps, at=slots.key_at)
-    return leaving(standing, slots, slots.segment[-1])
+    return leaving(Standing(inside, finds, steps=slots.steps), slots, slots.segment[-1])
 
 
 def leaving(standing: Standing, slots: Slots, segment: jax.Array) -> Standing:

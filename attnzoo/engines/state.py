@@ -38,7 +38,6 @@ class Channels(NamedTuple):
       key: [s, F], by which a token writes and is found.
       log_decay: from -inf to 0: [] for each position, [s] or [s, F] of each token before it writes; None for no decay.
       log_gain: [s], or None.
-      block: [], beside decays of tokens: all is forgotten where positions leave a block of 2^block; never where None.
 
     Example:
       >>> from attnzoo.engines import state
@@ -54,7 +53,6 @@ class Channels(NamedTuple):
     key: jax.Array
     log_decay: jax.Array | None = None
     log_gain: jax.Array | None = None
-    block: jax.Array | None = None
 
 
 class Write(NamedTuple):
@@ -107,7 +105,6 @@ class Standing(NamedTuple):
       writes: bool [s], which tokens belong to the state that is left.
       lasts: bool [], whether the state that was found goes on in it.
       steps: int [s], positions that a decay for each of them counts; one a token where None.
-      at: int [s], where tokens stand, for channels that forget by blocks of positions.
     """
 
     inside: jax.Array | np.ndarray
@@ -115,7 +112,6 @@ class Standing(NamedTuple):
     writes: jax.Array | None = None
     lasts: jax.Array | None = None
     steps: jax.Array | np.ndarray | None = None
-    at: jax.Array | None = None
 
 
 def empty(write: Write) -> State:
@@ -303,13 +299,10 @@ def decays(channels: Channels, standing: Standing) -> jax.Array:
     """Logarithms of what each token leaves of the state, [s] or [s, F]."""
     decay = channels.log_decay
     assert decay is not None
-    if decay.ndim == 0:
-        steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
-        decay = decay.astype(jnp.promote_types(channels.key.dtype, jnp.float32)) * steps
-    if channels.block is None or standing.at is None:
+    if decay.ndim > 0:
         return decay
-    came_from = standing.at - (1 if standing.steps is None else standing.steps)
-    return jnp.where(standing.at >> channels.block == came_from >> channels.block, decay, -jnp.inf)
+    steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
+    return decay.astype(jnp.promote_types(channels.key.dtype, jnp.float32)) * steps
 
 
 def _left(channels: Channels, top: jax.Array | None, standing: Standing) -> Left:

@@ -3,10 +3,9 @@
     o_i = scale sum_j lambda_i^(l(i, j)) e^(g_(j+1) + ... + g_i) beta_j (q_i . k_j) v_j
     l(i, j) = the number of binary digits of i xor j, at most `levels` - 1
 
-over the keys j that query i may see, i and j positions. Level 0 is the token itself, level l > 0 a block of 2^(l - 1)
-tokens, of which a Fenwick tree has no two of one length before a query. Guo et al. 2025, arXiv:2506.04761. Positions
-are those of the whole sequence: a packed document sees itself alone, but in blocks that begin where those of the
-sequence do, and so is weighed otherwise than by itself.
+over the keys j that query i may see, i and j counted from the first token of their document. Level 0 is the token
+itself, level l > 0 a block of 2^(l - 1) tokens, of which a Fenwick tree has no two of one length before a query. Guo et
+al. 2025, arXiv:2506.04761.
 
 Levels up to l are the block of 2^l positions around i, which is a state that is forgotten where blocks end. So the sum
 is one over `levels` state spaces, weighted by lambda^l - lambda^(l + 1). Cost O(levels (T + S) H Hv), state levels H Hv
@@ -16,6 +15,7 @@ for each head: with levels = log2 T + 1, beyond which pairs share the last weigh
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from attnzoo.contract import fields, gates
 from attnzoo.contract.call import Call, of_each_head
+from attnzoo.contract.mask import Mask
 from attnzoo.contract.support import TokenInput
 from attnzoo.engines import dense, heads, recurrence
 from attnzoo.engines.state import Channels, Write
@@ -36,8 +37,8 @@ DIGITS = 32  # of a position
 class LogLinear(Kernel):
     """Log-linear Mamba-2: a state for each power of two of the past. Tokens bring `log_level` [levels], too.
 
-    It is the logarithm of lambda, with which a token weighs the levels of its own past. A query is the token that
-    stands at its position; where none does, or it is hidden, all levels weigh alike.
+    It is the logarithm of lambda, with which a token weighs the levels of its own past. A query is the token of its
+    segment that stands at its position; where none does, or it is hidden, all levels weigh alike.
 
     Attributes:
       levels: how many weights a token has; 2^(levels - 1) tokens have levels of their own, and beyond is the last one.
@@ -69,21 +70,23 @@ class LogLinear(Kernel):
 
     def head(self, params, draws, q, k, v, visible, *, scale, positions, log_decay, beta, log_level):
         precise = jnp.promote_types(q.dtype, jnp.float32)
-        i, j = jnp.arange(len(q))[:, None] + positions.query_offset, jnp.arange(len(k))[None]
-        level = jnp.minimum(DIGITS - jax.lax.clz((i ^ j).astype(jnp.int32)), self.levels - 1)
-        exponent = dense.behind(log_decay.astype(precise), visible)
-        exponent += jnp.take_along_axis(_at(log_level.astype(precise), i[:, 0]), level, axis=1)
+        stands, places = jnp.arange(len(q)) + positions.query_offset, positions.key_places
+        is_token = jnp.any(visible & (stands[:, None] == jnp.arange(len(k))[None]), axis=1)
+        apart = _at(places, stands)[:, None] ^ places[None]
+        level = jnp.minimum(DIGITS - jax.lax.clz(apart.astype(jnp.int32)), self.levels - 1)
+        of_levels = jnp.where(is_token[:, None], _at(log_level.astype(precise), stands), 0)
+        exponent = dense.behind(log_decay.astype(precise), visible) + jnp.take_along_axis(of_levels, level, axis=1)
         kept = jnp.where(visible, jnp.exp(exponent), 0)
         return (dense.scores(q, k, scale) * kept * beta[None] @ v.astype(precise)).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, call):
-        at = jnp.broadcast_to(call.mask.stands, q.shape[:2])
-        weights, call = self._weights(call, lambda x: jax.vmap(_at)(x, at), q.shape[2])
+        weights, call = self._weights(call, functools.partial(_of_queries, call.mask), q.shape[2])
+        places = jnp.broadcast_to(call.mask.key_places, (len(k), 1, k.shape[1]))[:, 0]
 
         def add(total, level):
             block, weight = level
-            given = (q * weight[..., None], k, heads.precise(v), call)
-            return total + recurrence.attend(self._rule_of(call), block[None], *given), None
+            given = q * weight[..., None], k, heads.precise(v), _forgetting(call, places, block)
+            return total + recurrence.attend(_rule_of(call), (), *given), None
 
         nothing = jnp.zeros_like(q * weights[0][..., None], shape=(*q.shape[:3], v.shape[-1]))
         return jax.lax.scan(jax.checkpoint(add), nothing, (self._blocks(), weights))[0].astype(v.dtype)
@@ -91,8 +94,8 @@ class LogLinear(Kernel):
     def start(self, params, draws, dims, max_length, dtype):
         """The state of each query head and level: [B, levels, N, H, Hv]."""
         state = recurrence.start(
-            self._rule_of(None),
-            self._blocks()[:1],
+            _rule_of(None),
+            (),
             *(dims.batch, dims.num_heads, dims.head_dim, dims.value_dim, dtype),
             {"log_decay": (), "beta": ()},
         )
@@ -103,25 +106,14 @@ class LogLinear(Kernel):
 
         def add(total, level):
             block, weight, found = level
-            given = q * weight[..., None], k, heads.precise(v), positions, call
-            left, out = recurrence.step(self._rule_of(call), block[None], found, *given)
+            given = q * weight[..., None], k, heads.precise(v), positions, _forgetting(call, positions, block)
+            left, out = recurrence.step(_rule_of(call), (), found, *given)
             return total + out, left
 
         nothing = jnp.zeros_like(q * weights[0][..., None], shape=(*q.shape[:3], v.shape[-1]))
         by_level = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), cache)
         out, left = jax.lax.scan(add, nothing, (self._blocks(), weights, by_level))
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), left), out
-
-    def _rule_of(self, call: Call | None):
-        """The rule of one level, by its block."""
-
-        def rule_of(block):
-            def write(k, v, at, log_decay, beta):
-                return Write((v,), (Channels(beta[:, None] * k, log_decay, block=block),))
-
-            return recurrence.Rule(scaled(None if call is None else call.scale), write)
-
-        return rule_of
 
     def _blocks(self):
         """The logarithms of the lengths of blocks: the last one has no end."""
@@ -133,6 +125,32 @@ class LogLinear(Kernel):
         of_levels = jnp.exp(of_queries(heads.precise(rest.pop("log_level"))))
         weights = of_levels - jnp.pad(of_levels[..., 1:], [(0, 0)] * 3 + [(0, 1)])
         return jnp.moveaxis(weights, -1, 0), dataclasses.replace(call, tokens=rest)
+
+
+def _rule_of(call: Call | None):
+    """The rule of one level."""
+    read = scaled(None if call is None else call.scale)
+
+    def write(k, v, at, log_decay, beta):
+        return Write((v,), (Channels(beta[:, None] * k, log_decay),))
+
+    return lambda _: recurrence.Rule(read, write)
+
+
+def _forgetting(call: Call, places: jax.Array, block: jax.Array) -> Call:
+    """The same, where tokens at `places` [B, S] forget all before the block of 2^block that they begin."""
+    begins = (places >= 0) & (places >> block << block == places)
+    log_decay = jnp.where(begins[..., None], -jnp.inf, call.tokens["log_decay"])
+    return dataclasses.replace(call, tokens=call.tokens | {"log_decay": log_decay})
+
+
+def _of_queries(mask: Mask, of_tokens: jax.Array) -> jax.Array:
+    """What the tokens [B, S, N, levels] bring that queries [B, T, N, levels] are, 0 where they are none."""
+    stands = jnp.broadcast_to(mask.stands, (len(of_tokens), mask.query_length))
+    if mask.segments is not None:
+        of_query, of_key = (ids[:, 0] for ids in mask.segments)
+        stands = jnp.where(jax.vmap(_at)(of_key, stands) == of_query, stands, -1)
+    return jax.vmap(_at)(of_tokens, stands)
 
 
 def _at(x, positions):

@@ -27,6 +27,7 @@ class One(NamedTuple):
       soft_cap: a number, or None for scores without a cap.
       global_tokens: positions that a pattern hides nothing from and nothing of.
       tokens: what each key brings beside its value, [S, ...] by name.
+      segments: ids of queries [T] and of keys [S], or None.
     """
 
     q: np.ndarray
@@ -43,6 +44,7 @@ class One(NamedTuple):
     soft_cap: float | None = None
     global_tokens: tuple[int, ...] = ()
     tokens: Any = None
+    segments: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def oracle_of(kernel):

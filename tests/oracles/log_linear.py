@@ -7,16 +7,19 @@ from tests.oracles import keys_of, scale_of
 
 def oracle(kernel, one):
     out = np.zeros((len(one.q), one.v.shape[1]))
+    of_queries, of_keys = one.segments or (np.zeros(len(one.q)), np.zeros(len(one.k)))
     for i, row in enumerate(one.visible):
-        state, place = np.zeros((kernel.levels, one.k.shape[1], one.v.shape[1])), i + one.offset
-        levels = level_of_each(place)
+        state, position = np.zeros((kernel.levels, one.k.shape[1], one.v.shape[1])), i + one.offset
+        document = np.flatnonzero(of_keys == of_queries[i]).tolist()
+        # Who is no token of the document, or padding, weighs all levels alike.
+        is_token = position in document and position < keys_of(one)
+        levels = level_of_each(document.index(position)) if is_token else {}
         for j in np.flatnonzero(row):
             state *= np.exp(one.tokens["log_decay"][j])
-            level = min(levels[j], kernel.levels - 1)
+            level = min(levels.get(document.index(j), 0), kernel.levels - 1)
             state[level] += one.tokens["beta"][j] * np.outer(one.k[j], one.v[j])
-        read = np.einsum("h,lhv->lv", one.q[i], state)
-        is_there = 0 <= place < keys_of(one)  # another place weighs all levels alike
-        out[i] = scale_of(one) * (np.exp(one.tokens["log_level"][place]) @ read if is_there else read.sum(axis=0))
+        weights = np.exp(one.tokens["log_level"][position]) if is_token else np.ones(kernel.levels)
+        out[i] = scale_of(one) * weights @ np.einsum("h,lhv->lv", one.q[i], state)
     return out
 
 

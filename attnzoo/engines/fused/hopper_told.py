@@ -58,7 +58,7 @@ def log_decay(write: Write, slots: Slots) -> jax.Array | None:
     """Logarithms of what each token leaves of the state [t], which is nothing where a segment begins."""
     channels, decay = write.channels[0], None
     if channels.log_decay is not None:
-        decay = state.decays(channels, Standing(np.ones((1, 1), bool), steps=slots.steps, at=slots.key_at))
+        decay = state.decays(channels, Standing(np.ones((1, 1), bool), steps=slots.steps))
     if slots.segment is None:
         return decay
     begins = jnp.diff(slots.segment, prepend=slots.segment[:1]) != 0
