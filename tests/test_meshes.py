@@ -179,11 +179,12 @@ def test_split_sequences_change_nothing(ask, kernel, name):
     ask(on_devices.of_a_split_sequence, kernel, name, 4, 24)
 
 
-ORDERED = [GatedDelta(), Delta(), GatedLinear(), KimiDelta(), Retention()]
+ORDERED = [GatedDelta(), Delta(), GatedLinear(), KimiDelta(), Retention(), LogLinear(4)]
 ORDERED_QUICKLY = [
     (GatedDelta(), "the past", 4, 45, "Auto", False),
     (GatedLinear(), "padding of whole parts", 8, 64, "Explicit", True),
     (Retention(), "segments in any order and the past", 2, 24, "Explicit", False),
+    pytest.param(LogLinear(4), "documents and the past", 4, 24, "Explicit", False, marks=pytest.mark.every_kernel),
 ]
 IN_BOTH_WAYS = ("the past", "padding of whole parts", "documents and the past")
 ORDERED_FURTHER = [

@@ -38,7 +38,8 @@ class Rule(NamedTuple):
     """The recurrence of one head. Its operands are in float32 at least.
 
     Attributes:
-      read: (queries [t, H], their positions [t]) -> what each channels of the state are read with, [t, F] each.
+      read: (queries [t, H], their positions [t]) -> what each channels of the state are read with, [t, F] each, or
+        [G, t, F] of groups.
       write: (keys [s, H], values [s, Hv], their positions [s], and what tokens bring by keyword) -> `Write`.
       finish: what was read, [t, ...] of each of the values -> the output [t, Hv].
 
@@ -344,8 +345,11 @@ class Chunks(NamedTuple):
     def of_head(self, constants, found: State, given: Sequence, slots: Slots) -> tuple[State, list[jax.Array]]:
         """The state of one head with one chunk, and outputs [t, Hv] of each of the queries that share it."""
         rule = self.rule_of(constants)
-        chunk = state.meet(found, self._written(rule, given, slots), self.standing_of(slots))
-        return chunk.after(), [self._output(rule, chunk, q, slots) for q in given.q]
+        write = self._written(rule, given, slots)
+        by_group = write._replace(channels=state.apart(write, write.channels))
+        chunk = state.meet(state.apart(write, found), by_group, self.standing_of(slots))
+        read = lambda q: chunk.read(state.apart(write, self._rounded(rule.read(q, slots.query_at))))
+        return state.together(write, chunk.after()), [rule.finish(read(q)) for q in given.q]
 
     def written(self, constants, given: Sequence, slots: Slots) -> Write:
         """What tokens of one head write."""

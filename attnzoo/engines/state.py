@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,10 @@ FEW = 8  # tokens that are solved for one after another
 
 
 class Channels(NamedTuple):
-    """Channels of a state that forget and grow in one way.
+    """Channels of a state that forget and grow in one way, or several groups of them, each in its own.
 
     Attributes:
-      key: [s, F], by which a token writes and is found.
+      key: [s, F], by which a token writes and is found; [G, s, F] of groups, with which all else leads, too.
       log_decay: from -inf to 0: [] for each position, [s] or [s, F] of each token before it writes; None for no decay.
       log_gain: [s], or None.
 
@@ -114,11 +114,36 @@ class Standing(NamedTuple):
     steps: jax.Array | np.ndarray | None = None
 
 
+def over_groups(rows: jax.Array, function: Callable, *each: Any, added: bool = False) -> Any:
+    """`function` of channels, or of each group where `rows` of theirs are [G, s, F], of all of them or added up."""
+    if rows.ndim == 2:
+        return function(*each)
+    found = jax.vmap(function)(*each)
+    return jax.tree.map(lambda x: x.sum(axis=0), found) if added else found
+
+
+def apart(write: Write, of_channels: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What is of each channels of a write, such as a state, of each group of them: a compiler of kernels may know no
+    more than matrices.
+    """
+    of_group = lambda x, group: jax.tree.map(lambda x: x[group], x)
+    of_each = lambda one, x: [x] if one.key.ndim == 2 else [of_group(x, group) for group in range(len(one.key))]
+    return tuple(part for one, x in zip(write.channels, of_channels, strict=True) for part in of_each(one, x))
+
+
+def together(write: Write, of_groups: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What `apart` makes of each channels, back."""
+    rest = iter(of_groups)
+    stacked = lambda channels: jax.tree.map(lambda *x: jnp.stack(x), *[next(rest) for _ in range(len(channels.key))])
+    return tuple(stacked(one) if one.key.ndim == 3 else next(rest) for one in write.channels)
+
+
 def empty(write: Write) -> State:
     """The state before the first token, of what writes like this."""
 
     def sums(channels):
-        shapes = [(channels.key.shape[-1], *x.shape[1:]) for x in write.values]
+        *groups, _, width = channels.key.shape
+        shapes = [(*groups, width, *x.shape[1:]) for x in write.values]
         totals = tuple(
             jnp.zeros(shape, jnp.promote_types(x.dtype, jnp.float32))
             for shape, x in zip(shapes, write.values, strict=True)
@@ -147,8 +172,12 @@ def recall(
     Args:
       left: what is left of it, [t] or [t, F] for each channels; all is where None.
     """
+
+    def read(q, totals, left):
+        return tuple(_read(q, total, left) for total in totals)
+
     each = zip(queries, state, left or [None] * len(state), strict=True)
-    return added(tuple(_read(q, total, own) for total in sums.totals) for q, sums, own in each)
+    return added(over_groups(q, read, q, sums.totals, own, added=True) for q, sums, own in each)
 
 
 Halves = list[tuple[jax.Array, jax.Array]]  # of blocks: what is left up to tokens of later ones, and of earlier ones
@@ -197,8 +226,8 @@ class Chunk(NamedTuple):
 
     def after(self) -> State:
         """The state that is left."""
-        founds = self.found or [None] * len(self.left)
-        return tuple(map(self._sums, founds, self.write.channels, self.left))
+        each = zip(self.found or [None] * len(self.left), self.write.channels, self.left, strict=True)
+        return tuple(over_groups(one[1].key, self._sums, *one) for one in each)
 
     def _sums(self, found: Sums | None, channels: Channels, left: Left) -> Sums:
         written = where(self.standing.writes, _times(channels.key, left.own))
@@ -217,7 +246,8 @@ class Chunk(NamedTuple):
             return _times(product(q, channels.key.T), left.pairs)
 
         each = zip(queries, self.write.channels, self.left, strict=True)
-        return jnp.where(self.standing.inside, sum(products(*one) for one in each), 0)
+        found = [over_groups(one[1].key, products, *one, added=True) for one in each]
+        return jnp.where(self.standing.inside, sum(found), 0)
 
     def recalled(self, found: State, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """What queries read from the state that was found."""
@@ -229,23 +259,29 @@ def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
     """The next chunk of tokens.
 
     Raises:
-      ValueError: gains beside the delta rule, or beside decays by channel: the state has one scale.
+      ValueError: gains beside the delta rule, beside decays by channel, or of groups: the state has one scale; the
+        delta rule beside groups.
     """
-    _refuse_gains(write)
+    _refuse_pairs(write)
     tops: list[jax.Array | None] = [None] * len(write.channels) if found is None else [sums.top for sums in found]
-    left = tuple(_left(*one, standing) for one in zip(write.channels, tops, strict=True))
+    of_each = functools.partial(_left, standing=standing)
+    left = tuple(over_groups(one[0].key, of_each, *one) for one in zip(write.channels, tops, strict=True))
     chunk = Chunk(found, write, standing, left)
     return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk, write.rate)))
 
 
-def _refuse_gains(write: Write) -> None:
+def _refuse_pairs(write: Write) -> None:
     for channels in write.channels:
-        by_channel = channels.log_decay is not None and channels.log_decay.ndim == 2
-        if channels.log_gain is not None and (by_channel or write.rate is not None):
-            beside = "decays by channel" if by_channel else "the delta rule"
+        are_groups = channels.key.ndim == 3
+        by_channel = channels.log_decay is not None and channels.log_decay.ndim == 2 + are_groups
+        others = {"decays by channel": by_channel, "groups": are_groups, "the delta rule": write.rate is not None}
+        beside = [name for name, is_there in others.items() if is_there]
+        if channels.log_gain is not None and beside:
             raise ValueError(
-                f"log_gain came beside {beside}, which knows no scale that changes: expected log_gain=None"
+                f"log_gain came beside {beside[0]}, which knows no scale that changes: expected log_gain=None"
             )
+        if are_groups and write.rate is not None:
+            raise ValueError(f"rate came beside keys {channels.key.shape} in groups: expected [s, F]")
 
 
 def _corrected(chunk: Chunk, rate: jax.Array) -> tuple[jax.Array]:
@@ -296,7 +332,7 @@ def _eliminated(below: jax.Array) -> jax.Array:
 
 
 def decays(channels: Channels, standing: Standing) -> jax.Array:
-    """Logarithms of what each token leaves of the state, [s] or [s, F]."""
+    """Logarithms of what each token leaves of the state, [s] or [s, F], of one group."""
     decay = channels.log_decay
     assert decay is not None
     if decay.ndim > 0:

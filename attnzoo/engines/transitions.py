@@ -23,7 +23,7 @@ class Transition(NamedTuple):
 
     Attributes:
       written: B, the state that is left where nothing was found.
-      kept: A, as logarithms of what is left of each channels, [] or [F]; None for all.
+      kept: A, as logarithms of what is left of each channels, [] or [F], led by groups; None for all.
       goes_on: bool [], whether what was found is of the segment that is left; None where it is.
       turned: A of the delta rule, in place of `kept`, as one matrix [F, F] over all channels; None without it.
 
@@ -91,7 +91,11 @@ def of_chunk(write: Write, standing: Standing) -> tuple[Transition, jax.Array | 
     as B is of the empty one. What they write is in two parts likewise, of which one turns what was found.
     """
     if write.rate is None:
-        kept = tuple(None if x.log_decay is None else state.decays(x, standing).sum(axis=0) for x in write.channels)
+        of_each = lambda channels: state.decays(channels, standing).sum(axis=0)
+        kept = tuple(
+            None if channels.log_decay is None else state.over_groups(channels.key, of_each, channels)
+            for channels in write.channels
+        )
         return Transition(state.meet(None, write, standing).after(), kept, standing.lasts), None
     (value,), nothing = write.values, state.empty(write)
     identity = jnp.eye(sum(channels.key.shape[1] for channels in write.channels), dtype=nothing[0].totals[0].dtype)

@@ -24,17 +24,17 @@ import jax.numpy as jnp
 from attnzoo.contract import fields, gates
 from attnzoo.contract.call import Call, of_each_head
 from attnzoo.contract.mask import Mask
+from attnzoo.contract.shards import Shards
 from attnzoo.contract.support import TokenInput
 from attnzoo.engines import dense, heads, recurrence
 from attnzoo.engines.state import Channels, Write
-from attnzoo.kernel import Kernel
-from attnzoo.recurrent import IN_TIME, scaled
+from attnzoo.recurrent import IN_TIME, Recurrent, scaled
 
 DIGITS = 32  # of a position
 
 
 @dataclasses.dataclass(frozen=True)
-class LogLinear(Kernel):
+class LogLinear(Recurrent):
     """Log-linear Mamba-2: a state for each power of two of the past. Tokens bring `log_level` [levels], too.
 
     It is the logarithm of lambda, with which a token weighs the levels of its own past. A query is the token of its
@@ -79,74 +79,67 @@ class LogLinear(Kernel):
         kept = jnp.where(visible, jnp.exp(exponent), 0)
         return (dense.scores(q, k, scale) * kept * beta[None] @ v.astype(precise)).astype(v.dtype)
 
+    def rule(self, params, draws, scale):
+        read = scaled(scale)
+
+        def of_each_level(q, at):
+            (q,), weights = read(q[:, : -self.levels], at), q[:, -self.levels :]
+            return (weights.T[..., None] * q[None],)
+
+        def write(k, v, at, log_decay, beta, begins):
+            level = jax.lax.broadcasted_iota(jnp.int32, (self.levels, k.shape[0]), 0)
+            is_new = (begins[None] > level) & (level < self.levels - 1)  # the last one has no end
+            keys = jnp.broadcast_to(beta[:, None] * k, (self.levels, *k.shape))
+            return Write((v,), (Channels(keys, jnp.where(is_new, -jnp.inf, log_decay[None])),))
+
+        return recurrence.Rule(of_each_level, write)
+
     def batched(self, params, draws, q, k, v, call):
-        weights, call = self._weights(call, functools.partial(_of_queries, call.mask), q.shape[2])
-        places = jnp.broadcast_to(call.mask.key_places, (len(k), 1, k.shape[1]))[:, 0]
-
-        def add(total, level):
-            block, weight = level
-            given = q * weight[..., None], k, heads.precise(v), _forgetting(call, places, block)
-            return total + recurrence.attend(_rule_of(call), (), *given), None
-
-        nothing = jnp.zeros_like(q * weights[0][..., None], shape=(*q.shape[:3], v.shape[-1]))
-        return jax.lax.scan(jax.checkpoint(add), nothing, (self._blocks(), weights))[0].astype(v.dtype)
+        of_queries = functools.partial(_of_queries, call.mask)
+        q, call = self._levelled(q, call, _places(call.mask, call.shards), of_queries)
+        return super().batched(params, draws, q, k, v, call)
 
     def start(self, params, draws, dims, max_length, dtype):
-        """The state of each query head and level: [B, levels, N, H, Hv]."""
-        state = recurrence.start(
-            _rule_of(None),
-            (),
-            *(dims.batch, dims.num_heads, dims.head_dim, dims.value_dim, dtype),
-            {"log_decay": (), "beta": ()},
-        )
-        return jax.tree.map(lambda x: jnp.repeat(x[:, None], self.levels, axis=1), state)
+        """The state of each query head and level."""
+        sizes = dims.batch, dims.num_heads, dims.head_dim, dims.value_dim, dtype
+        brought = dict.fromkeys(("log_decay", "beta", "begins"), ())
+        return recurrence.start(self._rule_of(None), (params, draws), *sizes, brought)
 
     def step(self, params, draws, cache, q, k, v, positions, call):
-        weights, call = self._weights(call, lambda x: x, q.shape[2])
+        q, call = self._levelled(q, call, positions[:, None], lambda x: x)
+        return super().step(params, draws, cache, q, k, v, positions, call)
 
-        def add(total, level):
-            block, weight, found = level
-            given = q * weight[..., None], k, heads.precise(v), positions, _forgetting(call, positions, block)
-            left, out = recurrence.step(_rule_of(call), (), found, *given)
-            return total + out, left
+    def _levelled(self, q: jax.Array, call: Call, places: jax.Array, of_queries: Callable) -> tuple[jax.Array, Call]:
+        """Queries [B, T, N, H + levels] with what they weigh each level with beside the ones before it, and tokens that
+        bring in place of that how many levels begin anew with them.
 
-        nothing = jnp.zeros_like(q * weights[0][..., None], shape=(*q.shape[:3], v.shape[-1]))
-        by_level = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), cache)
-        out, left = jax.lax.scan(add, nothing, (self._blocks(), weights, by_level))
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), left), out
-
-    def _blocks(self):
-        """The logarithms of the lengths of blocks: the last one has no end."""
-        return jnp.arange(self.levels).at[-1].set(DIGITS - 1)
-
-    def _weights(self, call: Call, of_queries: Callable, num_heads: int) -> tuple[jax.Array, Call]:
-        """What queries weigh each block with that holds the ones before it, [levels, B, T, N], and what is left."""
-        rest = of_each_head(call.tokens, num_heads)
+        Args:
+          places: int [S] or [B, 1, S], where tokens stand in their documents, -1 for padding.
+          of_queries: what queries bring, of what tokens bring [B, S, N, levels].
+        """
+        rest = of_each_head(call.tokens, q.shape[2])
         of_levels = jnp.exp(of_queries(heads.precise(rest.pop("log_level"))))
         weights = of_levels - jnp.pad(of_levels[..., 1:], [(0, 0)] * 3 + [(0, 1)])
-        return jnp.moveaxis(weights, -1, 0), dataclasses.replace(call, tokens=rest)
+        place = jnp.maximum(places, 0).astype(jnp.int32)
+        begins = DIGITS - jax.lax.clz(place & -place)  # level l with each place that 2^l divides
+        begins = jnp.broadcast_to(begins, (q.shape[0], 1, rest["beta"].shape[1]))
+        rest["begins"] = jnp.broadcast_to(jnp.swapaxes(begins, 1, 2), rest["beta"].shape).astype(jnp.float32)
+        return jnp.concatenate([q, weights.astype(q.dtype)], axis=-1), dataclasses.replace(call, tokens=rest)
 
 
-def _rule_of(call: Call | None):
-    """The rule of one level."""
-    read = scaled(None if call is None else call.scale)
-
-    def write(k, v, at, log_decay, beta):
-        return Write((v,), (Channels(beta[:, None] * k, log_decay),))
-
-    return lambda _: recurrence.Rule(read, write)
-
-
-def _forgetting(call: Call, places: jax.Array, block: jax.Array) -> Call:
-    """The same, where tokens at `places` [B, S] forget all before the block of 2^block that they begin."""
-    begins = (places >= 0) & (places >> block << block == places)
-    log_decay = jnp.where(begins[..., None], -jnp.inf, call.tokens["log_decay"])
-    return dataclasses.replace(call, tokens=call.tokens | {"log_decay": log_decay})
+def _places(mask: Mask, shards: Shards | None) -> jax.Array:
+    """Where keys stand in their documents, int [S] or [B, 1, S]."""
+    if shards is None:
+        return mask.key_places
+    if mask.key_segments is None:
+        return shards.indices(mask.query_length, mask.key_length)[1]
+    whole = dataclasses.replace(mask, key_segments=shards.gathered(mask.key_segments, 2))
+    return shards.part(whole.key_places, 2)
 
 
 def _of_queries(mask: Mask, of_tokens: jax.Array) -> jax.Array:
     """What the tokens [B, S, N, levels] bring that queries [B, T, N, levels] are, 0 where they are none."""
-    stands = jnp.broadcast_to(mask.stands, (len(of_tokens), mask.query_length))
+    stands = jnp.broadcast_to(mask.stands, (of_tokens.shape[0], mask.query_length))
     if mask.segments is not None:
         of_query, of_key = (ids[:, 0] for ids in mask.segments)
         stands = jnp.where(jax.vmap(_at)(of_key, stands) == of_query, stands, -1)
