@@ -30,6 +30,7 @@ from attnzoo.engines.fused.way import interpreted
 from attnzoo.testing import check_law
 from experiments.conformance import routes
 from tests import oracles
+from tests.few import few
 from tests.gated_operands import HEADS, KV_HEADS, given
 from tests.test_oracles import expected
 
@@ -135,6 +136,17 @@ def test_states_that_are_found_and_left_and_what_a_rule_closes_over_have_gradien
 
 
 ROUNDED = [Linear(), GatedDelta(), GatedLinear(), Performer(64)]
+
+
+@pytest.mark.parametrize("kernel", few([*ROUNDED, Based()], [GatedDelta()]), ids=repr)
+def test_gradients_beside_states_that_are_kept_in_sixteen_bits(kernel):
+    (operands, tokens), arguments = operands_of(kernel, "plain")
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), operands)
+    with interpreted():
+        _, found = pulled(kernel, (rounded, tokens), arguments, "pallas")
+    _, exact = pulled(kernel, jax.tree.map(jnp.float32, (rounded, tokens)), arguments, "reference")
+    differ = lambda a, b: float(jnp.linalg.norm(jnp.ravel(a - b)) / jnp.linalg.norm(jnp.ravel(b)))
+    assert max(jax.tree.leaves(jax.tree.map(differ, found, exact))) < 0.02
 
 
 @pytest.mark.slow

@@ -131,6 +131,13 @@ def instantiated(gradients: Any, operands: Any) -> Any:
     return jax.tree.map(array, gradients, is_leaf=is_symbolic_zero)
 
 
+def states_kept(of_one: State, q: jax.Array, own: int, runs: int) -> list[jax.ShapeDtypeStruct]:
+    """States before each run [B, heads, runs, ...], matrices as precise as they are beside queries."""
+    rounded = lambda x: jnp.bfloat16 if x.ndim > 1 and q.dtype == jnp.bfloat16 else x.dtype
+    wide = lambda x: jax.ShapeDtypeStruct((len(q), own, runs, *in_rows(x.shape)), rounded(x))
+    return list(map(wide, jax.tree.leaves(of_one)))
+
+
 def in_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape of two axes at least."""
     return (1,) * (2 - len(shape)) + tuple(shape)

@@ -9,6 +9,7 @@ again from one that is kept of every `RUN` tokens.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,16 @@ from attnzoo.contract import programs, varying
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import heads, slots
 from attnzoo.engines.fused import choice
-from attnzoo.engines.fused.carried import Carried, Changed, Learned, Recurrence, in_rows, instantiated, is_real, is_used
+from attnzoo.engines.fused.carried import (
+    Carried,
+    Changed,
+    Learned,
+    Recurrence,
+    instantiated,
+    is_real,
+    is_used,
+    states_kept,
+)
 from attnzoo.engines.fused.way import Asked
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import State, Write
@@ -29,9 +39,10 @@ if TYPE_CHECKING:
     from attnzoo.engines.fused.device import Device
     from attnzoo.engines.recurrence import Chunks
 
-# Tokens between two states that are kept for gradients. Of 64 channels and 64 values, a state in float32 is a fourth of
-# the queries, keys and values in bfloat16 between them.
-RUN = 512
+# Tokens between two states that are kept for gradients. Of 64 channels and 64 values, a state in bfloat16 is a 24th of
+# the queries, keys and values between them. Those of one that is as large as these, or larger, lie further apart:
+# beside more of its chunks a TPU would have no room.
+RUN, LONG_RUN = 512, 2048
 
 
 def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State | None, reasons: list[str]):
@@ -52,7 +63,7 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
     reasons = reasons + choice.reasons_everywhere(declined)
     if reasons:
         raise asked.declined(reasons)
-    apart = RUN if way.interpreted is None else 2 * way.interpreted.largest
+    apart = _apart(given, run) if way.interpreted is None else 2 * way.interpreted.largest
     route = Route(asked, declined, run, _closed_over(run, given), apart)
 
     @jax.custom_vjp
@@ -75,6 +86,13 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
 
     attend.defvjp(forward, backward, symbolic_zeros=True)
     return attend((Learned(run.constants, route.closed, found), given), mask)
+
+
+def _apart(given: Sequence, run: Chunks) -> int:
+    """Tokens from one state that is kept to the next."""
+    of_one = lambda x: RUN * math.prod(x.shape[3:]) * x.dtype.itemsize
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(run.empty)))
+    return RUN if state < sum(map(of_one, given[:3])) else LONG_RUN
 
 
 def _declined(given: Sequence, write: Write, device: Device) -> list[str]:
@@ -104,8 +122,7 @@ class Route(NamedTuple):
         out = jax.ShapeDtypeStruct((*given.q.shape[:3], given.v.shape[3]), given.v.dtype)
         of_one = jax.eval_shape(self.run.empty)
         left = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, own, *x.shape), x.dtype), of_one)
-        wide = lambda x: jax.ShapeDtypeStruct((batch, own, runs, *in_rows(x.shape)), x.dtype)
-        kept = [wide(x) for x in jax.tree.leaves(of_one)] if keeps else []
+        kept = states_kept(of_one, given.q, own, runs) if keeps else []
         return self._by_platform(functools.partial(self._found, keeps), (out, left, kept), operands, mask)
 
     def gradients(self, operands, mask: Mask, kept, changed: Changed, d_out, d_left):

@@ -19,7 +19,7 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused import hopper_gradient, hopper_recurrence, hopper_told, hopper_whole, warpgroups
-from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
+from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
 from attnzoo.engines.fused.hopper_gradient import Given, How
 from attnzoo.engines.fused.warpgroups import ROWS
 from attnzoo.engines.slots import Sequence, Slots
@@ -62,10 +62,8 @@ def recurrence(interpret: Any = None) -> Recurrence:
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, State, list[jax.Array]]:
     """Outputs and the state that is left; gradients need no state that was kept."""
     out, left = _met(carried, interpret, carried.learned, jax.tree.map(heads.precise, carried.given))
-    batch, runs = len(out), carried.runs
-    none = lambda x: jnp.zeros((batch, carried.own, runs, *in_rows(x.shape)), x.dtype)
-    kept = list(map(none, jax.tree.leaves(carried.empty()))) if keeps else []
-    return out, left, varying.as_of(kept, out)
+    kept = states_kept(carried.empty(), carried.given.q, carried.own, carried.runs) if keeps else []
+    return out, left, varying.as_of([jnp.zeros(x.shape, x.dtype) for x in kept], out)
 
 
 def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:

@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.contract import varying
 from attnzoo.engines import state
-from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real
+from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real, states_kept
 from attnzoo.engines.fused.folding import stored
 from attnzoo.engines.fused.lying import Apart, Order, Rows, Wide
 from attnzoo.engines.fused.mosaic import Program
@@ -93,8 +93,8 @@ class Kernel:
         self.state = jax.eval_shape(carried.empty)
         of_each = lambda x: jax.ShapeDtypeStruct((len(carried.given.q), order.own, *x.shape), x.dtype)
         self.left = jax.tree.map(lambda x: Apart.of(order, of_each(x)), self.state)
-        in_runs = lambda x: jax.ShapeDtypeStruct((*of_each(x).shape[:2], order.runs, *in_rows(x.shape)), x.dtype)
-        self.kept = [Apart.of(order, in_runs(x), is_kept=True) for x in jax.tree.leaves(self.state)]
+        kept = states_kept(self.state, carried.given.q, order.own, order.runs)
+        self.kept = [Apart.of(order, x, is_kept=True) for x in kept]
         self.example = jax.tree.map(lambda how: how.one, self.lying).beside(self.state)
         self.step = Program.of(carried.head, *self.example)
 
@@ -168,7 +168,7 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
                 kernel.write_state(states, found, head)
 
         for x, held in zip(kept, states, strict=False):
-            x[0] = held[...]
+            x[0] = held[...].astype(x.dtype)
 
         def one(chunk, _):
             for head in range(order.fold):
@@ -226,7 +226,7 @@ def backward(
                 x[...] = jnp.zeros_like(x)
 
         for x, first in zip(kept, states, strict=True):
-            first[0] = x[0]
+            first[0] = x[0].astype(first.dtype)
 
         def ahead(chunk, _):
             for head in range(order.fold):
