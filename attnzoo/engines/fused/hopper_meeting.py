@@ -8,7 +8,6 @@ decays are summed in registers, from one for each token.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -47,6 +46,7 @@ class Given(NamedTuple):
       one: what stands beside values and is summed as they are, likewise, which has no gradient; None for none.
       log_decay: of each token before it writes, likewise; None for none.
       found: the state before the first token; None for none.
+      rate: of the delta rule, likewise, by which `hopper_delta` goes; None without it.
     """
 
     read: jax.Array
@@ -57,6 +57,7 @@ class Given(NamedTuple):
     one: jax.Array | None = None
     log_decay: jax.Array | None = None
     found: State | None = None
+    rate: jax.Array | None = None
 
 
 class How(NamedTuple):
@@ -159,16 +160,20 @@ class Kernel:
     def __init__(self, how: How, given: Given):
         self.how, self.given, self.channels = how, given, sum(widths(how.key, given.key))
         self.has_ones, self.has_decays = given.one is not None, given.log_decay is not None
-        self.dtype = given.read.dtype
+        self.dtype, self.num_heads = given.read.dtype, max(x.shape[2] for x in given[:3])
 
     def tokens(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
-        """So many numbers for each token of each head of queries."""
-        return jax.ShapeDtypeStruct((*self.given.read.shape[:3], width), dtype)
+        """So many numbers for each token of each head."""
+        return jax.ShapeDtypeStruct((*self.given.read.shape[:2], self.num_heads, width), dtype)
+
+    def gradient(self, x: jax.Array) -> Matrix:
+        """That of rows, in float32 until those of heads that share them are summed."""
+        return Matrix(self.tokens(x.shape[3], x.dtype if x.shape[2] == self.num_heads else jnp.float32))
 
     def numbers(self) -> Vectors:
         """One of them, in float32."""
-        batch, length, num_heads, _ = self.given.read.shape
-        return Vectors(jax.ShapeDtypeStruct((batch, num_heads, 1, length), jnp.float32))
+        batch, length = self.given.read.shape[:2]
+        return Vectors(self.f32(batch, self.num_heads, 1, length))
 
     def numbers_beside(self, changed: list[bool]) -> Blocks:
         """Gradients of what a program needs beside rows."""
@@ -189,31 +194,43 @@ class Kernel:
         keeps: bool = False,
     ) -> dict[str, jax.Array]:
         """What a kernel writes, by name, and the state that it leaves, and the states that it `keeps`."""
-        batch, length, num_heads, _ = self.given.read.shape
-        f32, rows = (functools.partial(jax.ShapeDtypeStruct, dtype=x) for x in (jnp.float32, self.dtype))
-        left = {"sums": f32((batch, num_heads, self.channels, ROWS))}
-        left |= {"ones": f32((batch, num_heads, self.channels))} if self.has_ones else {}
-        told = {"state": rows((self.channels, ROWS))} | ({"ones": f32((self.channels,))} if self.has_ones else {})
-        sides = (("kept", sums.by), ("made", "read"), ("made", "key"))
-        own = {f"{who}_{x}": rows((ROWS, self.channels)) for who, x in sides if getattr(self.how, x) is not None}
-        own |= {"value": rows((ROWS, ROWS)), "again": f32((ROWS,))} if self.has_decays else {}
-        own |= {"pulled": rows((ROWS, ROWS))} if "pulled" in out else {}
+        (batch, length), num_heads = self.given.read.shape[:2], self.num_heads
+        left = {"sums": self.f32(batch, num_heads, self.channels, ROWS)}
+        left |= {"ones": self.f32(batch, num_heads, self.channels)} if self.has_ones else {}
         states: Blocks = {}
         if keeps:
-            states = {"states": Matrix(rows((batch, length // ROWS * self.channels, num_heads, ROWS)))}
+            states = {"states": Matrix(self.rounded(batch, length // ROWS * self.channels, num_heads, ROWS))}
         work = Walk(
             given=operands,
             out=out,
             beside=states,
             found={} if found is None else {name: x for name, x in found._asdict().items() if x is not None},
             left=left,
-            told=told,
-            own=own,
+            **self.memory(sums, out),
             is_backward=sums.is_backward,
         )
-        rule = Rule(*self._keeping(sums, found is not None, keeps), read)
+        rule = self.keeping(sums, found is not None, keeps, read)
         written = hopper_walk.launch(name, work, rule, self.how.interpret)
         return dict(zip([*out, *work.beside, *left], written, strict=True))
+
+    def f32(self, *shape: int) -> jax.ShapeDtypeStruct:
+        """Numbers that are summed, or sums of decays."""
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def rounded(self, *shape: int) -> jax.ShapeDtypeStruct:
+        """Numbers that are multiplied."""
+        return jax.ShapeDtypeStruct(shape, self.dtype)
+
+    def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
+        """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
+        told = {"state": self.rounded(self.channels, ROWS)}
+        told |= {"ones": self.f32(self.channels)} if self.has_ones else {}
+        sides = (("kept", sums.by), ("made", "read"), ("made", "key"))
+        made = [f"{who}_{x}" for who, x in sides if getattr(self.how, x) is not None]
+        own = dict.fromkeys(made, self.rounded(ROWS, self.channels))
+        own |= {"value": self.rounded(ROWS, ROWS), "again": self.f32(ROWS)} if self.has_decays else {}
+        own |= {"pulled": self.rounded(ROWS, ROWS)} if "pulled" in out else {}
+        return {"told": told, "prepared": {}, "own": own}
 
     @property
     def operands(self) -> Blocks:
@@ -227,38 +244,52 @@ class Kernel:
         decays = None if given.log_decay is None else jnp.maximum(given.log_decay, LOWEST)[:, :, None]
         return matrices | wide | both("log_decay", decays)
 
-    def _keeping(self, sums: Sums, is_found: bool, keeps: bool) -> tuple[Callable, Callable, Callable]:
-        """What the warpgroup does that keeps the state."""
+    def keeping(self, sums: Sums, is_found: bool, keeps: bool, read: Callable) -> Rule:
+        """What warpgroups do, of which one keeps the state."""
 
         def begin(refs):
             if is_found:
                 return (loaded(refs.sums), *([loaded(refs.ones)] if self.has_ones else []))
             return (filled(0, self.channels, ROWS), *([filled(0, self.channels)] if self.has_ones else []))
 
-        def tell(carry, told):
+        def tell(piece, told, own, carry):
             state, *ones = carry
             for x in ones:
                 told.ones[...] = x
             set_block(told.state, state.astype(self.dtype))
 
-        def keep(piece, own, carry):
+        def keep(piece, told, own, carry):
             state, *ones = carry
-            by, value = self.made(sums.by, piece, own, "kept"), getattr(piece, sums.value)
+            by, value = self.made(sums.by, piece, own, "kept"), self.written(sums, piece, told)
             if self.has_decays:
-                rows, value, last = loaded(value), own.value, _last(piece, self.channels)
+                rows, value, last = loaded(value), own.value, all_left(piece, self.channels)
                 set_block(
-                    value, (rows * spread(jnp.exp(_decayed(piece, 0, sums.is_backward)), rows.shape)).astype(self.dtype)
+                    value,
+                    (rows * spread(jnp.exp(self.decayed(piece, sums.is_backward)), rows.shape)).astype(self.dtype),
                 )
                 state, ones = state * spread(last, state.shape), [x * last for x in ones]
             if ones:
                 one = loaded(getattr(piece, f"{sums.one}_columns").at[0], axis=1)
-                one = one * jnp.exp(_decayed(piece, 1, sums.is_backward)) if self.has_decays else one
+                one = one * jnp.exp(decayed(piece, 1, sums.is_backward)) if self.has_decays else one
                 columns = loaded(by.T)  # of whose sums each thread has an eighth of those that sums of rows would take
                 ones = [x + (columns * spread(one, columns.shape, 1)).sum(axis=1) for x in ones]
             state = added(state, by.T, value, self.how.interpret)
             return (state, *ones), (*[state] * keeps,)
 
-        return begin, tell, keep
+        return Rule(begin, tell, keep, read)
+
+    def decayed(self, piece, is_upto: bool) -> jax.Array:
+        """Sums of the logarithms of decays in a chunk, along rows: up to each token, it included, or behind it."""
+        return decayed(piece, 0, is_upto)
+
+    def decayed_again(self, piece, own, is_upto: bool) -> Any:
+        """The same along columns, in a block: registers hold one of both."""
+        set_block(own.again, decayed(piece, 1, is_upto))
+        return own.again
+
+    def written(self, sums: Sums, piece, told) -> Any:
+        """A block of what a chunk writes into the state."""
+        return getattr(piece, sums.value)
 
     def made(self, name: str, piece, own, who: str = "made") -> Any:
         """A block of what the program of queries or keys makes of them."""
@@ -280,16 +311,15 @@ class Kernel:
 
     def meeting(self, sums: Sums, piece, told, own) -> Meeting:
         """A chunk, and what those before it have written."""
-        if self.has_decays:  # registers hold one of both
-            set_block(own.again, _decayed(piece, 1, not sums.is_backward))
+        again = self.decayed_again(piece, own, not sums.is_backward) if self.has_decays else None
         return Meeting(
             self.made(sums.by, piece, own),
-            getattr(piece, sums.value),
+            self.written(sums, piece, told),
             getattr(piece, f"{sums.one}_columns").at[0] if self.has_ones else None,
             told.state,
             told.ones if self.has_ones else None,
-            _decayed(piece, 0, not sums.is_backward) if self.has_decays else None,
-            own.again if self.has_decays else None,
+            self.decayed(piece, not sums.is_backward) if self.has_decays else None,
+            again,
             sums.is_backward,
             self.how.interpret,
         )
@@ -337,7 +367,7 @@ class Kernel:
         return inside.sum(axis=0) + sum(spread(x, shape).sum(axis=0) for x in beyond)
 
 
-def _decayed(piece, axis: int, is_upto: bool) -> jax.Array:
+def decayed(piece, axis: int, is_upto: bool) -> jax.Array:
     """Sums of the logarithms of decays in a chunk up to each token, it included, or behind it, along an axis."""
     shape = (ROWS, ROWS)
     own, other = (warpgroups.index(shape, x) for x in (axis, 1 - axis))
@@ -346,7 +376,7 @@ def _decayed(piece, axis: int, is_upto: bool) -> jax.Array:
     return jnp.where(other <= own if is_upto else other > own, decays, 0.0).sum(axis=1 - axis)
 
 
-def _last(piece, channels: int) -> jax.Array:
+def all_left(piece, channels: int) -> jax.Array:
     """What all tokens of a chunk leave of what was found, for each channel."""
     return jnp.exp(along(piece.log_decay_columns.at[0], (channels, ROWS), 1).sum(axis=1))
 

@@ -157,13 +157,13 @@ def recurrence(
             return state, filled(0, features if has_values else ROWS, axis=1)
         return state, loaded(refs.ones if has_values else refs.ones.at[0], axis=1)
 
-    def tell(carry, told):
+    def tell(piece, told, own, carry):
         state, *ones = carry
         for x in ones:
             told.ones[...] = x
         set_block(told.state, state.astype(rounded))
 
-    def keep(piece, own, carry):
+    def keep(piece, told, own, carry):
         state, *ones = carry
         passed = [] if states is None else [(state * loaded(piece.states)).sum(axis=0)]
         value = piece.value
@@ -217,6 +217,7 @@ def recurrence(
         left=left,
         told={"state": jax.ShapeDtypeStruct((features, ROWS), rounded)}
         | ({"ones": f32(features if has_values else ROWS)} if has_values or has_keys else {}),
+        prepared={},
         own={"value": jax.ShapeDtypeStruct((ROWS, ROWS), rounded)} if has_decays else {},
         is_backward=is_backward,
     )

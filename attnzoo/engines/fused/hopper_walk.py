@@ -1,13 +1,14 @@
 """A kernel of an NVIDIA Hopper GPU that goes along a sequence, from its first piece to the last or the other way.
 
 One warpgroup keeps a state, and tells another one before each piece what it is, which writes outputs from it; a third
-one copies what both read.
+one copies what both read, and prepares of each piece what depends on no state, while they are at the one before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from attnzoo.engines.fused.warpgroups import (
 )
 
 TOLD = 2  # states in shared memory at a time
+PREPARED = 2  # pieces of which something is prepared at a time
 
 
 class Walk(NamedTuple):
@@ -53,6 +55,7 @@ class Walk(NamedTuple):
         in common. A single row is a vector.
       left: shapes of what it writes of each head after the last one, likewise.
       told: shapes of what is told: vectors, and [rows, W] as wgmma reads it.
+      prepared: likewise, of what is prepared of each piece, beside which it stands.
       own: likewise, of what a warpgroup writes for itself.
       is_backward: whether it begins with the last piece.
     """
@@ -63,6 +66,7 @@ class Walk(NamedTuple):
     found: dict[str, jax.Array]
     left: dict[str, Any]
     told: dict[str, Any]
+    prepared: dict[str, Any]
     own: dict[str, Any]
     is_backward: bool
 
@@ -103,7 +107,8 @@ class Walk(NamedTuple):
         """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
         size = lambda blocks: sum(bytes_of({key: x}, self.rows(x)) for key, x in blocks.items())
         whole = lambda shapes: sum(x.dtype.itemsize * x.size for x in shapes.values())
-        held = size(self.staging) + whole(self.begun) + whole(self.own) + TOLD * whole(self.told)
+        held = size(self.staging) + whole(self.begun) + whole(self.own)
+        held += TOLD * whole(self.told) + PREPARED * whole(self.prepared)
         room = [min(3, (most - RESERVED - held) // size(self.given)) for most in (SHARED // 2, SHARED)]
         return room[0] if room[0] >= 2 else max(1, room[1])
 
@@ -113,15 +118,18 @@ class Rule(NamedTuple):
 
     Attributes:
       begin: the state, from what was found; in the order of `Walk.left` where it is left.
-      tell: writes what is told of it.
-      keep: the state after one more piece, and what is written beside, from the piece and what is its own.
-      read: what is written, one after another, from the piece, what was told, and what is its own.
+      tell: writes what is told of it before a piece, from the piece, into what is told, by what is its own.
+      keep: the state after one more piece, and what is written beside, from the piece, what was told, and what is its
+        own.
+      read: what is written, one after another, from the same.
+      prepare: writes what is prepared of a piece, from the piece, by what is its own; None where nothing is.
     """
 
     begin: Callable[[Any], tuple]
-    tell: Callable[[tuple, Any], None]
-    keep: Callable[[Any, Any, tuple], tuple[tuple, tuple]]
+    tell: Callable[[Any, Any, Any, tuple], None]
+    keep: Callable[[Any, Any, Any, tuple], tuple[tuple, tuple]]
     read: Callable[[Any, Any, Any], Iterable]
+    prepare: Callable[[Any, Any, Any], None] | None = None
 
 
 def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax.Array]:
@@ -145,12 +153,15 @@ def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax
             "own": {key: shared(x) for key, x in work.own.items()},
             "told": {key: shared(x, TOLD) for key, x in work.told.items()},
             "given": {key: x.memory(work.stages, work.rows(x)) for key, x in work.given.items()},
+            "prepared": {key: shared(x, PREPARED) for key, x in work.prepared.items()},
             "staging": {key: x.memory(work.rows(x)) for key, x in work.staging.items()},
             "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.found))),
             "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=work.stages),
             "free": plgpu.Barrier(num_arrivals=2, num_barriers=work.stages),
             "known": plgpu.Barrier(num_barriers=TOLD),
             "forgotten": plgpu.Barrier(num_barriers=TOLD),
+            "ready": plgpu.Barrier(num_barriers=PREPARED),
+            "spent": plgpu.Barrier(num_arrivals=2, num_barriers=PREPARED),
         },
         grid=(batch, num_heads * work.parts),
         grid_names=("batch", "heads"),
@@ -167,7 +178,9 @@ class _Block:
         self.head, self.part = div(place, work.parts), rem(place, work.parts)
         given, *others = dealt(refs, (work.given, work.found, work.out, work.beside, work.left))
         self.found, self.out, self.beside, self.left = others
+        self.own = SimpleNamespace(**memory.own)
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, work.stages)
+        self.prepared = Stream({}, (), memory.prepared, memory.ready, memory.spent, PREPARED)
         self.turns = jnp.int32(0), jnp.int32(work.pieces)
 
     def keep(self) -> None:
@@ -188,34 +201,58 @@ class _Block:
     def read(self) -> None:
         """What the one does that reads it."""
 
-        own = SimpleNamespace(**self.memory.own)
-
         @pl.loop(*self.turns)
         def _(turn):
             told, is_known, is_forgotten = self._told(turn)
-            with self.given.piece(turn, is_read=True) as piece:
+            with self._piece(turn) as piece:
                 plgpu.barrier_wait(is_known)
-                self._write(self.work.out, self.out, self.rule.read(piece, told, own), turn)
+                self._write(self.work.out, self.out, self.rule.read(piece, told, self.own), turn)
             plgpu.barrier_arrive(is_forgotten)
 
         plgpu.wait_smem_to_gmem(0)
 
     def copy(self) -> None:
-        """What the one does that copies."""
+        """What the one does that copies: a piece takes the place of one that both others are done with."""
+        ahead = max(1, self.work.stages - 1) if self.work.prepared else 0
 
-        @pl.loop(*self.turns)
+        @pl.loop(jnp.int32(0), jnp.int32(self.work.pieces + ahead))
         def _(turn):
-            self.given.fetch(turn, functools.partial(self._of_piece, turn=turn))
+            if self.work.prepared:
+                pl.when(turn >= ahead)(functools.partial(self._prepare, turn - ahead))
+            pl.when(turn < self.work.pieces)(functools.partial(self._fetch, turn))
 
         self.given.end(self.work.pieces)
+        self.prepared.end(self.work.pieces if self.work.prepared else 0)
+
+    def _fetch(self, turn) -> None:
+        self.given.fetch(turn, functools.partial(self._of_piece, turn=turn))
+
+    def _prepare(self, turn) -> None:
+        (piece, is_filled, _), (prepared, is_ready, is_spent) = self.given.slot(turn), self.prepared.slot(turn)
+        plgpu.barrier_wait(is_filled)
+        pl.when(turn >= PREPARED)(functools.partial(plgpu.barrier_wait, is_spent))
+        assert self.rule.prepare is not None
+        self.rule.prepare(piece, prepared, self.own)
+        plgpu.commit_smem()
+        plgpu.barrier_arrive(is_ready)
+
+    @contextlib.contextmanager
+    def _piece(self, turn) -> Iterator[SimpleNamespace]:
+        """That of a turn, and beside it what was prepared of it."""
+        with self.given.piece(turn, is_read=True) as piece:
+            if not self.work.prepared:
+                yield piece
+                return
+            with self.prepared.piece(turn, is_read=False) as prepared:
+                yield SimpleNamespace(**vars(piece), **vars(prepared))
 
     def _kept(self, turn, carry: tuple) -> tuple:
         told, is_known, is_forgotten = self._told(turn)
-        pl.when(turn >= TOLD)(functools.partial(plgpu.barrier_wait, is_forgotten))
-        self.rule.tell(carry, told)
-        plgpu.barrier_arrive(is_known)
-        with self.given.piece(turn, is_read=True) as piece:
-            carry, written = self.rule.keep(piece, SimpleNamespace(**self.memory.own), carry)
+        with self._piece(turn) as piece:
+            pl.when(turn >= TOLD)(functools.partial(plgpu.barrier_wait, is_forgotten))
+            self.rule.tell(piece, told, self.own, carry)
+            plgpu.barrier_arrive(is_known)
+            carry, written = self.rule.keep(piece, told, self.own, carry)
         self._write(self.work.beside, self.beside, written, turn)
         return carry
 

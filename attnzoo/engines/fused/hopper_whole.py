@@ -16,7 +16,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_parts
 from attnzoo.engines.fused.carried import Changed, instantiated, is_used
@@ -67,8 +66,8 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
         onward["read"],
         of_group(back["key"], given.key),
         of_group(back["value"], given.value),
-        _beside(onward, given.beside_read),
-        _beside(back, given.beside_key),
+        grads_beside(onward, given.beside_read),
+        grads_beside(back, given.beside_key),
         None,
         of_shared(back["passed"][:, :, 0], given.log_decay) if given.log_decay is not None and wants_decays else None,
         None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(back)),
@@ -79,7 +78,7 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
 recur.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _beside(made: dict[str, jax.Array], like: list[jax.Array]) -> list[jax.Array | None]:
+def grads_beside(made: dict[str, jax.Array], like: list[jax.Array]) -> list[jax.Array | None]:
     """Gradients of what a program needs beside rows."""
     found = [made.get(f"beside{i}") for i in range(len(like))]
     return [None if x is None else of_shared(x[:, :, 0], y) for x, y in zip(found, like, strict=True)]
@@ -93,7 +92,7 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays:
     if how.finish is not None:
         out |= {"pulled": Matrix(kernel.tokens(ROWS, d_out.dtype))}
         out |= {} if given.one is None else {"pulled_one": kernel.numbers()}
-    out |= {"read": Matrix(kernel.tokens(given.read.shape[3], given.read.dtype))} | kernel.numbers_beside(changed)
+    out |= {"read": kernel.gradient(given.read)} | kernel.numbers_beside(changed)
     out |= {"dots": kernel.numbers()} if wants_decays else {}
 
     def read(piece, told, own):
@@ -117,8 +116,7 @@ def _back(
 ) -> dict[str, jax.Array]:
     """From the last chunk on: gradients of keys and values, and of the state that was found."""
     how, given = kernel.how, kernel.given
-    dtype = given.key.dtype if given.key.shape[2] == given.read.shape[2] else jnp.float32  # until heads are summed
-    out: Blocks = {"value": Matrix(kernel.tokens(ROWS, dtype)), "key": Matrix(kernel.tokens(given.key.shape[3], dtype))}
+    out: Blocks = {"value": kernel.gradient(given.value), "key": kernel.gradient(given.key)}
     out |= kernel.numbers_beside(changed) | ({"passed": kernel.numbers()} if wants_decays else {})
 
     def read(piece, told, own):

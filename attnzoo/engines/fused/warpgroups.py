@@ -121,8 +121,8 @@ def bytes_of(blocks: Blocks, rows: int) -> int:
 class Piece:
     """What has been met in one of the streams, as a context: inside it has come, and after it may be overwritten."""
 
-    def __init__(self, refs: dict[str, Any], filled, free, is_read: bool):
-        self.refs, self.filled, self.free, self.is_read = SimpleNamespace(**refs), filled, free, is_read
+    def __init__(self, refs: SimpleNamespace, filled, free, is_read: bool):
+        self.refs, self.filled, self.free, self.is_read = refs, filled, free, is_read
 
     def __enter__(self):
         plgpu.barrier_wait(self.filled)
@@ -169,11 +169,15 @@ class Stream:
         for (key, block), ref in zip(self.blocks.items(), self.refs, strict=True):
             plgpu.copy_gmem_to_smem(source(block, ref), self.memory[key].at[slot], self.filled.at[slot])
 
+    def slot(self, turn) -> tuple[SimpleNamespace, Any, Any]:
+        """Where the piece of a turn stands, and the barriers at which it has come, and all are done with it."""
+        slot = rem(turn, self.stages)
+        refs = SimpleNamespace(**{key: x.at[slot] for key, x in self.memory.items()})
+        return refs, self.filled.at[slot], self.free.at[slot]
+
     def piece(self, turn, is_read: bool) -> Piece:
         """That of a turn; `is_read` where threads, and not wgmma alone, read it."""
-        slot = rem(turn, self.stages)
-        refs = {key: x.at[slot] for key, x in self.memory.items()}
-        return Piece(refs, self.filled.at[slot], self.free.at[slot], is_read)
+        return Piece(*self.slot(turn), is_read)
 
     def end(self, count) -> None:
         """After all turns: nobody is left behind."""
@@ -203,6 +207,12 @@ def set_block(block, rows: jax.Array) -> None:
     """What wgmma and copies read next of shared memory."""
     block[...] = rows
     plgpu.commit_smem()
+
+
+def reset_block(block, rows: jax.Array) -> None:
+    """The same of a block that this warpgroup has just multiplied with, all of whose warps are to be done with it."""
+    plgpu.commit_smem()
+    set_block(block, rows)
 
 
 def leading(array, ref, b, n):
