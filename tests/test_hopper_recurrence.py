@@ -14,6 +14,7 @@ from attnzoo import (
     CosFormer,
     Delta,
     Dims,
+    GatedDelta,
     GatedLinear,
     Linear,
     Performer,
@@ -27,6 +28,7 @@ from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
 from attnzoo.engines.fused import (
     hopper_chunks,
+    hopper_delta,
     hopper_gradient,
     hopper_parts,
     hopper_recurrence,
@@ -78,35 +80,55 @@ def strong_decays(rng, shape):
     return decays
 
 
-def of_head(q, k, v, one, log_decay, found, d_out, d_one, d_left):
+def of_head(q, k, v, one, log_decay, found, d_out, d_one, d_left, rate=None):
     """The recurrence of one head token after token, and its gradients likewise, from the last one on."""
     length, kept, states = len(q), np.exp(log_decay), [(found, np.zeros(len(found)))]
+    missing = np.zeros_like(v)
     for t in range(length):
         state, ones = states[-1]
-        states.append((kept[t] * state + np.outer(k[t], v[t]), kept[t] * ones + k[t] * one[t]))
+        missing[t] = v[t] - kept[t] * (k[t] @ state)
+        value = v[t] if rate is None else rate[t] * missing[t]
+        states.append((kept[t] * state + np.outer(k[t], value), kept[t] * ones + k[t] * one[t]))
     read = [(q[t] @ states[t + 1][0], q[t] @ states[t + 1][1]) for t in range(length)]
     result = {"out": np.stack([x for x, _ in read]), "one": np.array([x for _, x in read]), "left": states[-1][0]}
     grads = {name: np.zeros_like(x) for name, x in (("read", q), ("key", k), ("value", v), ("value_one", one))}
-    grads["log_decay"], d_state, d_ones = np.zeros(length), d_left, np.zeros(len(found))
+    grads |= {"log_decay": np.zeros(length), "rate": np.zeros(length)}
+    d_state, d_ones = d_left, np.zeros(len(found))
     for t in reversed(range(length)):
         grads["read"][t] = states[t + 1][0] @ d_out[t] + states[t + 1][1] * d_one[t]
         d_state, d_ones = d_state + np.outer(q[t], d_out[t]), d_ones + q[t] * d_one[t]
         grads["key"][t], grads["value"][t] = d_state @ v[t] + d_ones * one[t], k[t] @ d_state
         grads["value_one"][t] = k[t] @ d_ones
+        if rate is not None:
+            grads["rate"][t], d_value = grads["value"][t] @ missing[t], rate[t] * grads["value"][t]
+            grads["key"][t] = rate[t] * (d_state @ missing[t]) - kept[t] * (states[t][0] @ d_value)
+            grads["value"][t], d_state = d_value, d_state - np.outer(k[t], d_value)
         d_state, d_ones = kept[t] * d_state, kept[t] * d_ones
         grads["log_decay"][t] = (states[t][0] * d_state).sum() + states[t][1] @ d_ones
     return result | grads | {"found": d_state}
 
 
 def check_kernel(
-    *, features=64, values=64, length=192, decays=False, is_counted=False, is_found=False, scale=1.0, is_whole=False
+    *,
+    features=64,
+    values=64,
+    length=192,
+    decays=False,
+    is_counted=False,
+    is_found=False,
+    scale=1.0,
+    is_whole=False,
+    is_corrected=False,
 ):
     rng = np.random.default_rng(0)
     rounded = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
     precise = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    rate = (
+        jnp.asarray(2 * rng.uniform(size=(1, HEADS, length)), jnp.float32).at[0, 0, 5].set(0) if is_corrected else None
+    )
     given = Given(
         rounded(1, length, HEADS, features),
-        rounded(1, length, KV_HEADS, features),
+        rounded(1, length, KV_HEADS, features) * (features**-0.5 if is_corrected else 1),
         rounded(1, length, KV_HEADS, values),
         precise(1, HEADS, length) if is_counted else None,
         jnp.asarray(strong_decays(rng, (1, HEADS, length)), jnp.float32) if decays else None,
@@ -114,13 +136,13 @@ def check_kernel(
         if is_found
         else None,
     )
-    recur = whole if is_whole else functools.partial(hopper_gradient.recur, How(scale, warpgroups.interpreter()))
-    (out, one, left), pull = jax.vjp(functools.partial(recur, scale) if is_whole else recur, given)
+    recur = whole if is_whole or is_corrected else in_parts
+    (out, one, left), pull = jax.vjp(functools.partial(recur, scale), given, rate)
     pulled = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), (out, one, left))
     pulled = (*pulled[:2], pulled[2]._replace(ones=None if left.ones is None else 0 * left.ones))
-    (grads,) = pull(pulled)
+    grads, d_rate = pull(pulled)
     assert not has_races()
-    heads = [_of_one(given, pulled, n, scale) for n in range(HEADS)]
+    heads = [_of_one(given, pulled, n, scale, rate) for n in range(HEADS)]
     by_head = lambda name: np.stack([head[name] for head in heads])
     assert_close(jnp.moveaxis(out[0], 1, 0), by_head("out"), "out")
     assert_close(left.sums[0], by_head("left"), "left")
@@ -134,18 +156,25 @@ def check_kernel(
         assert_close(grads.log_decay[0], by_head("log_decay"), "d_log_decay", 2 * TOLERANCE)
     if is_found:
         assert_close(grads.found.sums[0], by_head("found"), "d_found")
+    if is_corrected:
+        assert_close(d_rate[0], by_head("rate"), "d_rate", 2 * TOLERANCE)
 
 
-def whole(scale, given):
-    """The same recurrence where a block of threads holds the state."""
-    told = hopper_whole.Given(given.read, given.key, given.value, [], [], None, given.log_decay, given.found)
+def in_parts(scale, given, rate):
+    """The recurrence, whose heads may be in parts."""
+    return hopper_gradient.recur(How(scale, warpgroups.interpreter()), given)
+
+
+def whole(scale, given, rate):
+    """The same where a block of threads holds the state, or with the delta rule."""
+    told = hopper_whole.Given(given.read, given.key, given.value, [], [], None, given.log_decay, given.found, rate)
     how = hopper_whole.How(None, None, None, scale, warpgroups.interpreter())
-    assert hopper_whole.fits(told, how)
-    out, left = hopper_whole.recur(how, told)
+    assert rate is not None or hopper_whole.fits(told, how)
+    out, left = (hopper_whole if rate is None else hopper_delta).recur(how, told)
     return out, None, left
 
 
-def _of_one(given, pulled, n, scale):
+def _of_one(given, pulled, n, scale, rate):
     of = lambda x, like: np.zeros(like) if x is None else np.asarray(x, np.float64)[0, n]
     d_out, d_one, d_left = pulled
     length, features, values = given.read.shape[1], given.read.shape[3], given.value.shape[3]
@@ -155,6 +184,7 @@ def _of_one(given, pulled, n, scale):
     expected = of_head(
         *(scale * row(given.read, n), row(given.key, 0), row(given.value, 0), *vectors, of(found, (features, values))),
         *(row(d_out, n), of(d_one, length), of(d_left.sums, (features, values))),
+        None if rate is None else of(rate, length),
     )
     return expected | {"read": scale * expected["read"]}
 
@@ -162,6 +192,11 @@ def _of_one(given, pulled, n, scale):
 def test_decays_of_any_strength(ask):
     """Of a shared key, beside a state that was found, in which nothing may be NaN."""
     ask(check_kernel, length=128, decays=True, is_found=True, scale=-0.3, is_whole=True)
+
+
+def test_what_keys_recall_is_corrected(ask):
+    """Rates up to 2, of which one is 0, beside decays of any strength."""
+    ask(check_kernel, length=192, decays=True, is_found=True, scale=0.5, is_corrected=True)
 
 
 def check_parts(**how):
@@ -312,6 +347,10 @@ def steps(rng, shape):
     return rng.uniform(size=shape)
 
 
+def long_steps(rng, shape):
+    return 2 * steps(rng, shape)
+
+
 STATE_SPACE = {"log_decay": slow_decays, "beta": steps}
 SEGMENTS = np.repeat([[3, 1, 7]], 50, axis=1)
 
@@ -333,6 +372,25 @@ CASES = {
     },
     "two groups of channels": {"kernel": CosFormer(max_length=200)},
     "many features": {"kernel": Based(), "widths": (12, 64)},
+    "the delta rule": {"kernel": Delta(), "brought": {"beta": steps}},
+    "the gated delta rule of wide values": {
+        "kernel": GatedDelta(max_beta=2),
+        "length": 100,
+        "widths": (40, 128),
+        "brought": {"beta": long_steps, "log_decay": slow_decays},
+    },
+    "the delta rule of wide keys": {"kernel": Delta(), "length": 100, "widths": (128, 64), "brought": {"beta": steps}},
+    "the gated delta rule in segments": {
+        "kernel": GatedDelta(),
+        "brought": STATE_SPACE,
+        "query_segment_ids": SEGMENTS,
+        "key_value_segment_ids": SEGMENTS,
+    },
+    "the delta rule beside padding": {
+        "kernel": Delta(),
+        "brought": {"beta": steps},
+        "key_value_seq_lengths": np.array([140]),
+    },
 }
 
 
@@ -380,7 +438,7 @@ def test_states_are_found_and_left(ask):
 
 DECLINED = {
     "float32: it takes bfloat16": {"kernel": Linear(), "dtype": jnp.float32},
-    "the delta rule": {"kernel": Delta(), "tokens": {"beta": ()}},
+    "192 channels of a head: it takes up to 128": {"kernel": Delta(), "tokens": {"beta": ()}, "width": 192},
     "decays by channel": {"kernel": GatedLinear(), "tokens": {"log_decay": (64,)}},
     "keys with gains": {"kernel": Performer(64)},
     "2145 channels of a head: it takes up to 128": {"kernel": Based()},
@@ -395,17 +453,20 @@ def test_reasons(reason):
     beside = {"tokens": tokens} if tokens else {}
     call = functools.partial(attend, kernel=given["kernel"], is_causal=True, implementation="pallas", **beside)
     with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match=reason):
-        call(*[operand(64)] * 3)
+        call(*[operand(given.get("width", 64))] * 3)
 
 
-@pytest.mark.parametrize("kernel", [Linear(), Softmax()])
+@pytest.mark.parametrize("kernel", [Linear(), Softmax(), Delta()])
 def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel):
     """Without its compiler, in a process that knows numbers of 64 bits."""
     mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a", None, "b"))
     given = [jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.bfloat16, sharding=split)] * 3
-    call = lambda q, k, v: attend(q, k, v, kernel=kernel, is_causal=True, implementation="pallas")
-    slopes = jax.jit(jax.grad(lambda *x: call(*x).astype(jnp.float32).sum(), (0, 1, 2)))
+    tokens = {"beta": jax.ShapeDtypeStruct((2, 128, 2), jnp.bfloat16, sharding=split)} if kernel == Delta() else None
+    call = functools.partial(attend, kernel=kernel, is_causal=True, implementation="pallas")
+    slopes = jax.jit(
+        jax.value_and_grad(lambda *x, tokens: call(*x, tokens=tokens).astype(jnp.float32).sum(), (0, 1, 2))
+    )
     with jax.enable_x64(True), jax.sharding.use_abstract_mesh(mesh):
-        program = slopes.trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+        program = slopes.trace(*given, tokens=tokens).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("mosaic_gpu_v2") >= 3

@@ -18,7 +18,15 @@ from jax.extend.core import Literal
 
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
-from attnzoo.engines.fused import hopper_gradient, hopper_recurrence, hopper_told, hopper_whole, warpgroups
+from attnzoo.engines.fused import (
+    hopper_delta,
+    hopper_gradient,
+    hopper_meeting,
+    hopper_recurrence,
+    hopper_told,
+    hopper_whole,
+    warpgroups,
+)
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
 from attnzoo.engines.fused.hopper_gradient import Given, How
 from attnzoo.engines.fused.warpgroups import ROWS
@@ -39,7 +47,6 @@ def declined(given: Sequence, write: Write) -> list[str]:
     features = sum(channels.key.shape[1] for channels in write.channels)
     is_counted = [x.ndim for x in write.values] == [2, 1]
     there = {
-        "the delta rule": write.rate is not None,
         "keys with gains": any(x.log_gain is not None for x in write.channels),
         "decays by channel": any(x.ndim == 2 for x in decays),
         "channels that forget in several ways": bool(decays) and len(write.channels) > 1,
@@ -92,19 +99,20 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     scale = _scale(carried, learned, given.q, slots)
     found = _found(learned.found, group)
     if (told := hopper_told.of(carried, learned, given, scale, found, interpret)) is not None:
-        out, whole = hopper_whole.recur(*told)
+        recur = hopper_whole.recur if told[1].rate is None else hopper_delta.recur
+        out, whole = recur(*told)
         return out, _left(whole, carried.empty(), group)
     written, by_query = _written(carried, learned, given, slots), functools.partial(_by_query, group)
-    operands = Given(
-        _wide(_readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)),
-        _wide(written.key),
-        _wide(written.value),
-        by_query(written.one),
-        by_query(written.log_decay),
-        found,
-    )
-    how = How(1.0 if scale is None else scale, interpret)
-    out, one, left = hopper_gradient.recur(how, varying.alike(operands))
+    read = _readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)
+    rows, decays = (_wide(read), _wide(written.key), _wide(written.value)), by_query(written.log_decay)
+    scale = 1.0 if scale is None else scale
+    if written.rate is None:
+        operands = Given(*rows, by_query(written.one), decays, found)
+        out, one, left = hopper_gradient.recur(How(scale, interpret), varying.alike(operands))
+    else:
+        corrected = hopper_meeting.Given(*rows, [], [], None, decays, found, by_query(written.rate))
+        told_nothing = hopper_meeting.How(None, None, None, scale, interpret)
+        (out, left), one = hopper_delta.recur(told_nothing, varying.alike(corrected)), None
     finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), _left(left, carried.empty(), group)
 
@@ -128,12 +136,14 @@ class Written(NamedTuple):
       one: [B, heads, T'], or None.
       key: [B, T', heads, F].
       log_decay: [B, heads, T'], or None.
+      rate: of the delta rule, likewise.
     """
 
     value: Any
     one: Any
     key: Any
     log_decay: Any
+    rate: Any
 
 
 def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> Written:
@@ -143,9 +153,10 @@ def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) 
         write = carried.write(constants, learned.closed, given, slots)
         key = jnp.concatenate([channels.key for channels in write.channels], axis=1)
         (value, *ones), key = write.values, state.where(slots.shown, key)
-        return Written(value, heads.precise(ones[0]) if ones else None, key, hopper_told.log_decay(write, slots))
+        one = heads.precise(ones[0]) if ones else None
+        return Written(value, one, key, hopper_told.log_decay(write, slots), write.rate)
 
-    of_heads = jax.vmap(one_head, (0, 1, None), Written(1, 0, 1, 0))
+    of_heads = jax.vmap(one_head, (0, 1, None), Written(1, 0, 1, 0, 0))
     of_all = jax.vmap(of_heads, (None, 0, 0))
     return of_all(_by_head(learned.constants, carried.own), given._replace(q=given.k), slots)
 

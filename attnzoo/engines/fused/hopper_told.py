@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.engines import state
-from attnzoo.engines.fused import hopper_rows, hopper_whole
+from attnzoo.engines.fused import hopper_delta, hopper_rows, hopper_whole
 from attnzoo.engines.fused.carried import Carried, Learned, is_real
 from attnzoo.engines.fused.hopper_recurrence import LOWEST
 from attnzoo.engines.fused.hopper_recurrence import State as Found
@@ -50,8 +50,10 @@ def of(
     (decays,) = rule.numbers(rule.log_decay) if rule.forgets else [None]
     beside = rule.beside(rule.read, queries), rule.beside(rule.key, keys)
     q, k, v = (x.astype(dtype) for x in given[:3])
-    made = Given(q, k, v, *beside, one, decays, found)
-    return (how, made) if hopper_whole.fits(made, how) else None
+    (rate,) = rule.numbers(rule.rate) if rule.is_corrected else [None]
+    made = Given(q, k, v, *beside, one, decays, found, rate)
+    fits = hopper_delta.fits if rule.is_corrected else hopper_whole.fits
+    return (how, made) if fits(made, how) else None
 
 
 def log_decay(write: Write, slots: Slots) -> jax.Array | None:
@@ -106,7 +108,7 @@ class _Rule:
         self.carried, self.all = carried, _Operands.of(carried, learned, given)
         self.group = given.q.shape[2] // carried.own
         write = jax.eval_shape(self._write, *self.all.one())
-        self.is_counted = len(write.values) > 1
+        self.is_counted, self.is_corrected = len(write.values) > 1, write.rate is not None
         self.forgets = carried.slots.segment is not None or write.channels[0].log_decay is not None
 
     def _write(self, *operands: Any) -> Write:
@@ -131,6 +133,10 @@ class _Rule:
     def one(self, *operands: Any) -> list[jax.Array]:
         """What stands beside that."""
         return [self._write(*operands).values[1]]
+
+    def rate(self, *operands: Any) -> list[jax.Array | None]:
+        """How much of what the state lacks is written, by the delta rule."""
+        return [self._write(*operands).rate]
 
     def log_decay(self, *operands: Any) -> list[jax.Array | None]:
         """What is left of the state."""

@@ -1,0 +1,351 @@
+"""The delta rule on a Hopper GPU: chunks of a head in order, where tokens write what the state lacks of their values.
+
+    u = T (v - e^G (k S)),    o = e^G (q S) + (w q k^T) u,    S <- e^G_last S + k^T (e^(G_last - G) u)
+    T = (1 + beta w k k^T)^-1 beta,    w_ij = e^(G_i - G_j)
+
+of the tokens of a chunk, G being sums of logarithms of decays in it; k k^T has pairs below its diagonal alone (WY form:
+Yang et al. 2024, arXiv:2406.06484). T depends on no state: the warpgroup that copies prepares it of the next chunk,
+while the one that keeps the state is at this one. So one launch reads operands and writes outputs, once each.
+
+Gradients come from the last chunk. With Q, what queries and keys of later chunks have pulled at the state,
+
+    d_u = (w q k^T)^T d_o + e^(G_last - G) (k Q),    d_v = T^T d_u,    Q <- e^G_last Q + (e^G q)^T d_o - (e^G k)^T d_v
+
+All else is made of u and d_v, as of values and gradients without the delta rule; u is made again of states of each
+chunk, which the kernel of d_q leaves. What passes token t is that of t + 1 and q . d_q - v . d_v.
+
+T is found by halves: that of [[A, 0], [C, B]] is [[A', 0], [-B' C A', B']]. Its entries are what states of keys of norm
+1 lose and keep, and stay as small as rates; a series of powers of k k^T would not. Pairs have twice the digits of other
+operands, since T is as wrong as they are, and more so where keys are alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from attnzoo.engines.fused import hopper_meeting, warpgroups
+from attnzoo.engines.fused.carried import Changed, instantiated, is_used
+from attnzoo.engines.fused.hopper_gradient import of_group, of_shared
+from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums, all_left, both, decayed, widths
+from attnzoo.engines.fused.hopper_recurrence import State
+from attnzoo.engines.fused.hopper_walk import Rule
+from attnzoo.engines.fused.hopper_whole import grads_beside
+from attnzoo.engines.fused.warpgroups import (
+    ROWS,
+    Blocks,
+    Matrix,
+    Vectors,
+    added,
+    along,
+    filled,
+    loaded,
+    plgpu,
+    products,
+    reset_block,
+    set_block,
+    spread,
+)
+
+LEAST = 2.0**-32  # of a rate, by whose square its gradient is divided: what is written so is nothing beside the rest
+SQUARE = (ROWS, ROWS)
+SUMMED, ALONG = ("behind", "upto"), ("rows", "columns")  # decays behind and up to a token, and along what they vary
+
+
+def fits(given: Given, how: How) -> bool:
+    """Whether shared memory holds features beside what they are made of."""
+    channels = widths(how.read, given.read)
+    return how.finish is None and channels == widths(how.key, given.key) == [given.read.shape[3]] == [ROWS]
+
+
+def recur(how: How, given: Given) -> tuple[jax.Array, State]:
+    """Outputs [B, T, N, Hv], where Hv is a multiple of `ROWS`, and the state that is left.
+
+    Columns of values, which do not know of each other, are as heads that share their queries and keys.
+    """
+    num_heads, width = given.read.shape[2], given.value.shape[3]
+    if width == ROWS:
+        return _recur(how, given)
+    by_part = lambda x: x if x is None or x.shape[1] == 1 else jnp.repeat(x, width // ROWS, axis=1)
+    value = jnp.repeat(given.value, num_heads // given.value.shape[2], axis=2)
+    given = given._replace(
+        value=value.reshape(*value.shape[:2], -1, ROWS),
+        beside_read=list(map(by_part, given.beside_read)),
+        beside_key=list(map(by_part, given.beside_key)),
+        log_decay=by_part(given.log_decay),
+        rate=by_part(given.rate),
+        found=None if given.found is None else State(_parted(given.found.sums)),
+    )
+    out, left = _recur(how, given)
+    sums = jnp.moveaxis(left.sums.reshape(len(left.sums), num_heads, -1, *left.sums.shape[2:]), 2, 3)
+    return out.reshape(*value.shape), State(sums.reshape(*sums.shape[:3], width))
+
+
+def _parted(sums: jax.Array) -> jax.Array:
+    """A state [B, N, F, Hv] by parts of values: [B, N * parts, F, `ROWS`]."""
+    sums = jnp.moveaxis(sums.reshape(*sums.shape[:3], -1, ROWS), 3, 2)
+    return sums.reshape(len(sums), -1, *sums.shape[3:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recur(how: How, given: Given) -> tuple[jax.Array, State]:
+    """The same of values of `ROWS`, which may have more heads than queries."""
+    kernel = Kernel(how, given)
+
+    def read(piece, told, own):
+        (out,) = kernel.meeting(ONWARD, piece, told, own).read(kernel.made("read", piece, own))
+        yield out * how.scale
+
+    out: Blocks = {"out": Matrix(kernel.tokens(ROWS, given.value.dtype))}
+    made = kernel.launch("delta", ONWARD, kernel.operands, out, read, given.found)
+    return made["out"], kernel.left(made)
+
+
+def _forward(how: How, given: Any):
+    given, changed = Changed.told(given)
+    return _recur(how, given), (given, changed)
+
+
+def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
+    given, told = residuals
+    changed = told.of_each(given)
+    d_out, kernel, wants_decays = instantiated(pulled[0], given), Kernel(how, given), bool(changed.log_decay)
+    onward = _onward(kernel, d_out, changed.beside_read, wants_decays)
+    d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
+    d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
+    back = _back(kernel, d_out, onward, d_left, changed.beside_key, wants_decays)
+    by_token = lambda name, like: of_shared(back[name][:, :, 0], like)
+    grads = Given(
+        of_group(onward["read"], given.read),
+        of_group(back["key"], given.key),
+        of_group(back["value"], given.value),
+        grads_beside(onward, given.beside_read),
+        grads_beside(back, given.beside_key),
+        None,
+        by_token("passed", given.log_decay) if given.log_decay is not None and wants_decays else None,
+        None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(back)),
+        by_token("rate", given.rate),
+    )
+    return (grads,)
+
+
+_recur.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays: bool) -> dict[str, jax.Array]:
+    """From the first chunk on: gradients of queries, and states, of which the other kernel makes values again."""
+    given = kernel.given
+    out: Blocks = {"read": kernel.gradient(given.read)}
+    out |= kernel.numbers_beside(changed) | ({"dots": kernel.numbers()} if wants_decays else {})
+
+    def read(piece, told, own):
+        by = kernel.made("read", piece, own)
+        d_read = kernel.meeting(ONWARD, piece, told, own).pulled(piece.d_out) * kernel.how.scale
+        yield from kernel.pulled("read", piece, by, d_read, changed, (lambda dots: dots) if wants_decays else None)
+
+    operands = kernel.operands | {"d_out": Matrix(d_out)}
+    return kernel.launch("delta_onward", ONWARD, operands, out, read, given.found, keeps=True)
+
+
+def _back(
+    kernel: Kernel, d_out: jax.Array, onward: dict, d_left: State | None, changed: list[bool], wants_decays: bool
+) -> dict[str, jax.Array]:
+    """From the last chunk on: gradients of keys, values and rates, and of the state that was found."""
+    how, given = kernel.how, kernel.given
+    out: Blocks = {"value": kernel.gradient(given.value), "rate": kernel.numbers()}
+    out |= {"passed": kernel.numbers()} if wants_decays else {}
+    out |= {"key": kernel.gradient(given.key)} | kernel.numbers_beside(changed)
+
+    def read(piece, told, own):
+        yield loaded(told.d_value) * how.scale
+        kernel.write_again(piece, own)
+        rate = loaded(piece.rate_rows.at[0])
+        yield (loaded(told.d_value) * loaded(own.written)).sum(axis=1) * how.scale / (rate * rate)
+        if wants_decays:
+            yield kernel.passed_on(piece, told, own)
+        d_key, by = kernel.d_key(piece, told, own) * how.scale, kernel.made("key", piece, own)
+        yield from kernel.pulled("key", piece, by, d_key, changed, None)
+
+    operands = kernel.operands | {"pulled": Matrix(d_out), "states": Matrix(onward["states"])}
+    operands |= {"dots": Vectors(onward["dots"])} if wants_decays else {}
+    return kernel.launch("delta_back", BACK, operands, out, read, d_left)
+
+
+class Kernel(hopper_meeting.Kernel):
+    """What the kernels of the delta rule have in common."""
+
+    @property
+    def operands(self) -> Blocks:
+        """What all of them read."""
+        rate = self.given.rate
+        assert rate is not None
+        rate = jnp.where(jnp.abs(rate) < LEAST, LEAST, rate)
+        return super().operands | both("rate", rate[:, :, None])
+
+    def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
+        """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
+        square, rows = self.rounded(*SQUARE), self.rounded(ROWS, self.channels)
+        told = {"state": self.rounded(self.channels, ROWS), "d_value" if sums is BACK else "value": square}
+        prepared = {"solved": square} | {f"made_{x}": rows for x in self._programs(sums)}
+        own = dict.fromkeys(("pairs", "rest", "missing"), square)
+        if self.has_decays:
+            prepared |= dict.fromkeys((f"{x}_{y}" for x in SUMMED for y in ALONG), self.f32(ROWS))
+        if sums is BACK:
+            own |= {"written": square}
+        else:
+            own |= {"made_read": rows} if self.how.read is not None else {}
+            own |= {"value": square} if self.has_decays else {}
+        return {"told": told, "prepared": prepared, "own": own}
+
+    def _programs(self, sums: Sums) -> list[str]:
+        """Those whose features are prepared, of which states are sums."""
+        return [x for x in dict.fromkeys(("key", sums.by)) if getattr(self.how, x) is not None]
+
+    def made(self, name: str, piece, own, who: str = "made") -> Any:
+        """A block of what the program of queries or keys makes of them, where it was not prepared."""
+        prepared = getattr(piece, f"made_{name}", None)
+        return super().made(name, piece, own, who) if prepared is None else prepared
+
+    def written(self, sums: Sums, piece, told) -> Any:
+        """A block of what a chunk writes into the state."""
+        return told.value if sums is ONWARD else super().written(sums, piece, told)
+
+    def keeping(self, sums: Sums, is_found: bool, keeps: bool, read) -> Rule:
+        """What warpgroups do."""
+        rule = super().keeping(sums, is_found, False, read)
+
+        def prepare(piece, prepared, own):
+            for name in self._programs(sums):
+                super(Kernel, self).made(name, piece, prepared)
+            if self.has_decays:
+                for is_upto, axis in itertools.product((False, True), (0, 1)):
+                    block = getattr(prepared, f"{SUMMED[is_upto]}_{ALONG[axis]}")
+                    block[...] = decayed(piece, axis, is_upto)
+                plgpu.commit_smem()
+            self._solve(SimpleNamespace(**(vars(piece) | vars(prepared))), own)
+
+        def tell(piece, told, own, carry):
+            rule.tell(piece, told, own, carry)
+            self._correct(piece, told.state, own.missing, told.value)
+
+        def keep(piece, told, own, carry):
+            carry, _ = rule.keep(piece, told, own, carry)
+            return carry, (loaded(told.state),) * keeps
+
+        def tell_back(piece, told, own, carry):
+            rule.tell(piece, told, own, carry)
+            key = self.made("key", piece, own)
+            (pairs,) = products((key, self.made("read", piece, own).T))
+            pairs = self._seen_later(piece, pairs)
+            (d_written,) = products((key, told.state))
+            d_written = added(self._left(piece, d_written), pairs, piece.pulled, self.how.interpret)
+            set_block(own.missing, d_written.astype(self.dtype))
+            (d_value,) = products((piece.solved.T, own.missing))
+            set_block(told.d_value, d_value.astype(self.dtype))
+
+        def keep_back(piece, told, own, carry):
+            (state,) = carry
+            state = state * spread(all_left(piece, self.channels), state.shape) if self.has_decays else state
+            for name, block, sign in (("read", piece.pulled, 1.0), ("key", told.d_value, -1.0)):
+                reset_block(own.missing, (self._faded(piece, loaded(block)) * sign).astype(self.dtype))
+                state = added(state, self.made(name, piece, own).T, own.missing, self.how.interpret)
+            return (state,), ()
+
+        if sums is BACK:
+            return rule._replace(tell=tell_back, keep=keep_back, prepare=prepare)
+        return rule._replace(tell=tell, keep=keep, prepare=prepare)
+
+    def _solve(self, piece, own) -> None:
+        """Prepares T."""
+        key = self.made("key", piece, own)
+        (pairs,) = products((key, key.T))
+        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        pairs = jnp.where(row > column, self._between(piece, pairs), 0.0)
+        set_block(own.pairs, pairs.astype(self.dtype))
+        set_block(own.rest, (pairs - loaded(own.pairs)).astype(self.dtype))
+        later, earlier = along(piece.rate_rows.at[0], SQUARE, 0), along(piece.rate_columns.at[0], SQUARE, 1)
+        # Pairs of the two halves of a block of 2^(half + 1); those of tokens with later ones are 0.
+        between = lambda half, x, other: jnp.where((row >> half) ^ 1 == column >> half, x, other)
+        solved = between(0, -pairs * later * earlier, jnp.where(row == column, later, 0.0))
+        set_block(piece.solved, solved.astype(self.dtype))
+
+        @pl.loop(jnp.int32(1), jnp.int32(ROWS.bit_length() - 1))
+        def _(half):
+            (read,) = products((piece.solved, own.pairs))
+            read = added(read, piece.solved, own.rest, self.how.interpret)
+            across = added(filled(0, *SQUARE), read.astype(self.dtype), piece.solved, self.how.interpret)
+            reset_block(piece.solved, between(half, -across, loaded(piece.solved)).astype(self.dtype))
+
+    def decayed(self, piece, is_upto: bool) -> jax.Array:
+        """Sums of the logarithms of decays in a chunk, along rows, which are prepared."""
+        return loaded(getattr(piece, f"{SUMMED[is_upto]}_rows"))
+
+    def decayed_again(self, piece, own, is_upto: bool) -> Any:
+        """The same along columns."""
+        return getattr(piece, f"{SUMMED[is_upto]}_columns")
+
+    def _between(self, piece, pairs: jax.Array) -> jax.Array:
+        """Pairs of tokens in any order, weighted by what decays between them."""
+        if not self.has_decays:
+            return pairs
+        between = along(piece.upto_rows, SQUARE, 0) - along(piece.upto_columns, SQUARE, 1)
+        return pairs * jnp.exp(-jnp.abs(between))
+
+    def _seen_later(self, piece, pairs: jax.Array) -> jax.Array:
+        """Pairs of tokens and those that see them, so weighted, as operands of a product."""
+        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        return self._between(piece, jnp.where(row <= column, pairs, 0.0)).astype(self.dtype)
+
+    def _left(self, piece, rows: jax.Array) -> jax.Array:
+        """What tokens write, of which so much is left behind the chunk."""
+        return rows * spread(jnp.exp(self.decayed(piece, False)), rows.shape) if self.has_decays else rows
+
+    def _faded(self, piece, rows: jax.Array) -> jax.Array:
+        """What tokens read of the state that was found, of which so much is left."""
+        return rows * spread(jnp.exp(self.decayed(piece, True)), rows.shape) if self.has_decays else rows
+
+    def _correct(self, piece, state, missing, value) -> None:
+        """Writes values that lack what keys recall, and what tokens write in their place, into a block each."""
+        (recalled,) = products((self.made("key", piece, None), state))
+        reset_block(missing, (loaded(piece.value) - self._faded(piece, recalled)).astype(self.dtype))
+        (written,) = products((piece.solved, missing))
+        reset_block(value, written.astype(self.dtype))
+
+    def write_again(self, piece, own) -> None:
+        """What tokens have written, from the state that was found."""
+        self._correct(piece, piece.states, own.written, own.written)
+
+    def d_key(self, piece, told, own) -> jax.Array:
+        """The gradient of what keys have written and recalled, from the state and inside the chunk."""
+        (by_query,) = products((own.written, piece.pulled.T))
+        by_query = self._seen_later(piece, by_query)
+        earlier, later = products((own.written, told.d_value.T), (told.d_value, own.written.T))
+        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        by_key = jnp.where(row < column, -earlier, jnp.where(row > column, -later, 0.0))
+        by_key = self._between(piece, by_key).astype(self.dtype)
+        if self.has_decays:
+            reset_block(own.written, self._left(piece, loaded(own.written)).astype(self.dtype))
+        (d_key,) = products((own.written, told.state.T))
+        d_key = added(d_key, by_query, self.made("read", piece, own), self.how.interpret)
+        d_key = added(d_key, by_key, self.made("key", piece, own), self.how.interpret)
+        reset_block(own.written, -self._faded(piece, loaded(told.d_value)).astype(self.dtype))
+        return added(d_key, own.written, piece.states.T, self.how.interpret)
+
+    def passed_on(self, piece, told, own) -> jax.Array:
+        """The gradient of logarithms of decays: what passes each token, in its chunk and to those behind it."""
+        read = (loaded(told.d_value) * loaded(piece.value)).sum(axis=1) * self.how.scale
+        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        inside = jnp.where(row >= column, spread(loaded(piece.dots.at[0]) - read, SQUARE), 0.0)
+        (recalled,) = products((self.made("key", piece, own), told.state))
+        beyond = (recalled * loaded(own.written)).sum(axis=1) * jnp.exp(self.decayed(piece, False))
+        for start in range(0, self.channels, ROWS):
+            block = pl.ds(start, ROWS)
+            kept = (loaded(told.state.at[block]) * loaded(piece.states.at[block])).sum(axis=1)
+            beyond = beyond + kept * all_left(piece, ROWS)
+        return inside.sum(axis=0) + spread(beyond * self.how.scale, SQUARE).sum(axis=0)
