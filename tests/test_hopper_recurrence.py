@@ -199,6 +199,12 @@ def test_what_keys_recall_is_corrected(ask):
     ask(check_kernel, length=192, decays=True, is_found=True, scale=0.5, is_corrected=True)
 
 
+@pytest.mark.slow
+def test_what_many_keys_recall_of_wide_values(ask):
+    """Columns of values are as heads, and so are those of the state that is found."""
+    ask(check_kernel, length=128, features=128, values=128, is_found=True, is_corrected=True)
+
+
 def check_parts(**how):
     """Few heads: sequences are cut into parts, each of which finds what those before it have left."""
     with mock.patch.object(hopper_parts, "SHORTEST", 1):
