@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from attnzoo.engines.recurrence import Chunks
 
 # Tokens between two states that are kept for gradients. Of 64 channels and 64 values, a state in bfloat16 is a 24th of
-# the queries, keys and values between them. Those of one that is as large as these, or larger, lie further apart:
-# beside more of its chunks a TPU would have no room.
-RUN, LONG_RUN = 512, 2048
+# the queries, keys and values between them. A state that is larger than these is kept less often, up to where a TPU
+# would have no room for those of all chunks between.
+RUN, LONGEST_RUN = 512, 2048
 
 
 def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State | None, reasons: list[str]):
@@ -90,9 +90,11 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
 
 def _apart(given: Sequence, run: Chunks) -> int:
     """Tokens from one state that is kept to the next."""
-    of_one = lambda x: RUN * math.prod(x.shape[3:]) * x.dtype.itemsize
-    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(run.empty)))
-    return RUN if state < sum(map(of_one, given[:3])) else LONG_RUN
+    token = sum(math.prod(x.shape[3:]) * x.dtype.itemsize for x in given[:3])
+    state, apart = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(run.empty))), RUN
+    while apart < min(LONGEST_RUN, state / token):
+        apart *= 2
+    return apart
 
 
 def _declined(given: Sequence, write: Write, device: Device) -> list[str]:
