@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,46 @@ class BlindNaN(Kernel):
     def head(self, params, draws, q, k, v, visible):
         scores = jnp.where(visible, dense.scores(q, k), -jnp.inf)
         return (jax.nn.softmax(scores, axis=-1) @ v.astype(scores.dtype)).astype(v.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromALength(Plain):
+    """Right in fewer than 400 tokens, and what a subclass does in more."""
+
+    def batched(self, params, draws, q, k, v, call):
+        out, lse = super().batched(params, draws, q, k, v, call)
+        return (out if q.shape[1] < 400 else self.wrong(out, v)), lse
+
+
+class LongLeak(FromALength):
+    """The next token is seen."""
+
+    wrong = staticmethod(lambda out, v: out + jnp.roll(v, -1, axis=1))
+
+
+class LongNaN(FromALength):
+    """The last example is no numbers."""
+
+    wrong = staticmethod(lambda out, v: out.at[-1].set(jnp.nan))
+
+
+class LongLaziness(FromALength):
+    """Values are handed through."""
+
+    wrong = staticmethod(lambda out, v: v)
+
+
+COUNT = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chance(Plain):
+    """No two calls give the same."""
+
+    def batched(self, params, draws, q, k, v, call):
+        out, lse = super().batched(params, draws, q, k, v, call)
+        drawn = jax.pure_callback(lambda: np.float32(next(COUNT)), jax.ShapeDtypeStruct((), jnp.float32))
+        return out + 1e-3 * drawn, lse
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import time
 
+import jax.numpy as jnp
 import pytest
 
 from attnzoo import Kernel, Linear, Softmax, catalogue
 from attnzoo.testing import LawBroken, probe_kernel
 from attnzoo.testing.zoo import FURTHER, ZOO
-from experiments.bench import records, trust
+from experiments.bench import records, timing, trust
 from experiments.bench.settings import parsed
 from experiments.claims import candidates
 from experiments.generate import run as generate
@@ -60,14 +61,36 @@ def test_a_kernel_is_held_to_the_laws_of_its_place(kernel, place, law):
     assert caught.value.law == law and trust.breach(kernel, 24, **place)["law"] == law
 
 
+@pytest.mark.every_kernel
+@pytest.mark.parametrize(
+    ("kernel", "law"),
+    [
+        (broken.LongLeak(), FUTURE),
+        (broken.LongNaN(), "outputs_are_finite"),
+        (broken.Chance(), "equal_calls_are_equal"),
+        (broken.LongLaziness(), "batched_equals_head"),
+        (broken.WrongGradient(), "batched_equals_head"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Kernel) else None,
+)
+def test_what_is_not_in_the_catalogue_is_asked_at_its_length(kernel, law):
+    assert trust.breach(kernel, 400, is_causal=True)["law"] == law
+
+
+def test_what_gives_no_numbers_is_not_timed():
+    row = {"repeats": 5, "cell_budget": 9.0}
+    [found] = timing.take_turns([(row, lambda: jnp.array([1.0, jnp.nan]))], 5)
+    assert found["status"] == "failed" and "not finite" in found["reason"]
+
+
 RIGHT = [*ZOO, *FURTHER, broken.Plain()]
 
 
 @pytest.mark.parametrize("kernel", few(RIGHT, [Linear()]), ids=repr)
 def test_what_is_right_passes_in_each_place(kernel):
-    probe_kernel(kernel, 24, is_causal=kernel.supports.causal)
+    probe_kernel(kernel, 24, is_causal=kernel.supports.causal, is_tested=kernel != broken.Plain())
     if kernel.supports.bidirectional:
-        probe_kernel(kernel, 24, is_padded=True)
+        probe_kernel(kernel, 24, is_padded=True, is_tested=True)
 
 
 def test_what_a_place_does_not_need_is_not_asked():

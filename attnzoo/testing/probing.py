@@ -1,4 +1,4 @@
-"""The laws without which a score means nothing, in few and small programs: about a second, where all laws take minutes.
+"""The laws without which a score means nothing, in few and small programs: seconds, where all laws take minutes.
 
 Whoever trains a kernel, or times one, asks them first: a kernel that sees what it is to predict wins every comparison.
 """
@@ -16,25 +16,39 @@ from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
 from attnzoo.testing.subject import Operands, Subject, brought, changed, curved, known
 
-LONGEST = 256  # tokens of a probe: four of the usual blocks
+LONGEST = 4096  # tokens of a probe
+GRADIENTS = 512  # of them where there are gradients, since work and memory may grow with their square
 ROUNDING = 1e-6  # a device that adds in no fixed order does not give the same bits twice
 PADDED = 2e-5  # as in `padding_changes_nothing`: a sum over another number of keys is rounded otherwise
 # Compiling is nearly all of the time; these are options of XLA's backend for CPUs, and others do not know them.
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+QUICK: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_disable_hlo_passes": "constant_folding",
+}
 
 
 def probe_kernel(
-    kernel: Kernel, length: int, *, is_causal: bool = False, is_padded: bool = False, is_cross: bool = False
+    kernel: Kernel,
+    length: int,
+    *,
+    is_causal: bool = False,
+    is_padded: bool = False,
+    is_cross: bool = False,
+    is_tested: bool = False,
 ) -> None:
     """Hold `kernel` to the laws that one place in a model rests on.
 
-    In every place, examples of a batch cannot touch each other. Where it `is_causal`, the future cannot touch the past;
-    where it `is_padded`, padding changes nothing, and queries that see nothing give nothing, with finite gradients.
+    In every place, outputs are finite, those of equal calls are equal, and examples of a batch cannot touch each other.
+    Where it `is_causal`, the future cannot touch the past; where it `is_padded`, padding changes nothing, and queries
+    that see nothing give nothing, with finite gradients. Its fast route is its equation, gradients included.
 
     Args:
-      length: of the sequences there, of which `LONGEST` are asked for at most.
+      length: of the sequences there, of which `LONGEST` are asked for at most, and `GRADIENTS` for gradients and where
+        there is padding.
       is_padded: whether examples have lengths of their own.
       is_cross: whether queries are of another sequence than keys.
+      is_tested: whether tests hold it to its equation already.
 
     Raises:
       LawBroken: for the first law that is broken.
@@ -52,18 +66,22 @@ def probe_kernel(
     operands = Subject("", kernel).operands(queries, keys=length, heads=2, kv_heads=2)
     _touched(kernel, operands, is_causal)
     if is_padded and length > 1:
-        _padded(kernel, operands, is_causal, is_cross)
+        _padded(kernel, _few(operands), is_causal, is_cross)
+    if not is_tested:
+        _as_its_equation(kernel, operands, is_causal)
 
 
 def _touched(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
     """What must not be felt is changed, and the same program run again."""
-    mates, future = (
-        Subject(law, kernel) for law in ("batch_mates_cannot_touch_each_other", "the_future_cannot_touch_the_past")
-    )
+    numbers = "outputs_are_finite", "equal_calls_are_equal"
+    hidden = "batch_mates_cannot_touch_each_other", "the_future_cannot_touch_the_past"
+    sound, equal, mates, future = (Subject(law, kernel) for law in (*numbers, *hidden))
     params = mates.params(operands)
     program = _compiled(_forward(kernel, is_causal), *operands, params)
     call = lambda *operands: known(program(*operands, params))
     before = call(*operands)
+    sound.finite(before, f"output of {operands.k.shape[1]:,} tokens is")
+    equal.same(call(*operands), before, "output of the same call, made once more,", ROUNDING)
     mated = (changed(x, 1, 30.0) for x in operands)
     mates.same(call(*mated)[0], before[0], "output of the mate of an example times 30.0", ROUNDING)
     length, (q, k, v) = operands.q.shape[1], operands
@@ -99,9 +117,48 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
     blind.finite((out, gradients), "output or gradients beside those of queries that see nothing are")
 
 
-def _forward(kernel: Kernel, is_causal: bool) -> Callable:
+def _as_its_equation(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
+    """The fast route beside `head`: outputs of all tokens, and gradients of fewer."""
+    subject = Subject("batched_equals_head", kernel)
+    few = _few(operands)
+
+    def of_both(function, operands):
+        given = *operands, subject.params(operands)
+        routes = (_forward(kernel, is_causal, implementation=x, precision="highest") for x in ("xla", "reference"))
+        return (known(_compiled(function(route), *given)(*given)) for route in routes)
+
+    (out, gradients), (expected, wanted) = of_both(_pulled, few)
+    subject.finite(gradients, "gradient of `batched` is")
+    subject.same(out, expected, "output of `batched` beside `head`", 1e-4)
+    for part, got, right in zip(("q", "k", "v", "params"), gradients, wanted, strict=True):
+        subject.same(got, right, f"gradient by {part} of `batched` beside `head`", 1e-3)
+    if few.k.shape != operands.k.shape:
+        out, expected = of_both(lambda forward: forward, operands)
+        subject.same(out, expected, "output of `batched` beside `head`", 1e-4)
+
+
+def _few(operands: Operands) -> Operands:
+    return Operands(*(x[:, :GRADIENTS] for x in operands))
+
+
+def _pulled(forward: Callable) -> Callable:
+    """What it gives, and the gradients of a curved function of that by all operands."""
+
+    def loss(points):
+        out = forward(*points)
+        return jnp.sum(curved(out)), out
+
+    def pulled(*points):
+        (_, out), gradients = jax.value_and_grad(loss, has_aux=True)(points)
+        return out, gradients
+
+    return pulled
+
+
+def _forward(kernel: Kernel, is_causal: bool, **chosen: str) -> Callable:
+    given: dict[str, Any] = {"kernel": kernel, "is_causal": is_causal, **chosen}
     return lambda q, k, v, params, **lengths: attend(
-        q, k, v, kernel=kernel, params=params, is_causal=is_causal, **lengths, **brought(kernel, Operands(q, k, v))
+        q, k, v, params=params, **given, **lengths, **brought(kernel, Operands(q, k, v))
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench import outcome
@@ -43,7 +44,7 @@ def take_turns(ready: list[tuple[dict, Call]], repeats: int) -> Iterator[dict]:
     """Rows with the times of each call, after a warm-up: in turns, but for those that take long."""
     waiting = []
     for row, call in ready:
-        warm_up = _timed(row, call)
+        warm_up = _timed(row, lambda call=call: _finite(call()))
         skip = warm_up is not None and over_budget(row, warm_up)
         if warm_up is None or skip:
             yield row | (skip or {})
@@ -65,6 +66,18 @@ def _timed(row: dict, call: Call) -> float | None:
     except Exception as error:
         row |= outcome.failure(error)
         return None
+
+
+def _finite(result: object) -> object:
+    """What a call gives, if it is numbers: what has none may have left out the work.
+
+    Raises:
+      FloatingPointError: it is not.
+    """
+    arrays = [x for x in jax.tree.leaves(result) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)]
+    if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in arrays):
+        raise FloatingPointError("what it gives is not finite")
+    return result
 
 
 def seconds_of(call: Call) -> float:
