@@ -49,7 +49,8 @@ class Positions(NamedTuple):
       is_causal: whether the future is hidden.
       query_offset: query i stands at key position i + query_offset (traced in decoding, where examples differ).
       key_length: keys up to and with the last that is not padding (a scalar, traced where lengths are).
-      key_places: int [S], how many keys of its own segment stand before each key.
+      key_places: int [S], how many keys of its own segment stand before each key; None where a `step` of one's own does
+        not say.
 
     Example:
       >>> import dataclasses
@@ -68,4 +69,4 @@ class Positions(NamedTuple):
     is_causal: bool
     query_offset: int | jax.Array
     key_length: int | jax.Array
-    key_places: jax.Array
+    key_places: jax.Array | None = None

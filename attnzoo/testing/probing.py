@@ -35,19 +35,22 @@ def probe_kernel(
     is_causal: bool = False,
     is_padded: bool = False,
     is_cross: bool = False,
+    is_trained: bool = True,
     is_tested: bool = False,
 ) -> None:
     """Hold `kernel` to the laws that one place in a model rests on.
 
     In every place, outputs are finite, those of equal calls are equal, and examples of a batch cannot touch each other.
     Where it `is_causal`, the future cannot touch the past; where it `is_padded`, padding changes nothing, and queries
-    that see nothing give nothing, with finite gradients. Its fast route is its equation, gradients included.
+    that see nothing give nothing, with finite gradients. Its fast route is its equation, with its
+    gradients where it `is_trained`.
 
     Args:
       length: of the sequences there, of which `LONGEST` are asked for at most, and `GRADIENTS` for gradients and where
         there is padding.
       is_padded: whether examples have lengths of their own.
       is_cross: whether queries are of another sequence than keys.
+      is_trained: whether gradients are taken.
       is_tested: whether tests hold it to its equation already.
 
     Raises:
@@ -68,7 +71,7 @@ def probe_kernel(
     if is_padded and length > 1:
         _padded(kernel, _few(operands), is_causal, is_cross)
     if not is_tested:
-        _as_its_equation(kernel, operands, is_causal)
+        _as_its_equation(kernel, operands, is_causal, is_trained)
 
 
 def _touched(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
@@ -117,7 +120,7 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
     blind.finite((out, gradients), "output or gradients beside those of queries that see nothing are")
 
 
-def _as_its_equation(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
+def _as_its_equation(kernel: Kernel, operands: Operands, is_causal: bool, is_trained: bool) -> None:
     """The fast route beside `head`: outputs of all tokens, and gradients of fewer."""
     subject = Subject("batched_equals_head", kernel)
     few = _few(operands)
@@ -127,12 +130,13 @@ def _as_its_equation(kernel: Kernel, operands: Operands, is_causal: bool) -> Non
         routes = (_forward(kernel, is_causal, implementation=x, precision="highest") for x in ("xla", "reference"))
         return (known(_compiled(function(route), *given)(*given)) for route in routes)
 
-    (out, gradients), (expected, wanted) = of_both(_pulled, few)
-    subject.finite(gradients, "gradient of `batched` is")
-    subject.same(out, expected, "output of `batched` beside `head`", 1e-4)
-    for part, got, right in zip(("q", "k", "v", "params"), gradients, wanted, strict=True):
-        subject.same(got, right, f"gradient by {part} of `batched` beside `head`", 1e-3)
-    if few.k.shape != operands.k.shape:
+    if is_trained:
+        (out, gradients), (expected, wanted) = of_both(_pulled, few)
+        subject.finite(gradients, "gradient of `batched` is")
+        subject.same(out, expected, "output of `batched` beside `head`", 1e-4)
+        for part, got, right in zip(("q", "k", "v", "params"), gradients, wanted, strict=True):
+            subject.same(got, right, f"gradient by {part} of `batched` beside `head`", 1e-3)
+    if not is_trained or few.k.shape != operands.k.shape:
         out, expected = of_both(lambda forward: forward, operands)
         subject.same(out, expected, "output of `batched` beside `head`", 1e-4)
 

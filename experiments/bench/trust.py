@@ -16,20 +16,26 @@ from attnzoo.testing import LawBroken, probe_kernel
 TESTED = 256  # tokens of a kernel of the catalogue, four of the usual blocks: the suite holds it to all laws
 
 
-@functools.lru_cache(maxsize=1024)
-def breach(kernel: Kernel, length: int, **place: bool) -> dict | None:
+def breach(kernel: Kernel, length: int, is_trained: bool = True, **place: bool) -> dict | None:
     """What a row says of a kernel that breaks a law in a place, or None.
 
     Args:
       length: of the longest sequences there.
-      place: what `probe_kernel` asks of it: `is_causal`, `is_padded`, `is_cross`.
+      is_trained: whether gradients are taken.
+      place: what else `probe_kernel` asks of it: `is_causal`, `is_padded`, `is_cross`.
 
     Raises:
       NotImplementedError: the kernel does not support the place.
     """
-    is_tested = type(kernel) in KERNELS.values()
+    if type(kernel) in KERNELS.values():
+        return _breach(kernel, min(length, TESTED), is_tested=True, **place)
+    return _breach(kernel, length, is_trained=is_trained, **place)
+
+
+@functools.lru_cache(maxsize=1024)
+def _breach(kernel: Kernel, length: int, **place: bool) -> dict | None:
     try:
-        probe_kernel(kernel, min(length, TESTED) if is_tested else length, **place, is_tested=is_tested)
+        probe_kernel(kernel, length, **place)
     except LawBroken as broken:
         return {"status": "refused", "law": broken.law, "reason": str(broken)}
     return None

@@ -89,7 +89,7 @@ def _prepare(cell: Cell) -> timing.Call | None:
     kernel, row = cell.subject, cell.row
     if not kernel.supports.decode:
         return row.update(status="refused", reason=f"it does not decode: {kernel.supports.why}")
-    if found := trust.breach(kernel, row["context"], is_causal=True):
+    if found := trust.breach(kernel, row["context"], is_trained=False, is_causal=True):
         return row.update(found)
     length = row["context"] + row["tokens"]
     sizes = {name: row[given] for name, given in (("batch", "batch"), ("num_heads", "heads"), ("head_dim", "head_dim"))}

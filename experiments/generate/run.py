@@ -19,7 +19,7 @@ def run(settings: Settings) -> int:
     folder = language.find(pathlib.Path(settings.checkpoint))
     described, model = language.load(folder, settings.attention)
     for kernel in dict.fromkeys(described.attention):
-        trust.require(kernel, described.max_length, is_causal=described.is_causal)
+        trust.require(kernel, described.max_length, is_trained=False, is_causal=described.is_causal)
     print(f"{folder.name}: {', '.join(map(repr, described.attention))}, {described.max_length} bytes long")
     for said in samples(settings, model):
         print(said)

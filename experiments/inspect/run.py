@@ -17,7 +17,7 @@ def run(settings: Settings) -> int:
     folder = language.find(pathlib.Path(settings.checkpoint))
     described, model = language.load(folder, settings.attention)
     for kernel in dict.fromkeys(described.attention):
-        trust.require(kernel, described.max_length, is_causal=described.is_causal)
+        trust.require(kernel, described.max_length, is_trained=False, is_causal=described.is_causal)
     tokens = np.frombuffer(settings.text.encode(), np.uint8).astype(np.int32)
     if len(tokens) > described.max_length:
         raise ValueError(f"--text has {len(tokens)} bytes: the model was built for at most {described.max_length}")

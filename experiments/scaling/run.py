@@ -189,7 +189,8 @@ def _prepare(settings: Settings, known: list[dict], cell: Cell) -> timing.Call |
         return row.update(status="refused", reason=refusal)
     # In the causal form where there is one, whichever is timed: what leaks there is no such kernel, fast or not.
     is_causal = settings.is_causal or kernel.supports.causal
-    if found := trust.breach(kernel, max(settings.lengths), is_causal=is_causal):
+    is_trained = cell.subject.passed == "train"
+    if found := trust.breach(kernel, max(settings.lengths), is_trained, is_causal=is_causal):
         return row.update(found)
     row.update(program.counts())
     predicted = prediction.predict(row, known, kernel.supports.work)
