@@ -17,6 +17,7 @@ from attnzoo import (
     GatedDelta,
     GatedLinear,
     Linear,
+    LogLinear,
     Performer,
     Retention,
     Softmax,
@@ -447,6 +448,10 @@ DECLINED = {
     "192 channels of a head: it takes up to 128": {"kernel": Delta(), "tokens": {"beta": ()}, "width": 192},
     "decays by channel": {"kernel": GatedLinear(), "tokens": {"log_decay": (64,)}},
     "keys with gains": {"kernel": Performer(64)},
+    "channels in groups": {
+        "kernel": LogLinear(levels=3),
+        "tokens": {"log_decay": (), "beta": (), "log_level": (3,)},
+    },
     "2145 channels of a head: it takes up to 128": {"kernel": Based()},
 }
 

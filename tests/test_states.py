@@ -192,14 +192,25 @@ def test_gains_beside_decays():
     assert float(found[0].top) == pytest.approx(top, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "beside", [{"rate": jnp.ones(3)}, {"log_decay": jnp.zeros((3, 2))}], ids=lambda x: next(iter(x))
-)
-def test_gains_are_refused_where_there_is_no_one_scale(beside):
-    key, rate = jnp.ones((3, 2)), beside.get("rate")
-    write = state.Write((key,), (state.Channels(key, beside.get("log_decay"), jnp.zeros(3)),), rate)
-    with pytest.raises(ValueError, match="log_gain came beside"):
-        state.meet(None, write, state.Standing(np.tri(3, dtype=bool)))
+KEY, GROUPS, OF_TOKENS = jnp.ones((3, 2)), jnp.ones((4, 3, 2)), jnp.ones(3)
+REFUSED = {
+    "log_gain came beside the delta rule": state.Write((KEY,), (state.Channels(KEY, None, OF_TOKENS),), OF_TOKENS),
+    "log_gain came beside decays by channel": state.Write((KEY,), (state.Channels(KEY, -KEY, OF_TOKENS),)),
+    "log_gain came beside groups": state.Write((KEY,), (state.Channels(GROUPS, None, GROUPS[..., 0]),)),
+    "rate came beside keys .* in groups": state.Write((KEY,), (state.Channels(GROUPS),), OF_TOKENS),
+    "rate came beside 2 values": state.Write((KEY, OF_TOKENS), (state.Channels(KEY),), OF_TOKENS),
+    "log_decay has shape": state.Write((KEY,), (state.Channels(GROUPS, -OF_TOKENS),)),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_no_state_can_be_written_by_is_refused(reason, at_once):
+    """By name, whatever the route."""
+    rule_of = lambda _: recurrence.Rule(lambda q, at: (q,), lambda k, v, at: REFUSED[reason])
+    q, call = jnp.ones((1, 3, 1, 2)), Call(Mask(3, 3, is_causal=True))
+    with pytest.raises(ValueError, match=reason):
+        recurrence.attend(rule_of, (), q, q, q, call, at_once=at_once)
 
 
 @pytest.mark.parametrize("kernel", [GatedDelta(), Retention()], ids=repr)
@@ -223,3 +234,14 @@ def test_triangular_systems_are_counted():
     system, right = jnp.eye(8), jnp.ones((8, 3))
     solve = lambda *given: jax.lax.linalg.triangular_solve(*given, left_side=True, lower=True)
     assert counting.flops(solve, system, right) == 8 * 8 * 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_levels_lose_nothing_in_sixteen_bits(dtype):
+    """Weights are differences, and may be beyond what float16 knows."""
+    operands, tokens = given(LogLinear(levels=6), 40)
+    tokens |= {"log_level": tokens["log_level"] + 12 * (dtype == jnp.float16), "beta": 1e-3 * tokens["beta"]}
+    operands, tokens = jax.tree.map(lambda x: jnp.asarray(x, dtype), operands), jax.tree.map(jnp.float32, tokens)
+    call = functools.partial(attend, *operands, kernel=LogLinear(levels=6), tokens=tokens, is_causal=True)
+    out, expected = (call(implementation=route).astype(jnp.float32) for route in ("xla", "reference"))
+    assert jnp.linalg.norm(out - expected) < 5e-4 * jnp.linalg.norm(expected)

@@ -12,6 +12,7 @@ sequence hand on theirs. Where kernels of ours are asked for, one goes over chun
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -314,8 +315,9 @@ def _by_head(constants, given: Sequence, num_heads: int) -> tuple[Any, dict[str,
 
 
 def _numbers(write: Write, given: Sequence) -> int:
-    """That queries and keys of one head have in the widest channels."""
-    return (given.q.shape[1] + given.k.shape[1]) * max(channels.key.shape[-1] for channels in write.channels)
+    """That queries and keys of one head have in the widest channels, all groups of them."""
+    widths = [math.prod((*key.shape[:-2], key.shape[-1])) for key, *_ in write.channels]
+    return (given.q.shape[1] + given.k.shape[1]) * max(widths)
 
 
 class Chunks(NamedTuple):
@@ -545,7 +547,9 @@ def _write_of(rule_of, constants, given: Sequence) -> Write:
         k, v, tokens = jax.tree.map(lambda x: heads.precise(x[0, :, 0]), (k, v, tokens))
         return rule_of(_first(constants)).write(k, v, jnp.arange(len(k)), **tokens)
 
-    return jax.eval_shape(write, constants, *given[1:])
+    written = jax.eval_shape(write, constants, *given[1:])
+    state.check(written)
+    return written
 
 
 def _empty(write: Write, batch: int, num_heads: int) -> State:

@@ -80,7 +80,7 @@ class Sums(NamedTuple):
     """The state of some channels.
 
     Attributes:
-      totals: [F, ...] for each of the values, scaled by e^-top.
+      totals: [F, ...] for each of the values, led by groups, scaled by e^-top.
       top: the largest gain so far [], `LOWEST` where none is; None without gains.
     """
 
@@ -167,10 +167,10 @@ def normalised(read: tuple[jax.Array, ...], epsilon: float = 0.0) -> jax.Array:
 def recall(
     state: State, queries: tuple[jax.Array, ...], left: list[jax.Array | None] | None = None
 ) -> tuple[jax.Array, ...]:
-    """What queries [t, F] of each channels read from the state, [t, ...] each.
+    """What queries [t, F] of each channels, or [G, t, F] of groups, read from the state, [t, ...] each.
 
     Args:
-      left: what is left of it, [t] or [t, F] for each channels; all is where None.
+      left: what is left of it, [t] or [t, F] for each channels, led by groups; all is where None.
     """
 
     def read(q, totals, left):
@@ -184,7 +184,7 @@ Halves = list[tuple[jax.Array, jax.Array]]  # of blocks: what is left up to toke
 
 
 class Left(NamedTuple):
-    """What is left of writes when they are read, as factors; None where nothing is lost.
+    """What is left of writes when they are read, as factors, led by groups; None where nothing is lost.
 
     Attributes:
       pairs: [t, s], of the chunk's own.
@@ -256,13 +256,7 @@ class Chunk(NamedTuple):
 
 
 def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
-    """The next chunk of tokens.
-
-    Raises:
-      ValueError: gains beside the delta rule, beside decays by channel, or of groups: the state has one scale; the
-        delta rule beside groups.
-    """
-    _refuse_pairs(write)
+    """The next chunk of tokens, which write what `check` lets pass."""
     tops: list[jax.Array | None] = [None] * len(write.channels) if found is None else [sums.top for sums in found]
     of_each = functools.partial(_left, standing=standing)
     left = tuple(over_groups(one[0].key, of_each, *one) for one in zip(write.channels, tops, strict=True))
@@ -270,18 +264,27 @@ def meet(found: State | None, write: Write, standing: Standing) -> Chunk:
     return chunk if write.rate is None else chunk._replace(write=write._replace(values=_corrected(chunk, write.rate)))
 
 
-def _refuse_pairs(write: Write) -> None:
-    for channels in write.channels:
-        are_groups = channels.key.ndim == 3
-        by_channel = channels.log_decay is not None and channels.log_decay.ndim == 2 + are_groups
+def check(write: Write) -> None:
+    """Whether tokens can write so.
+
+    Raises:
+      ValueError: gains beside the delta rule, decays by channel, or groups: the state has one scale; the delta rule
+        beside groups, or several values; decays that are no leading axes of keys.
+    """
+    for key, decay, gain in write.channels:
+        are_groups, by_channel = key.ndim == 3, decay is not None and decay.ndim == key.ndim
+        if decay is not None and (decay.ndim < are_groups or decay.shape != key.shape[: decay.ndim]):
+            raise ValueError(f"log_decay has shape {decay.shape}: expected leading axes of keys {key.shape}")
         others = {"decays by channel": by_channel, "groups": are_groups, "the delta rule": write.rate is not None}
         beside = [name for name, is_there in others.items() if is_there]
-        if channels.log_gain is not None and beside:
+        if gain is not None and beside:
             raise ValueError(
                 f"log_gain came beside {beside[0]}, which knows no scale that changes: expected log_gain=None"
             )
         if are_groups and write.rate is not None:
-            raise ValueError(f"rate came beside keys {channels.key.shape} in groups: expected [s, F]")
+            raise ValueError(f"rate came beside keys {key.shape} in groups: expected [s, F]")
+    if write.rate is not None and len(write.values) != 1:
+        raise ValueError(f"rate came beside {len(write.values)} values: the delta rule corrects one")
 
 
 def _corrected(chunk: Chunk, rate: jax.Array) -> tuple[jax.Array]:

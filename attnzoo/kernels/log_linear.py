@@ -83,8 +83,9 @@ class LogLinear(Recurrent):
         read = scaled(scale)
 
         def of_each_level(q, at):
-            (q,), weights = read(q[:, : -self.levels], at), q[:, -self.levels :]
-            return (weights.T[..., None] * q[None],)
+            width = q.shape[1] - 2 * self.levels
+            q, rounded, rest = jnp.split(q, [width, width + self.levels], axis=1)
+            return ((rounded + rest).T[..., None] * read(q, at)[0][None],)
 
         def write(k, v, at, log_decay, beta, begins):
             level = jax.lax.broadcasted_iota(jnp.int32, (self.levels, k.shape[0]), 0)
@@ -110,8 +111,9 @@ class LogLinear(Recurrent):
         return super().step(params, draws, cache, q, k, v, positions, call)
 
     def _levelled(self, q: jax.Array, call: Call, places: jax.Array, of_queries: Callable) -> tuple[jax.Array, Call]:
-        """Queries [B, T, N, H + levels] with what they weigh each level with beside the ones before it, and tokens that
-        bring in place of that how many levels begin anew with them.
+        """Queries [B, T, N, H + 2 levels] with what they weigh each level with beside the ones before it, and tokens
+        that bring in place of that how many levels begin anew with them. A weight is two numbers, the second of which
+        was rounded off the first: weights are differences, which bfloat16 would tell too little of.
 
         Args:
           places: int [S] or [B, 1, S], where tokens stand in their documents, -1 for padding.
@@ -124,7 +126,10 @@ class LogLinear(Recurrent):
         begins = DIGITS - jax.lax.clz(place & -place)  # level l with each place that 2^l divides
         begins = jnp.broadcast_to(begins, (q.shape[0], 1, rest["beta"].shape[1]))
         rest["begins"] = jnp.broadcast_to(jnp.swapaxes(begins, 1, 2), rest["beta"].shape).astype(jnp.float32)
-        return jnp.concatenate([q, weights.astype(q.dtype)], axis=-1), dataclasses.replace(call, tokens=rest)
+        dtype = q.dtype if q.dtype == jnp.bfloat16 else weights.dtype  # float16 does not reach as far
+        rounded = weights.astype(dtype)
+        parts = q.astype(dtype), rounded, (weights - rounded).astype(dtype)
+        return jnp.concatenate(parts, axis=-1), dataclasses.replace(call, tokens=rest)
 
 
 def _places(mask: Mask, shards: Shards | None) -> jax.Array:

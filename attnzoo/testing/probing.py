@@ -142,7 +142,11 @@ def _as_its_equation(kernel: Kernel, operands: Operands, is_causal: bool, is_tra
 
 
 def _few(operands: Operands) -> Operands:
-    return Operands(*(x[:, :GRADIENTS] for x in operands))
+    """Of at most `GRADIENTS` keys, and as many queries, or half as many where these are of another sequence."""
+    queries, keys = operands.q.shape[1], operands.k.shape[1]
+    few = min(keys, GRADIENTS)
+    operands = Operands(*(x[:, :few] for x in operands))
+    return operands if queries == keys else operands._replace(q=operands.q[:, : few // 2 + 1])
 
 
 def _pulled(forward: Callable) -> Callable:

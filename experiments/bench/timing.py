@@ -44,7 +44,7 @@ def take_turns(ready: list[tuple[dict, Call]], repeats: int) -> Iterator[dict]:
     """Rows with the times of each call, after a warm-up: in turns, but for those that take long."""
     waiting = []
     for row, call in ready:
-        warm_up = _timed(row, lambda call=call: _finite(call()))
+        warm_up = _timed(row, call, is_asked=True)
         skip = warm_up is not None and over_budget(row, warm_up)
         if warm_up is None or skip:
             yield row | (skip or {})
@@ -59,32 +59,36 @@ def take_turns(ready: list[tuple[dict, Call]], repeats: int) -> Iterator[dict]:
         yield _finished(row, seconds)
 
 
-def _timed(row: dict, call: Call) -> float | None:
-    """Seconds of one repetition; None where it failed, which the row then says."""
+def _timed(row: dict, call: Call, *, is_asked: bool = False) -> float | None:
+    """Seconds of one repetition; None where it failed, which the row then says.
+
+    Args:
+      is_asked: whether it fails where what it gives is not finite: that may have left out the work.
+    """
     try:
-        return seconds_of(call)
+        seconds, found = _called(call)
+        if is_asked and not all(map(_is_finite, jax.tree.leaves(found))):
+            raise FloatingPointError("what it gives is not finite")
+        return seconds
     except Exception as error:
         row |= outcome.failure(error)
         return None
 
 
-def _finite(result: object) -> object:
-    """What a call gives, if it is numbers: what has none may have left out the work.
-
-    Raises:
-      FloatingPointError: it is not.
-    """
-    arrays = [x for x in jax.tree.leaves(result) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)]
-    if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in arrays):
-        raise FloatingPointError("what it gives is not finite")
-    return result
+def _is_finite(x: object) -> bool:
+    is_number = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)
+    return not is_number or bool(jnp.isfinite(x).all())
 
 
 def seconds_of(call: Call) -> float:
     """Of one call, until its result is there."""
+    return _called(call)[0]
+
+
+def _called(call: Call) -> tuple[float, object]:
     start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    found = jax.block_until_ready(call())
+    return time.perf_counter() - start, found
 
 
 def _finished(row: dict, seconds: list[float | None]) -> dict:

@@ -3,7 +3,7 @@
 A kernel of a device goes over chunks one after another and holds the state meanwhile. What a chunk does it is told by
 the engine, as a program of jax that has been traced for one head: so each recurrence has the kernel at once. Backward
 it goes over chunks from the last to the first, each of which is differentiated beside the state that it found, made
-again from one that is kept of every `RUN` tokens.
+again from one that is kept of every `RUN` tokens or more.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from attnzoo.engines.recurrence import Chunks
 
 # Tokens between two states that are kept for gradients. Of 64 channels and 64 values, a state in bfloat16 is a 24th of
-# the queries, keys and values between them. A state that is larger than these is kept less often, up to where a TPU
-# would have no room for those of all chunks between.
+# the queries, keys and values between them. One that is larger than these, in float32, is kept less often, up to where
+# a TPU would have no room for those of all chunks between.
 RUN, LONGEST_RUN = 512, 2048
 
 

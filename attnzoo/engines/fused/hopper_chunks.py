@@ -44,9 +44,10 @@ def declined(given: Sequence, write: Write) -> list[str]:
     if types != [DTYPE]:
         reasons.append(f"{' and '.join(types)}: it takes {DTYPE}")
     decays = [x.log_decay for x in write.channels if x.log_decay is not None]
-    features = sum(channels.key.shape[1] for channels in write.channels)
+    features = sum(channels.key.shape[-1] for channels in write.channels)
     is_counted = [x.ndim for x in write.values] == [2, 1]
     there = {
+        "channels in groups": any(x.key.ndim == 3 for x in write.channels),
         "keys with gains": any(x.log_gain is not None for x in write.channels),
         "decays by channel": any(x.ndim == 2 for x in decays),
         "channels that forget in several ways": bool(decays) and len(write.channels) > 1,
