@@ -141,7 +141,7 @@ def test_a_pass_with_gradients_is_predicted_by_what_the_kernel_takes_without(tmp
 def test_what_would_not_fit_in_memory_is_not_run_until_it_fits(tmp_path, monkeypatch):
     with monkeypatch.context() as tiny:
         tiny.setattr(memory, "free_memory", lambda: 1000.0)
-        tiny.setattr(timing, "seconds_of", None)
+        tiny.setattr(timing, "_called", None)
         for _ in range(2):
             run.run(settings(tmp_path, kernels=(Softmax(),), lengths=(64,)))
             (row,) = records.read(tmp_path)
@@ -151,16 +151,16 @@ def test_what_would_not_fit_in_memory_is_not_run_until_it_fits(tmp_path, monkeyp
 
 
 def test_a_failing_cell_leaves_the_others_and_shows_in_the_exit_code(tmp_path, monkeypatch):
-    calls, seconds = [], timing.seconds_of
+    calls, called = [], timing._called
 
     def fail(call):
         calls.append(call)
         if len(calls) == 4:  # the second call of the second kernel
             raise MemoryError("no more")
-        return seconds(call)
+        return called(call)
 
     with monkeypatch.context() as failing:
-        failing.setattr(timing, "seconds_of", fail)
+        failing.setattr(timing, "_called", fail)
         assert run.run(settings(tmp_path, lengths=(16,))) == 1
     assert [row["status"] for row in records.read(tmp_path)] == ["measured", "failed"]
     assert records.read(tmp_path)[1]["reason"] == "MemoryError: no more"
