@@ -42,8 +42,8 @@ def probe_kernel(
 
     In every place, outputs are finite, those of equal calls are equal, and examples of a batch cannot touch each other.
     Where it `is_causal`, the future cannot touch the past; where it `is_padded`, padding changes nothing, and queries
-    that see nothing give nothing, with finite gradients. Its fast route is its equation, with its
-    gradients where it `is_trained`.
+    that see nothing give nothing, with finite gradients. Its fast route is its equation, with its gradients where it
+    `is_trained`.
 
     Args:
       length: of the sequences there, of which `LONGEST` are asked for at most, and `GRADIENTS` for gradients and where
@@ -102,13 +102,8 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
     forward = _forward(kernel, is_causal)
 
     def pulled(q, k, v, params, lengths):
-        def loss(q, k, v):
-            given = {} if is_cross else {"query_seq_lengths": lengths}
-            out = forward(q, k, v, params, key_value_seq_lengths=lengths, **given)
-            return jnp.sum(curved(out)), out
-
-        (_, out), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
-        return out, gradients
+        given = {} if is_cross else {"query_seq_lengths": lengths}
+        return _pulled(lambda *points: forward(*points, params, key_value_seq_lengths=lengths, **given))(q, k, v)
 
     seen = slice(None) if is_cross else slice(half)
     bare = operands.q[:, seen], operands.k[:, :half], operands.v[:, :half], params
