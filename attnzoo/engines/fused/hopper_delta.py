@@ -31,12 +31,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused import hopper_meeting, warpgroups
-from attnzoo.engines.fused.carried import Changed, instantiated, is_used
-from attnzoo.engines.fused.hopper_gradient import of_group, of_shared
+from attnzoo.engines.fused.carried import Changed
 from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums, all_left, both, decayed, widths
 from attnzoo.engines.fused.hopper_recurrence import State
 from attnzoo.engines.fused.hopper_walk import Rule
-from attnzoo.engines.fused.hopper_whole import grads_beside
+from attnzoo.engines.fused.hopper_whole import gradients
 from attnzoo.engines.fused.warpgroups import (
     ROWS,
     Blocks,
@@ -113,26 +112,7 @@ def _forward(how: How, given: Any):
 
 
 def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
-    given, told = residuals
-    changed = told.of_each(given)
-    d_out, kernel, wants_decays = instantiated(pulled[0], given), Kernel(how, given), bool(changed.log_decay)
-    onward = _onward(kernel, d_out, changed.beside_read, wants_decays)
-    d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
-    d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
-    back = _back(kernel, d_out, onward, d_left, changed.beside_key, wants_decays)
-    by_token = lambda name, like: of_shared(back[name][:, :, 0], like)
-    grads = Given(
-        of_group(onward["read"], given.read),
-        of_group(back["key"], given.key),
-        of_group(back["value"], given.value),
-        grads_beside(onward, given.beside_read),
-        grads_beside(back, given.beside_key),
-        None,
-        by_token("passed", given.log_decay) if given.log_decay is not None and wants_decays else None,
-        None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(back)),
-        by_token("rate", given.rate),
-    )
-    return (grads,)
+    return (gradients(Kernel(how, residuals[0]), _onward, _back, residuals, pulled),)
 
 
 _recur.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -150,11 +130,12 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays:
         yield from kernel.pulled("read", piece, by, d_read, changed, (lambda dots: dots) if wants_decays else None)
 
     operands = kernel.operands | {"d_out": Matrix(d_out)}
-    return kernel.launch("delta_onward", ONWARD, operands, out, read, given.found, keeps=True)
+    made = kernel.launch("delta_onward", ONWARD, operands, out, read, given.found, keeps=True)
+    return {"pulled": d_out} | made
 
 
 def _back(
-    kernel: Kernel, d_out: jax.Array, onward: dict, d_left: State | None, changed: list[bool], wants_decays: bool
+    kernel: Kernel, onward: dict, d_left: State | None, changed: list[bool], wants_decays: bool
 ) -> dict[str, jax.Array]:
     """From the last chunk on: gradients of keys, values and rates, and of the state that was found."""
     how, given = kernel.how, kernel.given
@@ -172,7 +153,7 @@ def _back(
         d_key, by = kernel.d_key(piece, told, own) * how.scale, kernel.made("key", piece, own)
         yield from kernel.pulled("key", piece, by, d_key, changed, None)
 
-    operands = kernel.operands | {"pulled": Matrix(d_out), "states": Matrix(onward["states"])}
+    operands = kernel.operands | {"pulled": Matrix(onward["pulled"]), "states": Matrix(onward["states"])}
     operands |= {"dots": Vectors(onward["dots"])} if wants_decays else {}
     return kernel.launch("delta_back", BACK, operands, out, read, d_left)
 

@@ -13,6 +13,7 @@ what was read's, where outputs are finished, and states of each chunk where deca
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,24 +56,30 @@ def _forward(how: How, given: Any):
 
 
 def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
-    given, told = residuals
+    return (gradients(Kernel(how, residuals[0]), _onward, _back, residuals, pulled),)
+
+
+def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple[Given, Changed], pulled: Any) -> Given:
+    """Those of a call, by what is made on the way onward and on the way back."""
+    (given, told), how = residuals, kernel.how
     changed = told.of_each(given)
-    d_out, kernel, wants_decays = instantiated(pulled[0], given), Kernel(how, given), bool(changed.log_decay)
-    onward = _onward(kernel, d_out, changed.beside_read, wants_decays)
+    d_out, wants_decays = instantiated(pulled[0], given), bool(changed.log_decay)
+    made = onward(kernel, d_out, changed.beside_read, wants_decays)
     d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
     d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
-    back = _back(kernel, onward, d_left, changed.beside_key, wants_decays)
-    grads = Given(
-        onward["read"],
-        of_group(back["key"], given.key),
-        of_group(back["value"], given.value),
-        grads_beside(onward, given.beside_read),
-        grads_beside(back, given.beside_key),
+    found = back(kernel, made, d_left, changed.beside_key, wants_decays)
+    by_token = lambda name, like: of_shared(found[name][:, :, 0], like)
+    return Given(
+        of_group(made["read"], given.read),
+        of_group(found["key"], given.key),
+        of_group(found["value"], given.value),
+        grads_beside(made, given.beside_read),
+        grads_beside(found, given.beside_key),
         None,
-        of_shared(back["passed"][:, :, 0], given.log_decay) if given.log_decay is not None and wants_decays else None,
-        None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(back)),
+        by_token("passed", given.log_decay) if given.log_decay is not None and wants_decays else None,
+        None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(found)),
+        None if given.rate is None else by_token("rate", given.rate),
     )
-    return (grads,)
 
 
 recur.defvjp(_forward, _backward, symbolic_zeros=True)
