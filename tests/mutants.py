@@ -128,6 +128,7 @@ MUTANTS = [
     Mutant("kernels/nystrom.py", "counts.sum(), rank + before.sum()", "counts.sum(), rank", split("Nystrom(landmarks=5, iterations=6)", "nothing")),
     Mutant("door/sequences.py", "Origin(first, START, mask.query_offset)", "Origin(START, START, mask.query_offset)", f"{MESHES}test_fewer_heads_than_parts[Local(block_size=4, layout='contiguous')-'packed documents']"),
     Mutant("layers/products.py", "if name not in used", "if name", f"{MESHES}test_training_with_split_parameters[plain-Explicit]"),
+    Mutant("layers/products.py", "x.reshape(-1, *x.shape[len(tokens) :])", "x", "tests/test_products.py::test_merged_tokens_change_no_number_and_gradients_of_weights_sum_over_one_axis"),
     Mutant("engines/caching.py", "(0 if shards is None else shards.index * count)", "0", f"{MESHES}test_decoding_over_the_length_of_a_cache[Softmax()-Auto]"),
     Mutant("door/caches.py", "PartitionSpec(*[None] * axis, names)", "PartitionSpec(None)", f"{MESHES}test_caches_are_made_in_parts"),
     Mutant("engines/everywhere.py", "jnp.exp(own.top - dense.finite(top)) * jnp.exp(own.log_total)", "jnp.exp(own.top - dense.finite(top))", split("SlidingWindow(left=3, right=2, dilation=1, global_tokens=2)", "global tokens in both directions")),

@@ -303,7 +303,7 @@ def test_what_one_cell_ends_is_its_row_and_others_of_its_program_have_a_new_proc
     class Process:
         """One that dies at seed 1, and serves all else."""
 
-        def __init__(self, module, task, seconds):
+        def __init__(self, module, task, seconds, defaults):
             self.cells, self.ended, self.code, self.warnings = task["cells"], None, 0, []
             begun.append([cell["seed"] for cell in self.cells])
 

@@ -56,6 +56,19 @@ def test_a_worker_that_cannot_start_is_told():
     assert list(worker) == [] and "No module named" in worker.ended
 
 
+def test_defaults_of_the_environment_are_what_it_has_not(tmp_path, monkeypatch):
+    (tmp_path / "told.py").write_text(
+        "import os\n"
+        "from experiments.bench import workers\n"
+        "workers.work(lambda task: [{name: os.environ[name] for name in task['names']}])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
+    monkeypatch.setenv("CHOSEN", "by its user")
+    defaults = {"CHOSEN": "by us", "LEFT": "to us"}
+    worker = workers.Worker("told", {"names": list(defaults)}, 60, defaults=defaults)
+    assert list(worker) == [{"CHOSEN": "by its user", "LEFT": "to us"}]
+
+
 def test_a_worker_that_is_asked_to_end_before_it_starts_ends_at_its_start():
     worker = workers.Worker("experiments.no_such_worker", {}, 60)
     worker.terminate()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -17,6 +18,18 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from attnzoo.door.meshes import as_tuple
+from attnzoo.engines.ambient import Ambient
+
+_merging = Ambient("merging_tokens", False)
+
+
+def merging() -> AbstractContextManager[None]:
+    """Products that are traced inside have one axis for the tokens of all examples, where no axis is Explicit.
+
+    The gradient of weights sums over it. Where it sums over two, XLA's CPU backend copies what it multiplies, and then
+    takes three times as long. It is for programs that split no sequence: parts of one would be brought together.
+    """
+    return _merging.during(True)
 
 
 def out_sharding(x: jax.Array, weights: Any, contracted: int = 1) -> NamedSharding | None:
@@ -101,6 +114,10 @@ def product(
       is_whole: the weights' own features stay in one piece, for callers who pick among them.
     """
     wanted = out_sharding(x, None if is_whole else weights, contracted)
+    if wanted is None and _merging():
+        tokens = x.shape[: x.ndim - contracted]
+        out = function(x.reshape(-1, *x.shape[len(tokens) :]), out_sharding=None)
+        return out.reshape(*tokens, *out.shape[1:])
     numbers = x.size * (1 + math.prod(weights.shape[contracted:]) / math.prod(weights.shape[:contracted]))
     if wanted is None or numbers >= weights.size:
         return function(x, out_sharding=wanted)

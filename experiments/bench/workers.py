@@ -23,24 +23,34 @@ from concurrent import futures
 LATE = "no time left"
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt)\b")
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+# XLA asks a CPU's allocator for all memory of a program at each of its calls, and first touches of small pages take a
+# third of what a step of a small model takes. Other C libraries than glibc pass over it.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class Worker:
     """The rows of a worker, as it prints them, killed after so many `seconds`, never where None; `renew` counts anew.
 
-    `xla_flags` are added to those of the environment. With `patience`, in seconds, it is killed as well where no row
-    comes for so long.
+    `xla_flags` are added to those of the environment, and `defaults` where it says nothing else. With `patience`, in
+    seconds, it is killed as well where no row comes for so long.
 
     Afterwards `code` is its exit code, `ended` says how it ended, None for well, and `warnings` are what it warned of.
     """
 
     def __init__(
-        self, module: str, task: dict, seconds: float | None = None, xla_flags: str = "", patience: float | None = None
+        self,
+        module: str,
+        task: dict,
+        seconds: float | None = None,
+        xla_flags: str = "",
+        patience: float | None = None,
+        defaults: dict[str, str] | None = None,
     ):
         self._command = [sys.executable, "-m", module]
         self._task = json.dumps(task)
         self._patience = patience
-        self._xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
+        self._environment = (defaults or {}) | os.environ | SHARED | ({"XLA_FLAGS": flags} if flags else {})
         self._process: subprocess.Popen | None = None
         self._whole = _Alarm(seconds, lambda: self._end(LATE))
         self._killed: str | None = None  # why, where it was by a limit
@@ -57,7 +67,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=os.environ | SHARED | ({"XLA_FLAGS": self._xla_flags} if self._xla_flags else {}),
+                env=self._environment,
             )
             self._process = process
             if self._signal is not None:

@@ -82,7 +82,8 @@ def _loss(model, batch: Examples):
 def logits(model: nnx.Module, batch: Examples) -> jax.Array:
     """What a model says of a batch, at its places where it has some."""
     given = {"lengths": batch.lengths, "places": batch.places}
-    return model(batch.inputs, **{name: value for name, value in given.items() if value is not None})
+    with products.merging():
+        return model(batch.inputs, **{name: value for name, value in given.items() if value is not None})
 
 
 def at_places(x: jax.Array, batch: Examples) -> jax.Array:

@@ -223,9 +223,8 @@ def handed(settings: Settings, cells: Iterable[Cell], device: placement.Place | 
 
 def _isolated(settings, cells: dict[int, Cell], termination, told, device) -> Iterator[tuple[int, dict]]:
     """How cells ended in a process of their own, up to the one that ended it."""
-    worker = Worker(
-        "experiments.train.sweep.worker", handed(settings, cells.values(), device), settings.minutes * 60 or None
-    )
+    task, seconds = handed(settings, cells.values(), device), settings.minutes * 60 or None
+    worker = Worker("experiments.train.sweep.worker", task, seconds, defaults=workers.HUGE_PAGES)
     waiting = list(cells)
     with termination.reaching(worker):
         for said in worker:
