@@ -65,6 +65,22 @@ def test_a_model_learns_what_can_be_learned():
     assert np.mean(steps.tested(model, learned)[0]) < 0.1 < progress.curve[0][1]
 
 
+def test_a_curve_has_the_mean_of_losses_since_its_last_point(monkeypatch):
+    losses, step = [], steps.step
+
+    def heard(*args):
+        loss, is_good = step(*args)
+        losses.append(float(loss))
+        return loss, is_good
+
+    monkeypatch.setattr(nnx, "cached_partial", lambda function, *first: lambda *args: heard(*first, *args))
+    model = LanguageModel(4, BlockConfig(width=16, num_heads=2), max_length=8, num_layers=1, rngs=nnx.Rngs(0))
+    tokens = np.tile(np.arange(4), 3)[None, :9].repeat(4, axis=0)
+    learned = Examples(tokens[:, :-1], tokens[:, 1:], np.ones((4, 8), np.float32))
+    progress = loop.fit(model, lambda step: learned, loop.Plan(12, 3e-2, warmup=5))
+    assert progress.curve == [(0, losses[0]), (10, np.mean(losses[1:11]))] and progress.recent == losses[11:]
+
+
 def test_a_run_from_its_checkpoint_is_the_run_that_never_stopped(whole, tmp_path):
     """Parameters, optimizer, dropout's random stream and what validation found, to the bit."""
     assert [path.name for path in sorted(whole[1].iterdir())] == ["step_00000015", "step_00000020"]

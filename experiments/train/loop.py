@@ -90,7 +90,8 @@ class Progress:
 
     Attributes:
       step: steps that are done.
-      curve: (step, loss in bits) along the way.
+      curve: (step, loss in bits) along the way, each the mean of those since the one before.
+      recent: losses since its last one.
       validations: (step, score) of each that has one, lower is better.
       best: the step whose parameters are kept, None before the first validation.
       diverged: the step at which the loss or a gradient was no number, None otherwise.
@@ -103,6 +104,7 @@ class Progress:
 
     step: int = 0
     curve: list = dataclasses.field(default_factory=list)
+    recent: list = dataclasses.field(default_factory=list)
     validations: list = dataclasses.field(default_factory=list)
     best: int | None = None
     diverged: int | None = None
@@ -201,8 +203,10 @@ class _Run:
         if not is_good:
             progress.diverged = progress.step
             return
+        progress.recent.append(float(loss))
         if progress.step % 10 == 0:
-            progress.curve.append((progress.step, float(loss)))
+            progress.curve.append((progress.step, float(np.mean(progress.recent))))
+            progress.recent.clear()
         progress.step += 1
 
     def validate(self, progress: Progress, validate: Callable[[nnx.Module], float]) -> None:
