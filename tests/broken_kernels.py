@@ -126,6 +126,15 @@ class LongLaziness(FromALength):
     wrong = staticmethod(lambda out, v: v)
 
 
+@dataclasses.dataclass(frozen=True)
+class LeakOfALength(Plain):
+    """The next token is seen in sequences of 24 tokens, and in no others."""
+
+    def batched(self, params, draws, q, k, v, call):
+        out, lse = super().batched(params, draws, q, k, v, call)
+        return (LongLeak.wrong(out, v) if q.shape[1] == 24 else out), lse
+
+
 COUNT = itertools.count()
 
 

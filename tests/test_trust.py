@@ -111,6 +111,16 @@ def test_a_leak_is_a_refused_row_and_is_asked_again(tmp_path):
     assert [row["status"] for row in again[2:]] == ["refused"]  # it may have been mended, and so it is asked each time
 
 
+def test_programs_that_are_timed_or_tested_are_asked_at_each_length(tmp_path):
+    leak = broken.LeakOfALength()
+    timed = scaled(tmp_path / "timed", kernels=(leak,), lengths=(16, 24, 32), passes=("forward",), is_causal=True)
+    scaling.run(timed)
+    rows = records.read(tmp_path / "timed")
+    assert {row["length"]: row.get("law") for row in rows} == {16: None, 24: FUTURE, 32: None}
+    _, [row] = swept(tmp_path / "tested", [leak], task="text", eval_lengths="24,32")
+    assert row["law"] == FUTURE and "24" in row["reason"]
+
+
 def test_where_all_are_refused_the_exit_code_says_so(tmp_path):
     assert swept(tmp_path, [LEAK], task="text") == (1, records.read(tmp_path))
 
