@@ -1,5 +1,7 @@
 """Kernels of devices in the place of softmax over tiles: what they list, and what a CPU interprets of them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from attnzoo import (
     BigBird,
     Dims,
     Linear,
+    Linformer,
     Local,
     NadarayaWatson,
     SlidingWindow,
@@ -221,6 +224,22 @@ def test_interpreted_it_equals_the_equation(name):
     got, wanted = jax.tree.leaves((found, grads)), jax.tree.leaves((expected, expected_grads))
     for x, y in zip(got, wanted, strict=True):
         assert x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
+
+
+def test_interpreted_it_meets_keys_that_are_projected():
+    kernel, given = Linformer(rank=5), operands()
+    params = kernel.init(jax.random.key(3), Dims.of(*given))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def found(implementation, given, params):
+        asked = {"kernel": kernel, "implementation": implementation, "soft_cap": 2.0} | LENGTHS
+        out = lambda given, params: attend(*given, params=params, **asked)
+        return jax.value_and_grad(lambda *points: jnp.sin(3 * out(*points)).sum(), (0, 1))(given, params)
+
+    with interpreted():
+        got = found("pallas", given, params)
+    for x, y in zip(*map(jax.tree.leaves, (got, found("reference", given, params))), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
 
 

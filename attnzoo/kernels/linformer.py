@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from attnzoo.contract import fields
 from attnzoo.contract.support import Support
-from attnzoo.engines import dense, heads
+from attnzoo.engines import few
 from attnzoo.kernel import Kernel
 
 SHARING = ("none", "kv", "heads")
@@ -71,7 +71,8 @@ class Linformer(Kernel):
 
     def head(self, params, draws, q, k, v, visible, *, scale, soft_cap):
         key, value = ((self._columns(x, len(k)) @ y) for x, y in self._pairs(params, k, v))
-        return self._meet(q, key, value, scale, soft_cap).astype(v.dtype)
+        # Hidden keys, which the door has set to zero, have added nothing to those that all see.
+        return few.of_head(q, key, value, scale, soft_cap).astype(v.dtype)
 
     def batched(self, params, draws, q, k, v, call):
         pairs, shards = self._pairs(params, k, v), call.shards
@@ -80,9 +81,7 @@ class Linformer(Kernel):
         else:
             own = lambda x: shards.part(shards.filled(self._columns(x, shards.key_length), 2), 2)
             key, value = shards.summed([_projected(own(x), y) for x, y in pairs])
-        return heads.over_heads(lambda q, k, v: self._meet(q, k, v, call.scale, call.soft_cap), q, key, value).astype(
-            v.dtype
-        )
+        return few.over_heads(q, key, value, call).astype(v.dtype)
 
     def meets(self, shards, mask):
         return True
@@ -95,10 +94,6 @@ class Linformer(Kernel):
         precise = jnp.promote_types(k.dtype, jnp.float32)
         projections = params["key"], params.get("value", params["key"])
         return [(x.astype(precise), y.astype(precise)) for x, y in zip(projections, (k, v), strict=True)]
-
-    def _meet(self, q, k, v, scale, soft_cap):
-        """Softmax over projected keys [rank, H]; hidden keys, which the door has set to zero, have added nothing."""
-        return dense.attend(dense.scores(q.astype(k.dtype), k, scale, soft_cap), v, visible=True)[0]
 
     def _columns(self, projection, length):
         longest = projection.shape[-1]

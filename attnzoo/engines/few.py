@@ -1,0 +1,27 @@
+"""Softmax over keys that are few and all seen: their scores at once, or a kernel of a device where one is asked for."""
+
+from __future__ import annotations
+
+import jax
+
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import dense, heads, streaming
+from attnzoo.engines.fused import way
+
+
+def over_heads(q: jax.Array, k: jax.Array, v: jax.Array, call: Call) -> jax.Array:
+    """[B, T, N, Hv] of q [B, T, N, H], k [B, r, N or K, H] and v [B, r, N or K, Hv], by the scale and cap of a call.
+
+    Keys may be more precise than queries, and are met so but by a kernel of a device, which takes them as queries are.
+    """
+    if way.asked() is None:
+        return heads.over_heads(lambda q, k, v: of_head(q, k, v, call.scale, call.soft_cap), q, k, v)
+    score, params = streaming.dot_product(q, call.scale, call.soft_cap)
+    given = q, k.astype(q.dtype), v.astype(q.dtype), Call(Mask(q.shape[1], k.shape[1]))
+    return streaming.over_heads(score, params, *given, streaming.natural_layout)[0]
+
+
+def of_head(q: jax.Array, k: jax.Array, v: jax.Array, scale, soft_cap) -> jax.Array:
+    """The same of one head, q [T, H] and k [r, H]."""
+    return dense.attend(dense.scores(q.astype(k.dtype), k, scale, soft_cap), v, visible=True)[0]
