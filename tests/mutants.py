@@ -78,7 +78,7 @@ MUTANTS = [
     Mutant("kernels/bigbird.py", "jnp.where(block >= hole", "jnp.where(block > hole", law("batched_equals_head", BIGBIRD)),
     Mutant("kernels/bigbird.py", "jnp.where(is_global[:, None], -1, listed)", "listed", law("any_length_works", BIGBIRD)),
     Mutant("kernels/linformer.py", "projection[..., :length]", "projection[..., -length:]", "tests/test_approximations.py::test_linformer_uses_the_first_columns_of_a_shorter_input_and_refuses_a_longer_one"),
-    Mutant("kernels/linformer.py", "self._meet(q, key, value, scale, soft_cap)", "self._meet(q, key, value, 1.0, soft_cap)", law("batched_equals_head", "Linformer(rank=5, share='none')")),
+    Mutant("kernels/linformer.py", "few.of_head(q, key, value, scale, soft_cap)", "few.of_head(q, key, value, 1.0, soft_cap)", law("batched_equals_head", "Linformer(rank=5, share='none')")),
     Mutant("kernels/nystrom.py", "jnp.cumsum(shown) - 1", "jnp.arange(len(shown))", "tests/test_approximations.py::test_hidden_tokens_do_not_move_landmarks"),
     Mutant("engines/schedule.py", "xp.arange(block_size)[None] - place", "xp.arange(block_size)[None]", "tests/test_approximations.py::test_positions_count_from_the_offset[9-Local(block_size=4, layout='contiguous')]"),
     Mutant("kernels/local.py", "self._strided(len(k), mask.used_length(), 0)", "self._strided(len(k), len(k), 0)", "tests/test_laws.py::test_law_of_another_form[padding_changes_nothing-Local(block_size=5, layout='strided')]"),
