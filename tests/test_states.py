@@ -29,7 +29,7 @@ SOME = [((37, 37), 0, False, False), ((21, 40), -4, True, True), ((40, 13), 100,
 
 
 @pytest.mark.parametrize("case", few(SOME, SOME[1:2]), ids=str)
-@pytest.mark.parametrize("kernel", [*KERNELS, LogLinear(levels=4)], ids=repr)
+@pytest.mark.parametrize("kernel", [*KERNELS, LogLinear(levels=4), LogLinear(levels=9)], ids=repr)
 def test_outputs_and_gradients(kernel, case, monkeypatch):
     (length, keys), offset, segments, padded = case
     monkeypatch.setitem(recurrence.attend.__kwdefaults__, "chunk", 8)

@@ -96,6 +96,11 @@ class LogLinear(Recurrent):
         return recurrence.Rule(of_each_level, write)
 
     def batched(self, params, draws, q, k, v, call):
+        length = k.shape[1] if call.shards is None else call.shards.key_length
+        if self.levels > (used := _levels(length)):
+            tokens = call.tokens | {"log_level": call.tokens["log_level"][..., :used]}
+            fewer = dataclasses.replace(self, levels=used)
+            return fewer.batched(params, draws, q, k, v, dataclasses.replace(call, tokens=tokens))
         of_queries = functools.partial(_of_queries, call.mask)
         q, call = self._levelled(q, call, _places(call.mask, call.shards), of_queries)
         return super().batched(params, draws, q, k, v, call)
@@ -130,6 +135,11 @@ class LogLinear(Recurrent):
         rounded = weights.astype(dtype)
         parts = q.astype(dtype), rounded, (weights - rounded).astype(dtype)
         return jnp.concatenate(parts, axis=-1), dataclasses.replace(call, tokens=rest)
+
+
+def _levels(length: int) -> int:
+    """How many levels so many tokens have; all further ones would hold all of them."""
+    return (length - 1).bit_length() + 1 if isinstance(length, int) else DIGITS
 
 
 def _places(mask: Mask, shards: Shards | None) -> jax.Array:
