@@ -63,7 +63,7 @@ def _sorted(xp: Any, tile: Numbers, other: Numbers, count: int, is_partial: Numb
     kind = xp.where(is_pair, 2 * tile + is_partial, 2 * count).astype(np.int32)
     order = xp.lexsort((other, kind))
     kind, other = kind[order], other[order]
-    start = xp.searchsorted(kind, 2 * np.arange(count + 1, dtype=np.int32)).astype(np.int32)
-    middle = xp.searchsorted(kind, 2 * np.arange(count, dtype=np.int32) + 1).astype(np.int32)
+    bounds = xp.searchsorted(kind, np.arange(2 * count + 1, dtype=np.int32)).astype(np.int32)
+    start, middle = bounds[::2], bounds[1::2]
     other = other[: start[-1]] if xp is np else jnp.maximum(other, 0)
     return Pairs(start, middle, other)
