@@ -24,11 +24,14 @@ from attnzoo import (
 )
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import schedule, streaming
-from attnzoo.engines.fused import steps
+from attnzoo.engines.fused import held, steps, tpu
 from attnzoo.engines.fused.folding import Heads
+from attnzoo.engines.fused.held import Held
 from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, visible_of
 from attnzoo.engines.fused.pairs import Pairs
+from attnzoo.engines.fused.stepped import Stepped
 from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
+from attnzoo.engines.fused.terms import Terms
 from attnzoo.engines.fused.way import Tiles, interpreted
 from attnzoo.testing import check_law
 from tests.few import few
@@ -249,6 +252,34 @@ def test_lists_in_pages_give_the_same(monkeypatch, name, page):
     jax.clear_caches()  # programs know nothing of it
     test_interpreted_it_equals_the_equation(name)
     jax.clear_caches()
+
+
+def listed_operands(kernel, mask, heads=2):
+    """Of two heads of keys that fill registers, and the lists of a kernel."""
+    q, k = (jnp.ones((2, mask.query_length, count, 64), jnp.bfloat16) for count in (heads, 2))
+    cutting = Cutting.of(kernel._layout, mask, (), Tiles(quantum=128, largest=128, grain=64))
+    return cutting.operands(q, k, k, Terms(jnp.ones((1, 1))), mask), cutting.lists
+
+
+def test_what_is_met_again_is_held(monkeypatch):
+    """Where there is room; not what steps fetch once, and not queries of several heads that share keys."""
+    mask = Mask(512, 512, False)
+    window, blocks = (SlidingWindow(64, 64), mask.within(SlidingWindow(64, 64).band)), (Local(block_size=64), mask)
+    ways = lambda *which, **given: [type(x) for x in tpu._grids(*listed_operands(*which, **given), True)]
+    assert ways(*window) == [Held, Held]
+    assert ways(*blocks) == [Stepped, Stepped]
+    assert ways(*window, heads=4) == [Held, Stepped]
+    given, lists = listed_operands(*window)
+    by_row, by_column = tpu._grids(given, lists, True)
+    assert by_column.size > by_row.size > 2 * given.k[0].nbytes  # rows of numbers stand beside queries
+    program = jax.make_jaxpr(lambda: tpu.forward(given, lists.by_row, interpret=True))()
+    (moved,) = (x.params["cost_estimate"].bytes_accessed for x in program.eqns if x.primitive.name == "pallas_call")
+    rows, numbers = 2 * 4 * given.q[..., 0].size, 4 * sum(x.size for x in lists.by_row)
+    assert moved == 4 * given.q.nbytes + rows + numbers
+    monkeypatch.setattr(held, "ROOM", held.BESIDE + by_row.size)
+    assert ways(*window) == [Held, Stepped]
+    monkeypatch.setattr(held, "ROOM", held.BESIDE)
+    assert ways(*window) == [Stepped, Stepped]
 
 
 @pytest.mark.slow

@@ -92,11 +92,11 @@ class Heads(NamedTuple):
         return x.transpose(0, 1, 4, 2, 3, 5).reshape(batch, -1, tiles * tile)
 
     def numbers(self, x: jax.Array) -> jax.Array:
-        """[B or 1, N] -> the same in the order of folds and places; [B or 1, 1] as it is."""
+        """[B or 1, N or 1, ...] -> the same in the order of folds and places; what all heads share as it is."""
         if x.shape[1] == 1:
             return x
-        x = x.reshape(-1, self.kv // self.fold, self.fold, self.group)
-        return x.swapaxes(2, 3).reshape(x.shape[0], -1)
+        by_place = x.reshape(x.shape[0], self.kv // self.fold, self.fold, self.group, *x.shape[2:])
+        return by_place.swapaxes(2, 3).reshape(x.shape)
 
 
 def in_rows(vectors: list[jax.Array], tile: int) -> jax.Array:

@@ -16,9 +16,10 @@ from attnzoo.engines.fused import steps, tpu_chunks
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.folding import SUBLANES
 from attnzoo.engines.fused.grid import Array, Grid, Kernel, Step
+from attnzoo.engines.fused.held import Held
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled
 from attnzoo.engines.fused.pairs import Lists, Pairs
-from attnzoo.engines.fused.steps import Steps
+from attnzoo.engines.fused.stepped import Stepped
 from attnzoo.engines.fused.way import Tiles
 
 DTYPES = ("bfloat16", "float32")
@@ -53,7 +54,7 @@ def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
 
 def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found:
     """The kernel of `Device.forward`."""
-    grid = Grid(given, Steps.of(by_row), True, interpret)
+    (grid,) = _grids(given, (by_row,), interpret)
     tile, width = given.queries.tile, given.v.shape[3]
     row, out = Array((1, tile)), Array((tile, width), given.v.dtype, axis=1)
     sums = row._replace(start=-jnp.inf), row, Array((width, tile))
@@ -63,7 +64,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found
 
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool = False) -> Gradients:
     """The kernels of `Device.backward`."""
-    by_row, by_column = (Grid(given, Steps.of(pairs), pairs is lists.by_row, interpret) for pairs in lists)
+    by_row, by_column = _grids(given, lists, interpret)
     heads, tile = by_row.heads, given.queries.tile
     wide = {"out": pulled.out, "d_out": pulled.d_out}
     rows = {"top": pulled.top, "log_total": pulled.log_total, "d_log_total": pulled.d_log_total}
@@ -74,6 +75,16 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool =
     d_k, d_v, *d_key = _of_keys(by_column, arrays | {"shift": shift})
     by_head = lambda found: heads.by_query(found[0][:, :, :, : heads.fold]) if found else None  # rows are equal
     return Gradients(heads.inward(d_q, given.q.shape[3]), d_k, d_v, by_head(d_key), by_head(d_cap))
+
+
+def _grids(given: Operands, lists: tuple[Pairs, ...], interpret: bool) -> list[Grid]:
+    """By row, and by column where there are two; both have the same folds."""
+    sides = [(given, pairs, place == 0, interpret) for place, pairs in enumerate(lists)]
+    held, stepped = [Held(*side) for side in sides], [Stepped(*side) for side in sides]
+    are_sparing = [grid.is_sparing for grid in held]
+    if held[0].heads != stepped[0].heads and not all(are_sparing):
+        return [*stepped]
+    return [x if is_sparing else y for x, y, is_sparing in zip(held, stepped, are_sparing, strict=True)]
 
 
 def _of_queries(grid: Grid, arrays: dict[str, jax.Array]) -> list[jax.Array]:
