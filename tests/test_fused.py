@@ -34,6 +34,7 @@ from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 from attnzoo.engines.fused.terms import Terms
 from attnzoo.engines.fused.way import Tiles, interpreted
 from attnzoo.testing import check_law
+from tests import programs
 from tests.few import few
 
 SMALL = Tiles(quantum=8, largest=16, grain=8)
@@ -360,6 +361,16 @@ def test_it_is_one_kernel_where_it_is_lowered():
         jax.eval_shape(jax.grad(lambda q: jax.grad(lambda q: call(q, q, q))(q).sum()), q)
 
 
+def test_whole_numbers_have_32_bits():
+    """Whatever jax's default is: the compiler of a TPU takes no others. Both in steps, and where tiles are held."""
+    for kernel in (Softmax(), BigBird()):
+        call = functools.partial(attend, kernel=kernel, implementation="pallas")
+        gradient = jax.grad(lambda *x, call=call: call(*x).astype(jnp.float32).sum(), (0, 1, 2))
+        with jax.enable_x64(True):
+            found = programs.of_kernels(gradient, *SHAPES)
+        assert len(found) == 3 and not any("i64" in program for program in found)
+
+
 @pytest.mark.slow
 def test_batches_of_calls_and_rematerialised_ones_are_as_others():
     call = lambda q, k, v: attend(q, k, v, kernel=BigBird(block_size=4), implementation="pallas")
@@ -373,13 +384,14 @@ def test_batches_of_calls_and_rematerialised_ones_are_as_others():
 
 def test_a_mesh_splits_what_a_compiler_cannot():
     """Explicit axes: each device has a kernel of its part; what is left to a compiler is refused."""
-    call = lambda *x: attend(*x, implementation="pallas")
-    for names, raises in ((("a", "b"), False), (("a", None), True)):
+    cases = ((("a", "b"), False, Softmax()), (("a", "b"), False, BigBird()), (("a", None), True, Softmax()))
+    for names, raises, kernel in cases:
+        call = functools.partial(attend, kernel=kernel, implementation="pallas")
         mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
         split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(names[0], None, names[1]))
-        given = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split) for x in SHAPES]
+        split_shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split) for x in SHAPES]
         with jax.sharding.use_abstract_mesh(mesh):
-            traced = jax.jit(call).trace(*given)
+            traced = jax.jit(call).trace(*split_shapes)
         if raises:
             with pytest.raises(NotImplementedError, match="axes of the mesh are left to the compiler"):
                 traced.lower(lowering_platforms=("tpu",))

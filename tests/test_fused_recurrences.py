@@ -29,7 +29,7 @@ from attnzoo.engines.fused import way
 from attnzoo.engines.fused.way import interpreted
 from attnzoo.testing import check_law
 from experiments.conformance import routes
-from tests import oracles
+from tests import oracles, programs
 from tests.few import few
 from tests.gated_operands import HEADS, KV_HEADS, given
 from tests.test_oracles import expected
@@ -181,7 +181,7 @@ def test_it_obeys_laws(kernel, law):
 
 @pytest.mark.parametrize("is_wide", [False, True])
 def test_it_is_one_kernel_where_it_is_lowered(is_wide):
-    """One forward, and one more for gradients, whatever the default of numbers is."""
+    """One forward, and one more for gradients, whatever the default of numbers is; whole ones have 32 bits there."""
     q = jax.ShapeDtypeStruct((2, 256, 4, 64), jnp.bfloat16)
     beta = jax.ShapeDtypeStruct((2, 256, 4), jnp.float32)
 
@@ -196,6 +196,7 @@ def test_it_is_one_kernel_where_it_is_lowered(is_wide):
     with jax.enable_x64(is_wide):
         assert kernels(call) == 1
         assert kernels(jax.grad(call, (0, 1))) == 2
+        assert not any("i64" in program for program in programs.of_kernels(jax.grad(call, (0, 1)), q, beta))
 
 
 def test_a_mesh_splits_what_a_compiler_cannot():

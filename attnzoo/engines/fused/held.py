@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.contract import varying
-from attnzoo.engines.fused import steps
+from attnzoo.engines.fused import mosaic, steps
 from attnzoo.engines.fused.folding import SUBLANES, Heads, stored
 from attnzoo.engines.fused.grid import Grid, Kernel, axis_of, begin, block_of, end
 from attnzoo.engines.progressions import as_arithmetic
@@ -87,7 +87,7 @@ class Held(Grid):
             ),
             cost_estimate=self._cost(kernel, lists, arrays, seen, like, written),
         )
-        return list(called(lists, numbers, arrays))
+        return list(mosaic.run(called, lists, numbers, arrays))
 
     def _lists(self) -> jax.Array:
         """int32 [B or 1, folds or 1, 1, numbers of all lists of a fold]."""

@@ -16,6 +16,12 @@ from attnzoo.engines import heads
 from attnzoo.engines.fused.folding import SUBLANES
 
 
+def run(kernel: Callable, *operands: Any) -> Any:
+    """What a kernel gives; its whole numbers have 32 bits, whatever jax's default is: no compiler takes others."""
+    with jax.enable_x64(False):
+        return kernel(*operands)
+
+
 class Program(NamedTuple):
     """What a chunk does, as a kernel runs it.
 
@@ -29,7 +35,7 @@ class Program(NamedTuple):
 
     @staticmethod
     def of(function: Callable, *example: Any) -> Program:
-        closed, out = jax.make_jaxpr(function, return_shape=True)(*example)
+        closed, out = run(jax.make_jaxpr(function, return_shape=True), *example)
         return Program(closed, jax.tree.structure(out))
 
     @property

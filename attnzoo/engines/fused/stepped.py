@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.contract import varying
+from attnzoo.engines.fused import mosaic
 from attnzoo.engines.fused.folding import Heads, stored
 from attnzoo.engines.fused.grid import Grid, Kernel, Place, axis_of, begin, block_of, end
 from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
@@ -71,7 +72,7 @@ class Stepped(Grid):
             ),
             cost_estimate=self._cost(kernel, arrays, fetched, like, written),
         )
-        return list(called(*scalars, numbers, arrays, found))
+        return list(mosaic.run(called, *scalars, numbers, arrays, found))
 
     @property
     def _leading(self) -> tuple[int, int]:

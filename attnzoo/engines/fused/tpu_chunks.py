@@ -19,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.contract import varying
 from attnzoo.engines import state
+from attnzoo.engines.fused import mosaic
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real, states_kept
 from attnzoo.engines.fused.folding import stored
 from attnzoo.engines.fused.lying import Apart, Order, Rows, Wide
@@ -132,7 +133,7 @@ class Kernel:
 
         batch = len(self.carried.given.q)
         moved = batch * order.folds * sum(x.moved() for x in (*ways, *found))
-        written = pl.pallas_call(
+        called = pl.pallas_call(
             of_step,
             out_shape=like,
             grid=(batch, order.folds, order.runs),
@@ -144,7 +145,8 @@ class Kernel:
                 dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM
             ),
             cost_estimate=pl.CostEstimate(batch * order.own * order.chunks * work, 0, moved),
-        )(*given)
+        )
+        written = mosaic.run(called, *given)
         inward = [how.inward(x) for how, x in zip(found, written, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(results), inward)
 
