@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager
 from importlib import metadata
 
 import jax
@@ -50,3 +51,9 @@ def device(target: str) -> jax.Device:
             f"jax {jax.__version__} does not take the description of {target} (experiments/bench/chips.py), which "
             f"{TRIED} do: {str(error).splitlines()[0]}"
         ) from error
+
+
+def named(device: jax.Device) -> AbstractContextManager[None]:
+    """Programs that are traced inside are told which device they are for, as they are where there is one."""
+    told = jax.sharding.AbstractDevice(device.device_kind, getattr(device, "num_cores", 1), platform=device.platform)
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=told))

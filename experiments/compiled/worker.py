@@ -39,13 +39,15 @@ def _compiled(row: dict, program: Program) -> dict:
     """What is found of a cell."""
     if (reason := program.refusal()) is not None:
         return {"status": "refused", "reason": reason}
-    chip, sharding = CHIPS[row["target"]], SingleDeviceSharding(absent.device(row["target"]))
+    chip, device = CHIPS[row["target"]], absent.device(row["target"])
+    sharding = SingleDeviceSharding(device)
     call, shapes = _projected(program) if row["operands"] == PROJECTED else (program.forward, program.shapes())
     if program.is_train:  # the output has the shape of queries but for its width, which is that of values
         call, shapes = with_gradients(call), [jax.eval_shape(call, *shapes), *shapes]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
     start = time.perf_counter()
-    compiled = jax.jit(call).lower(*shapes).compile()
+    with absent.named(device):
+        compiled = jax.jit(call).lower(*shapes).compile()
     found = {"status": "compiled", "compile_seconds": time.perf_counter() - start} | planned(compiled)
     found |= {"flops": _flops(call, shapes), "capacity_bytes": chip.capacity}
     least = bounds.least_bytes(program.kernel, program.dims, program.dtype, program.is_train)
