@@ -1,6 +1,7 @@
 """Programs as jax wrote them down, for tests that look inside."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -25,3 +26,9 @@ def of_kernels(function: Any, *operands: Any) -> list[str]:
     ]
     blocks = lambda given: [x.index_map_jaxpr for x in given["grid_mapping"].block_mappings]
     return [str((given["jaxpr"], blocks(given))) for given in found]
+
+
+def of_tpu(kind: str, cores: int = 1) -> AbstractContextManager[None]:
+    """Programs that are traced inside are for a TPU that is not here."""
+    device = jax.sharding.AbstractDevice(kind, cores, platform="tpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))

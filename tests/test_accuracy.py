@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from attnzoo import ALiBi, LearnedPositions, Linear, Linformer, Nystrom, Rotary, Softmax
-from experiments.bench import compile_cache, locks, outcome, records
+from experiments.bench import compile_cache, locks, outcome, records, workers
 from experiments.bench.settings import parsed
 from experiments.report.page import write
 from experiments.show import figures, statistics, tables
@@ -304,6 +304,7 @@ def test_what_one_cell_ends_is_its_row_and_others_of_its_program_have_a_new_proc
         """One that dies at seed 1, and serves all else."""
 
         def __init__(self, module, task, seconds, defaults):
+            assert defaults == workers.HUGE_PAGES
             self.cells, self.ended, self.code, self.warnings = task["cells"], None, 0, []
             begun.append([cell["seed"] for cell in self.cells])
 

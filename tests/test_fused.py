@@ -283,6 +283,16 @@ def test_what_is_met_again_is_held(monkeypatch):
     assert ways(*window) == [Stepped, Stepped]
 
 
+def test_a_tpu_holds_what_it_has_room_for():
+    """A v4 has none, and one that nobody names may be a v4."""
+    given, lists = listed_operands(SlidingWindow(64, 64), Mask(512, 512, False).within(SlidingWindow(64, 64).band))
+    ways = lambda: {type(x) for x in tpu._grids(given, lists, False)}
+    assert ways() == {Stepped}
+    for kind, cores, way in (("TPU v4", 2, Stepped), ("TPU v5", 2, Held), ("TPU v5 lite", 1, Held)):
+        with programs.of_tpu(kind, cores):
+            assert ways() == {way}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", [Softmax(), SUMMARIES, BigBird(block_size=4), NadarayaWatson(2.0)], ids=repr)
 def test_in_low_precision_it_errs_as_the_equation_does(kernel):
@@ -366,7 +376,7 @@ def test_whole_numbers_have_32_bits():
     for kernel in (Softmax(), BigBird()):
         call = functools.partial(attend, kernel=kernel, implementation="pallas")
         gradient = jax.grad(lambda *x, call=call: call(*x).astype(jnp.float32).sum(), (0, 1, 2))
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), programs.of_tpu("TPU v5 lite"):
             found = programs.of_kernels(gradient, *SHAPES)
         assert len(found) == 3 and not any("i64" in program for program in found)
 

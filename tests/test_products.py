@@ -2,11 +2,21 @@
 
 import re
 
+import flax.linen
 import jax
 import numpy as np
 from flax import nnx
 
 from attnzoo.layers import products
+
+
+def test_merged_tokens_meet_weights_of_linen():
+    layer = flax.linen.DenseGeneral((2, 3), axis=(-2, -1), dot_general=products.dot_general)
+    x = jax.random.normal(jax.random.key(0), (3, 5, 4, 6))
+    params = layer.init(jax.random.key(1), x)
+    apart = layer.apply(params, x)
+    with products.merging():
+        np.testing.assert_allclose(layer.apply(params, x), apart, rtol=1e-5, atol=1e-5)
 
 
 def test_merged_tokens_change_no_number_and_gradients_of_weights_sum_over_one_axis():

@@ -1,5 +1,7 @@
 """No experiment makes anything of a kernel that breaks a law of the place that it is to stand in."""
 
+import subprocess
+import sys
 import time
 
 import jax.numpy as jnp
@@ -117,8 +119,23 @@ def test_programs_that_are_timed_or_tested_are_asked_at_each_length(tmp_path):
     scaling.run(timed)
     rows = records.read(tmp_path / "timed")
     assert {row["length"]: row.get("law") for row in rows} == {16: None, 24: FUTURE, 32: None}
-    _, [row] = swept(tmp_path / "tested", [leak], task="text", eval_lengths="24,32")
-    assert row["law"] == FUTURE and "24" in row["reason"]
+    swept(tmp_path / "tested", [leak], task="text, parity", eval_lengths="24,32")
+    rows = records.read(tmp_path / "tested")
+    assert [row["law"] for row in rows] == [FUTURE] * 2 and all("24" in row["reason"] for row in rows)
+
+
+@pytest.mark.slow
+def test_programs_of_a_mesh_are_asked(tmp_path):
+    """In a process that has two devices."""
+    kernels = ", ".join(map(catalogue.spelled, (broken.Plain(), broken.LeakOfALength())))
+    words = (
+        f"--lengths=24,32 --passes=forward --heads=2 --head_dim=4 --batch=2 --is_causal --mesh=data=2 --out={tmp_path}"
+    )
+    command = [sys.executable, "-m", "experiments.scaling", f"--kernels={kernels}", *words.split()]
+    subprocess.run(command, timeout=300)
+    found = {(row["kernel"].split(".")[-1], row["length"]): row["status"] for row in records.read(tmp_path)}
+    assert len(found) == 4
+    assert {at: status for at, status in found.items() if status != "measured"} == {("LeakOfALength()", 24): "refused"}
 
 
 def test_where_all_are_refused_the_exit_code_says_so(tmp_path):

@@ -13,7 +13,7 @@ from attnzoo.engines.fused import way
 def over_heads(q: jax.Array, k: jax.Array, v: jax.Array, call: Call) -> jax.Array:
     """[B, T, N, Hv] of q [B, T, N, H], k [B, r, N or K, H] and v [B, r, N or K, Hv], by the scale and cap of a call.
 
-    Keys may be more precise than queries, and are met so but by a kernel of a device, which takes them as queries are.
+    Keys and values in float32 beside queries in fewer bits stay so; a kernel of a device rounds them to these.
     """
     if way.asked() is None:
         return heads.over_heads(lambda q, k, v: of_head(q, k, v, call.scale, call.soft_cap), q, k, v)

@@ -134,9 +134,12 @@ def product(
 
 def dot_general(lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None) -> jax.Array:
     """`jax.lax.dot_general` of inputs [..., *in] and weights [*in, *out], as `product`."""
+    (_, of_weights), batched = dimension_numbers
+    count = len(of_weights)
 
     def function(x, out_sharding):
+        numbers = (tuple(range(x.ndim - count, x.ndim)), of_weights), batched
         how = precision, preferred_element_type
-        return jax.lax.dot_general(x, rhs, dimension_numbers, *how, out_sharding=out_sharding)
+        return jax.lax.dot_general(x, rhs, numbers, *how, out_sharding=out_sharding)
 
-    return product(function, lhs, rhs, len(dimension_numbers[0][1]))
+    return product(function, lhs, rhs, count)

@@ -2,8 +2,8 @@
 
 A kernel that sees the tokens which it is to predict wins every comparison. So each one is held, before anything is
 made of it, to the laws of the places that it is to stand in, once for each process: about a second for one of the
-catalogue on a CPU, and some seconds for any other, at the length that it is used at. Of any other, the very programs
-that are timed and tested are called once more, with another future, at whatever length they are.
+catalogue on a CPU, and some seconds for any other, at the length that it is used at. Of any other, forward programs
+that scaling times and models of language are called with another future, too, at each length that they are for.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from attnzoo.engines.fused.folding import SUBLANES, Heads, stored
 from attnzoo.engines.fused.grid import Grid, Kernel, axis_of, begin, block_of, end
 from attnzoo.engines.progressions import as_arithmetic
 
-ROOM = 64 * 2**20  # bytes of VMEM, where no TPU is there to be asked: what each has that is later than a v4
+ROOM = 64 * 2**20  # bytes of VMEM, the least of a TPU after v4: for interpreters, which have none
 BESIDE = 16 * 2**20  # of these, for all that is not held: what the compiler gives a kernel that asks for nothing
 
 
@@ -41,12 +41,20 @@ class Held(Grid):
         """Whether there is room, and steps would fetch a tile again, which of drawn lists is taken for granted."""
         other, (_, count) = self.pairs.other, self._met
         fetches = 1 + int(np.count_nonzero(np.diff(other))) if isinstance(other, np.ndarray) else math.inf
-        has_room = self.size + BESIDE <= _room() and self._lists_of_fold * self._length <= steps.PAGE
+        has_room = self.size + BESIDE <= self._room and self._lists_of_fold * self._length <= steps.PAGE
         return fetches > count and self.inner == 1 and has_room
 
     @property
+    def _room(self) -> int:
+        """Bytes of the VMEM of the TPU that a program is traced for, if that is here, or named by the mesh in use: of
+        one that nobody names it may be a v4's, which holds nothing."""
+        if self.interpret:
+            return ROOM
+        return pltpu.get_tpu_info().vmem_capacity_bytes if pltpu.is_tpu_device() else 0
+
+    @property
     def size(self) -> int:
-        """Bytes of all that a fold meets, at most."""
+        """Bytes of all that a fold meets, about."""
         given, fold, (tile, count) = self.given, self.heads.fold, self._met
         wide = (given.k, given.v) if self.is_by_row else (given.q, given.v)
         rows = stored((SUBLANES + (0 if self.is_by_row else 3 * fold), tile), jnp.float32)
@@ -145,8 +153,3 @@ class Held(Grid):
         start, middle, stop = listed(mine), listed(middles + mine), listed(mine + 1)
         jax.lax.fori_loop(start, middle, functools.partial(meet, False), None)
         jax.lax.fori_loop(middle, stop, functools.partial(meet, True), None)
-
-
-def _room() -> int:
-    """Bytes of the VMEM of the TPU that a program is traced for, if that is here, or named by the mesh in use."""
-    return pltpu.get_tpu_info().vmem_capacity_bytes if pltpu.is_tpu_device() else ROOM

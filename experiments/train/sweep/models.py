@@ -101,7 +101,7 @@ def _count(settings, cell, inner) -> int:
 
 
 def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None]) -> dict:
-    """What the row of a cell says beside what identifies it: measured, or diverged.
+    """What the row of a cell says beside what identifies it: measured, diverged, or refused.
 
     Raises:
       outcome.Stopped: SIGTERM came; the same call goes on from what it has saved.
@@ -110,6 +110,8 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     if settings.start_from:
         wanted = {name: cell.asked(settings)[name] for name in SAME}
         pretrained.start(model, pretrained.find(pathlib.Path(settings.start_from), cell.task, wanted))
+    if refused := _leak(settings, cell, model):
+        return refused
     batch = _learned(settings, cell)
     found = {"parameters": steps.parameter_count(model), "step_flops": step_flops(settings, cell.program)}
     found["built"] = built(settings, cell)
@@ -145,6 +147,28 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
     return found
+
+
+def _leak(settings: Settings, cell: Cell, model: nnx.Module) -> dict | None:
+    """What the row says where a causal model sees the future, by a kernel of one's own, at a length it is tested at."""
+    if not (isinstance(model, LanguageModel) and cell.task.is_causal):
+        return None
+
+    def found(kernel: Kernel, length: int) -> dict | None:
+        [batch], [other] = (list(cell.task.batches(split, 0, 1, 1, length)) for split in ("test", "validation"))
+
+        def past(cut: int, is_changed: bool) -> np.ndarray:
+            later = other if is_changed else batch
+            inputs = np.concatenate([batch.inputs[:, :cut], later.inputs[:, cut:]], axis=1)
+            model.eval()
+            bits, _ = steps.tested(model, batch._replace(inputs=inputs, places=None))  # all tokens are asked
+            model.train()
+            return np.asarray(bits)[:, :cut]
+
+        return trust.leak(kernel, length, settings.dtype, past)
+
+    lengths, kernels = dict.fromkeys([*settings.eval_lengths, cell.length]), dict.fromkeys(cell.kernels(settings))
+    return next(filter(None, itertools.starmap(found, itertools.product(kernels, lengths))), None)
 
 
 def _learned(settings: Settings, cell: Cell) -> Callable[[int], Examples]:
@@ -198,28 +222,7 @@ def outcome(
     found = tests(settings, cell, model, devices)
     if not np.isfinite([found["bits"], *found["by_length"].values()]).all():
         return {"status": "diverged", "reason": "the loss on what was not seen was no number"}
-    return _leak(settings, cell, model, devices) or {"status": "measured"} | found
-
-
-def _leak(settings, cell, model, devices) -> dict | None:
-    """What the row says where a causal model sees the future, by a kernel of one's own, at a length it is tested at."""
-    if not (isinstance(model, LanguageModel) and cell.task.is_causal):
-        return None
-    model.eval()
-
-    def found(kernel: Kernel, length: int) -> dict | None:
-        batch = next(iter(held_out(settings, cell, "test", length)))
-        other = next(iter(cell.task.batches("validation", 0, len(batch.inputs), len(batch.inputs), length))).inputs
-
-        def past(cut: int, is_changed: bool) -> np.ndarray:
-            later = other if is_changed else batch.inputs
-            inputs = np.concatenate([batch.inputs[:, :cut], later[:, cut:]], axis=1)
-            return _tested(model, batch._replace(inputs=inputs), devices)[0][:, :cut]
-
-        return trust.leak(kernel, length, settings.dtype, past)
-
-    lengths, kernels = (*settings.eval_lengths, cell.length), dict.fromkeys(cell.kernels(settings))
-    return next(filter(None, itertools.starmap(found, itertools.product(kernels, lengths))), None)
+    return {"status": "measured"} | found
 
 
 def tests(settings: Settings, cell: Cell, model: nnx.Module, devices: Devices | None = None) -> dict:
