@@ -16,6 +16,7 @@ from attnzoo import (
     Dims,
     GatedDelta,
     GatedLinear,
+    KimiDelta,
     Linear,
     LogLinear,
     Performer,
@@ -28,6 +29,7 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
 from attnzoo.engines.fused import (
+    hopper_channels,
     hopper_chunks,
     hopper_delta,
     hopper_gradient,
@@ -83,17 +85,18 @@ def strong_decays(rng, shape):
 
 def of_head(q, k, v, one, log_decay, found, d_out, d_one, d_left, rate=None):
     """The recurrence of one head token after token, and its gradients likewise, from the last one on."""
-    length, kept, states = len(q), np.exp(log_decay), [(found, np.zeros(len(found)))]
+    length, states = len(q), [(found, np.zeros(len(found)))]
+    kept = np.exp(log_decay).reshape(length, -1)  # of all channels, or of each
     missing = np.zeros_like(v)
     for t in range(length):
-        state, ones = states[-1]
-        missing[t] = v[t] - kept[t] * (k[t] @ state)
+        state, ones = kept[t][:, None] * states[-1][0], kept[t] * states[-1][1]
+        missing[t] = v[t] - k[t] @ state
         value = v[t] if rate is None else rate[t] * missing[t]
-        states.append((kept[t] * state + np.outer(k[t], value), kept[t] * ones + k[t] * one[t]))
+        states.append((state + np.outer(k[t], value), ones + k[t] * one[t]))
     read = [(q[t] @ states[t + 1][0], q[t] @ states[t + 1][1]) for t in range(length)]
     result = {"out": np.stack([x for x, _ in read]), "one": np.array([x for _, x in read]), "left": states[-1][0]}
     grads = {name: np.zeros_like(x) for name, x in (("read", q), ("key", k), ("value", v), ("value_one", one))}
-    grads |= {"log_decay": np.zeros(length), "rate": np.zeros(length)}
+    grads |= {"log_decay": np.zeros_like(log_decay), "rate": np.zeros(length)}
     d_state, d_ones = d_left, np.zeros(len(found))
     for t in reversed(range(length)):
         grads["read"][t] = states[t + 1][0] @ d_out[t] + states[t + 1][1] * d_one[t]
@@ -104,8 +107,9 @@ def of_head(q, k, v, one, log_decay, found, d_out, d_one, d_left, rate=None):
             grads["rate"][t], d_value = grads["value"][t] @ missing[t], rate[t] * grads["value"][t]
             grads["key"][t] = rate[t] * (d_state @ missing[t]) - kept[t] * (states[t][0] @ d_value)
             grads["value"][t], d_state = d_value, d_state - np.outer(k[t], d_value)
-        d_state, d_ones = kept[t] * d_state, kept[t] * d_ones
-        grads["log_decay"][t] = (states[t][0] * d_state).sum() + states[t][1] @ d_ones
+        d_state, d_ones = kept[t][:, None] * d_state, kept[t] * d_ones
+        passed = (states[t][0] * d_state).sum(axis=1) + states[t][1] * d_ones
+        grads["log_decay"][t] = passed if log_decay.ndim == 2 else passed.sum()
     return result | grads | {"found": d_state}
 
 
@@ -120,6 +124,7 @@ def check_kernel(
     scale=1.0,
     is_whole=False,
     is_corrected=False,
+    by_channel=False,
 ):
     rng = np.random.default_rng(0)
     rounded = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
@@ -132,12 +137,12 @@ def check_kernel(
         rounded(1, length, KV_HEADS, features) * (features**-0.5 if is_corrected else 1),
         rounded(1, length, KV_HEADS, values),
         precise(1, HEADS, length) if is_counted else None,
-        jnp.asarray(strong_decays(rng, (1, HEADS, length)), jnp.float32) if decays else None,
+        decays_of(rng, length, by_channel) if decays else None,
         State(precise(1, HEADS, features, values), jnp.zeros((1, HEADS, features)) if is_counted else None)
         if is_found
         else None,
     )
-    recur = whole if is_whole or is_corrected else in_parts
+    recur = whole if is_whole or is_corrected or by_channel else in_parts
     (out, one, left), pull = jax.vjp(functools.partial(recur, scale), given, rate)
     pulled = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), (out, one, left))
     pulled = (*pulled[:2], pulled[2]._replace(ones=None if left.ones is None else 0 * left.ones))
@@ -153,12 +158,21 @@ def check_kernel(
     if is_counted:
         assert_close(one[0], by_head("one"), "one", 1e-3)
         assert_close(grads.value_one[0], by_head("value_one"), "d_value_one", 1e-3)
-    if decays and not is_counted:
+    if decays and by_channel:
+        assert_close(grads.log_decay[0, :, 0], by_head("log_decay").sum(axis=0), "d_log_decay", 2 * TOLERANCE)
+    elif decays and not is_counted:
         assert_close(grads.log_decay[0], by_head("log_decay"), "d_log_decay", 2 * TOLERANCE)
     if is_found:
         assert_close(grads.found.sums[0], by_head("found"), "d_found")
     if is_corrected:
         assert_close(d_rate[0], by_head("rate"), "d_rate", 2 * TOLERANCE)
+
+
+def decays_of(rng, length, by_channel):
+    """Of each head, or of each channel of shared keys."""
+    if not by_channel:
+        return jnp.asarray(strong_decays(rng, (1, HEADS, length)), jnp.float32)
+    return jnp.asarray(np.moveaxis(strong_decays(rng, (1, KV_HEADS, 64, length)), 3, 1), jnp.bfloat16)
 
 
 def in_parts(scale, given, rate):
@@ -167,11 +181,17 @@ def in_parts(scale, given, rate):
 
 
 def whole(scale, given, rate):
-    """The same where a block of threads holds the state, or with the delta rule."""
+    """The same where a block of threads holds the state, by channel, or with the delta rule."""
     told = hopper_whole.Given(given.read, given.key, given.value, [], [], None, given.log_decay, given.found, rate)
     how = hopper_whole.How(None, None, None, scale, warpgroups.interpreter())
-    assert rate is not None or hopper_whole.fits(told, how)
-    out, left = (hopper_whole if rate is None else hopper_delta).recur(how, told)
+    if rate is not None:
+        kernel = hopper_delta
+    elif given.log_decay is not None and given.log_decay.ndim == 4:
+        kernel = hopper_channels
+    else:
+        kernel = hopper_whole
+        assert hopper_whole.fits(told, how)
+    out, left = kernel.recur(how, told)
     return out, None, left
 
 
@@ -181,9 +201,11 @@ def _of_one(given, pulled, n, scale, rate):
     length, features, values = given.read.shape[1], given.read.shape[3], given.value.shape[3]
     row = lambda x, n: np.asarray(x, np.float64)[0, :, n]
     found = None if given.found is None else given.found.sums
-    vectors = (of(x, length) for x in (given.value_one, given.log_decay))
+    decays = given.log_decay
+    decays = row(decays, 0) if decays is not None and decays.ndim == 4 else of(decays, length)
     expected = of_head(
-        *(scale * row(given.read, n), row(given.key, 0), row(given.value, 0), *vectors, of(found, (features, values))),
+        *(scale * row(given.read, n), row(given.key, 0), row(given.value, 0)),
+        *(of(given.value_one, length), decays, of(found, (features, values))),
         *(row(d_out, n), of(d_one, length), of(d_left.sums, (features, values))),
         None if rate is None else of(rate, length),
     )
@@ -193,6 +215,17 @@ def _of_one(given, pulled, n, scale, rate):
 def test_decays_of_any_strength(ask):
     """Of a shared key, beside a state that was found, in which nothing may be NaN."""
     ask(check_kernel, length=128, decays=True, is_found=True, scale=-0.3, is_whole=True)
+
+
+def test_channels_that_decay_by_themselves(ask):
+    """Likewise, and of one channel nothing is left where others are."""
+    ask(check_kernel, length=128, decays=True, is_found=True, scale=-0.3, by_channel=True)
+
+
+@pytest.mark.slow
+def test_channels_that_decay_by_themselves_beside_wide_values(ask):
+    """Columns of values share decays of channels."""
+    ask(check_kernel, length=192, values=128, decays=True, by_channel=True)
 
 
 def test_what_keys_recall_is_corrected(ask):
@@ -300,7 +333,9 @@ def check(kernel, *, length=150, widths=(64, 64), brought=None, learned=None, **
     sizes = (length, HEADS, widths[0]), (length, KV_HEADS, widths[0]), (length, KV_HEADS, widths[1])
     rounded = lambda x: jnp.asarray(x, jnp.bfloat16)
     operands = {name: rounded(rng.normal(size=(1, *shape))) for name, shape in zip("qkv", sizes, strict=True)}
-    tokens = {name: rounded(make(rng, (1, length, HEADS))) for name, make in (brought or {}).items()}
+    dims = Dims(1, length, length, HEADS, KV_HEADS, *widths)
+    of_tokens = {name: (1, length, HEADS, *x.shape) for name, x in kernel.token_inputs(dims).items()}
+    tokens = {name: rounded(make(rng, of_tokens[name])) for name, make in (brought or {}).items()}
     operands, d_out = operands | tokens, rounded(rng.normal(size=(1, length, HEADS, widths[1])))
     array = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
@@ -379,6 +414,13 @@ CASES = {
     },
     "two groups of channels": {"kernel": CosFormer(max_length=200)},
     "many features": {"kernel": Based(), "widths": (12, 64)},
+    "decays by channel": {"kernel": GatedLinear(), "widths": (40, 100), "brought": {"log_decay": slow_decays}},
+    "segments of channels that decay by themselves": {
+        "kernel": GatedLinear(),
+        "brought": {"log_decay": slow_decays},
+        "query_segment_ids": SEGMENTS,
+        "key_value_segment_ids": SEGMENTS,
+    },
     "the delta rule": {"kernel": Delta(), "brought": {"beta": steps}},
     "the gated delta rule of wide values": {
         "kernel": GatedDelta(max_beta=2),
@@ -446,7 +488,12 @@ def test_states_are_found_and_left(ask):
 DECLINED = {
     "float32: it takes bfloat16": {"kernel": Linear(), "dtype": jnp.float32},
     "192 channels of a head: it takes up to 128": {"kernel": Delta(), "tokens": {"beta": ()}, "width": 192},
-    "decays by channel": {"kernel": GatedLinear(), "tokens": {"log_decay": (64,)}},
+    "128 channels of a head with decays of their own: it takes up to 64": {
+        "kernel": GatedLinear(),
+        "tokens": {"log_decay": (128,)},
+        "width": 128,
+    },
+    "decays by channel beside the delta rule": {"kernel": KimiDelta(), "tokens": {"beta": (), "log_decay": (64,)}},
     "keys with gains": {"kernel": Performer(64)},
     "channels in groups": {
         "kernel": LogLinear(levels=3),
@@ -467,13 +514,16 @@ def test_reasons(reason):
         call(*[operand(given.get("width", 64))] * 3)
 
 
-@pytest.mark.parametrize("kernel", [Linear(), Softmax(), Delta()])
+@pytest.mark.parametrize("kernel", [Linear(), Softmax(), Delta(), GatedLinear()])
 def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel):
     """Without its compiler, in a process that knows numbers of 64 bits."""
     mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a", None, "b"))
     given = [jax.ShapeDtypeStruct((2, 128, 2, 64), jnp.bfloat16, sharding=split)] * 3
-    tokens = {"beta": jax.ShapeDtypeStruct((2, 128, 2), jnp.bfloat16, sharding=split)} if kernel == Delta() else None
+    brought = kernel.token_inputs(Dims(2, 128, 128, 2, 2, 64, 64)).items()
+    tokens = {
+        name: jax.ShapeDtypeStruct((2, 128, 2, *x.shape), jnp.bfloat16, sharding=split) for name, x in brought
+    } or None
     call = functools.partial(attend, kernel=kernel, is_causal=True, implementation="pallas")
     slopes = jax.jit(
         jax.value_and_grad(lambda *x, tokens: call(*x, tokens=tokens).astype(jnp.float32).sum(), (0, 1, 2))

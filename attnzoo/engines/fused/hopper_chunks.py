@@ -19,6 +19,7 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused import (
+    hopper_channels,
     hopper_delta,
     hopper_gradient,
     hopper_meeting,
@@ -44,20 +45,22 @@ def declined(given: Sequence, write: Write) -> list[str]:
     if types != [DTYPE]:
         reasons.append(f"{' and '.join(types)}: it takes {DTYPE}")
     decays = [x.log_decay for x in write.channels if x.log_decay is not None]
+    by_channel = any(x.ndim == 2 for x in decays)
     features = sum(channels.key.shape[-1] for channels in write.channels)
     is_counted = [x.ndim for x in write.values] == [2, 1]
     there = {
         "channels in groups": any(x.key.ndim == 3 for x in write.channels),
         "keys with gains": any(x.log_gain is not None for x in write.channels),
-        "decays by channel": any(x.ndim == 2 for x in decays),
+        "decays by channel beside the delta rule": by_channel and write.rate is not None,
         "channels that forget in several ways": bool(decays) and len(write.channels) > 1,
         "values of several kinds": not is_counted and [x.ndim for x in write.values] != [2],
         "decays beside counted values": is_counted and bool(decays),
     }
     reasons += [f"{name}, of which it knows nothing" for name, is_there in there.items() if is_there]
-    for name, width in (("channels", features), ("values", write.values[0].shape[-1])):
-        if width > WIDEST:
-            reasons.append(f"{width} {name} of a head: it takes up to {WIDEST}")
+    channels = ("channels of a head with decays of their own", ROWS) if by_channel else ("channels of a head", WIDEST)
+    for (name, most), width in ((channels, features), (("values of a head", WIDEST), write.values[0].shape[-1])):
+        if width > most:
+            reasons.append(f"{width} {name}: it takes up to {most}")
     return reasons
 
 
@@ -105,15 +108,17 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
         return out, _left(whole, carried.empty(), group)
     written, by_query = _written(carried, learned, given, slots), functools.partial(_by_query, group)
     read = _readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)
-    rows, decays = (_wide(read), _wide(written.key), _wide(written.value)), by_query(written.log_decay)
+    rows, by_channel = (_wide(read), _wide(written.key), _wide(written.value)), written.is_by_channel
+    decays = _wide(written.log_decay).astype(DTYPE) if by_channel else by_query(written.log_decay)
     scale = 1.0 if scale is None else scale
-    if written.rate is None:
+    if written.rate is None and not by_channel:
         operands = Given(*rows, by_query(written.one), decays, found)
         out, one, left = hopper_gradient.recur(How(scale, interpret), varying.alike(operands))
     else:
-        corrected = hopper_meeting.Given(*rows, [], [], None, decays, found, by_query(written.rate))
+        recur = hopper_channels.recur if by_channel else hopper_delta.recur
+        held = hopper_meeting.Given(*rows, [], [], None, decays, found, by_query(written.rate))
         told_nothing = hopper_meeting.How(None, None, None, scale, interpret)
-        (out, left), one = hopper_delta.recur(told_nothing, varying.alike(corrected)), None
+        (out, left), one = recur(told_nothing, varying.alike(held)), None
     finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), _left(left, carried.empty(), group)
 
@@ -136,8 +141,8 @@ class Written(NamedTuple):
       value: [B, T', heads, Hv].
       one: [B, heads, T'], or None.
       key: [B, T', heads, F].
-      log_decay: [B, heads, T'], or None.
-      rate: of the delta rule, likewise.
+      log_decay: [B, heads, T'], or of channels [B, T', heads, F], or None.
+      rate: of the delta rule, [B, heads, T'], or None.
     """
 
     value: Any
@@ -145,6 +150,11 @@ class Written(NamedTuple):
     key: Any
     log_decay: Any
     rate: Any
+
+    @property
+    def is_by_channel(self) -> bool:
+        """Whether channels forget by themselves."""
+        return self.log_decay is not None and self.log_decay.ndim == 4
 
 
 def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> Written:
@@ -157,7 +167,7 @@ def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) 
         one = heads.precise(ones[0]) if ones else None
         return Written(value, one, key, hopper_told.log_decay(write, slots), write.rate)
 
-    of_heads = jax.vmap(one_head, (0, 1, None), Written(1, 0, 1, 0, 0))
+    of_heads = jax.vmap(one_head, (0, 1, None), -2)  # numbers are led by heads, and rows by tokens
     of_all = jax.vmap(of_heads, (None, 0, 0))
     return of_all(_by_head(learned.constants, carried.own), given._replace(q=given.k), slots)
 

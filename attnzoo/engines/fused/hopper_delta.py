@@ -32,6 +32,7 @@ from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused import hopper_meeting, warpgroups
 from attnzoo.engines.fused.carried import Changed
+from attnzoo.engines.fused.hopper_columns import by_columns
 from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums, all_left, both, decayed, widths
 from attnzoo.engines.fused.hopper_recurrence import State
 from attnzoo.engines.fused.hopper_walk import Rule
@@ -64,32 +65,8 @@ def fits(given: Given, how: How) -> bool:
 
 
 def recur(how: How, given: Given) -> tuple[jax.Array, State]:
-    """Outputs [B, T, N, Hv], where Hv is a multiple of `ROWS`, and the state that is left.
-
-    Columns of values, which do not know of each other, are as heads that share their queries and keys.
-    """
-    num_heads, width = given.read.shape[2], given.value.shape[3]
-    if width == ROWS:
-        return _recur(how, given)
-    by_part = lambda x: x if x is None or x.shape[1] == 1 else jnp.repeat(x, width // ROWS, axis=1)
-    value = jnp.repeat(given.value, num_heads // given.value.shape[2], axis=2)
-    given = given._replace(
-        value=value.reshape(*value.shape[:2], -1, ROWS),
-        beside_read=list(map(by_part, given.beside_read)),
-        beside_key=list(map(by_part, given.beside_key)),
-        log_decay=by_part(given.log_decay),
-        rate=by_part(given.rate),
-        found=None if given.found is None else State(_parted(given.found.sums)),
-    )
-    out, left = _recur(how, given)
-    sums = jnp.moveaxis(left.sums.reshape(len(left.sums), num_heads, -1, *left.sums.shape[2:]), 2, 3)
-    return out.reshape(*value.shape), State(sums.reshape(*sums.shape[:3], width))
-
-
-def _parted(sums: jax.Array) -> jax.Array:
-    """A state [B, N, F, Hv] by parts of values: [B, N * parts, F, `ROWS`]."""
-    sums = jnp.moveaxis(sums.reshape(*sums.shape[:3], -1, ROWS), 3, 2)
-    return sums.reshape(len(sums), -1, *sums.shape[3:])
+    """Outputs [B, T, N, Hv], where Hv is a multiple of `ROWS`, and the state that is left."""
+    return by_columns(_recur, how, given)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -44,7 +44,8 @@ class Given(NamedTuple):
       value: [B, T, K, `ROWS`].
       beside_read: what the program of queries needs beside them, float32 [B or 1, N or 1, T] each. beside_key: of keys.
       one: what stands beside values and is summed as they are, likewise, which has no gradient; None for none.
-      log_decay: of each token before it writes, likewise; None for none.
+      log_decay: of each token before it writes, likewise, or by channel, as `hopper_channels` takes them, rounded as
+        keys are [B, T, K, W]; None for none.
       found: the state before the first token; None for none.
       rate: of the delta rule, likewise, by which `hopper_delta` goes; None without it.
     """

@@ -38,6 +38,8 @@ def of(
       found: the state of each head of queries.
     """
     rule = _Rule(carried, learned, given)
+    if rule.forgets_by_channel:
+        return None
     queries = HANDED_ON if scale is not None else rule.parted(rule.read, QUERY)
     keys, values, finish = rule.parted(rule.key, KEY), rule.parted(rule.value, VALUE), rule.finish()
     if queries is None or keys is None or finish is None or values is None or values.rows is not None:
@@ -57,14 +59,14 @@ def of(
 
 
 def log_decay(write: Write, slots: Slots) -> jax.Array | None:
-    """Logarithms of what each token leaves of the state [t], which is nothing where a segment begins."""
+    """Logarithms of what each token leaves of the state [t], or of channels [t, F]: nothing where a segment begins."""
     channels, decay = write.channels[0], None
     if channels.log_decay is not None:
         decay = state.decays(channels, Standing(np.ones((1, 1), bool), steps=slots.steps))
     if slots.segment is None:
         return decay
-    begins = jnp.diff(slots.segment, prepend=slots.segment[:1]) != 0
-    return jnp.where(begins, LOWEST, 0.0 if decay is None else decay)
+    goes_on = jnp.diff(slots.segment, prepend=slots.segment[:1]) == 0
+    return state.where(goes_on, jnp.zeros(len(goes_on)) if decay is None else decay, LOWEST)
 
 
 class _Operands(NamedTuple):
@@ -109,7 +111,9 @@ class _Rule:
         self.group = given.q.shape[2] // carried.own
         write = jax.eval_shape(self._write, *self.all.one())
         self.is_counted, self.is_corrected = len(write.values) > 1, write.rate is not None
-        self.forgets = carried.slots.segment is not None or write.channels[0].log_decay is not None
+        decay = write.channels[0].log_decay
+        self.forgets = carried.slots.segment is not None or decay is not None
+        self.forgets_by_channel = decay is not None and decay.ndim == 2
 
     def _write(self, *operands: Any) -> Write:
         constants, closed, _, key, value, tokens, slots = operands
