@@ -29,13 +29,12 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
 from attnzoo.engines.fused import (
-    hopper_channels,
     hopper_chunks,
-    hopper_delta,
     hopper_gradient,
     hopper_parts,
     hopper_recurrence,
     hopper_rows,
+    hopper_told,
     hopper_whole,
     warpgroups,
 )
@@ -184,14 +183,9 @@ def whole(scale, given, rate):
     """The same where a block of threads holds the state, by channel, or with the delta rule."""
     told = hopper_whole.Given(given.read, given.key, given.value, [], [], None, given.log_decay, given.found, rate)
     how = hopper_whole.How(None, None, None, scale, warpgroups.interpreter())
-    if rate is not None:
-        kernel = hopper_delta
-    elif given.log_decay is not None and given.log_decay.ndim == 4:
-        kernel = hopper_channels
-    else:
-        kernel = hopper_whole
-        assert hopper_whole.fits(told, how)
-    out, left = kernel.recur(how, told)
+    kernels = hopper_told.kernels_of(told)
+    assert rate is not None or kernels.fits(told, how)
+    out, left = kernels.recur(how, told)
     return out, None, left
 
 
@@ -228,9 +222,11 @@ def test_channels_that_decay_by_themselves_beside_wide_values(ask):
     ask(check_kernel, length=192, values=128, decays=True, by_channel=True)
 
 
-def test_what_keys_recall_is_corrected(ask):
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_what_keys_recall_is_corrected(ask, by_channel):
     """Rates up to 2, of which one is 0, beside decays of any strength."""
-    ask(check_kernel, length=192, decays=True, is_found=True, scale=0.5, is_corrected=True)
+    length = 128 if by_channel else 192
+    ask(check_kernel, length=length, decays=True, is_found=True, scale=0.5, is_corrected=True, by_channel=by_channel)
 
 
 @pytest.mark.slow
@@ -421,6 +417,27 @@ CASES = {
         "query_segment_ids": SEGMENTS,
         "key_value_segment_ids": SEGMENTS,
     },
+    "channels that decay by themselves beside padding": {
+        "kernel": GatedLinear(),
+        "brought": {"log_decay": slow_decays},
+        "key_value_seq_lengths": np.array([140]),
+    },
+    "the delta rule by channel": {
+        "kernel": KimiDelta(max_beta=2),
+        "brought": {"beta": long_steps, "log_decay": slow_decays},
+    },
+    "the delta rule by channel of wide values": {
+        "kernel": KimiDelta(),
+        "length": 100,
+        "widths": (40, 128),
+        "brought": {"beta": steps, "log_decay": slow_decays},
+    },
+    "the delta rule by channel in segments": {
+        "kernel": KimiDelta(),
+        "brought": {"beta": steps, "log_decay": slow_decays},
+        "query_segment_ids": SEGMENTS,
+        "key_value_segment_ids": SEGMENTS,
+    },
     "the delta rule": {"kernel": Delta(), "brought": {"beta": steps}},
     "the gated delta rule of wide values": {
         "kernel": GatedDelta(max_beta=2),
@@ -493,7 +510,6 @@ DECLINED = {
         "tokens": {"log_decay": (128,)},
         "width": 128,
     },
-    "decays by channel beside the delta rule": {"kernel": KimiDelta(), "tokens": {"beta": (), "log_decay": (64,)}},
     "keys with gains": {"kernel": Performer(64)},
     "channels in groups": {
         "kernel": LogLinear(levels=3),
@@ -514,7 +530,7 @@ def test_reasons(reason):
         call(*[operand(given.get("width", 64))] * 3)
 
 
-@pytest.mark.parametrize("kernel", [Linear(), Softmax(), Delta(), GatedLinear()])
+@pytest.mark.parametrize("kernel", [Linear(), Softmax(), Delta(), KimiDelta()])
 def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel):
     """Without its compiler, in a process that knows numbers of 64 bits."""
     mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)

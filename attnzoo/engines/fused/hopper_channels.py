@@ -19,6 +19,8 @@ have pulled at the state, what passes token t of channel f is
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -27,10 +29,12 @@ import jax.numpy as jnp
 from attnzoo.engines.fused import hopper_meeting, warpgroups
 from attnzoo.engines.fused.carried import Changed, instantiated, is_used
 from attnzoo.engines.fused.hopper_columns import by_columns
-from attnzoo.engines.fused.hopper_gradient import of_group
-from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums
+from attnzoo.engines.fused.hopper_gradient import of_group, of_shared
+from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums, widths
 from attnzoo.engines.fused.hopper_recurrence import LOWEST, State
+from attnzoo.engines.fused.hopper_rows import Rows
 from attnzoo.engines.fused.hopper_walk import Rule
+from attnzoo.engines.fused.hopper_whole import grads_beside
 from attnzoo.engines.fused.warpgroups import (
     ROWS,
     Blocks,
@@ -48,96 +52,83 @@ SQUARE = (ROWS, ROWS)
 HALVES = ROWS.bit_length() - 1  # sizes of halves: 1, 2, ... 32
 
 
-def recur(how: How, given: Given) -> tuple[jax.Array, State]:
-    """Outputs [B, T, N, Hv], where Hv is a multiple of `ROWS`, and the state that is left."""
-    return by_columns(_recur, how, given)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _recur(how: How, given: Given) -> tuple[jax.Array, State]:
-    """The same of values of `ROWS`, which may have more heads than queries."""
-    kernel = Kernel(how, given)
-
-    def read(piece, told, own):
-        kernel.weigh(piece, "read", True, own.read)
-        (out,) = products((own.read, told.state))
-        yield added(out, piece.pairs, piece.value, how.interpret) * how.scale
-
-    out: Blocks = {"out": Matrix(kernel.tokens(ROWS, given.value.dtype))}
-    made = kernel.launch("channels", ONWARD, kernel.operands, out, read, given.found)
-    return made["out"], kernel.left(made)
-
-
-def _forward(how: How, given: Any):
-    given, changed = Changed.told(given)
-    return _recur(how, given), (given, changed)
-
-
-def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
-    (given, told), scale = residuals, how.scale
-    kernel, wants_decays = Kernel(how, given), bool(told.of_each(given).log_decay)
-    d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
-    d_left = jax.tree.map(lambda x: x / scale, d_left)  # who reads it multiplies by the scale, which it lacks
-    found = _back(kernel, _states(kernel), instantiated(pulled[0], given), d_left, wants_decays)
-    grads = {name: of_group(found[name], getattr(given, name)) for name in kernel.names if name in found}
-    d_found = None if given.found is None else jax.tree.map(lambda x: x * scale, kernel.left(found))
-    nothing = jax.tree.map(jnp.zeros_like, given)
-    return (nothing._replace(**grads, found=d_found),)
-
-
-_recur.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-def _states(kernel: Kernel) -> jax.Array:
-    """Those before each chunk: [B, chunks * F, N, Hv]."""
-
-    def read(piece, told, own):
-        yield loaded(told.state)
-
-    operands = {name: x for name, x in kernel.operands.items() if name != "read"}
-    out: Blocks = {"states": Matrix(kernel.tokens(ROWS, kernel.dtype))}
-    return kernel.launch("channels_states", ONWARD, operands, out, read, kernel.given.found)["states"]
-
-
-def _back(
-    kernel: Kernel, states: jax.Array, d_out: jax.Array, d_left: State | None, wants_decays: bool
-) -> dict[str, jax.Array]:
-    """From the last chunk on: gradients of operands, and of the state that was found."""
-    given, scale = kernel.given, kernel.how.scale
-    out: Blocks = {name: kernel.gradient(getattr(given, name)) for name in kernel.names[: 3 + wants_decays]}
-
-    def read(piece, told, own):
-        row, column = _rows_and_columns()
-        kernel.weigh(piece, "key", False, own.read)
-        (d_value,) = products((own.read, told.state))
-        yield added(d_value, piece.pairs.T, piece.pulled, kernel.how.interpret) * scale
-        d_read, d_key = kernel.pulled_at(piece, own)
-        if wants_decays:
-            kernel.set_digits(own, loaded(piece.read) * d_read - loaded(piece.key) * d_key)
-        yield d_read * scale
-        (by_state,) = products((piece.value, told.state.T))
-        by_state = by_state * kernel.left_of(piece, False)
-        passed: Any = None
-        if wants_decays:
-            passed = kernel.summed(filled(0, *SQUARE), column >= row, own)
-            kernel.set_digits(own, loaded(piece.key) * by_state)
-        yield (d_key + by_state) * scale
-        if wants_decays:
-            yield (kernel.summed(passed, column < row, own) + kernel.passed_on(piece, told)) * scale
-
-    operands = kernel.operands | {"pulled": Matrix(d_out), "states": Matrix(states)}
-    return kernel.launch("channels_back", BACK, operands, out, read, d_left)
-
-
 class Kernel(hopper_meeting.Kernel):
-    """What these kernels have in common."""
+    """The kernels of a call, and what they have in common."""
 
-    names = ("value", "read", "key", "log_decay")  # of operands, in the order in which gradients are written
+    name = "channels"
 
     @property
     def operands(self) -> Blocks:
         """What they read."""
-        return {name: Matrix(getattr(self.given, name)) for name in self.names}
+        given = self.given
+        matrices: Blocks = {"read": Matrix(given.read), "key": Matrix(given.key), "value": Matrix(given.value)}
+        return matrices | {"log_decay": Matrix(given.log_decay)} | self.beside("read") | self.beside("key")
+
+    @property
+    def writers(self) -> Blocks:
+        """The same without what queries read with."""
+        return {name: x for name, x in self.operands.items() if name != "read" and name not in self.beside("read")}
+
+    def outputs(self) -> tuple[jax.Array, State]:
+        """Those, [B, T, N, `ROWS`], and the state that is left."""
+        given = self.given
+
+        def read(piece, told, own):
+            self.weigh(piece, "read", True, own.read)
+            (out,) = products((own.read, told.state))
+            yield added(out, piece.pairs, self.written(ONWARD, piece, told), self.how.interpret) * self.how.scale
+
+        out: Blocks = {"out": Matrix(self.tokens(ROWS, given.value.dtype))}
+        made = self.launch(self.name, ONWARD, self.operands, out, read, given.found)
+        return made["out"], self.left(made)
+
+    def states(self) -> Blocks:
+        """Those before each chunk, [B, chunks * F, N, Hv]."""
+
+        def read(piece, told, own):
+            yield loaded(told.state)
+
+        out: Blocks = {"states": Matrix(self.tokens(ROWS, self.dtype))}
+        made = self.launch(f"{self.name}_states", ONWARD, self.writers, out, read, self.given.found)
+        return {"states": Matrix(made["states"])}
+
+    def gradients(self, states: Blocks, d_out: jax.Array, d_left: State | None, changed: Any) -> dict[str, Any]:
+        """Those of operands, by name, and of the state that was found, from the last chunk on."""
+        scale, wants_decays = self.how.scale, bool(changed.log_decay)
+        out: Blocks = {"value": self.gradient(self.given.value)}
+        out |= self.gradients_of_rows(changed)
+
+        def read(piece, told, own):
+            self.weigh(piece, "key", False, own.read)
+            (d_value,) = products((own.read, told.state))
+            yield added(d_value, piece.pairs.T, piece.pulled, self.how.interpret) * scale
+            d_read, d_key = self.pulled_at(piece, own)
+            if wants_decays:
+                self.set_digits(own, loaded(piece.read) * d_read - loaded(piece.key) * d_key)
+            yield from self.of_rows("read", piece, d_read, changed)
+            yield from self.closing(piece, told, own, d_key, changed)
+
+        return self.launch_back(self.operands | states, d_out, out, read, d_left)
+
+    def gradients_of_rows(self, changed: Any) -> Blocks:
+        """Those of queries and keys, of what stands beside them, and of decays, as they are written."""
+        given, out = self.given, self.numbers_beside("read", changed.beside_read)
+        out = {"read": self.gradient(given.read)} | out | {"key": self.gradient(given.key)}
+        out |= self.numbers_beside("key", changed.beside_key)
+        if changed.log_decay:
+            assert given.log_decay is not None
+            out["log_decay"] = self.gradient(given.log_decay)
+        return out
+
+    def of_rows(self, name: str, piece, d_made: jax.Array, changed: Any) -> Iterator[jax.Array]:
+        """Gradients of queries or keys, and of what stands beside them, of which features took the place."""
+        given = SimpleNamespace(**(vars(piece) | {name: getattr(piece.far, name)}))
+        are_changed = getattr(changed, f"beside_{name}")
+        yield from self.pulled(name, given, None, d_made * self.how.scale, are_changed, None)
+
+    def launch_back(self, operands: Blocks, d_out: jax.Array, out: Blocks, read, d_left: State | None):
+        """Their kernel."""
+        return self.launch(f"{self.name}_back", BACK, operands | {"pulled": Matrix(d_out)}, out, read, d_left)
 
     def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
         """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
@@ -150,19 +141,29 @@ class Kernel(hopper_meeting.Kernel):
         rule = super().keeping(sums, is_found, False, read)
 
         def prepare(piece, prepared, own):
-            # Where nothing is left at all, no product may meet infinities; all others read it behind this.
-            reset_block(piece.log_decay, jnp.maximum(loaded(piece.log_decay), LOWEST).astype(self.dtype))
+            self.make(piece)
             if hasattr(piece, "read"):
-                set_block(prepared.pairs, self._pairs(piece, own.met).astype(self.dtype))
+                set_block(prepared.pairs, self.pairs(piece, own.met).astype(self.dtype))
 
         def keep(piece, told, own, carry):
             (state,) = carry
             self.weigh(piece, sums.by, sums.is_backward, own.kept)
             last = jnp.exp(loaded(piece.log_decay.T).sum(axis=1))
-            state = added(state * spread(last, state.shape), own.kept.T, getattr(piece, sums.value), self.how.interpret)
-            return (state,), ()
+            value = self.written(sums, piece, told)
+            return (added(state * spread(last, state.shape), own.kept.T, value, self.how.interpret),), ()
 
         return rule._replace(keep=keep, prepare=prepare)
+
+    def make(self, piece) -> None:
+        """Features in the places of queries and keys, which all others read behind this, as it is prepared; and decays
+        that leave something, since no product may meet infinities.
+        """
+        set_block(piece.log_decay, jnp.maximum(loaded(piece.log_decay), LOWEST).astype(self.dtype))
+        for name in ("read", "key"):
+            program: Rows | None = getattr(self.how, name)
+            if program is not None and hasattr(piece, name):
+                (rows,) = program(*self._given(name, piece))
+                set_block(getattr(piece, name), rows.astype(self.dtype))
 
     def weigh(self, piece, name: str, is_upto: bool, block) -> None:
         """Writes rows by what is left up to them, or behind them, of a chunk."""
@@ -170,7 +171,7 @@ class Kernel(hopper_meeting.Kernel):
 
     def left_of(self, piece, is_upto: bool) -> jax.Array:
         """What is left at each token of what its chunk found, or behind it of what it writes, by channel."""
-        row, column = _rows_and_columns()
+        row, column = rows_and_columns()
         return self._left(piece, column <= row if is_upto else column > row)
 
     def _left(self, piece, counted: jax.Array) -> jax.Array:
@@ -178,49 +179,70 @@ class Kernel(hopper_meeting.Kernel):
         ones = jnp.where(counted, 1.0, 0.0).astype(self.dtype)
         return jnp.exp(added(filled(0, *SQUARE), ones, piece.log_decay, self.how.interpret))
 
-    def _meet(self, piece, half, block) -> jax.Array:
-        """Writes queries of later halves and keys of earlier ones, by what is left between them and where these meet,
-        which it returns.
-        """
-        row, column = _rows_and_columns()
-        inside, is_late = row >> half == column >> half, _is_late(half)
-        left = self._left(piece, inside & jnp.where(is_late, column <= row, column > row))
-        rows = jnp.where(is_late, loaded(piece.read), loaded(piece.key))
-        reset_block(block, (rows * left).astype(self.dtype))
-        return left
+    def between(self, piece, half) -> jax.Array:
+        """What is left up to tokens of later halves of blocks, and behind those of earlier ones, within their half."""
+        row, column = rows_and_columns()
+        inside = (row >> half) == (column >> half)
+        return self._left(piece, inside & jnp.where(is_late(half), column <= row, column > row))
 
-    def _pairs(self, piece, block) -> jax.Array:
+    def met(self, piece, name: str, half) -> jax.Array:
+        """Rows that meet: of queries, or of `name`, in later halves, and of keys in earlier ones."""
+        if name == "key":
+            return loaded(piece.key)
+        return jnp.where(is_late(half), loaded(getattr(piece, name)), loaded(piece.key))
+
+    def pairs(self, piece, block) -> jax.Array:
         """Pairs of queries and keys that they see, by what is left between them."""
-        row, column = _rows_and_columns()
+        row, column = rows_and_columns()
         (pairs,) = products((piece.read, piece.key.T))
 
         def among(half, pairs):
-            self._meet(piece, half, block)
+            reset_block(block, (self.met(piece, "read", half) * self.between(piece, half)).astype(self.dtype))
             (met,) = products((block, block.T))
-            return jnp.where((row > column) & _are_beside(half), met, pairs)
+            return jnp.where((row > column) & are_beside(half), met, pairs)
 
         return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, jnp.where(row == column, pairs, 0.0))
 
     def pulled_at(self, piece, own) -> tuple[jax.Array, jax.Array]:
         """Gradients of queries, and of keys as far as those of their chunk pull at them."""
-        row, column = _rows_and_columns()
+        row, column = rows_and_columns()
         by_query, by_key = products((piece.pulled, piece.value.T), (piece.value, piece.pulled.T))
         pairs = jnp.where(row >= column, by_query, by_key)
-        set_block(own.pulled, pairs.astype(self.dtype))
+        reset_block(own.pulled, pairs.astype(self.dtype))
         (d_read,) = products((piece.pulled, piece.states.T))
         alone = jnp.where(row == column, pairs, 0.0).astype(self.dtype)
         d_read = added(d_read * self.left_of(piece, True), alone, piece.key, self.how.interpret)
         d_key = added(filled(0, *SQUARE), alone, piece.read, self.how.interpret)
+        return self.pulled_by(piece, own, "read", d_read, d_key)
+
+    def pulled_by(self, piece, own, name: str, late: jax.Array, early: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Gradients of rows that meet as later ones, and as earlier ones, beside those of before; by those of pairs,
+        which are there in either order.
+        """
 
         def among(half, found):
-            d_read, d_key = found
-            own.left[...] = self._meet(piece, half, own.read).astype(self.dtype)
-            pairs = jnp.where(_are_beside(half), loaded(own.pulled), 0.0).astype(self.dtype)
+            late, early = found
+            left = self.between(piece, half)
+            reset_block(own.read, (self.met(piece, name, half) * left).astype(self.dtype))
+            own.left[...] = left.astype(self.dtype)
+            pairs = jnp.where(are_beside(half), loaded(own.pulled), 0.0).astype(self.dtype)
             pulled = added(filled(0, *SQUARE), pairs, own.read, self.how.interpret) * loaded(own.left)
-            is_late = _is_late(half)
-            return d_read + jnp.where(is_late, pulled, 0.0), d_key + jnp.where(is_late, 0.0, pulled)
+            return late + jnp.where(is_late(half), pulled, 0.0), early + jnp.where(is_late(half), 0.0, pulled)
 
-        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, (d_read, d_key))
+        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, (late, early))
+
+    def closing(self, piece, told, own, d_key: jax.Array, changed: Any) -> Iterator[jax.Array]:
+        """Gradients of keys, from those inside the chunk, and of decays, from digits of what pairs pass."""
+        (row, column), wants_decays = rows_and_columns(), bool(changed.log_decay)
+        (by_state,) = products((piece.value, told.state.T))
+        by_state = by_state * self.left_of(piece, False)
+        passed: Any = None
+        if wants_decays:
+            passed = self.summed(filled(0, *SQUARE), column >= row, own)
+            self.set_digits(own, loaded(piece.key) * by_state)
+        yield from self.of_rows("key", piece, d_key + by_state, changed)
+        if wants_decays:
+            yield (self.summed(passed, column < row, own) + self.passed_on(piece, told)) * self.how.scale
 
     def passed_on(self, piece, told) -> jax.Array:
         """What passes all tokens of a chunk: what is left of the state that was found, times what pulls at it."""
@@ -239,19 +261,64 @@ class Kernel(hopper_meeting.Kernel):
         return added(total, ones, own.pulled, self.how.interpret)
 
 
-def _rows_and_columns() -> tuple[jax.Array, jax.Array]:
+def rows_and_columns() -> tuple[jax.Array, jax.Array]:
     """Numbers of tokens, or of channels."""
     nothing = jax.lax.optimization_barrier(jnp.int32(0))
     row, column = (warpgroups.index(SQUARE, axis) + nothing for axis in (0, 1))
     return row, column
 
 
-def _is_late(half) -> jax.Array:
+def is_late(half) -> jax.Array:
     """Which rows stand in the later half of a block of 2^(half + 1)."""
-    return (_rows_and_columns()[0] >> half & 1) == 1
+    return (rows_and_columns()[0] >> half & 1) == 1
 
 
-def _are_beside(half) -> jax.Array:
+def are_beside(half) -> jax.Array:
     """Which tokens stand in the two halves of one block."""
-    row, column = _rows_and_columns()
+    row, column = rows_and_columns()
     return (row >> half) ^ (column >> half) == 1
+
+
+def differentiable(kernel_of: Callable[[How, Given], Kernel]) -> Callable[[How, Given], tuple[jax.Array, State]]:
+    """The recurrence of such kernels, of values of `ROWS`, which may have more heads than queries."""
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def recur(how: How, given: Given) -> tuple[jax.Array, State]:
+        return kernel_of(how, given).outputs()
+
+    def forward(how: How, given: Any):
+        given, changed = Changed.told(given)
+        return recur(how, given), (given, changed)
+
+    def backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
+        given, told = residuals
+        kernel = kernel_of(how, given)
+        d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
+        d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
+        found = kernel.gradients(kernel.states(), instantiated(pulled[0], given), d_left, told.of_each(given))
+        names = [name for name in ("read", "key", "value", "log_decay") if name in found]
+        grads: dict[str, Any] = {name: of_group(found[name], getattr(given, name)) for name in names}
+        for name in ("read", "key"):
+            grads[f"beside_{name}"] = grads_beside(name, found, getattr(given, f"beside_{name}"))
+        if given.rate is not None:
+            grads["rate"] = of_shared(found["rate"][:, :, 0], given.rate)
+        d_found = None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(found))
+        return (jax.tree.map(jnp.zeros_like, given)._replace(**grads, found=d_found),)
+
+    recur.defvjp(forward, backward, symbolic_zeros=True)
+    return recur
+
+
+_recur = differentiable(Kernel)
+
+
+def fits(given: Given, how: How) -> bool:
+    """Whether kernels hold features, of as many channels as rows have, and finish nothing."""
+    channels = widths(how.read, given.read)
+    is_held = channels == widths(how.key, given.key) == [given.read.shape[3]] == [ROWS]
+    return how.finish is None and is_held and given.value.shape[3] % ROWS == 0
+
+
+def recur(how: How, given: Given) -> tuple[jax.Array, State]:
+    """Outputs [B, T, N, Hv], where Hv is a multiple of `ROWS`, and the state that is left."""
+    return by_columns(_recur, how, given)

@@ -19,13 +19,10 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused import (
-    hopper_channels,
-    hopper_delta,
     hopper_gradient,
     hopper_meeting,
     hopper_recurrence,
     hopper_told,
-    hopper_whole,
     warpgroups,
 )
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
@@ -51,7 +48,6 @@ def declined(given: Sequence, write: Write) -> list[str]:
     there = {
         "channels in groups": any(x.key.ndim == 3 for x in write.channels),
         "keys with gains": any(x.log_gain is not None for x in write.channels),
-        "decays by channel beside the delta rule": by_channel and write.rate is not None,
         "channels that forget in several ways": bool(decays) and len(write.channels) > 1,
         "values of several kinds": not is_counted and [x.ndim for x in write.values] != [2],
         "decays beside counted values": is_counted and bool(decays),
@@ -102,23 +98,22 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     slots = _along(carried.slots, len(given.q))
     scale = _scale(carried, learned, given.q, slots)
     found = _found(learned.found, group)
-    if (told := hopper_told.of(carried, learned, given, scale, found, interpret)) is not None:
-        recur = hopper_whole.recur if told[1].rate is None else hopper_delta.recur
-        out, whole = recur(*told)
-        return out, _left(whole, carried.empty(), group)
     written, by_query = _written(carried, learned, given, slots), functools.partial(_by_query, group)
+    by_channel = written.log_decay if written.is_by_channel else None
+    if (told := hopper_told.of(carried, learned, given, scale, found, by_channel, interpret)) is not None:
+        out, whole = hopper_told.kernels_of(told[1]).recur(*told)
+        return out, _left(whole, carried.empty(), group)
     read = _readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)
-    rows, by_channel = (_wide(read), _wide(written.key), _wide(written.value)), written.is_by_channel
-    decays = _wide(written.log_decay).astype(DTYPE) if by_channel else by_query(written.log_decay)
+    rows = _wide(read), _wide(written.key), _wide(written.value)
+    decays = by_query(written.log_decay) if by_channel is None else _wide(by_channel).astype(DTYPE)
     scale = 1.0 if scale is None else scale
-    if written.rate is None and not by_channel:
+    if written.rate is None and by_channel is None:
         operands = Given(*rows, by_query(written.one), decays, found)
         out, one, left = hopper_gradient.recur(How(scale, interpret), varying.alike(operands))
     else:
-        recur = hopper_channels.recur if by_channel else hopper_delta.recur
         held = hopper_meeting.Given(*rows, [], [], None, decays, found, by_query(written.rate))
         told_nothing = hopper_meeting.How(None, None, None, scale, interpret)
-        (out, left), one = recur(told_nothing, varying.alike(held)), None
+        (out, left), one = hopper_told.kernels_of(held).recur(told_nothing, varying.alike(held)), None
     finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), _left(left, carried.empty(), group)
 

@@ -99,7 +99,7 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays:
     """From the first chunk on: gradients of queries, and states, of which the other kernel makes values again."""
     given = kernel.given
     out: Blocks = {"read": kernel.gradient(given.read)}
-    out |= kernel.numbers_beside(changed) | ({"dots": kernel.numbers()} if wants_decays else {})
+    out |= kernel.numbers_beside("read", changed) | ({"dots": kernel.numbers()} if wants_decays else {})
 
     def read(piece, told, own):
         by = kernel.made("read", piece, own)
@@ -118,7 +118,7 @@ def _back(
     how, given = kernel.how, kernel.given
     out: Blocks = {"value": kernel.gradient(given.value), "rate": kernel.numbers()}
     out |= {"passed": kernel.numbers()} if wants_decays else {}
-    out |= {"key": kernel.gradient(given.key)} | kernel.numbers_beside(changed)
+    out |= {"key": kernel.gradient(given.key)} | kernel.numbers_beside("key", changed)
 
     def read(piece, told, own):
         yield loaded(told.d_value) * how.scale
@@ -135,16 +135,40 @@ def _back(
     return kernel.launch("delta_back", BACK, operands, out, read, d_left)
 
 
+def rates(rate: jax.Array) -> Blocks:
+    """Those of all tokens, as kernels read them."""
+    rate = jnp.where(jnp.abs(rate) < LEAST, LEAST, rate)
+    return both("rate", rate[:, :, None])
+
+
+def solve(piece, own, pairs: jax.Array, interpret: Any) -> None:
+    """Writes T of weighted pairs of keys below the diagonal; 0 is elsewhere."""
+    dtype = piece.solved.dtype
+    set_block(own.pairs, pairs.astype(dtype))
+    set_block(own.rest, (pairs - loaded(own.pairs)).astype(dtype))
+    row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+    later, earlier = along(piece.rate_rows.at[0], SQUARE, 0), along(piece.rate_columns.at[0], SQUARE, 1)
+    # Pairs of the two halves of a block of 2^(half + 1); those of tokens with later ones are 0.
+    between = lambda half, x, other: jnp.where((row >> half) ^ 1 == column >> half, x, other)
+    solved = between(0, -pairs * later * earlier, jnp.where(row == column, later, 0.0))
+    set_block(piece.solved, solved.astype(dtype))
+
+    @pl.loop(jnp.int32(1), jnp.int32(ROWS.bit_length() - 1))
+    def _(half):
+        (read,) = products((piece.solved, own.pairs))
+        read = added(read, piece.solved, own.rest, interpret)
+        across = added(filled(0, *SQUARE), read.astype(dtype), piece.solved, interpret)
+        reset_block(piece.solved, between(half, -across, loaded(piece.solved)).astype(dtype))
+
+
 class Kernel(hopper_meeting.Kernel):
     """What the kernels of the delta rule have in common."""
 
     @property
     def operands(self) -> Blocks:
         """What all of them read."""
-        rate = self.given.rate
-        assert rate is not None
-        rate = jnp.where(jnp.abs(rate) < LEAST, LEAST, rate)
-        return super().operands | both("rate", rate[:, :, None])
+        assert self.given.rate is not None
+        return super().operands | rates(self.given.rate)
 
     def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
         """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
@@ -224,21 +248,7 @@ class Kernel(hopper_meeting.Kernel):
         key = self.made("key", piece, own)
         (pairs,) = products((key, key.T))
         row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
-        pairs = jnp.where(row > column, self._between(piece, pairs), 0.0)
-        set_block(own.pairs, pairs.astype(self.dtype))
-        set_block(own.rest, (pairs - loaded(own.pairs)).astype(self.dtype))
-        later, earlier = along(piece.rate_rows.at[0], SQUARE, 0), along(piece.rate_columns.at[0], SQUARE, 1)
-        # Pairs of the two halves of a block of 2^(half + 1); those of tokens with later ones are 0.
-        between = lambda half, x, other: jnp.where((row >> half) ^ 1 == column >> half, x, other)
-        solved = between(0, -pairs * later * earlier, jnp.where(row == column, later, 0.0))
-        set_block(piece.solved, solved.astype(self.dtype))
-
-        @pl.loop(jnp.int32(1), jnp.int32(ROWS.bit_length() - 1))
-        def _(half):
-            (read,) = products((piece.solved, own.pairs))
-            read = added(read, piece.solved, own.rest, self.how.interpret)
-            across = added(filled(0, *SQUARE), read.astype(self.dtype), piece.solved, self.how.interpret)
-            reset_block(piece.solved, between(half, -across, loaded(piece.solved)).astype(self.dtype))
+        solve(piece, own, jnp.where(row > column, self._between(piece, pairs), 0.0), self.how.interpret)
 
     def decayed(self, piece, is_upto: bool) -> jax.Array:
         """Sums of the logarithms of decays in a chunk, along rows, which are prepared."""

@@ -176,9 +176,9 @@ class Kernel:
         batch, length = self.given.read.shape[:2]
         return Vectors(self.f32(batch, self.num_heads, 1, length))
 
-    def numbers_beside(self, changed: list[bool]) -> Blocks:
-        """Gradients of what a program needs beside rows."""
-        return {f"beside{i}": self.numbers() for i, is_changed in enumerate(changed) if is_changed}
+    def numbers_beside(self, name: str, changed: list[bool]) -> Blocks:
+        """Gradients of what the program of queries or keys needs beside them."""
+        return {f"{name}_{i}": self.numbers() for i, is_changed in enumerate(changed) if is_changed}
 
     def left(self, made: dict[str, jax.Array]) -> State:
         """The state."""
@@ -238,12 +238,14 @@ class Kernel:
         """What all of them read."""
         given = self.given
         matrices: Blocks = {"read": Matrix(given.read), "key": Matrix(given.key), "value": Matrix(given.value)}
-        beside = {f"read_{i}": x for i, x in enumerate(given.beside_read)}
-        beside |= {f"key_{i}": x for i, x in enumerate(given.beside_key)}
-        wide: Blocks = {name: Vectors(x[:, :, None]) for name, x in beside.items()}
-        wide |= both("one", given.one if given.one is None else given.one[:, :, None])
+        one = both("one", given.one if given.one is None else given.one[:, :, None])
         decays = None if given.log_decay is None else jnp.maximum(given.log_decay, LOWEST)[:, :, None]
-        return matrices | wide | both("log_decay", decays)
+        return matrices | self.beside("read") | self.beside("key") | one | both("log_decay", decays)
+
+    def beside(self, name: str) -> Blocks:
+        """What the program of queries or keys needs beside them."""
+        beside = getattr(self.given, f"beside_{name}")
+        return {f"{name}_{i}": Vectors(x[:, :, None]) for i, x in enumerate(beside)}
 
     def keeping(self, sums: Sums, is_found: bool, keeps: bool, read: Callable) -> Rule:
         """What warpgroups do, of which one keeps the state."""

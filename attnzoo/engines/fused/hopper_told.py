@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.engines import state
-from attnzoo.engines.fused import hopper_delta, hopper_rows, hopper_whole
+from attnzoo.engines.fused import hopper_channels, hopper_channels_delta, hopper_delta, hopper_rows, hopper_whole
 from attnzoo.engines.fused.carried import Carried, Learned, is_real
 from attnzoo.engines.fused.hopper_recurrence import LOWEST
 from attnzoo.engines.fused.hopper_recurrence import State as Found
@@ -29,6 +29,7 @@ def of(
     given: Sequence,
     scale: float | None,
     found: Found | None,
+    by_channel: jax.Array | None,
     interpret: Any,
 ) -> tuple[How, Given] | None:
     """A call as such kernels take it; None where they cannot.
@@ -36,10 +37,9 @@ def of(
     Args:
       scale: by which queries read, if they do with nothing else.
       found: the state of each head of queries.
+      by_channel: logarithms of decays that channels have of their own, [B, T', heads that have a state, F].
     """
     rule = _Rule(carried, learned, given)
-    if rule.forgets_by_channel:
-        return None
     queries = HANDED_ON if scale is not None else rule.parted(rule.read, QUERY)
     keys, values, finish = rule.parted(rule.key, KEY), rule.parted(rule.value, VALUE), rule.finish()
     if queries is None or keys is None or finish is None or values is None or values.rows is not None:
@@ -49,13 +49,22 @@ def of(
     dtype = carried.given.q.dtype
     how = How(queries.rows, keys.rows, finish.rows, 1.0 if scale is None else scale, interpret)
     (one,) = rule.numbers(rule.one) if rule.is_counted else [None]
-    (decays,) = rule.numbers(rule.log_decay) if rule.forgets else [None]
+    if by_channel is not None:
+        decays: Any = by_channel.astype(dtype)
+    else:
+        (decays,) = rule.numbers(rule.log_decay) if rule.forgets else [None]
     beside = rule.beside(rule.read, queries), rule.beside(rule.key, keys)
     q, k, v = (x.astype(dtype) for x in given[:3])
     (rate,) = rule.numbers(rule.rate) if rule.is_corrected else [None]
     made = Given(q, k, v, *beside, one, decays, found, rate)
-    fits = hopper_delta.fits if rule.is_corrected else hopper_whole.fits
-    return (how, made) if fits(made, how) else None
+    return (how, made) if kernels_of(made).fits(made, how) else None
+
+
+def kernels_of(given: Given) -> Any:
+    """Those of a recurrence, of the delta rule, of decays by channel, or of both."""
+    if given.log_decay is None or given.log_decay.ndim == 3:
+        return hopper_whole if given.rate is None else hopper_delta
+    return hopper_channels if given.rate is None else hopper_channels_delta
 
 
 def log_decay(write: Write, slots: Slots) -> jax.Array | None:
@@ -111,9 +120,7 @@ class _Rule:
         self.group = given.q.shape[2] // carried.own
         write = jax.eval_shape(self._write, *self.all.one())
         self.is_counted, self.is_corrected = len(write.values) > 1, write.rate is not None
-        decay = write.channels[0].log_decay
-        self.forgets = carried.slots.segment is not None or decay is not None
-        self.forgets_by_channel = decay is not None and decay.ndim == 2
+        self.forgets = carried.slots.segment is not None or write.channels[0].log_decay is not None
 
     def _write(self, *operands: Any) -> Write:
         constants, closed, _, key, value, tokens, slots = operands

@@ -238,13 +238,15 @@ class _Block:
 
     @contextlib.contextmanager
     def _piece(self, turn) -> Iterator[SimpleNamespace]:
-        """That of a turn, and beside it what was prepared of it."""
+        """That of a turn, and beside it what was prepared of it, and where in the memory of the device it was `far`."""
         with self.given.piece(turn, is_read=True) as piece:
             if not self.work.prepared:
                 yield piece
                 return
+            refs = zip(self.work.given.items(), self.given.refs, strict=True)
+            far = {key: self._of_piece(block, ref, turn) for (key, block), ref in refs}
             with self.prepared.piece(turn, is_read=False) as prepared:
-                yield SimpleNamespace(**vars(piece), **vars(prepared))
+                yield SimpleNamespace(**vars(piece), **vars(prepared), far=SimpleNamespace(**far))
 
     def _kept(self, turn, carry: tuple) -> tuple:
         told, is_known, is_forgotten = self._told(turn)

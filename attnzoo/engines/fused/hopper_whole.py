@@ -73,8 +73,8 @@ def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple
         of_group(made["read"], given.read),
         of_group(found["key"], given.key),
         of_group(found["value"], given.value),
-        grads_beside(made, given.beside_read),
-        grads_beside(found, given.beside_key),
+        grads_beside("read", made, given.beside_read),
+        grads_beside("key", found, given.beside_key),
         None,
         by_token("passed", given.log_decay) if given.log_decay is not None and wants_decays else None,
         None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(found)),
@@ -85,9 +85,9 @@ def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple
 recur.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def grads_beside(made: dict[str, jax.Array], like: list[jax.Array]) -> list[jax.Array | None]:
-    """Gradients of what a program needs beside rows."""
-    found = [made.get(f"beside{i}") for i in range(len(like))]
+def grads_beside(name: str, made: dict[str, jax.Array], like: list[jax.Array]) -> list[jax.Array | None]:
+    """Gradients of what the program of queries or keys needs beside them."""
+    found = [made.get(f"{name}_{i}") for i in range(len(like))]
     return [None if x is None else of_shared(x[:, :, 0], y) for x, y in zip(found, like, strict=True)]
 
 
@@ -99,7 +99,7 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays:
     if how.finish is not None:
         out |= {"pulled": Matrix(kernel.tokens(ROWS, d_out.dtype))}
         out |= {} if given.one is None else {"pulled_one": kernel.numbers()}
-    out |= {"read": kernel.gradient(given.read)} | kernel.numbers_beside(changed)
+    out |= {"read": kernel.gradient(given.read)} | kernel.numbers_beside("read", changed)
     out |= {"dots": kernel.numbers()} if wants_decays else {}
 
     def read(piece, told, own):
@@ -124,7 +124,7 @@ def _back(
     """From the last chunk on: gradients of keys and values, and of the state that was found."""
     how, given = kernel.how, kernel.given
     out: Blocks = {"value": kernel.gradient(given.value), "key": kernel.gradient(given.key)}
-    out |= kernel.numbers_beside(changed) | ({"passed": kernel.numbers()} if wants_decays else {})
+    out |= kernel.numbers_beside("key", changed) | ({"passed": kernel.numbers()} if wants_decays else {})
 
     def read(piece, told, own):
         met, by = kernel.meeting(BACK, piece, told, own), kernel.made("key", piece, own)
