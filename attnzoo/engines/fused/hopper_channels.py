@@ -133,7 +133,7 @@ class Kernel(hopper_meeting.Kernel):
     def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
         """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
         square = self.rounded(*SQUARE)
-        own = dict.fromkeys(("met", "kept", "read", *(["pulled", "left"] if sums is BACK else [])), square)
+        own = dict.fromkeys(("met", "kept", "read", *(["pulled"] if sums is BACK else [])), square)
         return {"told": {"state": square}, "prepared": {"pairs": square}, "own": own}
 
     def keeping(self, sums: Sums, is_found: bool, keeps: bool, read) -> Rule:
@@ -224,9 +224,8 @@ class Kernel(hopper_meeting.Kernel):
             late, early = found
             left = self.between(piece, half)
             reset_block(own.read, (self.met(piece, name, half) * left).astype(self.dtype))
-            own.left[...] = left.astype(self.dtype)
             pairs = jnp.where(are_beside(half), loaded(own.pulled), 0.0).astype(self.dtype)
-            pulled = added(filled(0, *SQUARE), pairs, own.read, self.how.interpret) * loaded(own.left)
+            pulled = added(filled(0, *SQUARE), pairs, own.read, self.how.interpret) * left
             return late + jnp.where(is_late(half), pulled, 0.0), early + jnp.where(is_late(half), 0.0, pulled)
 
         return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, (late, early))

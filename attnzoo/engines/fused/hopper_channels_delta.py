@@ -89,7 +89,7 @@ class Kernel(hopper_channels.Kernel):
     def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
         """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
         square = self.rounded(*SQUARE)
-        own = ["pairs", "rest", "kept", "read", *(["pulled", "passed", "left"] if sums is BACK else [])]
+        own = ["pairs", "rest", "kept", "read", *(["pulled", "passed"] if sums is BACK else [])]
         told, prepared = ("state", "d_value" if sums is BACK else "value"), ("solved", "pairs")
         names = {"told": told, "prepared": prepared, "own": own}
         return {where: dict.fromkeys(each, square) for where, each in names.items()}

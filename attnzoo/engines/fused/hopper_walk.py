@@ -92,9 +92,27 @@ class Walk(NamedTuple):
         return block.array.shape[1 if isinstance(block, Matrix) else 3] // self.pieces
 
     @property
+    def waiting(self) -> dict[str, str]:
+        """Matrices that are written, each with the one in whose place it waits for that: where there is room for a
+        second piece so, those before it in the same warpgroup that are like it, which have left by then.
+        """
+        apart = {key: key for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
+        together: dict[str, str] = {}
+        for blocks in (self.out, self.beside):
+            kinds: dict[tuple, str] = {}
+            for key, x in blocks.items():
+                if isinstance(x, Matrix):
+                    together[key] = kinds.setdefault((x.width, self.rows(x), x.array.dtype), key)
+        return together if self._stages(apart) < 2 <= self._stages(together) else apart
+
+    @property
     def staging(self) -> dict[str, Matrix]:
-        """Where matrices wait to be written."""
-        return {key: x for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
+        """Where they wait."""
+        return self._staging(self.waiting)
+
+    def _staging(self, waiting: dict[str, str]) -> dict[str, Matrix]:
+        blocks = self.out | self.beside
+        return {key: x for key in dict.fromkeys(waiting.values()) if isinstance(x := blocks[key], Matrix)}
 
     @property
     def begun(self) -> dict[str, Any]:
@@ -105,9 +123,12 @@ class Walk(NamedTuple):
     @property
     def stages(self) -> int:
         """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
+        return self._stages(self.waiting)
+
+    def _stages(self, waiting: dict[str, str]) -> int:
         size = lambda blocks: sum(bytes_of({key: x}, self.rows(x)) for key, x in blocks.items())
         whole = lambda shapes: sum(x.dtype.itemsize * x.size for x in shapes.values())
-        held = size(self.staging) + whole(self.begun) + whole(self.own)
+        held = size(self._staging(waiting)) + whole(self.begun) + whole(self.own)
         held += TOLD * whole(self.told) + PREPARED * whole(self.prepared)
         room = [min(3, (most - RESERVED - held) // size(self.given)) for most in (SHARED // 2, SHARED)]
         return room[0] if room[0] >= 2 else max(1, room[1])
@@ -266,10 +287,15 @@ class _Block:
 
     def _write(self, blocks: Blocks, refs, written, turn) -> None:
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        occupied = set()
         for (key, block), ref, rows in zip(blocks.items(), refs, written, strict=True):
             target = self._of_piece(block, ref, turn)
             if isinstance(block, Matrix):
-                staged(rows.astype(block.array.dtype), self.memory.staging[key], target)
+                place = self.work.waiting[key]
+                if place in occupied:
+                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                occupied.add(place)
+                staged(rows.astype(block.array.dtype), self.memory.staging[place], target)
             elif block.width > 1:
                 target.at[self.part][...] = rows
             else:
