@@ -143,7 +143,7 @@ class Kernel(hopper_meeting.Kernel):
         def prepare(piece, prepared, own):
             self.make(piece)
             if hasattr(piece, "read"):
-                set_block(prepared.pairs, self.pairs(piece, own.met).astype(self.dtype))
+                set_block(prepared.pairs, self.pairs_of_queries(piece, own.met).astype(self.dtype))
 
         def keep(piece, told, own, carry):
             (state,) = carry
@@ -191,17 +191,22 @@ class Kernel(hopper_meeting.Kernel):
             return loaded(piece.key)
         return jnp.where(is_late(half), loaded(getattr(piece, name)), loaded(piece.key))
 
-    def pairs(self, piece, block) -> jax.Array:
+    def pairs_of_queries(self, piece, block) -> jax.Array:
         """Pairs of queries and keys that they see, by what is left between them."""
         row, column = rows_and_columns()
-        (pairs,) = products((piece.read, piece.key.T))
+        (alone,) = products((piece.read, piece.key.T))
+        return self.pairs(piece, "read", block, jnp.where(row == column, alone, 0.0))
+
+    def pairs(self, piece, name: str, block, alone: jax.Array) -> jax.Array:
+        """Pairs of tokens and those before them, beside those of tokens with themselves."""
+        row, column = rows_and_columns()
 
         def among(half, pairs):
-            reset_block(block, (self.met(piece, "read", half) * self.between(piece, half)).astype(self.dtype))
+            reset_block(block, (self.met(piece, name, half) * self.between(piece, half)).astype(self.dtype))
             (met,) = products((block, block.T))
             return jnp.where((row > column) & are_beside(half), met, pairs)
 
-        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, jnp.where(row == column, pairs, 0.0))
+        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, alone)
 
     def pulled_at(self, piece, own) -> tuple[jax.Array, jax.Array]:
         """Gradients of queries, and of keys as far as those of their chunk pull at them."""
@@ -261,7 +266,7 @@ class Kernel(hopper_meeting.Kernel):
 
 
 def rows_and_columns() -> tuple[jax.Array, jax.Array]:
-    """Numbers of tokens, or of channels."""
+    """Numbers of tokens; as new ones, since all that is made of known ones is held in registers from chunk to chunk."""
     nothing = jax.lax.optimization_barrier(jnp.int32(0))
     row, column = (warpgroups.index(SQUARE, axis) + nothing for axis in (0, 1))
     return row, column

@@ -3,8 +3,7 @@
 
     u = T (v - (e^G k) S),    o = (e^G q) S + A u,    S <- e^G_last S + (e^(G_last - G) k)^T u
 
-where T solves for pairs of keys, which meet as pairs A of queries and keys do. Where they do, their rows have twice the
-digits of others, since T is as wrong as pairs are.
+where T solves for pairs of keys, which meet as pairs A of queries and keys do.
 
 The launch that makes states anew leaves u as well, in whose place gradients need no values. With Q, what later chunks
 have pulled at the state,
@@ -24,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_channels, hopper_delta
-from attnzoo.engines.fused.hopper_channels import HALVES, SQUARE, are_beside, differentiable, rows_and_columns
+from attnzoo.engines.fused.hopper_channels import SQUARE, differentiable, rows_and_columns
 from attnzoo.engines.fused.hopper_columns import by_columns
 from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums
 from attnzoo.engines.fused.hopper_recurrence import State
@@ -105,8 +104,8 @@ class Kernel(hopper_channels.Kernel):
         def prepare(piece, prepared, own):
             self.make(piece)
             if hasattr(piece, "read"):
-                set_block(prepared.pairs, self.pairs(piece, own.pairs).astype(self.dtype))
-            pairs = self._pairs_of_keys(piece, own)
+                set_block(prepared.pairs, self.pairs_of_queries(piece, own.pairs).astype(self.dtype))
+            pairs = self.pairs(piece, "key", own.pairs, filled(0, *SQUARE))
             plgpu.commit_smem()
             hopper_delta.solve(SimpleNamespace(**(vars(piece) | vars(prepared))), own, pairs, self.how.interpret)
 
@@ -136,21 +135,6 @@ class Kernel(hopper_channels.Kernel):
         if sums is BACK:
             return rule._replace(tell=tell_back, keep=keep_back, prepare=prepare)
         return rule._replace(tell=tell, prepare=prepare)
-
-    def _pairs_of_keys(self, piece, own) -> jax.Array:
-        """Pairs of keys and those before them, by what is left between them."""
-        row, column = rows_and_columns()
-
-        def among(half, pairs):
-            rows = loaded(piece.key) * self.between(piece, half)
-            reset_block(own.pairs, rows.astype(self.dtype))
-            set_block(own.rest, (rows - loaded(own.pairs)).astype(self.dtype))
-            (met,) = products((own.pairs, own.pairs.T))
-            met = added(met, own.pairs, own.rest.T, self.how.interpret)
-            met = added(met, own.rest, own.pairs.T, self.how.interpret)
-            return jnp.where((row > column) & are_beside(half), met, pairs)
-
-        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, filled(0, *SQUARE))
 
     def _recalled_at(self, piece, told, own, d_key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Gradients of keys where they recall, and where they are recalled, beside `d_key`."""
