@@ -230,8 +230,9 @@ class Kernel(hopper_meeting.Kernel):
             left = self.between(piece, half)
             reset_block(own.read, (self.met(piece, name, half) * left).astype(self.dtype))
             pairs = jnp.where(are_beside(half), loaded(own.pulled), 0.0).astype(self.dtype)
-            pulled = added(filled(0, *SQUARE), pairs, own.read, self.how.interpret) * left
-            return late + jnp.where(is_late(half), pulled, 0.0), early + jnp.where(is_late(half), 0.0, pulled)
+            pulled = left * added(filled(0, *SQUARE), pairs, own.read, self.how.interpret)
+            is_later = is_late(half)
+            return jnp.where(is_later, late + pulled, late), jnp.where(is_later, early, early + pulled)
 
         return jax.lax.fori_loop(jnp.int32(0), jnp.int32(HALVES), among, (late, early))
 
@@ -266,15 +267,19 @@ class Kernel(hopper_meeting.Kernel):
 
 
 def rows_and_columns() -> tuple[jax.Array, jax.Array]:
-    """Numbers of tokens; as new ones, since all that is made of known ones is held in registers from chunk to chunk."""
-    nothing = jax.lax.optimization_barrier(jnp.int32(0))
-    row, column = (warpgroups.index(SQUARE, axis) + nothing for axis in (0, 1))
+    """Numbers of tokens."""
+    row, column = (warpgroups.index(SQUARE, axis) + _nothing() for axis in (0, 1))
     return row, column
 
 
 def is_late(half) -> jax.Array:
     """Which rows stand in the later half of a block of 2^(half + 1)."""
-    return (rows_and_columns()[0] >> half & 1) == 1
+    return spread((warpgroups.numbers(ROWS) + _nothing()) >> half & 1, SQUARE) == 1
+
+
+def _nothing() -> jax.Array:
+    """A 0 that no compiler knows: what is made of numbers that it knows would be held in registers for all chunks."""
+    return jax.lax.optimization_barrier(jnp.int32(0))
 
 
 def are_beside(half) -> jax.Array:

@@ -286,6 +286,11 @@ def index(shape: tuple[int, ...], axis: int) -> jax.Array:
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
 
 
+def numbers(count: int, axis: int = 0) -> jax.Array:
+    """The same as a vector along that axis."""
+    return plgpu.broadcasted_iota(jnp.int32, (count,), 0, layout=_vector(axis))
+
+
 def interpreter() -> Any:
     """What a CPU interprets kernels with; it looks for races."""
     return plgpu.InterpretGPUParams(detect_races=True)
