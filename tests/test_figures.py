@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import matplotlib.pyplot as plt
 import pytest
 
 from attnzoo import KERNELS
@@ -48,6 +49,16 @@ def test_the_same_figure_is_the_same_file(tmp_path):
         figures.save(figure, tmp_path / name)
     for suffix in ("svg", "png"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_legend_of_many_lines_stays_inside_of_its_figure(count):
+    figure, _ = figures.grid(2, 2, width=3.7, height=2.9)
+    figures.legend(figure, {f"SlidingWindow(left={n}, right=0), pallas": {"color": "k"} for n in range(count)})
+    figure.canvas.draw()
+    [found], whole = [x.get_window_extent() for x in figure.legends], figure.bbox
+    assert found.y0 >= 0 and found.y1 <= whole.y1 and found.x1 <= whole.x1
+    plt.close(figure)
 
 
 def test_a_long_heading_is_wrapped():

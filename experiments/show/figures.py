@@ -47,6 +47,8 @@ STYLES = (
 )
 DASHES = ["-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3))]
 LABEL = 8.5  # points
+LINE = 1.6  # heights of a label from one to the next in a legend
+COLUMN = 2.6  # inches of its columns but the first
 DOTS = 150  # of an inch, as `webpage` takes them
 
 
@@ -271,9 +273,16 @@ def slope_guides(panel, points: list[tuple[float, float]], slopes=(1, 2)) -> Non
 
 
 def legend(figure, found: dict[str, dict]) -> None:
-    """Names and their styles at the right of all panels, where lines are too many to be named in each."""
+    """Names and their styles at the right of all panels, where lines are too many to be named in each.
+
+    Those that the height of the figure does not hold have another column, by which it is wider.
+    """
     handles = [matplotlib.lines.Line2D([], [], markersize=4.5, linewidth=1.5, **style) for style in found.values()]
-    figure.legend(handles, list(found), loc="outside right center", fontsize=LABEL, frameon=False, handlelength=2.6)
+    width, height = figure.get_size_inches()
+    columns = -(-len(found) // int(72 * height / (LABEL * LINE)))
+    figure.set_size_inches(width + (columns - 1) * COLUMN, height)
+    look = {"fontsize": LABEL, "frameon": False, "handlelength": 2.6, "ncols": columns}
+    figure.legend(handles, list(found), loc="outside right center", **look)
 
 
 def title(figure, heading: str, below: str = "") -> None:
