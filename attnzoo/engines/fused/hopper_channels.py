@@ -138,7 +138,8 @@ class Kernel(hopper_meeting.Kernel):
 
     def keeping(self, sums: Sums, is_found: bool, keeps: bool, read) -> Rule:
         """What warpgroups do."""
-        rule = super().keeping(sums, is_found, False, read)
+        assert not keeps  # gradients of decays are of what tokens pass, and of no state beside them
+        rule = super().keeping(sums, is_found, keeps, read)
 
         def prepare(piece, prepared, own):
             self.make(piece)
