@@ -39,7 +39,7 @@ RECALL = {
     "until": "0.995",
     "learning_rates": "1e-2",
     "test_examples": "128",
-    "seeds": "3",
+    "seeds": "5",
     "save_every": "0",
     "jobs": "2",
 }
