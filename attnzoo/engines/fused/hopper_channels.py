@@ -27,14 +27,14 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_meeting, warpgroups
-from attnzoo.engines.fused.carried import Changed, instantiated, is_used
+from attnzoo.engines.fused.carried import Changed, instantiated
 from attnzoo.engines.fused.hopper_columns import by_columns
 from attnzoo.engines.fused.hopper_gradient import of_group, of_shared
 from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums, widths
 from attnzoo.engines.fused.hopper_recurrence import LOWEST, State
 from attnzoo.engines.fused.hopper_rows import Rows
 from attnzoo.engines.fused.hopper_walk import Rule
-from attnzoo.engines.fused.hopper_whole import grads_beside
+from attnzoo.engines.fused.hopper_whole import grad_found, grads_beside, pulled_left
 from attnzoo.engines.fused.warpgroups import (
     ROWS,
     Blocks,
@@ -290,7 +290,7 @@ def are_beside(half) -> jax.Array:
 
 
 def differentiable(kernel_of: Callable[[How, Given], Kernel]) -> Callable[[How, Given], tuple[jax.Array, State]]:
-    """The recurrence of such kernels, of values of `ROWS`, which may have more heads than queries."""
+    """The recurrence of such kernels: outputs [B, T, N, Hv], Hv a multiple of `ROWS`, and the state that is left."""
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
     def recur(how: How, given: Given) -> tuple[jax.Array, State]:
@@ -303,23 +303,21 @@ def differentiable(kernel_of: Callable[[How, Given], Kernel]) -> Callable[[How, 
     def backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
         given, told = residuals
         kernel = kernel_of(how, given)
-        d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
-        d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
-        found = kernel.gradients(kernel.states(), instantiated(pulled[0], given), d_left, told.of_each(given))
+        d_out, d_left = instantiated(pulled[0], given), pulled_left(kernel, pulled)
+        found = kernel.gradients(kernel.states(), d_out, d_left, told.of_each(given))
         names = [name for name in ("read", "key", "value", "log_decay") if name in found]
         grads: dict[str, Any] = {name: of_group(found[name], getattr(given, name)) for name in names}
         for name in ("read", "key"):
             grads[f"beside_{name}"] = grads_beside(name, found, getattr(given, f"beside_{name}"))
         if given.rate is not None:
             grads["rate"] = of_shared(found["rate"][:, :, 0], given.rate)
-        d_found = None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(found))
-        return (jax.tree.map(jnp.zeros_like, given)._replace(**grads, found=d_found),)
+        return (jax.tree.map(jnp.zeros_like, given)._replace(**grads, found=grad_found(kernel, found)),)
 
     recur.defvjp(forward, backward, symbolic_zeros=True)
-    return recur
+    return functools.partial(by_columns, recur)
 
 
-_recur = differentiable(Kernel)
+recur = differentiable(Kernel)
 
 
 def fits(given: Given, how: How) -> bool:
@@ -327,8 +325,3 @@ def fits(given: Given, how: How) -> bool:
     channels = widths(how.read, given.read)
     is_held = channels == widths(how.key, given.key) == [given.read.shape[3]] == [ROWS]
     return how.finish is None and is_held and given.value.shape[3] % ROWS == 0
-
-
-def recur(how: How, given: Given) -> tuple[jax.Array, State]:
-    """Outputs [B, T, N, Hv], where Hv is a multiple of `ROWS`, and the state that is left."""
-    return by_columns(_recur, how, given)

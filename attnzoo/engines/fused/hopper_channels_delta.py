@@ -24,8 +24,7 @@ import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_channels, hopper_delta
 from attnzoo.engines.fused.hopper_channels import SQUARE, differentiable, rows_and_columns
-from attnzoo.engines.fused.hopper_columns import by_columns
-from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums
+from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Sums
 from attnzoo.engines.fused.hopper_recurrence import State
 from attnzoo.engines.fused.hopper_walk import Rule
 from attnzoo.engines.fused.warpgroups import (
@@ -146,9 +145,4 @@ class Kernel(hopper_channels.Kernel):
 
 
 fits = hopper_channels.fits
-_recur = differentiable(Kernel)
-
-
-def recur(how: How, given: Given) -> tuple[jax.Array, State]:
-    """Outputs [B, T, N, Hv], where Hv is a multiple of `ROWS`, and the state that is left."""
-    return by_columns(_recur, how, given)
+recur = differentiable(Kernel)

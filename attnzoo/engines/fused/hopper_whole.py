@@ -61,13 +61,11 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
 
 def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple[Given, Changed], pulled: Any) -> Given:
     """Those of a call, by what is made on the way onward and on the way back."""
-    (given, told), how = residuals, kernel.how
+    given, told = residuals
     changed = told.of_each(given)
     d_out, wants_decays = instantiated(pulled[0], given), bool(changed.log_decay)
     made = onward(kernel, d_out, changed.beside_read, wants_decays)
-    d_left = instantiated(pulled[1], given) if is_used(pulled[1]) else None
-    d_left = jax.tree.map(lambda x: x / how.scale, d_left)  # who reads it multiplies by the scale, which it lacks
-    found = back(kernel, made, d_left, changed.beside_key, wants_decays)
+    found = back(kernel, made, pulled_left(kernel, pulled), changed.beside_key, wants_decays)
     by_token = lambda name, like: of_shared(found[name][:, :, 0], like)
     return Given(
         of_group(made["read"], given.read),
@@ -77,12 +75,23 @@ def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple
         grads_beside("key", found, given.beside_key),
         None,
         by_token("passed", given.log_decay) if given.log_decay is not None and wants_decays else None,
-        None if given.found is None else jax.tree.map(lambda x: x * how.scale, kernel.left(found)),
+        grad_found(kernel, found),
         None if given.rate is None else by_token("rate", given.rate),
     )
 
 
 recur.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def pulled_left(kernel: Kernel, pulled: Any) -> State | None:
+    """What pulls at the state that is left, without the scale, by which who reads it multiplies; None for nothing."""
+    d_left = instantiated(pulled[1], kernel.given) if is_used(pulled[1]) else None
+    return jax.tree.map(lambda x: x / kernel.how.scale, d_left)
+
+
+def grad_found(kernel: Kernel, made: dict[str, jax.Array]) -> State | None:
+    """That of the state that was found, if one was, which a kernel leaves that goes back."""
+    return None if kernel.given.found is None else jax.tree.map(lambda x: x * kernel.how.scale, kernel.left(made))
 
 
 def grads_beside(name: str, made: dict[str, jax.Array], like: list[jax.Array]) -> list[jax.Array | None]:
