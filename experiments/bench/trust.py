@@ -33,7 +33,7 @@ def breach(kernel: Kernel, length: int, is_trained: bool = True, **place: bool) 
     Raises:
       NotImplementedError: the kernel does not support the place.
     """
-    if _is_ours(kernel):
+    if is_ours(kernel):
         return _breach(kernel, min(length, TESTED), is_tested=True, **place)
     return _breach(kernel, length, is_trained=is_trained, **place)
 
@@ -51,7 +51,7 @@ def leak(kernel: Kernel, length: int, dtype: str, past: Callable[[int, bool], np
       dtype: of what it computes.
       past: what it gives before a token, where what comes from there on is as it is, or is changed.
     """
-    if _is_ours(kernel) or length < 2:
+    if is_ours(kernel) or length < 2:
         return None
     cut = max(1, length // 2 - 1)  # inside of blocks of whichever size
     subject = Subject("the_future_cannot_touch_the_past", kernel)
@@ -61,7 +61,8 @@ def leak(kernel: Kernel, length: int, dtype: str, past: Callable[[int, bool], np
     return _broken(lambda: subject.same(after, before, what, rounding))
 
 
-def _is_ours(kernel: Kernel) -> bool:
+def is_ours(kernel: Kernel) -> bool:
+    """Whether it is of the catalogue."""
     return type(kernel) in KERNELS.values()
 
 
