@@ -17,6 +17,7 @@ from attnzoo import (
     Linformer,
     Local,
     NadarayaWatson,
+    Nystrom,
     SlidingWindow,
     Softmax,
     SparseTransformer,
@@ -231,14 +232,22 @@ def test_interpreted_it_equals_the_equation(name):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
 
 
-def test_interpreted_it_meets_keys_that_are_projected():
-    kernel, given = Linformer(rank=5), operands()
+@pytest.mark.parametrize(
+    ("kernel", "given", "asked"),
+    [
+        (Linformer(rank=5), operands(), {"soft_cap": 2.0} | LENGTHS),
+        (Nystrom(landmarks=5), operands(KEYS), LENGTHS),
+        (Nystrom(landmarks=8), operands(KEYS), {}),
+        (Nystrom(landmarks=50), operands(KEYS, kv_heads=4), {"key_value_seq_lengths": np.array([0, KEYS])}),
+    ],
+    ids=["projected keys", "landmarks of shown tokens", "landmarks of segments as long", "more landmarks than tokens"],
+)
+def test_interpreted_it_meets_what_is_few(kernel, given, asked):
     params = kernel.init(jax.random.key(3), Dims.of(*given))
 
     @functools.partial(jax.jit, static_argnums=0)
     def found(implementation, given, params):
-        asked = {"kernel": kernel, "implementation": implementation, "soft_cap": 2.0} | LENGTHS
-        out = lambda given, params: attend(*given, params=params, **asked)
+        out = lambda given, params: attend(*given, params=params, kernel=kernel, implementation=implementation, **asked)
         return jax.value_and_grad(lambda *points: jnp.sin(3 * out(*points)).sum(), (0, 1))(given, params)
 
     with interpreted():

@@ -14,12 +14,15 @@ the values belongs to a layer, not here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import fields
 from attnzoo.contract.support import Support
-from attnzoo.engines import dense, everywhere, heads
+from attnzoo.engines import dense, everywhere, few, heads
+from attnzoo.engines.fused import way
 from attnzoo.kernel import Kernel
 
 
@@ -58,18 +61,45 @@ class Nystrom(Kernel):
         return self._attend(q, k, v, visible.any(axis=1), visible.any(axis=0), scale)
 
     def batched(self, params, draws, q, k, v, call):
+        if (asked := way.asked()) is not None:
+            return self._by_kernels(asked, q, k, v, call)
         shards = call.shards
         of_queries = None if shards is None or shards.of_keys else shards
         some = lambda shown, shards: (shown.sum() if shards is None else shards.summed(shown.sum())) > 0
 
         def one_head(q, k, v, queries, keys):
-            queries = jnp.ones(len(q), bool) if queries is None else queries
-            keys = jnp.ones(len(k), bool) if keys is None else keys
+            queries, keys = _all_where_none(queries, q), _all_where_none(keys, k)
             seen = queries & some(keys, shards), keys & some(queries, of_queries)
             return self._attend(q, k, v, *seen, call.scale, shards, of_queries)
 
         numbers = (q.shape[1] + k.shape[1]) * self.landmarks
         return heads.over_heads(one_head, q, k, v, (call.mask.queries, call.mask.keys), numbers=numbers)
+
+    def _by_kernels(self, asked, q, k, v, call):
+        """All heads: what tokens and landmarks have to do with each other is left to kernels of a device."""
+        if call.shards is not None:
+            raise asked.declined(["its sequence is split over devices, and landmarks are sums of all"])
+        shown = call.mask.queries, call.mask.keys
+        queries, keys = (None if x is None else jnp.broadcast_to(x[:, 0], (len(q), x.shape[2])) for x in shown)
+        q_marks, q_used = self._marked(q, queries, keys)
+        k_marks, k_used = self._marked(k, keys, queries)
+        k_marks = jnp.repeat(k_marks, q.shape[2] // k.shape[2], axis=2)
+        inverse = jax.vmap(jax.vmap(functools.partial(self._between, call.scale), (1, 1, None, None)))
+        back = few.by_kernel(q_marks.astype(q.dtype), k, v, call, keys)
+        met = jnp.einsum("bnij,bjnh->binh", inverse(q_marks, k_marks, q_used, k_used), back.astype(q_marks.dtype))
+        used = None if queries is keys is None and k.shape[1] >= self.landmarks else k_used
+        return few.by_kernel(q, k_marks.astype(q.dtype), met.astype(q.dtype), call, used).astype(v.dtype)
+
+    def _marked(self, x, shown, others):
+        """Landmarks [B, m, N, H] of all heads, and which are used [B, m], if of the others any is shown, too."""
+        batch, length = x.shape[:2]
+        if shown is others is None and length % self.landmarks == 0:  # a sum, where a product would turn tokens round
+            segments = x.reshape(batch, self.landmarks, length // self.landmarks, -1)  # heads as projections leave them
+            marks = segments.mean(axis=2, dtype=jnp.promote_types(x.dtype, jnp.float32))
+            return marks.reshape(batch, -1, *x.shape[2:]), jnp.ones(marks.shape[:2], bool)
+        shown = jnp.ones((batch, length), bool) if shown is None else shown
+        shown = shown if others is None else shown & others.any(axis=1, keepdims=True)
+        return jax.vmap(functools.partial(self._landmarks, shards=None))(x, shown)
 
     def meets(self, shards, mask):
         return True
@@ -83,18 +113,18 @@ class Nystrom(Kernel):
         q, k, values = (x.astype(precise) for x in (q, k, v))
         q_marks, q_used = self._landmarks(q, queries, of_queries)
         k_marks, k_used = self._landmarks(k, keys, shards)
-
-        def weights(x, y, shown):
-            return dense.softmax(dense.scores(x, y, scale), shown).out
-
-        front = weights(q, k_marks, k_used[None, :])
-        between = weights(q_marks, k_marks, q_used[:, None] & k_used[None, :])
+        inverse = self._between(scale, q_marks, k_marks, q_used, k_used)
         back = dense.part(dense.scores(q_marks, k, scale), values, q_used[:, None] & keys[None, :])
         back = back if shards is None else everywhere.of_all(shards, back)
-        return (front @ (self._pseudo_inverse(between) @ back.out)).astype(v.dtype)
+        return few.of_head(q, k_marks, inverse @ back.out, scale, None, k_used[None, :]).astype(v.dtype)
+
+    def _between(self, scale, q_marks, k_marks, q_used, k_used):
+        """The pseudo-inverse of what landmarks weigh for each other, [m, m]."""
+        shown = q_used[:, None] & k_used[None, :]
+        return self._pseudo_inverse(dense.softmax(dense.scores(q_marks, k_marks, scale), shown).out)
 
     def _landmarks(self, x, shown, shards):
-        """Means [m, H] of the segments of shown tokens, and which segments hold any."""
+        """Means [m, ...] of the segments of shown tokens [T, ...], and which segments hold any."""
         count, rank = shown.sum(), jnp.cumsum(shown) - 1
         if shards is not None:
             counts = shards.gathered(count[None], 0)
@@ -105,9 +135,11 @@ class Nystrom(Kernel):
         whole, rest = count // self.landmarks, count % self.landmarks
         starts = marks * whole - (-marks * rest) // self.landmarks
         member = (starts[:-1, None] <= rank[None]) & (rank[None] < starts[1:, None]) & shown[None]
-        sums = member.astype(x.dtype) @ x, member.sum(axis=1)
+        precise = jnp.promote_types(x.dtype, jnp.float32)
+        total = jnp.tensordot(member.astype(x.dtype), x, 1, preferred_element_type=precise)
+        sums = total, member.sum(axis=1)
         total, tokens = sums if shards is None else shards.summed(sums)
-        return total / jnp.maximum(tokens, 1)[:, None], tokens > 0
+        return total / jnp.expand_dims(jnp.maximum(tokens, 1), range(1, x.ndim)), tokens > 0
 
     def _pseudo_inverse(self, a):
         """Iterations of Razavi et al. 2014 (eq. 14 of the paper); zero rows and columns stay zero."""
@@ -118,3 +150,7 @@ class Nystrom(Kernel):
             az = a @ z
             z = z @ (13 * identity - az @ (15 * identity - az @ (7 * identity - az))) / 4
         return z
+
+
+def _all_where_none(shown, tokens):
+    return jnp.ones(len(tokens), bool) if shown is None else shown
