@@ -37,19 +37,26 @@ def check(kernel: Kernel, route: str, law: str) -> None:
         raise LawBroken(law, kernel, said)
 
 
-def errors_are_those_of_rounding(kernel: Kernel, route: str) -> str | None:
+def errors_are_those_of_rounding(kernel: Kernel, route: str, **asked) -> str | None:
     """At most `MOST` times as large as those of the equation in 16 bits."""
     operands = _operands(kernel)
     with jax.default_matmul_precision("highest"):
-        precise = _with_gradients(kernel, "reference")(*jax.tree.map(lambda x: x.astype(jnp.float32), operands))
-        plain = _with_gradients(kernel, "reference")(*operands)
-    found = _with_gradients(kernel, route)(*operands)
+        equation = _with_gradients(kernel, "reference", **asked)
+        precise = equation(*jax.tree.map(lambda x: x.astype(jnp.float32), operands))
+        plain = equation(*operands)
+    found = _with_gradients(kernel, route, **asked)(*operands)
     for name, exact, rounded, got in zip(NAMES, *map(_as_numpy, (precise, plain, found)), strict=True):
         allowed = MOST * np.abs(rounded - exact).max() + ROUNDING * np.abs(exact).max()
         error = np.abs(got - exact).max()
         if not error <= allowed:
             return f"the {name} errs by {error:.3g}, allowed {allowed:.3g}"
     return None
+
+
+def errors_both_ways_are_those_of_rounding(kernel: Kernel, route: str) -> str | None:
+    """The same where every query sees all keys, of a kernel that is causal elsewhere."""
+    is_either = kernel.supports.causal and kernel.supports.bidirectional
+    return errors_are_those_of_rounding(kernel, route, is_causal=False) if is_either else None
 
 
 def two_calls_give_the_same_bits(kernel: Kernel, route: str) -> str | None:
@@ -91,6 +98,7 @@ LAWS: dict[str, Callable[[Kernel, str], str | None]] = {
     law.__name__: law
     for law in (
         errors_are_those_of_rounding,
+        errors_both_ways_are_those_of_rounding,
         two_calls_give_the_same_bits,
         the_future_changes_no_bit,
         padding_may_be_nan,

@@ -34,16 +34,18 @@ def _laws() -> tuple[str, ...]:
 
 
 def _routes() -> tuple[str, ...]:
-    """Implementations beside the equation's own, whose rules of differentiation are theirs."""
+    """Implementations beside the equation's own, whose rules of differentiation are theirs; kernels of ours come first,
+    of which a device tells most where time is short."""
     from attnzoo.door.routes import IMPLEMENTATIONS
 
-    return tuple(name for name in IMPLEMENTATIONS if name not in ("reference", "forward"))
+    named = [name for name in IMPLEMENTATIONS if name not in ("reference", "forward")]
+    return tuple(sorted(named, key=lambda name: name != "pallas"))
 
 
 PATTERNS = (
     "softmax, sliding_window(left=255, right=0), sliding_window(left=128, right=128, dilation=2, global_tokens=2), "
-    "bigbird, local(block_size=64), sparse_transformer(block_size=64, summary=8), nadaraya_watson, linear, performer, "
-    "gated_linear, gated_delta"
+    "bigbird, local(block_size=64), sparse_transformer(block_size=64, summary=8), nadaraya_watson, nystrom, linear, "
+    "cosformer(max_length=32768), performer, based, state_space, gated_linear, gated_delta, kimi_delta"
 )
 
 
