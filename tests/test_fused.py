@@ -198,6 +198,8 @@ EQUAL = {  # kernel, operands, what is asked, what is learned beside operands
         {"is_causal": True, "query_offset": np.array([3, -8])},
         BY_KEY,
     ),
+    "few keys": (Softmax(), operands(keys=12), {"key_value_seq_lengths": np.array([7, 12])}, {}),
+    "few queries": (Softmax(), operands(12, kv_heads=4), {"is_causal": True, "query_offset": 20}, {}),
     "all": (Softmax(), operands(kv_heads=1), LENGTHS, BY_KEY),
     "causal, drawn": (BigBird(block_size=4, num_random=2), operands(KEYS, kv_heads=4), {"is_causal": True}, {}),
     "window": (

@@ -249,9 +249,9 @@ Each = list[tuple[Step, tuple[Any, ...]]]  # heads of a fold, with their sums
 
 
 def begin(kernel: Kernel, each: Each, sums: tuple[Array, ...]) -> None:
-    """The sums of a tile."""
+    """The sums of a tile, which stand first."""
     for step, own in each:
-        for x, like in zip(own, sums, strict=True):
+        for x, like in zip(own, sums, strict=False):
             x[...] = jnp.full_like(x, like.start)
         kernel.begin(step, own)
 

@@ -21,7 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 from attnzoo.contract import varying
 from attnzoo.engines.fused import mosaic, steps
 from attnzoo.engines.fused.folding import SUBLANES, Heads, stored
-from attnzoo.engines.fused.grid import Grid, Kernel, axis_of, begin, block_of, end
+from attnzoo.engines.fused.grid import Array, Grid, Kernel, axis_of, begin, block_of, end, folded
 from attnzoo.engines.progressions import as_arithmetic
 
 ROOM = 64 * 2**20  # bytes of VMEM, the least of a TPU after v4: for interpreters, which have none
@@ -41,8 +41,12 @@ class Held(Grid):
         """Whether there is room, and steps would fetch a tile again, which of drawn lists is taken for granted."""
         other, (_, count) = self.pairs.other, self._met
         fetches = 1 + int(np.count_nonzero(np.diff(other))) if isinstance(other, np.ndarray) else math.inf
-        has_room = self.size + BESIDE <= self._room and self._lists_of_fold * self._length <= steps.PAGE
-        return fetches > count and self.inner == 1 and has_room
+        return fetches > count and self.inner == 1 and self.has_room
+
+    @property
+    def has_room(self) -> bool:
+        """For what is held, and in scalar memory for lists."""
+        return self.size + BESIDE <= self._room and self._lists_of_fold * self._length <= steps.PAGE
 
     @property
     def _room(self) -> int:
@@ -76,24 +80,33 @@ class Held(Grid):
         """Numbers of a list, where each tile begins, where it is partial, and what stands beside it."""
         return sum(x.shape[2] for x in self.pairs)
 
-    def call(self, kernel, more, results, sums):
+    def call(self, kernel, more, results, sums, left: tuple[Array, ...] = ()):
+        """As of any grid; `left` are sums of all tiles of a fold, [B, folds, 1, ...], and stand behind those of one."""
         lists, numbers, arrays = varying.alike((self._lists(), self.numbers(), self.arrays() | more))
         like = self.like(results, arrays["q"])
         seen, written = self.blocks(arrays, results, like)
+        cost = self._cost(kernel, lists, arrays, seen, like, written, left)
+        whole = [(1, 1, 1, *folded(x, self.heads.fold)) for x in left]
+        batch, folds, of_mesh = self.given.q.shape[0], self.heads.folds, jax.typeof(arrays["q"]).manual_axis_type
+        like += [
+            jax.ShapeDtypeStruct((batch, folds, *shape[2:]), x.dtype, manual_axis_type=of_mesh)
+            for x, shape in zip(left, whole, strict=True)
+        ]
+        written += [pl.BlockSpec(shape, lambda b, h, mine: (b, h, 0, 0, 0)) for shape in whole]
         which = lambda b, h, mine: (b if len(lists) > 1 else 0, h if lists.shape[1] > 1 else 0, 0, 0)
         listed = pl.BlockSpec((1, 1, *lists.shape[2:]), which, memory_space=pltpu.SMEM)
         called = pl.pallas_call(
-            functools.partial(self._of_tile, kernel, results, sums),
+            functools.partial(self._of_tile, kernel, results, sums, left),
             out_shape=like,
-            grid=(self.given.q.shape[0], self.heads.folds, self.tiles),
+            grid=(batch, folds, self.tiles),
             in_specs=[listed, {name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers}, seen],
             out_specs=written,
-            scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in sums * self.heads.fold],
+            scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in (*sums, *left) * self.heads.fold],
             interpret=self.interpret,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=self.size + BESIDE
             ),
-            cost_estimate=self._cost(kernel, lists, arrays, seen, like, written),
+            cost_estimate=cost,
         )
         return list(mosaic.run(called, lists, numbers, arrays))
 
@@ -114,13 +127,14 @@ class Held(Grid):
         return pl.BlockSpec((1, 1, *shape[2:4], lanes), index, pipeline_mode=pl.Buffered(1))
 
     def _cost(
-        self, kernel: Kernel, lists: jax.Array, arrays: dict, seen: dict, results: list, written: list
+        self, kernel: Kernel, lists: jax.Array, arrays: dict, seen: dict, results: list, written: list, left: tuple
     ) -> pl.CostEstimate:
         """All that is held moves once, and each tile whose results are made; lists count as long as they may be."""
         batch, folds = self.given.q.shape[0], self.heads.folds
         own = [(x, seen[name]) for name, x in arrays.items() if axis_of(name) == self.axis]
         own += zip(results, written, strict=True)
         moved = sum(batch * folds * self.tiles * stored(block.block_shape, x.dtype) for x, block in own)
+        moved += sum(batch * folds * stored(folded(x, self.heads.fold), x.dtype) for x in left)
         for name, x in arrays.items():
             if axis_of(name) != self.axis:
                 block = seen[name].block_shape
@@ -130,17 +144,23 @@ class Held(Grid):
         pairs = batch * folds * self.heads.fold * self.pairs.other.shape[2]
         return self.cost(kernel, pairs, moved + 4 * lists.size)
 
-    def _of_tile(self, kernel, results, sums, lists, numbers, arrays, *refs) -> None:
+    def _of_tile(self, kernel, results, sums, left, lists, numbers, arrays, *refs) -> None:
         """The sums of a tile begin, grow with all that is listed beside it, and end."""
         b, h, mine = (pl.program_id(axis) for axis in range(3))
-        found, held = refs[: len(results)], refs[len(results) :]
+        found, held = refs[: len(results) + len(left)], refs[len(results) + len(left) :]
         each = lambda other: self.each(held, numbers, arrays, self.place(b, h, h, mine, other))
+
+        @pl.when(mine == 0)
+        def _():
+            for x in (x for _, own in each(0) for x in own[len(sums) :]):
+                x[...] = jnp.zeros_like(x)
+
         begin(kernel, each(0), sums)
         together = self.heads.fold // self._lists_of_fold
         for n in range(self._lists_of_fold):
             of_list = lambda other, n=n: each(other)[n * together : (n + 1) * together]
             self._meet(kernel, of_list, lambda at, n=n: lists[0, 0, 0, n * self._length + at], mine)
-        end(kernel, each(0), results, found)
+        end(kernel, each(0), (*results, *left), found)
 
     def _meet(self, kernel: Kernel, each: Callable, listed: Callable, mine: Any) -> None:
         """The sums of the heads of one list grow with all that stands beside a tile, whole tiles first."""

@@ -64,12 +64,10 @@ def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found
 
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool = False) -> Gradients:
     """The kernels of `Device.backward`."""
+    if (few := _few(given, lists, interpret)) is not None:
+        return _of_all(few, _pulled(few, pulled))
     by_row, by_column = _grids(given, lists, interpret)
-    heads, tile = by_row.heads, given.queries.tile
-    wide = {"out": pulled.out, "d_out": pulled.d_out}
-    rows = {"top": pulled.top, "log_total": pulled.log_total, "d_log_total": pulled.d_log_total}
-    arrays = {name: heads.outward(x, tile) for name, x in wide.items()}
-    arrays |= {name: heads.rows(x, tile) for name, x in rows.items()}
+    heads, arrays = by_row.heads, _pulled(by_row, pulled)
     d_q, shift, *d_cap = _of_queries(by_row, arrays)
     del arrays["out"], arrays["d_log_total"]
     d_k, d_v, *d_key = _of_keys(by_column, arrays | {"shift": shift})
@@ -85,6 +83,45 @@ def _grids(given: Operands, lists: tuple[Pairs, ...], interpret: bool) -> list[G
     if held[0].heads != stepped[0].heads and not all(are_sparing):
         return [*stepped]
     return [x if is_sparing else y for x, y, is_sparing in zip(held, stepped, are_sparing, strict=True)]
+
+
+def _pulled(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
+    """What is known of outputs and their gradients, as kernels are given it."""
+    heads, tile = grid.heads, grid.given.queries.tile
+    wide = {"out": pulled.out, "d_out": pulled.d_out}
+    rows = {"top": pulled.top, "log_total": pulled.log_total, "d_log_total": pulled.d_log_total}
+    found = {name: heads.outward(x, tile) for name, x in wide.items()}
+    return found | {name: heads.rows(x, tile) for name, x in rows.items()}
+
+
+def _few(given: Operands, lists: Lists, interpret: bool) -> Held | None:
+    """Where one tile has all keys, or all queries, it is held and the others are met once; None elsewhere.
+
+    Heads that share keys have their gradients by keys apart, so that they can be held, and not met.
+    """
+    by_row, by_column = (Held(given, pairs, place == 0, interpret) for place, pairs in enumerate(lists))
+    if given.soft_cap is not None or given.of_key is not None or not by_row.are_alike:
+        return None
+    grid = next((x for x, other in ((by_row, by_column), (by_column, by_row)) if other.tiles == 1 < x.tiles), None)
+    return grid if grid is not None and grid.has_room and grid.inner == 1 else None
+
+
+def _of_all(grid: Held, arrays: dict[str, jax.Array]) -> Gradients:
+    """Gradients of tiles that are met, and sums that are those of what is held."""
+    given, heads = grid.given, grid.heads
+    of_row, of_column = given.queries.tile, given.keys.tile
+    q, k, v = (x.shape[3] for x in (given.q, given.k, given.v))
+    if grid.is_by_row:
+        own, left = Array((of_row, q), given.q.dtype, axis=1), [Array((of_column, x), axis=1) for x in (k, v)]
+        del arrays["out"]
+        d_q, *found = grid.call(_KeysHeld(), arrays, (own,), (Array((q, of_row)),), (*left,))
+        d_k, d_v = (_by_kv(heads.inward(x, y.shape[3]), y) for x, y in zip(found, (given.k, given.v), strict=True))
+        return Gradients(heads.inward(d_q, q), d_k, d_v, None, None)
+    sums = tuple(Array((of_column, x), axis=1) for x in (k, v))
+    results = tuple(x._replace(dtype=y.dtype) for x, y in zip(sums, (given.k, given.v), strict=True))
+    d_k, d_v, d_q = grid.call(_QueriesHeld(), arrays, results, sums, (Array((of_row, q), axis=1),))
+    d_q = heads.inward(d_q, q).astype(given.q.dtype)
+    return Gradients(d_q, heads.inward(d_k, k), heads.inward(d_v, v), None, None)
 
 
 def _of_queries(grid: Grid, arrays: dict[str, jax.Array]) -> list[jax.Array]:
@@ -140,8 +177,7 @@ class _OfQueries(Kernel):
     products = 2, 1
 
     def begin(self, step, sums):
-        products = step.of("d_out").astype(jnp.float32) * step.of("out").astype(jnp.float32)
-        sums[1][...] = step.of("d_log_total") - _summed(products)[:1]
+        sums[1][...] = _shift(step)
 
     def add(self, step, sums, is_partial):
         _, d_scores, ratio = _weights(step, sums[1][...], is_partial)
@@ -173,6 +209,50 @@ class _OfKeys(Kernel):
         return (x[...] for x in sums)
 
 
+class _KeysHeld(Kernel):
+    """Gradients of queries, and sums that are those of keys and values, all of which a query meets at once."""
+
+    products = 3, 2
+
+    def add(self, step, sums, is_partial):
+        d_q, d_k, d_v = sums
+        weights, products, _ = _weights(step, 0.0, is_partial)
+        shift = step.of("d_log_total") - products.sum(axis=0, keepdims=True)
+        d_scores = (products + weights * shift) * step.number("scale")
+        q, k, d_out = (step.of(name) for name in ("q", "k", "d_out"))
+        d_q[...] += _dot(k, d_scores.astype(k.dtype), INNER)
+        d_k[...] += _dot(d_scores.astype(q.dtype), q, PLAIN)
+        d_v[...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
+
+    def end(self, step, sums):
+        d_q, *of_keys = (x[...] for x in sums)
+        return d_q.T, *of_keys
+
+
+class _QueriesHeld(Kernel):
+    """Gradients of keys and of values, and sums that are those of queries."""
+
+    products = 3, 2
+
+    def add(self, step, sums, is_partial):
+        d_k, d_v, d_q = sums
+        weights, d_scores, _ = _weights(step, _shift(step), is_partial)
+        d_scores *= step.number("scale")
+        q, k, d_out = (step.of(name) for name in ("q", "k", "d_out"))
+        d_k[...] += _dot(d_scores.astype(q.dtype), q, PLAIN)
+        d_v[...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
+        d_q[...] += _dot(d_scores.astype(k.dtype), k, INNER)
+
+    def end(self, step, sums):
+        return (x[...] for x in sums)
+
+
+def _shift(step: Step) -> jax.Array:
+    """What is added to gradients of the weights of queries, [1, t]."""
+    products = step.of("d_out").astype(jnp.float32) * step.of("out").astype(jnp.float32)
+    return step.of("d_log_total") - _summed(products)[:1]
+
+
 def _scores(step: Step, is_partial: bool) -> tuple[jax.Array, jax.Array | None]:
     """Scores [s, t], -inf for what is hidden, and, where they are capped, the ratio of score and cap before."""
     scores, ratio = _dot(step.of("k"), step.of("q"), OUTER) * step.number("scale"), None
@@ -184,7 +264,7 @@ def _scores(step: Step, is_partial: bool) -> tuple[jax.Array, jax.Array | None]:
     return jnp.where(step.visible(), scores, -jnp.inf) if is_partial else scores, ratio
 
 
-def _weights(step: Step, shift: jax.Array, is_partial: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def _weights(step: Step, shift: jax.Array | float, is_partial: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Weights [s, t], gradients of scores, and ratios as above."""
     scores, ratio = _scores(step, is_partial)
     weights = jnp.exp(scores - step.of("top") - step.of("log_total"))
