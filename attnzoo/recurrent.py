@@ -9,7 +9,7 @@ import jax
 
 from attnzoo.contract.call import Call
 from attnzoo.contract.support import Support
-from attnzoo.engines import dense, recurrence
+from attnzoo.engines import dense, recurrence, slots
 from attnzoo.kernel import Kernel
 
 # What rules support whose keys are added up, in any order.
@@ -78,7 +78,7 @@ class Recurrent(Kernel):
         return recurrence.meets(shards, mask)
 
     def sums_keys(self, mask):
-        return recurrence.sees_all(mask)
+        return slots.sees_all(mask)
 
     def start(self, params, draws, dims, max_length, dtype):
         """The state of each key head, or of each query head where these differ in more than queries."""

@@ -17,6 +17,7 @@ from attnzoo import (
     KimiDelta,
     Linear,
     LogLinear,
+    Nystrom,
     Performer,
     Retention,
     StateSpace,
@@ -61,6 +62,17 @@ CASES = {
         HEADS,
         {"query_segment_ids": shuffled(21), "key_value_segment_ids": shuffled(40), "query_offset": -4},
     ),
+    "all keys": ((37, 37), HEADS, {"is_causal": False}),
+    "all keys that are not padding, at offsets": (
+        (21, 70),
+        KV_HEADS,
+        {"is_causal": False, "query_offset": np.array([11, -3]), "key_value_seq_lengths": np.array([35, 68])},
+    ),
+    "all keys of segments": (
+        (21, 40),
+        HEADS,
+        {"is_causal": False, "query_segment_ids": shuffled(21), "key_value_segment_ids": shuffled(40)},
+    ),
 }
 
 
@@ -75,18 +87,20 @@ def pulled(kernel, operands, arguments, route):
     def curved(operands):
         (q, k, v), tokens = operands
         call = {"kernel": kernel, "tokens": tokens or None, "is_causal": True, "implementation": route}
-        out = attend(q, k, v, **call, **arguments)
+        out = attend(q, k, v, **call | arguments)
         return jnp.sum(jnp.sin(out)), out
 
     (_, out), grads = jax.jit(jax.value_and_grad(curved, has_aux=True))(operands)
     return out, grads
 
 
-@pytest.mark.parametrize("case", ["plain", *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[1:])])
+@pytest.mark.parametrize("case", few(CASES, ["plain", "all keys"]))
 @EACH
 def test_interpreted_it_equals_the_equation(kernel, case):
     """Outputs and all gradients, of chunks that are whole and of one that is not."""
     operands, arguments = operands_of(kernel, case)
+    if not arguments.get("is_causal", True) and not kernel.supports.bidirectional:
+        pytest.skip("its tokens have an order")
     with interpreted():
         found = pulled(kernel, operands, arguments, "pallas")
     equation = pulled(kernel, operands, arguments, "reference")
@@ -179,6 +193,16 @@ def test_it_obeys_laws(kernel, law):
     jax.clear_caches()
 
 
+def test_equal_keys_share_a_gradient_once():
+    """That of the largest gain, of keys in several chunks all of which have it: their sum is what the equation's is."""
+    (q, k, v), _ = operands_of(Performer(8), "all keys")[0]
+    operands = (q, jnp.broadcast_to(k[:, :1], k.shape), v), {}
+    with interpreted():
+        _, ((_, d_key, _), _) = pulled(Performer(8), operands, {"is_causal": False}, "pallas")
+    _, ((_, expected, _), _) = pulled(Performer(8), operands, {"is_causal": False}, "reference")
+    np.testing.assert_allclose(d_key.sum(axis=1), expected.sum(axis=1), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("is_wide", [False, True])
 def test_it_is_one_kernel_where_it_is_lowered(is_wide):
     """One forward, and one more for gradients, whatever the default of numbers is; whole ones have 32 bits there."""
@@ -199,6 +223,22 @@ def test_it_is_one_kernel_where_it_is_lowered(is_wide):
         assert not any("i64" in program for program in programs.of_kernels(jax.grad(call, (0, 1)), q, beta))
 
 
+def test_sums_are_two_kernels_where_they_are_lowered():
+    """One over keys and one over queries; those of gradients read what keys have left, and no outputs."""
+    q = jax.ShapeDtypeStruct((2, 256, 4, 64), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((2, 1000, 2, 64), jnp.bfloat16)
+
+    def call(q, k):
+        return attend(q, k, k, kernel=Performer(64), implementation="pallas").astype(jnp.float32).sum()
+
+    def kernels(call):
+        exported = jax.export.export(jax.jit(call), platforms=("tpu",), disabled_checks=OF_TPU)(q, k)
+        return exported.mlir_module().count("@tpu_custom_call")
+
+    assert kernels(call) == 2
+    assert kernels(jax.grad(call, (0, 1))) == 3
+
+
 def test_a_mesh_splits_what_a_compiler_cannot():
     """Explicit axes: each device has kernels of its part, of which gradients of what it shares are summed."""
     mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
@@ -217,7 +257,7 @@ def test_a_mesh_splits_what_a_compiler_cannot():
 
 
 DECLINED = {
-    "no causal recurrence": (Linear(), jnp.float32, False),
+    "no softmax over tiles that are known beforehand, and no recurrence": (Nystrom(8), jnp.float32, False),
     "float16: it takes bfloat16 and float32, on a TPU": (Linear(), jnp.float16, True),
     r"a state of \d.\d MiB: it holds at most 2, on a TPU": (Performer(8192), jnp.float32, True),
 }
@@ -231,15 +271,16 @@ def test_what_it_declines(reason):
         jax.eval_shape(lambda q: attend(q, q, q, kernel=kernel, is_causal=is_causal, implementation="pallas"), q)
 
 
-def test_all_reasons_are_listed():
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_all_reasons_are_listed(is_causal):
     """Of a call of the engine with all that a device is not given."""
     (q, k, v), _ = given(Linear(), 12)
     ids = jnp.zeros((2, 1, 12), jnp.int32)
-    mask = Mask(12, 12, True, query_segments=ids, key_segments=ids)
+    mask = Mask(12, 12, True, query_segments=ids, key_segments=ids) if is_causal else Mask(12, 12)
     rule_of = functools.partial(Linear().rule, (), scale=None)
-    reasons = "split over devices.*one segment beside others.*float64"
+    reasons = "split over devices.*" + "one segment beside others.*" * is_causal + "float64"
     with jax.enable_x64(True), way.asking(way.way(), "this"), pytest.raises(NotImplementedError, match=reasons):
-        recurrence.attend(rule_of, (), q, k, v, Call(mask, shards="some"), leaves_state=True)
+        recurrence.attend(rule_of, (), q, k, v, Call(mask, shards="some"), leaves_state=is_causal)
 
 
 def test_a_cpu_has_no_kernel():

@@ -32,6 +32,7 @@ from attnzoo.engines.fused import (
     hopper_chunks,
     hopper_gradient,
     hopper_parts,
+    hopper_pass,
     hopper_recurrence,
     hopper_rows,
     hopper_told,
@@ -251,7 +252,7 @@ def test_a_scale_is_told_from_other_ways_to_read():
 
     def told(read):
         carried = SimpleNamespace(read=lambda constants, closed, q, slots: (read(q).astype(jnp.bfloat16),))
-        return hopper_chunks._scale(carried, Learned((), [], None), q, Slots(at, at))
+        return hopper_chunks.scale_of(carried, Learned((), [], None), q, Slots(at, at))
 
     assert [told(read) for read in (lambda q: q, lambda q: 2 * q * 0.125, lambda q: q / -4)] == [1.0, 0.25, None]
     others = [jnp.square, jax.nn.relu, lambda q: q * q, lambda q: q * jnp.arange(4.0), lambda q: 0 * q, lambda q: q + 1]
@@ -323,14 +324,14 @@ def test_the_kernel_and_its_gradients(ask, name, is_cut):
     ask(check_parts if is_cut else check_kernel, **KERNELS[name])
 
 
-def check(kernel, *, length=150, widths=(64, 64), brought=None, learned=None, **structure):
+def check(kernel, *, length=150, keys=None, widths=(64, 64), brought=None, is_causal=True, **structure):
     """`attend` against the oracle of a kernel, and its gradients along one direction of each operand."""
-    rng = np.random.default_rng(0)
-    sizes = (length, HEADS, widths[0]), (length, KV_HEADS, widths[0]), (length, KV_HEADS, widths[1])
+    rng, keys = np.random.default_rng(0), keys or length
+    sizes = (length, HEADS, widths[0]), (keys, KV_HEADS, widths[0]), (keys, KV_HEADS, widths[1])
     rounded = lambda x: jnp.asarray(x, jnp.bfloat16)
     operands = {name: rounded(rng.normal(size=(1, *shape))) for name, shape in zip("qkv", sizes, strict=True)}
-    dims = Dims(1, length, length, HEADS, KV_HEADS, *widths)
-    of_tokens = {name: (1, length, HEADS, *x.shape) for name, x in kernel.token_inputs(dims).items()}
+    dims, structure = Dims(1, length, keys, HEADS, KV_HEADS, *widths), structure | {"is_causal": is_causal}
+    of_tokens = {name: (1, keys, HEADS, *x.shape) for name, x in kernel.token_inputs(dims).items()}
     tokens = {name: rounded(make(rng, of_tokens[name])) for name, make in (brought or {}).items()}
     operands, d_out = operands | tokens, rounded(rng.normal(size=(1, length, HEADS, widths[1])))
     array = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x
@@ -339,7 +340,7 @@ def check(kernel, *, length=150, widths=(64, 64), brought=None, learned=None, **
         beside = {"tokens": {name: given[name] for name in tokens}} if tokens else {}
         q, k, v = (given[name] for name in "qkv")
         given = jax.tree.map(array, structure) | beside
-        return attend(q, k, v, kernel=kernel, is_causal=True, implementation="pallas", **given)
+        return attend(q, k, v, kernel=kernel, implementation="pallas", **given)
 
     with interpreted(quantum=64, largest=64, grain=64, platform="cuda"):
         out, pull = jax.vjp(call, operands)
@@ -359,17 +360,24 @@ def check(kernel, *, length=150, widths=(64, 64), brought=None, learned=None, **
         np.testing.assert_allclose((grad * direction).sum(), slope, rtol=0, atol=3 * most, err_msg=name)
 
 
+def check_in_parts(kernel, **how):
+    """Of a sequence, which are blocks of threads of their own, and some of which are shorter."""
+    with mock.patch.multiple(hopper_pass, SHORTEST=1, BLOCKS=4):
+        check(kernel, **how)
+
+
 def _expected(kernel, exact, tokens, structure):
     """Output [1, T, N, Hv] of the oracle."""
-    length = exact["q"].shape[1]
-    visible = visibility(1, HEADS, length, length, is_causal=True, **structure)
-    dims = Dims(1, length, length, HEADS, KV_HEADS, exact["q"].shape[3], exact["v"].shape[3])
+    lengths = exact["q"].shape[1], exact["k"].shape[1]
+    visible = visibility(1, HEADS, *lengths, **structure)
+    dims = Dims(1, *lengths, HEADS, KV_HEADS, exact["q"].shape[3], exact["v"].shape[3])
     draws = jax.tree.leaves(kernel.draw(jax.random.key(0), dims))
     heads = [
         oracles.One(
             *(exact["q"][0, :, n], exact["k"][0, :, 0], exact["v"][0, :, 0], visible[0, n]),
             draws=np.asarray(draws[0][n], np.float64) if draws else (),
-            is_causal=True,
+            is_causal=structure["is_causal"],
+            offset=structure.get("query_offset", 0),
             tokens={name: exact[name][0, :, n] for name in tokens},
         )
         for n in range(HEADS)
@@ -459,14 +467,36 @@ CASES = {
     },
 }
 
+# Queries that all see the same keys.
+CASES |= {
+    name: case | {"is_causal": False}
+    for name, case in {
+        "all keys": {"kernel": Linear("relu"), "length": 128},
+        "other keys, some of which are hidden, at an offset": {
+            "kernel": CosFormer(max_length=300),
+            "length": 70,
+            "keys": 140,
+            "key_value_seq_lengths": np.array([135]),
+            "query_offset": 3,
+        },
+        "many queries of few keys": {"kernel": Linear(), "length": 200, "keys": 5},
+        "all keys of wide heads": {"kernel": Linear(), "widths": (128, 128)},
+        "all keys by features that a kernel does not make": {"kernel": Based(), "widths": (12, 100)},
+        "all keys of segments": {
+            "kernel": Linear(),
+            "query_segment_ids": SEGMENTS,
+            "key_value_segment_ids": SEGMENTS,
+        },
+    }.items()
+}
 
-# The one whose features, output and gradients a kernel makes of rows and of what stands beside them.
-QUICK = "two groups of channels"
+# Those whose features, output and gradients kernels make of rows and of what stands beside them.
+QUICK = "two groups of channels", "other keys, some of which are hidden, at an offset"
 
 
-@pytest.mark.parametrize("name", few(CASES, [QUICK]))
+@pytest.mark.parametrize("name", few(CASES, QUICK))
 def test_outputs_and_gradients(ask, name):
-    ask(check, **CASES[name])
+    ask(check if CASES[name].get("is_causal", True) else check_in_parts, **CASES[name])
 
 
 def check_states():
@@ -530,8 +560,11 @@ def test_reasons(reason):
         call(*[operand(given.get("width", 64))] * 3)
 
 
-@pytest.mark.parametrize("kernel", [Linear(), Softmax(), Delta(), KimiDelta()])
-def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel):
+@pytest.mark.parametrize(
+    ("kernel", "is_causal"),
+    [*((kernel, True) for kernel in (Linear(), Softmax(), Delta(), KimiDelta())), (CosFormer(), False)],
+)
+def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel, is_causal):
     """Without its compiler, in a process that knows numbers of 64 bits."""
     mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a", None, "b"))
@@ -540,7 +573,7 @@ def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel):
     tokens = {
         name: jax.ShapeDtypeStruct((2, 128, 2, *x.shape), jnp.bfloat16, sharding=split) for name, x in brought
     } or None
-    call = functools.partial(attend, kernel=kernel, is_causal=True, implementation="pallas")
+    call = functools.partial(attend, kernel=kernel, is_causal=is_causal, implementation="pallas")
     slopes = jax.jit(
         jax.value_and_grad(lambda *x, tokens: call(*x, tokens=tokens).astype(jnp.float32).sum(), (0, 1, 2))
     )

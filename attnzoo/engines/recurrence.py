@@ -6,7 +6,8 @@ arXiv:2202.10447), which are laid out in `slots.py`.
 
 On a CPU chunks come one after another, in cache. An accelerator would wait for each of them: there all make their
 transitions at once, which are composed (`transitions.py`), and all are read at once. Devices that have parts of a
-sequence hand on theirs. Where kernels of ours are asked for, one goes over chunks (`fused/chunks.py`).
+sequence hand on theirs. Where kernels of ours are asked for, one goes over chunks, or two sum keys and read what was
+summed (`fused/chunks.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from attnzoo.contract.shards import Shards
 from attnzoo.engines import heads, state, transitions
 from attnzoo.engines.fused import chunks, way
 from attnzoo.engines.fused.way import Asked
-from attnzoo.engines.slots import Laid, Sequence, Slots, are_runs, in_turn, laid_out, leaving
+from attnzoo.engines.slots import Laid, Sequence, Slots, are_runs, in_turn, laid_out, leaving, sees_all
 from attnzoo.engines.state import Standing, State, Sums, Write
 from attnzoo.engines.transitions import Transition
 
@@ -113,7 +114,7 @@ def attend(
             "order in time: expected a causal mask; a kernel with such a rule declares bidirectional=False"
         )
     own = _state_heads(constants, given) if found is None else jax.tree.leaves(found)[0].shape[1]
-    if mask.is_causal and (asked := way.asked()) is not None:
+    if (asked := way.asked()) is not None:
         run = Chunks(rule_of, constants, own, in_turn, write).rounding(q)
         return _by_kernel(asked, run, given, call, found, leaves_state=leaves_state)
     stands = jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
@@ -149,11 +150,6 @@ def _by_kernel(asked: Asked, run: Chunks, given: Sequence, call: Call, found: St
     declined = [f"{name} is asked for, which it is not given here" for name, is_there in reasons.items() if is_there]
     out, left = chunks.attend(asked, run, given, call.mask, found, declined)
     return (out, left) if leaves_state else out
-
-
-def sees_all(mask: Mask) -> bool:
-    """Whether all queries see the same keys, so that one state is all they read."""
-    return not mask.is_causal and mask.segments is None
 
 
 def meets(shards: Shards, mask: Mask) -> bool | jax.Array:

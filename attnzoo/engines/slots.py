@@ -77,6 +77,11 @@ class Laid(NamedTuple):
         return self._replace(slots=slots._replace(query_at=slots.query_at + first, key_at=slots.key_at + first))
 
 
+def sees_all(mask: Mask) -> bool:
+    """Whether all queries see the same keys, so that one state is all they read."""
+    return not mask.is_causal and mask.segments is None
+
+
 def laid_out(
     given: Sequence,
     mask: Mask,
@@ -100,6 +105,8 @@ def laid_out(
         return _as_pairs(given, mask)
     if mask.segments is not None:
         return _in_order(given, mask, mask.segments, chunk, fills)
+    if sees_all(mask):
+        return _on_either_side(given, mask, chunk)
     if mask.is_placed:
         return _aligned(given, mask, chunk, fills)
     of_one = lambda size: jnp.zeros((given.q.shape[0], 1, size), jnp.int32)
@@ -163,6 +170,26 @@ def _aligned(given: Sequence, mask: Mask, chunk: int, fills: bool) -> Laid:
     tokens = Sequence(cut(q[:, before:], lead=lead), *jax.tree.map(cut, keys))
     restored = lambda out: jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0)))
     return Laid(tokens, Slots(at, at, shown, steps=steps), in_turn, restored)
+
+
+def _on_either_side(given: Sequence, mask: Mask, chunk: int) -> Laid:
+    """Where all queries see the same keys: both in chunks of their own, which are filled up."""
+
+    def cut(x, length):
+        return _cut(x, max(1, -(-length // chunk)), chunk)
+
+    def places(length):
+        chunks = max(1, -(-length // chunk))
+        return jnp.arange(chunks * chunk).reshape(chunks, 1, chunk)
+
+    shown = None if mask.keys is None else cut(mask.keys[:, 0], mask.key_length)
+    if shown is None and mask.key_length % chunk:
+        shown = cut(np.ones((1, mask.key_length), bool), mask.key_length)
+    slots = Slots(places(mask.query_length) + mask.query_offset, places(mask.key_length), shown)
+    q, *rest = given
+    keys = jax.tree.map(lambda x: cut(x, mask.key_length), rest)
+    tokens = Sequence(cut(q, mask.query_length), *keys)
+    return Laid(tokens, slots, _seen, lambda out: _uncut(out)[:, : mask.query_length])
 
 
 def _in_runs(laid: Laid, mask: Mask, before: jax.Array) -> Laid:

@@ -138,6 +138,19 @@ def states_kept(of_one: State, q: jax.Array, own: int, runs: int) -> list[jax.Sh
     return list(map(wide, jax.tree.leaves(of_one)))
 
 
+def kept_of(carried: Carried, left: State) -> list[jax.Array]:
+    """The state that all keys leave, as the only one that is kept."""
+    like = states_kept(carried.empty(), carried.given.q, carried.own, 1)
+    return [x.reshape(one.shape).astype(one.dtype) for x, one in zip(jax.tree.leaves(left), like, strict=True)]
+
+
+def unkept(carried: Carried, kept: list[jax.Array]) -> State:
+    """The inverse."""
+    leaves, structure = jax.tree.flatten(carried.empty())
+    whole = [x.reshape(*x.shape[:2], *one.shape).astype(one.dtype) for x, one in zip(kept, leaves, strict=True)]
+    return jax.tree.unflatten(structure, whole)
+
+
 def in_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape of two axes at least."""
     return (1,) * (2 - len(shape)) + tuple(shape)

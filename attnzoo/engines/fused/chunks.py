@@ -3,7 +3,8 @@
 A kernel of a device goes over chunks one after another and holds the state meanwhile. What a chunk does it is told by
 the engine, as a program of jax that has been traced for one head: so each recurrence has the kernel at once. Backward
 it goes over chunks from the last to the first, each of which is differentiated beside the state that it found, made
-again from one that is kept of every `RUN` tokens or more.
+again from one that is kept of every `RUN` tokens or more. Where all queries see the same keys nothing has an order: one
+kernel sums what keys write, and another one reads that for queries.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ RUN, LONGEST_RUN = 512, 2048
 
 
 def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State | None, reasons: list[str]):
-    """All heads of a causal call: outputs [B, T, N, Hv], and the state that is left.
+    """All heads: outputs [B, T, N, Hv], and the state that is left.
 
     Args:
       run: says what a chunk does.
@@ -59,7 +60,7 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
     way = asked.way
     if given.q.dtype == jnp.float64:
         reasons = [*reasons, "float64: it sums in float32"]
-    declined = functools.partial(_declined, given, run.write)
+    declined = functools.partial(_declined, given, run.write, mask)
     reasons = reasons + choice.reasons_everywhere(declined)
     if reasons:
         raise asked.declined(reasons)
@@ -97,10 +98,14 @@ def _apart(given: Sequence, run: Chunks) -> int:
     return apart
 
 
-def _declined(given: Sequence, write: Write, device: Device) -> list[str]:
-    if device.recurrence is None:
-        return ["it has no kernel for recurrences"]
-    return device.recurrence.declined(given, write)
+def _declined(given: Sequence, write: Write, mask: Mask, device: Device) -> list[str]:
+    kernel = _kernel(device, mask)
+    return ["it has no kernel for recurrences"] if kernel is None else kernel.declined(given, write)
+
+
+def _kernel(device: Device, mask: Mask) -> Recurrence | None:
+    """Where segments are, queries that see all keys of theirs stand behind them."""
+    return device.sums if slots.sees_all(mask) else device.recurrence
 
 
 class Route(NamedTuple):
@@ -139,19 +144,23 @@ class Route(NamedTuple):
         return choice.by_platform(self.asked, self.declined, function, like, *operands)
 
     def _runs(self, given: Sequence, mask: Mask) -> int:
-        """How many states are kept of the sequence as it is laid out, one before each run; no chunk is filled up."""
+        """How many states are kept of the sequence as it is laid out, one before each run, or that of all keys; no
+        chunk is filled up.
+        """
+        if slots.sees_all(mask):
+            return 1
         laid = jax.eval_shape(lambda given, mask: slots.laid_out(given, mask, 1, fills=True).given.q, given, mask)
         return -(-laid.shape[0] // self.apart)
 
     def _found(self, keeps: bool, device: Device, operands, mask: Mask):
-        kernel = device.recurrence
+        kernel = _kernel(device, mask)
         assert kernel is not None
         carried, restored = self._carried(kernel, operands, mask, Changed())
         out, left, kept = kernel.forward(carried, keeps)
         return restored(out), left, kept
 
     def _gradients(self, changed: Changed, device: Device, operands, mask: Mask, kept, d_out, d_left):
-        kernel, (learned, given) = device.recurrence, operands
+        kernel, (learned, given) = _kernel(device, mask), operands
         assert kernel is not None
         carried, restored = self._carried(kernel, operands, mask, changed)
         like = jnp.zeros((*carried.given.q.shape[:3], d_out.shape[3]), d_out.dtype)

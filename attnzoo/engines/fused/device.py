@@ -21,7 +21,7 @@ class Device(NamedTuple):
       declined: `declined(q, k, v)`: why it cannot take operands of these shapes and types; empty where it can.
       forward: `forward(operands, by_row)`.
       backward: `backward(operands, lists, pulled)`.
-      recurrence: those of recurrences, if it has any.
+      recurrence: those of recurrences, if it has any. sums: those of recurrences whose queries see all keys.
       crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
     """
 
@@ -32,4 +32,5 @@ class Device(NamedTuple):
     forward: Callable[..., Found]
     backward: Callable[..., Gradients]
     recurrence: Recurrence | None = None
+    sums: Recurrence | None = None
     crowded: Callable[[Lists], list[str]] | None = None

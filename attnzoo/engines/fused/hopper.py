@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.engines.fused import hopper_chunks, hopper_tiles, warpgroups
+from attnzoo.engines.fused import hopper_chunks, hopper_sums, hopper_tiles, warpgroups
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.hopper_tiles import Rule, Step, Work
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled, Side
@@ -358,8 +358,8 @@ def _in_range(given: Operands, pulled: Pulled) -> tuple[Pulled, jax.Array | None
 def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
     """A GPU, or what interprets its kernels."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    recurrence = hopper_chunks.recurrence(interpret)
-    return Device("cuda", "a Hopper GPU", tiles, declined, of_keyword(forward), of_keyword(backward), recurrence)
+    of_recurrences = hopper_chunks.recurrence(interpret), hopper_sums.recurrence(interpret)
+    return Device("cuda", "a Hopper GPU", tiles, declined, of_keyword(forward), of_keyword(backward), *of_recurrences)
 
 
 def interpreter() -> Any:

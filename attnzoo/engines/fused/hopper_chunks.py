@@ -9,6 +9,7 @@ as the kernel. Segments stand one behind another, and the state forgets all betw
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -75,18 +76,22 @@ def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[ja
 
 def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
     """Gradients, which begin with operands."""
+    given = 1 if d_left is None else 2
+    return gradients(carried, lambda *operands: _met(carried, interpret, *operands)[:given], (d_out, d_left)[:given])
+
+
+def gradients(carried: Carried, met: Callable[[Learned, Sequence], Any], pulled: Any) -> Gradients:
+    """Those of what `met` gives of operands in float32, from those of that."""
     operands = carried.learned, jax.tree.map(heads.precise, carried.given)
     leaves, structure = jax.tree.flatten(operands)
     each = list(zip(leaves, carried.changed, strict=True))
 
-    def met(changed):
+    def of_changed(changed):
         own = iter(changed)
-        operands = jax.tree.unflatten(structure, [next(own) if is_changed else x for x, is_changed in each])
-        out, left = _met(carried, interpret, *operands)
-        return (out, left) if d_left is not None else (out,)
+        return met(*jax.tree.unflatten(structure, [next(own) if is_changed else x for x, is_changed in each]))
 
-    _, pull = jax.vjp(met, [x for x, is_changed in each if is_changed])
-    grads = iter(pull((d_out, d_left) if d_left is not None else (d_out,))[0])
+    _, pull = jax.vjp(of_changed, [x for x, is_changed in each if is_changed])
+    grads = iter(pull(pulled)[0])
     all_grads = [next(grads) if is_changed else varying.as_of(jnp.zeros_like(x), x) for x, is_changed in each]
     learned, given = jax.tree.unflatten(structure, all_grads)
     return Gradients([x for x in jax.tree.leaves(learned) if is_real(x)], given)
@@ -95,17 +100,16 @@ def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpre
 def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) -> tuple[jax.Array, State]:
     """Outputs [B, T', N, Hv], and the state that is left, of operands in float32."""
     group = given.q.shape[2] // carried.own
-    slots = _along(carried.slots, len(given.q))
-    scale = _scale(carried, learned, given.q, slots)
-    found = _found(learned.found, group)
-    written, by_query = _written(carried, learned, given, slots), functools.partial(_by_query, group)
+    slots = along(carried.slots, len(given.q))
+    scale = scale_of(carried, learned, given.q, slots)
+    found = found_of(learned.found, group)
+    written, by_query = written_of(carried, learned, given, slots), functools.partial(_by_query, group)
     by_channel = written.log_decay if written.is_by_channel else None
     if (told := hopper_told.of(carried, learned, given, scale, found, by_channel, interpret)) is not None:
         out, whole = hopper_told.kernels_of(told[1]).recur(*told)
-        return out, _left(whole, carried.empty(), group)
-    read = _readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)
-    rows = _wide(read), _wide(written.key), _wide(written.value)
-    decays = by_query(written.log_decay) if by_channel is None else _wide(by_channel).astype(DTYPE)
+        return out, left_of(whole, carried.empty(), group)
+    rows = rows_of(carried, learned, given, slots, scale, written)
+    decays = by_query(written.log_decay) if by_channel is None else wide(by_channel).astype(DTYPE)
     scale = 1.0 if scale is None else scale
     if written.rate is None and by_channel is None:
         operands = Given(*rows, by_query(written.one), decays, found)
@@ -114,8 +118,8 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
         held = hopper_meeting.Given(*rows, [], [], None, decays, found, by_query(written.rate))
         told_nothing = hopper_meeting.How(None, None, None, scale, interpret)
         (out, left), one = hopper_told.kernels_of(held).recur(told_nothing, varying.alike(held)), None
-    finished = _finished(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
-    return finished.astype(DTYPE), _left(left, carried.empty(), group)
+    finished = finished_of(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
+    return finished.astype(DTYPE), left_of(left, carried.empty(), group)
 
 
 def _by_query(group: int, x: jax.Array | None) -> jax.Array | None:
@@ -123,7 +127,7 @@ def _by_query(group: int, x: jax.Array | None) -> jax.Array | None:
     return None if x is None else jnp.repeat(x, group, axis=1)
 
 
-def _along(slots: Slots, batch: int) -> Slots:
+def along(slots: Slots, batch: int) -> Slots:
     """Those of whole sequences: leaves are [B, T'], and none is of a chunk."""
     flat = lambda x: jnp.broadcast_to(x.reshape(len(x), -1), (batch, x.shape[1] * x.shape[2]))
     return jax.tree.map(flat, slots._replace(found=None, wanted=None))
@@ -152,7 +156,7 @@ class Written(NamedTuple):
         return self.log_decay is not None and self.log_decay.ndim == 4
 
 
-def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> Written:
+def written_of(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> Written:
     """What all tokens write."""
 
     def one_head(constants, given, slots):
@@ -167,7 +171,7 @@ def _written(carried: Carried, learned: Learned, given: Sequence, slots: Slots) 
     return of_all(_by_head(learned.constants, carried.own), given._replace(q=given.k), slots)
 
 
-def _scale(carried: Carried, learned: Learned, q: jax.Array, slots: Slots) -> float | None:
+def scale_of(carried: Carried, learned: Learned, q: jax.Array, slots: Slots) -> float | None:
     """The number that queries are multiplied by, if they read with nothing else: the kernel multiplies what is read."""
     if slots.segment is not None:
         return None
@@ -195,6 +199,14 @@ def _factor(equation: Any, x: Any, known: dict) -> float | None:
     return float(number) if is_known else None
 
 
+def rows_of(
+    carried: Carried, learned: Learned, given: Sequence, slots: Slots, scale: float | None, written: Written
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What all tokens read with, and write by, and write, as wide as a kernel wants."""
+    read = _readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)
+    return wide(read), wide(written.key), wide(written.value)
+
+
 def _readers(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> jax.Array:
     """What queries read with: [B, T', N, F]."""
 
@@ -207,7 +219,7 @@ def _readers(carried: Carried, learned: Learned, given: Sequence, slots: Slots) 
     return _ungrouped(jax.vmap(of_heads, (None, 0, 0))(constants, _grouped(given.q, carried.own), slots))
 
 
-def _finished(carried: Carried, learned: Learned, out: jax.Array, one: jax.Array | None) -> jax.Array:
+def finished_of(carried: Carried, learned: Learned, out: jax.Array, one: jax.Array | None) -> jax.Array:
     """Outputs [B, T', N, Hv] of what was read."""
 
     def one_head(constants, *read):
@@ -234,21 +246,21 @@ def _ungrouped(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def wide(x: jax.Array) -> jax.Array:
     """With zeros behind the numbers of a head, as many as the kernel wants."""
     return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, -x.shape[-1] % ROWS),))
 
 
-def _found(found: State | None, group: int) -> hopper_recurrence.State | None:
+def found_of(found: State | None, group: int) -> hopper_recurrence.State | None:
     """The state of all channels, of each head of queries."""
     if found is None:
         return None
     sums, *ones = (jnp.repeat(jnp.concatenate(each, axis=2), group, axis=1) for each in _by_value(found))
-    tall = jnp.pad(_wide(sums), ((0, 0), (0, 0), (0, -sums.shape[2] % ROWS), (0, 0)))
-    return hopper_recurrence.State(tall, _wide(ones[0]) if ones else None)
+    tall = jnp.pad(wide(sums), ((0, 0), (0, 0), (0, -sums.shape[2] % ROWS), (0, 0)))
+    return hopper_recurrence.State(tall, wide(ones[0]) if ones else None)
 
 
-def _left(left: hopper_recurrence.State, empty: State, group: int) -> State:
+def left_of(left: hopper_recurrence.State, empty: State, group: int) -> State:
     """The inverse, of a state like `empty` for each head that has one."""
     widths = [sums.totals[0].shape[0] for sums in empty]
     ends, columns = np.cumsum(widths), empty[0].totals[0].shape[1]

@@ -121,18 +121,16 @@ class Meeting(NamedTuple):
     def read(self, of, counts: bool = True) -> tuple[jax.Array, ...]:
         """What rows read of values, and of what stands beside them."""
         is_counted = self.one is not None and counts
-        recalled: Any = self._recalled(of) if is_counted else None  # before registers hold products
+        found: Any = self._recalled(of) if is_counted else None  # before registers hold products
         pairs, out = products((of, self.by.T), (of, self.state))
         pairs, out = self._met(pairs), self._left(out)
-        one = [recalled + (pairs * along(self.one, pairs.shape, 1)).sum(axis=1)] if is_counted else []
+        one = [found + (pairs * along(self.one, pairs.shape, 1)).sum(axis=1)] if is_counted else []
         return added(out, pairs.astype(self.value.dtype), self.value, self.interpret), *one
 
     def _recalled(self, of) -> jax.Array:
         """What is read of what those before the chunk have written beside values."""
-        parts = [pl.ds(start, ROWS) for start in range(0, of.shape[1], ROWS)]
-        each = [loaded(of.at[:, x]) * along(self.ones.at[x], (ROWS, ROWS), 1) for x in parts]
-        recalled: Any = sum(x.sum(axis=1) for x in each)
-        return recalled if self.upto is None else recalled * jnp.exp(self.upto)
+        found = recalled(of, self.ones)
+        return found if self.upto is None else found * jnp.exp(self.upto)
 
     def pulled(self, value, one: jax.Array | None = None) -> jax.Array:
         """The gradient of what reads so, for one of what was read."""
@@ -274,8 +272,7 @@ class Kernel:
             if ones:
                 one = loaded(getattr(piece, f"{sums.one}_columns").at[0], axis=1)
                 one = one * jnp.exp(decayed(piece, 1, sums.is_backward)) if self.has_decays else one
-                columns = loaded(by.T)  # of whose sums each thread has an eighth of those that sums of rows would take
-                ones = [x + (columns * spread(one, columns.shape, 1)).sum(axis=1) for x in ones]
+                ones = [counted(x, by, one) for x in ones]
             state = added(state, by.T, value, self.how.interpret)
             return (state, *ones), (*[state] * keeps,)
 
@@ -327,10 +324,10 @@ class Kernel:
             self.how.interpret,
         )
 
-    def finished(self, *read: jax.Array) -> tuple[jax.Array]:
-        """Outputs of what was read."""
+    def finished(self, *read: jax.Array) -> tuple[jax.Array, ...]:
+        """Outputs of what was read, or that where nothing finishes them."""
         read = tuple(x * self.how.scale for x in read)
-        return (read[0],) if self.how.finish is None else tuple(self.how.finish(*read))
+        return read if self.how.finish is None else tuple(self.how.finish(*read))
 
     def unfinished(self, *read_and_pulled: jax.Array) -> list[jax.Array]:
         """Gradients of what was read, of one of outputs."""
@@ -368,6 +365,20 @@ class Kernel:
         blocks = [pl.ds(start, ROWS) for start in range(0, self.channels, ROWS)]
         beyond = [(loaded(told.state.at[x]) * loaded(piece.states.at[x])).sum(axis=1) * self.how.scale for x in blocks]
         return inside.sum(axis=0) + sum(spread(x, shape).sum(axis=0) for x in beyond)
+
+
+def recalled(of, ones) -> jax.Array:
+    """What rows of channels read of sums of what stands beside values."""
+    parts = [pl.ds(start, ROWS) for start in range(0, of.shape[1], ROWS)]
+    each = [loaded(of.at[:, x]) * along(ones.at[x], (ROWS, ROWS), 1) for x in parts]
+    total: Any = sum(x.sum(axis=1) for x in each)
+    return total
+
+
+def counted(ones: jax.Array, by, one: jax.Array) -> jax.Array:
+    """Such sums with those of a block of rows, beside which `one` stands along columns."""
+    columns = loaded(by.T)  # of whose sums each thread has an eighth of those that sums of rows would take
+    return ones + (columns * spread(one, columns.shape, 1)).sum(axis=1)
 
 
 def decayed(piece, axis: int, is_upto: bool) -> jax.Array:

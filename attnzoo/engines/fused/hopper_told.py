@@ -32,7 +32,21 @@ def of(
     by_channel: jax.Array | None,
     interpret: Any,
 ) -> tuple[How, Given] | None:
-    """A call as such kernels take it; None where they cannot.
+    """A call as such kernels take it; None where they cannot."""
+    told = told_of(carried, learned, given, scale, found, by_channel, interpret)
+    return told if told is not None and kernels_of(told[1]).fits(told[1], told[0]) else None
+
+
+def told_of(
+    carried: Carried,
+    learned: Learned,
+    given: Sequence,
+    scale: float | None,
+    found: Found | None,
+    by_channel: jax.Array | None,
+    interpret: Any,
+) -> tuple[How, Given] | None:
+    """A call as kernels are told it, whether or not it fits one; None where it cannot be told.
 
     Args:
       scale: by which queries read, if they do with nothing else.
@@ -56,8 +70,7 @@ def of(
     beside = rule.beside(rule.read, queries), rule.beside(rule.key, keys)
     q, k, v = (x.astype(dtype) for x in given[:3])
     (rate,) = rule.numbers(rule.rate) if rule.is_corrected else [None]
-    made = Given(q, k, v, *beside, one, decays, found, rate)
-    return (how, made) if kernels_of(made).fits(made, how) else None
+    return how, Given(q, k, v, *beside, one, decays, found, rate)
 
 
 def kernels_of(given: Given) -> Any:

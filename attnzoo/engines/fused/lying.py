@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 
 from attnzoo.engines import heads
@@ -42,14 +44,15 @@ class Order(NamedTuple):
     is_backward: bool
 
     @staticmethod
-    def of(carried: Carried, is_backward: bool) -> Order:
-        """As few heads in a step as fill registers."""
-        widths = [math.prod(x.shape[3:]) for x in jax.tree.leaves(carried.given) if x.ndim > 3]
+    def of(carried: Carried, own: int, is_backward: bool) -> Order:
+        """As few heads in a step as fill registers, of those that have a state."""
+        given, size = jax.tree.leaves(carried.given), carried.chunk
+        widths = [math.prod(x.shape[3:]) for x in given if x.ndim > 3]
         fills = lambda fold: all(fold * width % LANES == 0 for width in widths)
-        own, size = carried.own, carried.chunk
         fold = next((x for x in range(1, MOST + 1) if own % x == 0 and fills(x)), 1)
-        chunks = carried.given.k.shape[1] // size
-        return Order(own, fold, size, chunks, min(chunks, carried.run // size), carried.runs, is_backward)
+        chunks = given[0].shape[1] // size
+        run = min(chunks, carried.run // size)
+        return Order(own, fold, size, chunks, run, -(-chunks // run), is_backward)
 
     @property
     def folds(self) -> int:
@@ -62,6 +65,15 @@ class Order(NamedTuple):
     def count(self, step: Any) -> Any:
         """Chunks of a step."""
         return jnp.minimum(self.run, self.chunks - self.at(step) * self.run)
+
+    def over(self, step: Any, function: Callable[[Any, int], None]) -> None:
+        """`function(chunk, head)` of each chunk of a step, and of each head of a fold."""
+
+        def one(chunk, _):
+            for head in range(self.fold):
+                function(chunk, head)
+
+        jax.lax.fori_loop(np.int32(0), self.count(step), one, None)
 
 
 @dataclasses.dataclass(frozen=True)

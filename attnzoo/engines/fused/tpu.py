@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines import dense
-from attnzoo.engines.fused import steps, tpu_chunks
+from attnzoo.engines.fused import steps, tpu_chunks, tpu_sums
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.folding import SUBLANES
 from attnzoo.engines.fused.grid import Array, Grid, Kernel, Step
@@ -48,8 +48,10 @@ def crowded(lists: Lists) -> list[str]:
 def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
     """A TPU, or what interprets its kernels."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    recurrence = tpu_chunks.recurrence(min(CHUNK, tiles[0].largest), interpret)
-    return Device("tpu", "a TPU", tiles, declined, of_keyword(forward), of_keyword(backward), recurrence, crowded)
+    chunk = min(CHUNK, tiles[0].largest)
+    of_recurrences = tpu_chunks.recurrence(chunk, interpret), tpu_sums.recurrence(chunk, interpret)
+    of_softmax = declined, of_keyword(forward), of_keyword(backward)
+    return Device("tpu", "a TPU", tiles, *of_softmax, *of_recurrences, crowded)
 
 
 def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found:

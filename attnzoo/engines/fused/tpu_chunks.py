@@ -66,7 +66,7 @@ class Operands(NamedTuple):
         """How these arrays lie."""
         q, *others = self.given
         rest: Any = jax.tree.map(lambda x: (Rows if x.ndim == 3 else Wide).of(order, x), others)
-        query: Any = Wide.of(order, q, is_list=True)
+        query: Any = jax.tree.map(lambda x: Wide.of(order, x, is_list=True), q)
         slots = jax.tree.map(lambda x, like: Rows.of(order, x, is_one=like.ndim == 2), self.slots, carried.slots)
         return Operands(jax.tree.map(functools.partial(Apart.of, order), self.learned), Sequence(query, *rest), slots)
 
@@ -77,27 +77,44 @@ class Operands(NamedTuple):
 
 
 class Kernel:
-    """What both kernels have.
+    """What kernels have that go over all of a sequence, or over what one passes over of it.
 
     Attributes:
       operands: arrays. lying: how they lie.
       state: that of one head.
-      left: how one of each head lies. kept: how those of each run do.
-      step: the program of a chunk.
+      left: how one of each head lies.
     """
 
-    def __init__(self, carried: Carried, interpret: bool, *, is_backward: bool):
+    def __init__(self, carried: Carried, own: int, interpret: bool, *, is_backward: bool = False):
         self.carried, self.interpret = carried, interpret
-        self.order = order = Order.of(carried, is_backward)
+        self.order = order = Order.of(carried, own, is_backward)
+        self.batch = len(jax.tree.leaves(carried.given)[0])
         self.operands = Operands.of(carried)
         self.lying = self.operands.lying(order, carried)
         self.state = jax.eval_shape(carried.empty)
-        of_each = lambda x: jax.ShapeDtypeStruct((len(carried.given.q), order.own, *x.shape), x.dtype)
+        of_each = lambda x: jax.ShapeDtypeStruct((self.batch, own, *x.shape), x.dtype)
         self.left = jax.tree.map(lambda x: Apart.of(order, of_each(x)), self.state)
-        kept = states_kept(self.state, carried.given.q, order.own, order.runs)
-        self.kept = [Apart.of(order, x, is_kept=True) for x in kept]
-        self.example = jax.tree.map(lambda how: how.one, self.lying).beside(self.state)
-        self.step = Program.of(carried.head, *self.example)
+
+    def example(self, found: Any) -> tuple[Any, ...]:
+        """What a program of a head is given in one chunk, beside a state."""
+        return jax.tree.map(lambda how: how.one, self.lying).beside(found)
+
+    def kept(self) -> list[Apart]:
+        """How states lie that are kept of each run."""
+        like = states_kept(self.state, self.carried.given.q, self.order.own, self.order.runs)
+        return [Apart.of(self.order, x, is_kept=True) for x in like]
+
+    def summed(self) -> list[Apart]:
+        """How gradients lie of what is real of constants and what is closed over."""
+        constants, closed, _ = self.lying.learned
+        of_each = lambda x: jax.ShapeDtypeStruct((self.batch, self.order.own, *x.one.shape), jnp.float32)
+        return [Apart.of(self.order, of_each(x)) for x in jax.tree.leaves((constants, closed)) if is_real(x.like)]
+
+    def grads_given(self) -> Sequence:
+        """How those of the sequence lie."""
+        dtype_of = lambda x: jnp.float32 if self.carried.is_summed else x.like.dtype
+        of_sequence = lambda x: dataclasses.replace(x, like=x.like.update(dtype=dtype_of(x)))
+        return jax.tree.map(of_sequence, self.lying.given)
 
     def known(self, *given: Program) -> tuple[Any, Any]:
         """Arrays that are known to programs, and how they lie."""
@@ -131,7 +148,7 @@ class Kernel:
             outer = jax.tree.unflatten(jax.tree.structure(results), outer)
             body(pl.program_id(2), jax.tree.unflatten(structure, inner), outer, list(refs[len(given) + len(found) :]))
 
-        batch = len(self.carried.given.q)
+        batch = self.batch
         moved = batch * order.folds * sum(x.moved() for x in (*ways, *found))
         called = pl.pallas_call(
             of_step,
@@ -153,8 +170,9 @@ class Kernel:
 
 def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
     """The kernel of `Recurrence.forward`."""
-    kernel = Kernel(carried, interpret, is_backward=False)
-    order, step, empty = kernel.order, kernel.step, Program.of(carried.empty)
+    kernel = Kernel(carried, carried.own, interpret)
+    order, empty = kernel.order, Program.of(carried.empty)
+    step = Program.of(carried.head, *kernel.example(kernel.state))
     q, v = carried.given.q, carried.given.v
     out = Wide.of(order, jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype), is_list=True)
     known, of_known = kernel.known(step, empty)
@@ -165,28 +183,27 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
         @pl.when(number == 0)
         def _():
             for head in range(order.fold):
-                found = _read(kernel.lying.learned.found, given.learned.found, head)
-                found = empty(_read(of_known[1], known[1], head)) if found is None else found
+                found = read(kernel.lying.learned.found, given.learned.found, head)
+                found = empty(read(of_known[1], known[1], head)) if found is None else found
                 kernel.write_state(states, found, head)
 
         for x, held in zip(kept, states, strict=False):
             x[0] = held[...].astype(x.dtype)
 
-        def one(chunk, _):
-            for head in range(order.fold):
-                own = _read(kernel.lying, given, head, chunk).beside(kernel.read_state(states, head))
-                found, outs = step(_read(of_known[0], known[0], head), *own)
-                out.write(written, head, chunk, outs)
-                kernel.write_state(states, found, head)
+        def one(chunk, head):
+            own = read(kernel.lying, given, head, chunk).beside(kernel.read_state(states, head))
+            found, outs = step(read(of_known[0], known[0], head), *own)
+            out.write(written, head, chunk, outs)
+            kernel.write_state(states, found, head)
 
-        jax.lax.fori_loop(np.int32(0), order.count(number), one, None)
+        order.over(number, one)
 
         @pl.when(number == order.runs - 1)
         def _():
             for x, held in zip(left, states, strict=True):
                 x[0] = held[...]
 
-    results = out, jax.tree.leaves(kernel.left), kernel.kept if keeps else []
+    results = out, jax.tree.leaves(kernel.left), kernel.kept() if keeps else []
     operands = (kernel.operands, known), (kernel.lying, of_known)
     found, left, kept = kernel.call(body, *operands, results, kernel.held(), step.products)
     return found, jax.tree.unflatten(jax.tree.structure(kernel.left), left), kept
@@ -196,29 +213,23 @@ def backward(
     carried: Carried, kept: list[jax.Array], d_out: jax.Array, d_left: State | None, *, interpret: bool = False
 ):
     """The kernel of `Recurrence.backward`."""
-    kernel = Kernel(carried, interpret, is_backward=True)
+    kernel = Kernel(carried, carried.own, interpret, is_backward=True)
     if d_left is None:
         none = jax.tree.map(lambda x: jnp.zeros((len(d_out), kernel.order.own, *x.shape), x.dtype), kernel.state)
         d_left = varying.as_of(none, d_out)
-    order, step = kernel.order, kernel.step
+    order, example = kernel.order, kernel.example(kernel.state)
     d_outs = Wide.of(order, d_out, is_list=True)
-    pulled = Program.of(functools.partial(_pulled, carried.head), *kernel.example, kernel.state, d_outs.one)
+    step = Program.of(carried.head, *example)
+    pulled = Program.of(functools.partial(pulled_by, carried.head), *example, (kernel.state, d_outs.one))
     known, of_known = kernel.known(step, pulled)
-    constants, closed, found = kernel.lying.learned
-    summed = [x for x in jax.tree.leaves((constants, closed)) if is_real(x.like)]
-    of_each = lambda x: jax.ShapeDtypeStruct((len(d_out), order.own, *x.one.shape), jnp.float32)
-    d_learned = [Apart.of(order, of_each(x)) for x in summed]
-    d_found = jax.tree.leaves(kernel.left) if found is not None else []
-    of_sequence = lambda x: dataclasses.replace(
-        x, like=x.like.update(dtype=jnp.float32 if carried.is_summed else x.like.dtype)
-    )
-    d_given = jax.tree.map(of_sequence, kernel.lying.given)
+    d_learned, d_given = kernel.summed(), kernel.grads_given()
+    d_found = jax.tree.leaves(kernel.left) if kernel.lying.learned.found is not None else []
 
     def body(number, operands, results, held):
         (given, known, kept, d_out, d_left), (d_learned_refs, d_found_refs, d_given_refs) = operands, results
         d_states, states = held[: len(kept)], held[len(kept) :]
         count = order.count(number)
-        own = lambda chunk, head: _read(kernel.lying, given, head, chunk).beside(kernel.read_state(states, chunk, head))
+        own = lambda chunk, head: read(kernel.lying, given, head, chunk).beside(kernel.read_state(states, chunk, head))
 
         @pl.when(number == 0)
         def _():
@@ -232,19 +243,19 @@ def backward(
 
         def ahead(chunk, _):
             for head in range(order.fold):
-                found, _outs = step(_read(of_known[0], known[0], head), *own(chunk, head))
+                found, _outs = step(read(of_known[0], known[0], head), *own(chunk, head))
                 kernel.write_state(states, found, chunk + 1, head)
 
         def behind(turn, _):
             chunk = count - 1 - turn
             for head in range(order.fold):
                 d_after, d_outs_read = kernel.read_state(d_states, head), d_outs.read(d_out, head, chunk)
-                grads = pulled(_read(of_known[1], known[1], head), *own(chunk, head), d_after, d_outs_read)
+                grads = pulled(read(of_known[1], known[1], head), *own(chunk, head), (d_after, d_outs_read))
                 of_learned, of_state, of_given = grads
                 for how, x, grad in zip(d_learned, d_learned_refs, of_learned, strict=True):
                     x[0, head] += how.put(grad)
                 kernel.write_state(d_states, of_state, head)
-                _write(d_given, d_given_refs, of_given, head, chunk)
+                write(d_given, d_given_refs, of_given, head, chunk)
 
         jax.lax.fori_loop(np.int32(0), count - 1, ahead, None)
         jax.lax.fori_loop(np.int32(0), count, behind, None)
@@ -255,7 +266,7 @@ def backward(
                 x[0] = d_state[...]
 
     arrays = kernel.operands, known, kept, d_out, jax.tree.leaves(d_left)
-    lying = kernel.lying, of_known, kernel.kept, d_outs, jax.tree.leaves(kernel.left)
+    lying = kernel.lying, of_known, kernel.kept(), d_outs, jax.tree.leaves(kernel.left)
     held, work = [*kernel.held(), *kernel.held(order.run)], step.products + pulled.products
     found_learned, found_found, found_given = kernel.call(
         body, arrays, lying, (d_learned, d_found, d_given), held, work
@@ -263,23 +274,24 @@ def backward(
     return Gradients([*found_learned, *found_found], found_given)
 
 
-def _pulled(head: Callable, constants, closed, found, given, slots, d_left, d_outs):
+def pulled_by(program: Callable, constants, closed, found, given, slots, pulled: Any):
     """Gradients of what is real of constants and what is closed over, of the state that was found, and of tokens."""
     leaves, structure = jax.tree.flatten((constants, closed))
 
     def of(real, found, given):
         real = iter(real)
         own = jax.tree.unflatten(structure, [next(real) if is_real(x) else x for x in leaves])
-        return head(*own, found, given, slots)
+        return program(*own, found, given, slots)
 
     _, pull = jax.vjp(of, list(filter(is_real, leaves)), found, given)
-    return pull((d_left, d_outs))
+    return pull(pulled)
 
 
-def _read(lying: Any, refs: Any, *place: Any) -> Any:
+def read(lying: Any, refs: Any, *place: Any) -> Any:
     """What one head has, of one chunk."""
     return jax.tree.map(lambda how, ref: how.read(ref, *place), lying, refs)
 
 
-def _write(lying: Any, refs: Any, values: Any, *place: Any) -> None:
+def write(lying: Any, refs: Any, values: Any, *place: Any) -> None:
+    """Such values take their places."""
     jax.tree.map(lambda how, ref, x: how.write(ref, *place, x), lying, refs, values)

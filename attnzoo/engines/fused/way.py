@@ -102,7 +102,7 @@ def asking(way: Way, by: str) -> Iterator[None]:
     with _asked.during(found):
         yield
     if not found.is_met:
-        raise found.declined(["it is no softmax over tiles that are known beforehand, and no causal recurrence"])
+        raise found.declined(["it is no softmax over tiles that are known beforehand, and no recurrence"])
 
 
 def interpreted(
