@@ -136,6 +136,19 @@ def some(head, i, j):
     return (i + j + head) % 3 > 0
 
 
+FEW = {
+    "few keys": {"sizes": (LENGTH, 50), "mask_mod": some},
+    "few keys, of wide heads": {"sizes": (256, 64), "widths": (128, 128), "tile": 128, "is_causal": True},
+    "few queries": {"sizes": (50, LENGTH), "is_causal": True, "query_offset": 90},
+    "few queries, wide values": {"sizes": (64, 256), "widths": (40, 100), "tile": 128, "mask_mod": some},
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_gradients_where_keys_or_queries_are_few(ask, name):
+    ask(check, **FEW[name])
+
+
 CASES = {
     "full, of other lengths": {"sizes": (70, 130)},
     "causal with an offset": {"sizes": (70, 130), "is_causal": True, "query_offset": 60},

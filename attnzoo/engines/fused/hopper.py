@@ -3,22 +3,20 @@
 Each holds a tile of queries, or of keys, and meets the listed tiles of the other (`hopper_tiles`). Tiles in which
 nothing is hidden come first, without a mask; in others visibility is asked of positions, which are counted where they
 follow each other and read where they do not. Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608.
-
-Weights are powers of 2, of scores in units of log 2; in natural units where keys are biased, since a score of
-finfo.min, which is one like others there, has no multiple.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from attnzoo.engines.fused import hopper_chunks, hopper_sums, hopper_tiles, warpgroups
+from attnzoo.engines.fused import hopper_chunks, hopper_few, hopper_sums, hopper_tiles, warpgroups
 from attnzoo.engines.fused.device import Device
+from attnzoo.engines.fused.hopper_scores import Scores, vectors_of
 from attnzoo.engines.fused.hopper_tiles import Rule, Step, Work
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled, Side
 from attnzoo.engines.fused.pairs import Lists, Pairs
@@ -28,7 +26,6 @@ from attnzoo.engines.fused.warpgroups import (
     Matrix,
     Vectors,
     added,
-    along,
     filled,
     products,
     spread,
@@ -37,7 +34,6 @@ from attnzoo.engines.fused.way import Tiles
 
 DTYPES = ("bfloat16", "float16")
 WIDTHS = (64, 128)
-LOG2E = math.log2(math.e)
 
 PIECE = 256 * 64  # numbers of a piece of keys forward, at most, of which registers hold the scores
 
@@ -54,88 +50,10 @@ def declined(q, k, v) -> list[str]:
     return reasons
 
 
-class _Scores(NamedTuple):
-    """How products become scores, in tiles whose axis `axis` is that of queries."""
-
-    given: Operands
-    axis: int
-
-    @property
-    def is_biased(self) -> bool:
-        return self.given.of_key is not None
-
-    @property
-    def unit(self) -> float:
-        """As how many a score counts."""
-        return 1.0 if self.is_biased else LOG2E
-
-    def power(self, scores: jax.Array) -> jax.Array:
-        """exp of scores in these units."""
-        return jnp.exp2(scores * LOG2E if self.is_biased else scores)
-
-    def of(self, now: Step, queries, keys, made: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """The scores of products q k^T, and tanh in a soft cap, None where there is none."""
-        scale, cap, squashed = now.scalars["scale"], now.scalars.get("soft_cap"), None
-        if cap is None:
-            scores = made * (scale * self.unit)
-        else:
-            squashed = _tanh(made * (scale / cap))
-            scores = squashed * (cap * self.unit)
-        if self.is_biased:
-            scores = scores + along(keys.of_key.at[0], made.shape, 1 - self.axis)
-        if now.is_masked:
-            scores = jnp.where(self._seen(now, queries, keys, made.shape), scores, -jnp.inf)
-        return scores, squashed
-
-    def _seen(self, now: Step, queries, keys, shape) -> jax.Array:
-        given, (own, other) = self.given, (now.own_start, now.other_start)
-        query_start, key_start = (own, other) if self.axis == 0 else (other, own)
-        i, is_query = _stands(given.queries, "query", queries, now, query_start, shape, self.axis)
-        j, is_key = _stands(given.keys, "key", keys, now, key_start, shape, 1 - self.axis)
-        seen = given.visible(i, j, now.head)
-        for is_there in (is_query, is_key):
-            seen = seen if is_there is None else seen & is_there
-        if given.queries.segments is None:
-            return seen
-        query = along(queries.query.at[len(_vectors_of(given.queries)) - 1], shape, self.axis)
-        key = along(keys.key.at[len(_vectors_of(given.keys)) - 1], shape, 1 - self.axis)
-        return seen & (query == key)
-
-    def kept(self, pulled: Pulled) -> jax.Array:
-        """What a query is known by, [B, N, count, T']: logarithms that add up to that of its sum, and the shift."""
-        # The lowest of numbers is lost in a sum.
-        logs = (pulled.top, pulled.log_total) if self.is_biased else (pulled.top + pulled.log_total,)
-        return jnp.stack([*(x * self.unit for x in logs), pulled.shift], axis=2)
-
-    def weights(self, scores: jax.Array, kept) -> jax.Array:
-        """Softmax of scores."""
-        for i in range(kept.shape[0] - 1):
-            scores = scores - along(kept.at[i], scores.shape, self.axis)
-        return self.power(scores)
-
-    def shift(self, shape: tuple[int, ...], kept) -> jax.Array:
-        """What is added to gradients of weights."""
-        return along(kept.at[kept.shape[0] - 1], shape, self.axis)
-
-
-def _stands(side: Side, name: str, refs, now: Step, start, shape, axis: int) -> tuple[jax.Array, jax.Array | None]:
-    """Positions [rows, columns], and where there are any; None for everywhere, or where positions tell."""
-    if side.run is None:
-        return along(getattr(refs, name).at[0], shape, axis), None
-    place = warpgroups.index(shape, axis) + start
-    is_there = None if side.run == side.positions.shape[1] else place < side.run
-    return place + now.scalars[f"first_{name}"], is_there
-
-
-def _tanh(x: jax.Array) -> jax.Array:
-    """As precise as float32, unlike the instruction, whose error times a cap of 50 is that of a score."""
-    return 1 - 2 / (jnp.exp2(x * (2 * LOG2E)) + 1)
-
-
 def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
     """What queries find."""
     narrow, given = given, _widened(given)
-    (batch, length, num_heads, _), width, scores = given.q.shape, given.v.shape[3], _Scores(given, 0)
+    (batch, length, num_heads, _), width, scores = given.q.shape, given.v.shape[3], Scores(given, 0)
     size = given.keys.tile
 
     def begin():
@@ -184,8 +102,11 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = 
     pulled, undo = _in_range(given, pulled._replace(d_out=_wide(pulled.d_out)))
     of_queries = given.q.dtype if undo is None else jnp.float32
     of_keys = of_queries if given.q.shape[2] == given.k.shape[2] else jnp.float32
-    d_q, d_cap = _backward_queries(given, lists.by_row, pulled, of_queries, interpret)
-    d_k, d_v, d_of_key = _backward_keys(given, lists.by_column, pulled, of_keys, interpret)
+    if hopper_few.fits(given, lists):
+        (d_q, d_k, d_v), d_of_key, d_cap = hopper_few.gradients(given, pulled, of_keys, interpret), None, None
+    else:
+        d_q, d_cap = _backward_queries(given, lists.by_row, pulled, of_queries, interpret)
+        d_k, d_v, d_of_key = _backward_keys(given, lists.by_column, pulled, of_keys, interpret)
 
     def finished(x, like):
         """Of heads [B, L, N, W], as those of a group have it."""
@@ -202,7 +123,7 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = 
 
 def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, interpret):
     """d_q [B, T', N, H], and by query [B, N, T'] the gradient of the soft cap, or None."""
-    (batch, length, num_heads, width), scores = given.q.shape, _Scores(given, 0)
+    (batch, length, num_heads, width), scores = given.q.shape, Scores(given, 0)
     has_cap = given.soft_cap is not None
 
     def begin():
@@ -243,7 +164,7 @@ def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, int
 
 def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, interpret):
     """Of each query head: d_k [B, S', N, H], d_v [B, S', N, Hv], and [B, N, S'] that of what is added, or None."""
-    (batch, length, _, width), num_heads, scores = given.k.shape, given.q.shape[2], _Scores(given, 1)
+    (batch, length, _, width), num_heads, scores = given.k.shape, given.q.shape[2], Scores(given, 1)
 
     def begin():
         matrices = filled(0, ROWS, width), filled(0, ROWS, given.v.shape[3])
@@ -293,14 +214,8 @@ def _rows(*shape: int) -> Vectors:
     return Vectors(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def _vectors_of(side: Side) -> list[jax.Array]:
-    """What is read of where queries or keys stand, int32 [B or 1, L] each: positions that are not counted, segments."""
-    read = None if side.run is not None else side.positions, side.segments
-    return [x for x in read if x is not None]
-
-
 def _ints(name: str, side: Side) -> Blocks:
-    vectors = _vectors_of(side)
+    vectors = vectors_of(side)
     return {name: Vectors(jnp.stack(jnp.broadcast_arrays(*vectors), axis=1)[:, None])} if vectors else {}
 
 
@@ -309,13 +224,13 @@ def _beside_keys(given: Operands) -> Blocks:
     return _ints("key", given.keys) | of_key
 
 
-def _beside_queries(given: Operands, scores: _Scores, pulled: Pulled) -> Blocks:
+def _beside_queries(given: Operands, scores: Scores, pulled: Pulled) -> Blocks:
     return _ints("query", given.queries) | {"kept": Vectors(scores.kept(pulled))}
 
 
 def _are_read(given: Operands) -> tuple[bool, bool]:
     """Whether vectors beside keys are read, where nothing is hidden and where something is."""
-    return given.of_key is not None, given.of_key is not None or bool(_vectors_of(given.keys))
+    return given.of_key is not None, given.of_key is not None or bool(vectors_of(given.keys))
 
 
 def _scalars(given: Operands) -> dict[str, jax.Array]:

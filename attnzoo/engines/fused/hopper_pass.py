@@ -25,6 +25,7 @@ from attnzoo.engines.fused.warpgroups import (
     Stream,
     dealt,
     div,
+    leading,
     plgpu,
     shared,
     staged,
@@ -45,6 +46,7 @@ class Pass(NamedTuple):
       held: what it reads of each head once: [B, heads or fewer, rows, W] as wgmma reads it, or float32 [.., .., W].
       left: shapes of what it sums of each head.
       own: of what it writes for itself: vectors, and [rows, W] as wgmma reads it.
+      scalars: of each head, [B or 1, N or 1].
     """
 
     shape: tuple[int, int, int]
@@ -53,6 +55,7 @@ class Pass(NamedTuple):
     held: dict[str, jax.Array]
     left: dict[str, tuple[int, ...]]
     own: dict[str, Any]
+    scalars: dict[str, jax.Array] = {}
 
     @property
     def pieces(self) -> int:
@@ -81,17 +84,31 @@ def _kind(matrix: Matrix) -> str:
     return f"{matrix.array.dtype}_{matrix.width}"
 
 
+class Place(NamedTuple):
+    """Where a piece stands.
+
+    Attributes:
+      head: number of the head.
+      start: the first of its positions.
+      scalars: of the head.
+    """
+
+    head: jax.Array
+    start: jax.Array
+    scalars: dict[str, jax.Array]
+
+
 class Rule(NamedTuple):
     """What the warpgroup does.
 
     Attributes:
-      make: what it makes of a piece beside what is held, into what is its own, and in registers.
+      make: what it makes of a piece beside what is held, into what is its own, and in registers, where it stands.
       add: sums with one more piece, from the piece, what is its own, and what was made.
       write: what is written of it, one after another, from the piece, what is held, what is its own, and what was made.
       begin: the sums before the first piece, in the order of `Pass.left`.
     """
 
-    make: Callable[[Any, Any, Any], Any]
+    make: Callable[[Any, Any, Any, Place], Any]
     add: Callable[[Any, Any, Any, tuple], tuple] = lambda piece, own, made, sums: sums
     write: Callable[[Any, Any, Any, Any], Iterable] = lambda piece, held, own, made: ()
     begin: Callable[[], tuple] = tuple
@@ -109,7 +126,7 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
     made = warpgroups.launched(
         name,
         kernel,
-        [*(x.array for x in work.given.values()), *work.held.values()],
+        [*(x.array for x in work.given.values()), *work.held.values(), *work.scalars.values()],
         interpret,
         out_type=[*shapes, *left],
         scratch_types={
@@ -135,7 +152,8 @@ class _Block:
     def __init__(self, work: Pass, rule: Rule, refs, memory: SimpleNamespace):
         self.work, self.rule, self.memory = work, rule, memory
         self.example, self.head, self.part = (lax.axis_index(axis) for axis in ("batch", "heads", "parts"))
-        given, self.far, self.out, self.left = dealt(refs, (work.given, work.held, work.out, work.left))
+        alike = work.given, work.held, work.scalars, work.out, work.left
+        given, self.far, self.scalars, self.out, self.left = dealt(refs, alike)
         self.first = self.part * work.run
         self.count = jnp.minimum(work.run, work.pieces - self.first).astype(jnp.int32)
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, STAGES)
@@ -166,7 +184,7 @@ class _Block:
         ahead = turn + STAGES - 1  # where the piece before this one stood
         pl.when(ahead < self.count)(functools.partial(self._fetch, ahead))
         with self.given.piece(turn, is_read=True) as piece:
-            made = self.rule.make(piece, self.held, self.own)
+            made = self.rule.make(piece, self.held, self.own, self._place(turn))
             sums = self.rule.add(piece, self.own, made, sums)
             self._write(self.rule.write(piece, self.held, self.own, made), turn)
         return sums
@@ -184,5 +202,13 @@ class _Block:
             else:
                 target.at[0][...] = rows
 
+    def _place(self, turn) -> Place:
+        scalars = zip(self.work.scalars.items(), self.scalars, strict=True)
+        of_head = {key: leading(x, ref, self.example, self.head)[...] for (key, x), ref in scalars}
+        return Place(self.head, self._start(turn), of_head)
+
+    def _start(self, turn):
+        return (self.first + turn) * ROWS
+
     def _of_piece(self, block, ref, turn):
-        return block.block(ref, self.example, self.head, self.work.shape[2], (self.first + turn) * ROWS, ROWS)
+        return block.block(ref, self.example, self.head, self.work.shape[2], self._start(turn), ROWS)

@@ -187,7 +187,7 @@ def summed(how: How, keys: Keys, kept: State | None) -> State:
     if kept is not None:
         return kept
     side = Side.of_keys(how, keys)
-    make = lambda piece, held, own: side.made("key", piece, own)
+    make = lambda piece, held, own, _: side.made("key", piece, own)
     add = lambda piece, own, by, sums: side.grown(sums, by, piece.value, piece.one.at[0] if side.has_ones else None)
     made = side.passing("sums", _blocks_of_keys(side, keys), {}, None, Rule(make, add, begin=side.begin), left=True)
     return State(made["sums"], made.get("ones"))
@@ -207,7 +207,7 @@ def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pu
     keys, kept, told = residuals
     changed, _ = told.of_each((keys, kept))
     side = Side.of_keys(how, keys)
-    make = lambda piece, held, own: side.made("key", piece, own)
+    make = lambda piece, held, own, _: side.made("key", piece, own)
 
     def write(piece, held, own, by):
         yield from products((by, held.sums))
@@ -228,7 +228,7 @@ summed.defvjp(_summed_forward, _summed_backward, symbolic_zeros=True)
 def read(how: How, queries: Queries, sums: State) -> tuple[jax.Array, jax.Array | None]:
     """Outputs [B, T, N, Hv] of all queries, and float32 [B, N, T] of counts, where nothing finishes outputs."""
     side = Side.of_queries(how, queries, sums)
-    make = lambda piece, held, own: side.made("read", piece, own)
+    make = lambda piece, held, own, _: side.made("read", piece, own)
     write = lambda piece, held, own, by: side.finished(*side.recalled(held, by))
     out: Blocks = {"out": Matrix(side.tokens(side.values, side.dtype))}
     out |= {"one": side.numbers()} if side.gives_ones else {}
@@ -251,7 +251,7 @@ def _read_backward(how: How, residuals: tuple[Queries, State, Changed], pulled: 
     changed, _ = told.of_each((queries, sums))
     side, (d_out, d_one) = Side.of_queries(how, queries, sums), instantiated(pulled, queries)
 
-    def make(piece, held, own):
+    def make(piece, held, own, _):
         by = side.made("read", piece, own)
         if how.finish is None:
             return by, piece.d_out, loaded(piece.d_one_rows.at[0]) if side.gives_ones else None
