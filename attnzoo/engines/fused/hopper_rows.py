@@ -111,6 +111,7 @@ def beside(function: Callable, like: Any, leaves: list[jax.Array], places: list[
     closed = jax.make_jaxpr(function)(*like)
     where = {place: x for x, place in _places(closed.jaxpr).items()}
     jaxpr = closed.jaxpr.replace(outvars=[where[place] for place in places])
+    jaxpr = jaxpr.replace(eqns=list(_living(jaxpr)))  # what is made of rows may vary over a mesh, as these do not
     made = programs.run(core.ClosedJaxpr(jaxpr, closed.consts), leaves, programs.usual)
     return [x.reshape(len(x)).astype(jnp.float32) for x in made]
 
@@ -207,6 +208,8 @@ def _rule(equation: Any, operands: list[Any]) -> list[Any]:
         return [x]
     if name == "add_any":
         return [x + operands[1]]
+    if name == "convert_element_type" and jnp.issubdtype(equation.params["new_dtype"], jnp.bool_):
+        return [x != 0]  # a compiler would have registers of one bit
     if name == "integer_pow":
         return [_power(x, equation.params["y"])]
     rows = next((x.shape for x in operands if np.ndim(x) == 2), None)
