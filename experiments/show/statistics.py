@@ -26,7 +26,7 @@ def doubt(seeds: int) -> str:
     return "" if seeds >= CLAIM else f"{seeds} seed{'s' * (seeds > 1)}, which supports no claim"
 
 
-def student(degrees: int) -> float:
+def student(degrees: float) -> float:
     """The two-sided 95% point of Student's t."""
     return float(stats.t.ppf(0.975, degrees))
 
@@ -57,19 +57,22 @@ def share(values: list[float]) -> Mean:
 
 
 def answered(values: list[float], answers: int) -> Mean:
-    """The mean of shares over seeds, each of so many answers, with a 95% Wilson interval.
+    """The mean of shares over seeds, each of so many answers to the same questions, with a 95% Wilson interval.
 
-    Answers of one model are alike, so they count as many as would spread as the seeds do, value (1 - value) / variance,
-    and no more than there are, with Student's t for the normal quantile (Korn and Graubard 1998, "Confidence intervals
-    for proportions with small expected number of positive counts"). So the interval ends where shares do, and seeds
-    that are all right leave the doubt that their answers leave. Wilson 1927, "Probable inference".
+    Two things may have come out otherwise: which models were trained, which seeds tell by their spread, and which
+    questions were asked, which all seeds share. So there are as many answers as would have the variance of both, s^2 /
+    seeds + value (1 - value) / answers (Korn and Graubard 1998, "Confidence intervals for proportions with small
+    expected number of positive counts"), and the quantile is Student's, with degrees of freedom for the share of it
+    that few seeds tell (Satterthwaite 1946). So the interval ends where shares do, and seeds that are all right leave
+    the doubt that one set of questions leaves. Wilson 1927, "Probable inference".
     """
     center, count = sum(values) / len(values), len(values)
     if count == 1:
         return Mean(center, None, None)
-    spread = float(np.var(values, ddof=1)) / count
-    size = count * answers if spread == 0 else min(center * (1 - center) / spread, count * answers)
-    square = student(count - 1) ** 2
+    of_seeds, of_questions = float(np.var(values, ddof=1)) / count, center * (1 - center) / answers
+    told = of_seeds / (of_seeds + of_questions) if of_seeds else 0.0
+    size = answers * (1 - told)
+    square = (student((count - 1) / told**2) if told else float(stats.norm.ppf(0.975))) ** 2
     middle = (center + square / (2 * size)) / (1 + square / size)
     half = np.sqrt(square * (center * (1 - center) + square / (4 * size)) / size) / (1 + square / size)
     return Mean(center, max(0.0, min(center, float(middle - half))), min(1.0, max(center, float(middle + half))))
