@@ -129,6 +129,14 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):
     assert done.returncode == 2 and "file" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_full_disk_is_said_and_what_to_do(tmp_path):
+    (tmp_path / "summary.json").symlink_to("/dev/full")
+    words = ["--kernels=linear", "--lengths=16", "--passes=forward", "--heads=1", "--head_dim=4", f"--out={tmp_path}"]
+    done = run("experiments.scaling", *words)
+    assert done.returncode == 2 and "No space left on device: rows so far are kept" in done.stderr
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize("flag", ["--helpfull", "--helpshort", "-?"])
 def test_all_kinds_of_help_are_no_failure(flag):
     assert run("experiments.report", flag).returncode == 0

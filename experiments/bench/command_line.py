@@ -5,6 +5,7 @@ Nothing here imports jax: `--help` answers at once, and jax starts when the flag
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import sys
@@ -37,7 +38,9 @@ def run(settings: type[declared.Settings], home: str, positional: str | None = N
             asked = declared.read(settings)
             return importlib.import_module(home).run(asked, *given)
         except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            advice = ": rows so far are kept; make room, and the same command goes on from there" if is_full else ""
+            print(f"error: {error}{advice}", file=sys.stderr)
             return processes.left(2)
         except processes.Lost as lost:
             print(f"error: {lost}; the same commands go on from what is saved", file=sys.stderr)
