@@ -248,9 +248,9 @@ class Kernel:
     def keeping(self, sums: Sums, is_found: bool, keeps: bool, read: Callable) -> Rule:
         """What warpgroups do, of which one keeps the state."""
 
-        def begin(refs):
+        def begin(found):
             if is_found:
-                return (loaded(refs.sums), *([loaded(refs.ones)] if self.has_ones else []))
+                return (loaded(found("sums")), *([loaded(found("ones"))] if self.has_ones else []))
             return (filled(0, self.channels, ROWS), *([filled(0, self.channels)] if self.has_ones else []))
 
         def tell(piece, told, own, carry):

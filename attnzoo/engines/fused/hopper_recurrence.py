@@ -149,13 +149,13 @@ def recurrence(
         rows = loaded(block)
         return rows * jnp.exp(along(piece.decays.at[1], rows.shape, 0)) if has_decays else rows
 
-    def begin(refs):
-        state = filled(0, features, ROWS) if found is None else loaded(refs.sums)
+    def begin(begun):
+        state = filled(0, features, ROWS) if found is None else loaded(begun("sums"))
         if not has_values and not has_keys:
             return (state,)
         if found is None:
             return state, filled(0, features if has_values else ROWS, axis=1)
-        return state, loaded(refs.ones if has_values else refs.ones.at[0], axis=1)
+        return state, loaded(begun("ones") if has_values else begun("ones").at[0], axis=1)
 
     def tell(piece, told, own, carry):
         state, *ones = carry

@@ -31,14 +31,14 @@ from attnzoo.engines.fused.warpgroups import (
     dealt,
     div,
     ended,
+    leading,
     plgpu,
     rem,
     shared,
     staged,
 )
 
-TOLD = 2  # states in shared memory at a time
-PREPARED = 2  # pieces of which something is prepared at a time
+HELD = ((2, 2), (2, 1), (1, 1))  # states that are told, and pieces prepared, in shared memory at a time, best first
 
 
 class Walk(NamedTuple):
@@ -58,6 +58,7 @@ class Walk(NamedTuple):
       prepared: likewise, of what is prepared of each piece, beside which it stands.
       own: likewise, of what a warpgroup writes for itself.
       is_backward: whether it begins with the last piece.
+      fixed: what shared memory holds for all pieces, [B or 1, N or 1, rows, W], or vectors [B or 1, N or 1, W].
     """
 
     given: Blocks
@@ -69,6 +70,7 @@ class Walk(NamedTuple):
     prepared: dict[str, Any]
     own: dict[str, Any]
     is_backward: bool
+    fixed: dict[str, jax.Array] = {}
 
     @property
     def main(self) -> Matrix:
@@ -115,35 +117,52 @@ class Walk(NamedTuple):
         return {key: x for key in dict.fromkeys(waiting.values()) if isinstance(x := blocks[key], Matrix)}
 
     @property
-    def begun(self) -> dict[str, Any]:
-        """Of what was found, what a block of threads has."""
-        own = lambda x: (*x[:-1], ROWS) if len(x) == 2 else x
-        return {key: jax.ShapeDtypeStruct(own(x.shape[2:]), x.dtype) for key, x in self.found.items()}
-
-    @property
     def stages(self) -> int:
         """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
         return self._stages(self.waiting)
 
     def _stages(self, waiting: dict[str, str]) -> int:
+        room = [min(3, self._room(most, waiting, *self.held)) for most in (SHARED // 2, SHARED)]
+        return room[0] if room[0] >= 2 else max(1, room[1])
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """States that are told, and pieces prepared, in shared memory at a time."""
+        apart = {key: key for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
+        return next((x for x in HELD if self._room(SHARED, apart, *x) >= 1), HELD[0])
+
+    def _room(self, most: int, waiting: dict[str, str], told: int, prepared: int) -> int:
+        """Pieces for which there is room beside all else."""
         size = lambda blocks: sum(bytes_of({key: x}, self.rows(x)) for key, x in blocks.items())
         whole = lambda shapes: sum(x.dtype.itemsize * x.size for x in shapes.values())
-        held = size(self._staging(waiting)) + whole(self.begun) + whole(self.own)
-        held += TOLD * whole(self.told) + PREPARED * whole(self.prepared)
-        room = [min(3, (most - RESERVED - held) // size(self.given)) for most in (SHARED // 2, SHARED)]
-        return room[0] if room[0] >= 2 else max(1, room[1])
+        held = size(self._staging(waiting)) + whole(self.begun) + whole(self.own) + whole(self.fixtures)
+        held += told * whole(self.told) + prepared * whole(self.prepared)
+        return (most - RESERVED - held) // size(self.given)
+
+    @property
+    def begun(self) -> dict[str, Any]:
+        """Where what was found comes to, one after another: a place for each shape."""
+        own = [(x.shape[2], ROWS) if x.ndim == 4 else x.shape[2:] for x in self.found.values()]
+        return {str(x): jax.ShapeDtypeStruct(x, jnp.float32) for x in own}
+
+    @property
+    def fixtures(self) -> dict[str, Any]:
+        """Of what is fixed, that of a head."""
+        return {key: jax.ShapeDtypeStruct(x.shape[2:], x.dtype) for key, x in self.fixed.items()}
 
 
 class Rule(NamedTuple):
     """What warpgroups do.
 
     Attributes:
-      begin: the state, from what was found; in the order of `Walk.left` where it is left.
+      begin: the state, from `found(name)`, each time a block of shared memory, for what was found is copied to it as it
+        is asked for; in the order of `Walk.left` where it is left.
       tell: writes what is told of it before a piece, from the piece, into what is told, by what is its own.
       keep: the state after one more piece, and what is written beside, from the piece, what was told, and what is its
         own.
       read: what is written, one after another, from the same.
       prepare: writes what is prepared of a piece, from the piece, by what is its own; None where nothing is.
+      ready: what the warpgroup that prepares does before, by what is its own.
     """
 
     begin: Callable[[Any], tuple]
@@ -151,14 +170,17 @@ class Rule(NamedTuple):
     keep: Callable[[Any, Any, Any, tuple], tuple[tuple, tuple]]
     read: Callable[[Any, Any, Any], Iterable]
     prepare: Callable[[Any, Any, Any], None] | None = None
+    ready: Callable[[Any], None] = lambda own: None
 
 
 def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax.Array]:
     """The outputs of a kernel, what is beside them, and what it leaves; `interpret` as for `hopper_tiles`."""
     batch, _, num_heads, _ = work.main.array.shape
+    told, prepared = work.held
 
     def kernel(*refs, **memory):
         block = _Block(work, rule, refs, SimpleNamespace(**memory))
+        block.hold()
         for group, does in enumerate((block.keep, block.read, block.copy)):
             pl.when(block.group == group)(does)
 
@@ -166,23 +188,24 @@ def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax
     return warpgroups.launched(
         name,
         kernel,
-        [*(x.array for x in work.given.values()), *work.found.values()],
+        [*(x.array for x in work.given.values()), *work.found.values(), *work.fixed.values()],
         interpret,
         out_type=[*shapes, *work.left.values()],
         scratch_types={
-            "begun": {key: plgpu.SMEM(x.shape, x.dtype) for key, x in work.begun.items()},
-            "own": {key: shared(x) for key, x in work.own.items()},
-            "told": {key: shared(x, TOLD) for key, x in work.told.items()},
+            "own": {key: shared(x) for key, x in (work.own | work.fixtures).items()},
+            "told": {key: shared(x, told) for key, x in work.told.items()},
             "given": {key: x.memory(work.stages, work.rows(x)) for key, x in work.given.items()},
-            "prepared": {key: shared(x, PREPARED) for key, x in work.prepared.items()},
+            "prepared": {key: shared(x, prepared) for key, x in work.prepared.items()},
             "staging": {key: x.memory(work.rows(x)) for key, x in work.staging.items()},
-            "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.found))),
+            "begun": {key: plgpu.SMEM(x.shape, x.dtype) for key, x in work.begun.items()},
+            "fixed": plgpu.Barrier(num_arrivals=max(1, len(work.fixed))),
+            "loaded": plgpu.Barrier(),
             "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=work.stages),
             "free": plgpu.Barrier(num_arrivals=2, num_barriers=work.stages),
-            "known": plgpu.Barrier(num_barriers=TOLD),
-            "forgotten": plgpu.Barrier(num_barriers=TOLD),
-            "ready": plgpu.Barrier(num_barriers=PREPARED),
-            "spent": plgpu.Barrier(num_arrivals=2, num_barriers=PREPARED),
+            "known": plgpu.Barrier(num_barriers=told),
+            "forgotten": plgpu.Barrier(num_barriers=told),
+            "ready": plgpu.Barrier(num_barriers=prepared),
+            "spent": plgpu.Barrier(num_arrivals=2, num_barriers=prepared),
         },
         grid=(batch, num_heads * work.parts),
         grid_names=("batch", "heads"),
@@ -197,27 +220,46 @@ class _Block:
         self.work, self.rule, self.memory = work, rule, memory
         self.example, place, self.group = (lax.axis_index(axis) for axis in ("batch", "heads", "group"))
         self.head, self.part = div(place, work.parts), rem(place, work.parts)
-        given, *others = dealt(refs, (work.given, work.found, work.out, work.beside, work.left))
-        self.found, self.out, self.beside, self.left = others
+        given, *others = dealt(refs, (work.given, work.found, work.fixed, work.out, work.beside, work.left))
+        found, self.fixed, self.out, self.beside, self.left = others
+        self.found = dict(zip(work.found, map(self._of_head, found), strict=True))
+        self.told, prepared = work.held
         self.own = SimpleNamespace(**memory.own)
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, work.stages)
-        self.prepared = Stream({}, (), memory.prepared, memory.ready, memory.spent, PREPARED)
+        self.prepared = Stream({}, (), memory.prepared, memory.ready, memory.spent, prepared)
         self.turns = jnp.int32(0), jnp.int32(work.pieces)
+
+    def hold(self) -> None:
+        """What all warpgroups do before: they wait for what is fixed, which one of them copies."""
+        if not self.fixed:
+            return
+
+        @pl.when(self.group == 2)
+        def _():
+            for (key, x), ref in zip(self.work.fixed.items(), self.fixed, strict=True):
+                own = leading(x, ref, self.example, self.head)
+                plgpu.copy_gmem_to_smem(own, self.memory.own[key], self.memory.fixed)
+
+        plgpu.barrier_wait(self.memory.fixed)
 
     def keep(self) -> None:
         """What the warpgroup does that keeps the state."""
-        begun = self.memory.begun
-        for key, ref in zip(self.work.found, self.found, strict=True):
-            plgpu.copy_gmem_to_smem(self._of_head(ref), begun[key], self.memory.loaded)
-        if begun:
-            plgpu.barrier_wait(self.memory.loaded)
-        carry = lax.fori_loop(*self.turns, self._kept, self.rule.begin(SimpleNamespace(**begun)))
+        carry = lax.fori_loop(*self.turns, self._kept, self.rule.begin(self._begun))
         for ref, x in zip(self.left, carry, strict=True):
             target = self._of_head(ref)
             target = target.at[0] if len(x.shape) < len(target.shape) else target
             self._of_first(self.work.parts if len(ref.shape) == 3 else 1, target, x)
-        ended(self.work.pieces, TOLD, self.memory.forgotten)
+        ended(self.work.pieces, self.told, self.memory.forgotten)
         plgpu.wait_smem_to_gmem(0)
+
+    def _begun(self, name: str):
+        """Where something that was found has come to, in the place of what was asked for before, and read."""
+        ref, loaded = self.found[name], self.memory.loaded
+        block = self.memory.begun[str(tuple(ref.shape))]
+        plgpu.commit_smem()
+        plgpu.copy_gmem_to_smem(ref, block, loaded)
+        plgpu.barrier_wait(loaded)
+        return block
 
     def read(self) -> None:
         """What the one does that reads it."""
@@ -235,6 +277,7 @@ class _Block:
     def copy(self) -> None:
         """What the one does that copies: a piece takes the place of one that both others are done with."""
         ahead = max(1, self.work.stages - 1) if self.work.prepared else 0
+        self.rule.ready(self.own)
 
         @pl.loop(jnp.int32(0), jnp.int32(self.work.pieces + ahead))
         def _(turn):
@@ -251,7 +294,7 @@ class _Block:
     def _prepare(self, turn) -> None:
         (piece, is_filled, _), (prepared, is_ready, is_spent) = self.given.slot(turn), self.prepared.slot(turn)
         plgpu.barrier_wait(is_filled)
-        pl.when(turn >= PREPARED)(functools.partial(plgpu.barrier_wait, is_spent))
+        pl.when(turn >= self.prepared.stages)(functools.partial(plgpu.barrier_wait, is_spent))
         assert self.rule.prepare is not None
         self.rule.prepare(piece, prepared, self.own)
         plgpu.commit_smem()
@@ -272,7 +315,7 @@ class _Block:
     def _kept(self, turn, carry: tuple) -> tuple:
         told, is_known, is_forgotten = self._told(turn)
         with self._piece(turn) as piece:
-            pl.when(turn >= TOLD)(functools.partial(plgpu.barrier_wait, is_forgotten))
+            pl.when(turn >= self.told)(functools.partial(plgpu.barrier_wait, is_forgotten))
             self.rule.tell(piece, told, self.own, carry)
             plgpu.barrier_arrive(is_known)
             carry, written = self.rule.keep(piece, told, self.own, carry)
@@ -281,7 +324,7 @@ class _Block:
 
     def _told(self, turn) -> tuple:
         """What is told before a piece, and the barriers which say that it was, and that it was read."""
-        slot, memory = rem(turn, TOLD), self.memory
+        slot, memory = rem(turn, self.told), self.memory
         told = SimpleNamespace(**{key: x.at[slot] for key, x in memory.told.items()})
         return told, memory.known.at[slot], memory.forgotten.at[slot]
 

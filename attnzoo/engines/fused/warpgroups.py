@@ -193,8 +193,8 @@ def ended(count, stages: int, barrier) -> None:
 
 
 def shared(x: Any, *several: int):
-    """Shared memory for a vector, or for a matrix as wgmma reads it."""
-    return tiled(x.dtype, *several, *x.shape) if len(x.shape) == 2 else plgpu.SMEM((*several, *x.shape), x.dtype)
+    """Shared memory for a vector, or for a matrix as wgmma reads it, or several."""
+    return tiled(x.dtype, *several, *x.shape) if len(x.shape) > 1 else plgpu.SMEM((*several, *x.shape), x.dtype)
 
 
 def staged(rows: jax.Array, staging, target) -> None:
