@@ -1,5 +1,6 @@
 """The recurrence of a Hopper GPU, interpreted by a CPU that looks for races, against NumPy in float64."""
 
+import contextlib
 import functools
 from types import SimpleNamespace
 from unittest import mock
@@ -281,6 +282,17 @@ def test_what_is_done_with_rows_is_told():
     assert [told(function) for function in others] == [None] * 5
 
 
+def test_matrices_that_rows_are_multiplied_with_are_told():
+    """And none that is met otherwise."""
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+    like = lambda tokens: (shape(128, 64), shape(tokens, 64))
+    told = lambda function: hopper_rows.parted(function, like, [1])
+    part = told(lambda w, x: [jnp.exp(0.5 * x @ w.T), jnp.max(x, axis=1)])
+    assert part.fixed == (0,) and not part.places
+    others = [lambda w, x: [x * w[:1]], lambda w, x: [x @ (w[:64] * 2)], lambda w, x: [x @ (w.T @ w)]]
+    assert [told(function) for function in others] == [None] * 3
+
+
 @pytest.mark.parametrize("is_fixed", [True, False])
 def test_a_count_that_has_a_gradient_is_not_told(is_fixed):
     """Kernels that make features themselves give none by it."""
@@ -446,6 +458,12 @@ CASES = {
         "query_segment_ids": SEGMENTS,
         "key_value_segment_ids": SEGMENTS,
     },
+    "keys with gains beside padding": {
+        "kernel": Performer(128),
+        "length": 100,
+        "key_value_seq_lengths": np.array([90]),
+    },
+    "many keys with gains": {"kernel": Performer(), "length": 256},
     "the delta rule": {"kernel": Delta(), "brought": {"beta": steps}},
     "the gated delta rule of wide values": {
         "kernel": GatedDelta(max_beta=2),
@@ -490,8 +508,12 @@ CASES |= {
     }.items()
 }
 
-# Those whose features, output and gradients kernels make of rows and of what stands beside them.
-QUICK = "two groups of channels", "other keys, some of which are hidden, at an offset"
+# Features, outputs and gradients that kernels make of rows and of what stands beside them, and by blocks of channels.
+QUICK = [
+    "two groups of channels",
+    "other keys, some of which are hidden, at an offset",
+    "keys with gains beside padding",
+]
 
 
 @pytest.mark.parametrize("name", few(CASES, QUICK))
@@ -532,6 +554,50 @@ def test_states_are_found_and_left(ask):
     ask(check_states)
 
 
+def check_gains():
+    """What one half of a sequence leaves is what the other one finds, of keys that grow, and gradients through it."""
+    rng, length = np.random.default_rng(0), 256
+    kernel = Performer(64)
+    growing = np.linspace(0.3, 2, length)[:, None, None]
+    q, k, v = (rng.normal(size=(1, length, HEADS, 64)) * x for x in (1, growing, 1))
+    q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v, rng.normal(size=q.shape)))
+    draws = kernel.draw(jax.random.key(0), Dims(1, length, length, HEADS, HEADS, 64, 64))
+    rule_of = lambda constants: kernel.rule((), constants, None)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def half(given, found, implementation):
+        call = Call(Mask(length // 2, length // 2, is_causal=True))
+        with asking(way(), "a test") if implementation == "pallas" else contextlib.nullcontext():
+            return recurrence.attend(rule_of, draws, *given, call, found, leaves_state=True)
+
+    def both(implementation, *given):
+        first, left = half([x[:, : length // 2] for x in given], None, implementation)
+        second, left = half([x[:, length // 2 :] for x in given], left, implementation)
+        # What is pulled at sums that stand for themselves times e^top.
+        gained, plain = left
+        whole = jnp.exp(gained.top)[..., None, None] * gained.totals[0]
+        return jnp.concatenate([first, second], axis=1), (whole, plain.totals[0])
+
+    with interpreted(quantum=64, largest=64, grain=64, platform="cuda"):
+        found, pull = jax.vjp(functools.partial(both, "pallas"), q, k, v)
+        assert not has_races()
+        pulled = jax.tree.map(
+            lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape) / jnp.abs(x).max(), x.dtype), found[1]
+        )
+        grads = pull((d_out, pulled))
+    assert not has_races()
+    precise = [x.astype(jnp.float32) for x in (q, k, v)]
+    expected, pull = jax.vjp(functools.partial(both, "xla"), *precise)
+    expected = [*jax.tree.leaves(expected), *pull((d_out.astype(jnp.float32), pulled))]
+    for x, like in zip([*jax.tree.leaves(found), *grads], expected, strict=True):
+        assert_close(x, np.asarray(like, np.float64), "gains", 2 * TOLERANCE)
+
+
+@pytest.mark.slow
+def test_gains_are_found_and_left(ask):
+    ask(check_gains)
+
+
 DECLINED = {
     "float32: it takes bfloat16": {"kernel": Linear(), "dtype": jnp.float32},
     "192 channels of a head: it takes up to 128": {"kernel": Delta(), "tokens": {"beta": ()}, "width": 192},
@@ -540,7 +606,13 @@ DECLINED = {
         "tokens": {"log_decay": (128,)},
         "width": 128,
     },
-    "keys with gains": {"kernel": Performer(64)},
+    "100 channels of keys with gains: it takes multiples of 64 up to 256": {"kernel": Performer(100)},
+    "keys of 128 and values of 128 beside gains: it takes 64": {"kernel": Performer(), "width": 128},
+    "segments, or queries of whose positions the program learns, beside gains": {
+        "kernel": Performer(),
+        "query_segment_ids": np.zeros((1, 8), int),
+        "key_value_segment_ids": np.zeros((1, 8), int),
+    },
     "channels in groups": {
         "kernel": LogLinear(levels=3),
         "tokens": {"log_decay": (), "beta": (), "log_level": (3,)},
@@ -555,6 +627,7 @@ def test_reasons(reason):
     operand = lambda *shape: jnp.ones((1, 8, 1, *shape), given.get("dtype", jnp.bfloat16))
     tokens = {name: operand(*shape) for name, shape in given.get("tokens", {}).items()}
     beside = {"tokens": tokens} if tokens else {}
+    beside |= {name: x for name, x in given.items() if name.endswith("segment_ids")}
     call = functools.partial(attend, kernel=given["kernel"], is_causal=True, implementation="pallas", **beside)
     with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match=reason):
         call(*[operand(given.get("width", 64))] * 3)
@@ -562,7 +635,7 @@ def test_reasons(reason):
 
 @pytest.mark.parametrize(
     ("kernel", "is_causal"),
-    [*((kernel, True) for kernel in (Linear(), Softmax(), Delta(), KimiDelta())), (Linear(), False)],
+    [*((kernel, True) for kernel in (Linear(), Softmax(), Delta(), KimiDelta(), Performer(64))), (Linear(), False)],
 )
 def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel, is_causal):
     """Without its compiler, in a process that knows numbers of 64 bits; no chunk divides the length."""

@@ -31,10 +31,15 @@ def run(closed: core.ClosedJaxpr, args: Sequence[Any], rule: Callable[..., list[
     values = dict(zip(jaxpr.constvars + jaxpr.invars, [*closed.consts, *args], strict=True))
     read = lambda x: x.val if isinstance(x, core.Literal) else values[x]
     for equation in jaxpr.eqns:
-        operands, name = list(map(read, equation.invars)), equation.primitive.name
-        found = run(equation.params[INNER[name]], operands, rule) if name in INNER else rule(equation, operands)
+        found = of_one(equation, list(map(read, equation.invars)), rule)
         values |= dict(zip(equation.outvars, found, strict=True))
     return list(map(read, jaxpr.outvars))
+
+
+def of_one(equation: Any, operands: Sequence[Any], rule: Callable[..., list[Any]]) -> list[Any]:
+    """What one operation of it gives, or a program inside."""
+    name = equation.primitive.name
+    return run(equation.params[INNER[name]], operands, rule) if name in INNER else rule(equation, list(operands))
 
 
 def usual(equation: Any, operands: list[Any]) -> list[Any]:

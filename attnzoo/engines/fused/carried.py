@@ -87,6 +87,7 @@ class Recurrence(NamedTuple):
     Attributes:
       chunk: tokens that meet as pairs.
       declined: `declined(given, write)`: why it cannot take a sequence of such types, and what one token of it writes.
+      apart: whether it tells segments apart where keys have gains.
       forward: `forward(carried, keeps)`: outputs [B, T', N, Hv], the state that is left, [B, heads, ...], and where
         states are kept, leaves [B, heads, runs, ...] of those before each run, of two axes at least.
       backward: `backward(carried, kept, d_out, d_left)`, where `d_left` is None if nobody has used the state.
@@ -96,6 +97,7 @@ class Recurrence(NamedTuple):
     declined: Callable[[Sequence, Write], list[str]]
     forward: Callable[..., tuple[jax.Array, State, list[jax.Array]]]
     backward: Callable[..., Gradients]
+    apart: bool = True
 
 
 @jax.tree_util.register_static

@@ -100,7 +100,12 @@ def _apart(given: Sequence, run: Chunks) -> int:
 
 def _declined(given: Sequence, write: Write, mask: Mask, device: Device) -> list[str]:
     kernel = _kernel(device, mask)
-    return ["it has no kernel for recurrences"] if kernel is None else kernel.declined(given, write)
+    if kernel is None:
+        return ["it has no kernel for recurrences"]
+    has_segments = mask.segments is not None or not mask.is_placed  # as which events are laid out
+    is_mixed = not kernel.apart and has_segments and any(x.log_gain is not None for x in write.channels)
+    reasons = ["segments, or queries of whose positions the program learns, beside gains, of which it knows nothing"]
+    return kernel.declined(given, write) + reasons * is_mixed
 
 
 def _kernel(device: Device, mask: Mask) -> Recurrence | None:

@@ -20,6 +20,7 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused import (
+    hopper_gains,
     hopper_gradient,
     hopper_meeting,
     hopper_recurrence,
@@ -39,6 +40,7 @@ WIDEST = 128  # channels, and values
 def declined(given: Sequence, write: Write) -> list[str]:
     """Why the kernel cannot take a sequence of such types, and what one token of it writes."""
     reasons = warpgroups.missing()
+    has_gains = any(x.log_gain is not None for x in write.channels)
     types = sorted({str(x.dtype) for x in given[:3]})
     if types != [DTYPE]:
         reasons.append(f"{' and '.join(types)}: it takes {DTYPE}")
@@ -48,12 +50,15 @@ def declined(given: Sequence, write: Write) -> list[str]:
     is_counted = [x.ndim for x in write.values] == [2, 1]
     there = {
         "channels in groups": any(x.key.ndim == 3 for x in write.channels),
-        "keys with gains": any(x.log_gain is not None for x in write.channels),
+        "gains but of many channels beside one channel without, and of counted values": has_gains
+        and not _are_gained(write),
         "channels that forget in several ways": bool(decays) and len(write.channels) > 1,
         "values of several kinds": not is_counted and [x.ndim for x in write.values] != [2],
         "decays beside counted values": is_counted and bool(decays),
     }
     reasons += [f"{name}, of which it knows nothing" for name, is_there in there.items() if is_there]
+    if has_gains:
+        return reasons + _declined_gains(given, write)
     channels = ("channels of a head with decays of their own", ROWS) if by_channel else ("channels of a head", WIDEST)
     for (name, most), width in ((channels, features), (("values of a head", WIDEST), write.values[0].shape[-1])):
         if width > most:
@@ -61,10 +66,30 @@ def declined(given: Sequence, write: Write) -> list[str]:
     return reasons
 
 
+def _are_gained(write: Write) -> bool:
+    """Whether kernels of keys with gains know the state."""
+    with_gains = [x.log_gain is not None for x in write.channels]
+    is_plain = with_gains == [True, False] and write.channels[1].key.shape[-1] == 1 and write.rate is None
+    return is_plain and all(x.log_decay is None for x in write.channels) and len(write.values) == 2
+
+
+def _declined_gains(given: Sequence, write: Write) -> list[str]:
+    """Why these do not hold it."""
+    features, widths = write.channels[0].key.shape[-1], (given.q.shape[3], given.v.shape[3])
+    reasons = []
+    if features % ROWS or features > hopper_gains.WIDEST:
+        reasons.append(
+            f"{features} channels of keys with gains: it takes multiples of {ROWS} up to {hopper_gains.WIDEST}"
+        )
+    if widths != (ROWS, ROWS):
+        reasons.append(f"keys of {widths[0]} and values of {widths[1]} beside gains: it takes {ROWS}")
+    return reasons
+
+
 def recurrence(interpret: Any = None) -> Recurrence:
     """The kernel, or what interprets it."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward))
+    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward), apart=False)
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, State, list[jax.Array]]:
@@ -100,6 +125,10 @@ def gradients(carried: Carried, met: Callable[[Learned, Sequence], Any], pulled:
 def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) -> tuple[jax.Array, State]:
     """Outputs [B, T', N, Hv], and the state that is left, of operands in float32."""
     group = given.q.shape[2] // carried.own
+    if carried.empty()[0].top is not None:
+        gained = hopper_told.gained(carried, learned, given, _found_gains(learned.found, group), interpret)
+        out, sums = hopper_gains.recur(*gained)
+        return out, _left_gains(sums, group)
     slots = along(carried.slots, len(given.q))
     scale = scale_of(carried, learned, given.q, slots)
     found = found_of(learned.found, group)
@@ -267,6 +296,21 @@ def left_of(left: hopper_recurrence.State, empty: State, group: int) -> State:
     of_values = [left.sums[:, ::group, :, :columns], *([] if left.ones is None else [left.ones[:, ::group]])]
     cut = lambda x: jnp.split(x[:, :, : ends[-1]], ends[:-1], axis=2)
     return tuple(Sums(totals) for totals in zip(*map(cut, of_values), strict=True))
+
+
+def _found_gains(found: State | None, group: int) -> hopper_gains.Found | None:
+    """The same of channels with gains, and of the one without."""
+    if found is None:
+        return None
+    gained, plain = found
+    each: Any = *gained.totals, *(x[:, :, 0] for x in plain.totals), gained.top
+    return hopper_gains.Found(*(jnp.repeat(x, group, axis=1) for x in each))
+
+
+def _left_gains(left: hopper_gains.Found, group: int) -> State:
+    """The inverse."""
+    sums, ones, plain, number, top = (x[:, ::group] for x in left)
+    return Sums((sums, ones), top), Sums((plain[:, :, None], number[:, :, None]))
 
 
 def _by_value(found: State) -> list[tuple[jax.Array, ...]]:

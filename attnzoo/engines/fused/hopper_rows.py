@@ -2,7 +2,9 @@
 
 A rule is a program of one head's tokens. What it does with their rows, each for itself and by operations that a
 warpgroup knows, the kernel does in registers, so that rows pass through the device's memory once. What it does without
-rows, such as with positions and what tokens bring beside them, is a number for each token, which XLA makes before.
+rows, such as with positions and what tokens bring beside them, is a number for each token, which XLA makes before. A
+matrix that all tokens of a head are multiplied with, such as one of random features, is held in shared memory by
+kernels that know of it (`hopper_blocks`).
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ ALONE = frozenset(
     "ne neg not or rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
 )
 STANDING = frozenset(("broadcast_in_dim", "reshape", "squeeze"))
+REDUCED = {"reduce_sum": jnp.add, "reduce_max": jnp.maximum}
 
 
 class Rows(NamedTuple):
-    """A program of tokens: of rows [t, W], first of all, and numbers [t], to such.
+    """A program of tokens: of rows [t, W], first of all, numbers [t] and matrices, to rows and numbers.
 
     Attributes:
-      made: the program. pulled: from its operands, and the gradients of what it gives, to theirs.
+      made: the program. pulled: from its operands, and the gradients of what it gives, in float32, to theirs, without
+        those of matrices.
     """
 
     made: core.ClosedJaxpr
@@ -41,12 +45,11 @@ class Rows(NamedTuple):
 
     def __call__(self, *operands: Any) -> list[Any]:
         """What it makes of rows that a warpgroup has in registers."""
-        return programs.run(self.made, operands, _rule)
+        return programs.run(self.made, operands, rule)
 
     def gradients(self, operands: list[Any], pulled: list[Any]) -> list[Any]:
         """Those of operands, in float32."""
-        rounded = [x.astype(like.aval.dtype) for x, like in zip(pulled, self.made.jaxpr.outvars, strict=True)]
-        return programs.run(self.pulled, [*operands, *rounded], _rule)
+        return programs.run(self.pulled, [*operands, *pulled], rule)
 
     @property
     def widths(self) -> list[int]:
@@ -61,11 +64,13 @@ class Parted(NamedTuple):
       rows: that, of rows and what else it needs; None where it hands rows on.
       places: where what else it needs is made: a leaf of the operands by number, or an operation and its result.
       read: of each of these, the numbers of the leaves that it depends on.
+      fixed: the numbers of leaves that are matrices of a head, which it needs, too.
     """
 
     rows: Rows | None
     places: list[tuple[int, ...]]
     read: list[frozenset[int]]
+    fixed: tuple[int, ...] = ()
 
 
 def parted(function: Callable, like: Callable[[int], Any], own: Sequence[int]) -> Parted | None:
@@ -76,27 +81,27 @@ def parted(function: Callable, like: Callable[[int], Any], own: Sequence[int]) -
       own: which of their leaves the kernel has, rows first of all.
     """
     closed = jax.make_jaxpr(function)(*like(TOKENS))
-    jaxpr = closed.jaxpr
-    equations = list(_living(jaxpr))
+    jaxpr, known = closed.jaxpr, _known(closed)
+    equations = [each for each in _living(jaxpr) if not known.keys() >= set(each.outvars)]
     operands = [jaxpr.invars[place] for place in own]
     inside, there = [], set(operands)
     for equation in equations:
         if not there.isdisjoint(_variables(equation)) or not all(map(_is_number, equation.outvars)):
             inside.append(equation)
             there.update(equation.outvars)
-    known = {x: _scalar(value) for x, value in zip(jaxpr.constvars, closed.consts, strict=True)}
     needed = dict.fromkeys(x for each in inside for x in _variables(each) if x not in there)
-    consts = [x for x in needed if known.get(x) is not None]
-    given = [x for x in needed if known.get(x) is None]
+    consts = [x for x in needed if x in known]
     where, read = _places(jaxpr), _read(jaxpr)
+    fixed = [x for x in needed if _is_matrix(x) and x in jaxpr.invars]
+    given = [x for x in needed if x not in known and x not in fixed]
     is_made = all(_is_variable(x) and own[0] in read[x] for x in jaxpr.outvars)
     if not is_made or not all(x in where and _is_vector(x) for x in given) or not all(map(_is_done, inside)):
         return None
     if all(each.primitive.name == "convert_element_type" for each in inside) and len(jaxpr.outvars) == 1:
         return Parted(None, [], [])
-    made = jaxpr.replace(constvars=consts, invars=[*operands, *given], outvars=jaxpr.outvars, eqns=inside)
-    rows = _with_gradients(core.ClosedJaxpr(made, [known[x] for x in consts]))
-    return rows and Parted(rows, [where[x] for x in given], [read[x] for x in given])
+    made = jaxpr.replace(constvars=consts, invars=[*operands, *given, *fixed], outvars=jaxpr.outvars, eqns=inside)
+    rows = _with_gradients(core.ClosedJaxpr(made, [known[x] for x in consts]), len(fixed))
+    return rows and Parted(rows, [where[x] for x in given], [read[x] for x in given], tuple(where[x][0] for x in fixed))
 
 
 def read_by(function: Callable, like: Any) -> list[frozenset[int]]:
@@ -116,20 +121,39 @@ def beside(function: Callable, like: Any, leaves: list[jax.Array], places: list[
     return [x.reshape(len(x)).astype(jnp.float32) for x in made]
 
 
-def _with_gradients(program: core.ClosedJaxpr) -> Rows | None:
-    """The same of operands in float32, which a kernel has; None where a warpgroup does not know all of it."""
+def _with_gradients(program: core.ClosedJaxpr, fixed: int) -> Rows | None:
+    """The same of operands in float32, which a kernel has, the last ones `fixed`; None where a warpgroup does not know
+    all of it.
+    """
     like = program.jaxpr.invars
+    changed = len(like) - fixed
 
     def made(*operands):
         return core.jaxpr_as_fun(program)(*(x.astype(y.aval.dtype) for x, y in zip(operands, like, strict=True)))
 
     def pulled(operands, d_outs):
-        return list(jax.vjp(made, *operands)[1](d_outs))
+        of_changed = lambda *x: made(*x, *operands[changed:])
+        rounded = [x.astype(y.aval.dtype) for x, y in zip(d_outs, program.jaxpr.outvars, strict=True)]
+        return list(jax.vjp(of_changed, *operands[:changed])[1](rounded))
 
-    operands = [jax.ShapeDtypeStruct(x.aval.shape, jnp.float32) for x in like]
-    outs = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in program.jaxpr.outvars]
-    found = Rows(jax.make_jaxpr(made)(*operands), jax.make_jaxpr(pulled)(operands, outs))
-    return found if all(_is_done(x) for closed in found for x in closed.jaxpr.eqns) else None
+    precise = lambda x: jax.ShapeDtypeStruct(x.aval.shape, jnp.float32)
+    operands, outs = list(map(precise, like)), list(map(precise, program.jaxpr.outvars))
+    found = [jax.make_jaxpr(made)(*operands), jax.make_jaxpr(pulled)(operands, outs)]
+    found = [core.ClosedJaxpr(x.jaxpr.replace(eqns=list(_living(x.jaxpr))), x.consts) for x in found]
+    return Rows(*found) if all(_is_done(x) for closed in found for x in closed.jaxpr.eqns) else None
+
+
+def _known(closed: core.ClosedJaxpr) -> dict[Any, Any]:
+    """Numbers that a program has, and what it makes of no others."""
+    consts = zip(closed.jaxpr.constvars, map(_scalar, closed.consts), strict=True)
+    known = {x: value for x, value in consts if value is not None}
+    for equation in closed.jaxpr.eqns:
+        if all(x.aval.shape == () for x in equation.outvars) and all(x in known for x in _variables(equation)):
+            operands = [known[x] if _is_variable(x) else x.val for x in equation.invars]
+            with jax.ensure_compile_time_eval():
+                made = programs.of_one(equation, operands, programs.usual)
+            known |= {x: np.asarray(y)[()] for x, y in zip(equation.outvars, made, strict=True)}
+    return known
 
 
 def _living(jaxpr: Any) -> Iterator[Any]:
@@ -177,6 +201,11 @@ def _is_vector(x: Any) -> bool:
     return x.aval.shape in ((TOKENS,), (TOKENS, 1))
 
 
+def _is_matrix(x: Any) -> bool:
+    """Whether it is one that tokens are multiplied with."""
+    return len(x.aval.shape) == 2 and x.aval.shape[0] != TOKENS
+
+
 def _is_number(x: Any) -> bool:
     return x.aval.shape == () or _is_vector(x)
 
@@ -187,8 +216,12 @@ def _is_done(equation: Any) -> bool:
     if name in programs.INNER:
         inner = equation.params[programs.INNER[name]]
         return all(_scalar(x) is not None for x in inner.consts) and all(map(_is_done, inner.jaxpr.eqns))
-    if name == "reduce_sum":
+    if name in REDUCED:
         return equation.params["axes"] == (1,)
+    if name == "dot_general":
+        return _is_product(equation)
+    if any(map(_is_matrix, _variables(equation))):
+        return name in ("transpose", "convert_element_type")
     if not all(_is_number(x) or (len(x.aval.shape) == 2 and x.aval.shape[0] == TOKENS) for x in equation.outvars):
         return False
     if name == "broadcast_in_dim" and (size := equation.invars[0].aval.shape):
@@ -196,14 +229,24 @@ def _is_done(equation: Any) -> bool:
     return name in ALONE or name in STANDING
 
 
-def _rule(equation: Any, operands: list[Any]) -> list[Any]:
-    """An operation of a warpgroup, to which [t, 1] is [t]."""
-    name, shape = equation.primitive.name, equation.outvars[0].aval.shape
-    x = operands[0]
+def _is_product(equation: Any) -> bool:
+    """Whether it is one of rows with a matrix."""
+    (contracted, _), batch = equation.params["dimension_numbers"]
+    rows, matrix = equation.invars
+    return contracted == (1,) and batch == ((), ()) and rows.aval.shape[0] == TOKENS and _is_matrix(matrix)
+
+
+def rule(equation: Any, operands: list[Any], width: tuple[int, ...] | None = None) -> list[Any]:
+    """An operation of a warpgroup, to which [t, 1] is [t]; of so many columns, if not of all."""
+    name, x = equation.primitive.name, operands[0]
     if name in STANDING:
-        return [_standing(x, shape[1:], equation.invars[0].aval.shape)]
-    if name == "reduce_sum":
-        return [x.sum(axis=1) if equation.invars[0].aval.shape[1] > 1 else x]
+        width = equation.outvars[0].aval.shape[1:] if width is None else width
+        return [_standing(x, width, equation.invars[0].aval.shape)]
+    if name in REDUCED:
+        reduced = jnp.sum if name == "reduce_sum" else jnp.max
+        return [reduced(x, axis=1) if equation.invars[0].aval.shape[1] > 1 else x]
+    if name == "convert_element_type" and jnp.issubdtype(jnp.result_type(x), jnp.bool_):
+        return [jnp.where(x, 1.0, 0.0).astype(equation.params["new_dtype"])]
     if name in ("copy", "copy_p", "stop_gradient"):
         return [x]
     if name == "add_any":

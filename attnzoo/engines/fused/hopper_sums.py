@@ -53,7 +53,14 @@ from attnzoo.engines.slots import Sequence
 def recurrence(interpret: Any = None) -> Recurrence:
     """The kernels, or what interprets them."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Recurrence(ROWS, hopper_chunks.declined, of_keyword(forward), of_keyword(backward))
+    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward))
+
+
+def declined(given: Sequence, write: state.Write) -> list[str]:
+    """As a causal one, and keys with gains."""
+    has_gains = any(x.log_gain is not None for x in write.channels)
+    gains = ["keys with gains whose queries all see the same, of which it knows nothing"] * has_gains
+    return hopper_chunks.declined(given, write) + gains
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:

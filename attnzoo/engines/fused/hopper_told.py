@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.engines import state
-from attnzoo.engines.fused import hopper_channels, hopper_channels_delta, hopper_delta, hopper_rows, hopper_whole
+from attnzoo.engines.fused import (
+    hopper_channels,
+    hopper_channels_delta,
+    hopper_delta,
+    hopper_gains,
+    hopper_rows,
+    hopper_whole,
+)
 from attnzoo.engines.fused.carried import Carried, Learned, is_real
 from attnzoo.engines.fused.hopper_recurrence import LOWEST
 from attnzoo.engines.fused.hopper_recurrence import State as Found
@@ -58,6 +65,8 @@ def told_of(
     keys, values, finish = rule.parted(rule.key, KEY), rule.parted(rule.value, VALUE), rule.finish()
     if queries is None or keys is None or finish is None or values is None or values.rows is not None:
         return None
+    if queries.fixed or keys.fixed or finish.fixed:
+        return None
     if rule.is_counted and not rule.is_fixed(rule.one):
         return None
     dtype = carried.given.q.dtype
@@ -71,6 +80,35 @@ def told_of(
     q, k, v = (x.astype(dtype) for x in given[:3])
     (rate,) = rule.numbers(rule.rate) if rule.is_corrected else [None]
     return how, Given(q, k, v, *beside, one, decays, found, rate)
+
+
+def gained(
+    carried: Carried, learned: Learned, given: Sequence, found: hopper_gains.Found | None, interpret: Any
+) -> tuple[hopper_gains.How, hopper_gains.Given]:
+    """A call of keys with gains as its kernels take it.
+
+    Raises:
+      NotImplementedError: they do not know what a rule does with rows.
+    """
+    rule = _Rule(carried, learned, given)
+    all_told: Any = rule.parted(rule.read, QUERY), rule.parted(rule.gained_key, KEY), rule.finish()
+    is_told = all(x is not None and x.rows is not None for x in all_told)
+    if (
+        not is_told
+        or rule.parted(rule.value, VALUE) != HANDED_ON
+        or not rule.is_fixed(rule.one)
+        or not rule.is_fixed(rule.plain)
+    ):
+        raise NotImplementedError("keys with gains: a kernel of a Hopper GPU does not know how features are made here")
+    (queries, keys, finish), leaves = all_told, jax.tree.leaves(rule.all)
+    fixed = list(dict.fromkeys((*queries.fixed, *keys.fixed)))
+    of_read, of_key = (tuple(map(fixed.index, x.fixed)) for x in (queries, keys))
+    how = hopper_gains.How(queries.rows, keys.rows, of_read, of_key, finish.rows, interpret)
+    matrices = [leaves[i] if leaves[i].shape[1] == 1 else jnp.repeat(leaves[i], rule.group, axis=1) for i in fixed]
+    (one,), (plain,) = rule.numbers(rule.one), rule.numbers(rule.plain)
+    beside = rule.beside(rule.read, queries), rule.beside(rule.gained_key, keys)
+    q, k, v, *matrices = (x.astype(carried.given.q.dtype) for x in (*given[:3], *matrices))
+    return how, hopper_gains.Given(q, k, v, *beside, one, plain, matrices, found)
 
 
 def kernels_of(given: Given) -> Any:
@@ -149,6 +187,16 @@ class _Rule:
     def key(self, *operands: Any) -> list[jax.Array]:
         """What tokens write by, likewise."""
         return [state.where(operands[-1].shown, channels.key) for channels in self._write(*operands).channels]
+
+    def gained_key(self, *operands: Any) -> list[jax.Array]:
+        """What tokens write channels with gains by, and these."""
+        key, _, gain = self._write(*operands).channels[0]
+        assert gain is not None
+        return [state.where(operands[-1].shown, key), state.where(operands[-1].shown, gain, state.LOWEST)]
+
+    def plain(self, *operands: Any) -> list[jax.Array]:
+        """By which they write the channel without gains."""
+        return [state.where(operands[-1].shown, self._write(*operands).channels[1].key)[:, 0]]
 
     def value(self, *operands: Any) -> list[jax.Array]:
         """What they write."""
