@@ -13,11 +13,11 @@ from attnzoo import (
     ALiBi,
     BigBird,
     Dims,
-    Linear,
     Linformer,
     Local,
     NadarayaWatson,
     Nystrom,
+    Reformer,
     SlidingWindow,
     Softmax,
     SparseTransformer,
@@ -327,7 +327,7 @@ DECLINED = {
     "a mask_mod that closes over arrays": (Softmax(), {"mask_mod": lambda head, i, j: jnp.asarray(ROWS)[i] >= j}),
     "global tokens by name": (SlidingWindow(3, 3), {"global_tokens": np.array([[1, 5]] * 2)}),
     "its scores are no products": (Additive(), {}),
-    "it is no softmax": (Linear(), {}),
+    "it is no softmax over tiles that are known beforehand, and no recurrence": (Reformer(chunk_size=4, buckets=4), {}),
     "it is no softmax over": (Local(4, "strided"), {}),
 }
 

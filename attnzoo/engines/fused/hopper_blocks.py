@@ -130,7 +130,7 @@ class Run:
         if len(shape) == 2 and shape[1] > ROWS:
             return [Tiles(level, functools.partial(self._tile, equation, operands))]
         if not any(isinstance(x, Tiles) for x in operands):
-            return [self.later(level, lambda: self._tile(equation, operands, 0, {}))]
+            return [self.later(level, lambda: self._tile(equation, operands, numbers(1)[0], {}))]
         if name == "dot_general":
             return [self._sum(level, (ROWS, ROWS), 0.0, functools.partial(self._added, equation, operands))]
         join, least = REDUCED[name], 0.0 if name == "reduce_sum" else LEAST
@@ -157,6 +157,11 @@ class Run:
         """Rows as two numbers each, whose sum has twice the digits of one: what comes of them may be an exponent."""
         first = rows.astype(self.dtype)
         return first, (rows - first.astype(rows.dtype)).astype(self.dtype)
+
+
+def numbers(count: int) -> list[jax.Array]:
+    """Of blocks, none of which a compiler knows: what products are added to takes no numbers that it does."""
+    return [jax.lax.optimization_barrier(jnp.int32(i)) for i in range(count)]
 
 
 class _Sum:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused import hopper_meeting, hopper_walk
-from attnzoo.engines.fused.hopper_blocks import Fixed, Run, Tiles
+from attnzoo.engines.fused.hopper_blocks import Fixed, Run, Tiles, numbers
 from attnzoo.engines.fused.hopper_gained import (
     ALONE,
     SQUARE,
@@ -109,8 +109,8 @@ class Kernel(hopper_meeting.Kernel):
             return tuple(loaded(found(name)) if has(name) else filled(0, *shape) for name, shape in names)
 
         def tell(piece, told, own, carry):
-            for i in range(count):
-                told.state.at[i][...] = carry[i].astype(self.dtype)
+            for i, number in enumerate(numbers(count)):
+                told.state.at[number][...] = carry[i].astype(self.dtype)
                 block(told.ones, i)[...] = carry[count + i]
             for name, x in zip(ALONE, carry[2 * count :], strict=True):
                 getattr(told, name)[...] = x
@@ -123,9 +123,7 @@ class Kernel(hopper_meeting.Kernel):
             top = self._pending(piece, top) if is_backward else loaded(self.vector(piece, "last"))
             ones = [kept * carry[count + i] + loaded(block(piece.ones, i)) for i in range(count)]
             faded = [x * spread(kept, SQUARE) for x in carry[:count]]
-            # What is added to does not take numbers that are known.
-            numbers = [jax.lax.optimization_barrier(jnp.int32(i)) for i in range(count)]
-            pairs = zip(faded, numbers, strict=True)
+            pairs = zip(faded, numbers(count), strict=True)
             state = [added(x, by.at[i].T, piece.faded, self.how.interpret) for x, i in pairs]
             return (*state, *ones, plain, number, top), ()
 
@@ -219,7 +217,7 @@ class Kernel(hopper_meeting.Kernel):
         """Gradients of queries or keys, and of what their program needs beside them."""
         program: Rows = getattr(self.how, name)
         if self.blocks == 1:
-            pulled = [pulled[0].tile(jnp.int32(0), {}), *pulled[1:]]
+            pulled = [pulled[0].tile(numbers(1)[0], {}), *pulled[1:]]
         d_rows, *d_beside = run.gradients(program, self._of_program(name, piece, own), pulled)
         run.run()
         yield d_rows.made()

@@ -26,7 +26,7 @@ TOKENS = 61  # for which a program is written down, a number that no width is, s
 # What a warpgroup does with each number by itself, and with what it is told of one or more of them.
 ALONE = frozenset(
     "abs add add_any and convert_element_type copy copy_p cos div eq exp exp2 ge gt integer_pow le log lt max min mul "
-    "ne neg not or rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
+    "ne neg not or reshard rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
 )
 STANDING = frozenset(("broadcast_in_dim", "reshape", "squeeze"))
 REDUCED = {"reduce_sum": jnp.add, "reduce_max": jnp.maximum}
@@ -247,7 +247,7 @@ def rule(equation: Any, operands: list[Any], width: tuple[int, ...] | None = Non
         return [reduced(x, axis=1) if equation.invars[0].aval.shape[1] > 1 else x]
     if name == "convert_element_type" and jnp.issubdtype(jnp.result_type(x), jnp.bool_):
         return [jnp.where(x, 1.0, 0.0).astype(equation.params["new_dtype"])]
-    if name in ("copy", "copy_p", "stop_gradient"):
+    if name in ("copy", "copy_p", "reshard", "stop_gradient"):
         return [x]
     if name == "add_any":
         return [x + operands[1]]
