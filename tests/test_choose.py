@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attnzoo import Linear, Linformer, SlidingWindow, Softmax
+from attnzoo import Delta, Linear, Linformer, SlidingWindow, Softmax
 from experiments.bench import chips, records
 from experiments.bench.settings import parsed
 from experiments.choose import knowledge, run
@@ -34,15 +34,68 @@ def rows_of(folder):
 
 def test_the_nearest_row_tells_how_much_longer_than_the_least_a_kernel_takes(tmp_path):
     rows = rows_of(tmp_path)
-    known = knowledge.factor(rows, Softmax(), "cpu", 2048, True, "forward")
-    assert known.source == f"measured: {tmp_path}, 4,096 tokens"
+    call = knowledge.Call("cpu", 2048, True, "forward", "float32")
+    known = knowledge.factor(rows, Softmax(), call)
+    assert known.source == f"measured: {tmp_path}, scaled from 4,096 tokens"
     chosen = parsed(Settings, length=4096, causal=True, heads=2, head_dim=16, dtype="float32")
     assert run.choice(chosen, Softmax(), known).seconds == pytest.approx(9.0)
-    assert knowledge.factor(rows, SlidingWindow(), "cpu", 64, True, "forward") is None
-    assert knowledge.factor(rows, Softmax(), "h100", 64, True, "forward") is None
-    assert "other causality" in knowledge.factor(rows, Softmax(), "cpu", 64, False, "forward").source
+    assert knowledge.factor(rows, SlidingWindow(), call) is None
+    assert knowledge.factor(rows, Softmax(), call._replace(device="h100")) is None
+    other = knowledge.factor(rows, Softmax(), call._replace(is_causal=False, length=64, dtype="bfloat16")).source
+    assert other.endswith(", 64 tokens, other causality, float32")
     typical = knowledge.typical([known, knowledge.Factor(known.value * 3, "")])
     assert typical.value == pytest.approx(2 * known.value) and "the median of 2 kernels" in typical.source
+
+
+def compiled(folder, *cells):
+    """Rows of programs for an H100, each of changes to one of Softmax by what `attend` takes itself."""
+    shared = TIMED | {"experiment": "compiled", "status": "compiled", "target": "h100", "implementation": "auto"}
+    shared |= {"operands": "heads", "dtype": "bfloat16", "length": 4096, "kernel": "Softmax()", "flops": 1e9}
+    for cell in cells:
+        records.append(folder, shared | cell)
+    return knowledge.read(folder)
+
+
+def test_the_last_row_of_the_fastest_implementation_is_ranked_and_named(tmp_path, capsys):
+    pallas, delta = {"implementation": "pallas", "flops": None}, {"kernel": "Delta(max_beta=1)"}
+    rows = compiled(
+        tmp_path,
+        delta | {"roofline_seconds": 5e-3},
+        delta | pallas | {"roofline_seconds": 1e-9},  # superseded
+        delta | pallas | {"roofline_seconds": 2e-3, "operands": "projected"},
+        delta | pallas | {"roofline_seconds": 3e-3},
+        {"kernel": repr(Linear()), "roofline_seconds": 4e-3, "implementation": "torch SDPA"},
+    )
+    call = knowledge.Call("h100", 4096, True, "forward", "bfloat16")
+    known = knowledge.factor(rows, Delta(), call)
+    place = f"compiled, at least: {tmp_path}, 4,096 tokens, pallas"
+    assert known.source == f"{place}, as projections leave operands" and known.implementation == "pallas"
+    assert knowledge.factor(rows, Delta(), call, lambda implementation: False).implementation is None
+    assert knowledge.factor(rows, Linear(), call) is None
+    chosen = parsed(Settings, length=4096, causal=True, heads=2, head_dim=16, rows=str(tmp_path), device="h100",
+                    kernels="delta")  # fmt: skip
+    assert run.choice(chosen, Delta(), known).seconds == pytest.approx(2e-3)
+    assert run.run(chosen) == 0
+    said = capsys.readouterr().out
+    assert "Delta, pallas" in said and 'is_causal=True, implementation="pallas")' in said
+
+
+def test_a_program_that_hides_its_operations_takes_as_long_as_they_do(tmp_path):
+    rows = compiled(tmp_path, {"implementation": "pallas", "flops": None, "roofline_seconds": 1e-12})
+    assert knowledge.factor(rows, Softmax(), knowledge.Call("h100", 4096, True, "forward", "bfloat16")).value == 1.0
+
+
+def test_a_row_of_other_fields_comes_before_one_of_other_causality(tmp_path):
+    wide, default = repr(SlidingWindow(left=255, right=0)), repr(SlidingWindow())
+    rows = compiled(
+        tmp_path,
+        {"kernel": default, "is_causal": False, "roofline_seconds": 9e-3},
+        {"kernel": wide, "roofline_seconds": 1e-3},
+        {"kernel": "SlidingWindow(gone=1)", "roofline_seconds": 1e-3},
+    )
+    for is_causal, other in ((True, "as SlidingWindow(left=255, right=0)"), (False, "4,096 tokens")):
+        call = knowledge.Call("h100", 4096, is_causal, "forward", "bfloat16")
+        assert knowledge.factor(rows, SlidingWindow(), call).source.endswith(other)
 
 
 def test_losses_are_of_the_nearest_length_and_of_the_kernel_that_a_published_model_has(tmp_path):

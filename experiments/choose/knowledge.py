@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import statistics
+from collections.abc import Callable
 from typing import NamedTuple
 
-from attnzoo import Dims, Kernel, costs
+from attnzoo import Dims, Kernel, catalogue, costs
+from attnzoo.door.routes import IMPLEMENTATIONS
+from experiments.accuracy import run as accuracy
 from experiments.bench import processor, records
 from experiments.bench.chips import CHIPS, Chip
 from experiments.compiled import bounds
+from experiments.compiled import run as compiled
+from experiments.compiled.settings import AUTOMATIC, PROJECTED
+from experiments.decoding import run as decoding
+from experiments.scaling import run as scaling
 from experiments.show import naming
+from experiments.throughput import run as throughput
 from experiments.train.sweep import analysis as sweep
 
+# Whose rows are looked at.
+EXPERIMENTS = tuple(each.EXPERIMENT for each in (scaling, throughput, compiled, decoding, accuracy))
+# What rows call the implementations of `attend`, beside their names; others are of other libraries.
+OURS = {None: None, AUTOMATIC: None, "attnzoo": None, "attnzoo xla": "xla"} | {name: name for name in IMPLEMENTATIONS}
 # Of a processor nobody publishes what it does: a guess, which a measured row corrects.
 GUESS = 1e10, 1e10  # operations and bytes a second, of a core
 DECODE = "decode"
 
 
 class Factor(NamedTuple):
-    """How many times the least it took, and where that is known from."""
+    """How many times the least it took, where that is known from, and by which implementation; None is the one that
+    `attend` takes by itself."""
 
     value: float
     source: str
+    implementation: str | None = None
+
+
+class Call(NamedTuple):
+    """What is asked about."""
+
+    device: str
+    length: int
+    is_causal: bool
+    passed: str
+    dtype: str
 
 
 def chip(device: str) -> Chip:
@@ -35,33 +60,92 @@ def chip(device: str) -> Chip:
 
 
 def read(root: pathlib.Path) -> list[dict]:
-    """Rows of a folder and of those below it; each tells its `place`."""
-    places = sorted({path.parent for path in root.rglob(records.PARTS)})
-    return [row | {"place": str(place)} for place in places for row in records.whole(place)[0]]
+    """The last row of each cell of a folder and of those below it; each tells its `place`."""
+    found = []
+    for place in sorted({path.parent for path in root.rglob(records.PARTS)}):
+        rows = records.whole(place)[0]
+        for experiment in EXPERIMENTS:
+            own = records.latest([row for row in rows if experiment.wrote(row)], experiment.key)
+            found += [row | {"place": str(place)} for row in own.values()]
+    return found
 
 
-def factor(rows: list[dict], kernel: Kernel, device: str, length: int, is_causal: bool, passed: str) -> Factor | None:
-    """What the nearest row in length tells; None where none does.
+def factor(
+    rows: list[dict], kernel: Kernel, call: Call, serves: Callable[[str | None], bool] = lambda implementation: True
+) -> Factor | None:
+    """What the nearest row tells, of several as near that of the fastest implementation; None where there is none.
 
-    A measured row comes before a compiled one, and the same causality before another.
+    A measured row comes before a compiled one, then the same causality before another, the kernel itself before one of
+    its class with other fields, the same type before another, and the nearest length. How operands come is as fast as
+    a row tells, and said: a layer's projections leave them side by side.
+
+    Args:
+      serves: whether the call may be by an implementation.
     """
-    candidates = []
+    nearest: dict[tuple, list[tuple[dict, Kernel]]] = {}
     for row in rows:
-        if row.get("kernel") != repr(kernel) or row.get("mesh") or not _asks(row, passed):
-            continue
-        if row.get("status") == "measured" and row.get("median") and _is_here(row, device) and _is_ours(row):
-            candidates.append((row, row["median"], "measured"))
-        elif row.get("status") == "compiled" and row.get("target") == device and row.get("roofline_seconds"):
-            candidates.append((row, row["roofline_seconds"], "compiled, at least"))
-    if not candidates:
+        own = _kernel(row, kernel)
+        if own is not None and row.get("implementation") in OURS and _tells(row, call):
+            nearest.setdefault(_distance(row, own == kernel, call), []).append((row, own))
+    for key in sorted(nearest):
+        found = [_factor(row, own, own == kernel, call) for row, own in nearest[key]]
+        asked = {each.implementation for each in found}
+        if able := {name for name in asked if name is None or serves(name)}:
+            best = lambda each: (each.value, each.implementation is not None)
+            return min((each for each in found if each.implementation in able), key=best)
+    return None
+
+
+def _kernel(row: dict, kernel: Kernel) -> Kernel | None:
+    """The kernel of a row, where it is this one or, in the catalogue, of its class."""
+    if row.get("kernel") == catalogue.identity(kernel):
+        return kernel
+    name, opened, fields = str(row.get("kernel")).partition("(")
+    if name != type(kernel).__name__:
         return None
-    is_other = lambda row: row.get("is_causal", is_causal) != is_causal
-    distance = lambda row: abs(math.log(_length(row) / length))
-    row, seconds, how = min(candidates, key=lambda each: (each[2] != "measured", is_other(each[0]), distance(each[0])))
-    told = f"{how}: {row['place']}, {_length(row):,} tokens{', other causality' * is_other(row)}"
-    return Factor(
-        seconds / least(kernel, _dims(row), row["dtype"], row.get("is_causal", True), passed, chip(device)), told
-    )
+    try:
+        return catalogue.parse(catalogue.name_of(kernel) + opened + fields, imports=False)[0]
+    except ValueError:  # of before a field was renamed, or of a plug-in
+        return None
+
+
+def _tells(row: dict, call: Call) -> bool:
+    """Whether a row tells seconds of such a pass on the device."""
+    if row.get("mesh") or not _asks(row, call.passed):
+        return False
+    if row.get("status") == "measured":
+        return bool(row.get("median")) and _is_here(row, call.device)
+    is_compiled = row.get("status") == "compiled" and row.get("target") == call.device
+    return is_compiled and bool(row.get("roofline_seconds"))
+
+
+def _distance(row: dict, is_itself: bool, call: Call) -> tuple:
+    """How far a row is from what is asked, the first that differs deciding."""
+    away = abs(math.log(_length(row) / call.length))
+    return row["status"] != "measured", _is_other(row, call), not is_itself, row["dtype"] != call.dtype, away
+
+
+def _is_other(row: dict, call: Call) -> bool:
+    return row.get("is_causal", call.is_causal) != call.is_causal
+
+
+def _factor(row: dict, kernel: Kernel, is_itself: bool, call: Call) -> Factor:
+    is_measured = row["status"] == "measured"
+    needed = least(kernel, _dims(row), row["dtype"], row.get("is_causal", True), call.passed, chip(call.device))
+    # A compiled program may hide its operations in a kernel: it takes the least, too.
+    value = row["median"] / needed if is_measured else max(1.0, row["roofline_seconds"] / needed)
+    implementation = OURS[row.get("implementation")]
+    told = [
+        row["place"],
+        f"{'scaled from ' * (_length(row) != call.length)}{_length(row):,} tokens",
+        implementation or "",
+        "as projections leave operands" * (row.get("operands") == PROJECTED),
+        f"as {naming.short(row['kernel'])}" * (not is_itself),
+        "other causality" * _is_other(row, call),
+        row["dtype"] * (row["dtype"] != call.dtype),
+    ]
+    how = "measured" if is_measured else "compiled, at least"
+    return Factor(value, f"{how}: {', '.join(filter(None, told))}", implementation)
 
 
 def typical(known: list[Factor]) -> Factor:
@@ -85,10 +169,6 @@ def _is_here(row: dict, device: str) -> bool:
     return row.get("platform") == "cpu" if device == "cpu" else device.upper() in str(row.get("device"))
 
 
-def _is_ours(row: dict) -> bool:
-    return row.get("implementation") in (None, "auto", "attnzoo")
-
-
 def _dims(row: dict) -> Dims:
     heads, length = row.get("num_kv_heads") or row["heads"], _length(row)
     batch = row.get("batch") or max(1, (row.get("tokens") or 0) // length)
@@ -99,13 +179,18 @@ def least(kernel: Kernel, dims: Dims, dtype: str, is_causal: bool, passed: str, 
     """The least seconds of a call: of a launch, of operations counted from its program, and of what must be moved."""
     if passed == DECODE:  # a state is read once
         return bounds.roofline(target, dtype, kernel.state_bytes(dims, dtype), None, 1).seconds
-    try:
-        flops = costs.cost_of(kernel, dims, is_causal=is_causal, dtype=dtype).flops
-    except ValueError:  # a loop whose trip count is not known
-        flops = 0.0
+    flops = _flops(kernel, dims, is_causal, dtype)
     is_train = passed == "train"
     moved = bounds.least_bytes(kernel, dims, dtype, is_train)
     return bounds.roofline(target, dtype, moved, flops * (3 if is_train else 1), 1).seconds  # backward, each is two
+
+
+@functools.lru_cache(maxsize=1024)
+def _flops(kernel: Kernel, dims: Dims, is_causal: bool, dtype: str) -> float:
+    try:
+        return costs.cost_of(kernel, dims, is_causal=is_causal, dtype=dtype).flops
+    except ValueError:  # a loop whose trip count is not known
+        return 0.0
 
 
 def losses(rows: list[dict], length: int) -> dict[str, list[str]]:

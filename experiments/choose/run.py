@@ -26,20 +26,22 @@ class Choice(NamedTuple):
     size: float
     source: str
     refusal: str = ""
+    implementation: str | None = None  # what is named in the call
 
 
 def run(settings: Settings) -> int:
     """Print the ranking; 1 where nothing serves."""
     rows = knowledge.read(pathlib.Path(settings.rows))
     losses = knowledge.losses(rows, settings.length)
-    about = settings.device, settings.length, settings.causal, passed(settings)
-    known = {kernel: knowledge.factor(rows, kernel, *about) for kernel in settings.kernels}
+    call = knowledge.Call(settings.device, settings.length, settings.causal, passed(settings), settings.dtype)
+    serves = lambda kernel: lambda implementation: program(settings, kernel, implementation).refusal() is None
+    known = {kernel: knowledge.factor(rows, kernel, call, serves(kernel)) for kernel in settings.kernels}
     other = knowledge.typical([each for each in known.values() if each is not None])
     every = sorted((choice(settings, kernel, each or other) for kernel, each in known.items()), key=_order)
     header = ["", "kernel", "time", "memory", "known from", "beside softmax"]
     lines = []
     for place, each in enumerate(every, 1):
-        name = naming.short(repr(each.kernel))
+        name = ", ".join(filter(None, (naming.short(repr(each.kernel)), each.implementation)))
         if each.refusal:
             lines.append(["", name, "", "", each.refusal, ""])
             continue
@@ -50,7 +52,7 @@ def run(settings: Settings) -> int:
     print("Of equal times the less memory comes first. Beside softmax, fewer points are worse, and more bits.")
     serving = [each for each in every if not each.refusal]
     if serving:
-        print(f"the first as code: {_code(settings, serving[0].kernel)}")
+        print(f"the first as code: {_code(settings, serving[0])}")
     return int(not serving)
 
 
@@ -61,20 +63,25 @@ def passed(settings: Settings) -> str:
 
 def choice(settings: Settings, kernel: Kernel, known: knowledge.Factor) -> Choice:
     """What is known of a kernel in the place of the call."""
-    length, heads = settings.length, settings.kv_heads or settings.heads
-    dims = Dims(settings.batch, length, length, settings.heads, heads, settings.head_dim, settings.head_dim)
-    program = Program(kernel, dims, settings.dtype, settings.causal, settings.train)
+    own = program(settings, kernel, known.implementation)
     target = knowledge.chip(settings.device)
     nothing = lambda why: Choice(kernel, math.inf, math.inf, "", why)
-    if refusal := _refusal(settings, program):
+    if refusal := _refusal(settings, own):
         return nothing(refusal)
-    least = knowledge.least(kernel, dims, settings.dtype, settings.causal, passed(settings), target)
-    whole = lambda: sum(map(_bytes, program.shapes())) + program.largest_array()
-    size = kernel.state_bytes(dims, settings.dtype) if settings.decode else whole()
+    least = knowledge.least(kernel, own.dims, settings.dtype, settings.causal, passed(settings), target)
+    whole = lambda: sum(map(_bytes, own.shapes())) + own.largest_array()
+    size = kernel.state_bytes(own.dims, settings.dtype) if settings.decode else whole()
     limit = min(settings.memory or math.inf, target.capacity)
     if size > limit:
         return nothing(f"needs at least {units.size_text(size)}, there are {units.size_text(limit)}")
-    return Choice(kernel, known.value * least, size, known.source)
+    return Choice(kernel, known.value * least, size, known.source, implementation=known.implementation)
+
+
+def program(settings: Settings, kernel: Kernel, implementation: str | None) -> Program:
+    """The call by an implementation."""
+    length, heads = settings.length, settings.kv_heads or settings.heads
+    dims = Dims(settings.batch, length, length, settings.heads, heads, settings.head_dim, settings.head_dim)
+    return Program(kernel, dims, settings.dtype, settings.causal, settings.train, implementation=implementation)
 
 
 def _refusal(settings, program: Program) -> str:
@@ -101,9 +108,10 @@ def _title(settings: Settings) -> str:
     )
 
 
-def _code(settings: Settings, kernel: Kernel) -> str:
+def _code(settings: Settings, chosen: Choice) -> str:
     if settings.decode:
         sizes = f"batch={settings.batch}, num_heads={settings.heads}, head_dim={settings.head_dim}"
-        return f"attnzoo.start({sizes}, max_length={settings.length}, kernel=attnzoo.{kernel!r})"
+        return f"attnzoo.start({sizes}, max_length={settings.length}, kernel=attnzoo.{chosen.kernel!r})"
     causal = ", is_causal=True" if settings.causal else ""
-    return f"attnzoo.attend(query, key, value, kernel=attnzoo.{kernel!r}{causal})"
+    named = f', implementation="{chosen.implementation}"' if chosen.implementation else ""
+    return f"attnzoo.attend(query, key, value, kernel=attnzoo.{chosen.kernel!r}{causal}{named})"
