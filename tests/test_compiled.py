@@ -4,15 +4,17 @@ import dataclasses
 import importlib.util
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from attnzoo import Dims, GatedLinear, Kernel, Linear, Nystrom, Performer, Softmax, Support, Synthesizer, catalogue
+from attnzoo.costs import counting
 from experiments.bench import records, workers
 from experiments.bench.chips import CHIPS
-from experiments.compiled import absent, bounds, run, worker
+from experiments.compiled import absent, analysis, bounds, run, worker
 from tests import summaries
 
 DIMS = Dims(2, 16, 16, 4, 2, 8, 8)
@@ -144,6 +146,24 @@ def test_what_cannot_be_counted_is_none_and_said(monkeypatch):
     assert "as often as data say" in found["reason"]
 
 
+def test_operations_inside_a_kernel_of_ours_are_those_of_the_call(monkeypatch):
+    """A tile's loop ends where its keys do, so that the call by XLA is counted."""
+
+    def unknown(call, *shapes):
+        if not isinstance(call, worker.Program):
+            raise ValueError("a while loop")
+        return counting.flops(call, *shapes)
+
+    counted = {}
+    for passed in ("forward", "train"):
+        program = worker._program({"row": row(implementation="pallas", **{"pass": passed}), "kernel": "softmax"})
+        counted[passed] = dataclasses.replace(program, implementation="xla").counts()["flops"]
+        with monkeypatch.context() as patched:
+            patched.setattr(worker, "counting", types.SimpleNamespace(flops=unknown))
+            assert worker._flops(program, program.forward, program.shapes()) == counted[passed]
+    assert counted["train"] > 2 * counted["forward"]
+
+
 def test_refusals_and_what_is_too_large_are_told_apart(monkeypatch):
     [refused] = worker.rows({"row": row(), "kernel": catalogue.spelled(Nystrom(4))})
     assert refused["status"] == "refused" and "`is_causal`" in refused["reason"]
@@ -178,6 +198,14 @@ def test_what_has_no_counts_stands_in_the_table_with_its_reason(tmp_path, told):
     text = summaries.of(tmp_path)
     assert "a loop runs as often as data say" in text and "Moved / needed" not in text
     assert not (tmp_path / "h100_causal.png").exists()
+
+
+def test_a_row_whose_operations_are_not_counted_tells_no_time(tmp_path, told):
+    told([COMPILED | {"flops": None}])
+    run.run(settings(tmp_path, targets=("h100",), lengths=(1024,), passes=("train",), kernels=(Linear(),)))
+    text = summaries.of(tmp_path)
+    assert f"| 3 | 954 MiB |  |  |  |  | needs 83.8 GiB, the device has 74.5 GiB; {analysis.UNCOUNTED}" in text
+    assert (tmp_path / "h100_causal.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(

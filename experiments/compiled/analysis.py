@@ -12,6 +12,7 @@ HEADER = [
     "kernel", "pass", "length", "launches", "steps", "moved", "needed", "moved / needed", "temporaries", "TFLOP",
     "at least", "bound by", "one fused kernel", "note",
 ]  # fmt: skip
+UNCOUNTED = "its operations are not counted, so that no time is told"
 
 
 def ratio(row: dict) -> float:
@@ -22,6 +23,11 @@ def ratio(row: dict) -> float:
 def is_counted(row: dict) -> bool:
     """Whether a row has launches and bytes: its program was compiled, and no loop depends on data."""
     return row["status"] == "compiled" and row["launches"] is not None
+
+
+def is_timed(row: dict) -> bool:
+    """Whether a row's least times are of operations, too: some rows of kernels of ours do not know theirs."""
+    return is_counted(row) and row["flops"] is not None
 
 
 def line_name(row: dict) -> str:
@@ -81,15 +87,18 @@ def _line(row: dict) -> list[str]:
     head = [line_name(row), row["pass"], units.count_text(row["length"])]
     if row["status"] != "compiled":
         return [*head, *[""] * (len(HEADER) - 4), tables.status_text(row)]
-    flops = "" if row["flops"] is None else Shown(f"{row['flops'] / 1e12:.3g}", row["flops"])
-    temporaries, fused = units.size_text(row["temporary_bytes"]), units.seconds_text(row["least_seconds"])
+    is_known, temporaries = row["flops"] is not None, units.size_text(row["temporary_bytes"])
+    flops = Shown(f"{row['flops'] / 1e12:.3g}", row["flops"]) if is_known else ""
+    fused = units.seconds_text(row["least_seconds"]) if is_known else ""
     needed = units.size_text(row["least_bytes"])
     if not is_counted(row):
         return [*head, "", "", "", needed, "", temporaries, flops, "", "", fused, row["reason"]]
     counts = [units.count_text(round(row[name])) for name in ("launches", "steps")]
+    least = [units.seconds_text(row["roofline_seconds"]), row["bound"]] if is_timed(row) else ["", ""]
+    note = "; ".join(filter(None, (_fit(row), UNCOUNTED * (not is_known))))
     return [
-        *head, *counts, units.size_text(row["moved_bytes"]), needed, ratio_text(row), temporaries, flops,
-        units.seconds_text(row["roofline_seconds"]), row["bound"], fused, _fit(row),
+        *head, *counts, units.size_text(row["moved_bytes"]), needed, ratio_text(row), temporaries, flops, *least, fused,
+        note,
     ]  # fmt: skip
 
 

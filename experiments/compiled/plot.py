@@ -39,7 +39,8 @@ def _figure(counted: list[dict], own: list[dict], styles: dict):
             line.sort(key=lambda row: row["length"])
             xs = [row["length"] for row in line]
             ratios.plot(xs, list(map(analysis.ratio, line)), **styles[name], **DRAWN)
-            times.plot(xs, [row["roofline_seconds"] for row in line], **styles[name], **DRAWN)
+            timed = [row for row in line if analysis.is_timed(row)]
+            times.plot(*([row[of] for row in timed] for of in ("length", "roofline_seconds")), **styles[name], **DRAWN)
         ratios.set_ylabel(TITLES[passed], fontsize=9)
         figures.ratios_axis(ratios)
         figures.seconds_axis(times)

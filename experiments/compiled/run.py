@@ -58,8 +58,8 @@ class Compiled(Experiment):
         if row["launches"] is None:
             return f"{head}: {row['reason']}"
         moved = f"{units.size_text(row['moved_bytes'])} moved, {analysis.ratio(row):.3g} times what is needed"
-        least = f"at least {units.seconds_text(row['roofline_seconds'])} by {row['bound']}"
-        return f"{head}: launches {row['launches']:,}, {moved}, {least}"
+        least = f", at least {units.seconds_text(row['roofline_seconds'])} by {row['bound']}"
+        return f"{head}: launches {row['launches']:,}, {moved}{least * analysis.is_timed(row)}"
 
 
 def _row(settings: Settings, target, length, implementation, kernel, passed) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 
@@ -49,7 +51,7 @@ def _compiled(row: dict, program: Program) -> dict:
     with absent.named(device):
         compiled = jax.jit(call).lower(*shapes).compile()
     found = {"status": "compiled", "compile_seconds": time.perf_counter() - start} | planned(compiled)
-    found |= {"flops": _flops(call, shapes), "capacity_bytes": chip.capacity}
+    found |= {"flops": _flops(program, call, shapes), "capacity_bytes": chip.capacity}
     least = bounds.least_bytes(program.kernel, program.dims, program.dtype, program.is_train)
     fused = bounds.roofline(chip, program.dtype, least, found["flops"], 1 + program.is_train)
     found |= {"least_bytes": least, "least_seconds": fused.seconds, "least_bound": fused.bound}
@@ -82,11 +84,13 @@ def _made(chip, dtype: str, flops: float | None, compiled) -> dict:
     return told | {"roofline_seconds": found.seconds, "bound": found.bound}
 
 
-def _flops(call, shapes) -> float | None:
-    try:
-        return counting.flops(call, *shapes)
-    except ValueError:  # a loop whose trip count is not known
-        return None
+def _flops(program: Program, call, shapes) -> float | None:
+    """Operations of the program, or of XLA's for the same call where a kernel of ours loops as often as it finds."""
+    xla = dataclasses.replace(program, implementation="xla")
+    for counted, given in ((call, shapes), (xla, xla.shapes())):
+        with contextlib.suppress(ValueError):  # a loop whose trip count is not known
+            return counting.flops(counted, *given)
+    return None
 
 
 def _failed(error: Exception) -> dict:
