@@ -17,6 +17,7 @@ TIMED = {
 TRAINED = {
     "experiment": "accuracy", "task": "MQAR(pairs=8)", "positions": "Rotary()", "width": 8, "learning_rate": 1e-2,
     "metric": "accuracy", "status": "measured", "length": 64, "baselines": {}, "parameters": 9, "validation": None,
+    "steps": 100,
 }  # fmt: skip
 
 
@@ -103,7 +104,31 @@ def test_losses_are_of_the_nearest_length_and_of_the_kernel_that_a_published_mod
     for length, difference, where in ((90, "-25.0", "64 tokens"), (2048, "-62.5", "1,024 tokens (trained on 64)")):
         ((name, (told,)),) = knowledge.losses(rows, length).items()
         assert name == "GatedDelta" and told.startswith(difference)
-        assert f"points as GatedDeltaNet, MQAR, {where}, 2 seeds: {tmp_path}" in told
+        assert f"points as GatedDeltaNet, MQAR, {where}, 100 steps, 2 seeds: {tmp_path}" in told
+
+
+def test_losses_are_of_one_setting_that_is_the_longest_training(tmp_path):
+    """Whatever the numbers look like as text; what a shorter one alone has is told of that one."""
+    trained = (
+        ("b", 900, {"Linear()": 0.9, "Delta()": 0.2}),
+        ("a", 10_000, {"Linear()": 0.3, "Delta()": 0.8, "Delta(max_beta=2)": 1.0}),
+        ("c", 20_000, {"Retention()": 0.5, "Delta()": 0.7}),
+    )
+    for folder, steps, scores in trained:
+        (tmp_path / folder).mkdir()
+        for kernel, score in ({"Softmax()": 1.0} | scores).items():
+            row = TRAINED | {"kernel": kernel, "name": kernel, "seed": 0, "score": score, "steps": steps}
+            records.append(tmp_path / folder, row | {"length": 128 if folder == "c" else 64})
+    found = knowledge.losses(knowledge.read(tmp_path), 64)
+    assert [found[name][0].partition(" points")[0] for name in ("Linear", "Delta")] == ["-70.0", "-20.0"]
+    assert all("10,000 steps" in told for name in ("Linear", "Delta") for told in found[name])
+    assert "20,000 steps" in found["Retention"][0]
+
+
+def test_training_that_was_to_end_before_all_is_learned_tells_no_loss(tmp_path):
+    rows = rows_of(tmp_path)
+    assert knowledge.losses([row | {"until": 0.9} for row in rows], 64) == {}
+    assert knowledge.losses([row | {"until": 0.995} for row in rows], 64)
 
 
 def test_models_whose_layers_differ_tell_of_no_kernel(tmp_path):
