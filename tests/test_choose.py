@@ -136,6 +136,22 @@ def test_models_whose_layers_differ_tell_of_no_kernel(tmp_path):
     assert knowledge.losses(rows, 64) == {}
 
 
+def test_a_plug_in_is_known_by_its_module_and_imported(tmp_path, capsys):
+    """A measured row of it, what models of it lose, and code that runs."""
+    name = "tests.broken_kernels.Plain"
+    records.append(tmp_path, TIMED | {"kernel": f"{name}()", "name": "Plain", "length": 64, "median": 1.5})
+    records.append(tmp_path, TIMED | {"kernel": "others.Plain()", "name": "Plain", "length": 64, "median": 9.0})
+    for kernel, score in (("Softmax()", 1.0), (f"{name}()", 0.75)):
+        row = TRAINED | {"kernel": kernel, "name": "x", "seed": 0, "score": score}
+        records.append(tmp_path, row | {"built": [kernel.rpartition(".")[2]] * 2})
+    given = parsed(Settings, length=64, causal=True, heads=2, head_dim=16, kernels=name, rows=str(tmp_path),
+                   dtype="float32")  # fmt: skip
+    assert run.run(given) == 0
+    said = capsys.readouterr().out
+    assert "1.5 s" in said and "-25.0" in said
+    assert "code: from tests.broken_kernels import Plain; attnzoo.attend(query, key, value, kernel=Plain()" in said
+
+
 def test_what_cannot_serve_or_does_not_fit_comes_last_with_the_reason(tmp_path, capsys):
     chosen = parsed(Settings, length=4096, causal=True, decode=True, memory="64K", kernels="softmax, linformer, linear",
                     heads=2, head_dim=16, rows=str(tmp_path))  # fmt: skip

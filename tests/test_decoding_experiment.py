@@ -75,6 +75,12 @@ def test_a_filled_state_decodes_after_its_context():
     assert all((np.asarray(x) > 0).all() for x in jax.tree.leaves(state.cache))
 
 
+def test_classes_of_one_name_are_cells_of_their_own(tmp_path):
+    mine = dataclasses.make_dataclass("Linear", [], bases=(Linear,), frozen=True)
+    (cells,) = run.EXPERIMENT.cells(settings(tmp_path, kernels=(Linear(), mine()), contexts=(16,)))
+    assert [cell.row["kernel"].partition("(")[0] for cell in cells] == ["Linear", f"{mine.__module__}.Linear"]
+
+
 def test_bad_settings(tmp_path):
     with pytest.raises(ValueError, match="--repeats=4: expected at least 5"):
         settings(tmp_path, repeats=4)

@@ -74,6 +74,14 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
     assert at.table([], None) is None
 
 
+def test_code_imports_what_is_not_in_the_catalogue():
+    attend = "attnzoo.attend(query, key, value, kernel={})".format
+    assert at._code("my.module.Mine(width=3)") == "from my.module import Mine; " + attend("Mine(width=3)")
+    assert at._code("bad.Most()") == "from bad import Most; " + attend("Most()")
+    assert at._code("Softmax()") == attend("attnzoo.Softmax()")
+    assert at._code("GatedDeltaNet()") == "attnzoo.models.presets.GatedDeltaNet()"
+
+
 def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on():
     rows = [row for row in records.read(RESULTS / "compare/recall") if row["status"] == "measured"]
     [recall] = [head for head in at.table(rows, 250).header if head.startswith("recall")]

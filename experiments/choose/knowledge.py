@@ -233,9 +233,17 @@ def _trust(found: dict[str, dict], length: int) -> tuple:
     return not entry["doubt"], len(found), -away, entry["steps"], entry["width"]
 
 
+def class_of(kernel: Kernel) -> str:
+    """Its name, after its module where it is not in the catalogue."""
+    return catalogue.identity(kernel).partition("(")[0]
+
+
 def _class(row: dict) -> str | None:
-    """The class of the kernel of all layers."""
-    names = {each.partition("(")[0] for each in row.get("built") or [row["kernel"]]}
+    """The class of the kernel of all layers, which are told without modules."""
+    own = row["kernel"].partition("(")[0]
+    names = {each.partition("(")[0] for each in row.get("built") or [own]}
+    if names == {own.rpartition(".")[2]}:
+        return own
     return names.pop() if len(names) == 1 else None
 
 

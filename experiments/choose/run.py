@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from attnzoo import Dims, Kernel, Softmax
+from attnzoo import Dims, Kernel, Softmax, catalogue
 from experiments.bench import progress
 from experiments.bench.program import Program
 from experiments.choose import knowledge
@@ -41,11 +41,13 @@ def run(settings: Settings) -> int:
     header = ["", "kernel", "time", "memory", "known from", "beside softmax"]
     lines = []
     for place, each in enumerate(every, 1):
-        name = ", ".join(filter(None, (naming.short(repr(each.kernel)), each.implementation)))
+        name = ", ".join(filter(None, (naming.short(catalogue.identity(each.kernel)), each.implementation)))
         if each.refusal:
             lines.append(["", name, "", "", each.refusal, ""])
             continue
-        lost = "; ".join(losses.get(type(each.kernel).__name__, [])) or UNKNOWN * (not isinstance(each.kernel, Softmax))
+        lost = "; ".join(losses.get(knowledge.class_of(each.kernel), [])) or UNKNOWN * (
+            not isinstance(each.kernel, Softmax)
+        )
         numbers = units.seconds_text(each.seconds), units.size_text(each.size)
         lines.append([str(place), name, *numbers, each.source, lost])
     progress.table(_title(settings), header, lines)
@@ -109,9 +111,10 @@ def _title(settings: Settings) -> str:
 
 
 def _code(settings: Settings, chosen: Choice) -> str:
+    imports, kernel = naming.code(catalogue.identity(chosen.kernel))
     if settings.decode:
         sizes = f"batch={settings.batch}, num_heads={settings.heads}, head_dim={settings.head_dim}"
-        return f"attnzoo.start({sizes}, max_length={settings.length}, kernel=attnzoo.{chosen.kernel!r})"
+        return f"{imports}attnzoo.start({sizes}, max_length={settings.length}, kernel={kernel})"
     causal = ", is_causal=True" if settings.causal else ""
     named = f', implementation="{chosen.implementation}"' if chosen.implementation else ""
-    return f"attnzoo.attend(query, key, value, kernel=attnzoo.{chosen.kernel!r}{causal}{named})"
+    return f"{imports}attnzoo.attend(query, key, value, kernel={kernel}{causal}{named})"

@@ -43,8 +43,9 @@ class Decoding(Experiment):
 
     def cells(self, settings: Settings) -> Iterator[list[Cell]]:
         shared = {name: getattr(settings, name) for name in CHOSEN}
+        told = lambda kernel: {"kernel": catalogue.identity(kernel), "name": catalogue.name_of(kernel)}
         yield [
-            Cell(shared | {"kernel": repr(kernel), "name": catalogue.name_of(kernel), "context": context}, kernel)
+            Cell(shared | told(kernel) | {"context": context}, kernel)
             for context in settings.contexts
             for kernel in settings.kernels
         ]

@@ -84,11 +84,10 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
 def _code(kernel: str) -> str:
     """The line that calls a kernel of the library, or makes a published model's."""
     short = naming.short(kernel)
-    call = short if "(" in short else f"{short}()"
-    is_preset = call.partition("(")[0] in {each.__name__ for each in PRESETS.values()}
-    return (
-        f"attnzoo.models.presets.{call}" if is_preset else f"attnzoo.attend(query, key, value, kernel=attnzoo.{call})"
-    )
+    imports, call = naming.code(short)
+    if short.partition("(")[0] in {each.__name__ for each in PRESETS.values()}:
+        return call.replace("attnzoo.", "attnzoo.models.presets.", 1)
+    return f"{imports}attnzoo.attend(query, key, value, kernel={call})"
 
 
 def _most(rows: list[dict], group: Callable[[dict], Any]) -> list[dict]:

@@ -16,6 +16,15 @@ def short(kernel: str) -> str:
     return f"{name}({', '.join(kept)})" if kept else name
 
 
+def code(kernel: str) -> tuple[str, str]:
+    """A call of what text names, and the import before it where that is not in the catalogue: `from bad import Most; `,
+    `Most()`."""
+    path, opened, fields = kernel.partition("(")
+    module, _, name = path.rpartition(".")
+    call = f"{name}({fields}" if opened else f"{name}()"
+    return (f"from {module} import {name}; ", call) if module else ("", f"attnzoo.{call}")
+
+
 def _fields(kernel: str) -> dict[str, str] | None:
     """Fields of a repr as text; None where it is no call."""
     try:

@@ -66,7 +66,7 @@ def _rows(settings: Settings, implementation: str) -> list[dict]:
     lengths = sorted(settings.lengths, key=lambda length: (settings.lengths.index(length) % 2, length))
     axes = itertools.product(settings.head_dims, settings.passes, kernels, lengths)
     return [
-        shared | {"kernel": repr(kernel), "length": length, "head_dim": width, "pass": passed}
+        shared | {"kernel": catalogue.identity(kernel), "length": length, "head_dim": width, "pass": passed}
         for width, passed, kernel, length in axes
     ]
 
@@ -89,7 +89,7 @@ def _measured(settings: Settings, cells: list[Cell], seconds: float) -> Iterator
     while rows:
         task = {name: getattr(settings, name) for name in TOLD}
         task |= {"implementation": rows[0]["implementation"], "cells": rows}
-        task["kernels"] = {repr(kernel): catalogue.spelled(kernel) for kernel in settings.kernels}
+        task["kernels"] = {catalogue.identity(kernel): catalogue.spelled(kernel) for kernel in settings.kernels}
         left = {_place(row): row for row in rows}
         seconds = deadline - time.monotonic()
         worker = Worker("experiments.throughput.worker", task, seconds, patience=settings.patience)
@@ -112,7 +112,7 @@ def _worth(settings: Settings, row: dict) -> dict:
     """Operations and bytes per second that were of use."""
     if "ceiling" in row or row["status"] != "measured":
         return {}
-    (kernel,) = [kernel for kernel in settings.kernels if repr(kernel) == row["kernel"]]
+    (kernel,) = [kernel for kernel in settings.kernels if catalogue.identity(kernel) == row["kernel"]]
     flops, moved = useful_flops(kernel, row), useful_bytes(row)
     rates = {"flops_per_second": flops / row["median"], "bytes_per_second": moved / row["median"]}
     return {"useful_flops": flops, "useful_bytes": moved} | rates
