@@ -1,6 +1,7 @@
 """The catalogue ranked for one call: what is known comes from rows, and what cannot serve says why."""
 
 import math
+import pathlib
 
 import pytest
 
@@ -172,3 +173,12 @@ def test_sizes_are_read():
     assert tuple(chips.CHIPS) == CHIPS
     with pytest.raises(ValueError, match="--train and --decode exclude"):
         parsed(Settings, train=True, decode=True)
+
+
+def test_a_folder_that_is_not_there_and_a_length_beyond_all_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"--rows=.*/none: there is no such folder"):
+        parsed(Settings, rows=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="--length=1000000000000: expected at most 16,777,216 tokens"):
+        parsed(Settings, length=10**12)
+    monkeypatch.chdir(tmp_path)  # without the rows of this project, formulas tell
+    assert knowledge.read(pathlib.Path(parsed(Settings).rows)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import TYPE_CHECKING
 
 from experiments.bench import parsing, settings
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from attnzoo import Kernel
 
 CHIPS = ("h100", "v4", "v5e", "v5p", "v6e")  # of `experiments.bench.chips`, which help does not wait for
+ROWS = "results"
+LONGEST = 2**24  # tokens; of more, even what is only traced lists too many tiles
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -51,11 +54,15 @@ class Settings(settings.Settings):
     kv_heads: int = flag(0, "Heads of keys and values; 0 for as many.", at_least=0)
     head_dim: int = flag(64, "Width of a head.", at_least=1)
     dtype: str = flag("bfloat16", "Type of queries, keys and values.", choices=settings.DTYPES)
-    rows: str = flag("results", "Folder of rows, its own and those of folders below it.")
+    rows: str = flag(ROWS, "Folder of rows, its own and those of folders below it.")
 
     def __post_init__(self):
         super().__post_init__()
         if self.train and self.decode:
             raise ValueError("--train and --decode exclude each other: nothing is learned while a token is decoded")
+        if self.length > LONGEST:
+            raise ValueError(f"--length={self.length}: expected at most {LONGEST:,} tokens")
+        if self.rows != ROWS and not pathlib.Path(self.rows).is_dir():
+            raise ValueError(f"--rows={self.rows}: there is no such folder")
         if self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"--kv_heads={self.kv_heads} does not divide --heads={self.heads}")
