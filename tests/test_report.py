@@ -92,6 +92,25 @@ def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on()
         assert f"{100 * sum(shares) / len(shares):.1f} [" in shown[kernel]
 
 
+def test_what_is_lost_is_of_one_setting_and_of_another_is_said_to_be():
+    """Of the one with the most kernels, or rates, whichever rows come last."""
+    shared = {"experiment": "accuracy", "task": "MQAR(pairs=8)", "positions": "Rotary()", "width": 8, "length": 64,
+              "metric": "accuracy", "status": "measured", "baselines": {}, "parameters": 9, "is_causal": True,
+              "steps": 100, "seed": 0}  # fmt: skip
+    trained = lambda lengths, rates, **scores: [
+        shared | {"kernel": f"{name}()", "name": name, "eval_lengths": lengths, "learning_rate": rate, "score": score,
+                  "by_length": dict.fromkeys(lengths, 0.5), "validation": -score + rate}
+        for name, score in scores.items() for rate in rates
+    ]  # fmt: skip
+    tuned = trained(["128"], [0.01, 0.02], Softmax=0.9, Linear=0.8)
+    once = trained(["256"], [0.01], Softmax=0.99, Delta=0.97)
+    for rows in ([*tuned, *once], [*once, *tuned]):
+        found = at.table(rows, 64)
+        shown = {line[0]: line[1] for line in found.lines}
+        assert "90.0" in shown["Softmax"] and "80.0" in shown["Linear"]
+        assert shown["Delta"].startswith("97.0") and shown["Delta"].endswith(", trained otherwise")
+
+
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
     (tmp_path / "run" / "models").mkdir(parents=True)
     (tmp_path / command_log.COMMAND).write_text("far")

@@ -3,12 +3,14 @@
 A column is of one length for all kernels, the measured one that is nearest to what was asked for, which its head tells.
 What is lost comes first. Times and bytes are those of the setting with the most kernels; of others, that were measured
 causally and else alike, they stand beside them, say so, and are compared with none. Of what was trained, bits and
-answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on.
+answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on:
+of the setting with the most kernels, rates and seeds; of other kernels, that were trained otherwise, likewise.
 The best number of a column is starred, beside those whose intervals meet its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -90,12 +92,14 @@ def _code(kernel: str) -> str:
     return f"{imports}attnzoo.attend(query, key, value, kernel={call})"
 
 
-def _most(rows: list[dict], group: Callable[[dict], Any]) -> list[dict]:
-    """Rows of the group in which the most kernels are."""
+def _most(
+    rows: list[dict], group: Callable[[dict], Any], then: Callable[[list[dict]], Any] = lambda own: 0
+) -> list[dict]:
+    """Rows of the group in which the most kernels are; of several, in which `then` is most."""
     groups: dict[Any, list[dict]] = {}
     for row in rows:
         groups.setdefault(group(row), []).append(row)
-    return max(groups.values(), key=lambda own: len({row["kernel"] for row in own}), default=[])
+    return max(groups.values(), key=lambda own: (len({row["kernel"] for row in own}), then(own)), default=[])
 
 
 def _in_one_setting(rows: list[dict]) -> list[dict]:
@@ -143,20 +147,35 @@ def _trained(rows: list[dict], length: int) -> list[Column]:
     columns = []
     for metric, head in (("accuracy", "recall"), ("bits", "bits")):
         own = [row for row in rows if row["metric"] == metric and row["is_causal"]]
-        own = _most(own, lambda row: (row["task"], row["positions"], row["width"], row["steps"]))
+        alike = lambda row: (row["task"], row["positions"], row["width"], row["steps"])
+        own = _most(own, alike, lambda rows: (len(rows), rows[0]["steps"]))
         own = _nearest(_widely_tested(own), length, "tested")
         learned = max((row["length"] for row in own), default=0)
         own = [row for row in own if row["length"] == learned]
-        entries = [entry for entry in sweep.summarise(own) if entry["score"]]
-        if not entries:
+        settings = _settings([entry for entry in sweep.summarise(own) if entry["score"]])
+        if not settings:
             continue
-        score = lambda entry, metric=metric: _scored(entry, metric)
+        entries, *others = settings
+        found = _by_name(reversed(entries), lambda entry, metric=metric: _scored(entry, metric))
+        for entry in itertools.chain(*others):
+            apart = _scored(entry, metric)
+            found.setdefault(entry["name"], apart._replace(text=f"{apart.text}, trained otherwise", is_apart=True))
         doubt = next((f" ({entry['doubt']})" for entry in entries if entry["doubt"]), "")
         at = own[0]["tested"]
         place = f"{at:,}" if at == learned else f"{at:,} (trained on {learned:,})"
         told = f"{head}, {naming.short(entries[0]['task'])}, {place}{doubt}"
-        columns.append(Column(told, _by_name(entries, score), metric == "accuracy"))
+        columns.append(Column(told, found, metric == "accuracy"))
     return columns
+
+
+def _settings(entries: list[dict]) -> list[list[dict]]:
+    """Entries of each setting, that with the most kernels first, then with the most rates and seeds."""
+    shared = [name for name in sweep.GROUP if name != "kernel"]
+    groups: dict[tuple, list[dict]] = {}
+    for entry in entries:
+        groups.setdefault(records.cell(entry, shared), []).append(entry)
+    most = lambda own: (len({entry["name"] for entry in own}), *(max(x[of] for x in own) for of in ("rates", "seeds")))
+    return sorted(groups.values(), key=most, reverse=True)
 
 
 def _widely_tested(rows: list[dict]) -> list[dict]:
@@ -166,7 +185,7 @@ def _widely_tested(rows: list[dict]) -> list[dict]:
     return [row for length, own in found.items() if kernels[length] == max(kernels.values()) for row in own]
 
 
-def _by_name(rows: list[dict], found: Callable[[dict], Found]) -> dict[str, Found]:
+def _by_name(rows: Iterable[dict], found: Callable[[dict], Found]) -> dict[str, Found]:
     return {row["name"]: found(row) for row in rows}
 
 
