@@ -135,6 +135,92 @@ class LeakOfALength(Plain):
         return (LongLeak.wrong(out, v) if q.shape[1] == 24 else out), lse
 
 
+@dataclasses.dataclass(frozen=True)
+class Peeks(Plain):
+    """Some tokens see further keys, as a subclass says."""
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        i, j = jnp.arange(visible.shape[0])[:, None], jnp.arange(visible.shape[1])[None]
+        visible |= self.sees(i, j, visible.shape[1]) & visible.any(axis=0)  # not what padding hides
+        return super().head(params, draws, q, k, v, visible, bias=bias, scale=scale, dropout=dropout)
+
+
+class PeeksMostly(Peeks):
+    """The next token is seen, but at the half and at the end."""
+
+    sees = staticmethod(lambda i, j, n: (j == i + 1) & (i != n // 2 - 2) & (i != n // 2 - 1) & (i != n - 2))
+
+
+class FirstBlock(Peeks):
+    """The first block sees itself both ways."""
+
+    sees = staticmethod(lambda i, j, n: (i < 8) & (j < 8))
+
+
+class PeeksInThePart(Peeks):
+    """The next token is seen in one part of the sequence."""
+
+    sees = staticmethod(lambda i, j, n: (j == i + 1) & (i >= n * 5 // 8) & (i < n * 6 // 8))
+
+
+@dataclasses.dataclass(frozen=True)
+class ThirdExample(Plain):
+    """From the third example on, the next token is seen."""
+
+    def batched(self, params, draws, q, k, v, call):
+        out, lse = super().batched(params, draws, q, k, v, call)
+        is_third = jnp.arange(len(v))[:, None, None, None] >= 2
+        return jnp.where(is_third, LongLeak.wrong(out, v), out), lse
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbedHeads(Plain):
+    """Right for two heads at most, and else values are handed through."""
+
+    def batched(self, params, draws, q, k, v, call):
+        out, lse = super().batched(params, draws, q, k, v, call)
+        return (out if q.shape[2] <= 2 else v), lse
+
+
+@jax.custom_vjp
+def _numb(x):
+    return x
+
+
+_numb.defvjp(lambda x: (x, None), lambda _, gradient: (jnp.zeros_like(gradient),))
+
+
+@dataclasses.dataclass(frozen=True)
+class NumbEquation(Plain):
+    """No gradient by keys, in the equation itself."""
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        return super().head(params, draws, q, _numb(k), v, visible, bias=bias, scale=scale, dropout=dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumbFarOff(FromALength):
+    """No gradient by values."""
+
+    wrong = staticmethod(lambda out, v: jax.lax.stop_gradient(out))
+
+
+@jax.custom_vjp
+def _shown(x, seen):
+    return x
+
+
+_shown.defvjp(lambda x, seen: (x + jnp.roll(x, -1, axis=0), None), lambda _, gradient: (gradient, None))
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnsAhead(Plain):
+    """Each value is beside the next one, where it is differentiated."""
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout):
+        return super().head(params, draws, q, k, _shown(v, None), visible, bias=bias, scale=scale, dropout=dropout)
+
+
 COUNT = itertools.count()
 
 
@@ -321,6 +407,17 @@ class Stepping(Plain):
     """Softmax by its equation, which also decodes: right in every way."""
 
     supports = dataclasses.replace(PLAIN, decode=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful(Stepping):
+    """Its state is a number, and a step hands values through."""
+
+    def start(self, params, draws, dims, max_length, dtype):
+        return {"nothing": jnp.zeros((dims.batch, 1), dtype)}
+
+    def step(self, params, draws, cache, q, k, v, positions, call):
+        return cache, (v, jnp.zeros(q.shape[:3]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,11 @@ import sys
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from attnzoo import Kernel, Linear, Softmax, catalogue
-from attnzoo.testing import LawBroken, probe_kernel
+from attnzoo.testing import LawBroken, futures, probe_kernel
 from attnzoo.testing.zoo import FURTHER, ZOO
 from experiments.bench import records, timing, trust
 from experiments.bench.settings import parsed
@@ -49,6 +50,9 @@ def swept(out, kernels, **changes) -> tuple[int, list[dict]]:
     [
         (LEAK, {"is_causal": True}, FUTURE),
         (broken.FutureLeak(), {"is_causal": True}, FUTURE),
+        (broken.PeeksMostly(), {"is_causal": True}, FUTURE),
+        (broken.FirstBlock(), {"is_causal": True}, FUTURE),
+        (broken.PeeksInThePart(), {"is_causal": True}, FUTURE),
         (LEAK, {"is_padded": True}, PADDING),
         (LEAK, {"is_padded": True, "is_cross": True}, PADDING),
         (broken.IgnoredKeyMask(), {"is_padded": True}, PADDING),
@@ -77,6 +81,14 @@ def test_a_kernel_is_held_to_the_laws_of_its_place(kernel, place, law):
 )
 def test_what_is_not_in_the_catalogue_is_asked_at_its_length(kernel, law):
     assert trust.breach(kernel, 400, is_causal=True)["law"] == law
+
+
+def test_cuts_are_all_that_there_are_or_far_apart():
+    assert set(futures.drawn(20, 2, 2).ravel()) == set(range(1, 20))
+    for length in (0, 1):
+        assert futures.drawn(length, 2).size == 0
+    few = np.sort(futures.drawn(1000, 2).ravel())
+    assert few.size == 32 and (few[0], few[-1]) == (1, 999) and np.diff(few).max() < 2 * 1000 / 32
 
 
 def test_what_gives_no_numbers_is_not_timed():

@@ -14,6 +14,7 @@ import numpy as np
 
 from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
+from attnzoo.testing import futures
 from attnzoo.testing.subject import Operands, Subject, brought, changed, curved, known
 
 LONGEST = 4096  # tokens of a probe
@@ -67,14 +68,16 @@ def probe_kernel(
     length = min(length, LONGEST)
     queries = length // 2 + 1 if is_cross else length
     operands = Subject("", kernel).operands(queries, keys=length, heads=2, kv_heads=2)
-    _touched(kernel, operands, is_causal)
+    # The first, of one number for all entries, are inside of blocks of whichever size.
+    few = np.repeat([[length // 2], [length - 1]], 2, axis=1)
+    _touched(kernel, operands, is_causal, few if is_tested else futures.drawn(length, 2, 2))
     if is_padded and length > 1:
         _padded(kernel, _few(operands), is_causal, is_cross)
     if not is_tested:
         _as_its_equation(kernel, operands, is_causal, is_trained)
 
 
-def _touched(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
+def _touched(kernel: Kernel, operands: Operands, is_causal: bool, cuts: np.ndarray) -> None:
     """What must not be felt is changed, and the same program run again."""
     numbers = "outputs_are_finite", "equal_calls_are_equal"
     hidden = "batch_mates_cannot_touch_each_other", "the_future_cannot_touch_the_past"
@@ -87,12 +90,14 @@ def _touched(kernel: Kernel, operands: Operands, is_causal: bool) -> None:
     equal.same(call(*operands), before, "output of the same call, made once more,", ROUNDING)
     mated = (changed(x, 1, 30.0) for x in operands)
     mates.same(call(*mated)[0], before[0], "output of the mate of an example times 30.0", ROUNDING)
-    length, (q, k, v) = operands.q.shape[1], operands
-    for cut in sorted({length // 2, length - 1}) if is_causal else ():
-        later = np.s_[:, cut:]
-        moved = changed(q, later, -2.0), changed(k, later, 9.0), changed(v, later, 1.0, 1.0)
-        what = f"output before token {cut} of {length}, after a change of all from there on,"
-        future.same(call(*moved)[:, :cut], before[:, :cut], what, ROUNDING)
+    if is_causal:
+        futures.untouched(future, before, lambda cut: call(*_later(operands, cut)), cuts, ROUNDING)
+
+
+def _later(operands: Operands, cut: np.ndarray) -> Operands:
+    """Others from cuts [B] or [B, K] on."""
+    others = zip(operands, (-2.0, 9.0, 1.0), (0.0, 0.0, 1.0), strict=True)
+    return Operands(*(np.where(futures.is_later(x.shape, cut), times * x + plus, x) for x, times, plus in others))
 
 
 def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool) -> None:
