@@ -1,5 +1,6 @@
 """No experiment makes anything of a kernel that breaks a law of the place that it is to stand in."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Kernel, Linear, Softmax, catalogue
+from attnzoo import Dims, Kernel, Linear, Softmax, catalogue
 from attnzoo.testing import LawBroken, futures, probe_kernel
 from attnzoo.testing.zoo import FURTHER, ZOO
-from experiments.bench import records, timing, trust
+from experiments.bench import asked, records, timing, trust
+from experiments.bench.program import Program
 from experiments.bench.settings import parsed
 from experiments.claims import candidates
 from experiments.generate import run as generate
@@ -83,6 +85,40 @@ def test_what_is_not_in_the_catalogue_is_asked_at_its_length(kernel, law):
     assert trust.breach(kernel, 400, is_causal=True)["law"] == law
 
 
+@pytest.mark.every_kernel
+@pytest.mark.parametrize(
+    ("kernel", "is_train", "law"),
+    [
+        (broken.PeeksMostly(), False, FUTURE),
+        (broken.PeeksInThePart(), True, FUTURE),
+        (broken.ThirdExample(), False, FUTURE),
+        (broken.ThirdExample(), True, FUTURE),
+        (broken.LearnsAhead(), True, FUTURE),
+        (broken.ProbedHeads(), False, "batched_equals_head"),
+        (broken.NumbEquation(), True, "gradients_are_slopes"),
+        (broken.NumbFarOff(), True, "gradients_are_slopes"),
+        (broken.Plain(), True, None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Kernel) else None,
+)
+def test_the_program_that_is_timed_is_asked(kernel, is_train, law):
+    batch, length, heads = (1, 400, 1) if isinstance(kernel, broken.FromALength) else (3, 40, 4)
+    program = Program(kernel, Dims(batch, length, length, heads, heads, 4, 4), "float32", True, is_train)
+    found = asked.breach(program, program.operands(0))
+    assert (found and found["law"]) == law
+
+
+@pytest.mark.parametrize("cross", [True, False])
+def test_long_programs_are_asked_in_part(monkeypatch, cross):
+    monkeypatch.setattr(asked, "PAIRS", 400)
+    supports = dataclasses.replace(broken.PLAIN, cross=cross)
+    for kind, law in ((broken.Plain, None), (broken.ProbedHeads, "batched_equals_head")):
+        kernel = type(kind.__name__, (kind,), {"supports": supports})()
+        program = Program(kernel, Dims(1, 40, 40, 4, 4, 4, 4), "bfloat16", True, False)
+        found = asked.breach(program, program.operands(0))
+        assert (found and found["law"]) == law
+
+
 def test_cuts_are_all_that_there_are_or_far_apart():
     assert set(futures.drawn(20, 2, 2).ravel()) == set(range(1, 20))
     for length in (0, 1):
@@ -134,6 +170,12 @@ def test_programs_that_are_timed_or_tested_are_asked_at_each_length(tmp_path):
     swept(tmp_path / "tested", [leak], task="text, parity", eval_lengths="24,32")
     rows = records.read(tmp_path / "tested")
     assert [row["law"] for row in rows] == [FUTURE] * 2 and all("24" in row["reason"] for row in rows)
+
+
+def test_models_are_asked_as_they_learn_and_of_all_their_examples(tmp_path):
+    kernels = broken.Plain(), broken.LearnsAhead(), broken.ThirdExample()
+    _, rows = swept(tmp_path, kernels, task="text", tokens=64)
+    assert [row.get("law") for row in rows] == [None, FUTURE, FUTURE]
 
 
 @pytest.mark.slow

@@ -93,10 +93,20 @@ class Program:
     def compiled(self) -> tuple[Callable, dict]:
         """The compiled program, and what it took, will need and send; kept, since jax would not compile it again."""
         start = time.perf_counter()
-        with self._on_devices():
-            compiled = jax.jit(self).lower(*self.placed()).compile()
+        compiled = self._made(self, *self.placed())
         seconds = time.perf_counter() - start
         return compiled, {"compile_seconds": seconds} | planned(compiled) | (sent(compiled) if self.mesh else {})
+
+    def pulled(self) -> Callable:
+        """The compiled `with_gradients` of `forward`: what a train pass differentiates, along any direction."""
+        like, operands = self.shapes()[0], self.placed()
+        out = jax.eval_shape(self.forward, *self.shapes())
+        direction = operands[0] if like.shape == out.shape else out
+        return self._made(with_gradients(self.forward), direction, *operands)
+
+    def _made(self, function: Callable, *shapes) -> jax.stages.Compiled:
+        with self._on_devices():
+            return jax.jit(function).lower(*shapes).compile()
 
     def _on_devices(self) -> contextlib.AbstractContextManager:
         return jax.set_mesh(mesh.made(self.mesh)) if self.mesh else contextlib.nullcontext()

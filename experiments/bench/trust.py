@@ -2,8 +2,8 @@
 
 A kernel that sees the tokens which it is to predict wins every comparison. So each one is held, before anything is
 made of it, to the laws of the places that it is to stand in, once for each process: about a second for one of the
-catalogue on a CPU, and some seconds for any other, at the length that it is used at. Of any other, forward programs
-that scaling times and models of language are called with another future, too, at each length that they are for.
+catalogue on a CPU, and some seconds for any other, at the length that it is used at. A kernel may know the probe, so
+of any other what is timed or trained is asked, too: by `asked`, and models of language by `leak`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from attnzoo import Kernel
 from attnzoo.kernels import KERNELS
-from attnzoo.testing import LawBroken, Subject, probe_kernel
+from attnzoo.testing import LawBroken, Subject, futures, probe_kernel
 
 ROUNDING = 64, 0.02  # of what one program gives: times the precision of its numbers, and the most
 TESTED = 256  # tokens of a kernel of the catalogue, four of the usual blocks: the suite holds it to all laws
@@ -40,25 +40,34 @@ def breach(kernel: Kernel, length: int, is_trained: bool = True, **place: bool) 
 
 @functools.lru_cache(maxsize=1024)
 def _breach(kernel: Kernel, length: int, **place: bool) -> dict | None:
-    return _broken(lambda: probe_kernel(kernel, length, **place))
+    return broken(lambda: probe_kernel(kernel, length, **place))
 
 
-def leak(kernel: Kernel, length: int, dtype: str, past: Callable[[int, bool], np.ndarray]) -> dict | None:
+def leak(
+    kernel: Kernel, dtype: str, before: Callable[[], np.ndarray], after: Callable[[np.ndarray], np.ndarray]
+) -> dict | None:
     """What a row says of a kernel of one's own by which a program sees the future, or None.
 
     Args:
-      length: of the sequences of the program.
-      dtype: of what it computes.
-      past: what it gives before a token, where what comes from there on is as it is, or is changed.
+      dtype: of what the program computes.
+      before: what it gives of a batch, [B, T, ...].
+      after: the same, where all from the cuts [B] of examples on is changed.
     """
-    if is_ours(kernel) or length < 2:
+    if is_ours(kernel):
         return None
-    cut = max(1, length // 2 - 1)  # inside of blocks of whichever size
     subject = Subject("the_future_cannot_touch_the_past", kernel)
-    what = f"what is given before token {cut} of {length}, after a change of all from there on,"
-    before, after = past(cut, False), past(cut, True)
-    rounding = min(ROUNDING[0] * float(jnp.finfo(dtype).eps), ROUNDING[1])
-    return _broken(lambda: subject.same(after, before, what, rounding))
+
+    def held():
+        out = before()
+        cuts = futures.drawn(out.shape[1], len(out))
+        futures.untouched(subject, out, after, cuts, rounding(dtype))
+
+    return broken(held)
+
+
+def rounding(dtype: str) -> float:
+    """How far what one program gives of the same operands may lie apart."""
+    return min(ROUNDING[0] * float(jnp.finfo(dtype).eps), ROUNDING[1])
 
 
 def is_ours(kernel: Kernel) -> bool:
@@ -66,7 +75,8 @@ def is_ours(kernel: Kernel) -> bool:
     return type(kernel) in KERNELS.values()
 
 
-def _broken(held: Callable[[], None]) -> dict | None:
+def broken(held: Callable[[], None]) -> dict | None:
+    """What a row says of the law that is broken where a kernel is held to some, or None."""
     try:
         held()
     except LawBroken as broken:

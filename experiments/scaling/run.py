@@ -6,15 +6,11 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from attnzoo import Dims, Kernel, catalogue
-from experiments.bench import memory, mesh, progress, timing, trust
+from experiments.bench import asked, memory, mesh, progress, timing, trust
 from experiments.bench.experiment import Cell, Experiment, Run
 from experiments.bench.program import Program
 from experiments.scaling import analysis, devices, prediction
@@ -207,30 +203,9 @@ def _prepare(settings: Settings, known: list[dict], cell: Cell) -> timing.Call |
     if skip:
         return row.update(skip)
     operands = program.operands(settings.seed)
-    if program.is_causal and not program.is_train and (found := _leak(kernel, compiled, operands)):
+    if found := asked.breach(program, operands):
         return row.update(found)
     return functools.partial(compiled, *operands)
-
-
-def _leak(kernel: Kernel, compiled: Callable, operands: list) -> dict | None:
-    """Whether the program that is to be timed sees the future."""
-    *points, params, tokens = operands
-
-    def past(cut: int, is_changed: bool) -> np.ndarray:
-        given = [*points, params, tokens]
-        if is_changed:
-            brought = jax.tree.map(lambda x: _later(x, cut, 0.5, 0), tokens)  # of which not all numbers are allowed
-            given = [*(_later(x, cut, -3, 1) for x in points), params, brought]
-        return np.asarray(compiled(*given))[:, :cut]
-
-    return trust.leak(kernel, points[0].shape[1], points[0].dtype.name, past)
-
-
-@jax.jit
-def _later(x: jax.Array, cut: int, times: float, plus: float) -> jax.Array:
-    """x [B, T, ...] with other numbers from a token on."""
-    is_later = jnp.arange(x.shape[1]) >= cut
-    return jnp.where(is_later.reshape(-1, *(1,) * (x.ndim - 2)), times * x + plus, x)
 
 
 EXPERIMENT = Scaling()

@@ -108,6 +108,18 @@ def tested(model: nnx.Module, batch: Examples) -> tuple[jax.Array, jax.Array]:
     return tuple(of_one(batch.places, x) for x in found)
 
 
+@nnx.jit
+def differentiated(model: nnx.Module, batch: Examples) -> jax.Array:
+    """Bits of each target where they are differentiated, for which a kernel may have a rule of its own."""
+
+    def lost(model):
+        of_each = bits(logits(model, batch), at_places(batch.targets, batch))
+        return jnp.sum(of_each), of_each
+
+    (_, of_each), _ = nnx.value_and_grad(lost, has_aux=True)(model)
+    return of_each
+
+
 def parameter_count(model: nnx.Module) -> int:
     """Learned numbers in the model."""
     return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -22,7 +22,7 @@ from experiments.tasks.task import SPLITS, Examples
 from experiments.train import language, loop, pretrained, steps
 from experiments.train.autoencoder import AutoEncoder
 from experiments.train.devices import Devices, whole
-from experiments.train.sweep import convergence, curriculum
+from experiments.train.sweep import convergence, curriculum, leaks
 from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
 
@@ -110,7 +110,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     if settings.start_from:
         wanted = {name: cell.asked(settings)[name] for name in SAME}
         pretrained.start(model, pretrained.find(pathlib.Path(settings.start_from), cell.task, wanted))
-    if refused := _leak(settings, cell, model):
+    if refused := leaks.found(settings, cell, model):
         return refused
     batch = _learned(settings, cell)
     found = {"parameters": steps.parameter_count(model), "step_flops": step_flops(settings, cell.program)}
@@ -147,28 +147,6 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
     return found
-
-
-def _leak(settings: Settings, cell: Cell, model: nnx.Module) -> dict | None:
-    """What the row says where a causal model sees the future, by a kernel of one's own, at a length it is tested at."""
-    kernel = next((kernel for kernel in cell.kernels(settings) if not trust.is_ours(kernel)), None)
-    if kernel is None or not (isinstance(model, LanguageModel) and cell.task.is_causal):
-        return None
-
-    def found(length: int) -> dict | None:
-        [batch], [other] = (list(cell.task.batches(split, 0, 1, 1, length)) for split in ("test", "validation"))
-
-        def past(cut: int, is_changed: bool) -> np.ndarray:
-            later = other if is_changed else batch
-            inputs = np.concatenate([batch.inputs[:, :cut], later.inputs[:, cut:]], axis=1)
-            model.eval()
-            bits, _ = steps.tested(model, batch._replace(inputs=inputs, places=None))  # all tokens are asked
-            model.train()
-            return np.asarray(bits)[:, :cut]
-
-        return trust.leak(kernel, length, settings.dtype, past)
-
-    return next(filter(None, map(found, dict.fromkeys([*settings.eval_lengths, cell.length]))), None)
 
 
 def _learned(settings: Settings, cell: Cell) -> Callable[[int], Examples]:
