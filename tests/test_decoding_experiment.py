@@ -10,6 +10,7 @@ import pytest
 from attnzoo import GatedDelta, Linear, Nystrom, Performer, SlidingWindow, Softmax, start
 from experiments.bench import records
 from experiments.decoding import run
+from tests import broken_kernels as broken
 from tests import summaries
 
 
@@ -40,6 +41,13 @@ def ran(tmp_path_factory):
     chosen = settings(tmp_path_factory.mktemp("decoding"))
     assert run.run(chosen) == 0
     return chosen
+
+
+def test_steps_that_are_not_the_whole_call_are_refused(tmp_path):
+    chosen = settings(tmp_path, kernels=(broken.Forgetful(), broken.Stepping()), contexts=(16,))
+    [cells] = run.EXPERIMENT.cells(chosen)
+    laws = {row["kernel"].split("(")[0]: row.get("law") for row in run.EXPERIMENT.measure(chosen, cells, None)}
+    assert laws == {"Forgetful": "stepping_equals_the_whole", "Stepping": None}
 
 
 def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):

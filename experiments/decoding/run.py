@@ -17,6 +17,7 @@ from attnzoo.door.decoding import DecodingState
 from experiments.bench import brought, records, timing, trust
 from experiments.bench.experiment import Cell, Experiment, Run
 from experiments.bench.settings import parsed
+from experiments.decoding import asked
 from experiments.decoding.settings import Settings
 from experiments.show import caveats, units
 from experiments.train import language
@@ -115,6 +116,8 @@ def _prepare(cell: Cell) -> timing.Call | None:
     compiled = jax.jit(decode, donate_argnums=0).lower(state, given).compile()
     row["compile_seconds"] = time.perf_counter() - begun
     row["state_bytes"] = sum(x.nbytes for x in jax.tree.leaves(state.cache))
+    if found := asked.breach(compiled, empty, params, row):
+        return row.update(found)
     held = [state]
 
     def call():
