@@ -72,6 +72,11 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
     assert lines["Softmax"]["memory forward, 256"].startswith(at.BEST)
     assert lines["Additive"]["not measured"] == "forward: skipped: would take 9 s"
     assert at.table([], None) is None
+    law = {"kernel": "Linear()", "name": "linear", "length": 64, "status": "refused", "law": "masks_hide", "reason": ""}
+    for more, is_there in (([timed | law], False), ([timed | law, timed | law | {"status": "skipped"}], True)):
+        found = at.table([*rows, *more], 200)
+        times, line = found.header[1], dict(line[:2] for line in found.lines)
+        assert times == "time forward, 256" and bool(line["Linear"]) == is_there
 
 
 def test_code_imports_what_is_not_in_the_catalogue():

@@ -5,7 +5,8 @@ What is lost comes first. Times and bytes are those of the setting with the most
 causally and else alike, they stand beside them, say so, and are compared with none. Of what was trained, bits and
 answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on:
 of the setting with the most kernels, rates and seeds; of other kernels, that were trained otherwise, likewise.
-The best number of a column is starred, beside those whose intervals meet its own.
+The best number of a column is starred, beside those whose intervals meet its own. A kernel that was refused anywhere
+because it breaks a law has no number in any column.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
     Args:
       rows: of any experiments, of which those of `scaling` and `accuracy` are looked at.
     """
-    rows = list(rows)
+    every = list(rows)
+    broken = _broken(every)
+    rows = [row for row in every if row.get("kernel") not in broken]
     timed = _in_one_setting([row for row in rows if scaled.EXPERIMENT.wrote(row) and not row.get("mesh")])
     trained = [row for row in rows if accuracy.EXPERIMENT.wrote(row)]
     asked = length or max((row["length"] for row in timed or trained), default=None)
@@ -65,8 +68,8 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
     columns = [column for column in columns if column.found]
     if not columns:
         return None
-    kernels = _kernels([*timed, *trained])
-    refused = _refused(timed, asked)
+    kernels = _kernels([*timed, *trained, *broken.values()])
+    refused = _refused(timed, asked) | {row["name"]: f"breaks `{row['law']}`" for row in broken.values()}
     is_known = lambda name: name in refused or any(name in column.found for column in columns)
     names = list(filter(is_known, kernels))
     header = ["kernel", *(column.head for column in columns), "not measured", "code"]
@@ -81,6 +84,16 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
     ]
     told = f"; times of {scaling.setting_text(timed[0])}" if timed else ""
     return Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
+
+
+def _broken(rows: list[dict]) -> dict[str, dict]:
+    """Of each kernel that is refused because of a law, a row that says so and is the last of its cell."""
+    found = {}
+    for experiment in (accuracy.EXPERIMENT, scaled.EXPERIMENT):
+        for row in experiment.last(filter(experiment.wrote, rows)).values():
+            if row["status"] == "refused" and "law" in row:
+                found[row["kernel"]] = row
+    return found
 
 
 def _code(kernel: str) -> str:
