@@ -15,14 +15,14 @@ import numpy as np
 
 from attnzoo.testing.subject import Subject
 
-ROUNDS = 16  # calls at most
+CUTS, ROUNDS = 64, (4, 16)  # as many places as that, in so many calls at least, and at most
 
 
 def drawn(length: int, *entries: int) -> np.ndarray:
     """Cuts [rounds, *entries] from 1 to length - 1, both among them: as far apart as they can be, each anywhere in its
-    part of the sequence; all that there are, where `ROUNDS` have room for them."""
+    part of the sequence; all that there are, where rounds have room for them."""
     places, each = max(length - 1, 0), math.prod(entries)
-    rounds = min(ROUNDS, -(-places // each))
+    rounds = min(max(ROUNDS[0], -(-CUTS // each)), ROUNDS[1], -(-places // each))
     edges = np.arange(rounds * each + 1) * places // max(rounds * each, 1)
     rng = np.random.default_rng(length)
     cuts = 1 + rng.integers(edges[:-1], np.maximum(edges[1:], edges[:-1] + 1))
