@@ -207,8 +207,8 @@ def test_padding_is_asked_for_where_a_task_has_it(tmp_path):
 def test_what_exchanges_or_times_a_leak_refuses_it(tmp_path, capsys):
     swept(tmp_path / "trained", [Softmax()], task="text")
     given = {"checkpoint": str(tmp_path / "trained"), "test_examples": 4, "out": str(tmp_path / "swap")}
-    swap.run(swap.Settings(kernels=(LEAK,), **given))
-    assert [row.get("law") for row in records.read(tmp_path / "swap")] == [None, FUTURE]
+    swap.run(swap.Settings(kernels=(LEAK, broken.ThirdExample()), **given))
+    assert [row.get("law") for row in records.read(tmp_path / "swap")] == [None, FUTURE, FUTURE]
     said = {"prompt": "a", "tokens": 1, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "samples": 1, "seed": 0}
     with pytest.raises(ValueError, match=FUTURE):
         generate.run(generate.Settings(given["checkpoint"], **said, attention=(LEAK,)))

@@ -15,7 +15,7 @@ from experiments.bench.experiment import Cell, Experiment, Run, one_by_one
 from experiments.show import caveats
 from experiments.swap.settings import Settings
 from experiments.tasks.text import MaskedText, Text
-from experiments.train import checkpoints, language, steps
+from experiments.train import checkpoints, language, leaks, steps
 
 BATCH = 32
 
@@ -82,11 +82,14 @@ def _tested(settings: Settings, cell: Cell) -> dict:
         described, model = language.load(folder, (kernel,))
     except (NotImplementedError, ValueError) as error:
         return {"status": "refused", "reason": str(error)}
-    model.eval()
     if found := trust.breach(kernel, described.max_length, is_causal=described.is_causal):
         return found
+    task, length = _task(described), cell.row["length"]
+    if found := leaks.found(model, [kernel], task, length, min(BATCH, settings.test_examples)):
+        return found
+    model.eval()
     bits, weights = [], []
-    for batch in _task(described).batches("test", 0, settings.test_examples, BATCH, cell.row["length"]):
+    for batch in task.batches("test", 0, settings.test_examples, BATCH, length):
         bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
         weights.append(batch.weights)
     bits, weights = np.concatenate(bits), np.concatenate(weights)

@@ -19,10 +19,10 @@ from attnzoo.models import BlockConfig, Classifier, LanguageModel
 from experiments.bench import mesh, processes, trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
-from experiments.train import language, loop, pretrained, steps
+from experiments.train import language, leaks, loop, pretrained, steps
 from experiments.train.autoencoder import AutoEncoder
 from experiments.train.devices import Devices, whole
-from experiments.train.sweep import convergence, curriculum, leaks
+from experiments.train.sweep import convergence, curriculum
 from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
 
@@ -110,7 +110,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     if settings.start_from:
         wanted = {name: cell.asked(settings)[name] for name in SAME}
         pretrained.start(model, pretrained.find(pathlib.Path(settings.start_from), cell.task, wanted))
-    if refused := leaks.found(settings, cell, model):
+    if refused := _leak(settings, cell, model):
         return refused
     batch = _learned(settings, cell)
     found = {"parameters": steps.parameter_count(model), "step_flops": step_flops(settings, cell.program)}
@@ -149,10 +149,26 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     return found
 
 
+def _leak(settings: Settings, cell: Cell, model: nnx.Module) -> dict | None:
+    """What the row says where a model sees the future at a length where it is tested or learns."""
+    found = functools.partial(leaks.found, model, cell.kernels(settings), cell.task)
+    tested, learned = dict.fromkeys([*settings.eval_lengths, cell.length]), _lengths(settings, cell)
+    each = itertools.chain(
+        (found(length, min(settings.test_examples, settings.count(length))) for length in tested),
+        (found(length, settings.count(cell.length), is_learned=True) for length in learned),
+    )
+    return next(filter(None, each), None)
+
+
+def _lengths(settings: Settings, cell: Cell) -> list[int]:
+    """Those that are learned, one after another."""
+    return curriculum.lengths(cell.task, cell.length) if settings.curriculum else [cell.length]
+
+
 def _learned(settings: Settings, cell: Cell) -> Callable[[int], Examples]:
     """What is learned in a step: examples of the cell's length, or of the length of the step."""
     count = settings.count(cell.length)
-    lengths = curriculum.lengths(cell.task, cell.length) if settings.curriculum else [cell.length]
+    lengths = _lengths(settings, cell)
     length = lambda step: curriculum.at(step, settings.steps, lengths)
     return lambda step: cell.task.batch("train", cell.seed, step * count, count, length(step))
 
