@@ -73,6 +73,9 @@ def test_the_last_row_of_the_fastest_implementation_is_ranked_and_named(tmp_path
     place = f"compiled, at least: {tmp_path}, 4,096 tokens, pallas"
     assert known.source == f"{place}, as projections leave operands" and known.implementation == "pallas"
     assert knowledge.factor(rows, Delta(), call, lambda implementation: False).implementation is None
+    assert knowledge.factor([*rows, rows[0] | {"length": 8192}], Delta(), call._replace(length=8192)) == known._replace(
+        value=pytest.approx(known.value), source=known.source.replace("4,096", "scaled from 4,096")
+    )
     assert knowledge.factor(rows, Linear(), call) is None
     chosen = parsed(Settings, length=4096, causal=True, heads=2, head_dim=16, rows=str(tmp_path), device="h100",
                     kernels="delta")  # fmt: skip

@@ -76,26 +76,26 @@ def read(root: pathlib.Path) -> list[dict]:
 def factor(
     rows: list[dict], kernel: Kernel, call: Call, serves: Callable[[str | None], bool] = lambda implementation: True
 ) -> Factor | None:
-    """What the nearest row tells, of several as near that of the fastest implementation; None where there is none.
+    """What the nearest rows tell, that of the fastest implementation; None where there are none.
 
     A measured row comes before a compiled one, then the same causality before another, the kernel itself before one of
-    its class with other fields, the same type before another, and the nearest length. How operands come is as fast as
-    a row tells, and said: a layer's projections leave them side by side.
+    its class with other fields, the same type before another; then each implementation tells by its nearest length. How
+    operands come is as fast as a row tells, and said: a layer's projections leave them side by side.
 
     Args:
       serves: whether the call may be by an implementation.
     """
-    nearest: dict[tuple, list[tuple[dict, Kernel]]] = {}
+    ranks: dict[tuple, dict[str | None, list[tuple[dict, Kernel]]]] = {}
     for row in rows:
         own = _kernel(row, kernel)
         if own is not None and row.get("implementation") in OURS and _tells(row, call):
-            nearest.setdefault(_distance(row, own == kernel, call), []).append((row, own))
-    for key in sorted(nearest):
-        found = [_factor(row, own, own == kernel, call) for row, own in nearest[key]]
-        asked = {each.implementation for each in found}
-        if able := {name for name in asked if name is None or serves(name)}:
-            best = lambda each: (each.value, each.implementation is not None)
-            return min((each for each in found if each.implementation in able), key=best)
+            implementations = ranks.setdefault(_rank(row, own == kernel, call), {})
+            implementations.setdefault(OURS[row.get("implementation")], []).append((row, own))
+    for rank in sorted(ranks):
+        able = [told for name, told in ranks[rank].items() if name is None or serves(name)]
+        found = [_factor(row, own, own == kernel, call) for told in able for row, own in _nearest(told, call)]
+        if found:
+            return min(found, key=lambda each: (each.value, each.implementation is not None))
     return None
 
 
@@ -122,10 +122,16 @@ def _tells(row: dict, call: Call) -> bool:
     return is_compiled and bool(row.get("roofline_seconds"))
 
 
-def _distance(row: dict, is_itself: bool, call: Call) -> tuple:
-    """How far a row is from what is asked, the first that differs deciding."""
-    away = abs(math.log(_length(row) / call.length))
-    return row["status"] != "measured", _is_other(row, call), not is_itself, row["dtype"] != call.dtype, away
+def _rank(row: dict, is_itself: bool, call: Call) -> tuple:
+    """How unlike what is asked a row is, the first that differs deciding."""
+    return row["status"] != "measured", _is_other(row, call), not is_itself, row["dtype"] != call.dtype
+
+
+def _nearest(told: list[tuple[dict, Kernel]], call: Call) -> list[tuple[dict, Kernel]]:
+    """Those of the length that is nearest by its logarithm."""
+    away = lambda each: abs(math.log(_length(each[0]) / call.length))
+    near = min(map(away, told))
+    return [each for each in told if away(each) == near]
 
 
 def _is_other(row: dict, call: Call) -> bool:
