@@ -5,7 +5,8 @@ import pytest
 
 from attnzoo import BigBird, Linear, Local, SlidingWindow, Softmax, SparseTransformer, attention_weights, cost_of
 from experiments.bench import records
-from experiments.throughput import run, work, worker
+from experiments.throughput import jax_calls, run, work, worker
+from tests import broken_kernels as broken
 from tests import summaries
 
 CELL = {
@@ -75,8 +76,6 @@ def test_every_cell_is_a_row_and_what_is_measured_is_not_repeated(tmp_path):
 
 
 def test_outputs_that_deviate_are_not_timed(monkeypatch):
-    from experiments.throughput import jax_calls
-
     monkeypatch.setattr(jax_calls, "outputs", lambda *_: np.zeros((1, worker.LENGTH, 2, 64), np.float32))
     cell = CELL | {"kernel": "Softmax()"}
     task = {"implementation": "attnzoo", "cells": [cell], "kernels": {"Softmax()": "softmax"}, "seed": 0, "repeats": 5}
@@ -84,9 +83,14 @@ def test_outputs_that_deviate_are_not_timed(monkeypatch):
     assert row["status"] == "failed" and "deviate" in row["reason"] and "seconds" not in row
 
 
-def test_some_are_timed_before_the_next_are_compiled(monkeypatch):
-    from experiments.throughput import jax_calls
+def test_a_kernel_of_ones_own_is_asked_at_the_sizes_of_a_cell():
+    kernels = {"plain": broken.Plain(), "lazy": broken.ProbedHeads()}
+    cells = [CELL | {"kernel": name, "heads": 4, "seed": 0, "dtype": "float32"} for name in kernels]
+    rows = jax_calls.measured("attnzoo", cells, kernels, 5)
+    assert [row.get("law", row["status"]) for row in rows] == ["measured", "batched_equals_head"]
 
+
+def test_some_are_timed_before_the_next_are_compiled(monkeypatch):
     done = []
     monkeypatch.setattr(jax_calls, "COMPILING", 2)
     monkeypatch.setattr(jax_calls, "_compiled", lambda _, __, cell: done.append(("compiled", cell["length"])) or ())

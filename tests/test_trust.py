@@ -108,13 +108,13 @@ def test_the_program_that_is_timed_is_asked(kernel, is_train, law):
     assert (found and found["law"]) == law
 
 
-@pytest.mark.parametrize("cross", [True, False])
-def test_long_programs_are_asked_in_part(monkeypatch, cross):
-    monkeypatch.setattr(asked, "PAIRS", 400)
+@pytest.mark.parametrize(("cross", "is_causal"), [(True, True), (True, False), (False, True)])
+def test_long_programs_are_asked_in_part(monkeypatch, cross, is_causal):
+    monkeypatch.setattr(asked, "PAIRS", 400)  # as of sequences that are long for the equation
     supports = dataclasses.replace(broken.PLAIN, cross=cross)
     for kind, law in ((broken.Plain, None), (broken.ProbedHeads, "batched_equals_head")):
         kernel = type(kind.__name__, (kind,), {"supports": supports})()
-        program = Program(kernel, Dims(1, 40, 40, 4, 4, 4, 4), "bfloat16", True, False)
+        program = Program(kernel, Dims(1, 40, 40, 4, 4, 4, 4), "bfloat16", is_causal, False)
         found = asked.breach(program, program.operands(0))
         assert (found and found["law"]) == law
 

@@ -13,9 +13,9 @@ import numpy as np
 
 import attnzoo
 from attnzoo import costs
-from experiments.bench import brought, memory, outcome
+from experiments.bench import asked, brought, memory, outcome, trust
 from experiments.bench.memory import planned
-from experiments.bench.program import with_gradients
+from experiments.bench.program import Program, with_gradients
 from experiments.throughput.work import dims_of
 
 COMPILING = 8  # programs compiled at a time, before they are timed: XLA uses about one core for each
@@ -25,8 +25,7 @@ ENOUGH = 0.05  # seconds of calls between two looks at the clock
 def function(implementation: str, kernel, is_causal: bool) -> Callable:
     """Attention of query, key and value, and ours of what tokens bring, where the kernel wants any."""
     if implementation.startswith("attnzoo"):
-        how = {"kernel": kernel, "is_causal": is_causal}
-        how["implementation"] = implementation.removeprefix("attnzoo").strip() or None
+        how = {"kernel": kernel, "is_causal": is_causal, "implementation": _route(implementation)}
         return lambda query, key, value, tokens=None: attnzoo.attend(query, key, value, tokens=tokens, **how)
     window = None
     if isinstance(kernel, attnzoo.SlidingWindow):
@@ -35,6 +34,11 @@ def function(implementation: str, kernel, is_causal: bool) -> Callable:
     return functools.partial(
         jax.nn.dot_product_attention, is_causal=is_causal, local_window_size=window, implementation=route
     )
+
+
+def _route(implementation: str) -> str | None:
+    """That of `attend`, of an implementation that is ours."""
+    return implementation.removeprefix("attnzoo").strip() or None
 
 
 def outputs(implementation: str, kernel, is_causal: bool, inputs: list, dtype: str) -> np.ndarray:
@@ -51,7 +55,8 @@ def measured(implementation: str, cells: list[dict], kernels: dict, repeats: int
             programs = [pool.submit(_compiled, implementation, kernels[cell["kernel"]], cell) for cell in some]
         for cell, program in zip(some, programs, strict=True):
             try:
-                yield cell | _measured(cell, *program.result(), repeats)
+                ask = functools.partial(_broken, implementation, kernels[cell["kernel"]], cell)
+                yield cell | _measured(cell, ask, *program.result(), repeats)
             except Exception as error:
                 yield cell | outcome.of(error)
 
@@ -71,9 +76,24 @@ def _compiled(implementation: str, kernel, cell: dict):
     return compiled, shapes, random, time.perf_counter() - start
 
 
-def _measured(cell: dict, compiled, shapes, tokens: Callable, compile_seconds: float, repeats: int) -> dict:
+def _broken(implementation: str, kernel, cell: dict) -> dict | None:
+    """What a row says of a kernel of one's own that breaks a law at the sizes of a cell, or None."""
+    if trust.is_ours(kernel) or not implementation.startswith("attnzoo"):
+        return None
+    program = Program(
+        kernel,
+        dims_of(cell),
+        cell["dtype"],
+        cell["is_causal"],
+        cell["pass"] == "train",
+        implementation=_route(implementation),
+    )
+    return asked.breach(program, program.operands(cell["seed"]))
+
+
+def _measured(cell: dict, ask: Callable, compiled, shapes, tokens: Callable, compile_seconds: float, repeats) -> dict:
     found = {"compile_seconds": compile_seconds} | planned(compiled)
-    if skip := memory.does_not_fit(found):
+    if skip := memory.does_not_fit(found) or ask():
         return found | skip
     keys = jax.random.split(jax.random.key(cell["seed"]), len(shapes))
     normal = lambda key, x: tokens(rng=key) if isinstance(x, dict) else jax.random.normal(key, x.shape, x.dtype)
