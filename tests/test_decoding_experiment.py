@@ -46,8 +46,9 @@ def ran(tmp_path_factory):
 def test_steps_that_are_not_the_whole_call_are_refused(tmp_path):
     chosen = settings(tmp_path, kernels=(broken.Forgetful(), broken.Stepping()), contexts=(16,))
     [cells] = run.EXPERIMENT.cells(chosen)
-    laws = {row["kernel"].split("(")[0]: row.get("law") for row in run.EXPERIMENT.measure(chosen, cells, None)}
-    assert laws == {"Forgetful": "stepping_equals_the_whole", "Stepping": None}
+    laws = {row["kernel"]: row.get("law") for row in run.EXPERIMENT.measure(chosen, cells, None)}
+    module = "tests.broken_kernels"
+    assert laws == {f"{module}.Forgetful()": "stepping_equals_the_whole", f"{module}.Stepping()": None}
 
 
 def test_a_run_measures_refuses_draws_and_is_not_repeated(ran):
