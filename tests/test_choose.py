@@ -8,7 +8,7 @@ import pytest
 from attnzoo import Delta, Linear, Linformer, SlidingWindow, Softmax
 from experiments.bench import chips, records
 from experiments.bench.settings import parsed
-from experiments.choose import knowledge, run
+from experiments.choose import knowledge, losses, run
 from experiments.choose.settings import CHIPS, Settings, size
 
 TIMED = {
@@ -106,7 +106,7 @@ def test_a_row_of_other_fields_comes_before_one_of_other_causality(tmp_path):
 def test_losses_are_of_the_nearest_length_and_of_the_kernel_that_a_published_model_has(tmp_path):
     rows = rows_of(tmp_path)
     for length, difference, where in ((90, "-25.0", "64 tokens"), (2048, "-62.5", "1,024 tokens (trained on 64)")):
-        ((name, (told,)),) = knowledge.losses(rows, length).items()
+        ((name, (told,)),) = losses.told(rows, length).items()
         assert name == "GatedDelta" and told.startswith(difference)
         assert f"points as GatedDeltaNet, MQAR, {where}, 100 steps, 2 seeds: {tmp_path}" in told
 
@@ -123,7 +123,7 @@ def test_losses_are_of_one_setting_that_is_the_longest_training(tmp_path):
         for kernel, score in ({"Softmax()": 1.0} | scores).items():
             row = TRAINED | {"kernel": kernel, "name": kernel, "seed": 0, "score": score, "steps": steps}
             records.append(tmp_path / folder, row | {"length": 128 if folder == "c" else 64})
-    found = knowledge.losses(knowledge.read(tmp_path), 64)
+    found = losses.told(knowledge.read(tmp_path), 64)
     assert [found[name][0].partition(" points")[0] for name in ("Linear", "Delta")] == ["-70.0", "-20.0"]
     assert all("10,000 steps" in told for name in ("Linear", "Delta") for told in found[name])
     assert "20,000 steps" in found["Retention"][0]
@@ -131,13 +131,13 @@ def test_losses_are_of_one_setting_that_is_the_longest_training(tmp_path):
 
 def test_training_that_was_to_end_before_all_is_learned_tells_no_loss(tmp_path):
     rows = rows_of(tmp_path)
-    assert knowledge.losses([row | {"until": 0.9} for row in rows], 64) == {}
-    assert knowledge.losses([row | {"until": 0.995} for row in rows], 64)
+    assert losses.told([row | {"until": 0.9} for row in rows], 64) == {}
+    assert losses.told([row | {"until": 0.995} for row in rows], 64)
 
 
 def test_models_whose_layers_differ_tell_of_no_kernel(tmp_path):
     rows = [row | {"built": ["GatedDelta()", "Softmax()"]} for row in rows_of(tmp_path)]
-    assert knowledge.losses(rows, 64) == {}
+    assert losses.told(rows, 64) == {}
 
 
 def test_a_plug_in_is_known_by_its_module_and_imported(tmp_path, capsys):

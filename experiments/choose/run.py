@@ -11,7 +11,7 @@ import jax
 from attnzoo import Dims, Kernel, Softmax, catalogue
 from experiments.bench import progress
 from experiments.bench.program import Program
-from experiments.choose import knowledge
+from experiments.choose import knowledge, losses
 from experiments.choose.settings import Settings
 from experiments.show import naming, units
 
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 def run(settings: Settings) -> int:
     """Print the ranking; 1 where nothing serves."""
     rows = knowledge.read(pathlib.Path(settings.rows))
-    losses = knowledge.losses(rows, settings.length)
+    lost_by = losses.told(rows, settings.length)
     call = knowledge.Call(settings.device, settings.length, settings.causal, passed(settings), settings.dtype)
     serves = lambda kernel: lambda implementation: program(settings, kernel, implementation).refusal() is None
     known = {kernel: knowledge.factor(rows, kernel, call, serves(kernel)) for kernel in settings.kernels}
@@ -45,7 +45,7 @@ def run(settings: Settings) -> int:
         if each.refusal:
             lines.append(["", name, "", "", each.refusal, ""])
             continue
-        lost = "; ".join(losses.get(knowledge.class_of(each.kernel), [])) or UNKNOWN * (
+        lost = "; ".join(lost_by.get(losses.class_of(each.kernel), [])) or UNKNOWN * (
             not isinstance(each.kernel, Softmax)
         )
         numbers = units.seconds_text(each.seconds), units.size_text(each.size)
