@@ -154,6 +154,9 @@ def test_a_plug_in_is_known_by_its_module_and_imported(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1.5 s" in said and "-25.0" in said
     assert "code: from tests.broken_kernels import Plain; attnzoo.attend(query, key, value, kernel=Plain()" in said
+    broken = {"kernel": f"{name}()", "name": "Plain", "length": 128, "status": "refused", "law": "causal", "reason": ""}
+    records.append(tmp_path, TIMED | broken)
+    assert run.run(given) == 1 and "refused: breaks `causal`" in capsys.readouterr().out
 
 
 def test_what_cannot_serve_or_does_not_fit_comes_last_with_the_reason(tmp_path, capsys):

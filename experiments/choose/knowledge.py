@@ -69,6 +69,12 @@ def read(root: pathlib.Path) -> list[dict]:
     return found
 
 
+def broken(rows: list[dict]) -> dict[str, str]:
+    """Of kernels that were refused anywhere because of a law, which law, and where."""
+    told = [row for row in rows if row.get("status") == "refused" and "law" in row]
+    return {row["kernel"]: f"refused: breaks `{row['law']}`, {row['place']}" for row in told}
+
+
 def factor(
     rows: list[dict], kernel: Kernel, call: Call, serves: Callable[[str | None], bool] = lambda implementation: True
 ) -> Factor | None:

@@ -37,7 +37,9 @@ def run(settings: Settings) -> int:
     serves = lambda kernel: lambda implementation: program(settings, kernel, implementation).refusal() is None
     known = {kernel: knowledge.factor(rows, kernel, call, serves(kernel)) for kernel in settings.kernels}
     other = knowledge.typical([each for each in known.values() if each is not None])
-    every = sorted((choice(settings, kernel, each or other) for kernel, each in known.items()), key=_order)
+    broken = knowledge.broken(rows)
+    choose = lambda kernel, known: choice(settings, kernel, known, broken.get(catalogue.identity(kernel), ""))
+    every = sorted((choose(kernel, each or other) for kernel, each in known.items()), key=_order)
     header = ["", "kernel", "time", "memory", "known from", "beside softmax"]
     lines = []
     for place, each in enumerate(every, 1):
@@ -63,12 +65,12 @@ def passed(settings: Settings) -> str:
     return knowledge.DECODE if settings.decode else "train" if settings.train else "forward"
 
 
-def choice(settings: Settings, kernel: Kernel, known: knowledge.Factor) -> Choice:
-    """What is known of a kernel in the place of the call."""
+def choice(settings: Settings, kernel: Kernel, known: knowledge.Factor, broken: str = "") -> Choice:
+    """What is known of a kernel in the place of the call; `broken` says which law it breaks, if one."""
     own = program(settings, kernel, known.implementation)
     target = knowledge.chip(settings.device)
     nothing = lambda why: Choice(kernel, math.inf, math.inf, "", why)
-    if refusal := _refusal(settings, own):
+    if refusal := broken or _refusal(settings, own):
         return nothing(refusal)
     least = knowledge.least(kernel, own.dims, settings.dtype, settings.causal, passed(settings), target)
     whole = lambda: sum(map(_bytes, own.shapes())) + own.largest_array()
