@@ -116,6 +116,19 @@ def test_what_is_lost_is_of_one_setting_and_of_another_is_said_to_be():
         assert shown["Delta"].startswith("97.0") and shown["Delta"].endswith(", trained otherwise")
 
 
+def test_models_of_the_same_seeds_are_told_apart_by_their_differences():
+    """By intervals of each, seeds that are hard for all models would hide what is less with every seed."""
+    rows = [row for row in records.read(RESULTS / "compare/recall") if row["status"] == "measured"]
+    kept = [row for row in rows if row["name"] in ("softmax", "linear")]
+    hard = {seed: 0.9 - 0.1 * seed for seed in range(5)}
+    told = lambda less: [
+        row | {"score": hard[row["seed"]] - less * (row["name"] == "linear") * (1 + row["seed"] % 2)} for row in kept
+    ]
+    starred = lambda rows: {line[0]: line[1].startswith(at.BEST) for line in at.table(rows, 128).lines}
+    assert starred(told(0.01)) == {"Softmax": True, "Linear": False}
+    assert starred(told(0.0)) == {"Softmax": True, "Linear": True}
+
+
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
     (tmp_path / "run" / "models").mkdir(parents=True)
     (tmp_path / command_log.COMMAND).write_text("far")

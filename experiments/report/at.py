@@ -5,7 +5,8 @@ What is lost comes first. Times and bytes are those of the setting with the most
 causally and else alike, they stand beside them, say so, and are compared with none. Of what was trained, bits and
 answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on:
 of the setting with the most kernels, rates and seeds; of other kernels, that were trained otherwise, likewise.
-The best number of a column is starred, beside those whose intervals meet its own. A kernel that was refused anywhere
+The best number of a column is starred, beside those that cannot be told from it: where seeds are the same, the interval
+of differences holds 0; else both intervals meet. A kernel that was refused anywhere
 because it breaks a law has no number in any column.
 """
 
@@ -31,8 +32,9 @@ BEST = "★ "
 
 
 class Found(NamedTuple):
-    """What a column has of a kernel: its text and number, the form that was measured, where its interval ends, and
-    whether it is of less work than the others and is not to be compared with them."""
+    """What a column has of a kernel: its text and number, the form that was measured, where its interval ends, whether
+    it is of less work than the others and is not to be compared with them, and of what was trained each seed's number.
+    """
 
     text: str
     value: float
@@ -40,6 +42,7 @@ class Found(NamedTuple):
     low: float
     high: float
     is_apart: bool = False
+    by_seed: dict[int, float] = {}
 
 
 class Column(NamedTuple):
@@ -211,7 +214,7 @@ def _found(text: Callable, value: float, kernel: str, low: float | None = None, 
 def _scored(entry: dict, metric: str) -> Found:
     mean: statistics.Mean = entry["score"]
     low, high = (mean.value if end is None else end for end in mean[1:])
-    return Found(sweep.mean_text(metric, mean), mean.value, entry["kernel"], low, high)
+    return Found(sweep.mean_text(metric, mean), mean.value, entry["kernel"], low, high, by_seed=entry["by_seed"])
 
 
 def _cell(column: Column, name: str, kernel: str) -> str:
@@ -230,7 +233,11 @@ def _is_best(own: Found, column: Column) -> bool:
     if own.is_apart or len(rivals) < 2:
         return False
     best = (max if column.is_more_better else min)(rivals, key=lambda each: each.value)
-    return own.low <= best.high and best.low <= own.high
+    of = statistics.share if column.is_more_better else statistics.mean
+    apart = statistics.paired(own.by_seed, best.by_seed, of)
+    if apart is None or apart.low is None:
+        return own.low <= best.high and best.low <= own.high
+    return apart.low <= 0 <= apart.high
 
 
 def _refused(rows: list[dict], length: int) -> dict[str, str]:

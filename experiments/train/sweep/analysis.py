@@ -79,6 +79,7 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
         "is_at_edge": len(set(rates)) > 2 and chosen[0]["learning_rate"] in (min(rates), max(rates)),
         "seeds": len(scores),
         "scores": list(scores.values()),
+        "by_seed": scores,
         "score": scored(measured) if scores else None,
         "difference": None if is_baseline else statistics.paired(scores, others, of),
         "baselines": measured[0]["baselines"] if measured else {},
