@@ -171,6 +171,17 @@ def test_what_cannot_serve_or_does_not_fit_comes_last_with_the_reason(tmp_path, 
     assert refused.refusal.startswith("needs at least 512 KiB, there are 64 KiB") and refused.seconds == math.inf
 
 
+def test_of_equal_times_what_was_trained_comes_first(tmp_path, capsys):
+    rows_of(tmp_path)
+    chosen = parsed(Settings, length=16384, causal=True, decode=True, kernels="local, gated_delta, delta",
+                    device="h100", rows=str(tmp_path))  # fmt: skip
+    assert run.run(chosen) == 0
+    said = capsys.readouterr().out
+    assert (
+        said.index("GatedDelta") < said.index("Local") < said.index("│ Delta ")
+    )  # by a launch each, and then by bytes
+
+
 def test_sizes_are_read():
     assert (size("8G", "memory"), size("512", "memory"), size("", "memory")) == (8 * 2**30, 512.0, None)
     for text in ("8X", "-1G", "G", "nan"):

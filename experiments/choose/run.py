@@ -16,6 +16,7 @@ from experiments.choose.settings import Settings
 from experiments.show import naming, units
 
 UNKNOWN = "not trained in these rows"
+ORDER = "Of equal times what was trained comes first, then less memory. Fewer points are worse, and more bits."
 
 
 class Choice(NamedTuple):
@@ -39,7 +40,9 @@ def run(settings: Settings) -> int:
     other = knowledge.typical([each for each in known.values() if each is not None])
     broken = knowledge.broken(rows)
     choose = lambda kernel, known: choice(settings, kernel, known, broken.get(catalogue.identity(kernel), ""))
-    every = sorted((choose(kernel, each or other) for kernel, each in known.items()), key=_order)
+    lost = lambda kernel: "; ".join(lost_by.get(losses.class_of(kernel), [])) or UNKNOWN * (type(kernel) is not Softmax)
+    order = lambda each: (bool(each.refusal), each.seconds, lost(each.kernel) == UNKNOWN, each.size)
+    every = sorted((choose(kernel, each or other) for kernel, each in known.items()), key=order)
     header = ["", "kernel", "time", "memory", "known from", "beside softmax"]
     lines = []
     for place, each in enumerate(every, 1):
@@ -47,13 +50,10 @@ def run(settings: Settings) -> int:
         if each.refusal:
             lines.append(["", name, "", "", each.refusal, ""])
             continue
-        lost = "; ".join(lost_by.get(losses.class_of(each.kernel), [])) or UNKNOWN * (
-            not isinstance(each.kernel, Softmax)
-        )
         numbers = units.seconds_text(each.seconds), units.size_text(each.size)
-        lines.append([str(place), name, *numbers, each.source, lost])
+        lines.append([str(place), name, *numbers, each.source, lost(each.kernel)])
     progress.table(_title(settings), header, lines)
-    print("Of equal times the less memory comes first. Beside softmax, fewer points are worse, and more bits.")
+    print(ORDER)
     serving = [each for each in every if not each.refusal]
     if serving:
         print(f"the first as code: {_code(settings, serving[0])}")
@@ -97,10 +97,6 @@ def _refusal(settings, program: Program) -> str:
 
 def _bytes(tree) -> float:
     return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
-
-
-def _order(each: Choice) -> tuple:
-    return bool(each.refusal), each.seconds, each.size
 
 
 def _title(settings: Settings) -> str:
