@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from attnzoo.engines.fused import hopper_chunks, hopper_few, hopper_sums, hopper_tiles, warpgroups
 from attnzoo.engines.fused.device import Device
-from attnzoo.engines.fused.hopper_scores import Scores, vectors_of
+from attnzoo.engines.fused.hopper_scores import Scores, scalars, vectors_of
 from attnzoo.engines.fused.hopper_tiles import Rule, Step, Work
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled, Side
 from attnzoo.engines.fused.pairs import Lists, Pairs
@@ -84,7 +84,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
     work = Work(
         own={"q": Matrix(given.q), **_ints("query", given.queries)},
         met=({"k": Matrix(given.k), **_beside_keys(given)}, {"v": Matrix(given.v)}),
-        scalars=_scalars(given),
+        scalars=scalars(given),
         out={"out": _like(given.v.dtype, batch, length, num_heads, width), "rows": _rows(batch, num_heads, 2, length)},
         pairs=by_row,
         tile=given.queries.tile,
@@ -150,7 +150,7 @@ def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, int
     work = Work(
         own={"q": Matrix(given.q), "d_out": Matrix(pulled.d_out), **_beside_queries(given, scores, pulled)},
         met=({"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},),
-        scalars=_scalars(given),
+        scalars=scalars(given),
         out=out | ({"d_cap": _rows(batch, num_heads, 1, length)} if has_cap else {}),
         pairs=by_row,
         tile=given.queries.tile,
@@ -194,7 +194,7 @@ def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, int
     work = Work(
         own={"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},
         met=({"q": Matrix(given.q), "d_out": Matrix(pulled.d_out), **_beside_queries(given, scores, pulled)},),
-        scalars=_scalars(given),
+        scalars=scalars(given),
         out=out | ({"d_of_key": _rows(batch, num_heads, 1, length)} if scores.is_biased else {}),
         pairs=by_column,
         tile=given.keys.tile,
@@ -231,13 +231,6 @@ def _beside_queries(given: Operands, scores: Scores, pulled: Pulled) -> Blocks:
 def _are_read(given: Operands) -> tuple[bool, bool]:
     """Whether vectors beside keys are read, where nothing is hidden and where something is."""
     return given.of_key is not None, given.of_key is not None or bool(vectors_of(given.keys))
-
-
-def _scalars(given: Operands) -> dict[str, jax.Array]:
-    """Those of a head: scale, soft cap, and the first positions of what is counted."""
-    first = {"first_query": given.queries, "first_key": given.keys}
-    found = {"scale": given.scale} | ({} if given.soft_cap is None else {"soft_cap": given.soft_cap})
-    return found | {name: side.positions[:, :1] for name, side in first.items() if side.run is not None}
 
 
 def _widened(given: Operands) -> Operands:

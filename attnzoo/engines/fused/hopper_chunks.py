@@ -134,8 +134,9 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     found = found_of(learned.found, group)
     written, by_query = written_of(carried, learned, given, slots), functools.partial(_by_query, group)
     by_channel = written.log_decay if written.is_by_channel else None
-    if (told := hopper_told.of(carried, learned, given, scale, found, by_channel, interpret)) is not None:
-        out, whole = hopper_told.kernels_of(told[1]).recur(*told)
+    told = hopper_told.of(carried, learned, given, scale, found, by_channel, interpret)
+    if told is not None and (kernels := hopper_told.kernels_of(told[1])).fits(told[1], told[0]):
+        out, whole = kernels.recur(*told)
         return out, left_of(whole, carried.empty(), group)
     rows = rows_of(carried, learned, given, slots, scale, written)
     decays = by_query(written.log_decay) if by_channel is None else wide(by_channel).astype(DTYPE)

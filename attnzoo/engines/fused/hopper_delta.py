@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from attnzoo.engines.fused import hopper_meeting, warpgroups
+from attnzoo.engines.fused import hopper_meeting
 from attnzoo.engines.fused.carried import Changed
 from attnzoo.engines.fused.hopper_columns import by_columns
 from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Given, How, Sums, all_left, both, decayed, widths
@@ -49,6 +49,7 @@ from attnzoo.engines.fused.warpgroups import (
     plgpu,
     products,
     reset_block,
+    rows_and_columns,
     set_block,
     spread,
 )
@@ -146,7 +147,7 @@ def solve(piece, own, pairs: jax.Array, interpret: Any) -> None:
     dtype = piece.solved.dtype
     set_block(own.pairs, pairs.astype(dtype))
     set_block(own.rest, (pairs - loaded(own.pairs)).astype(dtype))
-    row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+    row, column = rows_and_columns()
     later, earlier = along(piece.rate_rows.at[0], SQUARE, 0), along(piece.rate_columns.at[0], SQUARE, 1)
     # Pairs of the two halves of a block of 2^(half + 1); those of tokens with later ones are 0.
     between = lambda half, x, other: jnp.where((row >> half) ^ 1 == column >> half, x, other)
@@ -247,7 +248,7 @@ class Kernel(hopper_meeting.Kernel):
         """Prepares T."""
         key = self.made("key", piece, own)
         (pairs,) = products((key, key.T))
-        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        row, column = rows_and_columns()
         solve(piece, own, jnp.where(row > column, self._between(piece, pairs), 0.0), self.how.interpret)
 
     def decayed(self, piece, is_upto: bool) -> jax.Array:
@@ -267,7 +268,7 @@ class Kernel(hopper_meeting.Kernel):
 
     def _seen_later(self, piece, pairs: jax.Array) -> jax.Array:
         """Pairs of tokens and those that see them, so weighted, as operands of a product."""
-        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        row, column = rows_and_columns()
         return self._between(piece, jnp.where(row <= column, pairs, 0.0)).astype(self.dtype)
 
     def _left(self, piece, rows: jax.Array) -> jax.Array:
@@ -294,7 +295,7 @@ class Kernel(hopper_meeting.Kernel):
         (by_query,) = products((own.written, piece.pulled.T))
         by_query = self._seen_later(piece, by_query)
         earlier, later = products((own.written, told.d_value.T), (told.d_value, own.written.T))
-        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        row, column = rows_and_columns()
         by_key = jnp.where(row < column, -earlier, jnp.where(row > column, -later, 0.0))
         by_key = self._between(piece, by_key).astype(self.dtype)
         if self.has_decays:
@@ -308,7 +309,7 @@ class Kernel(hopper_meeting.Kernel):
     def passed_on(self, piece, told, own) -> jax.Array:
         """The gradient of logarithms of decays: what passes each token, in its chunk and to those behind it."""
         read = (loaded(told.d_value) * loaded(piece.value)).sum(axis=1) * self.how.scale
-        row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
+        row, column = rows_and_columns()
         inside = jnp.where(row >= column, spread(loaded(piece.dots.at[0]) - read, SQUARE), 0.0)
         (recalled,) = products((self.made("key", piece, own), told.state))
         beyond = (recalled * loaded(own.written)).sum(axis=1) * jnp.exp(self.decayed(piece, False))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnzoo.engines.fused.hopper_pass import Pass, Place, Rule, launch
-from attnzoo.engines.fused.hopper_scores import Scores
+from attnzoo.engines.fused.hopper_scores import Scores, scalars
 from attnzoo.engines.fused.hopper_tiles import Step
 from attnzoo.engines.fused.operands import Operands, Pulled
 from attnzoo.engines.fused.pairs import Lists
@@ -83,7 +83,7 @@ def _keys_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) ->
         {"k": _few(given.k), "v": _few(given.v)},
         {"d_k": (MOST, widths[0]), "d_v": (MOST, widths[1])},
         _own(dtype),
-        _scalars(given),
+        scalars(given),
     )
     begin = lambda: tuple(filled(0, MOST, width) for width in widths)
     made = launch("backward_few_keys", work, Rule(make, add, write, begin), interpret)
@@ -122,7 +122,7 @@ def _queries_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any)
         {"q": _few(given.q), "d_out": _few(pulled.d_out), "log": log, "shift": shift},
         {"d_q": (MOST, width)},
         _own(dtype),
-        _scalars(given),
+        scalars(given),
     )
     made = launch("backward_few_queries", work, Rule(make, add, write, lambda: (filled(0, MOST, width),)), interpret)
     d_q = _many(made["d_q"], given.q.shape[1]) * given.scale[:, None, :, None]
@@ -147,8 +147,3 @@ def _few(x: jax.Array) -> jax.Array:
 def _many(x: jax.Array, length: int) -> jax.Array:
     """The inverse, with zeros for the others of so many."""
     return jnp.pad(jnp.moveaxis(x, 1, 2), ((0, 0), (0, max(0, length - MOST)), (0, 0), (0, 0)))[:, :length]
-
-
-def _scalars(given: Operands) -> dict[str, jax.Array]:
-    first = {"first_query": given.queries, "first_key": given.keys}
-    return {"scale": given.scale} | {name: side.positions[:, :1] for name, side in first.items()}

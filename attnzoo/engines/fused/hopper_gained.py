@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from attnzoo.engines.fused import warpgroups
 from attnzoo.engines.fused.hopper_blocks import Tiles
 from attnzoo.engines.fused.hopper_rows import Rows
 from attnzoo.engines.fused.warpgroups import (
@@ -16,6 +15,7 @@ from attnzoo.engines.fused.warpgroups import (
     added,
     along,
     filled,
+    in_order,
     loaded,
     plgpu,
     products,
@@ -119,7 +119,8 @@ class Meeting(NamedTuple):
         pairs, out = summed(
             [(of.at[i], self.by.at[i].T) for i in blocks], [(of.at[i], self.state.at[i]) for i in blocks]
         )
-        pairs = self._seen(self._met(pairs) + spread(self.floor, SQUARE) * along(self.level, SQUARE, 1))
+        pairs = self._met(pairs) + spread(self.floor, SQUARE) * along(self.level, SQUARE, 1)
+        pairs = in_order(pairs, self.is_backward)
         out = out * spread(self.left, SQUARE) + spread(self.floor, SQUARE) * along(self.plain, SQUARE, 1)
         one = [recalled + (pairs * along(self.one, SQUARE, 1)).sum(axis=1)] if counts else []
         return added(out, pairs.astype(self.value.dtype), self.value, self.interpret), *one
@@ -137,7 +138,7 @@ class Meeting(NamedTuple):
     def pulled(self, value, one: jax.Array) -> tuple[Tiles, jax.Array]:
         """Gradients of what reads so, and of floors, for one of what was read."""
         (pairs,) = products((value, self.value.T))
-        pairs = self._seen(pairs + spread(one, SQUARE) * along(self.one, SQUARE, 1))
+        pairs = in_order(pairs + spread(one, SQUARE) * along(self.one, SQUARE, 1), self.is_backward)
         d_floor = (pairs * along(self.level, SQUARE, 1)).sum(axis=1) + one * loaded(self.number)
         d_floor = d_floor + (loaded(value) * along(self.plain, SQUARE, 1)).sum(axis=1)
         pairs = self._met(pairs).astype(self.value.dtype)
@@ -151,11 +152,8 @@ class Meeting(NamedTuple):
 
     def _met(self, pairs: jax.Array) -> jax.Array:
         """Pairs of tokens, of which one sees the other."""
-        return self._seen(pairs * jnp.exp(spread(self.row, SQUARE) - along(self.column, SQUARE, 1)))
-
-    def _seen(self, pairs: jax.Array) -> jax.Array:
-        i, j = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
-        return jnp.where(i <= j if self.is_backward else i >= j, pairs, 0.0)
+        weighted = pairs * jnp.exp(spread(self.row, SQUARE) - along(self.column, SQUARE, 1))
+        return in_order(weighted, self.is_backward)
 
 
 def block(of, number):
@@ -173,9 +171,3 @@ def summed(*pairs: list[tuple[Any, Any]]) -> tuple[jax.Array, ...]:
         return tuple(ref[...] for ref in into)
 
     return pl.run_scoped(made, *[plgpu.ACC(SQUARE, jnp.float32)] * len(pairs))
-
-
-def rows_and_columns() -> tuple[jax.Array, jax.Array]:
-    """Numbers of tokens."""
-    row, column = (warpgroups.index(SQUARE, axis) for axis in (0, 1))
-    return row, column

@@ -20,12 +20,22 @@ from attnzoo.engines.fused.hopper_gained import (
     How,
     Meeting,
     block,
-    rows_and_columns,
 )
 from attnzoo.engines.fused.hopper_meeting import BACK, ONWARD, Sums, both
 from attnzoo.engines.fused.hopper_rows import Rows
 from attnzoo.engines.fused.hopper_walk import Rule, Walk
-from attnzoo.engines.fused.warpgroups import ROWS, Blocks, Matrix, added, along, filled, loaded, plgpu, spread
+from attnzoo.engines.fused.warpgroups import (
+    ROWS,
+    Blocks,
+    Matrix,
+    added,
+    along,
+    filled,
+    loaded,
+    plgpu,
+    rows_and_columns,
+    spread,
+)
 from attnzoo.engines.state import LOWEST
 
 

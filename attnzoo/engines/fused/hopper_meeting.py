@@ -28,8 +28,10 @@ from attnzoo.engines.fused.warpgroups import (
     added,
     along,
     filled,
+    in_order,
     loaded,
     products,
+    rows_and_columns,
     set_block,
     spread,
 )
@@ -145,8 +147,7 @@ class Meeting(NamedTuple):
         """Pairs of tokens, of which one sees the other, weighted by what decays between them."""
         if self.upto is not None:
             pairs = pairs * jnp.exp(spread(self.upto, pairs.shape) - along(self.again, pairs.shape, 1))
-        i, j = (warpgroups.index(pairs.shape, axis) for axis in (0, 1))
-        return jnp.where(i <= j if self.is_backward else i >= j, pairs, 0.0)
+        return in_order(pairs, self.is_backward)
 
     def _left(self, out: jax.Array) -> jax.Array:
         """What is left of what was read of the state."""
@@ -360,7 +361,7 @@ class Kernel:
     def passed(self, dots: jax.Array, piece, told) -> jax.Array:
         """The gradient of logarithms of decays: what passes each token, in its chunk and to those behind it."""
         products, shape = loaded(piece.dots.at[0]) - dots, (ROWS, ROWS)
-        row, column = (warpgroups.index(shape, axis) for axis in (0, 1))
+        row, column = rows_and_columns(shape)
         inside = jnp.where(row >= column, spread(products, shape), 0.0)
         blocks = [pl.ds(start, ROWS) for start in range(0, self.channels, ROWS)]
         beyond = [(loaded(told.state.at[x]) * loaded(piece.states.at[x])).sum(axis=1) * self.how.scale for x in blocks]

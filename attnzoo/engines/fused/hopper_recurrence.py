@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attnzoo.engines.fused import hopper_walk, warpgroups
+from attnzoo.engines.fused import hopper_walk
 from attnzoo.engines.fused.hopper_walk import Rule, Walk
 from attnzoo.engines.fused.warpgroups import (
     ROWS,
@@ -34,6 +34,7 @@ from attnzoo.engines.fused.warpgroups import (
     added,
     along,
     filled,
+    in_order,
     loaded,
     products,
     set_block,
@@ -187,8 +188,7 @@ def recurrence(
             upto, again = piece.decays.at[0], piece.decays.at[2]
             pairs = pairs * jnp.exp(along(upto, pairs.shape, 0) - along(again, pairs.shape, 1))
             out = out * jnp.exp(along(upto, out.shape, 0))
-        i, j = (warpgroups.index(pairs.shape, axis) for axis in (0, 1))
-        pairs = jnp.where(i <= j if is_backward else i >= j, pairs, 0.0)
+        pairs = in_order(pairs, is_backward)
         one = []
         if has_values:
             rows = loaded(piece.read)

@@ -102,3 +102,10 @@ def vectors_of(side: Side) -> list[jax.Array]:
     """What is read of where queries or keys stand, int32 [B or 1, L] each: positions that are not counted, segments."""
     read = None if side.run is not None else side.positions, side.segments
     return [x for x in read if x is not None]
+
+
+def scalars(given: Operands) -> dict[str, jax.Array]:
+    """Those of a head: scale, soft cap, and the first positions of what is counted."""
+    first = {"first_query": given.queries, "first_key": given.keys}
+    found = {"scale": given.scale} | ({} if given.soft_cap is None else {"soft_cap": given.soft_cap})
+    return found | {name: side.positions[:, :1] for name, side in first.items() if side.run is not None}

@@ -83,7 +83,7 @@ def _met(
     """Outputs [B, T', N, Hv], and the state that all keys leave, or that was kept."""
     group, slots = given.q.shape[2] // carried.own, hopper_chunks.along(carried.slots, len(given.q))
     scale = hopper_chunks.scale_of(carried, learned, given.q, slots)
-    told = hopper_told.told_of(carried, learned, given, scale, None, None, interpret)
+    told = hopper_told.of(carried, learned, given, scale, None, None, interpret)
     is_told = told is not None and _fits(*told)
     if told is None or not is_told:
         written = hopper_chunks.written_of(carried, learned, given, slots)

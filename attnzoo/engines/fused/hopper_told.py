@@ -39,20 +39,6 @@ def of(
     by_channel: jax.Array | None,
     interpret: Any,
 ) -> tuple[How, Given] | None:
-    """A call as such kernels take it; None where they cannot."""
-    told = told_of(carried, learned, given, scale, found, by_channel, interpret)
-    return told if told is not None and kernels_of(told[1]).fits(told[1], told[0]) else None
-
-
-def told_of(
-    carried: Carried,
-    learned: Learned,
-    given: Sequence,
-    scale: float | None,
-    found: Found | None,
-    by_channel: jax.Array | None,
-    interpret: Any,
-) -> tuple[How, Given] | None:
     """A call as kernels are told it, whether or not it fits one; None where it cannot be told.
 
     Args:

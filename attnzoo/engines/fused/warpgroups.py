@@ -286,6 +286,17 @@ def index(shape: tuple[int, ...], axis: int) -> jax.Array:
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
 
 
+def rows_and_columns(shape: tuple[int, ...] = (ROWS, ROWS)) -> tuple[jax.Array, jax.Array]:
+    """The numbers of rows and of columns."""
+    return index(shape, 0), index(shape, 1)
+
+
+def in_order(pairs: jax.Array, is_backward: bool) -> jax.Array:
+    """Pairs of tokens of a chunk, of which that of a row stands no earlier than that of a column, or no later."""
+    row, column = rows_and_columns(pairs.shape)
+    return jnp.where(row <= column if is_backward else row >= column, pairs, 0.0)
+
+
 def numbers(count: int, axis: int = 0) -> jax.Array:
     """The same as a vector along that axis."""
     return plgpu.broadcasted_iota(jnp.int32, (count,), 0, layout=_vector(axis))
