@@ -25,14 +25,15 @@ from attnzoo import (
 )
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import schedule, streaming
-from attnzoo.engines.fused import held, steps, tpu
-from attnzoo.engines.fused.folding import Heads
-from attnzoo.engines.fused.held import Held
 from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, visible_of
 from attnzoo.engines.fused.pairs import Pairs
-from attnzoo.engines.fused.stepped import Stepped
-from attnzoo.engines.fused.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 from attnzoo.engines.fused.terms import Terms
+from attnzoo.engines.fused.tpu import held, steps
+from attnzoo.engines.fused.tpu import softmax as tpu
+from attnzoo.engines.fused.tpu.folding import Heads
+from attnzoo.engines.fused.tpu.held import Held
+from attnzoo.engines.fused.tpu.stepped import Stepped
+from attnzoo.engines.fused.tpu.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 from attnzoo.engines.fused.way import Tiles, interpreted
 from attnzoo.testing import check_law
 from tests import programs

@@ -29,20 +29,14 @@ from attnzoo import (
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
-from attnzoo.engines.fused import (
-    hopper_chunks,
-    hopper_gradient,
-    hopper_parts,
-    hopper_pass,
-    hopper_recurrence,
-    hopper_rows,
-    hopper_told,
-    hopper_whole,
-    warpgroups,
-)
 from attnzoo.engines.fused.carried import Learned
-from attnzoo.engines.fused.hopper_gradient import Given, How
-from attnzoo.engines.fused.hopper_recurrence import State
+from attnzoo.engines.fused.hopper import chunks, gradient, parts, passes, warpgroups
+from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
+from attnzoo.engines.fused.hopper import rows as hopper_rows
+from attnzoo.engines.fused.hopper import told as hopper_told
+from attnzoo.engines.fused.hopper import whole as hopper_whole
+from attnzoo.engines.fused.hopper.gradient import Given, How
+from attnzoo.engines.fused.hopper.recurrence import State
 from attnzoo.engines.fused.way import asking, interpreted, way
 from attnzoo.engines.slots import Slots
 from attnzoo.engines.state import Channels, Write, normalised
@@ -178,7 +172,7 @@ def decays_of(rng, length, by_channel):
 
 def in_parts(scale, given, rate):
     """The recurrence, whose heads may be in parts."""
-    return hopper_gradient.recur(How(scale, warpgroups.interpreter()), given)
+    return gradient.recur(How(scale, warpgroups.interpreter()), given)
 
 
 def whole(scale, given, rate):
@@ -239,7 +233,7 @@ def test_what_many_keys_recall_of_wide_values(ask):
 
 def check_parts(**how):
     """Few heads: sequences are cut into parts, each of which finds what those before it have left."""
-    with mock.patch.object(hopper_parts, "SHORTEST", 1):
+    with mock.patch.object(parts, "SHORTEST", 1):
         check_kernel(**how | {"length": 256})
 
 
@@ -253,7 +247,7 @@ def test_a_scale_is_told_from_other_ways_to_read():
 
     def told(read):
         carried = SimpleNamespace(read=lambda constants, closed, q, slots: (read(q).astype(jnp.bfloat16),))
-        return hopper_chunks.scale_of(carried, Learned((), [], None), q, Slots(at, at))
+        return chunks.scale_of(carried, Learned((), [], None), q, Slots(at, at))
 
     assert [told(read) for read in (lambda q: q, lambda q: 2 * q * 0.125, lambda q: q / -4)] == [1.0, 0.25, None]
     others = [jnp.square, jax.nn.relu, lambda q: q * q, lambda q: q * jnp.arange(4.0), lambda q: 0 * q, lambda q: q + 1]
@@ -315,7 +309,7 @@ def test_a_count_that_has_a_gradient_is_not_told(is_fixed):
 def test_parts_occupy_the_device():
     """Equal ones, not too short, and none where they would be few."""
     side = lambda batch, length, heads, width: hopper_recurrence.Side(jnp.zeros((batch, length, heads, width)))
-    count = lambda *shape: hopper_parts.count(jax.eval_shape(lambda: hopper_recurrence.Sides(*[side(*shape)] * 3)))
+    count = lambda *shape: parts.count(jax.eval_shape(lambda: hopper_recurrence.Sides(*[side(*shape)] * 3)))
     assert [count(1, 2**15, heads, 64) for heads in (1, 16, 33, 34)] == [64, 8, 4, 1]
     assert [count(1, length, 4, 128) for length in (2**15, 2048, 64 * 4 * 8 - 64, 64 * 37)] == [16, 4, 1, 1]
 
@@ -374,7 +368,7 @@ def check(kernel, *, length=150, keys=None, widths=(64, 64), brought=None, is_ca
 
 def check_in_parts(kernel, **how):
     """Of a sequence, which are blocks of threads of their own, and some of which are shorter."""
-    with mock.patch.multiple(hopper_pass, SHORTEST=1, BLOCKS=4):
+    with mock.patch.multiple(passes, SHORTEST=1, BLOCKS=4):
         check(kernel, **how)
 
 

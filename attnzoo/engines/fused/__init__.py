@@ -1,1 +1,1 @@
-"""Softmax over listed tiles as one kernel of a device, in the place of the programs that XLA makes of `streaming`."""
+"""Softmax over listed tiles, and recurrences over chunks, as one kernel of a device, in the place of programs of XLA."""

@@ -23,7 +23,8 @@ from attnzoo.engines.fused.way import Asked, Tiles
 
 def devices() -> tuple[Device, ...]:
     """Those that have kernels of ours."""
-    from attnzoo.engines.fused import hopper, tpu  # what they import takes a while, and few ask for it
+    from attnzoo.engines.fused.hopper import softmax as hopper
+    from attnzoo.engines.fused.tpu import softmax as tpu  # what they import takes a while, and few ask for it
 
     return (tpu.DEVICE, hopper.DEVICE)
 
@@ -58,7 +59,8 @@ def by_platform(
 
 def interpreting(tiles: Tiles, platform: str) -> Device:
     """A CPU, which interprets the kernels of a device."""
-    from attnzoo.engines.fused import hopper, tpu
+    from attnzoo.engines.fused.hopper import softmax as hopper
+    from attnzoo.engines.fused.tpu import softmax as tpu
 
     if platform == "cuda":
         return hopper.device((tiles, tiles), hopper.interpreter())

@@ -1,0 +1,1 @@
+"""Kernels of a Hopper GPU: softmax over listed tiles, and recurrences."""

@@ -1,0 +1,407 @@
+"""What the kernels of a recurrence on a Hopper GPU have in common that are told features: a chunk, and a state.
+
+Tokens of a chunk meet as pairs, and the state that they find once. What they read is a product of pairs, and its
+gradients are such products, too, in whichever direction a kernel goes: so one chunk serves all of them. A warpgroup
+makes rows of features for itself, in shared memory: they are made twice, and waited for by nobody. Logarithms of
+decays are summed in registers, from one for each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+
+from attnzoo.engines.fused.hopper import walk, warpgroups
+from attnzoo.engines.fused.hopper.recurrence import LOWEST, State
+from attnzoo.engines.fused.hopper.rows import Rows
+from attnzoo.engines.fused.hopper.walk import Rule, Walk
+from attnzoo.engines.fused.hopper.warpgroups import (
+    ROWS,
+    Blocks,
+    Matrix,
+    Vectors,
+    added,
+    along,
+    filled,
+    in_order,
+    loaded,
+    products,
+    rows_and_columns,
+    set_block,
+    spread,
+)
+
+
+class Given(NamedTuple):
+    """What a recurrence is differentiated by.
+
+    Attributes:
+      read: bfloat16 [B, T, N, W], where T is a multiple of `ROWS`.
+      key: [B, T, K, W].
+      value: [B, T, K, `ROWS`].
+      beside_read: what the program of queries needs beside them, float32 [B or 1, N or 1, T] each. beside_key: of keys.
+      one: what stands beside values and is summed as they are, likewise, which has no gradient; None for none.
+      log_decay: of each token before it writes, likewise, or by channel, as `channels` takes them, rounded as
+        keys are [B, T, K, W]; None for none.
+      found: the state before the first token; None for none.
+      rate: of the delta rule, likewise, by which `delta` goes; None without it.
+    """
+
+    read: jax.Array
+    key: jax.Array
+    value: jax.Array
+    beside_read: list[Any]
+    beside_key: list[Any]
+    one: jax.Array | None = None
+    log_decay: jax.Array | None = None
+    found: State | None = None
+    rate: jax.Array | None = None
+
+
+class How(NamedTuple):
+    """How a recurrence is run.
+
+    Attributes:
+      read: features of queries, in groups of channels beside each other; None for themselves. key: of keys.
+      finish: outputs from what was read, and what was read of ones; None for what was read.
+      scale: of what is read.
+      interpret: what a CPU interprets kernels with, or None.
+    """
+
+    read: Rows | None
+    key: Rows | None
+    finish: Rows | None
+    scale: float = 1.0
+    interpret: Any = None
+
+
+def widths(program: Rows | None, rows: jax.Array) -> list[int]:
+    """Of groups of channels."""
+    return [rows.shape[3]] if program is None else program.widths
+
+
+class Sums(NamedTuple):
+    """What a state is summed of: names of blocks, rows by rows, and of what stands beside values."""
+
+    by: str
+    value: str
+    one: str
+    is_backward: bool
+
+
+ONWARD = Sums("key", "value", "one", is_backward=False)
+BACK = Sums("read", "pulled", "pulled_one", is_backward=True)
+
+
+class Meeting(NamedTuple):
+    """A chunk of tokens, which write `value` [t, Hv], and one number more, by rows of channels.
+
+    Attributes:
+      by: a block of these.
+      one: that number, along columns; None for none.
+      state, ones: what those before the chunk have written.
+      upto, again: logarithms of what is left at each token of what those before the chunk have written, along rows and
+        columns; None where nothing decays.
+      is_backward: whether those before it are those behind it.
+    """
+
+    by: Any
+    value: Any
+    one: Any
+    state: Any
+    ones: Any
+    upto: Any
+    again: Any
+    is_backward: bool
+    interpret: Any
+
+    def read(self, of, counts: bool = True) -> tuple[jax.Array, ...]:
+        """What rows read of values, and of what stands beside them."""
+        is_counted = self.one is not None and counts
+        found: Any = self._recalled(of) if is_counted else None  # before registers hold products
+        pairs, out = products((of, self.by.T), (of, self.state))
+        pairs, out = self._met(pairs), self._left(out)
+        one = [found + (pairs * along(self.one, pairs.shape, 1)).sum(axis=1)] if is_counted else []
+        return added(out, pairs.astype(self.value.dtype), self.value, self.interpret), *one
+
+    def _recalled(self, of) -> jax.Array:
+        """What is read of what those before the chunk have written beside values."""
+        found = recalled(of, self.ones)
+        return found if self.upto is None else found * jnp.exp(self.upto)
+
+    def pulled(self, value, one: jax.Array | None = None) -> jax.Array:
+        """The gradient of what reads so, for one of what was read."""
+        pairs, out = products((value, self.value.T), (value, self.state.T))
+        if one is not None:
+            pairs = pairs + spread(one, pairs.shape) * along(self.one, pairs.shape, 1)
+            out = out + spread(one, out.shape) * along(self.ones, out.shape, 1)
+        pairs = self._met(pairs).astype(self.value.dtype)
+        return added(self._left(out), pairs, self.by, self.interpret)
+
+    def _met(self, pairs: jax.Array) -> jax.Array:
+        """Pairs of tokens, of which one sees the other, weighted by what decays between them."""
+        if self.upto is not None:
+            pairs = pairs * jnp.exp(spread(self.upto, pairs.shape) - along(self.again, pairs.shape, 1))
+        return in_order(pairs, self.is_backward)
+
+    def _left(self, out: jax.Array) -> jax.Array:
+        """What is left of what was read of the state."""
+        return out if self.upto is None else out * jnp.exp(spread(self.upto, out.shape, 0))
+
+
+class Kernel:
+    """What the kernels of a recurrence have in common."""
+
+    def __init__(self, how: How, given: Given):
+        self.how, self.given, self.channels = how, given, sum(widths(how.key, given.key))
+        self.has_ones, self.has_decays = given.one is not None, given.log_decay is not None
+        self.dtype, self.num_heads = given.read.dtype, max(x.shape[2] for x in given[:3])
+
+    def tokens(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        """So many numbers for each token of each head."""
+        return jax.ShapeDtypeStruct((*self.given.read.shape[:2], self.num_heads, width), dtype)
+
+    def gradient(self, x: jax.Array) -> Matrix:
+        """That of rows, in float32 until those of heads that share them are summed."""
+        return Matrix(self.tokens(x.shape[3], x.dtype if x.shape[2] == self.num_heads else jnp.float32))
+
+    def numbers(self) -> Vectors:
+        """One of them, in float32."""
+        batch, length = self.given.read.shape[:2]
+        return Vectors(self.f32(batch, self.num_heads, 1, length))
+
+    def numbers_beside(self, name: str, changed: list[bool]) -> Blocks:
+        """Gradients of what the program of queries or keys needs beside them."""
+        return {f"{name}_{i}": self.numbers() for i, is_changed in enumerate(changed) if is_changed}
+
+    def left(self, made: dict[str, jax.Array]) -> State:
+        """The state."""
+        return State(made["sums"], made.get("ones"))
+
+    def launch(
+        self,
+        name: str,
+        sums: Sums,
+        operands: Blocks,
+        out: Blocks,
+        read: Callable,
+        found: State | None,
+        keeps: bool = False,
+    ) -> dict[str, jax.Array]:
+        """What a kernel writes, by name, and the state that it leaves, and the states that it `keeps`."""
+        (batch, length), num_heads = self.given.read.shape[:2], self.num_heads
+        left = {"sums": self.f32(batch, num_heads, self.channels, ROWS)}
+        left |= {"ones": self.f32(batch, num_heads, self.channels)} if self.has_ones else {}
+        states: Blocks = {}
+        if keeps:
+            states = {"states": Matrix(self.rounded(batch, length // ROWS * self.channels, num_heads, ROWS))}
+        work = Walk(
+            given=operands,
+            out=out,
+            beside=states,
+            found={} if found is None else {name: x for name, x in found._asdict().items() if x is not None},
+            left=left,
+            **self.memory(sums, out),
+            is_backward=sums.is_backward,
+        )
+        rule = self.keeping(sums, found is not None, keeps, read)
+        written = walk.launch(name, work, rule, self.how.interpret)
+        return dict(zip([*out, *work.beside, *left], written, strict=True))
+
+    def f32(self, *shape: int) -> jax.ShapeDtypeStruct:
+        """Numbers that are summed, or sums of decays."""
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def rounded(self, *shape: int) -> jax.ShapeDtypeStruct:
+        """Numbers that are multiplied."""
+        return jax.ShapeDtypeStruct(shape, self.dtype)
+
+    def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
+        """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
+        told = {"state": self.rounded(self.channels, ROWS)}
+        told |= {"ones": self.f32(self.channels)} if self.has_ones else {}
+        sides = (("kept", sums.by), ("made", "read"), ("made", "key"))
+        made = [f"{who}_{x}" for who, x in sides if getattr(self.how, x) is not None]
+        own = dict.fromkeys(made, self.rounded(ROWS, self.channels))
+        own |= {"value": self.rounded(ROWS, ROWS), "again": self.f32(ROWS)} if self.has_decays else {}
+        own |= {"pulled": self.rounded(ROWS, ROWS)} if "pulled" in out else {}
+        return {"told": told, "prepared": {}, "own": own}
+
+    @property
+    def operands(self) -> Blocks:
+        """What all of them read."""
+        given = self.given
+        matrices: Blocks = {"read": Matrix(given.read), "key": Matrix(given.key), "value": Matrix(given.value)}
+        one = both("one", given.one if given.one is None else given.one[:, :, None])
+        decays = None if given.log_decay is None else jnp.maximum(given.log_decay, LOWEST)[:, :, None]
+        return matrices | self.beside("read") | self.beside("key") | one | both("log_decay", decays)
+
+    def beside(self, name: str) -> Blocks:
+        """What the program of queries or keys needs beside them."""
+        beside = getattr(self.given, f"beside_{name}")
+        return {f"{name}_{i}": Vectors(x[:, :, None]) for i, x in enumerate(beside)}
+
+    def keeping(self, sums: Sums, is_found: bool, keeps: bool, read: Callable) -> Rule:
+        """What warpgroups do, of which one keeps the state."""
+
+        def begin(found):
+            if is_found:
+                return (loaded(found("sums")), *([loaded(found("ones"))] if self.has_ones else []))
+            return (filled(0, self.channels, ROWS), *([filled(0, self.channels)] if self.has_ones else []))
+
+        def tell(piece, told, own, carry):
+            state, *ones = carry
+            for x in ones:
+                told.ones[...] = x
+            set_block(told.state, state.astype(self.dtype))
+
+        def keep(piece, told, own, carry):
+            state, *ones = carry
+            by, value = self.made(sums.by, piece, own, "kept"), self.written(sums, piece, told)
+            if self.has_decays:
+                rows, value, last = loaded(value), own.value, all_left(piece, self.channels)
+                set_block(
+                    value,
+                    (rows * spread(jnp.exp(self.decayed(piece, sums.is_backward)), rows.shape)).astype(self.dtype),
+                )
+                state, ones = state * spread(last, state.shape), [x * last for x in ones]
+            if ones:
+                one = loaded(getattr(piece, f"{sums.one}_columns").at[0], axis=1)
+                one = one * jnp.exp(decayed(piece, 1, sums.is_backward)) if self.has_decays else one
+                ones = [counted(x, by, one) for x in ones]
+            state = added(state, by.T, value, self.how.interpret)
+            return (state, *ones), (*[state] * keeps,)
+
+        return Rule(begin, tell, keep, read)
+
+    def decayed(self, piece, is_upto: bool) -> jax.Array:
+        """Sums of the logarithms of decays in a chunk, along rows: up to each token, it included, or behind it."""
+        return decayed(piece, 0, is_upto)
+
+    def decayed_again(self, piece, own, is_upto: bool) -> Any:
+        """The same along columns, in a block: registers hold one of both."""
+        set_block(own.again, decayed(piece, 1, is_upto))
+        return own.again
+
+    def written(self, sums: Sums, piece, told) -> Any:
+        """A block of what a chunk writes into the state."""
+        return getattr(piece, sums.value)
+
+    def made(self, name: str, piece, own, who: str = "made") -> Any:
+        """A block of what the program of queries or keys makes of them."""
+        program: Rows | None = getattr(self.how, name)
+        if program is None:
+            return getattr(piece, name)
+        block = getattr(own, f"{who}_{name}")
+        for group, rows in zip(_groups(block, program), program(*self._given(name, piece)), strict=True):
+            set_block(group, rows)
+        return block
+
+    def _given(self, name: str, piece) -> list[jax.Array]:
+        """The operands of that program."""
+        beside = getattr(self.given, f"beside_{name}")
+        return [
+            loaded(getattr(piece, name)),
+            *(loaded(getattr(piece, f"{name}_{i}").at[0]) for i in range(len(beside))),
+        ]
+
+    def meeting(self, sums: Sums, piece, told, own) -> Meeting:
+        """A chunk, and what those before it have written."""
+        again = self.decayed_again(piece, own, not sums.is_backward) if self.has_decays else None
+        return Meeting(
+            self.made(sums.by, piece, own),
+            self.written(sums, piece, told),
+            getattr(piece, f"{sums.one}_columns").at[0] if self.has_ones else None,
+            told.state,
+            told.ones if self.has_ones else None,
+            self.decayed(piece, not sums.is_backward) if self.has_decays else None,
+            again,
+            sums.is_backward,
+            self.how.interpret,
+        )
+
+    def finished(self, *read: jax.Array) -> tuple[jax.Array, ...]:
+        """Outputs of what was read, or that where nothing finishes them."""
+        read = tuple(x * self.how.scale for x in read)
+        return read if self.how.finish is None else tuple(self.how.finish(*read))
+
+    def unfinished(self, *read_and_pulled: jax.Array) -> list[jax.Array]:
+        """Gradients of what was read, of one of outputs."""
+        *read, d_out = read_and_pulled
+        assert self.how.finish is not None
+        return self.how.finish.gradients([x * self.how.scale for x in read], [d_out])
+
+    def pulled(
+        self, name: str, piece, block, d_made: jax.Array, changed: list[bool], told: Callable | None
+    ) -> Iterator[jax.Array]:
+        """Gradients of queries or keys, of that of what was made of them, and of what the program needs beside them.
+
+        Where several groups of channels are made, their gradients take the place of what was made. What is `told` of
+        the products of what was made with its gradient comes last, if anything is.
+        """
+        program: Rows | None = getattr(self.how, name)
+        dots = None if told is None else (d_made * loaded(block)).sum(axis=1)
+        d_rows, d_beside = d_made, []
+        if program is not None:
+            d_groups = [d_made]
+            if len(program.widths) > 1:
+                set_block(block, d_made.astype(self.dtype))
+                d_groups = list(map(loaded, _groups(block, program)))
+            d_rows, *d_beside = program.gradients(self._given(name, piece), d_groups)
+        yield d_rows
+        yield from (x for x, is_changed in zip(d_beside, changed, strict=True) if is_changed)
+        if told is not None:
+            yield told(dots)
+
+    def passed(self, dots: jax.Array, piece, told) -> jax.Array:
+        """The gradient of logarithms of decays: what passes each token, in its chunk and to those behind it."""
+        products, shape = loaded(piece.dots.at[0]) - dots, (ROWS, ROWS)
+        row, column = rows_and_columns(shape)
+        inside = jnp.where(row >= column, spread(products, shape), 0.0)
+        blocks = [pl.ds(start, ROWS) for start in range(0, self.channels, ROWS)]
+        beyond = [(loaded(told.state.at[x]) * loaded(piece.states.at[x])).sum(axis=1) * self.how.scale for x in blocks]
+        return inside.sum(axis=0) + sum(spread(x, shape).sum(axis=0) for x in beyond)
+
+
+def recalled(of, ones) -> jax.Array:
+    """What rows of channels read of sums of what stands beside values."""
+    parts = [pl.ds(start, ROWS) for start in range(0, of.shape[1], ROWS)]
+    each = [loaded(of.at[:, x]) * along(ones.at[x], (ROWS, ROWS), 1) for x in parts]
+    total: Any = sum(x.sum(axis=1) for x in each)
+    return total
+
+
+def counted(ones: jax.Array, by, one: jax.Array) -> jax.Array:
+    """Such sums with those of a block of rows, beside which `one` stands along columns."""
+    columns = loaded(by.T)  # of whose sums each thread has an eighth of those that sums of rows would take
+    return ones + (columns * spread(one, columns.shape, 1)).sum(axis=1)
+
+
+def decayed(piece, axis: int, is_upto: bool) -> jax.Array:
+    """Sums of the logarithms of decays in a chunk up to each token, it included, or behind it, along an axis."""
+    shape = (ROWS, ROWS)
+    own, other = (warpgroups.index(shape, x) for x in (axis, 1 - axis))
+    block = piece.log_decay_columns if axis == 0 else piece.log_decay_rows
+    decays = along(block.at[0], shape, 1 - axis)
+    return jnp.where(other <= own if is_upto else other > own, decays, 0.0).sum(axis=1 - axis)
+
+
+def all_left(piece, channels: int) -> jax.Array:
+    """What all tokens of a chunk leave of what was found, for each channel."""
+    return jnp.exp(along(piece.log_decay_columns.at[0], (channels, ROWS), 1).sum(axis=1))
+
+
+def _groups(block, program: Rows) -> list[Any]:
+    """The groups of channels that a program makes, in a block of all of them."""
+    ends = np.cumsum(program.widths)
+    return [block.at[:, pl.ds(int(end) - width, width)] for end, width in zip(ends, program.widths, strict=True)]
+
+
+def both(name: str, x: jax.Array | None) -> Blocks:
+    """Numbers along rows, and along columns: the compiler does not read both from one block."""
+    return {} if x is None else {f"{name}_rows": Vectors(x), f"{name}_columns": Vectors(x)}

@@ -1,0 +1,291 @@
+"""A recurrence of a Hopper GPU whose queries all see the same keys, which have no order in time.
+
+    S = sum_j psi(k_j) v_j^T,    z = sum_j psi(k_j),    o_i = finish(S^T phi(q_i), z . phi(q_i))
+
+One kernel passes over keys and leaves sums, another one passes over queries and reads them. So do gradients: a pass
+over queries gives theirs and sums d_S = sum_i phi(q_i) d_i^T, of which one over keys has theirs and those of values:
+that of psi(k_j) is d_S v_j + d_z, and that of v_j is d_S^T psi(k_j). Features are made of rows, outputs finished and
+differentiated in kernels (`told`), or by XLA where these do not know how. Blocks of threads have parts of a
+sequence, whose sums XLA adds up; sums that are read are rounded as operands are.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnzoo.contract import varying
+from attnzoo.engines import heads, state
+from attnzoo.engines.fused.carried import (
+    Carried,
+    Changed,
+    Gradients,
+    Learned,
+    Recurrence,
+    instantiated,
+    kept_of,
+    unkept,
+)
+from attnzoo.engines.fused.hopper import chunks, passes
+from attnzoo.engines.fused.hopper import told as hopper_told
+from attnzoo.engines.fused.hopper.meeting import Given, How, Kernel, both, counted, recalled, widths
+from attnzoo.engines.fused.hopper.passes import Pass, Rule
+from attnzoo.engines.fused.hopper.recurrence import State
+from attnzoo.engines.fused.hopper.warpgroups import (
+    ROWS,
+    Blocks,
+    Matrix,
+    Vectors,
+    added,
+    along,
+    filled,
+    loaded,
+    products,
+    set_block,
+    spread,
+)
+from attnzoo.engines.fused.hopper.whole import grads_beside
+from attnzoo.engines.slots import Sequence
+
+
+def recurrence(interpret: Any = None) -> Recurrence:
+    """The kernels, or what interprets them."""
+    of_keyword = functools.partial(functools.partial, interpret=interpret)
+    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward))
+
+
+def declined(given: Sequence, write: state.Write) -> list[str]:
+    """As a causal one, and keys with gains."""
+    has_gains = any(x.log_gain is not None for x in write.channels)
+    gains = ["keys with gains whose queries all see the same, of which it knows nothing"] * has_gains
+    return chunks.declined(given, write) + gains
+
+
+def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:
+    """Outputs, the state that all keys leave, and the same where it is kept."""
+    operands = carried.learned, jax.tree.map(heads.precise, carried.given)
+    out, left = _met(carried, interpret, None, *operands)
+    return out, left, kept_of(carried, left) if keeps else []
+
+
+def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
+    """Gradients, which begin with operands and the state that they left."""
+    assert d_left is None
+    left = chunks.found_of(unkept(carried, kept), 1)
+    return chunks.gradients(carried, lambda *operands: _met(carried, interpret, left, *operands)[0], d_out)
+
+
+def _met(
+    carried: Carried, interpret: Any, kept: State | None, learned: Learned, given: Sequence
+) -> tuple[jax.Array, state.State]:
+    """Outputs [B, T', N, Hv], and the state that all keys leave, or that was kept."""
+    group, slots = given.q.shape[2] // carried.own, chunks.along(carried.slots, len(given.q))
+    scale = chunks.scale_of(carried, learned, given.q, slots)
+    told = hopper_told.of(carried, learned, given, scale, None, None, interpret)
+    is_told = told is not None and _fits(*told)
+    if told is None or not is_told:
+        written = chunks.written_of(carried, learned, given, slots)
+        rows = chunks.rows_of(carried, learned, given, slots, scale, written)
+        one = None if written.one is None else jnp.repeat(written.one, group, axis=1)
+        told = How(None, None, None, 1.0 if scale is None else scale, interpret), Given(*rows, [], [], one)
+    how, whole = told
+    left = summed(how, varying.alike(Keys.of(whole, group)), kept)
+    out, ones = read(how, *varying.alike((Queries(whole.read, whole.beside_read), left)))
+    if not is_told:
+        out = chunks.finished_of(carried, learned, heads.precise(out[..., : given.v.shape[3]]), ones)
+    return out.astype(chunks.DTYPE), chunks.left_of(left, carried.empty(), 1)
+
+
+def _fits(how: How, given: Given) -> bool:
+    """Whether rows, features and values are as wide as blocks of a kernel."""
+    channels = widths(how.read, given.read)
+    are_rows = all(x % ROWS == 0 for x in (given.read.shape[3], given.value.shape[3], *channels))
+    return are_rows and channels == widths(how.key, given.key)
+
+
+class Keys(NamedTuple):
+    """What is summed, of `meeting.Given`: of heads that have a state."""
+
+    key: jax.Array
+    value: jax.Array
+    beside: list[Any]
+    one: jax.Array | None
+
+    @staticmethod
+    def of(given: Given, group: int) -> Keys:
+        """Of heads of queries, so many of which share one."""
+        own = lambda x: x[:, ::group]
+        return Keys(given.key, given.value, *jax.tree.map(own, (given.beside_key, given.one)))
+
+
+class Queries(NamedTuple):
+    """What reads sums, likewise: of all heads."""
+
+    read: jax.Array
+    beside: list[Any]
+
+
+class Side(Kernel):
+    """Keys or queries, as kernels pass over them: all operands of `meeting.Kernel` are of that side."""
+
+    def __init__(self, how: How, given: Given, values: int, has_ones: bool):
+        super().__init__(how, given)
+        self.values, self.has_ones = values, has_ones
+
+    @staticmethod
+    def of_keys(how: How, keys: Keys) -> Side:
+        """That which is summed."""
+        given = Given(keys.key, keys.key, keys.value, [], keys.beside)
+        return Side(how, given, keys.value.shape[3], keys.one is not None)
+
+    @staticmethod
+    def of_queries(how: How, queries: Queries, sums: State) -> Side:
+        """That which reads."""
+        given = Given(queries.read, queries.read, queries.read, queries.beside, [])
+        return Side(how, given, sums.sums.shape[3], sums.ones is not None)
+
+    @property
+    def gives_ones(self) -> bool:
+        """Whether what is read of counts is an output of its own, since nothing finishes outputs."""
+        return self.has_ones and self.how.finish is None
+
+    def passing(
+        self, name: str, given: Blocks, out: Blocks, held: State | None, rule: Rule, left: bool = False
+    ) -> dict[str, jax.Array]:
+        """What a kernel writes, and sums where it has some `left`, beside sums that it reads."""
+        known = {} if held is None else {"sums": held.sums.astype(self.dtype)}
+        known |= {} if held is None or held.ones is None else {"ones": held.ones}
+        sums: dict[str, tuple[int, ...]] = {"sums": (self.channels, self.values)}
+        sums |= {"ones": (self.channels,)} if self.has_ones else {}
+        made = [x for x in ("read", "key") if x in given and getattr(self.how, x) is not None]
+        own = {f"made_{x}": self.rounded(ROWS, self.channels) for x in made}
+        if "d_out" in given and self.how.finish is not None:
+            own |= {"pulled": self.rounded(ROWS, self.values), "pulled_one": self.f32(ROWS)}
+        batch, length, num_heads, _ = self.given.read.shape
+        work = Pass((batch, length, num_heads), given, out, known, sums if left else {}, own)
+        return passes.launch(name, work, rule, self.how.interpret)
+
+    def begin(self) -> tuple[jax.Array, ...]:
+        """Empty sums."""
+        return (filled(0, self.channels, self.values), *([filled(0, self.channels)] if self.has_ones else []))
+
+    def grown(self, sums: tuple[jax.Array, ...], by, value, one: Any) -> tuple[jax.Array, ...]:
+        """Sums with those of rows of channels times others, and times numbers that stand beside these in a block."""
+        total, *ones = sums
+        ones = [counted(x, by, loaded(one, axis=1)) for x in ones]
+        return (added(total, by.T, value, self.how.interpret), *ones)
+
+    def recalled(self, held, by) -> tuple[jax.Array, ...]:
+        """What rows of channels read of sums."""
+        ones = [recalled(by, held.ones)] if self.has_ones else []  # before registers hold products
+        return (*products((by, held.sums)), *ones)
+
+    def against(self, held, value, one: jax.Array | None) -> jax.Array:
+        """What rows of values, and numbers beside them, read of sums: the gradient of rows of channels."""
+        (out,) = products((value, held.sums.T))
+        return out if one is None else out + spread(one, out.shape) * along(held.ones, out.shape, 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def summed(how: How, keys: Keys, kept: State | None) -> State:
+    """The sums of all keys, of each head that has a state; those that were kept, where they were."""
+    if kept is not None:
+        return kept
+    side = Side.of_keys(how, keys)
+    make = lambda piece, held, own, _: side.made("key", piece, own)
+    add = lambda piece, own, by, sums: side.grown(sums, by, piece.value, piece.one.at[0] if side.has_ones else None)
+    made = side.passing("sums", _blocks_of_keys(side, keys), {}, None, Rule(make, add, begin=side.begin), left=True)
+    return State(made["sums"], made.get("ones"))
+
+
+def _blocks_of_keys(side: Side, keys: Keys) -> Blocks:
+    blocks: Blocks = {"key": Matrix(keys.key), "value": Matrix(keys.value)}
+    return blocks | side.beside("key") | ({} if keys.one is None else {"one": Vectors(keys.one[:, :, None])})
+
+
+def _summed_forward(how: How, keys: Any, kept: Any):
+    (keys, kept), changed = Changed.told((keys, kept))
+    return summed(how, keys, kept), (keys, kept, changed)
+
+
+def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pulled: Any) -> tuple[Keys, None]:
+    keys, kept, told = residuals
+    changed, _ = told.of_each((keys, kept))
+    side = Side.of_keys(how, keys)
+    make = lambda piece, held, own, _: side.made("key", piece, own)
+
+    def write(piece, held, own, by):
+        yield from products((by, held.sums))
+        d_made = side.against(held, piece.value, loaded(piece.one.at[0]) if side.has_ones else None)
+        yield from side.pulled("key", piece, by, d_made, changed.beside, None)
+
+    out: Blocks = {"value": Matrix(keys.value), "key": Matrix(keys.key)}
+    out |= side.numbers_beside("key", changed.beside)
+    d_sums, rule = instantiated(pulled, keys), Rule(make, write=write)
+    made = side.passing("sums_back", _blocks_of_keys(side, keys), out, d_sums, rule)
+    return Keys(made["key"], made["value"], grads_beside("key", made, keys.beside), None), None
+
+
+summed.defvjp(_summed_forward, _summed_backward, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def read(how: How, queries: Queries, sums: State) -> tuple[jax.Array, jax.Array | None]:
+    """Outputs [B, T, N, Hv] of all queries, and float32 [B, N, T] of counts, where nothing finishes outputs."""
+    side = Side.of_queries(how, queries, sums)
+    make = lambda piece, held, own, _: side.made("read", piece, own)
+    write = lambda piece, held, own, by: side.finished(*side.recalled(held, by))
+    out: Blocks = {"out": Matrix(side.tokens(side.values, side.dtype))}
+    out |= {"one": side.numbers()} if side.gives_ones else {}
+    made = side.passing("read", _blocks_of_queries(side, queries), out, sums, Rule(make, write=write))
+    return made["out"], made["one"][:, :, 0] if side.gives_ones else None
+
+
+def _blocks_of_queries(side: Side, queries: Queries) -> Blocks:
+    blocks: Blocks = {"read": Matrix(queries.read)}
+    return blocks | side.beside("read")
+
+
+def _read_forward(how: How, queries: Any, sums: Any):
+    operands, changed = Changed.told((queries, sums))
+    return read(how, *operands), (*operands, changed)
+
+
+def _read_backward(how: How, residuals: tuple[Queries, State, Changed], pulled: Any) -> tuple[Queries, State]:
+    queries, sums, told = residuals
+    changed, _ = told.of_each((queries, sums))
+    side, (d_out, d_one) = Side.of_queries(how, queries, sums), instantiated(pulled, queries)
+
+    def make(piece, held, own, _):
+        by = side.made("read", piece, own)
+        if how.finish is None:
+            return by, piece.d_out, loaded(piece.d_one_rows.at[0]) if side.gives_ones else None
+        d_read, *d_ones = side.unfinished(*side.recalled(held, by), loaded(piece.d_out))
+        set_block(own.pulled, d_read.astype(side.dtype))
+        for x in d_ones:
+            set_block(own.pulled_one, x)
+        return by, own.pulled, d_ones[0] if d_ones else None
+
+    def add(piece, own, made, grown):
+        by, block, _ = made
+        return side.grown(grown, by, block, piece.d_one_columns.at[0] if side.gives_ones else own.pulled_one)
+
+    def write(piece, held, own, made):
+        by, block, one = made
+        d_made = side.against(held, block, one) * how.scale
+        yield from side.pulled("read", piece, by, d_made, changed.beside, None)
+
+    out: Blocks = {"read": Matrix(queries.read)}
+    out |= side.numbers_beside("read", changed.beside)
+    given = _blocks_of_queries(side, queries) | {"d_out": Matrix(d_out)}
+    given |= both("d_one", None if d_one is None else d_one[:, :, None])
+    made = side.passing("read_back", given, out, sums, Rule(make, add, write, side.begin), left=True)
+    of_group = lambda x, like: x.reshape(*like.shape[:2], -1, *like.shape[2:]).sum(axis=2) * how.scale
+    d_sums = jax.tree.map(of_group, State(made["sums"], made.get("ones")), sums)
+    return Queries(made["read"], grads_beside("read", made, queries.beside)), d_sums
+
+
+read.defvjp(_read_forward, _read_backward, symbolic_zeros=True)

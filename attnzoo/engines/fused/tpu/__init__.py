@@ -1,0 +1,1 @@
+"""Kernels of a TPU: softmax over listed tiles, and recurrences."""

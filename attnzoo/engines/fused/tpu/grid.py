@@ -1,0 +1,290 @@
+"""What a kernel of a TPU sees of one pair of tiles, and what is done with it, however tiles come to it.
+
+They come one pair after another (`stepped.py`), or all that a head meets at once (`held.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+
+from attnzoo.engines.fused.operands import NOWHERE, Operands, Side
+from attnzoo.engines.fused.pairs import Pairs
+from attnzoo.engines.fused.tpu.folding import SUBLANES, Heads, in_rows
+
+# What is fetched by tile of keys, and whose head it is; all else is of queries.
+OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "keys": ("column", "queries")}
+# What has heads side by side, as wide as those of an operand; all else has them one below the other.
+WIDE = {"q": "q", "k": "k", "v": "v", "out": "v", "d_out": "v"}
+
+
+class Array(NamedTuple):
+    """What a kernel holds of one tile and head: a result, or a running sum, which starts at a number."""
+
+    shape: tuple[int, int]
+    dtype: Any = jnp.float32
+    start: float = 0.0
+    axis: int = 0  # along which results of a fold stand
+
+
+class Place(NamedTuple):
+    """What a pair is: numbers of an example, of folds and of tiles."""
+
+    batch: Any
+    queries: Any
+    kv: Any
+    results: Any
+    row: Any
+    column: Any
+
+
+class Kernel:
+    """What is done with each pair of tiles of one head, and with its sums once all are met.
+
+    Attributes:
+      products: of tiles, how many are as wide as queries, and as values.
+    """
+
+    products: tuple[int, int]
+
+    def begin(self, step: Step, sums: tuple[Any, ...]) -> None:
+        """Where sums start from more than their numbers."""
+
+    def add(self, step: Step, sums: tuple[Any, ...], is_partial: bool) -> None:
+        raise NotImplementedError
+
+    def end(self, step: Step, sums: tuple[Any, ...]) -> Iterable[jax.Array]:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """How a kernel goes over tiles, whose running sums are of a tile of queries, or of one of keys.
+
+    Arrays are [B or 1, folds or 1, tiles, ...], of which it sees one fold at a time.
+
+    Attributes:
+      pairs: what stands beside each of these tiles.
+    """
+
+    given: Operands
+    pairs: Pairs
+    is_by_row: bool
+    interpret: bool
+
+    @functools.cached_property
+    def heads(self) -> Heads:
+        raise NotImplementedError
+
+    def call(self, kernel: Kernel, more: dict, results: tuple[Array, ...], sums: tuple[Array, ...]) -> list[jax.Array]:
+        """The results of all tiles; `more` are arrays beside those that each kernel is given."""
+        raise NotImplementedError
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether the same tiles stand beside those of all heads."""
+        return self.pairs.start.shape[1] == 1
+
+    @property
+    def are_apart(self) -> bool:
+        """Whether heads that share keys get gradients of keys apart: tiles beside a key, or what is added, differ."""
+        return self.heads.group > 1 and (not self.are_alike or self.given.of_key is not None)
+
+    @property
+    def inner(self) -> int:
+        """Folds of queries whose results are summed."""
+        return 1 if self.is_by_row or self.are_apart else self.heads.group
+
+    @property
+    def axis(self) -> str:
+        """Along which the tiles lie whose results are made."""
+        return "row" if self.is_by_row else "column"
+
+    @property
+    def tiles(self) -> int:
+        """Of which results are made."""
+        side = self.given.queries if self.is_by_row else self.given.keys
+        return side.positions.shape[1] // side.tile
+
+    def numbers(self) -> dict[str, jax.Array]:
+        """What lies in scalar memory, [B or 1, N or 1]."""
+        found = {name: side.positions[:, :1] for name, side in sides(self.given) if side.run is not None}
+        by_head = {"scale": self.given.scale, "soft_cap": self.given.soft_cap}
+        return found | {name: self.heads.numbers(x) for name, x in by_head.items() if x is not None}
+
+    def arrays(self) -> dict[str, jax.Array]:
+        """What each kernel is given."""
+        given, outward = self.given, self.heads.outward
+        queries, keys = given.queries.tile, given.keys.tile
+        found = {"q": outward(given.q, queries), "k": outward(given.k, keys), "v": outward(given.v, keys)}
+        for name, side in sides(given):
+            vectors = [] if side.run is not None else [side.positions[:, None]]
+            vectors += [] if side.segments is None else [side.segments[:, None]]
+            if name == "keys" and given.of_key is not None:
+                vectors.append(jax.lax.bitcast_convert_type(given.of_key, jnp.int32))
+            found |= {name: in_rows(vectors, side.tile)} if vectors else {}
+        return found
+
+    def like(self, results: tuple[Array, ...], of: jax.Array) -> list[jax.ShapeDtypeStruct]:
+        """Shapes of the results of all tiles, which vary over a mesh as an array does."""
+        of_mesh = jax.typeof(of).manual_axis_type
+        return [jax.ShapeDtypeStruct(self._shape(x), x.dtype, manual_axis_type=of_mesh) for x in results]
+
+    def block(self, shape: tuple[int, ...], lanes: int, axis: str, folds: str) -> pl.BlockSpec:
+        """What is seen of an array with tiles of queries or keys, of one fold of queries, keys or results."""
+        raise NotImplementedError
+
+    def blocks(self, arrays: dict, results: tuple[Array, ...], like: list) -> tuple[dict, list]:
+        """Those of arrays and of results."""
+        given = {
+            name: self.block(x.shape, self._lanes(name, x), axis_of(name), folds_of(name)) for name, x in arrays.items()
+        }
+        lanes = [folded(x, self.heads.fold)[1] for x in results]
+        return given, [self.block(x.shape, own, self.axis, "results") for x, own in zip(like, lanes, strict=True)]
+
+    def place(self, b: Any, queries: Any, results: Any, mine: Any, other: Any) -> Place:
+        """Of a pair: an example, folds of queries and of results, a tile whose results are made, and one beside it."""
+        group = self.heads.group
+        kv = queries if group == 1 else jax.lax.div(queries, np.int32(group))
+        return Place(b, queries, kv, results, *((mine, other) if self.is_by_row else (other, mine)))
+
+    def each(self, held: tuple[Any, ...], numbers: dict, arrays: dict, place: Place) -> Each:
+        """What each head of a fold sees, and its sums, of which those of one head stand behind those of another."""
+        count = len(held) // self.heads.fold
+        own = [held[n * count : (n + 1) * count] for n in range(self.heads.fold)]
+        return [(Step(self.given, self.heads, numbers, arrays, place, n), sums) for n, sums in enumerate(own)]
+
+    def cost(self, kernel: Kernel, pairs: int, moved: int) -> pl.CostEstimate:
+        """Of so many pairs of tiles, those of all heads counted, and bytes."""
+        given = self.given
+        scores = pairs * given.queries.tile * given.keys.tile
+        widths = kernel.products[0] * given.q.shape[3] + kernel.products[1] * given.v.shape[3]
+        return pl.CostEstimate(2 * scores * widths, scores, moved)
+
+    def _lanes(self, name: str, x: jax.Array) -> int:
+        """Of one fold of an array."""
+        return self.heads.fold * getattr(self.given, WIDE[name]).shape[3] if name in WIDE else x.shape[4]
+
+    def _shape(self, x: Array) -> tuple[int, ...]:
+        """Of a result of all tiles."""
+        batch, folds, fold = self.given.q.shape[0], self.heads.folds // self.inner, self.heads.fold
+        if x.axis == 1:
+            return self.heads.shape(batch, self.tiles, x.shape[0], folds * fold, x.shape[1])
+        return batch, folds, self.tiles, *folded(x, fold)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One pair of tiles of one head, as a kernel sees it."""
+
+    given: Operands
+    heads: Heads
+    numbers: dict[str, Any]
+    arrays: dict[str, Any]
+    place: Place
+    fold: int  # the place of the head in its fold
+
+    def of(self, name: str) -> jax.Array:
+        """The tile of an array."""
+        tiles, tile, own = self.arrays[name], self._tile(name), self.fold
+        if name not in WIDE:
+            return tiles[0, 0, tile, own : own + 1]
+        width = tiles.shape[-1] // self.heads.fold
+        return tiles[0, 0, tile, :, own * width : (own + 1) * width]
+
+    def _tile(self, name: str) -> Any:
+        """Where it lies, of one that is seen alone or of all."""
+        return getattr(self.place, axis_of(name)) if self.arrays[name].shape[2] > 1 else 0
+
+    def number(self, name: str) -> jax.Array:
+        """A number of scalar memory."""
+        x = self.numbers[name]
+        head = self.place.queries * self.heads.fold + self.fold
+        return x[self.place.batch if x.shape[0] > 1 else 0, head if x.shape[1] > 1 else 0]
+
+    def of_key(self) -> jax.Array:
+        """What is added to the scores of each key, [s, 1]."""
+        keys = self.given.keys
+        last = (keys.run is None) + (keys.segments is not None)
+        return jax.lax.bitcast_convert_type(self._vectors("keys")[last], jnp.float32)
+
+    def visible(self) -> jax.Array:
+        """Which keys [s, 1] the queries [1, t] may see, [s, t]."""
+        (queries, rows), (keys, columns) = (self._stands(name, side) for name, side in sides(self.given))
+        seen = self.given.visible(queries, keys, self.heads.number(self.place.queries, self.fold))
+        return seen if self.given.queries.segments is None else seen & (rows == columns)
+
+    def _stands(self, name: str, side: Side) -> tuple[jax.Array, jax.Array | None]:
+        """Positions and segments of a tile."""
+        vectors = self._vectors(name)
+        segments = None if side.segments is None else vectors[side.run is None]
+        if side.run is None:
+            return vectors[0], segments
+        is_keys = name == "keys"
+        tile, shape = (self.place.column, (side.tile, 1)) if is_keys else (self.place.row, (1, side.tile))
+        index = tile * side.tile + jax.lax.broadcasted_iota(jnp.int32, shape, 1 - is_keys)
+        positions = index + self.number(name)
+        if side.run < side.positions.shape[1]:
+            positions = jnp.where(index < side.run, positions, NOWHERE if is_keys else -NOWHERE)
+        return positions, segments
+
+    def _vectors(self, name: str) -> list[jax.Array]:
+        """What goes with each query, [1, t], or with each key, [s, 1]."""
+        if name not in self.arrays:
+            return []
+        tile = self.arrays[name][0, 0, self._tile(name)]
+        if name == "queries":
+            return [tile[n : n + 1] for n in range(SUBLANES)]
+        return [tile.T[:, n : n + 1] for n in range(SUBLANES)]
+
+
+Each = list[tuple[Step, tuple[Any, ...]]]  # heads of a fold, with their sums
+
+
+def begin(kernel: Kernel, each: Each, sums: tuple[Array, ...]) -> None:
+    """The sums of a tile, which stand first."""
+    for step, own in each:
+        for x, like in zip(own, sums, strict=False):
+            x[...] = jnp.full_like(x, like.start)
+        kernel.begin(step, own)
+
+
+def end(kernel: Kernel, each: Each, results: tuple[Array, ...], found: tuple[Any, ...]) -> None:
+    """The results of a tile are written."""
+    ended = zip(*(kernel.end(step, own) for step, own in each), strict=True)
+    for x, of_heads, like in zip(found, ended, results, strict=True):
+        x[0, 0, 0] = jnp.concatenate(of_heads, axis=like.axis).astype(x.dtype)
+
+
+def block_of(shape: tuple[int, ...], lanes: int, place: Place, tile: Any, folds: str) -> tuple[Any, ...]:
+    """Which block of an array a pair has, of an example, one fold of queries, keys or results, and a tile."""
+    fold = getattr(place, folds)
+    across, beside = (fold if size > 1 else 0 for size in (shape[1], shape[4] // lanes))
+    return place.batch if shape[0] > 1 else 0, across, tile, 0, beside
+
+
+def sides(given: Operands) -> tuple[tuple[str, Side], tuple[str, Side]]:
+    """Queries and keys, by name."""
+    return ("queries", given.queries), ("keys", given.keys)
+
+
+def axis_of(name: str) -> str:
+    """Along which the tiles of an array lie."""
+    return OF_KEYS.get(name, ("row",))[0]
+
+
+def folds_of(name: str) -> str:
+    """Whose folds an array has."""
+    return OF_KEYS.get(name, ("row", "queries"))[1]
+
+
+def folded(x: Array, fold: int) -> tuple[int, ...]:
+    """The shape of a result of all heads of a fold."""
+    return tuple(size * (fold if axis == x.axis else 1) for axis, size in enumerate(x.shape))

@@ -1,0 +1,281 @@
+"""How arrays of a recurrence lie in the memory of a TPU, and what one head has of them in one chunk.
+
+Heads whose numbers together fill registers are a fold, and lie side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+
+from attnzoo.engines import heads
+from attnzoo.engines.fused.carried import Carried, in_rows, is_real
+from attnzoo.engines.fused.tpu.folding import LANES, stored
+
+MOST = 8  # heads of a fold, each of which is a program of its own in the kernel
+
+
+class Order(NamedTuple):
+    """How a kernel goes over heads and chunks.
+
+    Attributes:
+      own: heads that have a state.
+      fold: of them, in a step.
+      size: tokens in a chunk.
+      chunks: of the sequence.
+      run: chunks in a step, of which the last one may have fewer.
+      runs: steps.
+      is_backward: whether it begins at the end.
+    """
+
+    own: int
+    fold: int
+    size: int
+    chunks: int
+    run: int
+    runs: int
+    is_backward: bool
+
+    @staticmethod
+    def of(carried: Carried, own: int, is_backward: bool) -> Order:
+        """As few heads in a step as fill registers, of those that have a state."""
+        given, size = jax.tree.leaves(carried.given), carried.chunk
+        widths = [math.prod(x.shape[3:]) for x in given if x.ndim > 3]
+        fills = lambda fold: all(fold * width % LANES == 0 for width in widths)
+        fold = next((x for x in range(1, MOST + 1) if own % x == 0 and fills(x)), 1)
+        chunks = given[0].shape[1] // size
+        run = min(chunks, carried.run // size)
+        return Order(own, fold, size, chunks, run, -(-chunks // run), is_backward)
+
+    @property
+    def folds(self) -> int:
+        return self.own // self.fold
+
+    def at(self, step: Any) -> Any:
+        """The run of a step."""
+        return self.runs - 1 - step if self.is_backward else step
+
+    def count(self, step: Any) -> Any:
+        """Chunks of a step."""
+        return jnp.minimum(self.run, self.chunks - self.at(step) * self.run)
+
+    def over(self, step: Any, function: Callable[[Any, int], None]) -> None:
+        """`function(chunk, head)` of each chunk of a step, and of each head of a fold."""
+
+        def one(chunk, _):
+            for head in range(self.fold):
+                function(chunk, head)
+
+        jax.lax.fori_loop(np.int32(0), self.count(step), one, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lying:
+    """How an array lies in memory, and what of it one head has in one chunk.
+
+    Attributes:
+      order: how it is gone over.
+      like: the array.
+    """
+
+    order: Order
+    like: jax.ShapeDtypeStruct
+
+    @classmethod
+    def of(cls, order: Order, x: Any, **how: bool) -> Self:
+        return cls(order, jax.ShapeDtypeStruct(x.shape, x.dtype), **how)
+
+    def outward(self, x: jax.Array) -> jax.Array:
+        """The array as it lies."""
+        raise NotImplementedError
+
+    def inward(self, x: jax.Array) -> jax.Array:
+        """The inverse."""
+        raise NotImplementedError
+
+    @property
+    def block(self) -> pl.BlockSpec:
+        """What a step has of it."""
+        raise NotImplementedError
+
+    def read(self, ref: Any, head: int, chunk: Any) -> Any:
+        raise NotImplementedError
+
+    def write(self, ref: Any, head: int, chunk: Any, value: Any) -> None:
+        raise NotImplementedError
+
+    @property
+    def one(self) -> Any:
+        """What one head has in one chunk."""
+        raise NotImplementedError
+
+    @property
+    def turns(self) -> int:
+        """How often a step of an example and fold has another block than the step before."""
+        return self.order.runs
+
+    @property
+    def shape(self) -> jax.ShapeDtypeStruct:
+        """Of all, as it lies."""
+        return jax.eval_shape(self.outward, self.like)
+
+    def moved(self) -> int:
+        """Bytes that all steps move."""
+        shape: Any = self.block.block_shape
+        block = [size or 1 for size in shape]
+        return self.turns * math.prod(block[:-2]) * stored(tuple(block), self.like.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wide(Lying):
+    """Several numbers of each token of each head, [B, L, heads, ...]: side by side, of all where folds fill registers.
+
+    Attributes:
+      is_list: whether a head that has a state has those of several, that share it.
+    """
+
+    is_list: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Of one fold."""
+        return math.prod(self.like.shape[2:]) // self.order.folds
+
+    @property
+    def is_beside(self) -> bool:
+        return self.order.folds == 1 or self.lanes % LANES == 0
+
+    def outward(self, x):
+        if self.is_beside:
+            return x.reshape(*x.shape[:2], -1)
+        return x.reshape(*x.shape[:2], self.order.folds, -1).transpose(0, 2, 1, 3)
+
+    def inward(self, x):
+        x = x if self.is_beside else x.transpose(0, 2, 1, 3)
+        return x.reshape(self.like.shape)
+
+    @property
+    def block(self):
+        rows, at = self.order.run * self.order.size, self.order.at
+        if self.is_beside:
+            return pl.BlockSpec((1, rows, self.lanes), lambda b, h, i: (b, at(i), h))
+        return pl.BlockSpec((1, None, rows, self.lanes), lambda b, h, i: (b, h, at(i), 0))
+
+    @property
+    def one(self):
+        precise = jnp.promote_types(self.like.dtype, jnp.float32)
+        found = jax.ShapeDtypeStruct((self.order.size, *self.like.shape[3:]), precise)
+        return [found] * (self.like.shape[2] // self.order.own) if self.is_list else found
+
+    def _places(self, head: int, chunk: Any):
+        """Where numbers of all heads that share a state lie in a block."""
+        size, width = self.order.size, math.prod(self.like.shape[3:])
+        rows, group = pl.ds(pl.multiple_of(chunk * size, size), size), self.like.shape[2] // self.order.own
+        return [(0, rows, pl.ds((head * group + n) * width, width)) for n in range(group)]
+
+    def read(self, ref, head, chunk):
+        found = [heads.precise(ref[place]) for place in self._places(head, chunk)]
+        return found if self.is_list else found[0]
+
+    def write(self, ref, head, chunk, value):
+        for place, x in zip(self._places(head, chunk), value if self.is_list else [value], strict=True):
+            ref[place] = x.astype(ref.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(Lying):
+    """One number of each token, [B or 1, L, heads or 1]: along lanes, heads one below the other.
+
+    Attributes:
+      is_one: whether all tokens of a chunk have the same.
+    """
+
+    is_one: bool = False
+
+    def outward(self, x):
+        batch, _, count = x.shape
+        folds, order = (1 if count == 1 else self.order.folds), self.order
+        x = x.astype(jnp.int32) if not is_real(x) else x
+        x = x.reshape(batch, order.chunks, order.size, folds, count // folds)
+        return x.transpose(0, 3, 1, 4, 2)
+
+    def inward(self, x):
+        return x.transpose(0, 2, 4, 1, 3).reshape(self.like.shape)
+
+    @property
+    def block(self):
+        (batch, _, count), order = self.like.shape, self.order
+        index = lambda b, h, i: (b if batch > 1 else 0, h if count > 1 else 0, order.at(i), 0, 0)
+        return pl.BlockSpec((1, 1, order.run, order.fold if count > 1 else 1, order.size), index)
+
+    @property
+    def one(self):
+        precise = jnp.promote_types(self.like.dtype, jnp.float32)
+        dtype = precise if is_real(self.like) else bool if self.like.dtype == bool else jnp.int32
+        return jax.ShapeDtypeStruct(() if self.is_one else (self.order.size,), dtype)
+
+    def read(self, ref, head, chunk):
+        found = ref[0, 0, chunk, head if self.like.shape[2] > 1 else 0]
+        found = found[0] if self.is_one else found
+        return heads.precise(found) if is_real(self.like) else found != 0 if self.like.dtype == bool else found
+
+    def write(self, ref, head, chunk, value):
+        ref[0, 0, chunk, head] = value.astype(ref.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Apart(Lying):
+    """What each head has once, [B or 1, heads or 1, ...], or before each run, [B, heads, runs, ...] where `is_kept`."""
+
+    is_kept: bool = False
+
+    @property
+    def _own(self) -> tuple[int, ...]:
+        return self.like.shape[3 if self.is_kept else 2 :]
+
+    def outward(self, x):
+        x = x.astype(jnp.int32) if not is_real(x) else x
+        return x.reshape(*x.shape[: x.ndim - len(self._own)], *in_rows(self._own))
+
+    def inward(self, x):
+        return x.reshape(self.like.shape)
+
+    @property
+    def block(self):
+        (batch, count, *_), own = self.like.shape, in_rows(self._own)
+        place = lambda b, h: (b if batch > 1 else 0, h if count > 1 else 0)
+        fold, rest = self.order.fold if count > 1 else 1, (0,) * len(own)
+        if self.is_kept:
+            return pl.BlockSpec((1, fold, None, *own), lambda b, h, i: (*place(b, h), self.order.at(i), *rest))
+        return pl.BlockSpec((1, fold, *own), lambda b, h, i: (*place(b, h), *rest))
+
+    @property
+    def one(self):
+        dtype = self.like.dtype if is_real(self.like) or self.like.dtype == bool else jnp.int32
+        return jax.ShapeDtypeStruct(self._own, dtype)
+
+    @property
+    def turns(self):
+        return self.order.runs if self.is_kept else 1
+
+    def read(self, ref, head, chunk=None):
+        return self.taken(ref[0, head if self.like.shape[1] > 1 else 0])
+
+    def taken(self, x: jax.Array) -> jax.Array:
+        """What a head has, of how it lies."""
+        x = x != 0 if self.like.dtype == bool else x
+        return x[0, 0] if not self._own else x.reshape(self._own) if len(self._own) == 1 else x
+
+    def write(self, ref, head, chunk, value):
+        ref[0, head] = self.put(value)
+
+    def put(self, value: jax.Array) -> jax.Array:
+        """The inverse of `taken`."""
+        return jnp.broadcast_to(value, in_rows(self._own))
