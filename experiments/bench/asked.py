@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -144,35 +144,51 @@ def _past_is_past(program: Program, called: Called, operands: list, direction: n
 
 
 def _slopes(program: Program, operands: list, direction: np.ndarray, gradients: tuple) -> None:
-    """Gradients of the program, along a random way of each operand, beside central differences of outputs in float32.
-
-    Where halves of the steps tell another slope, differences do not tell it: what sorts or rounds its scores jumps.
-    """
+    """Gradients of the program along a direction, beside those of its outputs in float32."""
     subject = Subject("gradients_are_slopes", program.kernel)
     with jax.default_matmul_precision("highest"):
         compiled, _ = dataclasses.replace(program, dtype="float32", is_train=False).compiled
-    wide = _wide(operands)
     along = lambda operands: np.asarray(compiled(*operands), np.float64) * np.asarray(direction, np.float64)
-    floor = 8 * float(jnp.finfo("float32").eps) * float(np.linalg.norm(along(wide))) / STEP
-    tolerance = SLOPES + 16 * float(jnp.finfo(program.dtype).eps)
-    for place, name in enumerate(OPERANDS):
-        way = jax.tree.map(lambda x: _placed(_normal(x.shape, "float32") * np.abs(x), x), wide[place])
-        pairs = zip(jax.tree.leaves(gradients[place]), jax.tree.leaves(way), strict=True)
+    hold_slopes(subject, along, dict(zip(OPERANDS, _wide(operands), strict=True)), gradients, program.dtype)
+
+
+def hold_slopes(
+    subject: Subject, along: Callable[[list], np.ndarray], points: dict[str, Any], gradients: Sequence, dtype: str
+) -> None:
+    """Hold gradients, along a random way of each point, to central differences of the sum of what is given there.
+
+    Where halves of the steps tell another slope, differences do not tell it: what sorts or rounds its scores jumps.
+
+    Args:
+      along: what is given at points, whose sum is differentiated.
+      points: trees in float32, by name.
+      gradients: by each of them.
+      dtype: that gradients were computed in.
+
+    Raises:
+      LawBroken: a gradient is none of that sum.
+    """
+    at = list(points.values())
+    floor = 8 * float(jnp.finfo("float32").eps) * float(np.linalg.norm(along(at))) / STEP
+    tolerance = SLOPES + 16 * float(jnp.finfo(dtype).eps)
+    for place, (name, gradient) in enumerate(zip(points, gradients, strict=True)):
+        way = jax.tree.map(lambda x: _placed(_normal(x.shape, "float32") * np.abs(x), x), at[place])
+        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(way), strict=True)
         parts = np.concatenate([[0.0], *(np.ravel(np.asarray(g, np.float64) * x) for g, x in pairs)])
         claimed, size = float(parts.sum()), float(np.linalg.norm(parts))
-        slope = functools.partial(_difference, along, wide, place, way)
+        slope = functools.partial(_difference, along, at, place, way)
         is_same = lambda a, b, size=size: abs(a - b) <= tolerance * max(abs(b), size) + floor
         if not is_same(claimed, found := slope(STEP)) and is_same(slope(STEP / 2), found):
             told = f"by {name} along a random way is {claimed:.3g}, and {found:.3g} by differences of outputs"
-            raise subject.broken(f"the program's slope {told}, of shape {direction.shape}", abs(claimed - found))
+            raise subject.broken(f"the slope {told}", abs(claimed - found))
 
 
-def _difference(along: Callable[[list], np.ndarray], operands: list, place: int, way: Any, step: float) -> float:
-    """The central difference of the sum of what `along` gives, where one operand goes a way."""
+def _difference(along: Callable[[list], np.ndarray], points: list, place: int, way: Any, step: float) -> float:
+    """The central difference of the sum of what `along` gives, where one point goes a way."""
 
     def end(step: float) -> np.ndarray:
-        gone = jax.tree.map(lambda x, way: x + step * way, operands[place], way)
-        return along([*operands[:place], gone, *operands[place + 1 :]])
+        gone = jax.tree.map(lambda x, way: x + step * way, points[place], way)
+        return along([*points[:place], gone, *points[place + 1 :]])
 
     return float((end(step) - end(-step)).sum() / (2 * step))
 

@@ -3,7 +3,7 @@
 A kernel that sees the tokens which it is to predict wins every comparison. So each one is held, before anything is
 made of it, to the laws of the places that it is to stand in, once for each process: about a second for one of the
 catalogue on a CPU, and some seconds for any other, at the length that it is used at. A kernel may know the probe, so
-of any other what is timed or trained is asked, too: by `asked`, and models of language by `leak`.
+of any other what is timed or trained is asked itself, too: programs by `asked`, and models by that of `train`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 
 from attnzoo import Kernel
 from attnzoo.kernels import KERNELS
-from attnzoo.testing import LawBroken, Subject, futures, probe_kernel
+from attnzoo.testing import LawBroken, probe_kernel
 
 ROUNDING = 64, 0.02  # of what one program gives: times the precision of its numbers, and the most
 TESTED = 256  # tokens of a kernel of the catalogue, four of the usual blocks: the suite holds it to all laws
@@ -41,28 +40,6 @@ def breach(kernel: Kernel, length: int, is_trained: bool = True, **place: bool) 
 @functools.lru_cache(maxsize=1024)
 def _breach(kernel: Kernel, length: int, **place: bool) -> dict | None:
     return broken(lambda: probe_kernel(kernel, length, **place))
-
-
-def leak(
-    kernel: Kernel, dtype: str, before: Callable[[], np.ndarray], after: Callable[[np.ndarray], np.ndarray]
-) -> dict | None:
-    """What a row says of a kernel of one's own by which a program sees the future, or None.
-
-    Args:
-      dtype: of what the program computes.
-      before: what it gives of a batch, [B, T, ...].
-      after: the same, where all from the cuts [B] of examples on is changed.
-    """
-    if is_ours(kernel):
-        return None
-    subject = Subject("the_future_cannot_touch_the_past", kernel)
-
-    def held():
-        out = before()
-        cuts = futures.drawn(out.shape[1], len(out))
-        futures.untouched(subject, out, after, cuts, rounding(dtype))
-
-    return broken(held)
 
 
 def rounding(dtype: str) -> float:

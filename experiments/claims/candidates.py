@@ -40,3 +40,8 @@ def refusal(candidate: str | Kernel, length: int) -> dict | None:
     if not candidate.supports.causal:
         return {"status": "refused", "reason": f"it has no causal form: {candidate.supports.why}"}
     return trust.breach(candidate, length, is_causal=True)
+
+
+def kernels(candidate: str | Kernel) -> list[Kernel]:
+    """Of which its blocks are made; none of a recurrent network."""
+    return [] if isinstance(candidate, str) else [candidate]

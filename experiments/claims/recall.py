@@ -11,7 +11,7 @@ from experiments.bench.experiment import Cell, one_by_one
 from experiments.claims import candidates
 from experiments.tasks.recall import Recall
 from experiments.tasks.task import Examples, accuracy
-from experiments.train import loop, steps
+from experiments.train import asked, loop, steps
 
 KEY = ("claim", "kernel", "distances", "seed", "tokens", "steps", "width", "layers", "heads", "learning_rate")
 TASK = Recall()
@@ -38,11 +38,16 @@ def _trained(settings, cell: Cell) -> dict:
     if refusal := candidates.refusal(cell.subject, longest):
         return refusal
     model = candidates.built(cell.subject, settings, TASK.vocabulary, longest, seed)
+    lengths = [TASK.length(distance) for distance in settings.distances]
+    count = lambda length: max(1, settings.tokens // length)
+    breach = functools.partial(asked.breach, model, candidates.kernels(cell.subject), TASK)
+    for length in dict.fromkeys(lengths):
+        if refusal := breach(length, AT_ONCE) or breach(length, count(length), is_learned=True):
+            return refusal
 
     def batch(step: int) -> Examples:
-        length = TASK.length(settings.distances[step % len(settings.distances)])
-        count = max(1, settings.tokens // length)
-        return TASK.batch("train", seed, step * settings.tokens, count, length)
+        length = lengths[step % len(lengths)]
+        return TASK.batch("train", seed, step * settings.tokens, count(length), length)
 
     plan = loop.Plan(settings.steps, settings.learning_rate, warmup=settings.steps // 20)
     trained = loop.fit(model, batch, plan)

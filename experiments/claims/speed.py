@@ -13,7 +13,7 @@ from experiments.bench import timing
 from experiments.bench.experiment import Cell
 from experiments.claims import candidates
 from experiments.tasks.task import Examples
-from experiments.train import steps
+from experiments.train import asked, steps
 
 KEY = ("claim", "kernel", "length", "tokens", "width", "layers", "heads", "repeats", "platform", "device", "cores")
 VOCABULARY = 256
@@ -45,7 +45,9 @@ def _prepare(settings, cell: Cell) -> timing.Call | None:
     model = candidates.built(cell.subject, settings, VOCABULARY, length, seed=0)
     state = nnx.Optimizer(model, steps.adamw(steps.cosine(1e-3, 1000, 10)), wrt=nnx.Param)
     count = max(1, settings.tokens // length)
-    tokens = np.random.default_rng(0).integers(VOCABULARY, size=(count, length + 1)).astype(np.int32)
-    batch = Examples(tokens[:, :-1], tokens[:, 1:], np.ones((count, length), np.float32))
+    tokens = np.random.default_rng(0).integers(VOCABULARY, size=(2, count, length + 1)).astype(np.int32)
+    batch, other = (Examples(x[:, :-1], x[:, 1:], np.ones((count, length), np.float32)) for x in tokens)
+    if refusal := asked.of_batches(model, candidates.kernels(cell.subject), [batch, other], is_learned=True):
+        return cell.row.update(refusal)
     cell.row.update(batch_tokens=count * length, parameters=steps.parameter_count(model))
     return lambda: steps.step(model, state, batch)

@@ -11,7 +11,7 @@ from attnzoo.models import generate
 from experiments.bench import trust
 from experiments.generate.settings import Settings
 from experiments.tasks import text
-from experiments.train import language
+from experiments.train import asked, language
 
 
 def run(settings: Settings) -> int:
@@ -20,15 +20,17 @@ def run(settings: Settings) -> int:
     described, model = language.load(folder, settings.attention)
     for kernel in dict.fromkeys(described.attention):
         trust.require(kernel, described.max_length, is_trained=False, is_causal=described.is_causal)
+    said = samples(settings, model)
+    asked.require(model, described.attention, np.concatenate([_prompt(settings), said[0]]), is_stepped=True)
     print(f"{folder.name}: {', '.join(map(repr, described.attention))}, {described.max_length} bytes long")
-    for said in samples(settings, model):
-        print(said)
+    for tokens in said:
+        print(settings.prompt + told(tokens))
     return 0
 
 
-def samples(settings: Settings, model) -> list[str]:
-    """The prompt and what follows, for each sample."""
-    prompt = np.frombuffer(settings.prompt.encode(), np.uint8).astype(np.int32)
+def samples(settings: Settings, model) -> np.ndarray:
+    """What follows the prompt: tokens [samples, n]."""
+    prompt = _prompt(settings)
     room = model.max_length - len(prompt)
     if room < 1:
         raise ValueError(
@@ -42,9 +44,11 @@ def samples(settings: Settings, model) -> list[str]:
     drawn["top_p"] = settings.top_p if settings.top_p != 1 else None
     drawn["rng"] = jax.random.key(settings.seed) if settings.temperature > 0 else None
     prompts = np.tile(prompt, (settings.samples, 1))
-    return [
-        settings.prompt + told(row) for row in np.asarray(generate(model, prompts, settings.tokens or room, **drawn))
-    ]
+    return np.asarray(generate(model, prompts, settings.tokens or room, **drawn))
+
+
+def _prompt(settings: Settings) -> np.ndarray:
+    return np.frombuffer(settings.prompt.encode(), np.uint8).astype(np.int32)
 
 
 def told(tokens: np.ndarray) -> str:

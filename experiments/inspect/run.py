@@ -9,7 +9,7 @@ import numpy as np
 from experiments.bench import progress, trust
 from experiments.inspect import heads, page, plot
 from experiments.inspect.settings import Settings
-from experiments.train import language
+from experiments.train import asked, language
 
 
 def run(settings: Settings) -> int:
@@ -21,6 +21,7 @@ def run(settings: Settings) -> int:
     tokens = np.frombuffer(settings.text.encode(), np.uint8).astype(np.int32)
     if len(tokens) > described.max_length:
         raise ValueError(f"--text has {len(tokens)} bytes: the model was built for at most {described.max_length}")
+    asked.require(model, described.attention, tokens)
     found = heads.look(model, tokens)
     out = pathlib.Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)

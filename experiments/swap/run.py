@@ -15,7 +15,7 @@ from experiments.bench.experiment import Cell, Experiment, Run, one_by_one
 from experiments.show import caveats
 from experiments.swap.settings import Settings
 from experiments.tasks.text import MaskedText, Text
-from experiments.train import checkpoints, language, leaks, steps
+from experiments.train import asked, checkpoints, language, steps
 
 BATCH = 32
 
@@ -85,7 +85,7 @@ def _tested(settings: Settings, cell: Cell) -> dict:
     if found := trust.breach(kernel, described.max_length, is_causal=described.is_causal):
         return found
     task, length = _task(described), cell.row["length"]
-    if found := leaks.found(model, [kernel], task, length, min(BATCH, settings.test_examples)):
+    if found := asked.breach(model, [kernel], task, length, min(BATCH, settings.test_examples)):
         return found
     model.eval()
     bits, weights = [], []

@@ -109,15 +109,16 @@ def tested(model: nnx.Module, batch: Examples) -> tuple[jax.Array, jax.Array]:
 
 
 @nnx.jit
-def differentiated(model: nnx.Module, batch: Examples) -> jax.Array:
-    """Bits of each target where they are differentiated, for which a kernel may have a rule of its own."""
+def differentiated(model: nnx.Module, batch: Examples) -> tuple[jax.Array, nnx.State]:
+    """Bits of each target where they are differentiated, for which a kernel may have a rule of its own, and gradients
+    of their sum."""
 
     def lost(model):
         of_each = bits(logits(model, batch), at_places(batch.targets, batch))
         return jnp.sum(of_each), of_each
 
-    (_, of_each), _ = nnx.value_and_grad(lost, has_aux=True)(model)
-    return of_each
+    (_, of_each), gradients = nnx.value_and_grad(lost, has_aux=True)(model)
+    return of_each, gradients
 
 
 def parameter_count(model: nnx.Module) -> int:

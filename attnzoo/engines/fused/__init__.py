@@ -1,1 +1,1 @@
-"""Softmax over listed tiles, and recurrences over chunks, as one kernel of a device, in the place of programs of XLA."""
+"""Softmax over listed tiles, and recurrences over chunks, as one kernel of a device in the place of XLA's programs."""

@@ -19,7 +19,7 @@ from attnzoo.models import BlockConfig, Classifier, LanguageModel
 from experiments.bench import mesh, processes, trust
 from experiments.tasks import task as tasks
 from experiments.tasks.task import SPLITS, Examples
-from experiments.train import language, leaks, loop, pretrained, steps
+from experiments.train import asked, language, loop, pretrained, steps
 from experiments.train.autoencoder import AutoEncoder
 from experiments.train.devices import Devices, whole
 from experiments.train.sweep import convergence, curriculum
@@ -110,7 +110,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     if settings.start_from:
         wanted = {name: cell.asked(settings)[name] for name in SAME}
         pretrained.start(model, pretrained.find(pathlib.Path(settings.start_from), cell.task, wanted))
-    if refused := _leak(settings, cell, model):
+    if refused := _breach(settings, cell, model):
         return refused
     batch = _learned(settings, cell)
     found = {"parameters": steps.parameter_count(model), "step_flops": step_flops(settings, cell.program)}
@@ -149,9 +149,9 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     return found
 
 
-def _leak(settings: Settings, cell: Cell, model: nnx.Module) -> dict | None:
-    """What the row says where a model sees the future at a length where it is tested or learns."""
-    found = functools.partial(leaks.found, model, cell.kernels(settings), cell.task)
+def _breach(settings: Settings, cell: Cell, model: nnx.Module) -> dict | None:
+    """What the row says of a model that breaks a law at a length where it is tested or learns."""
+    found = functools.partial(asked.breach, model, cell.kernels(settings), cell.task)
     tested, learned = dict.fromkeys([*settings.eval_lengths, cell.length]), _lengths(settings, cell)
     each = itertools.chain(
         (found(length, min(settings.test_examples, settings.count(length))) for length in tested),
@@ -241,8 +241,8 @@ def _curves(settings: Settings, cell: Cell):
         if settings.wandb and processes.is_first():
             from experiments.train import weights_and_biases  # another
 
-            asked = cell.row(settings)
-            run = weights_and_biases.following(out / WANDB, cell.task.metric, settings.wandb, name, asked)
+            chosen = cell.row(settings)
+            run = weights_and_biases.following(out / WANDB, cell.task.metric, settings.wandb, name, chosen)
             tells.append(told.enter_context(run))
         yield lambda progress: [tell(progress) for tell in tells]
 
