@@ -59,7 +59,7 @@ class Setting(NamedTuple):
 
     def told(self) -> dict:
         """As rows have it."""
-        return self._asdict() | {"kernel": repr(self.kernel), "name": catalogue.name_of(self.kernel)}
+        return self._asdict() | {"kernel": catalogue.identity(self.kernel), "name": catalogue.name_of(self.kernel)}
 
 
 def settings(values: dict[str, tuple[int, ...]], is_causal: bool) -> list[Setting]:

@@ -15,7 +15,7 @@ def described(candidate: str | Kernel) -> dict:
     """How a row names a candidate."""
     if isinstance(candidate, str):
         return {"kernel": candidate, "name": candidate}
-    return {"kernel": repr(candidate), "name": catalogue.name_of(candidate)}
+    return {"kernel": catalogue.identity(candidate), "name": catalogue.name_of(candidate)}
 
 
 def built(candidate: str | Kernel, settings, vocabulary: int, length: int, seed: int) -> nnx.Module:

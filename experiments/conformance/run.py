@@ -33,7 +33,7 @@ class Conformance(Experiment):
 
     def cells(self, settings: Settings) -> Iterator[list[Cell]]:
         shared = {"xla_flags": XLA_FLAGS.get(settings.platform, "")}
-        told = lambda kernel: {"kernel": repr(kernel), "name": catalogue.name_of(kernel)} | shared
+        told = lambda kernel: {"kernel": catalogue.identity(kernel), "name": catalogue.name_of(kernel)} | shared
         compared = itertools.product(settings.routes, settings.patterns)
         asked = [(kernel, routes.LAWS, {"route": route}) for route, kernel in compared]
         asked += [(kernel, settings.laws, {}) for kernel in settings.kernels]
