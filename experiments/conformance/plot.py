@@ -26,7 +26,8 @@ def _grid(rows: list[dict], path: pathlib.Path, title: str) -> None:
     codes = np.full((len(laws), len(subjects)), list(COLORS).index("not run"))
     for row in rows:
         codes[laws.index(row["law"]), subjects.index(analysis.subject(row))] = list(COLORS).index(row["status"])
-    width, height = 2.5 + 0.45 * len(subjects), 1.5 + 0.24 * len(laws)
+    room = 0.06 * max(map(len, subjects))  # of the longest name, which stands aslant
+    width, height = 2.5 + room + 0.45 * len(subjects), 1.2 + room + 0.24 * len(laws)
     figure, (panel,) = figures.axes(1, width=width, height=height)
     palette = figures.palette(list(COLORS.values()))
     panel.pcolormesh(codes, cmap=palette, vmin=-0.5, vmax=len(COLORS) - 0.5, edgecolors="white")
