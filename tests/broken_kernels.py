@@ -174,6 +174,15 @@ class ThirdExample(Plain):
 
 
 @dataclasses.dataclass(frozen=True)
+class LeakOfTheLoud(Plain):
+    """The next token is seen by queries of a size that no model begins with."""
+
+    def batched(self, params, draws, q, k, v, call):
+        out, lse = super().batched(params, draws, q, k, v, call)
+        return jnp.where(jnp.abs(q).max(axis=-1, keepdims=True) > 40, LongLeak.wrong(out, v), out), lse
+
+
+@dataclasses.dataclass(frozen=True)
 class ProbedHeads(Plain):
     """Right for two heads at most, and else values are handed through."""
 

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from attnzoo import Delta, Linear, Linformer, SlidingWindow, Softmax
+from attnzoo import BigBird, Delta, Dims, Linear, Linformer, SlidingWindow, Softmax
 from experiments.bench import chips, records
 from experiments.bench.settings import parsed
 from experiments.choose import knowledge, losses, run
@@ -154,9 +154,28 @@ def test_a_plug_in_is_known_by_its_module_and_imported(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1.5 s" in said and "-25.0" in said
     assert "code: from tests.broken_kernels import Plain; attnzoo.attend(query, key, value, kernel=Plain()" in said
+    ahead = parsed(Settings, length=400, causal=True, kernels="tests.broken_kernels.LongLeak", rows=str(tmp_path))
+    assert run.run(ahead) == 1 and "refused: breaks `the_future_cannot_touch" in capsys.readouterr().out
     broken = {"kernel": f"{name}()", "name": "Plain", "length": 128, "status": "refused", "law": "causal", "reason": ""}
     records.append(tmp_path, TIMED | broken)
     assert run.run(given) == 1 and "refused: breaks `causal`" in capsys.readouterr().out
+
+
+def test_a_token_takes_its_part_of_a_call_that_decoded_several(tmp_path):
+    decoded = {"experiment": "decoding", "context": 4096, "tokens": 16, "seed": 0, "state_bytes": 1}
+    for kernel in ("Softmax()", repr(BigBird())):
+        records.append(tmp_path, TIMED | decoded | {"kernel": kernel, "name": "x", "median": 8.0})
+    rows = knowledge.read(tmp_path)
+    chosen = parsed(Settings, length=4096, decode=True, heads=2, head_dim=16, dtype="float32")
+    for kernel in (Softmax(), BigBird()):
+        known = knowledge.factor(rows, kernel, knowledge.Call("cpu", 4096, True, "decode", "float32"))
+        assert run.choice(chosen, kernel, known).seconds == pytest.approx(0.5)
+
+
+def test_a_step_reads_no_more_of_a_state_than_it_computes_with():
+    dims = Dims(64, 65536, 65536, 8, 2, 64, 64)
+    least = lambda kernel: knowledge.least(kernel, dims, "bfloat16", True, "decode", chips.CHIPS["h100"])
+    assert least(BigBird()) < least(Softmax()) / 4 and least(Linear()) < least(BigBird())
 
 
 def test_what_cannot_serve_or_does_not_fit_comes_last_with_the_reason(tmp_path, capsys):

@@ -10,6 +10,7 @@ from experiments.bench import records
 from experiments.bench.settings import parsed
 from experiments.disputes import cases, rules, run, settings
 from experiments.disputes.rules import Heard, Verdict
+from experiments.train.sweep.cells import cells as models_of
 from experiments.train.sweep.settings import Settings as Training
 from tests import summaries
 
@@ -93,6 +94,25 @@ def test_a_verdict_is_a_row_a_table_and_a_figure(tmp_path, monkeypatch):
     assert row["verdict"] == "holds" and "-60.0" in row["detail"]
     assert row["detail"].endswith("the loss of 2 of 6 models still fell")
     assert "arXiv:2403.19887" in summaries.of(tmp_path) and (tmp_path / "verdicts.png").stat().st_size > 5000
+
+
+def test_another_reader_decides_by_other_seeds(tmp_path, monkeypatch):
+    dispute = cases.DISPUTES["hybrid"]
+    rows = [
+        {"task": "t", "kernel": presets.identity(*presets.parse(text)), "seed": seed, "learning_rate": 1e-3,
+         "status": "measured", "score": seed / 10, "validation": 0, "validations": [], "metric": "accuracy",
+         "curve": [], "length": 128, "width": 32}
+        for text in dispute.contenders for seed in range(6)
+    ]  # fmt: skip
+    heard = run.contenders(dispute, rows, range(4, 6))
+    assert {tuple(each.scores) for each in heard.values()} == {(4, 5)}
+    given = parsed(settings.Settings, disputes="hybrid", seeds=2, first_seed=4, out=str(tmp_path))
+    assert "--first_seed=4" in run.command(given, "hybrid", dispute)
+    [[cell]] = run.EXPERIMENT.cells(given)
+    plain = parsed(settings.Settings, disputes="hybrid", seeds=2, out=str(tmp_path))
+    [[other]] = run.EXPERIMENT.cells(plain)
+    assert run.EXPERIMENT.identity(cell.row) != run.EXPERIMENT.identity(other.row)
+    assert {cell.seed for cell in models_of(parsed(Training, seeds=2, first_seed=4))} == {4, 5}
 
 
 def test_models_that_are_missing_are_told(tmp_path, monkeypatch):

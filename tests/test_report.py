@@ -11,6 +11,7 @@ from experiments.bench import command_log, locks, records
 from experiments.report import at, export, sections
 from experiments.report.page import HEAVY, write
 from experiments.show import tables, units, webpage
+from experiments.train.sweep import convergence
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
@@ -50,7 +51,7 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
         for length in (64, 256)
     ]
     refused = {"status": "skipped", "reason": "would take 9 s. More", "kernel": "Additive()", "name": "additive"}
-    rows += [timed | refused | {"length": 256, "state_bytes": None}]
+    rows += [timed | refused | {"length": 256, "state_bytes": None, "pass": passed} for passed in ("forward", "train")]
     for name, kernel, heads in (
         ("gated_delta", "GatedDelta()", 2),
         ("softmax", "Softmax()", 2),
@@ -70,7 +71,8 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
         lines["GatedDelta"][head].startswith(at.BEST) for head in ("time forward, 256", "memory forward, 256")
     )
     assert lines["Softmax"]["memory forward, 256"].startswith(at.BEST)
-    assert lines["Additive"]["not measured"] == "forward: skipped: would take 9 s"
+    why = "skipped: would take 9 s"
+    assert lines["Additive"]["not measured"] == f"forward: {why}; train: {why}"
     assert at.table([], None) is None
     law = {"kernel": "Linear()", "name": "linear", "length": 64, "status": "refused", "law": "masks_hide", "reason": ""}
     for more, is_there in (([timed | law], False), ([timed | law, timed | law | {"status": "skipped"}], True)):
@@ -116,8 +118,9 @@ def test_what_is_lost_is_of_one_setting_and_of_another_is_said_to_be():
         assert shown["Delta"].startswith("97.0") and shown["Delta"].endswith(", trained otherwise")
 
 
-def test_models_of_the_same_seeds_are_told_apart_by_their_differences():
+def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatch):
     """By intervals of each, seeds that are hard for all models would hide what is less with every seed."""
+    monkeypatch.setattr(convergence, "CEILING", 0.5)
     rows = [row for row in records.read(RESULTS / "compare/recall") if row["status"] == "measured"]
     kept = [row for row in rows if row["name"] in ("softmax", "linear")]
     hard = {seed: 0.9 - 0.1 * seed for seed in range(5)}
@@ -127,6 +130,13 @@ def test_models_of_the_same_seeds_are_told_apart_by_their_differences():
     starred = lambda rows: {line[0]: line[1].startswith(at.BEST) for line in at.table(rows, 128).lines}
     assert starred(told(0.01)) == {"Softmax": True, "Linear": False}
     assert starred(told(0.0)) == {"Softmax": True, "Linear": True}
+    found = at.table(told(0.01), 128)
+    assert at.best(found) == [(found.header[1], "Softmax")]
+    monkeypatch.undo()
+    assert "nothing is decided" in at.table(told(0.01), 128).header[1] and not any(starred(told(0.01)).values())
+    monkeypatch.setattr(convergence, "CEILING", 0.5)
+    few = [row for row in told(0.01) if row["seed"] < 3]
+    assert not any(starred(few).values()) and "3 seeds, which supports no claim" in at.table(few, 128).header[1]
 
 
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):

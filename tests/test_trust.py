@@ -182,8 +182,14 @@ def test_programs_that_are_timed_or_tested_are_asked_at_each_length(tmp_path):
 
 def test_models_are_asked_as_they_learn_and_of_all_their_examples(tmp_path):
     kernels = broken.Plain(), broken.LearnsAhead(), broken.ThirdExample()
-    _, rows = swept(tmp_path, kernels, task="text", tokens=64)
-    assert [row.get("law") for row in rows] == [None, FUTURE, FUTURE]
+    _, rows = swept(tmp_path, kernels, task="text", tokens=64, dropout=0.1)
+    assert [row.get("law") for row in rows] == [None, FUTURE, FUTURE] and rows[0]["step_flops"] > 0
+
+
+def test_models_are_asked_once_more_when_they_have_learned(tmp_path):
+    changes = {"task": "text", "steps": 40, "learning_rates": "1.0", "warmup": 1}
+    _, rows = swept(tmp_path, [broken.LeakOfTheLoud()], **changes)
+    assert [row.get("law") for row in rows] == [FUTURE] and rows[0]["status"] == "refused"
 
 
 SLOPES, EQUATION, STEPS = "gradients_are_slopes", "batched_equals_head", "stepping_equals_the_whole"

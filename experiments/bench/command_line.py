@@ -17,6 +17,14 @@ from experiments.bench import settings as declared
 
 flags.disclaim_key_flags()  # they are those of the module that asks for them
 
+# What to do about errors of the system.
+A_FILE = ": it is a file, where a folder is needed; name another"
+ADVICE = {
+    errno.ENOSPC: ": rows so far are kept; make room, and the same command goes on from there",
+    errno.EEXIST: A_FILE,
+    errno.ENOTDIR: A_FILE,
+}
+
 
 def run(settings: type[declared.Settings], home: str, positional: str | None = None) -> None:
     """Ask `home.run` what the flags of `settings` say; exit with its code, 2 for bad input, 130 for Ctrl-C.
@@ -38,8 +46,7 @@ def run(settings: type[declared.Settings], home: str, positional: str | None = N
             asked = declared.read(settings)
             return importlib.import_module(home).run(asked, *given)
         except (ValueError, OSError) as error:
-            is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            advice = ": rows so far are kept; make room, and the same command goes on from there" if is_full else ""
+            advice = ADVICE.get(error.errno, "") if isinstance(error, OSError) else ""
             print(f"error: {error}{advice}", file=sys.stderr)
             return processes.left(2)
         except processes.Lost as lost:

@@ -3,7 +3,8 @@
     python -m experiments.claims --claims=recall --out=results/claims  # 31.2 CPU minutes
 
 Time is of what is done while the folder is held, start-up and drawing left out, with processes that the run has waited
-for, added up over reruns. A run that was killed has its command there, and not the time of that try.
+for, added up over reruns. So what such a process fills has its command alone: it is counted already. A run that was
+killed has its command there, and not the time of that try.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Iterator
 
 COMMAND = "command.txt"
+COUNTED = "ATTNZOO_COUNTED_BY"  # the process whose time has that of this one
 _LINE = re.compile(r"(?P<command>.*?)(?:  # (?P<minutes>[0-9.]+) CPU minutes)?")
 
 
@@ -31,10 +33,15 @@ def remembered(folder: pathlib.Path) -> Iterator[None]:
         return
     command, start = shlex.join(["python", *words[words.index("-m") :]]), _minutes()
     _add(folder / COMMAND, command)
+    is_outermost = COUNTED not in os.environ
+    is_counted = os.environ.setdefault(COUNTED, str(os.getpid())) != str(os.getpid())
     try:
         yield
     finally:
-        _add(folder / COMMAND, command, _minutes() - start)
+        if not is_counted:
+            _add(folder / COMMAND, command, _minutes() - start)
+        if is_outermost:
+            del os.environ[COUNTED]
 
 
 def total(root: pathlib.Path) -> float:

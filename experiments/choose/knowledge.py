@@ -9,10 +9,15 @@ import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+import attnzoo
 from attnzoo import Dims, Kernel, catalogue, costs
+from attnzoo.costs import counting
 from attnzoo.door.routes import IMPLEMENTATIONS
 from experiments.accuracy import run as accuracy
-from experiments.bench import processor, records
+from experiments.bench import brought, processor, records
 from experiments.bench.chips import CHIPS, Chip
 from experiments.compiled import bounds
 from experiments.compiled import run as compiled
@@ -143,8 +148,9 @@ def _is_other(row: dict, call: Call) -> bool:
 def _factor(row: dict, kernel: Kernel, is_itself: bool, call: Call) -> Factor:
     is_measured = row["status"] == "measured"
     needed = least(kernel, _dims(row), row["dtype"], row.get("is_causal", True), call.passed, chip(call.device))
+    steps = row["tokens"] if call.passed == DECODE else 1  # in a call that was timed
     # A compiled program may hide its operations in a kernel: it takes the least, too.
-    value = row["median"] / needed if is_measured else max(1.0, row["roofline_seconds"] / needed)
+    value = row["median"] / steps / needed if is_measured else max(1.0, row["roofline_seconds"] / needed)
     implementation = OURS[row.get("implementation")]
     told = [
         row["place"],
@@ -188,12 +194,33 @@ def _dims(row: dict) -> Dims:
 
 def least(kernel: Kernel, dims: Dims, dtype: str, is_causal: bool, passed: str, target: Chip) -> float:
     """The least seconds of a call: of a launch, of operations counted from its program, and of what must be moved."""
-    if passed == DECODE:  # a state is read once
-        return bounds.roofline(target, dtype, kernel.state_bytes(dims, dtype), None, 1).seconds
+    if passed == DECODE:
+        return bounds.roofline(target, dtype, _read(kernel, dims, dtype), None, 1).seconds
     flops = _flops(kernel, dims, is_causal, dtype)
     is_train = passed == "train"
     moved = bounds.least_bytes(kernel, dims, dtype, is_train)
     return bounds.roofline(target, dtype, moved, flops * (3 if is_train else 1), 1).seconds  # backward, each is two
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(kernel: Kernel, dims: Dims, dtype: str) -> float:
+    """Bytes that a step reads: a state once, or as many of its numbers as the step multiplies and adds."""
+    sizes = {"num_heads": dims.num_heads, "num_key_value_heads": dims.num_key_value_heads, "head_dim": dims.head_dim}
+    sizes |= {"batch": dims.batch, "max_length": dims.key_length, "dtype": dtype}
+
+    def begun(rng):
+        params = kernel.init(rng, dims)
+        brings = brought.normal(kernel, dims, (dims.batch, 1, dims.num_key_value_heads), rng, dtype)
+        return attnzoo.start(kernel=kernel, params=params, **sizes), params, brings
+
+    def step(begun, q, k):
+        state, params, brings = begun
+        return attnzoo.step(state, q, k, k, params=params, tokens=brings)
+
+    of = lambda heads: jax.ShapeDtypeStruct((dims.batch, 1, heads, dims.head_dim), dtype)
+    operands = of(dims.num_heads), of(dims.num_key_value_heads)
+    operations = counting.flops(step, jax.eval_shape(begun, jax.random.key(0)), *operands)
+    return min(kernel.state_bytes(dims, dtype), operations / 2 * jnp.dtype(dtype).itemsize)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 from typing import NamedTuple
@@ -9,12 +10,13 @@ from typing import NamedTuple
 import jax
 
 from attnzoo import Dims, Kernel, Softmax, catalogue
-from experiments.bench import progress
+from experiments.bench import asked, progress, trust
 from experiments.bench.program import Program
 from experiments.choose import knowledge, losses
 from experiments.choose.settings import Settings
 from experiments.show import naming, units
 
+ASKED = 1024  # tokens, at most, of a call of a kernel of one's own that is held to laws: some seconds
 UNKNOWN = "not trained in these rows"
 ORDER = "Of equal times what was trained comes first, then less memory. Fewer points are worse, and more bits."
 
@@ -39,7 +41,8 @@ def run(settings: Settings) -> int:
     known = {kernel: knowledge.factor(rows, kernel, call, serves(kernel)) for kernel in settings.kernels}
     other = knowledge.typical([each for each in known.values() if each is not None])
     broken = knowledge.broken(rows)
-    choose = lambda kernel, known: choice(settings, kernel, known, broken.get(catalogue.identity(kernel), ""))
+    law = lambda kernel: broken.get(catalogue.identity(kernel), "") or _law(settings, kernel)
+    choose = lambda kernel, known: choice(settings, kernel, known, law(kernel))
     lost = lambda kernel: "; ".join(lost_by.get(losses.class_of(kernel), [])) or UNKNOWN * (type(kernel) is not Softmax)
     order = lambda each: (bool(each.refusal), each.seconds, lost(each.kernel) == UNKNOWN, each.size)
     every = sorted((choose(kernel, each or other) for kernel, each in known.items()), key=order)
@@ -79,6 +82,20 @@ def choice(settings: Settings, kernel: Kernel, known: knowledge.Factor, broken: 
     if size > limit:
         return nothing(f"needs at least {units.size_text(size)}, there are {units.size_text(limit)}")
     return Choice(kernel, known.value * least, size, known.source, implementation=known.implementation)
+
+
+def _law(settings: Settings, kernel: Kernel) -> str:
+    """Which law a kernel of one's own breaks in a call like the one that is asked about, of fewer tokens."""
+    if trust.is_ours(kernel):
+        return ""
+    asked_about = dataclasses.replace(settings, length=min(settings.length, ASKED))
+    place = {"is_trained": settings.train, "is_causal": settings.causal or settings.decode}
+    own = dataclasses.replace(program(asked_about, kernel, None), is_causal=place["is_causal"])
+    try:
+        found = trust.breach(kernel, asked_about.length, **place) or asked.breach(own, own.operands(0))
+    except NotImplementedError:  # which the call is refused for
+        return ""
+    return f"refused: breaks `{found['law']}`" if found else ""
 
 
 def program(settings: Settings, kernel: Kernel, implementation: str | None) -> Program:

@@ -42,7 +42,7 @@ def _trained(settings, cell: Cell) -> dict:
     count = lambda length: max(1, settings.tokens // length)
     breach = functools.partial(asked.breach, model, candidates.kernels(cell.subject), TASK)
     for length in dict.fromkeys(lengths):
-        if refusal := breach(length, AT_ONCE) or breach(length, count(length), is_learned=True):
+        if refusal := breach(length, count(length), is_learned=True):
             return refusal
 
     def batch(step: int) -> Examples:
@@ -55,6 +55,9 @@ def _trained(settings, cell: Cell) -> dict:
     found["devices"] = trained.devices
     if trained.diverged is not None:
         return found | {"status": "diverged", "reason": f"the loss was no number at step {trained.diverged:,}"}
+    refusals = (breach(length, AT_ONCE) for length in dict.fromkeys(lengths))
+    if refusal := next(filter(None, refusals), None):
+        return refusal
     return found | {"status": "measured", "accuracies": [_recalled(model, x, seed) for x in settings.distances]}
 
 

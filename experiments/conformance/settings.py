@@ -24,7 +24,7 @@ def _kernels(text: str | None, name: str) -> tuple[Kernel, ...]:
 
 def _patterns(text: str | None, name: str) -> tuple[Kernel, ...]:
     """One kernel for each way of softmax to skip, and for each of states to be written, where none are named."""
-    return parsing.kernels(PATTERNS if text is None else text, name)
+    return () if text == "" else parsing.kernels(PATTERNS if text is None else text, name)
 
 
 def _laws() -> tuple[str, ...]:
@@ -62,7 +62,9 @@ class Settings(settings.Settings):
         parsing.unless_empty(parsing.some_of(_laws, every=True)),
     )
     patterns: tuple[Kernel, ...] = flag(
-        None, "Kernels whose implementations are compared, in 16 bits; one of each pattern unless given.", _patterns
+        None,
+        "Kernels whose implementations are compared, in 16 bits; one of each pattern unless given; '' for none.",
+        _patterns,
     )
     routes: tuple[str, ...] = flag(
         "all",

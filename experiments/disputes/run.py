@@ -28,7 +28,7 @@ class Disputes(Experiment):
     """A verdict for each dispute."""
 
     name = "disputes"
-    key = ("dispute", "flags", "seeds")
+    key = ("dispute", "flags", "seeds", "first_seed")
     columns = ("dispute",)
     caveats = (
         caveats.SMALL,
@@ -41,7 +41,7 @@ class Disputes(Experiment):
         """A cell for each, which is asked for when the one before has its verdict."""
         for name, dispute in settings.chosen().items():
             row = {"dispute": name, "claim": dispute.claim, "sources": dispute.sources, "scale": dispute.scale}
-            row |= {"rule": told(dispute), "flags": shlex.join(_flags(dispute)), "seeds": settings.seeds}
+            row |= {"rule": told(dispute), "flags": shlex.join(_flags(dispute)), **_seeds(settings)}
             yield [Cell(row, dispute)]
 
     def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
@@ -81,7 +81,7 @@ def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
         raise outcome.Stopped
     if code not in (0, 1):
         raise RuntimeError(f"{command(settings, name, dispute)} ended with {code}")
-    heard = contenders(dispute, records.read(_folder(settings, name)), settings.seeds)
+    heard = contenders(dispute, records.read(_folder(settings, name)), settings.every_seed)
     judgement = dispute.rule.judge(heard)
     falling, models = sum(len(x.falling) for x in heard.values()), sum(len(x.scores) for x in heard.values())
     doubt = f"; the loss of {falling} of {models} models still fell" if falling else ""
@@ -97,19 +97,20 @@ def _trained(words: list[str]) -> int:
     return subprocess.run([sys.executable, *words]).returncode
 
 
-def contenders(dispute: Dispute, rows: list[dict], seeds: int) -> Contenders:
+def contenders(dispute: Dispute, rows: list[dict], seeds: range) -> Contenders:
     """What the models of each contender say, at the rate that validation chose for it.
 
     Raises:
       ValueError: a contender has fewer seeds than were asked for.
     """
-    chosen = [row for row in analysis.at_chosen_rates(rows) if row["status"] == "measured"]
+    chosen = analysis.at_chosen_rates([row for row in rows if row["seed"] in seeds])
+    chosen = [row for row in chosen if row["status"] == "measured"]
     found = {}
     for text in dispute.contenders:
         [kernel] = presets.parse(text)
         own = {row["seed"]: row for row in chosen if row["kernel"] == presets.identity(kernel)}
-        if len(own) < seeds:
-            raise ValueError(f"{text}: {len(own)} of {seeds} seeds were measured, the others failed or diverged")
+        if len(own) < len(seeds):
+            raise ValueError(f"{text}: {len(own)} of {len(seeds)} seeds were measured, the others failed or diverged")
         found[text] = _heard(own)
     return found
 
@@ -132,8 +133,13 @@ def _flags(dispute: Dispute) -> list[str]:
 
 
 def _given(settings: Settings, name: str, dispute: Dispute) -> dict:
-    shared = {"seeds": settings.seeds, "jobs": settings.jobs, "out": str(_folder(settings, name))}
-    return {"kernels": ", ".join(dispute.contenders)} | dispute.flags | shared
+    shared = {"jobs": settings.jobs, "out": str(_folder(settings, name))}
+    return {"kernels": ", ".join(dispute.contenders)} | dispute.flags | _seeds(settings) | shared
+
+
+def _seeds(settings: Settings) -> dict[str, int]:
+    """Flags and fields of rows; rows that are older than `first_seed` are of those from 0."""
+    return {"seeds": settings.seeds} | ({"first_seed": settings.first_seed} if settings.first_seed else {})
 
 
 def _words(settings: Settings, name: str, dispute: Dispute) -> list[str]:

@@ -32,9 +32,15 @@ class Settings(settings.Settings):
         parsing.some_of(_names, every=True),
     )
     seeds: int = flag(5, "Seeds of each model; fewer than five support no claim.", at_least=2)
+    first_seed: int = flag(0, "The first of these seeds, which others follow.", at_least=0)
     jobs: int = flag(1, "Models at work beside each other.", at_least=1)
     out: str = flag("runs/disputes", "Folder for verdicts, and in it one of models for each dispute.")
     dry_run: bool = flag(False, "Print claims, rules, commands and hours, and train nothing.")
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds that a verdict is of."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def chosen(self) -> dict[str, Dispute]:
         """Those that are named."""

@@ -27,7 +27,7 @@ class Settings(settings.Settings):
         parsing.numbers,
         at_least=1e-12,
     )
-    seeds: int = flag(3, "Number of runs at each rate, with seeds 0, 1, ...", at_least=1)
+    seeds: int = flag(3, "Number of runs at each rate, with a seed each.", at_least=1)
     steps: int = flag(400, "Training steps.", at_least=2)
     validate_every: int = flag(25, "Steps between validations, which tell when a task is solved.", at_least=1)
     solved: float = flag(0.9, "Share of validation's answers from which a task is solved.", at_least=0.01)

@@ -6,8 +6,8 @@ causally and else alike, they stand beside them, say so, and are compared with n
 answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on:
 of the setting with the most kernels, rates and seeds; of other kernels, that were trained otherwise, likewise.
 The best number of a column is starred, beside those that cannot be told from it: where seeds are the same, the interval
-of differences holds 0; else both intervals meet. A kernel that was refused anywhere
-because it breaks a law has no number in any column.
+of differences holds 0; else both intervals meet. Nothing is starred where seeds are too few for a claim, or the
+baseline is not where it ends. A kernel that was refused anywhere because it breaks a law has no number in any column.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Found(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A head, what is found by the names of kernels, and whether more is better."""
+    """A head, what is found by the names of kernels, whether more is better, and whether any may be called best."""
 
     head: str
     found: dict[str, Found]
     is_more_better: bool = False
+    is_decided: bool = True
 
 
 def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
@@ -87,6 +88,16 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
     ]
     told = f"; times of {scaling.setting_text(timed[0])}" if timed else ""
     return Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
+
+
+def best(found: Table) -> list[tuple[str, str]]:
+    """The heads of columns that have a best number, each with its kernels."""
+    told = []
+    for place, head in enumerate(found.header):
+        starred = [line[0] for line in found.lines if line[place].startswith(BEST)]
+        if starred:
+            told.append((head, ", ".join(starred)))
+    return told
 
 
 def _broken(rows: list[dict]) -> dict[str, dict]:
@@ -176,11 +187,13 @@ def _trained(rows: list[dict], length: int) -> list[Column]:
         for entry in itertools.chain(*others):
             apart = _scored(entry, metric)
             found.setdefault(entry["name"], apart._replace(text=f"{apart.text}, trained otherwise", is_apart=True))
-        doubt = next((f" ({entry['doubt']})" for entry in entries if entry["doubt"]), "")
+        few = statistics.doubt(max(entry["seeds"] for entry in entries))
+        doubts = list(filter(None, (next((x["doubt"] for x in entries if x["doubt"]), ""), few)))
         at = own[0]["tested"]
         place = f"{at:,}" if at == learned else f"{at:,} (trained on {learned:,})"
-        told = f"{head}, {naming.short(entries[0]['task'])}, {place}{doubt}"
-        columns.append(Column(told, found, metric == "accuracy"))
+        but = f" ({'; '.join(doubts)})" if doubts else ""
+        told = f"{head}, {naming.short(entries[0]['task'])}, {place}{but}"
+        columns.append(Column(told, found, metric == "accuracy", is_decided=not doubts))
     return columns
 
 
@@ -230,7 +243,7 @@ def _cell(column: Column, name: str, kernel: str) -> str:
 
 def _is_best(own: Found, column: Column) -> bool:
     rivals = [each for each in column.found.values() if not each.is_apart]
-    if own.is_apart or len(rivals) < 2:
+    if own.is_apart or len(rivals) < 2 or not column.is_decided:
         return False
     best = (max if column.is_more_better else min)(rivals, key=lambda each: each.value)
     of = statistics.share if column.is_more_better else statistics.mean
@@ -242,11 +255,12 @@ def _is_best(own: Found, column: Column) -> bool:
 
 def _refused(rows: list[dict], length: int) -> dict[str, str]:
     """Why kernels were not timed there."""
-    return {
-        row["name"]: f"{row['pass']}: {row['status']}: {row['reason'].split('. ')[0]}"
-        for row in _nearest(rows, length)
-        if row["status"] != "measured"
-    }
+    found: dict[str, dict[str, None]] = {}
+    for row in _nearest(rows, length):
+        if row["status"] != "measured":
+            why = f"{row['pass']}: {row['status']}: {row['reason'].split('. ')[0]}"
+            found.setdefault(row["name"], {})[why] = None
+    return {name: "; ".join(reasons) for name, reasons in found.items()}
 
 
 def of_folder(places: Iterable, length: int | None) -> Table | None:

@@ -35,7 +35,7 @@ def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) ->
     if not found:
         raise ValueError(f"no rows to report: expected {records.ROWS} in {folder}, or in folders below it")
     told = {"title": TITLE, "introduction": INTRODUCTION + _cost(folder), "sections": found}
-    told["opening"] = _opening(folder, length)
+    told["opening"], told["best"] = _opening(folder, length)
     page = webpage.render("report/page.html", **told)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8", errors="replace")
@@ -44,13 +44,14 @@ def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) ->
     return out
 
 
-def _opening(folder: pathlib.Path, length: int | None) -> str:
-    """The table of one length; nothing where rows are of another version, which their sections tell."""
+def _opening(folder: pathlib.Path, length: int | None) -> tuple[str, list[tuple[str, str]]]:
+    """The table of one length, and what is best there; nothing where rows are of another version, which their sections
+    tell."""
     try:
         found = at.of_folder(places(folder), length)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return ""
-    return "" if found is None else webpage.table(found.header, found.lines, found.title)
+        return "", []
+    return ("", []) if found is None else (webpage.table(found.header, found.lines, found.title), at.best(found))
 
 
 def _cost(folder: pathlib.Path) -> str:

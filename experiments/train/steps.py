@@ -132,8 +132,8 @@ def flops(model: nnx.Module, batch: Examples) -> float | None:
 
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     # A copy, for dropout counts in the model how often it has drawn.
-    gradient: Callable = jax.grad(lambda params: _loss(nnx.merge(graph, params, rest, copy=True), batch))
+    gradient: Callable = jax.grad(lambda params, rest: _loss(nnx.merge(graph, params, rest, copy=True), batch))
     try:
-        return counting.flops(gradient, params)
+        return counting.flops(gradient, params, rest)
     except ValueError:  # a loop whose trip count is not known
         return None

@@ -187,7 +187,7 @@ def cells(settings: Settings) -> Iterator[Cell]:
 
 
 def _all(settings: Settings) -> Iterator[Cell]:
-    for seed in range(settings.seeds):
+    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
         for task, length, width in itertools.product(settings.tasks, settings.lengths, settings.widths):
             each = itertools.product(settings.kernels, settings.positions, settings.learning_rates)
             for kernel, positions, rate in each:

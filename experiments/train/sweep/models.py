@@ -140,6 +140,8 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         "devices": progress.devices,
         "mesh": settings.mesh,
     }
+    if refused := _breach(settings, cell, model, is_trained=True):  # what is learned may open a way to the future
+        return refused
     found["validation"] = min((score for _, score in progress.validations), default=None)
     found |= outcome(settings, cell, model, progress, devices)
     found["state_bytes"] = state_bytes(settings, cell)
@@ -149,10 +151,11 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
     return found
 
 
-def _breach(settings: Settings, cell: Cell, model: nnx.Module) -> dict | None:
-    """What the row says of a model that breaks a law at a length where it is tested or learns."""
+def _breach(settings: Settings, cell: Cell, model: nnx.Module, is_trained: bool = False) -> dict | None:
+    """What the row says of a model that breaks a law at a length where it is tested, or learns unless it is trained."""
     found = functools.partial(asked.breach, model, cell.kernels(settings), cell.task)
-    tested, learned = dict.fromkeys([*settings.eval_lengths, cell.length]), _lengths(settings, cell)
+    tested = dict.fromkeys([*settings.eval_lengths, cell.length])
+    learned = [] if is_trained else _lengths(settings, cell)
     each = itertools.chain(
         (found(length, min(settings.test_examples, settings.count(length))) for length in tested),
         (found(length, settings.count(cell.length), is_learned=True) for length in learned),

@@ -58,7 +58,8 @@ class Settings(processes.Settings):
         parsing.numbers,
         at_least=1e-12,
     )
-    seeds: int = flag(1, "Number of runs of each cell, with seeds 0, 1, ...", at_least=1)
+    seeds: int = flag(1, "Number of runs of each cell, with a seed each.", at_least=1)
+    first_seed: int = flag(0, "The first of these seeds, which others follow.", at_least=0)
     steps: int = flag(200, "Training steps.", at_least=2)
     batch: int = flag(
         0, f"Examples in a training batch, as many at every length; {BATCH} unless --tokens is given.", at_least=0
