@@ -303,6 +303,11 @@ def test_a_run_leaves_its_command_and_what_it_cost(tmp_path, monkeypatch):
         pass
     told = (tmp_path / command_log.COMMAND).read_text()
     assert told == f"python -m experiments.peers\n{command}  # 2.75 CPU minutes\n"
+    monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "experiments.accuracy"])
+    monkeypatch.setenv(command_log.COUNTED, "1")  # the process that waits for this one
+    with locks.writing(tmp_path / "models"):
+        pass
+    assert (tmp_path / "models" / command_log.COMMAND).read_text() == "python -m experiments.accuracy\n"
 
 
 def test_a_command_counts_once_and_what_was_started_by_hand_beside_it(tmp_path):
