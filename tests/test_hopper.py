@@ -1,11 +1,13 @@
 """The kernels of a Hopper GPU, interpreted by a CPU that looks for races, against the oracles and their gradients."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import BigBird, Dims, Local, NadarayaWatson, SlidingWindow, Softmax, SparseTransformer, attend
+from attnzoo import BigBird, Dims, Linear, Local, NadarayaWatson, SlidingWindow, Softmax, SparseTransformer, attend
 from attnzoo.engines.fused.hopper import softmax as hopper
 from attnzoo.engines.fused.hopper import warpgroups
 from attnzoo.engines.fused.way import interpreted
@@ -175,6 +177,27 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients(ask, name):
     ask(check, **CASES[name])
+
+
+def test_an_end_that_copies_know(ask):
+    """Eight divides the length, as it needs, and no tile does."""
+    ask(check, SlidingWindow(left=70, right=0), sizes=(104, 104), is_causal=True)
+
+
+@pytest.mark.parametrize(("length", "rows"), [(200, 200), (196, 200)])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("kernel", [Softmax(), Linear()], ids=repr)
+def test_kernels_are_given_rows_as_many_as_there_are(kernel, is_causal, length, rows):
+    """Or as eight divides: those that would fill up a tile are neither read nor written, forward and backward."""
+    operands = [jax.ShapeDtypeStruct((1, length, 2, 64), jnp.bfloat16)] * 3
+    call = lambda *x: attend(*x, kernel=kernel, is_causal=is_causal, implementation="pallas").astype(float).sum()
+    launching = mock.patch.object(warpgroups, "launched", wraps=warpgroups.launched)
+    with launching as launched, interpreted(quantum=128, largest=128, grain=64, platform="cuda"):
+        jax.eval_shape(jax.grad(call, (0, 1, 2)), *operands)
+    assert launched.call_count >= 3
+    for one in launched.call_args_list:
+        moved = [*one.args[2], *one.kwargs["out_type"]]
+        assert {x.shape[1] for x in moved if x.ndim == 4 and x.dtype == jnp.bfloat16 and x.shape[1] != 2} == {rows}
 
 
 DECLINED = {

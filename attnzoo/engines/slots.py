@@ -64,12 +64,14 @@ class Laid(NamedTuple):
       slots: where they stand.
       standing_of: who sees what, from the slots of one chunk.
       restored: outputs of queries [B, T, N, Hv], from those of slots [chunks, B, t, N, Hv].
+      ends: how many slots of queries, and of keys, come before those that fill up the last chunk.
     """
 
     given: Sequence
     slots: Slots
     standing_of: Callable[[Slots], Standing]
     restored: Callable[[jax.Array], jax.Array]
+    ends: tuple[int, int]
 
     def moved(self, first: jax.Array) -> Laid:
         """The same of tokens that stand behind others, of which there are `first`."""
@@ -124,7 +126,7 @@ def _as_pairs(given: Sequence, mask: Mask) -> Laid:
         visible = at(mask)[None]
     slots = Slots(rows[None] + mask.query_offset, columns[None], visible)
     given, slots = jax.tree.map(lambda x: x[None], (given, slots))
-    return Laid(given, slots, _seen, lambda out: out[0])
+    return Laid(given, slots, _seen, lambda out: out[0], (mask.query_length, mask.key_length))
 
 
 def _seen(slots: Slots) -> Standing:
@@ -169,7 +171,7 @@ def _aligned(given: Sequence, mask: Mask, chunk: int, fills: bool) -> Laid:
     q, *keys = given
     tokens = Sequence(cut(q[:, before:], lead=lead), *jax.tree.map(cut, keys))
     restored = lambda out: jnp.pad(_uncut(out)[:, lead:end], ((0, 0), (before, 0), (0, 0), (0, 0)))
-    return Laid(tokens, Slots(at, at, shown, steps=steps), in_turn, restored)
+    return Laid(tokens, Slots(at, at, shown, steps=steps), in_turn, restored, (last, last))
 
 
 def _on_either_side(given: Sequence, mask: Mask, chunk: int) -> Laid:
@@ -189,7 +191,8 @@ def _on_either_side(given: Sequence, mask: Mask, chunk: int) -> Laid:
     q, *rest = given
     keys = jax.tree.map(lambda x: cut(x, mask.key_length), rest)
     tokens = Sequence(cut(q, mask.query_length), *keys)
-    return Laid(tokens, slots, _seen, lambda out: _uncut(out)[:, : mask.query_length])
+    ends = mask.query_length, mask.key_length
+    return Laid(tokens, slots, _seen, lambda out: _uncut(out)[:, : mask.query_length], ends)
 
 
 def _in_runs(laid: Laid, mask: Mask, before: jax.Array) -> Laid:
@@ -229,7 +232,8 @@ def _in_order(given: Sequence, mask: Mask, segments: tuple[jax.Array, jax.Array]
     q, *rest = given
     among = lambda order, x: jax.vmap(Order.grouped, out_axes=1)(order, x)
     tokens = Sequence(among(queries, q), *jax.tree.map(functools.partial(among, keys), rest))
-    return Laid(tokens, slots, in_turn, functools.partial(jax.vmap(Order.restored, (0, 1)), queries))
+    restored = functools.partial(jax.vmap(Order.restored, (0, 1)), queries)
+    return Laid(tokens, slots, in_turn, restored, (mask.query_length + mask.key_length,) * 2)
 
 
 def _events(query_ids, key_ids, query_at, stands, shown, chunk: int):

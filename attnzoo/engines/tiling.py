@@ -10,13 +10,14 @@ from attnzoo.contract.mask import pick
 from attnzoo.engines.progressions import Numbers, as_arithmetic, few
 
 
-def _is_natural(index: Numbers, length: int) -> bool:
+def is_natural(index: Numbers, length: int) -> bool:
+    """Whether tiles list 0, 1, ... one after another, and it is known."""
     return isinstance(index, np.ndarray) and np.array_equal(index.reshape(-1)[:length], np.arange(length))
 
 
 def cut(array: jax.Array, index: Numbers) -> jax.Array:
     """[T, ...] -> [R, t, ...]; what stands where `index` is -1 is hidden by the mask."""
-    if _is_natural(index, len(array)):
+    if is_natural(index, len(array)):
         tiles = jnp.pad(array, [(0, index.size - len(array))] + [(0, 0)] * (array.ndim - 1))
     else:
         tiles = jnp.take(array, as_arithmetic(index).reshape(-1), axis=0, mode="clip")
@@ -34,7 +35,7 @@ def cut_pairs(array: jax.Array, rows: Numbers, columns: Numbers) -> jax.Array:
 def join(tiles: jax.Array, index: Numbers, length: int, fill: float) -> jax.Array:
     """[R, t, ...] -> [T, ...], the inverse of `cut`; `fill` for positions that no tile holds."""
     flat = tiles.reshape(-1, *tiles.shape[2:])
-    if _is_natural(index, length):
+    if is_natural(index, length):
         return flat[:length]
     place = _inverse(index, length)
     found = jnp.take(flat, place, axis=0, mode="clip")

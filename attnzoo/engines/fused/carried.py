@@ -40,6 +40,7 @@ class Carried(NamedTuple):
       chunk: t, which divides `run`.
       run: tokens from one state that is kept to the next.
       runs: how many states are kept.
+      ends: how many slots of queries, and of keys, come before those that fill up the last chunk.
       is_summed: whether gradients are summed over heads, and so are wanted in float32.
       changed: whether there is a gradient by each of the leaves of (learned, given), which may be zeros elsewhere.
       head: `head(constants, closed, found, given, slots)` of one chunk of one head that has a state, in float32, where
@@ -56,6 +57,7 @@ class Carried(NamedTuple):
     chunk: int
     run: int
     runs: int
+    ends: tuple[int, int]
     is_summed: bool
     changed: tuple[bool, ...]
     head: Callable

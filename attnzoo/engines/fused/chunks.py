@@ -192,6 +192,7 @@ class Route(NamedTuple):
             size,
             self.apart,
             self._runs(given, mask),
+            laid.ends,
             is_summed,
             changed.leaves,
             head=self._program(run.of_head),

@@ -23,6 +23,8 @@ class Device(NamedTuple):
       backward: `backward(operands, lists, pulled)`.
       recurrence: those of recurrences, if it has any. sums: those of recurrences whose queries see all keys.
       crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
+      unit: what lengths are multiples of where tokens are in order: kernels read zeros behind the end of a sequence,
+        and write nothing there. None where sequences are filled up to whole tiles.
     """
 
     platform: str
@@ -34,3 +36,4 @@ class Device(NamedTuple):
     recurrence: Recurrence | None = None
     sums: Recurrence | None = None
     crowded: Callable[[Lists], list[str]] | None = None
+    unit: int | None = None

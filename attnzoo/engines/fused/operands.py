@@ -47,7 +47,7 @@ class Operands(NamedTuple):
     """What softmax of all heads over listed tiles is made from, in the order of tiles.
 
     Attributes:
-      q: [B, T', N, H], T' being that of whole tiles.
+      q: [B, T', N, H], T' being that of whole tiles, or less where the device has a `unit`.
       k: [B, S', K, H].
       v: [B, S', K, Hv].
       queries: where they stand.
@@ -128,8 +128,8 @@ class Cutting(NamedTuple):
         found = jax.tree.map(merge, known[0], traced, is_leaf=lambda x: x is None)
         return found._replace(rows=found.rows[:, 0], columns=found.columns[:, 0])
 
-    def operands(self, q, k, v, terms: Terms, mask: Mask) -> Operands:
-        """Those of a kernel; `terms` and the mask say the rest."""
+    def operands(self, q, k, v, terms: Terms, mask: Mask, unit: int | None = None) -> Operands:
+        """Those of a kernel, of a device with such a `unit`; `terms` and the mask say the rest."""
         bare = dataclasses.replace(mask, mods=())
         rows, columns = (x[:, 0] for x in _over_leading(_places, bare, self.rows[:, None], self.columns[:, None]))
         segments = (None, None) if mask.segments is None else (x[:, 0].astype(jnp.int32) for x in mask.segments)
@@ -139,9 +139,9 @@ class Cutting(NamedTuple):
         terms = jax.tree.map(lambda x: x.astype(jnp.float32), terms)
         of_key = None if terms.of_key is None else cut(terms.of_key, self.columns, axis=2)
         return Operands(
-            cut(q, self.rows),
-            cut(k, self.columns),
-            cut(v, self.columns),
+            cut(q, self.rows, unit=unit),
+            cut(k, self.columns, unit=unit),
+            cut(v, self.columns, unit=unit),
             Side(self.rows.shape[2], rows, _run(mask, self.rows, mask.queries), of_rows),
             Side(self.columns.shape[2], columns, _run(mask, self.columns, mask.keys), of_columns),
             terms.scale,
@@ -151,16 +151,33 @@ class Cutting(NamedTuple):
         )
 
 
-def cut(x: jax.Array, index: Numbers, axis: int = 1) -> jax.Array:
-    """[B or 1, ..., L, ...] in the order of tiles [B or 1, tiles, size]: [B or 1, ..., tiles * size, ...]."""
+def cut(x: jax.Array, index: Numbers, axis: int = 1, unit: int | None = None) -> jax.Array:
+    """[B or 1, ..., L, ...] in the order of tiles [B or 1, tiles, size]: [B or 1, ..., tiles * size, ...].
+
+    Where a `unit` is given, and tokens are in that order, there are no more than a multiple of it.
+    """
+    if unit is not None and _are_in_order(index, x.shape[axis]):
+        return filled_up(x, unit, axis)
     one = lambda x, index: tiling.cut(x, index).reshape(-1, *x.shape[1:])
     return _along(one, x, index, axis)
 
 
 def join(x: jax.Array, index: Numbers, length: int, fill: float = 0, axis: int = 1) -> jax.Array:
     """The inverse; `fill` for what no tile holds."""
+    if _are_in_order(index, length):
+        return jax.lax.slice_in_dim(x, 0, length, axis=axis)
     one = lambda x, index: tiling.join(x.reshape(*index.shape, *x.shape[1:]), index, length, fill)
     return _along(one, x, index, axis)
+
+
+def filled_up(x: jax.Array, unit: int, axis: int = 1) -> jax.Array:
+    """With zeros behind an axis, of which a multiple of a unit is there then."""
+    behind = -x.shape[axis] % unit
+    return jnp.pad(x, [(0, behind if i == axis else 0) for i in range(x.ndim)]) if behind else x
+
+
+def _are_in_order(index: Numbers, length: int) -> bool:
+    return len(index) == 1 and tiling.is_natural(index, length)
 
 
 def _along(one: Callable, x: jax.Array, index: Numbers, axis: int) -> jax.Array:

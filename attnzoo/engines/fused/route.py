@@ -105,7 +105,7 @@ class Pass:
         return jax.tree.map(lambda x, shape: x if isinstance(x, np.ndarray) else shape, known[0], traced)
 
     def _found(self, device: Device, operands, learned, fixed):
-        terms, cutting, given = self._given(device.tiles[0], operands, learned, fixed)
+        terms, cutting, given = self._given(device, 0, operands, learned, fixed)
         found = device.forward(given, cutting.lists.by_row)
         length = operands[0].shape[1]
         by_row = lambda x, fill: join(x, cutting.rows, length, fill, axis=2)
@@ -116,8 +116,9 @@ class Pass:
 
     def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total):
         q, k, _ = operands
-        terms, cutting, given = self._given(device.tiles[1], operands, learned, fixed)
-        grads = device.backward(given, cutting.lists, _pulled(cutting, terms, out, rows, d_out, d_log_total))
+        terms, cutting, given = self._given(device, 1, operands, learned, fixed)
+        pulled = _pulled(cutting, terms, out, rows, d_out, d_log_total, device.unit)
+        grads = device.backward(given, cutting.lists, pulled)
         d_q = join(grads.q, cutting.rows, q.shape[1])
         d_k, d_v = (join(x, cutting.columns, k.shape[1]) for x in (grads.k, grads.v))
         d_terms = Terms(
@@ -132,10 +133,10 @@ class Pass:
             d_q, d_k = _added(d_q, from_q), _added(d_k, from_k)
         return (d_q, d_k, d_v), d_learned
 
-    def _given(self, tiles: Tiles, operands, learned, fixed) -> tuple[Terms, Cutting, Operands]:
+    def _given(self, device: Device, half: int, operands, learned, fixed) -> tuple[Terms, Cutting, Operands]:
         (q, k, v), (mask, _, drawn) = operands, fixed
-        terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, tiles)
-        return terms, cutting, cutting.operands(q, k, v, terms, mask)
+        terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, device.tiles[half])
+        return terms, cutting, cutting.operands(q, k, v, terms, mask, device.unit)
 
     def _terms(self, learned, q, k) -> Terms:
         """Those of the scores; a bias by keys is one of them."""
@@ -147,12 +148,12 @@ class Pass:
         return terms._replace(of_key=of_key if terms.of_key is None else terms.of_key + of_key)
 
 
-def _pulled(cutting: Cutting, terms: Terms, out, rows, d_out, d_log_total) -> Pulled:
+def _pulled(cutting: Cutting, terms: Terms, out, rows, d_out, d_log_total, unit: int | None) -> Pulled:
     """What is known of outputs and their gradients, in the order of tiles."""
     top, log_total = rows
     top = top if terms.of_query is None else top - terms.of_query
     shift = d_log_total - jnp.einsum("btnh,btnh->bnt", d_out, out, preferred_element_type=jnp.float32)
-    wide = lambda x: cut(x, cutting.rows)
+    wide = lambda x: cut(x, cutting.rows, unit=unit)
     row = lambda x: cut(x, cutting.rows, axis=2)
     return Pulled(wide(d_out), row(top), row(log_total), row(shift), wide(out), row(d_log_total))
 

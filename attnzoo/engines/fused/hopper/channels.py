@@ -88,7 +88,7 @@ class Kernel(meeting.Kernel):
         def read(piece, told, own):
             yield loaded(told.state)
 
-        out: Blocks = {"states": Matrix(self.tokens(ROWS, self.dtype))}
+        out: Blocks = {"states": self.states_of_chunks()}
         made = self.launch(f"{self.name}_states", ONWARD, self.writers, out, read, self.given.found)
         return {"states": Matrix(made["states"])}
 

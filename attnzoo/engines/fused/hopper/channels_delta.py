@@ -59,7 +59,7 @@ class Kernel(channels.Kernel):
             yield loaded(told.state)
             yield loaded(told.value)
 
-        out: Blocks = {name: Matrix(self.tokens(ROWS, self.dtype)) for name in ("states", "value")}
+        out: Blocks = {"states": self.states_of_chunks(), "value": Matrix(self.tokens(ROWS, self.dtype))}
         made = self.launch(f"{self.name}_states", ONWARD, self.writers, out, read, self.given.found)
         return {name: Matrix(made[name]) for name in out}
 

@@ -24,7 +24,7 @@ from attnzoo.engines.fused.hopper import gains, gradient, meeting, warpgroups
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper.gradient import Given, How
-from attnzoo.engines.fused.hopper.warpgroups import ROWS
+from attnzoo.engines.fused.hopper.warpgroups import ROWS, clipped, unclipped
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import State, Sums, Write
 
@@ -121,7 +121,7 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     if carried.empty()[0].top is not None:
         gained = hopper_told.gained(carried, learned, given, _found_gains(learned.found, group), interpret)
         out, sums = gains.recur(*gained)
-        return out, _left_gains(sums, group)
+        return unclipped(out), _left_gains(sums, group)
     slots = along(carried.slots, len(given.q))
     scale = scale_of(carried, learned, given.q, slots)
     found = found_of(learned.found, group)
@@ -130,9 +130,12 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     told = hopper_told.of(carried, learned, given, scale, found, by_channel, interpret)
     if told is not None and (kernels := hopper_told.kernels_of(told[1])).fits(told[1], told[0]):
         out, whole = kernels.recur(*told)
-        return out, left_of(whole, carried.empty(), group)
+        return unclipped(out), left_of(whole, carried.empty(), group)
     rows = rows_of(carried, learned, given, slots, scale, written)
-    decays = by_query(written.log_decay) if by_channel is None else wide(by_channel).astype(DTYPE)
+    if by_channel is None:
+        decays = by_query(written.log_decay)
+    else:
+        decays = clipped(wide(by_channel).astype(DTYPE), carried.ends[1])
     scale = 1.0 if scale is None else scale
     if written.rate is None and by_channel is None:
         operands = Given(*rows, by_query(written.one), decays, found)
@@ -141,7 +144,7 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
         held = meeting.Given(*rows, [], [], None, decays, found, by_query(written.rate))
         told_nothing = meeting.How(None, None, None, scale, interpret)
         (out, left), one = hopper_told.kernels_of(held).recur(told_nothing, varying.alike(held)), None
-    finished = finished_of(carried, learned, heads.precise(out[..., : written.value.shape[3]]), one)
+    finished = finished_of(carried, learned, heads.precise(unclipped(out)[..., : written.value.shape[3]]), one)
     return finished.astype(DTYPE), left_of(left, carried.empty(), group)
 
 
@@ -227,7 +230,7 @@ def rows_of(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What all tokens read with, and write by, and write, as wide as a kernel wants."""
     read = _readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)
-    return wide(read), wide(written.key), wide(written.value)
+    return hopper_told.clipped_of(carried, map(wide, (read, written.key, written.value)), DTYPE)
 
 
 def _readers(carried: Carried, learned: Learned, given: Sequence, slots: Slots) -> jax.Array:

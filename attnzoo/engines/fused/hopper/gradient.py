@@ -19,6 +19,7 @@ from attnzoo.engines.fused.carried import Changed, instantiated
 from attnzoo.engines.fused.hopper import parts
 from attnzoo.engines.fused.hopper.recurrence import LOWEST, Side, Sides, State, Walked
 from attnzoo.engines.fused.hopper.warpgroups import ROWS
+from attnzoo.engines.fused.operands import filled_up
 
 
 class Given(NamedTuple):
@@ -137,7 +138,7 @@ def _from(x: jax.Array) -> jax.Array:
 def _dots(x: jax.Array, grad: jax.Array) -> jax.Array:
     """Products of operands with their gradients for each head of queries: [B, N, T]."""
     x = jnp.repeat(x, grad.shape[2] // x.shape[2], axis=2)
-    return jnp.einsum("btnf,btnf->bnt", x, grad, preferred_element_type=jnp.float32)
+    return filled_up(jnp.einsum("btnf,btnf->bnt", x, grad, preferred_element_type=jnp.float32), ROWS, axis=2)
 
 
 def of_shared(x: jax.Array, like: jax.Array) -> jax.Array:

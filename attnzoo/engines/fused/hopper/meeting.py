@@ -26,6 +26,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     Matrix,
     Vectors,
     added,
+    all_slots,
     along,
     filled,
     in_order,
@@ -170,10 +171,18 @@ class Kernel:
         """That of rows, in float32 until those of heads that share them are summed."""
         return Matrix(self.tokens(x.shape[3], x.dtype if x.shape[2] == self.num_heads else jnp.float32))
 
+    @property
+    def chunks(self) -> int:
+        """Of the sequence."""
+        return all_slots(self.given.read.shape[1]) // ROWS
+
     def numbers(self) -> Vectors:
-        """One of them, in float32."""
-        batch, length = self.given.read.shape[:2]
-        return Vectors(self.f32(batch, self.num_heads, 1, length))
+        """One of them for each position of all chunks, in float32."""
+        return Vectors(self.f32(len(self.given.read), self.num_heads, 1, self.chunks * ROWS))
+
+    def states_of_chunks(self) -> Matrix:
+        """A state for each chunk, [B, chunks * F, N, `ROWS`]."""
+        return Matrix(self.rounded(len(self.given.read), self.chunks * self.channels, self.num_heads, ROWS))
 
     def numbers_beside(self, name: str, changed: list[bool]) -> Blocks:
         """Gradients of what the program of queries or keys needs beside them."""
@@ -194,12 +203,10 @@ class Kernel:
         keeps: bool = False,
     ) -> dict[str, jax.Array]:
         """What a kernel writes, by name, and the state that it leaves, and the states that it `keeps`."""
-        (batch, length), num_heads = self.given.read.shape[:2], self.num_heads
+        batch, num_heads = len(self.given.read), self.num_heads
         left = {"sums": self.f32(batch, num_heads, self.channels, ROWS)}
         left |= {"ones": self.f32(batch, num_heads, self.channels)} if self.has_ones else {}
-        states: Blocks = {}
-        if keeps:
-            states = {"states": Matrix(self.rounded(batch, length // ROWS * self.channels, num_heads, ROWS))}
+        states: Blocks = {"states": self.states_of_chunks()} if keeps else {}
         work = Walk(
             given=operands,
             out=out,

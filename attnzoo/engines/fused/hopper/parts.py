@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper.recurrence import Side, Sides, State, Walked
-from attnzoo.engines.fused.hopper.warpgroups import ROWS
+from attnzoo.engines.fused.hopper.warpgroups import ROWS, all_slots, unclipped
 
 PROCESSORS = 132  # of an H100 or H200
 FEWEST = 4  # parts that are worth what they move beside the kernel
@@ -32,18 +32,20 @@ def recurrence(
     **how: Any,
 ) -> Walked:
     """As `recurrence.recurrence`, in parts where that occupies the device."""
-    parts = count(given)
+    parts, length = count(given), given.read.rows.shape[1]
     if parts > 1:
+        full = lambda side: side._replace(rows=unclipped(side.rows))
+        given = Sides(full(given.read), full(given.key), full(given.value), given.decays)
         found, given = _found(given, found, parts, is_backward), _cut(given, parts)
         states = None if states is None else _examples(states, parts)
     walked = hopper_recurrence.recurrence(given, found, is_backward=is_backward, states=states, **how)
-    return walked if parts == 1 else _joined(walked, parts, is_backward)
+    return walked if parts == 1 else _joined(walked, parts, is_backward, length)
 
 
 def count(given: Sides) -> int:
     """Parts of a sequence: equal ones, of which all blocks of threads run at once."""
     batch, length, _, _ = given.read.rows.shape
-    return best(batch * _heads(given) * given.value.rows.shape[3] // ROWS, length // ROWS)
+    return best(batch * _heads(given) * given.value.rows.shape[3] // ROWS, all_slots(length) // ROWS)
 
 
 def best(blocks: int, pieces: int) -> int:
@@ -76,12 +78,12 @@ def _cut(given: Sides, parts: int) -> Sides:
     return Sides(read, key, value, decays)
 
 
-def _joined(walked: Walked, parts: int, is_backward: bool) -> Walked:
+def _joined(walked: Walked, parts: int, is_backward: bool, length: int) -> Walked:
     last = 0 if is_backward else parts - 1
     whole = lambda x, axis: None if x is None else _whole(x, parts, axis)
     left = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:])[:, last], walked.left)
     one, states, passed = map(whole, (walked.one, walked.states, walked.passed), (2, 1, 3))
-    return Walked(_whole(walked.out, parts), one, left, states, passed)
+    return Walked(_whole(walked.out, parts)[:, :length], one, left, states, passed)
 
 
 def _found(given: Sides, found: State | None, parts: int, is_backward: bool) -> State:

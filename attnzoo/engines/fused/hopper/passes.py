@@ -23,6 +23,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     Blocks,
     Matrix,
     Stream,
+    all_slots,
     dealt,
     div,
     leading,
@@ -60,7 +61,7 @@ class Pass(NamedTuple):
     @property
     def pieces(self) -> int:
         """Of the sequence."""
-        return self.shape[1] // ROWS
+        return all_slots(self.shape[1]) // ROWS
 
     @property
     def run(self) -> int:

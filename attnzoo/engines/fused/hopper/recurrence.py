@@ -32,6 +32,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     Slices,
     Vectors,
     added,
+    all_slots,
     along,
     filled,
     in_order,
@@ -198,11 +199,12 @@ def recurrence(
         return added(out, pairs.astype(rounded), piece.value, interpret) * scale, *one
 
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    by_chunk = jax.ShapeDtypeStruct((batch, length // ROWS * features, num_heads, width), rounded)
+    slots = all_slots(length)
+    by_chunk = jax.ShapeDtypeStruct((batch, slots // ROWS * features, num_heads, width), rounded)
     out: Blocks = {"out": Slices(jax.ShapeDtypeStruct((batch, length, num_heads, width), dtype))}
-    out |= {"one": Vectors(f32(batch, num_heads, 1, length))} if has_values else {}
+    out |= {"one": Vectors(f32(batch, num_heads, 1, slots))} if has_values else {}
     beside: Blocks = {"states": Slices(by_chunk)} if keeps else {}
-    beside |= {"passed": Vectors(f32(batch, num_heads, width // ROWS, length))} if states is not None else {}
+    beside |= {"passed": Vectors(f32(batch, num_heads, width // ROWS, slots))} if states is not None else {}
     left = {"sums": f32(batch, num_heads, features, width)}
     left |= {"ones": f32(batch, num_heads, features)} if has_values else {}
     left |= {"ones": f32(batch, num_heads, 1, width)} if has_keys else {}

@@ -21,6 +21,7 @@ from attnzoo.engines.fused.hopper.scores import Scores, scalars, vectors_of
 from attnzoo.engines.fused.hopper.tiles import Rule, Step, Work
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
+    UNIT,
     Blocks,
     Matrix,
     Vectors,
@@ -55,7 +56,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
     """What queries find."""
     narrow, given = given, _widened(given)
     (batch, length, num_heads, _), width, scores = given.q.shape, given.v.shape[3], Scores(given, 0)
-    size = given.keys.tile
+    size, slots = given.keys.tile, given.queries.positions.shape[1]
 
     def begin():
         return filled(0, ROWS, width), filled(-jnp.inf, ROWS), filled(0, ROWS)
@@ -86,7 +87,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
         own={"q": Matrix(given.q), **_ints("query", given.queries)},
         met=({"k": Matrix(given.k), **_beside_keys(given)}, {"v": Matrix(given.v)}),
         scalars=scalars(given),
-        out={"out": _like(given.v.dtype, batch, length, num_heads, width), "rows": _rows(batch, num_heads, 2, length)},
+        out={"out": _like(given.v.dtype, batch, length, num_heads, width), "rows": _rows(batch, num_heads, 2, slots)},
         pairs=by_row,
         tile=given.queries.tile,
         other=size,
@@ -124,7 +125,7 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = 
 
 def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, interpret):
     """d_q [B, T', N, H], and by query [B, N, T'] the gradient of the soft cap, or None."""
-    (batch, length, num_heads, width), scores = given.q.shape, Scores(given, 0)
+    (batch, _, num_heads, width), scores = given.q.shape, Scores(given, 0)
     has_cap = given.soft_cap is not None
 
     def begin():
@@ -152,7 +153,7 @@ def _backward_queries(given: Operands, by_row: Pairs, pulled: Pulled, dtype, int
         own={"q": Matrix(given.q), "d_out": Matrix(pulled.d_out), **_beside_queries(given, scores, pulled)},
         met=({"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},),
         scalars=scalars(given),
-        out=out | ({"d_cap": _rows(batch, num_heads, 1, length)} if has_cap else {}),
+        out=out | ({"d_cap": _rows(batch, num_heads, 1, given.queries.positions.shape[1])} if has_cap else {}),
         pairs=by_row,
         tile=given.queries.tile,
         other=given.keys.tile,
@@ -196,7 +197,7 @@ def _backward_keys(given: Operands, by_column: Pairs, pulled: Pulled, dtype, int
         own={"k": Matrix(given.k), "v": Matrix(given.v), **_beside_keys(given)},
         met=({"q": Matrix(given.q), "d_out": Matrix(pulled.d_out), **_beside_queries(given, scores, pulled)},),
         scalars=scalars(given),
-        out=out | ({"d_of_key": _rows(batch, num_heads, 1, length)} if scores.is_biased else {}),
+        out=out | ({"d_of_key": _rows(batch, num_heads, 1, given.keys.positions.shape[1])} if scores.is_biased else {}),
         pairs=by_column,
         tile=given.keys.tile,
         other=given.queries.tile,
@@ -268,7 +269,8 @@ def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
     """A GPU, or what interprets its kernels."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
     of_recurrences = chunks.recurrence(interpret), sums.recurrence(interpret)
-    return Device("cuda", "a Hopper GPU", tiles, declined, of_keyword(forward), of_keyword(backward), *of_recurrences)
+    of_softmax = of_keyword(forward), of_keyword(backward)
+    return Device("cuda", "a Hopper GPU", tiles, declined, *of_softmax, *of_recurrences, unit=UNIT)
 
 
 def interpreter() -> Any:

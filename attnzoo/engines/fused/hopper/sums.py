@@ -46,6 +46,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     products,
     set_block,
     spread,
+    unclipped,
 )
 from attnzoo.engines.fused.hopper.whole import grads_beside
 from attnzoo.engines.slots import Sequence
@@ -94,6 +95,7 @@ def _met(
     how, whole = told
     left = summed(how, varying.alike(Keys.of(whole, group)), kept)
     out, ones = read(how, *varying.alike((Queries(whole.read, whole.beside_read), left)))
+    out = unclipped(out)
     if not is_told:
         out = chunks.finished_of(carried, learned, heads.precise(out[..., : given.v.shape[3]]), ones)
     return out.astype(chunks.DTYPE), chunks.left_of(left, carried.empty(), 1)

@@ -86,9 +86,9 @@ class Work(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """B, rows of what is held, and heads."""
-        batch, length, num_heads, _ = next(x.array.shape for x in self.out.values() if isinstance(x, Matrix))
-        return batch, length, num_heads
+        """B, heads, and blocks of threads of each."""
+        batch, _, num_heads, _ = next(x.array.shape for x in self.out.values() if isinstance(x, Matrix))
+        return batch, num_heads, (self.pairs.start.shape[-1] - 1) * (self.tile // self.rows)
 
 
 def _kind(matrix: Matrix) -> str:
@@ -146,7 +146,7 @@ class Rule(NamedTuple):
 
 def launch(name: str, work: Work, rule: Rule, interpret: Any = None) -> list[jax.Array]:
     """The outputs of a kernel; `interpret` is what a CPU interprets it with, or None."""
-    (batch, length, num_heads), groups, stages = work.sizes, work.groups, work.stages(rule.most)
+    groups, stages = work.groups, work.stages(rule.most)
     pairs = [jnp.asarray(x) for x in (*work.pairs, _longest_first(work.pairs))]
     inputs = [x.array for blocks in (work.own, *work.met) for x in blocks.values()]
     has_turns = rule.takes_turns and groups == 2
@@ -172,7 +172,7 @@ def launch(name: str, work: Work, rule: Rule, interpret: Any = None) -> list[jax
             "free": [plgpu.Barrier(num_arrivals=groups, num_barriers=stages) for _ in work.met],
             "turn": [plgpu.Barrier(num_arrivals=2)] * has_turns,
         },
-        grid=(batch, num_heads, length // work.rows),
+        grid=work.sizes,
         grid_names=("batch", "heads", "tiles"),
         num_threads=groups + (not rule.fetches),
     )
@@ -237,7 +237,7 @@ class _Block:
             stream.fetch(turn, lambda block, ref: self._rows(block, ref, begin, self.work.piece))
 
     def _rows(self, block, ref, start, size: int):
-        return block.block(ref, self.example, self.head, self.work.sizes[2], start, size)
+        return block.block(ref, self.example, self.head, self.work.sizes[1], start, size)
 
     def _other_start(self, turn):
         pieces = self.work.other // self.work.piece

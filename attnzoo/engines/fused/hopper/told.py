@@ -16,6 +16,7 @@ from attnzoo.engines.fused.hopper import channels_delta, delta, gains, rows, who
 from attnzoo.engines.fused.hopper.recurrence import LOWEST
 from attnzoo.engines.fused.hopper.recurrence import State as Found
 from attnzoo.engines.fused.hopper.rows import Parted
+from attnzoo.engines.fused.hopper.warpgroups import clipped
 from attnzoo.engines.fused.hopper.whole import Given, How
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import Standing, Write
@@ -53,11 +54,11 @@ def of(
     how = How(queries.rows, keys.rows, finish.rows, 1.0 if scale is None else scale, interpret)
     (one,) = rule.numbers(rule.one) if rule.is_counted else [None]
     if by_channel is not None:
-        decays: Any = by_channel.astype(dtype)
+        decays: Any = clipped(by_channel.astype(dtype), carried.ends[1])
     else:
         (decays,) = rule.numbers(rule.log_decay) if rule.forgets else [None]
     beside = rule.beside(rule.read, queries), rule.beside(rule.key, keys)
-    q, k, v = (x.astype(dtype) for x in given[:3])
+    q, k, v = clipped_of(carried, given[:3], dtype)
     (rate,) = rule.numbers(rule.rate) if rule.is_corrected else [None]
     return how, Given(q, k, v, *beside, one, decays, found, rate)
 
@@ -87,8 +88,17 @@ def gained(
     matrices = [leaves[i] if leaves[i].shape[1] == 1 else jnp.repeat(leaves[i], rule.group, axis=1) for i in fixed]
     (one,), (plain,) = rule.numbers(rule.one), rule.numbers(rule.plain)
     beside = rule.beside(rule.read, queries), rule.beside(rule.gained_key, keys)
-    q, k, v, *matrices = (x.astype(carried.given.q.dtype) for x in (*given[:3], *matrices))
+    dtype = carried.given.q.dtype
+    q, k, v = clipped_of(carried, given[:3], dtype)
+    matrices = [x.astype(dtype) for x in matrices]
     return how, gains.Given(q, k, v, *beside, one, plain, matrices, found)
+
+
+def clipped_of(carried: Carried, rows: Any, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rows of queries, keys and values [B, T', heads, W], or of what was made of them, as kernels read them."""
+    queries, keys = carried.ends
+    q, k, v = (x.astype(dtype) for x in rows)
+    return clipped(q, queries), clipped(k, keys), clipped(v, keys)
 
 
 def kernels_of(given: Given) -> Any:

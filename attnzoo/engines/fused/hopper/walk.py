@@ -27,6 +27,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     Slices,
     Stream,
     Vectors,
+    all_slots,
     bytes_of,
     dealt,
     div,
@@ -87,11 +88,11 @@ class Walk(NamedTuple):
     @property
     def pieces(self) -> int:
         """Of the sequence."""
-        return self.main.array.shape[1] // ROWS
+        return all_slots(self.main.array.shape[1]) // ROWS
 
     def rows(self, block: Matrix | Vectors) -> int:
         """Of a piece."""
-        return block.array.shape[1 if isinstance(block, Matrix) else 3] // self.pieces
+        return all_slots(block.array.shape[1 if isinstance(block, Matrix) else 3]) // self.pieces
 
     @property
     def waiting(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu
 
 from attnzoo.contract import varying
+from attnzoo.engines.fused.operands import filled_up
 
 plgpu: Any = mosaic_gpu  # other names and signatures with each jax
 
@@ -27,6 +28,9 @@ OLDEST = (0, 11)  # jax whose Mosaic GPU is the one that is spoken to here
 CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
 
 ROWS = 64  # of a warpgroup: those of one wgmma
+# Rows of a tile in shared memory as wgmma reads it, by which copies go. Where they divide the length of a sequence,
+# copies know its end: zeros come from behind it, and nothing is written there.
+UNIT = 8
 SHARED = 227 * 1024  # bytes of shared memory of one block of threads
 RESERVED = 8 * 1024  # of these, for barriers and sums across warps
 
@@ -109,7 +113,7 @@ Blocks = dict[str, Matrix | Vectors]
 
 def tiled(dtype, *shape: int):
     """Shared memory as wgmma reads it."""
-    transforms = plgpu.TilingTransform((8, 128 // dtype.itemsize)), plgpu.SwizzleTransform(128)
+    transforms = plgpu.TilingTransform((UNIT, 128 // dtype.itemsize)), plgpu.SwizzleTransform(128)
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
@@ -224,6 +228,23 @@ def dealt(items, like) -> list:
     """Consecutive items, as many to each as it is long."""
     ends = np.cumsum([len(x) for x in like])
     return [items[end - len(x) : end] for x, end in zip(like, ends, strict=True)]
+
+
+def all_slots(length: int) -> int:
+    """Positions of all pieces of a sequence, of which the last one may not be full."""
+    return -(-length // ROWS) * ROWS
+
+
+def clipped(x: jax.Array, end: int) -> jax.Array:
+    """Rows of whole pieces [B, T', ...] up to an end that copies know. XLA makes nothing of rows that it has filled up
+    and cuts off again, so that kernels read them where they were.
+    """
+    return x[:, : -(-end // UNIT) * UNIT]
+
+
+def unclipped(x: jax.Array) -> jax.Array:
+    """The inverse, with zeros."""
+    return filled_up(x, ROWS)
 
 
 def div(x, by: int):

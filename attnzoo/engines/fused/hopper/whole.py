@@ -23,7 +23,7 @@ from attnzoo.engines.fused.hopper import parts as hopper_parts
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
 from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, Kernel, both, widths
 from attnzoo.engines.fused.hopper.recurrence import State
-from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, loaded, set_block
+from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, all_slots, loaded, set_block
 
 WIDEST = 128  # channels
 
@@ -31,7 +31,7 @@ WIDEST = 128  # channels
 def fits(given: Given, how: How) -> bool:
     """Whether a block of threads holds the state of a head, and heads are as many as occupy the device."""
     batch, length, num_heads, width = given.read.shape
-    parts, channels = hopper_parts.best(batch * num_heads, length // ROWS), widths(how.read, given.read)
+    parts, channels = hopper_parts.best(batch * num_heads, all_slots(length) // ROWS), widths(how.read, given.read)
     is_held = sum(channels) <= WIDEST and given.value.shape[3] == ROWS
     are_rows = all(x % ROWS == 0 for x in (width, *channels)) and channels == widths(how.key, given.key)
     return parts == 1 and is_held and are_rows
