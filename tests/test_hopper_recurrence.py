@@ -19,6 +19,7 @@ from attnzoo import (
     GatedLinear,
     KimiDelta,
     Linear,
+    Linformer,
     LogLinear,
     Performer,
     Retention,
@@ -339,11 +340,14 @@ def check(kernel, *, length=150, keys=None, widths=(64, 64), brought=None, is_ca
     dims, structure = Dims(1, length, keys, HEADS, KV_HEADS, *widths), structure | {"is_causal": is_causal}
     of_tokens = {name: (1, keys, HEADS, *x.shape) for name, x in kernel.token_inputs(dims).items()}
     tokens = {name: rounded(make(rng, of_tokens[name])) for name, make in (brought or {}).items()}
-    operands, d_out = operands | tokens, rounded(rng.normal(size=(1, length, HEADS, widths[1])))
+    learned = kernel.init(jax.random.key(0), dims) or {}
+    operands = operands | tokens | {f"learned {name}": x for name, x in learned.items()}
+    d_out = rounded(rng.normal(size=(1, length, HEADS, widths[1])))
     array = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
     def call(given):
         beside = {"tokens": {name: given[name] for name in tokens}} if tokens else {}
+        beside |= {"params": {name: given[f"learned {name}"] for name in learned}} if learned else {}
         q, k, v = (given[name] for name in "qkv")
         given = jax.tree.map(array, structure) | beside
         return attend(q, k, v, kernel=kernel, implementation="pallas", **given)
@@ -381,6 +385,7 @@ def _expected(kernel, exact, tokens, structure):
     heads = [
         oracles.One(
             *(exact["q"][0, :, n], exact["k"][0, :, 0], exact["v"][0, :, 0], visible[0, n]),
+            params={name.removeprefix("learned "): x[n] for name, x in exact.items() if name.startswith("learned")},
             draws=np.asarray(draws[0][n], np.float64) if draws else (),
             is_causal=structure["is_causal"],
             offset=structure.get("query_offset", 0),
@@ -492,6 +497,7 @@ CASES |= {
             "query_offset": 3,
         },
         "many queries of few keys": {"kernel": Linear(), "length": 200, "keys": 5},
+        "keys and values that are projected by head": {"kernel": Linformer(), "length": 70, "keys": 130},
         "all keys of wide heads": {"kernel": Linear(), "widths": (128, 128)},
         "all keys by features that a kernel does not make": {"kernel": Based(), "widths": (12, 100)},
         "all keys of segments": {
@@ -507,6 +513,7 @@ QUICK = [
     "two groups of channels",
     "other keys, some of which are hidden, at an offset",
     "keys with gains beside padding",
+    "keys and values that are projected by head",
 ]
 
 

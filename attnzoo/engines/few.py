@@ -1,13 +1,30 @@
-"""Softmax over keys that are few: their scores at once, or a kernel of a device where one is asked for."""
+"""Softmax over keys that are few, and projections that make few of many: by XLA, or kernels where one asks for them."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import dense, heads, streaming
+from attnzoo.engines.fused import projected as fused
 from attnzoo.engines.fused import way
+
+
+def projected(projection: jax.Array, x: jax.Array) -> jax.Array:
+    """[N or 1, r, S], in float32 at least, and [B, S, K, H] -> [B, r, N or K, H]: sums over positions."""
+    if len(projection) == 1:  # one product where heads share
+        return jnp.einsum("rs,bskh->brkh", projection[0], x)
+    if (asked := way.asked()) is not None:
+        return fused.projected(asked, _projected, projection, x)
+    return _projected(projection, x)
+
+
+def _projected(projection: jax.Array, x: jax.Array) -> jax.Array:
+    batch, _, key_heads, width = x.shape
+    groups = projection.reshape(key_heads, -1, *projection.shape[1:])
+    return jnp.einsum("kgrs,bskh->brkgh", groups, x).reshape(batch, -1, len(projection), width)
 
 
 def over_heads(q: jax.Array, k: jax.Array, v: jax.Array, call: Call) -> jax.Array:

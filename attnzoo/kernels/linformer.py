@@ -77,10 +77,10 @@ class Linformer(Kernel):
     def batched(self, params, draws, q, k, v, call):
         pairs, shards = self._pairs(params, k, v), call.shards
         if shards is None:
-            key, value = (_projected(self._columns(x, k.shape[1]), y) for x, y in pairs)
+            key, value = (few.projected(self._columns(x, k.shape[1]), y) for x, y in pairs)
         else:
             own = lambda x: shards.part(shards.filled(self._columns(x, shards.key_length), 2), 2)
-            key, value = shards.summed([_projected(own(x), y) for x, y in pairs])
+            key, value = shards.summed([few.projected(own(x), y) for x, y in pairs])
         return few.over_heads(q, key, value, call).astype(v.dtype)
 
     def meets(self, shards, mask):
@@ -90,10 +90,10 @@ class Linformer(Kernel):
         return True
 
     def _pairs(self, params, k, v):
-        """E beside keys and F beside values, in float32 at least."""
+        """E, in float32 at least, beside keys and F beside values."""
         precise = jnp.promote_types(k.dtype, jnp.float32)
         projections = params["key"], params.get("value", params["key"])
-        return [(x.astype(precise), y.astype(precise)) for x, y in zip(projections, (k, v), strict=True)]
+        return [(x.astype(precise), y) for x, y in zip(projections, (k, v), strict=True)]
 
     def _columns(self, projection, length):
         longest = projection.shape[-1]
@@ -103,12 +103,3 @@ class Linformer(Kernel):
                 "the longest key length that it will meet"
             )
         return projection[..., :length]
-
-
-def _projected(projection, x):
-    """[N or 1, rank, S] and [B, S, K, H] -> [B, rank, N or K, H]: one product where heads share."""
-    if len(projection) == 1:
-        return jnp.einsum("rs,bskh->brkh", projection[0], x)
-    batch, _, key_heads, width = x.shape
-    groups = projection.reshape(key_heads, -1, *projection.shape[1:])
-    return jnp.einsum("kgrs,bskh->brkgh", groups, x).reshape(batch, -1, len(projection), width)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+
 from attnzoo.engines.fused.carried import Recurrence
 from attnzoo.engines.fused.operands import Found, Gradients
 from attnzoo.engines.fused.pairs import Lists
@@ -23,6 +25,8 @@ class Device(NamedTuple):
       backward: `backward(operands, lists, pulled)`.
       recurrence: those of recurrences, if it has any. sums: those of recurrences whose queries see all keys.
       crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
+      projected: `projected(projection, x)`: sums over positions [B, r, N, H] of rows [B, S, K, H] times what projects
+        them for each head, [N, r, S]; None where XLA does that, whatever their shapes, and its result where for these.
       unit: what lengths are multiples of where tokens are in order: kernels read zeros behind the end of a sequence,
         and write nothing there. None where sequences are filled up to whole tiles.
     """
@@ -36,4 +40,5 @@ class Device(NamedTuple):
     recurrence: Recurrence | None = None
     sums: Recurrence | None = None
     crowded: Callable[[Lists], list[str]] | None = None
+    projected: Callable[..., jax.Array | None] | None = None
     unit: int | None = None

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused.device import Device
-from attnzoo.engines.fused.hopper import chunks, few, sums, warpgroups
+from attnzoo.engines.fused.hopper import chunks, few, projected, sums, warpgroups
 from attnzoo.engines.fused.hopper import tiles as hopper_tiles
 from attnzoo.engines.fused.hopper.scores import Scores, scalars, vectors_of
 from attnzoo.engines.fused.hopper.tiles import Rule, Step, Work
@@ -270,7 +270,9 @@ def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
     of_keyword = functools.partial(functools.partial, interpret=interpret)
     of_recurrences = chunks.recurrence(interpret), sums.recurrence(interpret)
     of_softmax = of_keyword(forward), of_keyword(backward)
-    return Device("cuda", "a Hopper GPU", tiles, declined, *of_softmax, *of_recurrences, unit=UNIT)
+    projects = of_keyword(projected.projected)
+    of_all = *of_softmax, *of_recurrences
+    return Device("cuda", "a Hopper GPU", tiles, declined, *of_all, projected=projects, unit=UNIT)
 
 
 def interpreter() -> Any:

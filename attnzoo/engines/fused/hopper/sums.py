@@ -31,6 +31,7 @@ from attnzoo.engines.fused.carried import (
 )
 from attnzoo.engines.fused.hopper import chunks, passes
 from attnzoo.engines.fused.hopper import told as hopper_told
+from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
 from attnzoo.engines.fused.hopper.meeting import Given, How, Kernel, both, counted, recalled, widths
 from attnzoo.engines.fused.hopper.passes import Pass, Rule
 from attnzoo.engines.fused.hopper.recurrence import State
@@ -109,7 +110,7 @@ def _fits(how: How, given: Given) -> bool:
 
 
 class Keys(NamedTuple):
-    """What is summed, of `meeting.Given`: of heads that have a state."""
+    """What is summed, of `meeting.Given`: of heads that have a state. Examples may share keys, and heads values."""
 
     key: jax.Array
     value: jax.Array
@@ -140,7 +141,7 @@ class Side(Kernel):
     @staticmethod
     def of_keys(how: How, keys: Keys) -> Side:
         """That which is summed."""
-        given = Given(keys.key, keys.key, keys.value, [], keys.beside)
+        given = Given(keys.value, keys.key, keys.value, [], keys.beside)  # all examples have values of their own
         return Side(how, given, keys.value.shape[3], keys.one is not None)
 
     @staticmethod
@@ -166,8 +167,8 @@ class Side(Kernel):
         own = {f"made_{x}": self.rounded(ROWS, self.channels) for x in made}
         if "d_out" in given and self.how.finish is not None:
             own |= {"pulled": self.rounded(ROWS, self.values), "pulled_one": self.f32(ROWS)}
-        batch, length, num_heads, _ = self.given.read.shape
-        work = Pass((batch, length, num_heads), given, out, known, sums if left else {}, own)
+        batch, length = self.given.read.shape[:2]
+        work = Pass((batch, length, self.num_heads), given, out, known, sums if left else {}, own)
         return passes.launch(name, work, rule, self.how.interpret)
 
     def begin(self) -> tuple[jax.Array, ...]:
@@ -224,11 +225,12 @@ def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pu
         d_made = side.against(held, piece.value, loaded(piece.one.at[0]) if side.has_ones else None)
         yield from side.pulled("key", piece, by, d_made, changed.beside, None)
 
-    out: Blocks = {"value": Matrix(keys.value), "key": Matrix(keys.key)}
+    out: Blocks = {"value": side.gradient(keys.value), "key": side.gradient(keys.key)}
     out |= side.numbers_beside("key", changed.beside)
     d_sums, rule = instantiated(pulled, keys), Rule(make, write=write)
     made = side.passing("sums_back", _blocks_of_keys(side, keys), out, d_sums, rule)
-    return Keys(made["key"], made["value"], grads_beside("key", made, keys.beside), None), None
+    d_key, d_value = of_shared(made["key"], keys.key), of_group(made["value"], keys.value)
+    return Keys(d_key, d_value, grads_beside("key", made, keys.beside), None), None
 
 
 summed.defvjp(_summed_forward, _summed_backward, symbolic_zeros=True)

@@ -57,7 +57,7 @@ def _capability() -> str | None:
 
 
 class Matrix(NamedTuple):
-    """What each head has of a row of numbers for each position: [B, L, heads, W]."""
+    """What each head has of a row of numbers for each position: [B or 1, L, heads, W]."""
 
     array: Any
 
@@ -72,7 +72,8 @@ class Matrix(NamedTuple):
 
     def block(self, ref, b, n, num_heads: int, start, size: int):
         """Rows start .. start + size of query head n: [size, W]."""
-        return ref.at[b, pl.ds(start, size), lax.div(n, jnp.int32(num_heads // self.array.shape[2]))]
+        b, n = b if self.array.shape[0] > 1 else 0, lax.div(n, jnp.int32(num_heads // self.array.shape[2]))
+        return ref.at[b, pl.ds(start, size), n]
 
 
 class Vectors(NamedTuple):
