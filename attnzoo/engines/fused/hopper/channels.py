@@ -45,6 +45,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     reset_block,
     set_block,
     spread,
+    unclipped,
 )
 from attnzoo.engines.fused.hopper.whole import grad_found, grads_beside, pulled_left
 
@@ -127,7 +128,9 @@ class Kernel(meeting.Kernel):
         yield from self.pulled(name, given, None, d_made * self.how.scale, are_changed, None)
 
     def launch_back(self, operands: Blocks, d_out: jax.Array, out: Blocks, read, d_left: State | None):
-        """Their kernel."""
+        """Their kernel, some of whose rows threads read, too, which know no end of a sequence."""
+        names = [name for name in ("read", "key") if getattr(self.how, name) is not None]
+        operands = operands | {name: Matrix(unclipped(getattr(self.given, name))) for name in names}
         return self.launch(f"{self.name}_back", BACK, operands | {"pulled": Matrix(d_out)}, out, read, d_left)
 
     def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
