@@ -21,6 +21,7 @@ from attnzoo import (
     Linear,
     Linformer,
     LogLinear,
+    Nystrom,
     Performer,
     Retention,
     Softmax,
@@ -497,6 +498,7 @@ CASES |= {
             "query_offset": 3,
         },
         "many queries of few keys": {"kernel": Linear(), "length": 200, "keys": 5},
+        "landmarks, of which those of keys are averages beside": {"kernel": Nystrom(landmarks=2), "length": 256},
         "keys and values that are projected by head": {"kernel": Linformer(), "length": 70, "keys": 130},
         "all keys of wide heads": {"kernel": Linear(), "widths": (128, 128)},
         "all keys by features that a kernel does not make": {"kernel": Based(), "widths": (12, 100)},
@@ -513,6 +515,7 @@ QUICK = [
     "two groups of channels",
     "other keys, some of which are hidden, at an offset",
     "keys with gains beside padding",
+    "landmarks, of which those of keys are averages beside",
     "keys and values that are projected by head",
 ]
 

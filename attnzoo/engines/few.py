@@ -5,11 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from attnzoo.contract import varying
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import dense, heads, streaming
 from attnzoo.engines.fused import projected as fused
-from attnzoo.engines.fused import way
+from attnzoo.engines.fused import route, way
 
 
 def projected(projection: jax.Array, x: jax.Array) -> jax.Array:
@@ -42,6 +43,36 @@ def by_kernel(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, shown: jax.A
     score, params = streaming.dot_product(q, call.scale, call.soft_cap)
     mask = Mask(q.shape[1], k.shape[1], keys=None if shown is None else shown[:, None])
     return streaming.over_heads(score, params, q, k, v, Call(mask), streaming.natural_layout)[0]
+
+
+def averaged(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, runs: int) -> tuple[jax.Array, jax.Array]:
+    """The same of few queries [B, m, N, H], which see all keys, by a kernel, and averages of so many runs of these, all
+    as long, [B, runs, K, H] in float32 at least: by the same kernel, where it can.
+    """
+    asked = way.asked()
+    assert asked is not None
+    score, params = streaming.dot_product(q, call.scale)
+    fixed = (mask := Mask(q.shape[1], k.shape[1])), None, ()
+    over = route.Pass(route.taken(asked, score, q, k, v, Call(mask)), streaming.natural_layout, asked, runs)
+
+    @jax.custom_vjp
+    def attend(operands, params):
+        out, _, averages = over.found(operands, (params, None), fixed)
+        return out, averages
+
+    def forward(operands, params):
+        out, rows, averages = over.found(operands, (params, None), fixed)
+        return (out, averages), (operands, params, out, rows)
+
+    def backward(residuals, cotangents):
+        operands, params, out, rows = residuals
+        d_out, d_averages = cotangents
+        nothing = jnp.zeros_like(rows[1])
+        grads, (d_params, _) = over.gradients(operands, (params, None), fixed, out, rows, d_out, nothing, d_averages)
+        return jax.tree.map(lambda grad, x: grad.astype(x.dtype), (grads, d_params), (operands, params))
+
+    attend.defvjp(forward, backward)
+    return attend(*varying.alike(((q, k, v), params)))
 
 
 def of_head(q: jax.Array, k: jax.Array, v: jax.Array, scale, soft_cap, shown: jax.Array | bool = True) -> jax.Array:

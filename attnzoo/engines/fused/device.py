@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from attnzoo.engines.fused.carried import Recurrence
-from attnzoo.engines.fused.operands import Found, Gradients
+from attnzoo.engines.fused.operands import Found, Gradients, Operands
 from attnzoo.engines.fused.pairs import Lists
 from attnzoo.engines.fused.way import Tiles
 
@@ -27,6 +27,8 @@ class Device(NamedTuple):
       crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
       projected: `projected(projection, x)`: sums over positions [B, r, N, H] of rows [B, S, K, H] times what projects
         them for each head, [N, r, S]; None where XLA does that, whatever their shapes, and its result where for these.
+      averages: `averages(operands, runs)`: whether kernels give averages of so many runs of these keys beside what
+        queries find, and take their gradients; None where they give none.
       unit: what lengths are multiples of where tokens are in order: kernels read zeros behind the end of a sequence,
         and write nothing there. None where sequences are filled up to whole tiles.
     """
@@ -41,4 +43,5 @@ class Device(NamedTuple):
     sums: Recurrence | None = None
     crowded: Callable[[Lists], list[str]] | None = None
     projected: Callable[..., jax.Array | None] | None = None
+    averages: Callable[[Operands, int], bool] | None = None
     unit: int | None = None

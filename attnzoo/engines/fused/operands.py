@@ -57,6 +57,7 @@ class Operands(NamedTuple):
       of_key: what is added to the scores of each key, float32 [B or 1, N or 1, S'], or None.
       visible: `visible(i, j, head)` of positions that broadcast against each other and the number of the query head:
         whether queries may see keys, segments apart. It need not be asked of pairs of whole tiles.
+      averages: of how many runs of keys averages are wanted, too; None for none.
     """
 
     q: jax.Array
@@ -68,6 +69,7 @@ class Operands(NamedTuple):
     soft_cap: jax.Array | None
     of_key: jax.Array | None
     visible: Visible
+    averages: int | None = None
 
 
 class Found(NamedTuple):
@@ -76,6 +78,7 @@ class Found(NamedTuple):
     out: jax.Array  # [B, T', N, Hv], in the dtype of v
     top: jax.Array  # the largest score, float32 [B, N, T']
     log_total: jax.Array  # log sum_j e^(s_j - top), float32 [B, N, T']
+    averages: jax.Array | None = None  # of as many runs of keys as are wanted, float32 [B, runs, K, H]
 
 
 class Pulled(NamedTuple):
@@ -90,6 +93,7 @@ class Pulled(NamedTuple):
     shift: jax.Array  # d_log_total - d_out . out, float32 [B, N, T']: d s_ij = w_ij (d_out_i . v_j + shift_i)
     out: jax.Array  # [B, T', N, Hv]
     d_log_total: jax.Array  # float32 [B, N, T']
+    averages: jax.Array | None = None  # the gradient of those, which belongs to that of keys
 
 
 class Gradients(NamedTuple):

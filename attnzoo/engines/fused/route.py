@@ -64,22 +64,30 @@ BLIND = -1.0
 
 
 class Pass:
-    """As `streaming.Pass`, which tells of arguments, by kernels of devices."""
+    """As `streaming.Pass`, which tells of arguments, by kernels of devices.
 
-    def __init__(self, score: ProductScore, layout_of: Callable[..., Layout], asked: Asked):
-        self.score, self.layout_of, self.asked = score, layout_of, asked
+    With `averages` those of so many runs of keys, all as long, are found, too, [B, averages, K, H]: by the kernel that
+    reads keys anyway, where it can.
+    """
+
+    def __init__(
+        self, score: ProductScore, layout_of: Callable[..., Layout], asked: Asked, averages: int | None = None
+    ):
+        self.score, self.layout_of, self.asked, self.averages = score, layout_of, asked, averages
 
     def found(self, operands, learned, fixed):
-        """out [B, T, N, Hv], and by row [B, N, T] the largest score and the logarithm of the sum."""
-        q, _, v = operands
+        """out [B, T, N, Hv], and by row [B, N, T] the largest score and the logarithm of the sum; averages, too."""
+        q, k, v = operands
         batch, length, num_heads, _ = q.shape
         of_row = jax.ShapeDtypeStruct((batch, num_heads, length), jnp.float32)
-        into = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype), (of_row, of_row)
+        into: tuple = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype), (of_row, of_row)
+        if self.averages is not None:
+            into = *into, jax.eval_shape(self._averages, k)
         return self._by_platform(self._found, 0, into, operands, learned, fixed)
 
-    def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total):
+    def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total, d_averages=None):
         """Those of operands and of what is learned."""
-        given = learned, fixed, out, rows, d_out, d_log_total
+        given = learned, fixed, out, rows, d_out, d_log_total, d_averages
         return self._by_platform(self._gradients, 1, (operands, learned), operands, *given)
 
     def _by_platform(self, function: Callable, half: int, like: Any, operands, learned, fixed, *rest):
@@ -112,15 +120,26 @@ class Pass:
         top, log_total = by_row(found.top, -jnp.inf), by_row(found.log_total, 0)
         log_total = jnp.where(top == -jnp.inf, BLIND, log_total)
         top = top if terms.of_query is None else top + terms.of_query
-        return join(found.out, cutting.rows, length), (top, log_total)
+        out = join(found.out, cutting.rows, length), (top, log_total)
+        if self.averages is None:
+            return out
+        return *out, self._averages(operands[1]) if found.averages is None else found.averages
 
-    def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total):
+    def _averages(self, k: jax.Array) -> jax.Array:
+        """Those of runs of keys, by XLA."""
+        runs = k.reshape(len(k), self.averages, -1, *k.shape[2:])
+        return runs.mean(axis=2, dtype=jnp.promote_types(k.dtype, jnp.float32))
+
+    def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total, d_averages):
         q, k, _ = operands
         terms, cutting, given = self._given(device, 1, operands, learned, fixed)
         pulled = _pulled(cutting, terms, out, rows, d_out, d_log_total, device.unit)
-        grads = device.backward(given, cutting.lists, pulled)
+        is_own = given.averages is not None
+        grads = device.backward(given, cutting.lists, pulled._replace(averages=d_averages if is_own else None))
         d_q = join(grads.q, cutting.rows, q.shape[1])
         d_k, d_v = (join(x, cutting.columns, k.shape[1]) for x in (grads.k, grads.v))
+        if self.averages is not None and not is_own:
+            d_k = _added(d_k, jax.vjp(self._averages, k)[1](d_averages)[0])
         d_terms = Terms(
             jnp.einsum("btnh,btnh->bn", q, d_q, preferred_element_type=jnp.float32) / terms.scale,
             None if grads.soft_cap is None else grads.soft_cap.sum(axis=2),
@@ -136,7 +155,10 @@ class Pass:
     def _given(self, device: Device, half: int, operands, learned, fixed) -> tuple[Terms, Cutting, Operands]:
         (q, k, v), (mask, _, drawn) = operands, fixed
         terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, device.tiles[half])
-        return terms, cutting, cutting.operands(q, k, v, terms, mask, device.unit)
+        given = cutting.operands(q, k, v, terms, mask, device.unit)
+        if self.averages is not None and device.averages is not None and device.averages(given, self.averages):
+            given = given._replace(averages=self.averages)
+        return terms, cutting, given
 
     def _terms(self, learned, q, k) -> Terms:
         """Those of the scores; a bias by keys is one of them."""

@@ -18,6 +18,7 @@ from attnzoo.engines.fused.hopper.scores import Scores, scalars
 from attnzoo.engines.fused.hopper.tiles import Step
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
+    Blocks,
     Matrix,
     Vectors,
     added,
@@ -34,12 +35,15 @@ MOST = ROWS  # keys or queries that are held
 
 
 def fits(given: Operands, lists: Lists) -> bool:
-    """Whether keys or queries are few, hidden by positions alone, and nothing is added to scores or caps them."""
-    sides = given.queries, given.keys
-    is_counted = all(side.run is not None and side.segments is None for side in sides)
-    is_plain = given.of_key is None and given.soft_cap is None and given.q.dtype == jnp.bfloat16
-    tiles = [side.positions.shape[1] // side.tile for side in sides]
-    return is_plain and is_counted and _fewest(given) <= MOST and _are_all_listed(lists, *tiles)
+    """Whether keys or queries are few, and each meets each tile of the others."""
+    tiles = [side.positions.shape[1] // side.tile for side in (given.queries, given.keys)]
+    return is_plain(given) and _fewest(given) <= MOST and _are_all_listed(lists, *tiles)
+
+
+def is_plain(given: Operands) -> bool:
+    """Whether pairs are hidden by positions alone, which are counted, and nothing is added to scores or caps them."""
+    is_counted = all(side.run is not None and side.segments is None for side in (given.queries, given.keys))
+    return is_counted and given.of_key is None and given.soft_cap is None and given.q.dtype == jnp.bfloat16
 
 
 def _fewest(given: Operands) -> int:
@@ -53,10 +57,17 @@ def _are_all_listed(lists: Lists, rows: int, columns: int) -> bool:
     return isinstance(start, np.ndarray) and bool((np.diff(start) == columns).all()) and start.shape[2] == rows + 1
 
 
-def gradients(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) -> tuple[jax.Array, ...]:
-    """Those of queries, keys and values, of each query head in `of_keys`."""
-    are_keys = given.keys.run == _fewest(given)
-    return (_keys_held if are_keys else _queries_held)(given, pulled, of_keys, interpret)
+def gradients(
+    given: Operands, pulled: Pulled, of_keys: Any, interpret: Any, beside: Blocks | None = None
+) -> tuple[jax.Array, ...]:
+    """Those of queries, keys and values, of each query head in `of_keys`.
+
+    Args:
+      beside: of each piece of keys what gradients of all of them have beside, if queries are held: `averaged.pulled`.
+    """
+    if given.keys.run == _fewest(given):
+        return _keys_held(given, pulled, of_keys, interpret)
+    return _queries_held(given, pulled, of_keys, interpret, beside or {})
 
 
 def _keys_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) -> tuple[jax.Array, ...]:
@@ -64,7 +75,7 @@ def _keys_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) ->
 
     def make(piece, held, own, place: Place):
         made, d_weights = products((piece.q, held.k.T), (piece.d_out, held.v.T))
-        tile, _ = scores.of(_beside(place), piece, held, made)
+        tile, _ = scores.of(beside_all(place), piece, held, made)
         weights = scores.weights(tile, piece.kept)
         d_scores = weights * d_weights
         shift = scores.shift(tile.shape, piece.kept) - spread(d_scores.sum(axis=1), tile.shape)
@@ -90,7 +101,7 @@ def _keys_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) ->
             "kept": Vectors(scores.kept(pulled._replace(shift=pulled.d_log_total))),
         },
         {"d_q": Matrix(jax.ShapeDtypeStruct(given.q.shape, dtype))},
-        {"k": _few(given.k), "v": _few(given.v)},
+        {"k": held_few(given.k), "v": held_few(given.v)},
         {"d_k": (MOST, widths[0]), "d_v": (MOST, widths[1])},
         _own(dtype),
         scalars(given),
@@ -101,12 +112,14 @@ def _keys_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) ->
     return made["d_q"], (d_k * given.scale[:, None, :, None]).astype(of_keys), d_v.astype(of_keys)
 
 
-def _queries_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) -> tuple[jax.Array, ...]:
+def _queries_held(
+    given: Operands, pulled: Pulled, of_keys: Any, interpret: Any, beside: Blocks
+) -> tuple[jax.Array, ...]:
     scores, dtype = Scores(given, 1), given.q.dtype
 
     def make(piece, held, own, place: Place):
         made, d_weights = products((piece.k, held.q.T), (piece.v, held.d_out.T))
-        tile, _ = scores.of(_beside(place), held, piece, made)
+        tile, _ = scores.of(beside_all(place), held, piece, made)
         weights = scores.power(tile - along(held.log, tile.shape, 1))
         set_block(own.weights, weights.astype(dtype))
         set_block(own.d_scores, (weights * (d_weights + along(held.shift, tile.shape, 1))).astype(dtype))
@@ -114,7 +127,8 @@ def _queries_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any)
 
     def write(piece, held, own, place: Place):
         (d_k,) = products((own.d_scores, held.q))
-        yield d_k * place.scalars["scale"]
+        d_k = d_k * place.scalars["scale"]
+        yield d_k + along(piece.beside.at[0], d_k.shape, 1) if beside else d_k
         (d_v,) = products((own.weights, held.d_out))
         yield d_v
 
@@ -127,9 +141,9 @@ def _queries_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any)
     of_head = lambda width: Matrix(jax.ShapeDtypeStruct((batch, length, num_heads, width), of_keys))
     work = Pass(
         (batch, length, num_heads),
-        {"k": Matrix(given.k), "v": Matrix(given.v)},
+        {"k": Matrix(given.k), "v": Matrix(given.v), **beside},
         {"d_k": of_head(width), "d_v": of_head(given.v.shape[3])},
-        {"q": _few(given.q), "d_out": _few(pulled.d_out), "log": log, "shift": shift},
+        {"q": held_few(given.q), "d_out": held_few(pulled.d_out), "log": log, "shift": shift},
         {"d_q": (MOST, width)},
         _own(dtype),
         scalars(given),
@@ -139,7 +153,7 @@ def _queries_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any)
     return d_q.astype(dtype), made["d_k"], made["d_v"]
 
 
-def _beside(place: Place) -> Step:
+def beside_all(place: Place) -> Step:
     """A piece beside all that is held."""
     return Step(None, [], place.head, place.scalars, place.start, jnp.int32(0), True, lambda: None)
 
@@ -149,7 +163,7 @@ def _own(dtype: Any) -> dict[str, Any]:
     return {"weights": pairs, "d_scores": pairs}
 
 
-def _few(x: jax.Array) -> jax.Array:
+def held_few(x: jax.Array) -> jax.Array:
     """[B, L, heads, W] -> [B, heads, `MOST`, W] of the first ones, or all."""
     return jnp.moveaxis(jnp.pad(x[:, :MOST], ((0, 0), (0, max(0, MOST - x.shape[1])), (0, 0), (0, 0))), 2, 1)
 

@@ -37,6 +37,10 @@ BLOCKS = 528  # of threads, four for each multiprocessor of an H100, if there ar
 SHORTEST = 16  # pieces of a block, beside which what it leaves is little
 
 
+def _summed(*left: jax.Array) -> list[jax.Array]:
+    return [x.sum(axis=2) for x in left]
+
+
 class Pass(NamedTuple):
     """What a kernel reads and writes that passes over a sequence, `ROWS` positions at a time.
 
@@ -48,6 +52,7 @@ class Pass(NamedTuple):
       left: shapes of what it sums of each head.
       own: of what it writes for itself: vectors, and [rows, W] as wgmma reads it.
       scalars: of each head, [B or 1, N or 1].
+      joined: what all parts of a head leave together, of [B, heads, parts, ...] of each; sums unless given.
     """
 
     shape: tuple[int, int, int]
@@ -57,6 +62,7 @@ class Pass(NamedTuple):
     left: dict[str, tuple[int, ...]]
     own: dict[str, Any]
     scalars: dict[str, jax.Array] = {}
+    joined: Callable[..., Iterable[jax.Array]] = _summed
 
     @property
     def pieces(self) -> int:
@@ -143,8 +149,7 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
         grid_names=("batch", "heads", "parts"),
         num_threads=1,
     )
-    summed = [x.sum(axis=2) for x in made[len(shapes) :]]
-    return dict(zip([*work.out, *work.left], [*made[: len(shapes)], *summed], strict=True))
+    return dict(zip([*work.out, *work.left], [*made[: len(shapes)], *work.joined(*made[len(shapes) :])], strict=True))
 
 
 class _Block:

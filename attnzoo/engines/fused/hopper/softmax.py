@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused.device import Device
-from attnzoo.engines.fused.hopper import chunks, few, projected, sums, warpgroups
+from attnzoo.engines.fused.hopper import averaged, chunks, few, projected, sums, warpgroups
 from attnzoo.engines.fused.hopper import tiles as hopper_tiles
 from attnzoo.engines.fused.hopper.scores import Scores, scalars, vectors_of
 from attnzoo.engines.fused.hopper.tiles import Rule, Step, Work
@@ -55,6 +55,9 @@ def declined(q, k, v) -> list[str]:
 def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
     """What queries find."""
     narrow, given = given, _widened(given)
+    if given.averages is not None:
+        found = averaged.forward(given, interpret)
+        return found._replace(out=found.out[..., : narrow.v.shape[3]])
     (batch, length, num_heads, _), width, scores = given.q.shape, given.v.shape[3], Scores(given, 0)
     size, slots = given.keys.tile, given.queries.positions.shape[1]
 
@@ -105,8 +108,10 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = 
     of_queries = given.q.dtype if undo is None else jnp.float32
     of_keys = of_queries if given.q.shape[2] == given.k.shape[2] else jnp.float32
     if few.fits(given, lists):
-        (d_q, d_k, d_v), d_of_key, d_cap = few.gradients(given, pulled, of_keys, interpret), None, None
+        beside, d_of_key, d_cap = averaged.pulled(given, pulled.averages), None, None
+        d_q, d_k, d_v = few.gradients(given, pulled, of_keys, interpret, beside)
     else:
+        assert pulled.averages is None
         d_q, d_cap = _backward_queries(given, lists.by_row, pulled, of_queries, interpret)
         d_k, d_v, d_of_key = _backward_keys(given, lists.by_column, pulled, of_keys, interpret)
 
@@ -272,7 +277,9 @@ def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
     of_softmax = of_keyword(forward), of_keyword(backward)
     projects = of_keyword(projected.projected)
     of_all = *of_softmax, *of_recurrences
-    return Device("cuda", "a Hopper GPU", tiles, declined, *of_all, projected=projects, unit=UNIT)
+    return Device(
+        "cuda", "a Hopper GPU", tiles, declined, *of_all, projected=projects, averages=averaged.fits, unit=UNIT
+    )
 
 
 def interpreter() -> Any:
