@@ -138,6 +138,20 @@ def test_operands_come_as_projections_leave_them(monkeypatch):
     assert found["status"] == "compiled" and found["moved_bytes"] > found["least_bytes"] / 3
 
 
+def test_values_may_be_wider_than_keys(tmp_path, told, monkeypatch):
+    """What is needed follows, and a row of values as wide as keys is one of before there were others."""
+    monkeypatch.setattr(absent, "device", lambda target: jax.devices()[0])
+    [found] = worker.rows({"row": row(value_dim=32, **{"pass": "train"}), "kernel": catalogue.spelled(Linear())})
+    dims = DIMS._replace(value_dim=32)
+    assert found["least_bytes"] == bounds.least_bytes(Linear(), dims, "bfloat16", True) > 2 * (QUERY + KEY)
+    told([COMPILED])
+    for value_dim in (None, 64, 128):
+        run.run(settings(tmp_path, targets=("h100",), lengths=(1024,), value_dim=value_dim))
+    assert [row["value_dim"] for row in records.read(tmp_path)] == [None] * 4 + [128] * 4
+    text = summaries.of(tmp_path)
+    assert "16 heads of 64, bfloat16" in text and "16 heads of 64 beside values of 128, bfloat16" in text
+
+
 def test_what_cannot_be_counted_is_none_and_said(monkeypatch):
     monkeypatch.setattr(absent, "device", lambda target: jax.devices()[0])
     [found] = worker.rows({"row": row(), "kernel": "tests.test_compiled.Doubling"})

@@ -7,7 +7,7 @@ from experiments.compiled.settings import PROJECTED
 from experiments.show import naming, tables, units
 from experiments.show.units import Shown
 
-SETTING = ("batch", "heads", "num_kv_heads", "head_dim", "dtype", "operands", "is_causal")
+SETTING = ("batch", "heads", "num_kv_heads", "head_dim", "value_dim", "dtype", "operands", "is_causal")
 HEADER = [
     "kernel", "pass", "length", "launches", "steps", "moved", "needed", "moved / needed", "temporaries", "TFLOP",
     "at least", "bound by", "one fused kernel", "note",
@@ -41,14 +41,15 @@ def settings_of(rows: list[dict]) -> dict[tuple, list[dict]]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         names = ("target", *SETTING, "jax", "compiler")
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+        groups.setdefault(tuple(row.get(name) for name in names), []).append(row)
     return groups
 
 
 def setting_text(row: dict) -> str:
     """A target and setting in words, such as `H100 SXM, batch 4, 16 heads of 64, bfloat16, causal`."""
     shared = "" if row["num_kv_heads"] == row["heads"] else f" ({row['num_kv_heads']} of keys)"
-    size = f"batch {row['batch']}, {row['heads']} heads{shared} of {row['head_dim']}, {row['dtype']}"
+    values = "" if row.get("value_dim") is None else f" beside values of {row['value_dim']}"
+    size = f"batch {row['batch']}, {row['heads']} heads{shared} of {row['head_dim']}{values}, {row['dtype']}"
     how = ", as projections leave them" * (row["operands"] == PROJECTED)
     return f"{CHIPS[row['target']].name}, {size}{how}{', causal' * row['is_causal']}"
 

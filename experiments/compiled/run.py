@@ -72,6 +72,7 @@ def _row(settings: Settings, target, length, implementation, kernel, passed) -> 
         "pass": passed,
         "length": length,
         "num_kv_heads": settings.kv_heads,
+        "value_dim": None if settings.value_dim == settings.head_dim else settings.value_dim,  # as in rows without it
         "compiler": absent.compiler(target),
         **{name: getattr(settings, name) for name in CHOSEN},
     }

@@ -48,6 +48,7 @@ class Settings(settings.Settings):
     heads: int = flag(16, "Heads of queries.", at_least=1)
     num_kv_heads: int | None = flag(None, "Heads of keys and values; as many as of queries unless given.", at_least=1)
     head_dim: int = flag(64, "Width of a head.", at_least=1)
+    value_dim: int | None = flag(None, "Width of values; that of queries and keys unless given.", at_least=1)
     dtype: str = flag("bfloat16", "Type of queries, keys and values.", choices=settings.DTYPES)
     operands: str = flag(
         HEADS,

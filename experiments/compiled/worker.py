@@ -31,9 +31,10 @@ def rows(task: dict) -> Iterator[dict]:
 
 def _program(task: dict) -> Program:
     row, (kernel,) = task["row"], parse(task["kernel"])
-    sizes = row["batch"], row["length"], row["length"], row["heads"], row["num_kv_heads"], row["head_dim"]
+    widths = row["head_dim"], row.get("value_dim") or row["head_dim"]
+    sizes = row["batch"], row["length"], row["length"], row["heads"], row["num_kv_heads"], *widths
     implementation = None if row["implementation"] == AUTOMATIC else row["implementation"]
-    dims, is_train = Dims(*sizes, row["head_dim"]), row["pass"] == "train"
+    dims, is_train = Dims(*sizes), row["pass"] == "train"
     return Program(kernel, dims, row["dtype"], row["is_causal"], is_train, implementation=implementation)
 
 
