@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from attnzoo import (
     Based,
@@ -275,7 +276,12 @@ def test_what_is_done_with_rows_is_told():
     np.testing.assert_allclose(made, [np.cos([0, 0.1, 0.2, 0.2])], rtol=1e-6)
     others = [lambda x, at: jnp.cumsum(x, axis=0), lambda x, at: x @ x.T @ x, lambda x, at: x * jnp.arange(64.0)]
     others += [lambda x, at: jnp.zeros_like(x), lambda x, at: x * np.arange(len(x), dtype=np.float32)[:, None]]
-    assert [told(function) for function in others] == [None] * 5
+    others += [
+        lambda x, at: x[:, ::2],
+        lambda x, at: 1 / jnp.concatenate([x, x], axis=1),
+        lambda x, at: x[:, :4] @ x[:4],
+    ]
+    assert [told(function) for function in others] == [None] * 8
 
 
 def test_matrices_that_rows_are_multiplied_with_are_told():
@@ -287,6 +293,38 @@ def test_matrices_that_rows_are_multiplied_with_are_told():
     assert part.fixed == (0,) and not part.places
     others = [lambda w, x: [x * w[:1]], lambda w, x: [x @ (w[:64] * 2)], lambda w, x: [x @ (w.T @ w)]]
     assert [told(function) for function in others] == [None] * 3
+
+
+PICKED = {
+    "a product of all that is picked": lambda x, at, y: jnp.concatenate([x[:, 1:] * x[:, :-1], 0.5 * x**2], axis=1),
+    "others beside it": lambda x, at, y: jnp.concatenate([jnp.ones_like(x), jnp.cos(2 * x[:, :3]), x + 1], axis=1),
+    "one for all": lambda x, at, y: jnp.concatenate([x[:, 2:3] * jnp.sin(x), y[:, None] * x[:, 4:]], axis=1),
+    "what is hidden": lambda x, at, y: jnp.where(at[:, None] > 5, jnp.concatenate([x, x], axis=1)[:, 3:11], 0),
+}
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_columns_are_picked_by_matrices(name):
+    """In values and gradients; what else stands in a row is 0."""
+    rng, function = np.random.default_rng(0), lambda *given: [PICKED[name](*given)]
+    shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct(sizes, dtype)
+    like = lambda tokens: (shape(tokens, 12), shape(tokens, dtype=jnp.int32), shape(tokens))
+    x, at, y = (jnp.asarray(rng.normal(size=s.shape) * 10, s.dtype) for s in like(hopper_rows.TOKENS))
+    part = hopper_rows.parted(function, like, [0])
+    beside = hopper_rows.beside(function, like(len(x)), [x, at, y], part.places)
+    filled_up = [jnp.pad(x, ((0, 0), (0, 4))), *(b.reshape(p.aval.shape) for b, p in _given(part, beside)), *part.known]
+    (expected,), pull = jax.vjp(lambda x: function(x, at, y), x)
+    (found,) = core.jaxpr_as_fun(part.rows.made)(*filled_up)
+    width = expected.shape[1]
+    np.testing.assert_allclose(found, np.pad(expected, ((0, 0), (0, -width % 64))), rtol=1e-5)
+    pulled = jnp.asarray(rng.normal(size=found.shape), jnp.float32)
+    d_x, *_ = core.jaxpr_as_fun(part.rows.pulled)(*filled_up, pulled)
+    np.testing.assert_allclose(d_x[:, :12], pull([pulled[:, :width]])[0], rtol=1e-4, atol=1e-4)
+
+
+def _given(part, beside):
+    """What stands beside rows, and the operands of their program that it is."""
+    return zip(beside, part.rows.made.jaxpr.invars[1 : 1 + len(beside)], strict=True)
 
 
 @pytest.mark.parametrize("is_fixed", [True, False])
@@ -429,7 +467,20 @@ CASES = {
         "key_value_segment_ids": SEGMENTS,
     },
     "two groups of channels": {"kernel": CosFormer(max_length=200)},
-    "many features": {"kernel": Based(), "widths": (12, 64)},
+    "features that a kernel does not make": {"kernel": Based(), "widths": (12, 100)},
+    "pairs of channels beside padding": {
+        "kernel": Based(),
+        "length": 100,
+        "widths": (16, 64),
+        "key_value_seq_lengths": np.array([90]),
+    },
+    "pairs of channels in segments": {
+        "kernel": Based(),
+        "widths": (16, 64),
+        "query_segment_ids": SEGMENTS,
+        "key_value_segment_ids": SEGMENTS,
+    },
+    "pairs of few channels": {"kernel": Based(), "widths": (8, 64)},
     "decays by channel": {"kernel": GatedLinear(), "widths": (40, 100), "brought": {"log_decay": slow_decays}},
     "segments of channels that decay by themselves": {
         "kernel": GatedLinear(),
@@ -517,6 +568,7 @@ QUICK = [
     "keys with gains beside padding",
     "landmarks, of which those of keys are averages beside",
     "keys and values that are projected by head",
+    "pairs of channels beside padding",
 ]
 
 
@@ -558,14 +610,13 @@ def test_states_are_found_and_left(ask):
     ask(check_states)
 
 
-def check_gains():
+def check_halves(kernel, width, growth):
     """What one half of a sequence leaves is what the other one finds, of keys that grow, and gradients through it."""
     rng, length = np.random.default_rng(0), 256
-    kernel = Performer(64)
-    growing = np.linspace(0.3, 2, length)[:, None, None]
-    q, k, v = (rng.normal(size=(1, length, HEADS, 64)) * x for x in (1, growing, 1))
-    q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v, rng.normal(size=q.shape)))
-    draws = kernel.draw(jax.random.key(0), Dims(1, length, length, HEADS, HEADS, 64, 64))
+    growing = np.linspace(0.3, growth, length)[:, None, None]
+    widths = (width, 1), (width, growing), (64, 1), (64, 1)
+    q, k, v, d_out = (jnp.asarray(rng.normal(size=(1, length, HEADS, w)) * x, jnp.bfloat16) for w, x in widths)
+    draws = kernel.draw(jax.random.key(0), Dims(1, length, length, HEADS, HEADS, width, 64))
     rule_of = lambda constants: kernel.rule((), constants, None)
 
     @functools.partial(jax.jit, static_argnums=2)
@@ -577,10 +628,9 @@ def check_gains():
     def both(implementation, *given):
         first, left = half([x[:, : length // 2] for x in given], None, implementation)
         second, left = half([x[:, length // 2 :] for x in given], left, implementation)
-        # What is pulled at sums that stand for themselves times e^top.
-        gained, plain = left
-        whole = jnp.exp(gained.top)[..., None, None] * gained.totals[0]
-        return jnp.concatenate([first, second], axis=1), (whole, plain.totals[0])
+        # What is pulled at sums, which stand for themselves times e^top.
+        whole = lambda x: x.totals[0] if x.top is None else jnp.exp(x.top)[..., None, None] * x.totals[0]
+        return jnp.concatenate([first, second], axis=1), tuple(map(whole, left))
 
     with interpreted(quantum=64, largest=64, grain=64, platform="cuda"):
         found, pull = jax.vjp(functools.partial(both, "pallas"), q, k, v)
@@ -594,12 +644,13 @@ def check_gains():
     expected, pull = jax.vjp(functools.partial(both, "xla"), *precise)
     expected = [*jax.tree.leaves(expected), *pull((d_out.astype(jnp.float32), pulled))]
     for x, like in zip([*jax.tree.leaves(found), *grads], expected, strict=True):
-        assert_close(x, np.asarray(like, np.float64), "gains", 2 * TOLERANCE)
+        assert_close(x, np.asarray(like, np.float64), "halves", 2 * TOLERANCE)
 
 
 @pytest.mark.slow
-def test_gains_are_found_and_left(ask):
-    ask(check_gains)
+@pytest.mark.parametrize(("kernel", "width", "growth"), [(Performer(64), 64, 2), (Based(), 16, 1)])
+def test_features_by_blocks_are_found_and_left(ask, kernel, width, growth):
+    ask(check_halves, kernel, width, growth)
 
 
 DECLINED = {
@@ -621,7 +672,7 @@ DECLINED = {
         "kernel": LogLinear(levels=3),
         "tokens": {"log_decay": (), "beta": (), "log_level": (3,)},
     },
-    "2145 channels of a head: it takes up to 128": {"kernel": Based()},
+    "2145 channels of a head: it takes up to 256": {"kernel": Based()},
 }
 
 

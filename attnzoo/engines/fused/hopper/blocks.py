@@ -1,4 +1,4 @@
-"""Programs of rows of more channels than a warpgroup's registers hold, such as random features, by blocks of them.
+"""Programs of rows of more channels than a warpgroup's registers hold, such as all pairs of 16, by blocks of them.
 
 Rows of many channels are never there at once. What adds them up, or takes the largest of them, goes over their blocks,
 together with all else that waits for no more than it does, and makes each block anew. A product of rows with a matrix,
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from attnzoo.contract import programs
 from attnzoo.engines.fused.hopper import rows as hopper_rows
 from attnzoo.engines.fused.hopper.rows import REDUCED, Rows
-from attnzoo.engines.fused.hopper.warpgroups import ROWS, added, filled
+from attnzoo.engines.fused.hopper.warpgroups import ROWS, added, filled, loaded, products
 
 LEAST = -3e38  # of float32
 
@@ -38,6 +38,14 @@ class Later:
         return self._made
 
 
+class Loaded(Later):
+    """Rows that shared memory has in a block, too, as they are multiplied."""
+
+    def __init__(self, block: Any):
+        super().__init__(0, lambda: loaded(block))
+        self.block = block
+
+
 class Tiles:
     """Rows of which `tile(number, made)` is a block of `ROWS` channels; `made` has what was made of it before."""
 
@@ -50,9 +58,12 @@ class Tiles:
             made[self] = self._tile(number, made)
         return made[self]
 
+    def __mul__(self, factor: float) -> Tiles:
+        return Tiles(self.level, lambda number, made: self.tile(number, made) * factor)
+
 
 class Fixed:
-    """A matrix in shared memory [blocks, `ROWS`, `ROWS`], by blocks of its rows, or its transpose."""
+    """A matrix in shared memory [blocks, `ROWS`, W], by blocks of its rows, or its transpose."""
 
     def __init__(self, blocks: Any, is_turned: bool = False):
         self.blocks, self.is_turned = blocks, is_turned
@@ -77,7 +88,9 @@ class Run:
         self._later: list[Later] = []
 
     def made(self, program: Rows, operands: list[Any]) -> list[Any]:
-        """What a program makes of rows of `ROWS` channels, numbers, and matrices: `Tiles`, and `Later` to be `run`."""
+        """What a program makes of rows of up to `ROWS` channels, numbers, matrices, and vectors of channels, which are
+        `Tiles`: such, and `Later` to be `run`.
+        """
         return programs.run(program.made, operands, self._rule)
 
     def gradients(self, program: Rows, operands: list[Any], pulled: list[Any]) -> list[Any]:
@@ -132,7 +145,7 @@ class Run:
         if not any(isinstance(x, Tiles) for x in operands):
             return [self.later(level, lambda: self._tile(equation, operands, numbers(1)[0], {}))]
         if name == "dot_general":
-            return [self._sum(level, (ROWS, ROWS), 0.0, functools.partial(self._added, equation, operands))]
+            return [self._sum(level, (ROWS, shape[1]), 0.0, functools.partial(self._added, equation, operands))]
         join, least = REDUCED[name], 0.0 if name == "reduce_sum" else LEAST
         step = lambda number, made, total: join(total, self._tile(equation, operands, number, made))
         return [self._sum(level, (ROWS,), least, step)]
@@ -140,9 +153,13 @@ class Run:
     def _tile(self, equation: Any, operands: list[Any], number: Any, made: dict) -> jax.Array:
         """One block of what an operation gives, or what it gives of one."""
         if equation.primitive.name == "dot_general":
-            part = operands[1].part(number, _axis(equation) == (1 if operands[1].is_turned else 0))
-            first, rest = self._digits(_there(operands[0], number, made))
-            return added(added(filled(0, ROWS, ROWS), first, part, self.interpret), rest, part, self.interpret)
+            rows, matrix = operands
+            part = matrix.part(number, _axis(equation) == (1 if matrix.is_turned else 0))
+            if isinstance(rows, Loaded):
+                return products((rows.block, part))[0]
+            first, rest = self._digits(_there(rows, number, made))
+            total = added(filled(0, ROWS, part.shape[1]), first, part, self.interpret)
+            return added(total, rest, part, self.interpret)
         operands = [_there(x, number, made) for x in operands]
         width = tuple(min(ROWS, x) for x in equation.outvars[0].aval.shape[1:])
         return hopper_rows.rule(equation, operands, width)[0]

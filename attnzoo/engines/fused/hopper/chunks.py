@@ -23,16 +23,17 @@ from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrenc
 from attnzoo.engines.fused.hopper import gains, gradient, meeting, warpgroups
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper import told as hopper_told
+from attnzoo.engines.fused.hopper import wide as hopper_wide
 from attnzoo.engines.fused.hopper.gradient import Given, How
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, clipped, unclipped
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import State, Sums, Write
 
 DTYPE = "bfloat16"  # in which sums of float16 would end
-WIDEST = 128  # channels, and values
+WIDEST = 128  # channels that any kernel holds, and values
 
 
-def declined(given: Sequence, write: Write) -> list[str]:
+def declined(given: Sequence, write: Write, is_in_order: bool = True) -> list[str]:
     """Why the kernel cannot take a sequence of such types, and what one token of it writes."""
     reasons = warpgroups.missing()
     has_gains = any(x.log_gain is not None for x in write.channels)
@@ -54,8 +55,13 @@ def declined(given: Sequence, write: Write) -> list[str]:
     reasons += [f"{name}, of which it knows nothing" for name, is_there in there.items() if is_there]
     if has_gains:
         return reasons + _declined_gains(given, write)
-    channels = ("channels of a head with decays of their own", ROWS) if by_channel else ("channels of a head", WIDEST)
-    for (name, most), width in ((channels, features), (("values of a head", WIDEST), write.values[0].shape[-1])):
+    values = write.values[0].shape[-1]
+    is_plain = len(write.channels) == 1 and not decays and write.rate is None and is_in_order
+    is_wide = is_plain and values == ROWS and given.k.shape[3] <= ROWS
+    channels = "channels of a head", hopper_wide.WIDEST if is_wide else WIDEST
+    if by_channel:
+        channels = "channels of a head with decays of their own", ROWS
+    for (name, most), width in ((channels, features), (("values of a head", WIDEST), values)):
         if width > most:
             reasons.append(f"{width} {name}: it takes up to {most}")
     return reasons
@@ -72,8 +78,9 @@ def _declined_gains(given: Sequence, write: Write) -> list[str]:
     """Why these do not hold it."""
     features, widths = write.channels[0].key.shape[-1], (given.q.shape[3], given.v.shape[3])
     reasons = []
-    if features % ROWS or features > gains.WIDEST:
-        reasons.append(f"{features} channels of keys with gains: it takes multiples of {ROWS} up to {gains.WIDEST}")
+    widest = hopper_wide.WIDEST
+    if features % ROWS or features > widest:
+        reasons.append(f"{features} channels of keys with gains: it takes multiples of {ROWS} up to {widest}")
     if widths != (ROWS, ROWS):
         reasons.append(f"keys of {widths[0]} and values of {widths[1]} beside gains: it takes {ROWS}")
     return reasons
@@ -131,6 +138,10 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     if told is not None and (kernels := hopper_told.kernels_of(told[1])).fits(told[1], told[0]):
         out, whole = kernels.recur(*told)
         return unclipped(out), left_of(whole, carried.empty(), group)
+    if written.key.shape[3] > WIDEST:
+        raise NotImplementedError(
+            f"{written.key.shape[3]} channels: a kernel of a Hopper GPU does not know how they are made here"
+        )
     rows = rows_of(carried, learned, given, slots, scale, written)
     if by_channel is None:
         decays = by_query(written.log_decay)

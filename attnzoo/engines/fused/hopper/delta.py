@@ -103,9 +103,9 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays:
     out |= kernel.numbers_beside("read", changed) | ({"dots": kernel.numbers()} if wants_decays else {})
 
     def read(piece, told, own):
-        by = kernel.made("read", piece, own)
+        kernel.made("read", piece, own)
         d_read = kernel.meeting(ONWARD, piece, told, own).pulled(piece.d_out) * kernel.how.scale
-        yield from kernel.pulled("read", piece, by, d_read, changed, (lambda dots: dots) if wants_decays else None)
+        yield from kernel.pulled("read", piece, own, d_read, changed, (lambda dots: dots) if wants_decays else None)
 
     operands = kernel.operands | {"d_out": Matrix(d_out)}
     made = kernel.launch("delta_onward", ONWARD, operands, out, read, given.found, keeps=True)
@@ -128,8 +128,9 @@ def _back(
         yield (loaded(told.d_value) * loaded(own.written)).sum(axis=1) * how.scale / (rate * rate)
         if wants_decays:
             yield kernel.passed_on(piece, told, own)
-        d_key, by = kernel.d_key(piece, told, own) * how.scale, kernel.made("key", piece, own)
-        yield from kernel.pulled("key", piece, by, d_key, changed, None)
+        d_key = kernel.d_key(piece, told, own) * how.scale
+        kernel.made("key", piece, own)
+        yield from kernel.pulled("key", piece, own, d_key, changed, None)
 
     operands = kernel.operands | {"pulled": Matrix(onward["pulled"]), "states": Matrix(onward["states"])}
     operands |= {"dots": Vectors(onward["dots"])} if wants_decays else {}

@@ -6,23 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused.hopper.blocks import Tiles
-from attnzoo.engines.fused.hopper.rows import Rows
-from attnzoo.engines.fused.hopper.warpgroups import (
-    ROWS,
-    added,
-    along,
-    filled,
-    in_order,
-    loaded,
-    plgpu,
-    products,
-    spread,
-)
+from attnzoo.engines.fused.hopper.warpgroups import added, along, in_order, loaded, products, spread
+from attnzoo.engines.fused.hopper.wide import SQUARE, met, recalled, tiles
 
-SQUARE = (ROWS, ROWS)
 # Vectors that are prepared of a chunk, and those of a state beside sums of channels, each as wide as a chunk.
 VECTORS = "row column base last kept floor plain number".split()
 ALONE = "plain number top".split()
@@ -42,48 +30,6 @@ class Found(NamedTuple):
     plain: jax.Array
     number: jax.Array
     top: jax.Array
-
-
-class Given(NamedTuple):
-    """What a recurrence is differentiated by.
-
-    Attributes:
-      read: bfloat16 [B, T, N, `ROWS`], where T is a multiple of `ROWS`.
-      key, value: [B, T, K, `ROWS`].
-      beside_read: what the program of queries needs beside them, float32 [B or 1, N or 1, T] each. beside_key: of keys.
-      one: what stands beside values, likewise. plain: c. Neither has a gradient.
-      matrices: bfloat16 [1, N or 1, F, `ROWS`], which programs multiply with, and without gradients, too.
-      found: the state before the first token; None for none.
-    """
-
-    read: jax.Array
-    key: jax.Array
-    value: jax.Array
-    beside_read: list[Any]
-    beside_key: list[Any]
-    one: Any
-    plain: Any
-    matrices: list[Any]
-    found: Found | None = None
-
-
-class How(NamedTuple):
-    """How a recurrence is run.
-
-    Attributes:
-      read: phi and the floor of queries. key: psi and b of keys.
-      matrices_read: which of the matrices that program needs. matrices_key: of keys.
-      finish: outputs from what was read, and what was read of ones.
-      interpret: what a CPU interprets kernels with, or None.
-    """
-
-    read: Rows
-    key: Rows
-    matrices_read: tuple[int, ...]
-    matrices_key: tuple[int, ...]
-    finish: Rows
-    interpret: Any = None
-    scale: float = 1.0
 
 
 class Meeting(NamedTuple):
@@ -115,10 +61,7 @@ class Meeting(NamedTuple):
     def read(self, of, counts: bool = True) -> tuple[jax.Array, ...]:
         """What rows read of values, and of what stands beside them."""
         recalled: Any = self._recalled(of) if counts else None  # before registers hold products
-        blocks = range(of.shape[0])
-        pairs, out = summed(
-            [(of.at[i], self.by.at[i].T) for i in blocks], [(of.at[i], self.state.at[i]) for i in blocks]
-        )
+        pairs, out = met(of, self.by, self.state)
         pairs = self._met(pairs) + spread(self.floor, SQUARE) * along(self.level, SQUARE, 1)
         pairs = in_order(pairs, self.is_backward)
         out = out * spread(self.left, SQUARE) + spread(self.floor, SQUARE) * along(self.plain, SQUARE, 1)
@@ -127,13 +70,7 @@ class Meeting(NamedTuple):
 
     def _recalled(self, of) -> jax.Array:
         """What is read of what those before the chunk have written beside values."""
-
-        def of_block(number, total):
-            ones = along(block(self.ones, number), SQUARE, 1)
-            return total + (loaded(of.at[number]) * ones).sum(axis=1)
-
-        recalled = jax.lax.fori_loop(jnp.int32(0), jnp.int32(of.shape[0]), of_block, filled(0, ROWS))
-        return self.left * recalled + self.floor * loaded(self.number)
+        return self.left * recalled(of, self.ones) + self.floor * loaded(self.number)
 
     def pulled(self, value, one: jax.Array) -> tuple[Tiles, jax.Array]:
         """Gradients of what reads so, and of floors, for one of what was read."""
@@ -141,33 +78,10 @@ class Meeting(NamedTuple):
         pairs = in_order(pairs + spread(one, SQUARE) * along(self.one, SQUARE, 1), self.is_backward)
         d_floor = (pairs * along(self.level, SQUARE, 1)).sum(axis=1) + one * loaded(self.number)
         d_floor = d_floor + (loaded(value) * along(self.plain, SQUARE, 1)).sum(axis=1)
-        pairs = self._met(pairs).astype(self.value.dtype)
-
-        def tile(number, made: dict) -> jax.Array:
-            (out,) = products((value, self.state.at[number].T))
-            out = out + spread(one, SQUARE) * along(block(self.ones, number), SQUARE, 1)
-            return added(out * spread(self.left, SQUARE), pairs, self.by.at[number], self.interpret)
-
-        return Tiles(0, tile), d_floor
+        left = lambda out: out * spread(self.left, SQUARE)
+        return tiles(self, value, one, self._met(pairs).astype(self.value.dtype), left), d_floor
 
     def _met(self, pairs: jax.Array) -> jax.Array:
         """Pairs of tokens, of which one sees the other."""
         weighted = pairs * jnp.exp(spread(self.row, SQUARE) - along(self.column, SQUARE, 1))
         return in_order(weighted, self.is_backward)
-
-
-def block(of, number):
-    """One of the blocks of `ROWS` of a vector."""
-    return of.at[pl.ds(number * ROWS, ROWS)]
-
-
-def summed(*pairs: list[tuple[Any, Any]]) -> tuple[jax.Array, ...]:
-    """Sums of products of blocks in shared memory, in float32."""
-
-    def made(*into):
-        for ref, each in zip(into, pairs, strict=True):
-            for a, b in each:
-                plgpu.wgmma(ref, a, b)
-        return tuple(ref[...] for ref in into)
-
-    return pl.run_scoped(made, *[plgpu.ACC(SQUARE, jnp.float32)] * len(pairs))

@@ -21,14 +21,12 @@ import jax
 
 from attnzoo.engines.fused.carried import Changed, instantiated, is_used
 from attnzoo.engines.fused.hopper.blocks import Tiles
-from attnzoo.engines.fused.hopper.gained import Found, Given, How
+from attnzoo.engines.fused.hopper.gained import Found
 from attnzoo.engines.fused.hopper.gaining import Kernel
 from attnzoo.engines.fused.hopper.gradient import of_group
-from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, both
+from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, both
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, loaded, set_block
 from attnzoo.engines.fused.hopper.whole import grads_beside
-
-WIDEST = 256  # channels
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -40,8 +38,8 @@ def recur(how: How, given: Given) -> tuple[jax.Array, Found]:
         return kernel.finished(*kernel.chunk(ONWARD, piece, told).read(piece.made_read))
 
     out: Blocks = {"out": Matrix(kernel.tokens(ROWS, given.value.dtype))}
-    made = kernel.walk("gains", ONWARD, kernel.operands_onward, out, read, given.found)
-    return made["out"], kernel.state(made)
+    made = kernel.launch("gains", ONWARD, kernel.operands_onward, out, read, given.found)
+    return made["out"], kernel.left(made)
 
 
 def _forward(how: How, given: Any):
@@ -55,7 +53,7 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
     if any(changed.matrices):
         raise NotImplementedError("gradients by matrices of keys with gains: kernels of a Hopper GPU have none")
     onward = _onward(kernel, instantiated(pulled[0], given), changed.beside_read)
-    d_left = _pulled_left(instantiated(pulled[1], given), kernel.state(onward)) if is_used(pulled[1]) else None
+    d_left = _pulled_left(instantiated(pulled[1], given), kernel.left(onward)) if is_used(pulled[1]) else None
     back = _back(kernel, onward, d_left, changed.beside_key)
     grads = Given(
         of_group(onward["read"], given.read),
@@ -63,10 +61,8 @@ def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[
         of_group(back["value"], given.value),
         grads_beside("read", onward, given.beside_read),
         grads_beside("key", back, given.beside_key),
-        None,
-        None,
-        [None] * len(given.matrices),
-        None if given.found is None else _grad_found(kernel.state(back), given.found),
+        found=None if given.found is None else _grad_found(kernel.left(back), given.found),
+        matrices=[None] * len(given.matrices),
     )
     return (grads,)
 
@@ -111,7 +107,7 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool]) -> dict[str, 
         yield from kernel.pulled_rows("read", piece, own, kernel.run(), [d_made, d_floor], changed)
 
     operands = kernel.operands_onward | {"d_out": Matrix(d_out)}
-    return kernel.walk("gains_onward", ONWARD, operands, out, read, given.found)
+    return kernel.launch("gains_onward", ONWARD, operands, out, read, given.found)
 
 
 def _back(kernel: Kernel, onward: dict, d_left: Found | None, changed: list[bool]) -> dict[str, jax.Array]:
@@ -138,4 +134,4 @@ def _back(kernel: Kernel, onward: dict, d_left: Found | None, changed: list[bool
     operands |= {"pulled": Matrix(onward["pulled"])} | both("pulled_one", onward["pulled_one"])
     operands |= both("largest", onward["largest"])
     operands |= {name: Vectors(onward[x]) for name, x in names.items()}
-    return kernel.walk("gains_back", BACK, operands, out, read, d_left)
+    return kernel.launch("gains_back", BACK, operands, out, read, d_left)

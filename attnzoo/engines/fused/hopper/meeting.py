@@ -51,6 +51,9 @@ class Given(NamedTuple):
         keys are [B, T, K, W]; None for none.
       found: the state before the first token; None for none.
       rate: of the delta rule, likewise, by which `delta` goes; None without it.
+      matrices: bfloat16 [1, N or 1, F, W], which programs multiply with, and float32 [1, N or 1, F], vectors of
+        channels; without gradients.
+      plain: what tokens write a channel without gains by, beside those with, likewise as `one`.
     """
 
     read: jax.Array
@@ -58,10 +61,12 @@ class Given(NamedTuple):
     value: jax.Array
     beside_read: list[Any]
     beside_key: list[Any]
-    one: jax.Array | None = None
+    one: Any = None
     log_decay: jax.Array | None = None
-    found: State | None = None
+    found: Any = None
     rate: jax.Array | None = None
+    matrices: list[Any] = []
+    plain: Any = None
 
 
 class How(NamedTuple):
@@ -72,6 +77,7 @@ class How(NamedTuple):
       finish: outputs from what was read, and what was read of ones; None for what was read.
       scale: of what is read.
       interpret: what a CPU interprets kernels with, or None.
+      matrices_read: which of the matrices the program of queries needs. matrices_key: that of keys.
     """
 
     read: Rows | None
@@ -79,6 +85,8 @@ class How(NamedTuple):
     finish: Rows | None
     scale: float = 1.0
     interpret: Any = None
+    matrices_read: tuple[int, ...] = ()
+    matrices_key: tuple[int, ...] = ()
 
 
 def widths(program: Rows | None, rows: jax.Array) -> list[int]:
@@ -125,14 +133,22 @@ class Meeting(NamedTuple):
         """What rows read of values, and of what stands beside them."""
         is_counted = self.one is not None and counts
         found: Any = self._recalled(of) if is_counted else None  # before registers hold products
-        pairs, out = products((of, self.by.T), (of, self.state))
+        pairs, out = self._products(of)
         pairs, out = self._met(pairs), self._left(out)
         one = [found + (pairs * along(self.one, pairs.shape, 1)).sum(axis=1)] if is_counted else []
         return added(out, pairs.astype(self.value.dtype), self.value, self.interpret), *one
 
+    def _products(self, of) -> tuple[jax.Array, ...]:
+        """Rows with those that write, and with the state."""
+        return products((of, self.by.T), (of, self.state))
+
+    def _counts(self, of) -> jax.Array:
+        """Rows with sums of what stands beside values."""
+        return recalled(of, self.ones)
+
     def _recalled(self, of) -> jax.Array:
         """What is read of what those before the chunk have written beside values."""
-        found = recalled(of, self.ones)
+        found = self._counts(of)
         return found if self.upto is None else found * jnp.exp(self.upto)
 
     def pulled(self, value, one: jax.Array | None = None) -> jax.Array:
@@ -157,6 +173,8 @@ class Meeting(NamedTuple):
 
 class Kernel:
     """What the kernels of a recurrence have in common."""
+
+    meets: Any = Meeting
 
     def __init__(self, how: How, given: Given):
         self.how, self.given, self.channels = how, given, sum(widths(how.key, given.key))
@@ -188,9 +206,19 @@ class Kernel:
         """Gradients of what the program of queries or keys needs beside them."""
         return {f"{name}_{i}": self.numbers() for i, is_changed in enumerate(changed) if is_changed}
 
-    def left(self, made: dict[str, jax.Array]) -> State:
+    @property
+    def sums_left(self) -> dict[str, Any]:
+        """Shapes of what is left of a state, by name."""
+        left = {"sums": self.f32(len(self.given.read), self.num_heads, self.channels, ROWS)}
+        return left | ({"ones": self.f32(*left["sums"].shape[:3])} if self.has_ones else {})
+
+    def left(self, made: dict[str, jax.Array]) -> Any:
         """The state."""
         return State(made["sums"], made.get("ones"))
+
+    def begun(self, found: Any) -> dict[str, jax.Array]:
+        """What was found of one, by name."""
+        return {name: x for name, x in found._asdict().items() if x is not None}
 
     def launch(
         self,
@@ -199,7 +227,7 @@ class Kernel:
         operands: Blocks,
         out: Blocks,
         read: Callable,
-        found: State | None,
+        found: Any,
         keeps: bool = False,
     ) -> dict[str, jax.Array]:
         """What a kernel writes, by name, and the state that it leaves, and the states that it `keeps`."""
@@ -211,14 +239,14 @@ class Kernel:
             given=operands,
             out=out,
             beside=states,
-            found={} if found is None else {name: x for name, x in found._asdict().items() if x is not None},
-            left=left,
+            found={} if found is None else self.begun(found),
+            left=self.sums_left,
             **self.memory(sums, out),
             is_backward=sums.is_backward,
         )
         rule = self.keeping(sums, found is not None, keeps, read)
         written = walk.launch(name, work, rule, self.how.interpret)
-        return dict(zip([*out, *work.beside, *left], written, strict=True))
+        return dict(zip([*out, *work.beside, *work.left], written, strict=True))
 
     def f32(self, *shape: int) -> jax.ShapeDtypeStruct:
         """Numbers that are summed, or sums of decays."""
@@ -229,7 +257,7 @@ class Kernel:
         return jax.ShapeDtypeStruct(shape, self.dtype)
 
     def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
-        """Shapes of what is told and prepared, and of what a warpgroup has for itself."""
+        """Shapes of what is told and prepared, and of what a warpgroup has for itself, and what is fixed."""
         told = {"state": self.rounded(self.channels, ROWS)}
         told |= {"ones": self.f32(self.channels)} if self.has_ones else {}
         sides = (("kept", sums.by), ("made", "read"), ("made", "key"))
@@ -320,7 +348,7 @@ class Kernel:
     def meeting(self, sums: Sums, piece, told, own) -> Meeting:
         """A chunk, and what those before it have written."""
         again = self.decayed_again(piece, own, not sums.is_backward) if self.has_decays else None
-        return Meeting(
+        return self.meets(
             self.made(sums.by, piece, own),
             self.written(sums, piece, told),
             getattr(piece, f"{sums.one}_columns").at[0] if self.has_ones else None,
@@ -344,7 +372,7 @@ class Kernel:
         return self.how.finish.gradients([x * self.how.scale for x in read], [d_out])
 
     def pulled(
-        self, name: str, piece, block, d_made: jax.Array, changed: list[bool], told: Callable | None
+        self, name: str, piece, own, d_made: Any, changed: list[bool], told: Callable | None
     ) -> Iterator[jax.Array]:
         """Gradients of queries or keys, of that of what was made of them, and of what the program needs beside them.
 
@@ -352,6 +380,7 @@ class Kernel:
         the products of what was made with its gradient comes last, if anything is.
         """
         program: Rows | None = getattr(self.how, name)
+        block = getattr(piece, name) if program is None else getattr(own, f"made_{name}", None)
         dots = None if told is None else (d_made * loaded(block)).sum(axis=1)
         d_rows, d_beside = d_made, []
         if program is not None:

@@ -4,7 +4,7 @@ A rule is a program of one head's tokens. What it does with their rows, each for
 warpgroup knows, the kernel does in registers, so that rows pass through the device's memory once. What it does without
 rows, such as with positions and what tokens bring beside them, is a number for each token, which XLA makes before. A
 matrix that all tokens of a head are multiplied with, such as one of random features, is held in shared memory by
-kernels that know of it (`blocks`).
+kernels that know of it (`blocks`), and so are those that pick columns (`picked`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from jax.extend import core
 
 from attnzoo.contract import programs
-from attnzoo.engines.fused.hopper import warpgroups
+from attnzoo.engines.fused.hopper import picked, warpgroups
 from attnzoo.engines.fused.hopper.warpgroups import ROWS
 
 TOKENS = 61  # for which a program is written down, a number that no width is, so that tokens are told from channels
@@ -52,9 +52,14 @@ class Rows(NamedTuple):
         return programs.run(self.pulled, [*operands, *pulled], rule)
 
     @property
+    def width(self) -> int:
+        """Of the rows that it is given, which may be filled up to that."""
+        return self.made.jaxpr.invars[0].aval.shape[1]
+
+    @property
     def widths(self) -> list[int]:
         """Of the rows that it gives."""
-        return [x.aval.shape[1] for x in self.made.jaxpr.outvars]
+        return [x.aval.shape[1] for x in self.made.jaxpr.outvars if x.aval.ndim > 1]
 
 
 class Parted(NamedTuple):
@@ -65,12 +70,14 @@ class Parted(NamedTuple):
       places: where what else it needs is made: a leaf of the operands by number, or an operation and its result.
       read: of each of these, the numbers of the leaves that it depends on.
       fixed: the numbers of leaves that are matrices of a head, which it needs, too.
+      known: matrices, and vectors of channels, which it needs last.
     """
 
     rows: Rows | None
     places: list[tuple[int, ...]]
     read: list[frozenset[int]]
     fixed: tuple[int, ...] = ()
+    known: tuple[np.ndarray, ...] = ()
 
 
 def parted(function: Callable, like: Callable[[int], Any], own: Sequence[int]) -> Parted | None:
@@ -86,7 +93,8 @@ def parted(function: Callable, like: Callable[[int], Any], own: Sequence[int]) -
     operands = [jaxpr.invars[place] for place in own]
     inside, there = [], set(operands)
     for equation in equations:
-        if not there.isdisjoint(_variables(equation)) or not all(map(_is_number, equation.outvars)):
+        is_of_rows = not there.isdisjoint(_variables(equation)) or not all(map(_is_number, equation.outvars))
+        if is_of_rows or _is_filled(equation, known):
             inside.append(equation)
             there.update(equation.outvars)
     needed = dict.fromkeys(x for each in inside for x in _variables(each) if x not in there)
@@ -95,13 +103,18 @@ def parted(function: Callable, like: Callable[[int], Any], own: Sequence[int]) -
     fixed = [x for x in needed if _is_matrix(x) and x in jaxpr.invars]
     given = [x for x in needed if x not in known and x not in fixed]
     is_made = all(_is_variable(x) and own[0] in read[x] for x in jaxpr.outvars)
-    if not is_made or not all(x in where and _is_vector(x) for x in given) or not all(map(_is_done, inside)):
+    if not is_made or not all(x in where and _is_vector(x) for x in given):
         return None
     if all(each.primitive.name == "convert_element_type" for each in inside) and len(jaxpr.outvars) == 1:
         return Parted(None, [], [])
     made = jaxpr.replace(constvars=consts, invars=[*operands, *given, *fixed], outvars=jaxpr.outvars, eqns=inside)
-    rows = _with_gradients(core.ClosedJaxpr(made, [known[x] for x in consts]), len(fixed))
-    return rows and Parted(rows, [where[x] for x in given], [read[x] for x in given], tuple(where[x][0] for x in fixed))
+    program = core.ClosedJaxpr(made, [known[x] for x in consts])
+    whole = picked.wide(program, ROWS) if picked.picks(program) else (program, [])
+    rows = whole and _with_gradients(whole[0], len(fixed) + len(whole[1]))
+    if not whole or not rows:
+        return None
+    numbers = tuple(where[x][0] for x in fixed)
+    return Parted(rows, [where[x] for x in given], [read[x] for x in given], numbers, tuple(whole[1]))
 
 
 def read_by(function: Callable, like: Any) -> list[frozenset[int]]:
@@ -210,6 +223,11 @@ def _is_number(x: Any) -> bool:
     return x.aval.shape == () or _is_vector(x)
 
 
+def _is_filled(equation: Any, known: dict[Any, Any]) -> bool:
+    """Whether it is one number for all tokens."""
+    return equation.primitive.name == "broadcast_in_dim" and all(x in known for x in _variables(equation))
+
+
 def _is_done(equation: Any) -> bool:
     """Whether a warpgroup knows an operation."""
     name = equation.primitive.name
@@ -225,7 +243,8 @@ def _is_done(equation: Any) -> bool:
     if not all(_is_number(x) or (len(x.aval.shape) == 2 and x.aval.shape[0] == TOKENS) for x in equation.outvars):
         return False
     if name == "broadcast_in_dim" and (size := equation.invars[0].aval.shape):
-        return size[0] == TOKENS and equation.params["broadcast_dimensions"][0] == 0
+        own = equation.params["broadcast_dimensions"]
+        return own[0] == 0 if size[0] == TOKENS else own == (1,)
     return name in ALONE or name in STANDING
 
 

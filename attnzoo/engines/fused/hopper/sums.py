@@ -63,7 +63,7 @@ def declined(given: Sequence, write: state.Write) -> list[str]:
     """As a causal one, and keys with gains."""
     has_gains = any(x.log_gain is not None for x in write.channels)
     gains = ["keys with gains whose queries all see the same, of which it knows nothing"] * has_gains
-    return chunks.declined(given, write) + gains
+    return chunks.declined(given, write, is_in_order=False) + gains
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:
@@ -106,7 +106,7 @@ def _fits(how: How, given: Given) -> bool:
     """Whether rows, features and values are as wide as blocks of a kernel."""
     channels = widths(how.read, given.read)
     are_rows = all(x % ROWS == 0 for x in (given.read.shape[3], given.value.shape[3], *channels))
-    return are_rows and channels == widths(how.key, given.key)
+    return are_rows and channels == widths(how.key, given.key) and not given.matrices
 
 
 class Keys(NamedTuple):
@@ -223,7 +223,7 @@ def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pu
     def write(piece, held, own, by):
         yield from products((by, held.sums))
         d_made = side.against(held, piece.value, loaded(piece.one.at[0]) if side.has_ones else None)
-        yield from side.pulled("key", piece, by, d_made, changed.beside, None)
+        yield from side.pulled("key", piece, own, d_made, changed.beside, None)
 
     out: Blocks = {"value": side.gradient(keys.value), "key": side.gradient(keys.key)}
     out |= side.numbers_beside("key", changed.beside)
@@ -278,9 +278,9 @@ def _read_backward(how: How, residuals: tuple[Queries, State, Changed], pulled: 
         return side.grown(grown, by, block, piece.d_one_columns.at[0] if side.gives_ones else own.pulled_one)
 
     def write(piece, held, own, made):
-        by, block, one = made
+        _, block, one = made
         d_made = side.against(held, block, one) * how.scale
-        yield from side.pulled("read", piece, by, d_made, changed.beside, None)
+        yield from side.pulled("read", piece, own, d_made, changed.beside, None)
 
     out: Blocks = {"read": Matrix(queries.read)}
     out |= side.numbers_beside("read", changed.beside)

@@ -46,12 +46,13 @@ def of(
     keys, values, finish = rule.parted(rule.key, KEY), rule.parted(rule.value, VALUE), rule.finish()
     if queries is None or keys is None or finish is None or values is None or values.rows is not None:
         return None
-    if queries.fixed or keys.fixed or finish.fixed:
+    if finish.fixed or finish.known:
         return None
     if rule.is_counted and not rule.is_fixed(rule.one):
         return None
     dtype = carried.given.q.dtype
-    how = How(queries.rows, keys.rows, finish.rows, 1.0 if scale is None else scale, interpret)
+    scale, (matrices, *which) = 1.0 if scale is None else scale, rule.matrices(queries, keys)
+    how = How(queries.rows, keys.rows, finish.rows, scale, interpret, *which)
     (one,) = rule.numbers(rule.one) if rule.is_counted else [None]
     if by_channel is not None:
         decays: Any = clipped(by_channel.astype(dtype), carried.ends[1])
@@ -60,12 +61,13 @@ def of(
     beside = rule.beside(rule.read, queries), rule.beside(rule.key, keys)
     q, k, v = clipped_of(carried, given[:3], dtype)
     (rate,) = rule.numbers(rule.rate) if rule.is_corrected else [None]
-    return how, Given(q, k, v, *beside, one, decays, found, rate)
+    whole_given = Given(_filled(q, queries), _filled(k, keys), v, *beside, one, decays, found, rate, matrices)
+    return None if matrices and kernels_of(whole_given) is not whole else (how, whole_given)
 
 
 def gained(
     carried: Carried, learned: Learned, given: Sequence, found: gains.Found | None, interpret: Any
-) -> tuple[gains.How, gains.Given]:
+) -> tuple[How, Given]:
     """A call of keys with gains as its kernels take it.
 
     Raises:
@@ -81,17 +83,19 @@ def gained(
         or not rule.is_fixed(rule.plain)
     ):
         raise NotImplementedError("keys with gains: a kernel of a Hopper GPU does not know how features are made here")
-    (queries, keys, finish), leaves = all_told, jax.tree.leaves(rule.all)
-    fixed = list(dict.fromkeys((*queries.fixed, *keys.fixed)))
-    of_read, of_key = (tuple(map(fixed.index, x.fixed)) for x in (queries, keys))
-    how = gains.How(queries.rows, keys.rows, of_read, of_key, finish.rows, interpret)
-    matrices = [leaves[i] if leaves[i].shape[1] == 1 else jnp.repeat(leaves[i], rule.group, axis=1) for i in fixed]
+    queries, keys, finish = all_told
+    matrices, *which = rule.matrices(queries, keys)
+    how = How(queries.rows, keys.rows, finish.rows, 1.0, interpret, *which)
     (one,), (plain,) = rule.numbers(rule.one), rule.numbers(rule.plain)
     beside = rule.beside(rule.read, queries), rule.beside(rule.gained_key, keys)
-    dtype = carried.given.q.dtype
-    q, k, v = clipped_of(carried, given[:3], dtype)
-    matrices = [x.astype(dtype) for x in matrices]
-    return how, gains.Given(q, k, v, *beside, one, plain, matrices, found)
+    q, k, v = clipped_of(carried, given[:3], carried.given.q.dtype)
+    return how, Given(q, k, v, *beside, one, found=found, matrices=matrices, plain=plain)
+
+
+def _filled(x: jax.Array, part: Parted) -> jax.Array:
+    """Rows as wide as the kernel is to have them."""
+    width = x.shape[3] if part.rows is None else part.rows.width
+    return x if width == x.shape[3] else jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[3])))
 
 
 def clipped_of(carried: Carried, rows: Any, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -231,6 +235,19 @@ class _Rule:
         """What a kernel needs beside rows, float32 [B or 1, N or 1, T] each."""
         made = lambda *leaves: rows.beside(function, self.all.one(), leaves, part.places)
         return self._of_all(made, part.read)
+
+    def matrices(self, queries: Parted, keys: Parted) -> tuple[list[jax.Array], tuple[int, ...], tuple[int, ...]]:
+        """What kernels hold for both programs, [1, N or 1, F, W], or [1, 1, F] of vectors, and which each needs."""
+        dtype, leaves = self.carried.given.q.dtype, jax.tree.leaves(self.all)
+        by_head = lambda x: x if x.shape[1] == 1 else jnp.repeat(x, self.group, axis=1)
+        fixed = list(dict.fromkeys((*queries.fixed, *keys.fixed)))
+        known = {(x.shape, x.tobytes()): x for x in (*queries.known, *keys.known)}
+        as_held = lambda x: jnp.asarray(x, dtype if x.ndim > 1 else jnp.float32)[None, None]
+        held = [*(by_head(leaves[i]).astype(dtype) for i in fixed), *map(as_held, known.values())]
+        places = {key: i for i, key in enumerate((*fixed, *known))}
+        which = [(*part.fixed, *((x.shape, x.tobytes()) for x in part.known)) for part in (queries, keys)]
+        of_read, of_key = (tuple(places[x] for x in each) for each in which)
+        return held, of_read, of_key
 
     def numbers(self, function: Callable) -> list[jax.Array]:
         """Numbers of tokens, likewise."""

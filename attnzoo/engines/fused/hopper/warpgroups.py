@@ -113,8 +113,9 @@ Blocks = dict[str, Matrix | Vectors]
 
 
 def tiled(dtype, *shape: int):
-    """Shared memory as wgmma reads it."""
-    transforms = plgpu.TilingTransform((UNIT, 128 // dtype.itemsize)), plgpu.SwizzleTransform(128)
+    """Shared memory as wgmma reads it, of rows of 128 bytes or a multiple, or of 32 or 64."""
+    row = min(128, shape[-1] * dtype.itemsize)
+    transforms = plgpu.TilingTransform((UNIT, row // dtype.itemsize)), plgpu.SwizzleTransform(row)
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 

@@ -7,7 +7,8 @@ what it has loaded. Of gradients one kernel goes the same way and makes sums ane
 with the state of keys and values those of queries. Another one comes from the last chunk to the first, with the state
 S = sum_i phi(q_i) d_i^T, of which both others are read: that of psi(k_j) is S v_j, and that of v_j is S^T psi(k_j).
 So nothing is kept between both passes but operands, and operands, outputs and gradients are all that is moved, beside
-what was read's, where outputs are finished, and states of each chunk where decays have gradients.
+what was read's, where outputs are finished, and states of each chunk where decays have gradients. Features of many
+channels are made by blocks of these (`wide`).
 """
 
 from __future__ import annotations
@@ -20,27 +21,40 @@ import jax
 
 from attnzoo.engines.fused.carried import Changed, instantiated, is_used
 from attnzoo.engines.fused.hopper import parts as hopper_parts
+from attnzoo.engines.fused.hopper import wide as hopper_wide
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
 from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, Kernel, both, widths
 from attnzoo.engines.fused.hopper.recurrence import State
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, all_slots, loaded, set_block
 
-WIDEST = 128  # channels
+WIDEST = 128  # channels of which a warpgroup has whole rows
 
 
 def fits(given: Given, how: How) -> bool:
     """Whether a block of threads holds the state of a head, and heads are as many as occupy the device."""
     batch, length, num_heads, width = given.read.shape
     parts, channels = hopper_parts.best(batch * num_heads, all_slots(length) // ROWS), widths(how.read, given.read)
-    is_held = sum(channels) <= WIDEST and given.value.shape[3] == ROWS
+    if parts > 1 and sum(channels) <= WIDEST:
+        return False
+    if _are_by_blocks(how, given):
+        return hopper_wide.fits(how, given)
     are_rows = all(x % ROWS == 0 for x in (width, *channels)) and channels == widths(how.key, given.key)
-    return parts == 1 and is_held and are_rows
+    return are_rows and given.value.shape[3] == ROWS
+
+
+def _are_by_blocks(how: How, given: Given) -> bool:
+    """Whether channels are many, or made by matrices."""
+    return bool(given.matrices) or sum(widths(how.key, given.key)) > WIDEST
+
+
+def _kernel(how: How, given: Given) -> Kernel:
+    return (hopper_wide.Kernel if _are_by_blocks(how, given) else Kernel)(how, given)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def recur(how: How, given: Given) -> tuple[jax.Array, State]:
     """Outputs [B, T, N, `ROWS`], and the state that is left."""
-    kernel = Kernel(how, given)
+    kernel = _kernel(how, given)
 
     def read(piece, told, own):
         return kernel.finished(*kernel.meeting(ONWARD, piece, told, own).read(kernel.made("read", piece, own)))
@@ -56,13 +70,15 @@ def _forward(how: How, given: Any):
 
 
 def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
-    return (gradients(Kernel(how, residuals[0]), _onward, _back, residuals, pulled),)
+    return (gradients(_kernel(how, residuals[0]), _onward, _back, residuals, pulled),)
 
 
 def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple[Given, Changed], pulled: Any) -> Given:
     """Those of a call, by what is made on the way onward and on the way back."""
     given, told = residuals
     changed = told.of_each(given)
+    if any(changed.matrices):
+        raise NotImplementedError("gradients by matrices of features: kernels of a Hopper GPU have none")
     d_out, wants_decays = instantiated(pulled[0], given), bool(changed.log_decay)
     made = onward(kernel, d_out, changed.beside_read, wants_decays)
     found = back(kernel, made, pulled_left(kernel, pulled), changed.beside_key, wants_decays)
@@ -77,6 +93,7 @@ def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple
         by_token("passed", given.log_decay) if given.log_decay is not None and wants_decays else None,
         grad_found(kernel, found),
         None if given.rate is None else by_token("rate", given.rate),
+        [None] * len(given.matrices),
     )
 
 
@@ -120,7 +137,7 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays:
             yield d_read
             yield from d_one
         dots = (lambda x: x) if wants_decays else None
-        yield from kernel.pulled("read", piece, by, met.pulled(block, *d_one) * how.scale, changed, dots)
+        yield from kernel.pulled("read", piece, own, met.pulled(block, *d_one) * how.scale, changed, dots)
 
     operands = {name: x for name, x in kernel.operands.items() if reads or name != "read"} | {"d_out": Matrix(d_out)}
     made = kernel.launch("recurrence_onward", ONWARD, operands, out, read, given.found, keeps=wants_decays)
@@ -141,7 +158,7 @@ def _back(
         yield d_value * how.scale
         one = None if given.one is None else loaded(piece.one_rows.at[0])
         passed = (lambda dots: kernel.passed(dots, piece, told)) if wants_decays else None
-        yield from kernel.pulled("key", piece, by, met.pulled(piece.value, one) * how.scale, changed, passed)
+        yield from kernel.pulled("key", piece, own, met.pulled(piece.value, one) * how.scale, changed, passed)
 
     operands = kernel.operands | {"pulled": Matrix(onward["pulled"])} | both("pulled_one", onward.get("pulled_one"))
     operands |= {"states": Matrix(onward["states"]), "dots": Vectors(onward["dots"])} if wants_decays else {}
