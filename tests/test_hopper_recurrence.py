@@ -552,6 +552,13 @@ CASES |= {
         "landmarks, of which those of keys are averages beside": {"kernel": Nystrom(landmarks=2), "length": 256},
         "keys and values that are projected by head": {"kernel": Linformer(), "length": 70, "keys": 130},
         "all keys of wide heads": {"kernel": Linear(), "widths": (128, 128)},
+        "other keys by pairs of channels": {
+            "kernel": Based(),
+            "length": 70,
+            "keys": 140,
+            "widths": (16, 64),
+            "key_value_seq_lengths": np.array([135]),
+        },
         "all keys by features that a kernel does not make": {"kernel": Based(), "widths": (12, 100)},
         "all keys of segments": {
             "kernel": Linear(),
@@ -686,6 +693,18 @@ def test_reasons(reason):
     call = functools.partial(attend, kernel=given["kernel"], is_causal=True, implementation="pallas", **beside)
     with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match=reason):
         call(*[operand(given.get("width", 64))] * 3)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_many_features_that_a_kernel_does_not_make_are_refused(is_causal):
+    """Such as by a scale that the program learns."""
+    narrow, values = (jax.ShapeDtypeStruct((1, 64, 1, width), jnp.bfloat16) for width in (16, 64))
+
+    def call(q, v, scale):
+        return attend(q, q, v, kernel=Based(), is_causal=is_causal, scale=scale, implementation="pallas")
+
+    with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match="153 channels: a kernel of a Hopper"):
+        jax.eval_shape(call, narrow, values, jax.ShapeDtypeStruct((), jnp.float32))
 
 
 @pytest.mark.parametrize(

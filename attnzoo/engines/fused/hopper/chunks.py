@@ -33,7 +33,7 @@ DTYPE = "bfloat16"  # in which sums of float16 would end
 WIDEST = 128  # channels that any kernel holds, and values
 
 
-def declined(given: Sequence, write: Write, is_in_order: bool = True) -> list[str]:
+def declined(given: Sequence, write: Write) -> list[str]:
     """Why the kernel cannot take a sequence of such types, and what one token of it writes."""
     reasons = warpgroups.missing()
     has_gains = any(x.log_gain is not None for x in write.channels)
@@ -56,7 +56,7 @@ def declined(given: Sequence, write: Write, is_in_order: bool = True) -> list[st
     if has_gains:
         return reasons + _declined_gains(given, write)
     values = write.values[0].shape[-1]
-    is_plain = len(write.channels) == 1 and not decays and write.rate is None and is_in_order
+    is_plain = len(write.channels) == 1 and not decays and write.rate is None
     is_wide = is_plain and values == ROWS and given.k.shape[3] <= ROWS
     channels = "channels of a head", hopper_wide.WIDEST if is_wide else WIDEST
     if by_channel:
@@ -138,10 +138,6 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     if told is not None and (kernels := hopper_told.kernels_of(told[1])).fits(told[1], told[0]):
         out, whole = kernels.recur(*told)
         return unclipped(out), left_of(whole, carried.empty(), group)
-    if written.key.shape[3] > WIDEST:
-        raise NotImplementedError(
-            f"{written.key.shape[3]} channels: a kernel of a Hopper GPU does not know how they are made here"
-        )
     rows = rows_of(carried, learned, given, slots, scale, written)
     if by_channel is None:
         decays = by_query(written.log_decay)
@@ -239,7 +235,13 @@ def _factor(equation: Any, x: Any, known: dict) -> float | None:
 def rows_of(
     carried: Carried, learned: Learned, given: Sequence, slots: Slots, scale: float | None, written: Written
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What all tokens read with, and write by, and write, as wide as a kernel wants."""
+    """What all tokens read with, and write by, and write, as wide as a kernel wants.
+
+    Raises:
+      NotImplementedError: a kernel holds as many channels only where it makes them, and does not know how.
+    """
+    if (channels := written.key.shape[3]) > WIDEST:
+        raise NotImplementedError(f"{channels} channels: a kernel of a Hopper GPU does not know how they are made here")
     read = _readers(carried, learned, given, slots) if scale is None else given.q.astype(DTYPE)
     return hopper_told.clipped_of(carried, map(wide, (read, written.key, written.value)), DTYPE)
 

@@ -77,7 +77,7 @@ class Kernel(wide.Kernel):
             plain, number = plain + loaded(self.vector(piece, "plain")), number + loaded(self.vector(piece, "number"))
             top = self._pending(piece, top) if is_backward else loaded(self.vector(piece, "last"))
             kept = loaded(self.vector(piece, "kept"))
-            return (*self.grown(sums, piece, carry[: -len(ALONE)], piece.faded, kept), plain, number, top), ()
+            return (*self.with_chunk(sums, piece, carry[: -len(ALONE)], piece.faded, kept), plain, number, top), ()
 
         def ready(own):
             if not is_backward:

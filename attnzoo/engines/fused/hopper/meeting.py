@@ -207,6 +207,11 @@ class Kernel:
         return {f"{name}_{i}": self.numbers() for i, is_changed in enumerate(changed) if is_changed}
 
     @property
+    def fixed(self) -> dict[str, jax.Array]:
+        """What shared memory holds for all pieces."""
+        return {}
+
+    @property
     def sums_left(self) -> dict[str, Any]:
         """Shapes of what is left of a state, by name."""
         left = {"sums": self.f32(len(self.given.read), self.num_heads, self.channels, ROWS)}
@@ -231,9 +236,6 @@ class Kernel:
         keeps: bool = False,
     ) -> dict[str, jax.Array]:
         """What a kernel writes, by name, and the state that it leaves, and the states that it `keeps`."""
-        batch, num_heads = len(self.given.read), self.num_heads
-        left = {"sums": self.f32(batch, num_heads, self.channels, ROWS)}
-        left |= {"ones": self.f32(batch, num_heads, self.channels)} if self.has_ones else {}
         states: Blocks = {"states": self.states_of_chunks()} if keeps else {}
         work = Walk(
             given=operands,

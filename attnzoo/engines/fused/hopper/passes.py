@@ -53,6 +53,7 @@ class Pass(NamedTuple):
       own: of what it writes for itself: vectors, and [rows, W] as wgmma reads it.
       scalars: of each head, [B or 1, N or 1].
       joined: what all parts of a head leave together, of [B, heads, parts, ...] of each; sums unless given.
+      fixed: what it has beside what is its own, as `held`, and for all examples, or heads, where these are 1.
     """
 
     shape: tuple[int, int, int]
@@ -63,6 +64,7 @@ class Pass(NamedTuple):
     own: dict[str, Any]
     scalars: dict[str, jax.Array] = {}
     joined: Callable[..., Iterable[jax.Array]] = _summed
+    fixed: dict[str, jax.Array] = {}
 
     @property
     def pieces(self) -> int:
@@ -133,15 +135,16 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
     made = warpgroups.launched(
         name,
         kernel,
-        [*(x.array for x in work.given.values()), *work.held.values(), *work.scalars.values()],
+        [*(x.array for x in work.given.values()), *work.held.values(), *work.fixed.values(), *work.scalars.values()],
         interpret,
         out_type=[*shapes, *left],
         scratch_types={
-            "held": {key: shared(jax.ShapeDtypeStruct(x.shape[2:], x.dtype)) for key, x in work.held.items()},
-            "own": {key: shared(x) for key, x in work.own.items()},
+            "held": {key: _of_head(x) for key, x in work.held.items()},
+            "own": {key: shared(x) for key, x in work.own.items()}
+            | {key: _of_head(x) for key, x in work.fixed.items()},
             "given": {key: x.memory(STAGES, ROWS) for key, x in work.given.items()},
             "staging": {key: x.memory(ROWS) for key, x in work.staging.items()},
-            "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.held))),
+            "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.held) + len(work.fixed))),
             "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=STAGES),
             "free": plgpu.Barrier(num_barriers=STAGES),
         },
@@ -152,14 +155,19 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
     return dict(zip([*work.out, *work.left], [*made[: len(shapes)], *work.joined(*made[len(shapes) :])], strict=True))
 
 
+def _of_head(x: jax.Array) -> Any:
+    """Shared memory for what a head has."""
+    return shared(jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+
+
 class _Block:
     """A block of threads, inside the kernel: some pieces of a head."""
 
     def __init__(self, work: Pass, rule: Rule, refs, memory: SimpleNamespace):
         self.work, self.rule, self.memory = work, rule, memory
         self.example, self.head, self.part = (lax.axis_index(axis) for axis in ("batch", "heads", "parts"))
-        alike = work.given, work.held, work.scalars, work.out, work.left
-        given, self.far, self.scalars, self.out, self.left = dealt(refs, alike)
+        alike = work.given, work.held, work.fixed, work.scalars, work.out, work.left
+        given, self.far, self.fixed, self.scalars, self.out, self.left = dealt(refs, alike)
         self.first = self.part * work.run
         self.count = jnp.minimum(work.run, work.pieces - self.first).astype(jnp.int32)
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, STAGES)
@@ -180,7 +188,10 @@ class _Block:
         for (key, x), ref in zip(self.work.held.items(), self.far, strict=True):
             head = div(self.head, self.work.shape[2] // x.shape[1])
             plgpu.copy_gmem_to_smem(ref.at[self.example, head], self.memory.held[key], self.memory.loaded)
-        if self.work.held:
+        for (key, x), ref in zip(self.work.fixed.items(), self.fixed, strict=True):
+            own = leading(x, ref, self.example, self.head)
+            plgpu.copy_gmem_to_smem(own, self.memory.own[key], self.memory.loaded)
+        if self.work.held or self.work.fixed:
             plgpu.barrier_wait(self.memory.loaded)
 
     def _fetch(self, turn) -> None:

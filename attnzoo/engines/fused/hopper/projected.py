@@ -25,6 +25,6 @@ def projected(projection: jax.Array, x: jax.Array, *, interpret: Any = None) -> 
     if warpgroups.missing() or not are_wide or x.dtype != chunks.DTYPE:
         return None
     columns = jnp.transpose(projection, (2, 0, 1))[None].astype(x.dtype)
-    keys = sums.Keys(filled_up(columns, UNIT), filled_up(x, UNIT), [], None)
+    keys = sums.Keys(filled_up(columns, UNIT), filled_up(x, UNIT), [], None, [])
     made = sums.summed(How(None, None, None, interpret=interpret), varying.alike(keys), None)
     return jnp.moveaxis(made.sums, 1, 2).astype(projection.dtype)

@@ -29,26 +29,14 @@ from attnzoo.engines.fused.carried import (
     kept_of,
     unkept,
 )
-from attnzoo.engines.fused.hopper import chunks, passes
+from attnzoo.engines.fused.hopper import chunks, wide
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
-from attnzoo.engines.fused.hopper.meeting import Given, How, Kernel, both, counted, recalled, widths
-from attnzoo.engines.fused.hopper.passes import Pass, Rule
+from attnzoo.engines.fused.hopper.meeting import Given, How, both, widths
+from attnzoo.engines.fused.hopper.passes import Rule
 from attnzoo.engines.fused.hopper.recurrence import State
-from attnzoo.engines.fused.hopper.warpgroups import (
-    ROWS,
-    Blocks,
-    Matrix,
-    Vectors,
-    added,
-    along,
-    filled,
-    loaded,
-    products,
-    set_block,
-    spread,
-    unclipped,
-)
+from attnzoo.engines.fused.hopper.sides import Side, of_side
+from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, loaded, set_block, unclipped
 from attnzoo.engines.fused.hopper.whole import grads_beside
 from attnzoo.engines.slots import Sequence
 
@@ -63,7 +51,7 @@ def declined(given: Sequence, write: state.Write) -> list[str]:
     """As a causal one, and keys with gains."""
     has_gains = any(x.log_gain is not None for x in write.channels)
     gains = ["keys with gains whose queries all see the same, of which it knows nothing"] * has_gains
-    return chunks.declined(given, write, is_in_order=False) + gains
+    return chunks.declined(given, write) + gains
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:
@@ -95,7 +83,7 @@ def _met(
         told = How(None, None, None, 1.0 if scale is None else scale, interpret), Given(*rows, [], [], one)
     how, whole = told
     left = summed(how, varying.alike(Keys.of(whole, group)), kept)
-    out, ones = read(how, *varying.alike((Queries(whole.read, whole.beside_read), left)))
+    out, ones = read(how, *varying.alike((Queries(whole.read, whole.beside_read, whole.matrices), left)))
     out = unclipped(out)
     if not is_told:
         out = chunks.finished_of(carried, learned, heads.precise(out[..., : given.v.shape[3]]), ones)
@@ -104,9 +92,11 @@ def _met(
 
 def _fits(how: How, given: Given) -> bool:
     """Whether rows, features and values are as wide as blocks of a kernel."""
+    if wide.are_many(given, how):
+        return wide.fits(given, how)
     channels = widths(how.read, given.read)
     are_rows = all(x % ROWS == 0 for x in (given.read.shape[3], given.value.shape[3], *channels))
-    return are_rows and channels == widths(how.key, given.key) and not given.matrices
+    return are_rows and channels == widths(how.key, given.key)
 
 
 class Keys(NamedTuple):
@@ -116,12 +106,14 @@ class Keys(NamedTuple):
     value: jax.Array
     beside: list[Any]
     one: jax.Array | None
+    matrices: list[Any]
 
     @staticmethod
     def of(given: Given, group: int) -> Keys:
         """Of heads of queries, so many of which share one."""
         own = lambda x: x[:, ::group]
-        return Keys(given.key, given.value, *jax.tree.map(own, (given.beside_key, given.one)))
+        beside, one = jax.tree.map(own, (given.beside_key, given.one))
+        return Keys(given.key, given.value, beside, one, given.matrices)
 
 
 class Queries(NamedTuple):
@@ -129,67 +121,20 @@ class Queries(NamedTuple):
 
     read: jax.Array
     beside: list[Any]
+    matrices: list[Any]
 
 
-class Side(Kernel):
-    """Keys or queries, as kernels pass over them: all operands of `meeting.Kernel` are of that side."""
+def _side_of_keys(how: How, keys: Keys) -> Side:
+    """That which is summed."""
+    # All examples have values of their own.
+    given = Given(keys.value, keys.key, keys.value, [], keys.beside, matrices=keys.matrices)
+    return of_side(how, given, keys.value.shape[3], keys.one is not None)
 
-    def __init__(self, how: How, given: Given, values: int, has_ones: bool):
-        super().__init__(how, given)
-        self.values, self.has_ones = values, has_ones
 
-    @staticmethod
-    def of_keys(how: How, keys: Keys) -> Side:
-        """That which is summed."""
-        given = Given(keys.value, keys.key, keys.value, [], keys.beside)  # all examples have values of their own
-        return Side(how, given, keys.value.shape[3], keys.one is not None)
-
-    @staticmethod
-    def of_queries(how: How, queries: Queries, sums: State) -> Side:
-        """That which reads."""
-        given = Given(queries.read, queries.read, queries.read, queries.beside, [])
-        return Side(how, given, sums.sums.shape[3], sums.ones is not None)
-
-    @property
-    def gives_ones(self) -> bool:
-        """Whether what is read of counts is an output of its own, since nothing finishes outputs."""
-        return self.has_ones and self.how.finish is None
-
-    def passing(
-        self, name: str, given: Blocks, out: Blocks, held: State | None, rule: Rule, left: bool = False
-    ) -> dict[str, jax.Array]:
-        """What a kernel writes, and sums where it has some `left`, beside sums that it reads."""
-        known = {} if held is None else {"sums": held.sums.astype(self.dtype)}
-        known |= {} if held is None or held.ones is None else {"ones": held.ones}
-        sums: dict[str, tuple[int, ...]] = {"sums": (self.channels, self.values)}
-        sums |= {"ones": (self.channels,)} if self.has_ones else {}
-        made = [x for x in ("read", "key") if x in given and getattr(self.how, x) is not None]
-        own = {f"made_{x}": self.rounded(ROWS, self.channels) for x in made}
-        if "d_out" in given and self.how.finish is not None:
-            own |= {"pulled": self.rounded(ROWS, self.values), "pulled_one": self.f32(ROWS)}
-        batch, length = self.given.read.shape[:2]
-        work = Pass((batch, length, self.num_heads), given, out, known, sums if left else {}, own)
-        return passes.launch(name, work, rule, self.how.interpret)
-
-    def begin(self) -> tuple[jax.Array, ...]:
-        """Empty sums."""
-        return (filled(0, self.channels, self.values), *([filled(0, self.channels)] if self.has_ones else []))
-
-    def grown(self, sums: tuple[jax.Array, ...], by, value, one: Any) -> tuple[jax.Array, ...]:
-        """Sums with those of rows of channels times others, and times numbers that stand beside these in a block."""
-        total, *ones = sums
-        ones = [counted(x, by, loaded(one, axis=1)) for x in ones]
-        return (added(total, by.T, value, self.how.interpret), *ones)
-
-    def recalled(self, held, by) -> tuple[jax.Array, ...]:
-        """What rows of channels read of sums."""
-        ones = [recalled(by, held.ones)] if self.has_ones else []  # before registers hold products
-        return (*products((by, held.sums)), *ones)
-
-    def against(self, held, value, one: jax.Array | None) -> jax.Array:
-        """What rows of values, and numbers beside them, read of sums: the gradient of rows of channels."""
-        (out,) = products((value, held.sums.T))
-        return out if one is None else out + spread(one, out.shape) * along(held.ones, out.shape, 1)
+def _side_of_queries(how: How, queries: Queries, sums: State) -> Side:
+    """That which reads."""
+    given = Given(queries.read, queries.read, queries.read, queries.beside, [], matrices=queries.matrices)
+    return of_side(how, given, sums.sums.shape[3], sums.ones is not None)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -197,11 +142,11 @@ def summed(how: How, keys: Keys, kept: State | None) -> State:
     """The sums of all keys, of each head that has a state; those that were kept, where they were."""
     if kept is not None:
         return kept
-    side = Side.of_keys(how, keys)
+    side = _side_of_keys(how, keys)
     make = lambda piece, held, own, _: side.made("key", piece, own)
     add = lambda piece, own, by, sums: side.grown(sums, by, piece.value, piece.one.at[0] if side.has_ones else None)
     made = side.passing("sums", _blocks_of_keys(side, keys), {}, None, Rule(make, add, begin=side.begin), left=True)
-    return State(made["sums"], made.get("ones"))
+    return side.left(made)
 
 
 def _blocks_of_keys(side: Side, keys: Keys) -> Blocks:
@@ -217,11 +162,11 @@ def _summed_forward(how: How, keys: Any, kept: Any):
 def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pulled: Any) -> tuple[Keys, None]:
     keys, kept, told = residuals
     changed, _ = told.of_each((keys, kept))
-    side = Side.of_keys(how, keys)
+    side = _side_of_keys(how, keys)
     make = lambda piece, held, own, _: side.made("key", piece, own)
 
     def write(piece, held, own, by):
-        yield from products((by, held.sums))
+        yield from side.recalled(held, by, counts=False)
         d_made = side.against(held, piece.value, loaded(piece.one.at[0]) if side.has_ones else None)
         yield from side.pulled("key", piece, own, d_made, changed.beside, None)
 
@@ -230,7 +175,8 @@ def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pu
     d_sums, rule = instantiated(pulled, keys), Rule(make, write=write)
     made = side.passing("sums_back", _blocks_of_keys(side, keys), out, d_sums, rule)
     d_key, d_value = of_shared(made["key"], keys.key), of_group(made["value"], keys.value)
-    return Keys(d_key, d_value, grads_beside("key", made, keys.beside), None), None
+    beside = grads_beside("key", made, keys.beside)
+    return Keys(d_key, d_value, beside, None, [None] * len(keys.matrices)), None
 
 
 summed.defvjp(_summed_forward, _summed_backward, symbolic_zeros=True)
@@ -239,7 +185,7 @@ summed.defvjp(_summed_forward, _summed_backward, symbolic_zeros=True)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def read(how: How, queries: Queries, sums: State) -> tuple[jax.Array, jax.Array | None]:
     """Outputs [B, T, N, Hv] of all queries, and float32 [B, N, T] of counts, where nothing finishes outputs."""
-    side = Side.of_queries(how, queries, sums)
+    side = _side_of_queries(how, queries, sums)
     make = lambda piece, held, own, _: side.made("read", piece, own)
     write = lambda piece, held, own, by: side.finished(*side.recalled(held, by))
     out: Blocks = {"out": Matrix(side.tokens(side.values, side.dtype))}
@@ -261,7 +207,7 @@ def _read_forward(how: How, queries: Any, sums: Any):
 def _read_backward(how: How, residuals: tuple[Queries, State, Changed], pulled: Any) -> tuple[Queries, State]:
     queries, sums, told = residuals
     changed, _ = told.of_each((queries, sums))
-    side, (d_out, d_one) = Side.of_queries(how, queries, sums), instantiated(pulled, queries)
+    side, (d_out, d_one) = _side_of_queries(how, queries, sums), instantiated(pulled, queries)
 
     def make(piece, held, own, _):
         by = side.made("read", piece, own)
@@ -288,8 +234,9 @@ def _read_backward(how: How, residuals: tuple[Queries, State, Changed], pulled: 
     given |= both("d_one", None if d_one is None else d_one[:, :, None])
     made = side.passing("read_back", given, out, sums, Rule(make, add, write, side.begin), left=True)
     of_group = lambda x, like: x.reshape(*like.shape[:2], -1, *like.shape[2:]).sum(axis=2) * how.scale
-    d_sums = jax.tree.map(of_group, State(made["sums"], made.get("ones")), sums)
-    return Queries(made["read"], grads_beside("read", made, queries.beside)), d_sums
+    d_sums = jax.tree.map(of_group, side.left(made), sums)
+    beside = grads_beside("read", made, queries.beside)
+    return Queries(made["read"], beside, [None] * len(queries.matrices)), d_sums
 
 
 read.defvjp(_read_forward, _read_backward, symbolic_zeros=True)

@@ -27,28 +27,21 @@ from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, Kerne
 from attnzoo.engines.fused.hopper.recurrence import State
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, all_slots, loaded, set_block
 
-WIDEST = 128  # channels of which a warpgroup has whole rows
-
 
 def fits(given: Given, how: How) -> bool:
     """Whether a block of threads holds the state of a head, and heads are as many as occupy the device."""
     batch, length, num_heads, width = given.read.shape
     parts, channels = hopper_parts.best(batch * num_heads, all_slots(length) // ROWS), widths(how.read, given.read)
-    if parts > 1 and sum(channels) <= WIDEST:
+    if parts > 1 and sum(channels) <= hopper_wide.WHOLE:
         return False
-    if _are_by_blocks(how, given):
-        return hopper_wide.fits(how, given)
+    if hopper_wide.are_many(given, how):
+        return hopper_wide.fits(given, how)
     are_rows = all(x % ROWS == 0 for x in (width, *channels)) and channels == widths(how.key, given.key)
     return are_rows and given.value.shape[3] == ROWS
 
 
-def _are_by_blocks(how: How, given: Given) -> bool:
-    """Whether channels are many, or made by matrices."""
-    return bool(given.matrices) or sum(widths(how.key, given.key)) > WIDEST
-
-
 def _kernel(how: How, given: Given) -> Kernel:
-    return (hopper_wide.Kernel if _are_by_blocks(how, given) else Kernel)(how, given)
+    return (hopper_wide.Kernel if hopper_wide.are_many(given, how) else Kernel)(how, given)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -33,16 +33,22 @@ from attnzoo.engines.fused.hopper.warpgroups import (
 )
 
 WIDEST = 256  # channels
+WHOLE = 128  # of which a warpgroup has whole rows
 SQUARE = (ROWS, ROWS)
 
 
-def fits(how: How, given: Given) -> bool:
+def fits(given: Given, how: How) -> bool:
     """Whether kernels make such features, and hold the state."""
     if how.read is None or how.key is None or len(how.key.widths) > 1 or given.rate is not None:
         return False
     (channels,), widths = how.key.widths, (given.read.shape[3], given.key.shape[3], given.value.shape[3])
     is_held = channels % ROWS == 0 and channels <= WIDEST and how.read.widths == [channels]
     return is_held and widths == (how.read.width, how.key.width, ROWS) and max(widths) <= ROWS
+
+
+def are_many(given: Given, how: How) -> bool:
+    """Whether a warpgroup cannot have whole rows of channels, or they are made by matrices."""
+    return bool(given.matrices) or sum(meeting.widths(how.key, given.key)) > WHOLE
 
 
 class Meeting(meeting.Meeting):
@@ -63,16 +69,21 @@ class Meeting(meeting.Meeting):
 
 
 def met(of, by, state) -> tuple[jax.Array, ...]:
-    """Rows of channels times others, and times a state: sums over blocks, in float32."""
-    each = [(of.at[i], by.at[i].T, state.at[i]) for i in range(of.shape[0])]
+    """Rows of channels times others, and times a state."""
+    blocks = range(of.shape[0])
+    return summed([(of.at[i], by.at[i].T) for i in blocks], [(of.at[i], state.at[i]) for i in blocks])
 
-    def made(pairs, out):
-        for ref, second in ((pairs, 1), (out, 2)):
-            for operands in each:
-                plgpu.wgmma(ref, operands[0], operands[second])
-        return pairs[...], out[...]
 
-    return pl.run_scoped(made, *[plgpu.ACC(SQUARE, jnp.float32)] * 2)
+def summed(*pairs: list[tuple[Any, Any]]) -> tuple[jax.Array, ...]:
+    """Sums of products of blocks in shared memory, in float32."""
+
+    def made(*into):
+        for ref, each in zip(into, pairs, strict=True):
+            for a, b in each:
+                plgpu.wgmma(ref, a, b)
+        return tuple(ref[...] for ref in into)
+
+    return pl.run_scoped(made, *[plgpu.ACC(SQUARE, jnp.float32)] * len(pairs))
 
 
 def recalled(of, ones) -> jax.Array:
@@ -164,8 +175,8 @@ class Kernel(meeting.Kernel):
 
         def keep(piece, told, own, carry):
             if self.has_decays:
-                return tuple(self.grown(sums, piece, carry, piece.faded, all_left(piece, ROWS))), ()
-            return tuple(self.grown(sums, piece, carry, getattr(piece, sums.value))), ()
+                return tuple(self.with_chunk(sums, piece, carry, piece.faded, all_left(piece, ROWS))), ()
+            return tuple(self.with_chunk(sums, piece, carry, getattr(piece, sums.value))), ()
 
         def prepare(piece, prepared, own):
             self.prepare(sums, piece, prepared, own)
@@ -179,7 +190,7 @@ class Kernel(meeting.Kernel):
             if self.has_ones:
                 block(told.ones, i)[...] = carry[self.blocks + i]
 
-    def grown(self, sums: Sums, piece, carry: tuple, value, kept: jax.Array | None = None) -> list[jax.Array]:
+    def with_chunk(self, sums: Sums, piece, carry: tuple, value, kept: jax.Array | None = None) -> list[jax.Array]:
         """These with those of a chunk that writes `value`, where so much is `kept` of what they were."""
         by, states, ones = getattr(piece, f"made_{sums.by}"), [*carry[: self.blocks]], [*carry[self.blocks :]]
         if kept is not None:
