@@ -87,7 +87,9 @@ def test_the_last_row_of_the_fastest_implementation_is_ranked_and_named(tmp_path
 
 def test_a_program_that_hides_its_operations_takes_as_long_as_they_do(tmp_path):
     rows = compiled(tmp_path, {"implementation": "pallas", "flops": None, "roofline_seconds": 1e-12})
-    assert knowledge.factor(rows, Softmax(), knowledge.Call("h100", 4096, True, "forward", "bfloat16")).value == 1.0
+    call = knowledge.Call("h100", 4096, True, "forward", "bfloat16")
+    assert knowledge.factor(rows, Softmax(), call).value == 1.0
+    assert knowledge.factor([row | {"value_dim": 64} for row in rows], Softmax(), call) is None  # of narrower keys
 
 
 def test_a_row_of_other_fields_comes_before_one_of_other_causality(tmp_path):
