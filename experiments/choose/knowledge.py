@@ -121,7 +121,7 @@ def _kernel(row: dict, kernel: Kernel) -> Kernel | None:
 
 def _tells(row: dict, call: Call) -> bool:
     """Whether a row tells seconds of such a pass on the device, with heads as wide as their values."""
-    is_narrow = row.get("value_dim", row.get("head_dim")) != row.get("head_dim")
+    is_narrow = row.get("value_dim") not in (None, row.get("head_dim"))
     if row.get("mesh") or is_narrow or not _asks(row, call.passed):
         return False
     if row.get("status") == "measured":
