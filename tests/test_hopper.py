@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from attnzoo import BigBird, Dims, Linear, Local, NadarayaWatson, SlidingWindow, Softmax, SparseTransformer, attend
+from attnzoo.contract.call import Call
+from attnzoo.contract.mask import Mask
+from attnzoo.engines import few
+from attnzoo.engines.fused.hopper import passes, warpgroups
 from attnzoo.engines.fused.hopper import softmax as hopper
-from attnzoo.engines.fused.hopper import warpgroups
-from attnzoo.engines.fused.way import interpreted
+from attnzoo.engines.fused.way import asking as asking_for
+from attnzoo.engines.fused.way import interpreted, way
 from tests import asking, oracles
 from tests.oracles import oracle_of, visibility
 
@@ -150,6 +154,32 @@ FEW = {
 @pytest.mark.parametrize("name", FEW)
 def test_gradients_where_keys_or_queries_are_few(ask, name):
     ask(check, **FEW[name])
+
+
+def check_averages(runs=2):
+    """Beside what few queries find, of parts of a sequence, and gradients of both."""
+    q, k, v, d_out = operands(5, 256, 64, 64, jnp.bfloat16)
+    d_averages = jnp.asarray(np.random.default_rng(1).normal(size=(1, runs, KV_HEADS, 64)), jnp.float32)
+
+    @jax.jit
+    def call(*given):
+        with asking_for(way(), "a test"):
+            return few.averaged(*given, Call(Mask(5, 256)), runs)
+
+    with mock.patch.multiple(passes, SHORTEST=1, BLOCKS=4), interpreted(64, 64, 64, platform="cuda"):
+        (out, averages), pull = jax.vjp(call, q, k, v)
+        grads = dict(zip("qkv", pull((d_out, d_averages)), strict=True))
+    assert not has_races()
+    wanted, of = expected(Softmax(), q, k, v, d_out, {})
+    in_runs = np.asarray(k, np.float64).reshape(1, runs, -1, KV_HEADS, 64)
+    of["k"] += np.repeat(np.asarray(d_averages, np.float64), in_runs.shape[2], axis=1) / in_runs.shape[2]
+    found = {"out": (out, wanted), "averages": (averages, in_runs.mean(axis=2))}
+    for name, (x, y) in (found | {name: (grads[name], of[name]) for name in "qkv"}).items():
+        np.testing.assert_allclose(np.asarray(x, np.float64), y, rtol=0, atol=1e-2 * np.abs(y).max(), err_msg=name)
+
+
+def test_averages_beside_what_few_queries_find(ask):
+    ask(check_averages)
 
 
 CASES = {

@@ -573,7 +573,6 @@ QUICK = [
     "two groups of channels",
     "other keys, some of which are hidden, at an offset",
     "keys with gains beside padding",
-    "landmarks, of which those of keys are averages beside",
     "keys and values that are projected by head",
     "pairs of channels beside padding",
 ]
