@@ -25,7 +25,7 @@ from attnzoo import (
 )
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import schedule, streaming
-from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, visible_of
+from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, Pulled, visible_of
 from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.fused.terms import Terms
 from attnzoo.engines.fused.tpu import held, steps
@@ -145,25 +145,38 @@ def test_tiles_suit_the_device():
     assert schedule.tile_size(4096, 255) == 241  # not XLA's
 
 
-@pytest.mark.parametrize(("width", "group", "fold"), [(64, 1, 2), (64, 3, 2), (8, 2, 4), (128, 3, 1), (80, 2, 1)])
-def test_heads_of_a_fold_know_their_numbers(width, group, fold):
-    """Those of queries stand beside their own keys' head, and all come back."""
-    kv, tile, length = 4, 8, 16
+@pytest.mark.parametrize(
+    ("width", "kv", "group", "fold", "beside"),
+    [
+        (64, 4, 1, 2, 2),
+        (64, 4, 3, 2, 2),
+        (64, 1, 4, 2, 1),
+        (64, 3, 2, 2, 1),
+        (8, 2, 2, 4, 2),
+        (128, 4, 3, 1, 1),
+        (80, 4, 2, 1, 1),
+    ],
+)
+def test_heads_of_a_fold_know_their_numbers(width, kv, group, fold, beside):
+    """Those of queries, which stay in order, know where the head of their keys stands; and all come back."""
+    tile, length, count = 8, 16, kv * group
     of_heads = lambda count: jnp.broadcast_to(jnp.arange(count)[:, None], (1, length, count, width))
-    queries, keys = of_heads(kv * group), of_heads(kv)
-    given = Operands(queries, keys, keys, *[None] * 6)
-    heads = Heads.of(given, are_alike=True)
-    assert heads == (kv, group, fold)
+    queries, keys = of_heads(count), of_heads(kv)
+    heads = Heads.of(Operands(queries, keys, keys, *[None] * 6), are_alike=True)
+    assert heads == (kv, group, fold, beside)
     for x in (queries, keys):
         np.testing.assert_array_equal(heads.inward(heads.outward(x, tile), width), x)
-    rows = jnp.broadcast_to(jnp.arange(kv * group)[:, None], (1, kv * group, length))
+    rows = jnp.broadcast_to(jnp.arange(count)[:, None], (1, count, length))
     np.testing.assert_array_equal(heads.by_query(heads.rows(rows, tile)), rows)
-    lanes = lambda x: np.asarray(heads.outward(x, tile))[0, :, 0, 0].reshape(-1, fold, width)[:, :, 0]
-    for n, (of_rows, of_lanes) in enumerate(zip(heads.rows(rows, tile)[0, :, 0, :, 0], lanes(queries), strict=True)):
-        numbers = [int(heads.number(jnp.int32(n), place)) for place in range(fold)]
-        assert numbers == of_rows.tolist() == of_lanes.tolist()
-        assert numbers == heads.numbers(jnp.arange(kv * group)[None])[0, n * fold : (n + 1) * fold].tolist()
-        np.testing.assert_array_equal(of_lanes // group, lanes(keys)[n // group])
+    lanes = lambda x, fold: np.asarray(heads.outward(x, tile))[0, :, 0, 0].reshape(-1, fold, width)[:, :, 0]
+    of_queries, of_keys = lanes(queries, fold), lanes(keys, beside)
+    assert len(of_queries) == heads.folds == len(of_keys) * heads.turns
+    for n, (of_rows, of_lanes) in enumerate(zip(heads.rows(rows, tile)[0, :, 0, :, 0], of_queries, strict=True)):
+        assert (
+            [int(heads.number(jnp.int32(n), place)) for place in range(fold)] == of_rows.tolist() == of_lanes.tolist()
+        )
+        places = [int(heads.place_of_key(jnp.int32(n), place)) for place in range(fold)]
+        np.testing.assert_array_equal(of_keys[n // heads.turns][places], of_lanes // group)
 
 
 def operands(length=QUERIES, keys=KEYS, heads=4, kv_heads=2, dim=8, dtype=jnp.float32):
@@ -259,6 +272,17 @@ def test_interpreted_it_meets_what_is_few(kernel, given, asked):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", few(["dilated", "causal", "all", "distances", "blocks that are drawn"], ["dilated"]))
+def test_each_side_has_a_kernel_where_sums_have_no_room(monkeypatch, name):
+    """Also where nothing has room, in steps."""
+    monkeypatch.setattr(tpu, "_at_once", lambda *given: None)
+    for room in (held.ROOM, 0):
+        monkeypatch.setattr(held, "ROOM", room)
+        jax.clear_caches()  # programs know nothing of it
+        test_interpreted_it_equals_the_equation(name)
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize(("name", "page"), [("causal", 3), ("blocks that are drawn", 150)])
 def test_lists_in_pages_give_the_same(monkeypatch, name, page):
     monkeypatch.setattr(steps, "PAGE", page)
@@ -275,16 +299,18 @@ def listed_operands(kernel, mask, heads=2):
 
 
 def test_what_is_met_again_is_held(monkeypatch):
-    """Where there is room; not what steps fetch once, and not queries of several heads that share keys."""
+    """Where there is room; not what steps fetch once, which is once for each head that shares keys, and not queries of
+    several such heads.
+    """
     mask = Mask(512, 512, False)
     window, blocks = (SlidingWindow(64, 64), mask.within(SlidingWindow(64, 64).band)), (Local(block_size=64), mask)
     ways = lambda *which, **given: [type(x) for x in tpu._grids(*listed_operands(*which, **given), True)]
     assert ways(*window) == [Held, Held]
     assert ways(*blocks) == [Stepped, Stepped]
-    assert ways(*window, heads=4) == [Held, Stepped]
+    assert ways(*window, heads=4) == ways(*blocks, heads=4) == [Held, Stepped]
     given, lists = listed_operands(*window)
     by_row, by_column = tpu._grids(given, lists, True)
-    assert by_column.size > by_row.size > 2 * given.k[0].nbytes  # rows of numbers stand beside queries
+    assert by_column.size > by_row.size == 2 * given.k[0].nbytes  # rows of numbers stand beside queries
     program = jax.make_jaxpr(lambda: tpu.forward(given, lists.by_row, interpret=True))()
     (moved,) = (x.params["cost_estimate"].bytes_accessed for x in program.eqns if x.primitive.name == "pallas_call")
     rows, numbers = 2 * 4 * given.q[..., 0].size, 4 * sum(x.size for x in lists.by_row)
@@ -293,6 +319,29 @@ def test_what_is_met_again_is_held(monkeypatch):
     assert ways(*window) == [Held, Stepped]
     monkeypatch.setattr(held, "ROOM", held.BESIDE)
     assert ways(*window) == [Stepped, Stepped]
+
+
+def test_one_kernel_has_all_gradients_where_there_is_room(monkeypatch):
+    """By sums of keys, or of queries that are fewer; heads that share keys are met one after another, and read once."""
+    mask = Mask(512, 512, False)
+    window = SlidingWindow(64, 64), mask.within(SlidingWindow(64, 64).band)
+    given, lists = listed_operands(*window, heads=8)
+    grid = tpu._at_once(given, lists, True)
+    assert grid.is_by_row and grid.size == 6 * given.k[0].nbytes  # sums in float32
+    arrays = jax.eval_shape(lambda: tpu._pulled(grid, pulled_like(given)))
+    program = jax.make_jaxpr(lambda x: tpu._of_queries(grid, x, has_keys=True))(arrays)
+    (moved,) = (x.params["cost_estimate"].bytes_accessed for x in program.eqns if x.primitive.name == "pallas_call")
+    rows, numbers = 3 * 4 * given.q[..., 0].size, 4 * sum(x.size for x in lists.by_row)
+    assert moved == 4 * given.q.nbytes + 4 * given.k.nbytes + rows + numbers
+    few_queries = SlidingWindow(512, 512), Mask(128, 512, False).within(SlidingWindow(512, 512).band)
+    assert [tpu._at_once(*listed_operands(*few_queries, heads=n), True).is_by_row for n in (2, 4)] == [False, True]
+    monkeypatch.setattr(held, "ROOM", held.BESIDE + grid.size - 1)
+    assert tpu._at_once(given, lists, True) is None
+
+
+def pulled_like(given):
+    row = jnp.zeros((given.q.shape[0], given.q.shape[2], given.q.shape[1]), jnp.float32)
+    return Pulled(given.q, row, row, row, given.q, row)
 
 
 def test_a_tpu_holds_what_it_has_room_for():
@@ -384,13 +433,13 @@ def test_it_is_one_kernel_where_it_is_lowered():
 
 
 def test_whole_numbers_have_32_bits():
-    """Whatever jax's default is: the compiler of a TPU takes no others. Both in steps, and where tiles are held."""
+    """Whatever jax's default is: the compiler of a TPU takes no others."""
     for kernel in (Softmax(), BigBird()):
         call = functools.partial(attend, kernel=kernel, implementation="pallas")
         gradient = jax.grad(lambda *x, call=call: call(*x).astype(jnp.float32).sum(), (0, 1, 2))
         with jax.enable_x64(True), programs.of_tpu("TPU v5 lite"):
             found = programs.of_kernels(gradient, *SHAPES)
-        assert len(found) == 3 and not any("i64" in program for program in found)
+        assert len(found) == 2 and not any("i64" in program for program in found)
 
 
 @pytest.mark.slow

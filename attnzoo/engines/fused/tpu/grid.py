@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.engines.fused.operands import NOWHERE, Operands, Side
 from attnzoo.engines.fused.pairs import Pairs
-from attnzoo.engines.fused.tpu.folding import SUBLANES, Heads, in_rows
+from attnzoo.engines.fused.tpu.folding import LANES, SUBLANES, Heads, in_rows
 
 # What is fetched by tile of keys, and whose head it is; all else is of queries.
 OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "keys": ("column", "queries")}
@@ -26,12 +27,28 @@ WIDE = {"q": "q", "k": "k", "v": "v", "out": "v", "d_out": "v"}
 
 
 class Array(NamedTuple):
-    """What a kernel holds of one tile and head: a result, or a running sum, which starts at a number."""
+    """What a kernel holds of one tile and head: a result, or a running sum, which starts at a number.
+
+    Attributes:
+      axis: along which results of a fold stand.
+      is_shared: whether it is one of all heads of a fold, each of which has lanes or rows in it.
+    """
 
     shape: tuple[int, int]
     dtype: Any = jnp.float32
     start: float = 0.0
-    axis: int = 0  # along which results of a fold stand
+    axis: int = 0
+    is_shared: bool = False
+
+    def folded(self, fold: int) -> tuple[int, ...]:
+        """The shape of a result of all heads of a fold."""
+        return tuple(
+            size * (1 if self.is_shared or axis != self.axis else fold) for axis, size in enumerate(self.shape)
+        )
+
+    def held(self, fold: int, *leading: int) -> list[Any]:
+        """Memory of a running sum, for each head of a fold, or for all."""
+        return [pltpu.VMEM((*leading, *self.shape), self.dtype)] * (1 if self.is_shared else fold)
 
 
 class Place(NamedTuple):
@@ -46,13 +63,12 @@ class Place(NamedTuple):
 
 
 class Kernel:
-    """What is done with each pair of tiles of one head, and with its sums once all are met.
+    """What is done with each pair of tiles of one head, and with its sums once all are met."""
 
-    Attributes:
-      products: of tiles, how many are as wide as queries, and as values.
-    """
-
-    products: tuple[int, int]
+    @property
+    def products(self) -> tuple[int, int]:
+        """Of tiles, how many are as wide as queries, and as values."""
+        raise NotImplementedError
 
     def begin(self, step: Step, sums: tuple[Any, ...]) -> None:
         """Where sums start from more than their numbers."""
@@ -94,13 +110,14 @@ class Grid:
 
     @property
     def are_apart(self) -> bool:
-        """Whether heads that share keys get gradients of keys apart: tiles beside a key, or what is added, differ."""
-        return self.heads.group > 1 and (not self.are_alike or self.given.of_key is not None)
+        """Whether heads that share keys get results of these apart: tiles beside a key, or what is added, differ."""
+        differ = not self.are_alike or self.given.of_key is not None
+        return not self.is_by_row and self.heads.group > 1 and differ
 
     @property
     def inner(self) -> int:
         """Folds of queries whose results are summed."""
-        return 1 if self.is_by_row or self.are_apart else self.heads.group
+        return 1 if self.is_by_row or self.are_apart else self.heads.turns
 
     @property
     def axis(self) -> str:
@@ -117,7 +134,7 @@ class Grid:
         """What lies in scalar memory, [B or 1, N or 1]."""
         found = {name: side.positions[:, :1] for name, side in sides(self.given) if side.run is not None}
         by_head = {"scale": self.given.scale, "soft_cap": self.given.soft_cap}
-        return found | {name: self.heads.numbers(x) for name, x in by_head.items() if x is not None}
+        return found | {name: x for name, x in by_head.items() if x is not None}
 
     def arrays(self) -> dict[str, jax.Array]:
         """What each kernel is given."""
@@ -128,14 +145,19 @@ class Grid:
             vectors = [] if side.run is not None else [side.positions[:, None]]
             vectors += [] if side.segments is None else [side.segments[:, None]]
             if name == "keys" and given.of_key is not None:
-                vectors.append(jax.lax.bitcast_convert_type(given.of_key, jnp.int32))
+                added = jax.lax.bitcast_convert_type(given.of_key, jnp.int32)
+                own = min(added.shape[1], self.heads.fold)
+                vectors += list(jnp.moveaxis(added.reshape(len(added), -1, own, added.shape[2]), 2, 0))
             found |= {name: in_rows(vectors, side.tile)} if vectors else {}
         return found
 
-    def like(self, results: tuple[Array, ...], of: jax.Array) -> list[jax.ShapeDtypeStruct]:
-        """Shapes of the results of all tiles, which vary over a mesh as an array does."""
+    def like(self, results: tuple[Array, ...], of: jax.Array, folds: int, tiles: int) -> list[jax.ShapeDtypeStruct]:
+        """Shapes of the results of so many folds and tiles, which vary over a mesh as an array does."""
         of_mesh = jax.typeof(of).manual_axis_type
-        return [jax.ShapeDtypeStruct(self._shape(x), x.dtype, manual_axis_type=of_mesh) for x in results]
+        shapes = [self._shape(x, folds, tiles) for x in results]
+        return [
+            jax.ShapeDtypeStruct(x, y.dtype, manual_axis_type=of_mesh) for x, y in zip(shapes, results, strict=True)
+        ]
 
     def block(self, shape: tuple[int, ...], lanes: int, axis: str, folds: str) -> pl.BlockSpec:
         """What is seen of an array with tiles of queries or keys, of one fold of queries, keys or results."""
@@ -146,20 +168,19 @@ class Grid:
         given = {
             name: self.block(x.shape, self._lanes(name, x), axis_of(name), folds_of(name)) for name, x in arrays.items()
         }
-        lanes = [folded(x, self.heads.fold)[1] for x in results]
+        lanes = [x.folded(self.heads.fold)[1] for x in results]
         return given, [self.block(x.shape, own, self.axis, "results") for x, own in zip(like, lanes, strict=True)]
 
     def place(self, b: Any, queries: Any, results: Any, mine: Any, other: Any) -> Place:
         """Of a pair: an example, folds of queries and of results, a tile whose results are made, and one beside it."""
-        group = self.heads.group
-        kv = queries if group == 1 else jax.lax.div(queries, np.int32(group))
+        turns = self.heads.turns
+        kv = queries if turns == 1 else jax.lax.div(queries, np.int32(turns))
         return Place(b, queries, kv, results, *((mine, other) if self.is_by_row else (other, mine)))
 
-    def each(self, held: tuple[Any, ...], numbers: dict, arrays: dict, place: Place) -> Each:
-        """What each head of a fold sees, and its sums, of which those of one head stand behind those of another."""
-        count = len(held) // self.heads.fold
-        own = [held[n * count : (n + 1) * count] for n in range(self.heads.fold)]
-        return [(Step(self.given, self.heads, numbers, arrays, place, n), sums) for n, sums in enumerate(own)]
+    def each(self, held: Any, numbers: dict, arrays: dict, place: Place) -> Each:
+        """What each head of a fold sees, and its sums."""
+        step = functools.partial(Step, self.given, self.heads, self.are_apart, numbers, arrays, place)
+        return [(step(n), tuple(x[n % len(x)] for x in held)) for n in range(self.heads.fold)]
 
     def cost(self, kernel: Kernel, pairs: int, moved: int) -> pl.CostEstimate:
         """Of so many pairs of tiles, those of all heads counted, and bytes."""
@@ -170,14 +191,14 @@ class Grid:
 
     def _lanes(self, name: str, x: jax.Array) -> int:
         """Of one fold of an array."""
-        return self.heads.fold * getattr(self.given, WIDE[name]).shape[3] if name in WIDE else x.shape[4]
+        fold = self.heads.beside if folds_of(name) == "kv" else self.heads.fold
+        return fold * getattr(self.given, WIDE[name]).shape[3] if name in WIDE else x.shape[4]
 
-    def _shape(self, x: Array) -> tuple[int, ...]:
-        """Of a result of all tiles."""
-        batch, folds, fold = self.given.q.shape[0], self.heads.folds // self.inner, self.heads.fold
-        if x.axis == 1:
-            return self.heads.shape(batch, self.tiles, x.shape[0], folds * fold, x.shape[1])
-        return batch, folds, self.tiles, *folded(x, fold)
+    def _shape(self, x: Array, folds: int, tiles: int) -> tuple[int, ...]:
+        batch, (rows, lanes) = len(self.given.q), x.folded(self.heads.fold)
+        if x.axis == 1 and (folds == 1 or lanes % LANES == 0):
+            return batch, 1, tiles, rows, folds * lanes
+        return batch, folds, tiles, rows, lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +207,7 @@ class Step:
 
     given: Operands
     heads: Heads
+    are_apart: bool
     numbers: dict[str, Any]
     arrays: dict[str, Any]
     place: Place
@@ -196,8 +218,29 @@ class Step:
         tiles, tile, own = self.arrays[name], self._tile(name), self.fold
         if name not in WIDE:
             return tiles[0, 0, tile, own : own + 1]
-        width = tiles.shape[-1] // self.heads.fold
-        return tiles[0, 0, tile, :, own * width : (own + 1) * width]
+        fold, place = (self.heads.beside, self._place_of_key) if folds_of(name) == "kv" else (self.heads.fold, own)
+        width = tiles.shape[-1] // fold
+        of_place = lambda n: tiles[0, 0, tile, :, n * width : (n + 1) * width]
+        if isinstance(place, int):
+            return of_place(place)
+        found = of_place(0)
+        for n in range(1, fold):
+            found = jnp.where(place == n, of_place(n), found)
+        return found
+
+    def among(self, name: str) -> jax.Array:
+        """The tile of an array in the lanes that its head has in what is shared by heads, beside zeros."""
+        x = self.of(name)
+        count, place = (self.heads.fold, self.fold) if self.are_apart else (self.heads.beside, self._place_of_key)
+        return jnp.concatenate([jnp.where(place == n, x, jnp.zeros_like(x)) for n in range(count)], axis=1)
+
+    def row(self, count: int) -> Any:
+        """Which of so many rows its head has in what is shared by heads."""
+        return jax.lax.rem(self.heads.number(self.place.queries, self.fold), np.int32(count))
+
+    @property
+    def _place_of_key(self) -> Any:
+        return self.heads.place_of_key(self.place.queries, self.fold)
 
     def _tile(self, name: str) -> Any:
         """Where it lies, of one that is seen alone or of all."""
@@ -211,9 +254,10 @@ class Step:
 
     def of_key(self) -> jax.Array:
         """What is added to the scores of each key, [s, 1]."""
-        keys = self.given.keys
-        last = (keys.run is None) + (keys.segments is not None)
-        return jax.lax.bitcast_convert_type(self._vectors("keys")[last], jnp.float32)
+        keys, added = self.given.keys, self.given.of_key
+        before = (keys.run is None) + (keys.segments is not None)
+        own = self.fold if added is not None and added.shape[1] > 1 else 0
+        return jax.lax.bitcast_convert_type(self._vectors("keys")[before + own], jnp.float32)
 
     def visible(self) -> jax.Array:
         """Which keys [s, 1] the queries [1, t] may see, [s, t]."""
@@ -248,11 +292,12 @@ class Step:
 Each = list[tuple[Step, tuple[Any, ...]]]  # heads of a fold, with their sums
 
 
-def begin(kernel: Kernel, each: Each, sums: tuple[Array, ...]) -> None:
+def begin(kernel: Kernel, each: Each, held: Any, sums: tuple[Array, ...]) -> None:
     """The sums of a tile, which stand first."""
-    for step, own in each:
-        for x, like in zip(own, sums, strict=False):
+    for of_heads, like in zip(held, sums, strict=False):
+        for x in of_heads:
             x[...] = jnp.full_like(x, like.start)
+    for step, own in each:
         kernel.begin(step, own)
 
 
@@ -260,7 +305,8 @@ def end(kernel: Kernel, each: Each, results: tuple[Array, ...], found: tuple[Any
     """The results of a tile are written."""
     ended = zip(*(kernel.end(step, own) for step, own in each), strict=True)
     for x, of_heads, like in zip(found, ended, results, strict=True):
-        x[0, 0, 0] = jnp.concatenate(of_heads, axis=like.axis).astype(x.dtype)
+        whole = of_heads[0] if like.is_shared else jnp.concatenate(of_heads, axis=like.axis)
+        x[0, 0, 0] = whole.astype(x.dtype)
 
 
 def block_of(shape: tuple[int, ...], lanes: int, place: Place, tile: Any, folds: str) -> tuple[Any, ...]:
@@ -283,8 +329,3 @@ def axis_of(name: str) -> str:
 def folds_of(name: str) -> str:
     """Whose folds an array has."""
     return OF_KEYS.get(name, ("row", "queries"))[1]
-
-
-def folded(x: Array, fold: int) -> tuple[int, ...]:
-    """The shape of a result of all heads of a fold."""
-    return tuple(size * (fold if axis == x.axis else 1) for axis, size in enumerate(x.shape))

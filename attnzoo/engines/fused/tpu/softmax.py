@@ -6,10 +6,12 @@ within them, and sums of values are [Hv, t], which fill registers whatever Hv is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
 
 from attnzoo.engines import dense
 from attnzoo.engines.fused.device import Device
@@ -66,16 +68,35 @@ def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found
 
 
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool = False) -> Gradients:
-    """The kernels of `Device.backward`."""
-    if (few := _few(given, lists, interpret)) is not None:
-        return _of_all(few, _pulled(few, pulled))
+    """The kernels of `Device.backward`: one where it has room for sums of a whole side, and else one for each side."""
+    if (grid := _at_once(given, lists, interpret)) is not None:
+        arrays = _pulled(grid, pulled)
+        if not grid.is_by_row:
+            *of_keys, d_q = _of_keys(grid, arrays, has_queries=True)
+            return _gradients(grid, d_q, [], of_keys)
+        if grid.met[1] == 1:
+            del arrays["out"]  # with all keys at hand, what gradients of weights have in common is a sum of these
+        d_q, *rest = _of_queries(grid, arrays, has_keys=True)
+        return _gradients(grid, d_q, rest[: -len(grid.left)], rest[-len(grid.left) :])
     by_row, by_column = _grids(given, lists, interpret)
-    heads, arrays = by_row.heads, _pulled(by_row, pulled)
-    d_q, shift, *d_cap = _of_queries(by_row, arrays)
+    arrays = _pulled(by_row, pulled)
+    d_q, shift, *d_cap = _of_queries(by_row, arrays, has_keys=False)
     del arrays["out"], arrays["d_log_total"]
-    d_k, d_v, *d_key = _of_keys(by_column, arrays | {"shift": shift})
-    by_head = lambda found: heads.by_query(found[0][:, :, :, : heads.fold]) if found else None  # rows are equal
-    return Gradients(heads.inward(d_q, given.q.shape[3]), d_k, d_v, by_head(d_key), by_head(d_cap))
+    of_keys = _of_keys(by_column, arrays | {"shift": shift}, has_queries=False)
+    return _gradients(by_row, d_q, d_cap, of_keys)
+
+
+def _at_once(given: Operands, lists: Lists, interpret: bool) -> Held | None:
+    """What has all gradients, by sums of all keys, or of queries where these are fewer and of heads that share no keys;
+    None where there is no room.
+    """
+    by_row, by_column = (Held(given, pairs, place == 0, interpret) for place, pairs in enumerate(lists))
+    sides = [dataclasses.replace(by_row, left=_results_of_keys(by_row, by_row.heads.turns))]
+    if by_row.tiles < by_column.tiles and by_row.heads.group == 1 and given.soft_cap is None is given.of_key:
+        width = by_row.heads.fold * given.q.shape[3]
+        left = Array((given.queries.tile, width), given.q.dtype, axis=1, is_shared=True)
+        sides = [dataclasses.replace(by_column, left=(left,)), *sides]
+    return next((grid for grid in sides if grid.has_room), None)
 
 
 def _grids(given: Operands, lists: tuple[Pairs, ...], interpret: bool) -> list[Grid]:
@@ -97,59 +118,40 @@ def _pulled(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
     return found | {name: heads.rows(x, tile) for name, x in rows.items()}
 
 
-def _few(given: Operands, lists: Lists, interpret: bool) -> Held | None:
-    """Where one tile has all keys, or all queries, it is held and the others are met once; None elsewhere.
+def _of_queries(grid: Grid, arrays: dict[str, jax.Array], has_keys: bool) -> list[jax.Array]:
+    """Gradients of queries, the shift where another kernel asks for it, those of caps, and of keys that are held."""
+    given, row = grid.given, Array((1, grid.given.queries.tile))
+    (_, tile), width = row.shape, given.q.shape[3]
+    own, caps = Array((tile, width), given.q.dtype, axis=1), [row] * (given.soft_cap is not None)
+    results = own, *[row] * (not has_keys), *caps
+    return grid.call(_OfQueries(has_keys), arrays, results, (Array((width, tile)), row, *caps))
 
-    Heads that share keys have their gradients by keys apart, so that they can be held, and not met.
+
+def _of_keys(grid: Grid, arrays: dict[str, jax.Array], has_queries: bool) -> list[jax.Array]:
+    """Gradients of keys, of values, of what is added to scores, and of queries that are held."""
+    results = _results_of_keys(grid, 1)
+    sums = tuple(x._replace(dtype=jnp.float32) for x in results)
+    return grid.call(_OfKeys(has_queries), arrays, results, sums)
+
+
+def _results_of_keys(grid: Grid, turns: int) -> tuple[Array, ...]:
+    """Gradients of keys, of values, and of what is added to the scores of each, of so many folds of queries; in float32
+    where XLA sums those of heads that share keys.
     """
-    by_row, by_column = (Held(given, pairs, place == 0, interpret) for place, pairs in enumerate(lists))
-    if given.soft_cap is not None or given.of_key is not None or not by_row.are_alike:
-        return None
-    grid = next((x for x, other in ((by_row, by_column), (by_column, by_row)) if other.tiles == 1 < x.tiles), None)
-    return grid if grid is not None and grid.has_room and grid.inner == 1 else None
-
-
-def _of_all(grid: Held, arrays: dict[str, jax.Array]) -> Gradients:
-    """Gradients of tiles that are met, and sums that are those of what is held."""
-    given, heads = grid.given, grid.heads
-    of_row, of_column = given.queries.tile, given.keys.tile
-    q, k, v = (x.shape[3] for x in (given.q, given.k, given.v))
-    if grid.is_by_row:
-        own, left = Array((of_row, q), given.q.dtype, axis=1), [Array((of_column, x), axis=1) for x in (k, v)]
-        del arrays["out"]
-        d_q, *found = grid.call(_KeysHeld(), arrays, (own,), (Array((q, of_row)),), (*left,))
-        d_k, d_v = (_by_kv(heads.inward(x, y.shape[3]), y) for x, y in zip(found, (given.k, given.v), strict=True))
-        return Gradients(heads.inward(d_q, q), d_k, d_v, None, None)
-    sums = tuple(Array((of_column, x), axis=1) for x in (k, v))
-    results = tuple(x._replace(dtype=y.dtype) for x, y in zip(sums, (given.k, given.v), strict=True))
-    d_k, d_v, d_q = grid.call(_QueriesHeld(), arrays, results, sums, (Array((of_row, q), axis=1),))
-    d_q = heads.inward(d_q, q).astype(given.q.dtype)
-    return Gradients(d_q, heads.inward(d_k, k), heads.inward(d_v, v), None, None)
-
-
-def _of_queries(grid: Grid, arrays: dict[str, jax.Array]) -> list[jax.Array]:
     given = grid.given
-    tile, width = given.queries.tile, given.q.shape[3]
-    rows = [Array((1, tile))] * (1 + (given.soft_cap is not None))
-    results = Array((tile, width), given.q.dtype, axis=1), *rows
-    return grid.call(_OfQueries(), arrays, results, (Array((width, tile)), *rows))
+    tile, fold = given.keys.tile, grid.heads.fold if grid.are_apart else grid.heads.beside
+    dtype_of = lambda x: jnp.float32 if grid.are_apart else x.dtype
+    wide = [Array((tile, fold * x.shape[3]), dtype_of(x), axis=1, is_shared=True) for x in (given.k, given.v)]
+    return *wide, *[Array((turns * grid.heads.fold, tile), is_shared=True)] * (given.of_key is not None)
 
 
-def _of_keys(grid: Grid, arrays: dict[str, jax.Array]) -> list[jax.Array]:
-    """Where heads that share keys are apart, their gradients are summed in float32 here."""
-    given = grid.given
-    tile, sides = given.keys.tile, (given.k, given.v)
-    sums = [Array((tile, x.shape[3]), axis=1) for x in sides]
-    more = [Array((SUBLANES, tile))] * (given.of_key is not None)
-    results = [x if grid.are_apart else x._replace(dtype=side.dtype) for x, side in zip(sums, sides, strict=True)]
-    found = grid.call(_OfKeys(), arrays, (*results, *more), (*sums, *more))
-    of_sides = [_by_kv(grid.heads.inward(x, y.shape[3]), y) for x, y in zip(found[:2], sides, strict=True)]
-    return [*of_sides, *found[2:]]
-
-
-def _by_kv(x: jax.Array, like: jax.Array) -> jax.Array:
-    """[B, L, N or K, H] -> [B, L, K, H], in the dtype of `like`."""
-    return x.reshape(*like.shape[:3], -1, like.shape[3]).sum(axis=3).astype(like.dtype)
+def _gradients(grid: Grid, d_q: jax.Array, d_cap: list[jax.Array], of_keys: list[jax.Array]) -> Gradients:
+    """Those of operands from what kernels give."""
+    (d_k, d_v, *d_key), given, heads = of_keys, grid.given, grid.heads
+    by_kv = lambda x, like: heads.inward(x, like.shape[3]).reshape(*like.shape[:3], -1, like.shape[3]).sum(axis=3)
+    d_k, d_v = (by_kv(x, like).astype(like.dtype) for x, like in ((d_k, given.k), (d_v, given.v)))
+    by_head = lambda found: heads.by_query(found[0]) if found else None
+    return Gradients(heads.inward(d_q, given.q.shape[3]), d_k, d_v, by_head(d_key), by_head(d_cap))
 
 
 class _Forward(Kernel):
@@ -174,80 +176,76 @@ class _Forward(Kernel):
         return (out / total).T, top, jnp.log(total)
 
 
+@dataclasses.dataclass(frozen=True)
 class _OfQueries(Kernel):
-    """Gradients of queries, the shift of those of their scores, and what each adds to that of the soft cap."""
+    """Gradients of queries, the shift of those of their scores, and what each adds to that of the soft cap.
 
-    products = 2, 1
+    Attributes:
+      has_keys: whether there are sums of keys, too, and so nobody else asks for the shift.
+    """
+
+    has_keys: bool
+
+    @property
+    def products(self):
+        return (3, 2) if self.has_keys else (2, 1)
 
     def begin(self, step, sums):
-        sums[1][...] = _shift(step)
+        if "out" in step.arrays:
+            sums[1][...] = _shift(step)
 
     def add(self, step, sums, is_partial):
-        _, d_scores, ratio = _weights(step, sums[1][...], is_partial)
+        d_q, shift, *more = sums
+        weights, d_scores, ratio = _weights(step, shift[...] if "out" in step.arrays else None, is_partial)
         if ratio is not None:
+            d_cap, *more = more
             bounded = jnp.tanh(ratio)
-            sums[2][...] += (d_scores * (bounded - ratio * (1 - bounded**2))).sum(axis=0, keepdims=True)
-        k = step.of("k")
-        sums[0][...] += _dot(k, _uncapped(d_scores, ratio).astype(k.dtype), INNER)
-
-    def end(self, step, sums):
-        return (sums[0][...] * step.number("scale")).T, *(x[...] for x in sums[1:])
-
-
-class _OfKeys(Kernel):
-    """Gradients of keys, of values and of what is added to the scores of each key."""
-
-    products = 2, 2
-
-    def add(self, step, sums, is_partial):
-        weights, d_scores, ratio = _weights(step, step.of("shift"), is_partial)
-        q, d_out = step.of("q"), step.of("d_out")
+            d_cap[...] += (d_scores * (bounded - ratio * (1 - bounded**2))).sum(axis=0, keepdims=True)
         d_products = _uncapped(d_scores, ratio) * step.number("scale")
-        sums[0][...] += _dot(d_products.astype(q.dtype), q, PLAIN)
-        sums[1][...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
-        if step.given.of_key is not None:
-            sums[2][...] += _summed(d_scores)
+        k = step.of("k")
+        d_q[...] += _dot(k, d_products.astype(k.dtype), INNER)
+        if self.has_keys:
+            _add_of_keys(step, more, weights, d_scores, d_products)
 
     def end(self, step, sums):
-        return (x[...] for x in sums)
+        d_q, *rows = (x[...] for x in sums[: 2 + (step.given.soft_cap is not None)])
+        return d_q.T, *rows[self.has_keys :]
 
 
-class _KeysHeld(Kernel):
-    """Gradients of queries, and sums that are those of keys and values, all of which a query meets at once."""
+@dataclasses.dataclass(frozen=True)
+class _OfKeys(Kernel):
+    """Gradients of keys, of values and of what is added to the scores of each key.
 
-    products = 3, 2
+    Attributes:
+      has_queries: whether there is a sum of queries, too.
+    """
+
+    has_queries: bool
+
+    @property
+    def products(self):
+        return (3, 2) if self.has_queries else (2, 2)
 
     def add(self, step, sums, is_partial):
-        d_q, d_k, d_v = sums
-        weights, products, _ = _weights(step, 0.0, is_partial)
-        shift = step.of("d_log_total") - products.sum(axis=0, keepdims=True)
-        d_scores = (products + weights * shift) * step.number("scale")
-        q, k, d_out = (step.of(name) for name in ("q", "k", "d_out"))
-        d_q[...] += _dot(k, d_scores.astype(k.dtype), INNER)
-        d_k[...] += _dot(d_scores.astype(q.dtype), q, PLAIN)
-        d_v[...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
+        shift = _shift(step) if self.has_queries else step.of("shift")
+        weights, d_scores, ratio = _weights(step, shift, is_partial)
+        d_products = _uncapped(d_scores, ratio) * step.number("scale")
+        _add_of_keys(step, sums, weights, d_scores, d_products)
+        if self.has_queries:
+            k = step.among("k")
+            sums[-1][...] += _dot(d_products.astype(k.dtype), k, INNER)
 
     def end(self, step, sums):
-        d_q, *of_keys = (x[...] for x in sums)
-        return d_q.T, *of_keys
+        return [x[...] for x in sums[: len(sums) - self.has_queries]]
 
 
-class _QueriesHeld(Kernel):
-    """Gradients of keys and of values, and sums that are those of queries."""
-
-    products = 3, 2
-
-    def add(self, step, sums, is_partial):
-        d_k, d_v, d_q = sums
-        weights, d_scores, _ = _weights(step, _shift(step), is_partial)
-        d_scores *= step.number("scale")
-        q, k, d_out = (step.of(name) for name in ("q", "k", "d_out"))
-        d_k[...] += _dot(d_scores.astype(q.dtype), q, PLAIN)
-        d_v[...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
-        d_q[...] += _dot(d_scores.astype(k.dtype), k, INNER)
-
-    def end(self, step, sums):
-        return (x[...] for x in sums)
+def _add_of_keys(step: Step, sums: tuple, weights: jax.Array, d_scores: jax.Array, d_products: jax.Array) -> None:
+    """Sums of keys, of values and of what is added to scores grow by those of one pair, in lanes of their head."""
+    q, d_out = step.among("q"), step.among("d_out")
+    sums[0][...] += _dot(d_products.astype(q.dtype), q, PLAIN)
+    sums[1][...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
+    if step.given.of_key is not None:
+        sums[2][pl.ds(step.row(sums[2].shape[0]), 1)] += _summed(d_scores)[:1]
 
 
 def _shift(step: Step) -> jax.Array:
@@ -267,11 +265,14 @@ def _scores(step: Step, is_partial: bool) -> tuple[jax.Array, jax.Array | None]:
     return jnp.where(step.visible(), scores, -jnp.inf) if is_partial else scores, ratio
 
 
-def _weights(step: Step, shift: jax.Array | float, is_partial: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Weights [s, t], gradients of scores, and ratios as above."""
+def _weights(step: Step, shift: jax.Array | None, is_partial: bool) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Weights [s, t], gradients of scores, and ratios as above; without a shift they are those of all keys."""
     scores, ratio = _scores(step, is_partial)
     weights = jnp.exp(scores - step.of("top") - step.of("log_total"))
-    return weights, weights * (_dot(step.of("v"), step.of("d_out"), OUTER) + shift), ratio
+    d_weights = _dot(step.of("v"), step.of("d_out"), OUTER)
+    if shift is None:
+        shift = step.of("d_log_total") - (weights * d_weights).sum(axis=0, keepdims=True)
+    return weights, weights * (d_weights + shift), ratio
 
 
 def _uncapped(d_scores: jax.Array, ratio: jax.Array | None) -> jax.Array:

@@ -38,7 +38,7 @@ class Stepped(Grid):
     def call(self, kernel, more, results, sums):
         lists = self.steps[:3]
         (tile, other, first), numbers, arrays = varying.alike((lists, self.numbers(), self.arrays() | more))
-        like = self.like(results, arrays["q"])
+        like = self.like(results, arrays["q"], self.heads.folds // self.inner, self.tiles)
 
         def call(first, tile, other, found):
             return self._of_page(kernel, (results, sums, like), (first, tile, other, numbers, arrays), found)
@@ -48,7 +48,7 @@ class Stepped(Grid):
 
     def _of_page(self, kernel: Kernel, made: tuple, operands: tuple, found: list[jax.Array]) -> list[jax.Array]:
         """The results of the tiles of a page, written into those that were found before."""
-        (results, sums, like), (*scalars, numbers, arrays), fold = made, operands, self.heads.fold
+        (results, sums, like), (*scalars, numbers, arrays) = made, operands
         fetched, written = self.blocks(arrays, results, like)
         before = len(jax.tree.leaves(operands))
         called = pl.pallas_call(
@@ -63,7 +63,7 @@ class Stepped(Grid):
                     [pl.BlockSpec(memory_space=pl.ANY)] * len(found),
                 ],
                 out_specs=written,
-                scratch_shapes=[pltpu.VMEM(x.shape, x.dtype) for x in sums * fold],
+                scratch_shapes=[x.held(self.heads.fold) for x in sums],
             ),
             input_output_aliases={before + place: place for place in range(len(found))},
             interpret=self.interpret,
@@ -117,7 +117,7 @@ class Stepped(Grid):
 
         @pl.when(is_set(FIRST) & (g == 0))
         def _():
-            begin(kernel, each, sums)
+            begin(kernel, each, held, sums)
 
         def add(is_partial):
             for step, own in each:
