@@ -106,6 +106,28 @@ def test_interpreted_it_equals_the_equation(kernel, case):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, equation)
 
 
+SHARING = {  # a state for each query head, and whether the future is hidden
+    "decays": (Retention(), True),
+    "the delta rule": (GatedDelta(), True),
+    "channels": (KimiDelta(), True),
+    "gains": (Performer(8), True),
+    "sums": (Performer(8), False),
+}
+
+
+@pytest.mark.parametrize("name", few(SHARING, ["decays", "sums"]))
+@pytest.mark.parametrize("kv_heads", [KV_HEADS, 1])
+def test_heads_that_share_keys_take_turns(name, kv_heads):
+    """Heads that fill half of a register: beside each other, keys of which serve several folds of states."""
+    kernel, is_causal = SHARING[name]
+    (q, k, v), tokens = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 37, dim=64))
+    operands = (q, k[:, :, :kv_heads], v[:, :, :kv_heads]), tokens
+    with interpreted():
+        found = pulled(kernel, operands, {"is_causal": is_causal}, "pallas")
+    equation = pulled(kernel, operands, {"is_causal": is_causal}, "reference")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, equation)
+
+
 @pytest.mark.slow
 @EACH
 def test_interpreted_it_equals_the_oracle(kernel):

@@ -34,8 +34,9 @@ class Carried(NamedTuple):
 
     Attributes:
       learned: as above.
-      given: leaves are [B, chunks * t, heads, ...]: queries of N heads, all else of those that have a state. Those that
-        share one stand beside each other.
+      given: leaves are [B, chunks * t, heads, ...]: queries of N heads, all else of those that have a state, or, where
+        the device takes them so, of fewer. Those that share one stand beside each other.
+      own: heads that have a state.
       slots: leaves are [B or 1, chunks, t], or [B or 1, chunks], of integers and bools.
       chunk: t, which divides `run`.
       run: tokens from one state that is kept to the next.
@@ -53,6 +54,7 @@ class Carried(NamedTuple):
 
     learned: Learned
     given: Sequence
+    own: int
     slots: Slots
     chunk: int
     run: int
@@ -65,11 +67,6 @@ class Carried(NamedTuple):
     read: Callable
     finish: Callable
     empty: Callable[[], State]
-
-    @property
-    def own(self) -> int:
-        """Heads that have a state."""
-        return self.given.k.shape[2]
 
 
 class Gradients(NamedTuple):
@@ -90,6 +87,7 @@ class Recurrence(NamedTuple):
       chunk: tokens that meet as pairs.
       declined: `declined(given, write)`: why it cannot take a sequence of such types, and what one token of it writes.
       apart: whether it tells segments apart where keys have gains.
+      shares: whether heads that have states may share keys, values, and what of several numbers tokens bring.
       forward: `forward(carried, keeps)`: outputs [B, T', N, Hv], the state that is left, [B, heads, ...], and where
         states are kept, leaves [B, heads, runs, ...] of those before each run, of two axes at least.
       backward: `backward(carried, kept, d_out, d_left)`, where `d_left` is None if nobody has used the state.
@@ -100,6 +98,7 @@ class Recurrence(NamedTuple):
     forward: Callable[..., tuple[jax.Array, State, list[jax.Array]]]
     backward: Callable[..., Gradients]
     apart: bool = True
+    shares: bool = False
 
 
 @jax.tree_util.register_static

@@ -184,10 +184,11 @@ class Route(NamedTuple):
         chunks, batch, size = laid.given.q.shape[:3]
         by_example = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), laid.slots)
         run = self.run._replace(standing_of=laid.standing_of)
-        is_summed = any(x.shape[2] != run.own for x in jax.tree.leaves(given[1:]))
+        is_summed = any(_is_spread(kernel, x) and x.shape[2] != run.own for x in jax.tree.leaves(given[1:]))
         carried = Carried(
             learned,
             whole,
+            run.own,
             by_example,
             size,
             self.apart,
@@ -205,10 +206,10 @@ class Route(NamedTuple):
         return carried, lambda out: laid.restored(cut(out))
 
     def _whole(self, kernel: Recurrence, given: Sequence, mask: Mask) -> tuple[Sequence, slots.Laid]:
-        """A sequence in whole chunks, of heads that have a state, and how it was laid out."""
+        """A sequence in whole chunks, of heads that have a state, if it is not shared, and how it was laid out."""
         laid = slots.laid_out(given, mask, min(kernel.chunk, self.apart), fills=True)
         whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
-        spread = lambda x: jnp.repeat(x, self.run.own // x.shape[2], axis=2)
+        spread = lambda x: jnp.repeat(x, self.run.own // x.shape[2], axis=2) if _is_spread(kernel, x) else x
         q, *rest = jax.tree.map(whole, laid.given)
         return Sequence(q, *jax.tree.map(spread, rest)), laid
 
@@ -229,6 +230,11 @@ class Route(NamedTuple):
     def _of(self, x: Any, closed: list[jax.Array]) -> Any:
         """What stands for something that the rule closes over."""
         return next((own for own, outer in zip(closed, self.closed, strict=True) if x is outer), x)
+
+
+def _is_spread(kernel: Recurrence, x: jax.Array) -> bool:
+    """Whether each head that has a state is given its own of what heads share: one number of a token is little."""
+    return x.ndim == 3 or not kernel.shares
 
 
 def _traced(of_head: Callable, *example: Any) -> tuple[core.ClosedJaxpr, Any]:

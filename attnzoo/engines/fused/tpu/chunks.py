@@ -1,7 +1,8 @@
 """Recurrences on a TPU: one Pallas kernel forward, and one for gradients, which goes over chunks from the last.
 
-The grid is (B, folds of heads, runs), the last of which is in order: a step has the chunks of one run, and finds the
-state of the step before in VMEM. They were compiled for v4, whose VMEM does not hold Based's state, v5e, v5p and v6e.
+The grid is (B, folds of what heads share, runs, folds of heads that share it), the last two in order: a step has the
+chunks of one run, and finds the state of the run before in VMEM. They were compiled for v4, whose VMEM does not hold
+Based's state, v5e, v5p and v6e.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from attnzoo.engines import state
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real, states_kept
 from attnzoo.engines.fused.tpu import mosaic
 from attnzoo.engines.fused.tpu.folding import stored
-from attnzoo.engines.fused.tpu.lying import Apart, Order, Rows, Wide
+from attnzoo.engines.fused.tpu.lying import Apart, Order, Rows, Shared, Wide
 from attnzoo.engines.fused.tpu.mosaic import Program
 from attnzoo.engines.slots import Sequence
 from attnzoo.engines.state import State, Write
@@ -44,7 +45,7 @@ def declined(given: Sequence, write: Write) -> list[str]:
 def recurrence(chunk: int, interpret: bool = False) -> Recurrence:
     """The kernels, or what interprets them."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Recurrence(chunk, declined, of_keyword(forward), of_keyword(backward))
+    return Recurrence(chunk, declined, of_keyword(forward), of_keyword(backward), shares=True)
 
 
 class Operands(NamedTuple):
@@ -65,7 +66,8 @@ class Operands(NamedTuple):
     def lying(self, order: Order, carried: Carried) -> Operands:
         """How these arrays lie."""
         q, *others = self.given
-        rest: Any = jax.tree.map(lambda x: (Rows if x.ndim == 3 else Wide).of(order, x), others)
+        of_wide = lambda x: (Shared if x.shape[2] < order.own else Wide).of(order, x)
+        rest: Any = jax.tree.map(lambda x: Rows.of(order, x) if x.ndim == 3 else of_wide(x), others)
         query: Any = jax.tree.map(lambda x: Wide.of(order, x, is_list=True), q)
         slots = jax.tree.map(lambda x, like: Rows.of(order, x, is_one=like.ndim == 2), self.slots, carried.slots)
         return Operands(jax.tree.map(functools.partial(Apart.of, order), self.learned), Sequence(query, *rest), slots)
@@ -122,8 +124,8 @@ class Kernel:
         return arrays, jax.tree.map(functools.partial(Apart.of, self.order), arrays)
 
     def held(self, *leading: int) -> list[Any]:
-        """Memory for states of the heads of a fold."""
-        of = lambda x: pltpu.VMEM((*leading, self.order.fold, *in_rows(x.shape)), x.dtype)
+        """Memory for so many states."""
+        of = lambda x: pltpu.VMEM((*leading, *in_rows(x.shape)), x.dtype)
         return list(map(of, jax.tree.leaves(self.state)))
 
     def read_state(self, refs: list[Any], *place: Any) -> State:
@@ -136,30 +138,49 @@ class Kernel:
             x[place] = how.put(leaf)
 
     def call(self, body: Callable, arrays: Any, lying: Any, results: Any, held: list[Any], work: int) -> Any:
-        """What `body(step, operands, results, held)` writes, a step of an example and fold after another."""
+        """What `body(run, heads, operands, results, held)` writes, step after step of an example and of folds that take
+        turns; results that heads share are sums of theirs.
+        """
         order, (given, structure) = self.order, jax.tree.flatten(arrays)
         ways, found = jax.tree.leaves(lying), jax.tree.leaves(results)
         given = varying.alike([how.outward(x) for how, x in zip(ways, given, strict=True)])
         of_mesh = jax.typeof(given[0]).manual_axis_type
         like = [jax.ShapeDtypeStruct(x.shape.shape, x.shape.dtype, manual_axis_type=of_mesh) for x in found]
 
+        shared = [place for place, x in enumerate(found) if isinstance(x, Shared)]
+
         def of_step(*refs):
-            inner, outer = refs[: len(given)], refs[len(given) : len(given) + len(found)]
+            inner, outer = refs[: len(given)], list(refs[len(given) : len(given) + len(found)])
+            sums, rest = refs[len(given) + len(found) :][: len(shared)], refs[len(given) + len(found) + len(shared) :]
+            run, turn, of_all = pl.program_id(2), pl.program_id(3), [outer[place] for place in shared]
+            for place, x in zip(shared, sums, strict=True):
+                outer[place] = x
+
+            @pl.when(turn == 0)
+            def _():
+                for x in sums:
+                    x[...] = jnp.zeros_like(x)
+
             outer = jax.tree.unflatten(jax.tree.structure(results), outer)
-            body(pl.program_id(2), jax.tree.unflatten(structure, inner), outer, list(refs[len(given) + len(found) :]))
+            body(run, order.heads(turn), jax.tree.unflatten(structure, inner), outer, list(rest))
+
+            @pl.when(turn == order.turns - 1)
+            def _():
+                for x, whole in zip(of_all, sums, strict=True):
+                    x[...] = whole[...].astype(x.dtype)
 
         batch = self.batch
         moved = batch * order.folds * sum(x.moved() for x in (*ways, *found))
         called = pl.pallas_call(
             of_step,
             out_shape=like,
-            grid=(batch, order.folds, order.runs),
+            grid=(batch, order.folds, order.runs, order.turns),
             in_specs=[x.block for x in ways],
             out_specs=[x.block for x in found],
-            scratch_shapes=held,
+            scratch_shapes=[*(found[place].sums for place in shared), *held],
             interpret=self.interpret,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM
+                dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM
             ),
             cost_estimate=pl.CostEstimate(batch * order.own * order.chunks * work, 0, moved),
         )
@@ -177,35 +198,35 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
     out = Wide.of(order, jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype), is_list=True)
     known, of_known = kernel.known(step, empty)
 
-    def body(number, operands, results, states):
-        (given, known), (written, left, kept) = operands, results
+    def body(run, heads, operands, results, states):
+        (given, known), (written, left, kept), own = operands, results, order.own_of(heads)
 
-        @pl.when(number == 0)
+        @pl.when(run == 0)
         def _():
-            for head in range(order.fold):
+            for head in heads:
                 found = read(kernel.lying.learned.found, given.learned.found, head)
                 found = empty(read(of_known[1], known[1], head)) if found is None else found
-                kernel.write_state(states, found, head)
+                kernel.write_state(states, found, head.number)
 
         for x, held in zip(kept, states, strict=False):
-            x[0] = held[...].astype(x.dtype)
+            x[0] = held[own].astype(x.dtype)
 
         def one(chunk, head):
-            own = read(kernel.lying, given, head, chunk).beside(kernel.read_state(states, head))
+            own = read(kernel.lying, given, head, chunk).beside(kernel.read_state(states, head.number))
             found, outs = step(read(of_known[0], known[0], head), *own)
             out.write(written, head, chunk, outs)
-            kernel.write_state(states, found, head)
+            kernel.write_state(states, found, head.number)
 
-        order.over(number, one)
+        order.over(run, heads, one)
 
-        @pl.when(number == order.runs - 1)
+        @pl.when(run == order.runs - 1)
         def _():
             for x, held in zip(left, states, strict=True):
-                x[0] = held[...]
+                x[0, own] = held[own]
 
     results = out, jax.tree.leaves(kernel.left), kernel.kept() if keeps else []
     operands = (kernel.operands, known), (kernel.lying, of_known)
-    found, left, kept = kernel.call(body, *operands, results, kernel.held(), step.products)
+    found, left, kept = kernel.call(body, *operands, results, kernel.held(order.turns * order.fold), step.products)
     return found, jax.tree.unflatten(jax.tree.structure(kernel.left), left), kept
 
 
@@ -225,49 +246,51 @@ def backward(
     d_learned, d_given = kernel.summed(), kernel.grads_given()
     d_found = jax.tree.leaves(kernel.left) if kernel.lying.learned.found is not None else []
 
-    def body(number, operands, results, held):
+    def body(run, heads, operands, results, held):
         (given, known, kept, d_out, d_left), (d_learned_refs, d_found_refs, d_given_refs) = operands, results
-        d_states, states = held[: len(kept)], held[len(kept) :]
-        count = order.count(number)
-        own = lambda chunk, head: read(kernel.lying, given, head, chunk).beside(kernel.read_state(states, chunk, head))
+        d_states, states, all_own = held[: len(kept)], held[len(kept) :], order.own_of(heads)
+        count = order.count(run)
+        found_of = lambda chunk, head: kernel.read_state(states, chunk, head.place)
+        own = lambda chunk, head: read(kernel.lying, given, head, chunk).beside(found_of(chunk, head))
 
-        @pl.when(number == 0)
+        @pl.when(run == 0)
         def _():
             for x, d_state in zip(d_left, d_states, strict=True):
-                d_state[...] = x[0]
+                d_state[all_own] = x[0, all_own]
             for x in d_learned_refs:
-                x[...] = jnp.zeros_like(x)
+                x[0, all_own] = jnp.zeros_like(x[0, all_own])
 
         for x, first in zip(kept, states, strict=True):
             first[0] = x[0].astype(first.dtype)
 
         def ahead(chunk, _):
-            for head in range(order.fold):
+            for head in heads:
                 found, _outs = step(read(of_known[0], known[0], head), *own(chunk, head))
-                kernel.write_state(states, found, chunk + 1, head)
+                kernel.write_state(states, found, chunk + 1, head.place)
 
         def behind(turn, _):
             chunk = count - 1 - turn
-            for head in range(order.fold):
-                d_after, d_outs_read = kernel.read_state(d_states, head), d_outs.read(d_out, head, chunk)
+            for head in heads:
+                d_after, d_outs_read = kernel.read_state(d_states, head.number), d_outs.read(d_out, head, chunk)
                 grads = pulled(read(of_known[1], known[1], head), *own(chunk, head), (d_after, d_outs_read))
                 of_learned, of_state, of_given = grads
                 for how, x, grad in zip(d_learned, d_learned_refs, of_learned, strict=True):
-                    x[0, head] += how.put(grad)
-                kernel.write_state(d_states, of_state, head)
+                    x[0, head.number] += how.put(grad)
+                kernel.write_state(d_states, of_state, head.number)
                 write(d_given, d_given_refs, of_given, head, chunk)
 
         jax.lax.fori_loop(np.int32(0), count - 1, ahead, None)
         jax.lax.fori_loop(np.int32(0), count, behind, None)
 
-        @pl.when(number == order.runs - 1)
+        @pl.when(run == order.runs - 1)
         def _():
             for x, d_state in zip(d_found_refs, d_states, strict=False):
-                x[0] = d_state[...]
+                x[0, all_own] = d_state[all_own]
 
     arrays = kernel.operands, known, kept, d_out, jax.tree.leaves(d_left)
     lying = kernel.lying, of_known, kernel.kept(), d_outs, jax.tree.leaves(kernel.left)
-    held, work = [*kernel.held(), *kernel.held(order.run)], step.products + pulled.products
+    held = [*kernel.held(order.turns * order.fold), *kernel.held(order.run, order.fold)]
+    work = step.products + pulled.products
     found_learned, found_found, found_given = kernel.call(
         body, arrays, lying, (d_learned, d_found, d_given), held, work
     )

@@ -7,6 +7,7 @@ their order: where folds are whole registers all lie as a projection leaves them
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +93,21 @@ class Heads(NamedTuple):
         """The inverse, of any folds."""
         batch, _, tiles, _, tile = x.shape
         return x.swapaxes(2, 3).reshape(batch, -1, tiles * tile)
+
+
+def picked(of_place: Callable[[int], jax.Array], count: int, place: Any) -> jax.Array:
+    """What `of_place` gives for one of so many places, which may be traced: then all are looked at."""
+    if isinstance(place, int):
+        return of_place(place)
+    found = of_place(0)
+    for n in range(1, count):
+        found = jnp.where(place == n, of_place(n), found)
+    return found
+
+
+def among(x: jax.Array, count: int, place: Any) -> jax.Array:
+    """[L, H] in the lanes of one of so many places, beside zeros: [L, count * H]."""
+    return jnp.concatenate([jnp.where(place == n, x, jnp.zeros_like(x)) for n in range(count)], axis=1)
 
 
 def in_rows(vectors: list[jax.Array], tile: int) -> jax.Array:

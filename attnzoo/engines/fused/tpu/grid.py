@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.engines.fused.operands import NOWHERE, Operands, Side
 from attnzoo.engines.fused.pairs import Pairs
-from attnzoo.engines.fused.tpu.folding import LANES, SUBLANES, Heads, in_rows
+from attnzoo.engines.fused.tpu.folding import LANES, SUBLANES, Heads, among, in_rows, picked
 
 # What is fetched by tile of keys, and whose head it is; all else is of queries.
 OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "keys": ("column", "queries")}
@@ -220,19 +220,12 @@ class Step:
             return tiles[0, 0, tile, own : own + 1]
         fold, place = (self.heads.beside, self._place_of_key) if folds_of(name) == "kv" else (self.heads.fold, own)
         width = tiles.shape[-1] // fold
-        of_place = lambda n: tiles[0, 0, tile, :, n * width : (n + 1) * width]
-        if isinstance(place, int):
-            return of_place(place)
-        found = of_place(0)
-        for n in range(1, fold):
-            found = jnp.where(place == n, of_place(n), found)
-        return found
+        return picked(lambda n: tiles[0, 0, tile, :, n * width : (n + 1) * width], fold, place)
 
     def among(self, name: str) -> jax.Array:
         """The tile of an array in the lanes that its head has in what is shared by heads, beside zeros."""
-        x = self.of(name)
         count, place = (self.heads.fold, self.fold) if self.are_apart else (self.heads.beside, self._place_of_key)
-        return jnp.concatenate([jnp.where(place == n, x, jnp.zeros_like(x)) for n in range(count)], axis=1)
+        return among(self.of(name), count, place)
 
     def row(self, count: int) -> Any:
         """Which of so many rows its head has in what is shared by heads."""

@@ -1,6 +1,7 @@
 """How arrays of a recurrence lie in the memory of a TPU, and what one head has of them in one chunk.
 
-Heads whose numbers together fill registers are a fold, and lie side by side.
+Heads whose numbers together fill registers are a fold, and lie side by side. Folds that share keys take turns: these
+stay where they are meanwhile, and gradients of them are summed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.engines import heads
 from attnzoo.engines.fused.carried import Carried, in_rows, is_real
-from attnzoo.engines.fused.tpu.folding import LANES, stored
+from attnzoo.engines.fused.tpu.folding import LANES, among, picked, stored
 
 MOST = 8  # heads of a fold, each of which is a program of its own in the kernel
+
+
+class Head(NamedTuple):
+    """One that has a state: its place in its fold, and its number among those of all folds that take turns."""
+
+    place: int
+    number: Any
 
 
 class Order(NamedTuple):
@@ -28,6 +37,7 @@ class Order(NamedTuple):
     Attributes:
       own: heads that have a state.
       fold: of them, in a step.
+      turns: folds that share keys, one after another.
       size: tokens in a chunk.
       chunks: of the sequence.
       run: chunks in a step, of which the last one may have fewer.
@@ -37,6 +47,7 @@ class Order(NamedTuple):
 
     own: int
     fold: int
+    turns: int
     size: int
     chunks: int
     run: int
@@ -48,15 +59,26 @@ class Order(NamedTuple):
         """As few heads in a step as fill registers, of those that have a state."""
         given, size = jax.tree.leaves(carried.given), carried.chunk
         widths = [math.prod(x.shape[3:]) for x in given if x.ndim > 3]
+        fewest = min((x.shape[2] for x in given if x.ndim > 3), default=own)
         fills = lambda fold: all(fold * width % LANES == 0 for width in widths)
         fold = next((x for x in range(1, MOST + 1) if own % x == 0 and fills(x)), 1)
         chunks = given[0].shape[1] // size
         run = min(chunks, carried.run // size)
-        return Order(own, fold, size, chunks, run, -(-chunks // run), is_backward)
+        turns = math.gcd(fewest, fold) * own // fewest // fold if fewest < own else 1
+        return Order(own, fold, turns, size, chunks, run, -(-chunks // run), is_backward)
 
     @property
     def folds(self) -> int:
-        return self.own // self.fold
+        """Of what is shared."""
+        return self.own // self.fold // self.turns
+
+    def heads(self, turn: Any) -> list[Head]:
+        """Those of a step."""
+        return [Head(place, turn * self.fold + place if self.turns > 1 else place) for place in range(self.fold)]
+
+    def own_of(self, heads: list[Head]) -> Any:
+        """Those of a step, among all of folds that take turns."""
+        return pl.ds(heads[0].number, self.fold)
 
     def at(self, step: Any) -> Any:
         """The run of a step."""
@@ -66,11 +88,11 @@ class Order(NamedTuple):
         """Chunks of a step."""
         return jnp.minimum(self.run, self.chunks - self.at(step) * self.run)
 
-    def over(self, step: Any, function: Callable[[Any, int], None]) -> None:
-        """`function(chunk, head)` of each chunk of a step, and of each head of a fold."""
+    def over(self, step: Any, heads: list[Head], function: Callable[[Any, Head], None]) -> None:
+        """`function(chunk, head)` of each chunk of a step, and of each of its heads."""
 
         def one(chunk, _):
-            for head in range(self.fold):
+            for head in heads:
                 function(chunk, head)
 
         jax.lax.fori_loop(np.int32(0), self.count(step), one, None)
@@ -105,10 +127,10 @@ class Lying:
         """What a step has of it."""
         raise NotImplementedError
 
-    def read(self, ref: Any, head: int, chunk: Any) -> Any:
+    def read(self, ref: Any, head: Head, chunk: Any) -> Any:
         raise NotImplementedError
 
-    def write(self, ref: Any, head: int, chunk: Any, value: Any) -> None:
+    def write(self, ref: Any, head: Head, chunk: Any, value: Any) -> None:
         raise NotImplementedError
 
     @property
@@ -118,8 +140,8 @@ class Lying:
 
     @property
     def turns(self) -> int:
-        """How often a step of an example and fold has another block than the step before."""
-        return self.order.runs
+        """How often a step of an example and folds that take turns has another block than the step before."""
+        return self.order.runs * self.order.turns
 
     @property
     def shape(self) -> jax.ShapeDtypeStruct:
@@ -144,18 +166,26 @@ class Wide(Lying):
     is_list: bool = False
 
     @property
+    def blocks(self) -> int:
+        return self.order.folds * self.order.turns
+
+    def which(self, fold: Any, turn: Any) -> Any:
+        """The block of a step."""
+        return fold * self.order.turns + turn
+
+    @property
     def lanes(self) -> int:
-        """Of one fold."""
-        return math.prod(self.like.shape[2:]) // self.order.folds
+        """Of one block."""
+        return math.prod(self.like.shape[2:]) // self.blocks
 
     @property
     def is_beside(self) -> bool:
-        return self.order.folds == 1 or self.lanes % LANES == 0
+        return self.blocks == 1 or self.lanes % LANES == 0
 
     def outward(self, x):
         if self.is_beside:
             return x.reshape(*x.shape[:2], -1)
-        return x.reshape(*x.shape[:2], self.order.folds, -1).transpose(0, 2, 1, 3)
+        return x.reshape(*x.shape[:2], self.blocks, -1).transpose(0, 2, 1, 3)
 
     def inward(self, x):
         x = x if self.is_beside else x.transpose(0, 2, 1, 3)
@@ -164,9 +194,10 @@ class Wide(Lying):
     @property
     def block(self):
         rows, at = self.order.run * self.order.size, self.order.at
+        which = self.which
         if self.is_beside:
-            return pl.BlockSpec((1, rows, self.lanes), lambda b, h, i: (b, at(i), h))
-        return pl.BlockSpec((1, None, rows, self.lanes), lambda b, h, i: (b, h, at(i), 0))
+            return pl.BlockSpec((1, rows, self.lanes), lambda b, h, i, turn: (b, at(i), which(h, turn)))
+        return pl.BlockSpec((1, None, rows, self.lanes), lambda b, h, i, turn: (b, which(h, turn), at(i), 0))
 
     @property
     def one(self):
@@ -174,11 +205,13 @@ class Wide(Lying):
         found = jax.ShapeDtypeStruct((self.order.size, *self.like.shape[3:]), precise)
         return [found] * (self.like.shape[2] // self.order.own) if self.is_list else found
 
-    def _places(self, head: int, chunk: Any):
+    def _rows(self, chunk: Any) -> Any:
+        return pl.ds(pl.multiple_of(chunk * self.order.size, self.order.size), self.order.size)
+
+    def _places(self, head: Head, chunk: Any):
         """Where numbers of all heads that share a state lie in a block."""
-        size, width = self.order.size, math.prod(self.like.shape[3:])
-        rows, group = pl.ds(pl.multiple_of(chunk * size, size), size), self.like.shape[2] // self.order.own
-        return [(0, rows, pl.ds((head * group + n) * width, width)) for n in range(group)]
+        width, group = math.prod(self.like.shape[3:]), self.like.shape[2] // self.order.own
+        return [(0, self._rows(chunk), pl.ds((head.place * group + n) * width, width)) for n in range(group)]
 
     def read(self, ref, head, chunk):
         found = [heads.precise(ref[place]) for place in self._places(head, chunk)]
@@ -187,6 +220,42 @@ class Wide(Lying):
     def write(self, ref, head, chunk, value):
         for place, x in zip(self._places(head, chunk), value if self.is_list else [value], strict=True):
             ref[place] = x.astype(ref.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared(Wide):
+    """The same of fewer heads than have a state: it stays while folds take turns, and its gradients are summed."""
+
+    @property
+    def turns(self):
+        return self.order.runs
+
+    @property
+    def blocks(self):
+        return self.order.folds
+
+    def which(self, fold, turn):
+        return fold
+
+    @property
+    def sums(self) -> Any:
+        """Memory for those of a block, as `write` has them."""
+        return pltpu.VMEM((1, self.order.run * self.order.size, self.lanes), jnp.float32)
+
+    def _place(self, head: Head) -> tuple[int, Any]:
+        """How many stand side by side, and which of them is that of a head."""
+        count, share = self.like.shape[2] // self.blocks, self.order.own // self.like.shape[2]
+        if count == 1 or isinstance(head.number, int):
+            return count, 0 if count == 1 else head.number // share
+        return count, jax.lax.div(head.number, np.int32(share))
+
+    def read(self, ref, head, chunk):
+        width = math.prod(self.like.shape[3:])
+        of_place = lambda n: heads.precise(ref[0, self._rows(chunk), pl.ds(n * width, width)])
+        return picked(of_place, *self._place(head))
+
+    def write(self, ref, head, chunk, value):
+        ref[0, self._rows(chunk)] += among(value, *self._place(head))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +270,8 @@ class Rows(Lying):
 
     def outward(self, x):
         batch, _, count = x.shape
-        folds, order = (1 if count == 1 else self.order.folds), self.order
+        order = self.order
+        folds = 1 if count == 1 else order.folds * order.turns
         x = x.astype(jnp.int32) if not is_real(x) else x
         x = x.reshape(batch, order.chunks, order.size, folds, count // folds)
         return x.transpose(0, 3, 1, 4, 2)
@@ -212,7 +282,8 @@ class Rows(Lying):
     @property
     def block(self):
         (batch, _, count), order = self.like.shape, self.order
-        index = lambda b, h, i: (b if batch > 1 else 0, h if count > 1 else 0, order.at(i), 0, 0)
+        fold = lambda h, turn: h * order.turns + turn if count > 1 else 0
+        index = lambda b, h, i, turn: (b if batch > 1 else 0, fold(h, turn), order.at(i), 0, 0)
         return pl.BlockSpec((1, 1, order.run, order.fold if count > 1 else 1, order.size), index)
 
     @property
@@ -222,12 +293,12 @@ class Rows(Lying):
         return jax.ShapeDtypeStruct(() if self.is_one else (self.order.size,), dtype)
 
     def read(self, ref, head, chunk):
-        found = ref[0, 0, chunk, head if self.like.shape[2] > 1 else 0]
+        found = ref[0, 0, chunk, head.place if self.like.shape[2] > 1 else 0]
         found = found[0] if self.is_one else found
         return heads.precise(found) if is_real(self.like) else found != 0 if self.like.dtype == bool else found
 
     def write(self, ref, head, chunk, value):
-        ref[0, 0, chunk, head] = value.astype(ref.dtype)
+        ref[0, 0, chunk, head.place] = value.astype(ref.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,12 +320,14 @@ class Apart(Lying):
 
     @property
     def block(self):
-        (batch, count, *_), own = self.like.shape, in_rows(self._own)
+        (batch, count, *_), own, order = self.like.shape, in_rows(self._own), self.order
         place = lambda b, h: (b if batch > 1 else 0, h if count > 1 else 0)
-        fold, rest = self.order.fold if count > 1 else 1, (0,) * len(own)
+        rest = (0,) * len(own)
         if self.is_kept:
-            return pl.BlockSpec((1, fold, None, *own), lambda b, h, i: (*place(b, h), self.order.at(i), *rest))
-        return pl.BlockSpec((1, fold, *own), lambda b, h, i: (*place(b, h), *rest))
+            of_run = lambda b, h, i, turn: (*place(b, h * order.turns + turn), order.at(i), *rest)
+            return pl.BlockSpec((1, order.fold, None, *own), of_run)
+        all_turns = order.turns * order.fold if count > 1 else 1
+        return pl.BlockSpec((1, all_turns, *own), lambda b, h, i, turn: (*place(b, h), *rest))
 
     @property
     def one(self):
@@ -263,10 +336,10 @@ class Apart(Lying):
 
     @property
     def turns(self):
-        return self.order.runs if self.is_kept else 1
+        return self.order.runs * self.order.turns if self.is_kept else 1
 
     def read(self, ref, head, chunk=None):
-        return self.taken(ref[0, head if self.like.shape[1] > 1 else 0])
+        return self.taken(ref[0, head.number if self.like.shape[1] > 1 else 0])
 
     def taken(self, x: jax.Array) -> jax.Array:
         """What a head has, of how it lies."""
@@ -274,7 +347,7 @@ class Apart(Lying):
         return x[0, 0] if not self._own else x.reshape(self._own) if len(self._own) == 1 else x
 
     def write(self, ref, head, chunk, value):
-        ref[0, head] = self.put(value)
+        ref[0, head.number] = self.put(value)
 
     def put(self, value: jax.Array) -> jax.Array:
         """The inverse of `taken`."""

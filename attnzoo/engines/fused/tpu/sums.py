@@ -2,7 +2,7 @@
 
 One Pallas kernel passes over keys and holds their state in VMEM, another one passes over queries, which read it. So do
 gradients: a pass over queries has theirs and that of the state, of which one over keys has theirs. What a chunk of one
-head does is a program, as in `chunks`, and the grid is the same: (B, folds of heads, runs of chunks).
+head does is a program, as in `chunks`, and so is the grid.
 
 Beside gains a state is relative to the largest of all keys, M. With M known, that of what a chunk writes is that of its
 sums times e^(own largest - M), and of M itself minus the sum of all products of a state with its gradient: it goes to
@@ -25,7 +25,7 @@ from attnzoo.engines import state
 from attnzoo.engines.fused.carried import Carried, Gradients, Recurrence, kept_of, unkept
 from attnzoo.engines.fused.tpu import chunks
 from attnzoo.engines.fused.tpu.chunks import Kernel, pulled_by, read, write
-from attnzoo.engines.fused.tpu.lying import Wide
+from attnzoo.engines.fused.tpu.lying import Head, Wide
 from attnzoo.engines.fused.tpu.mosaic import Program
 from attnzoo.engines.slots import Sequence, Slots
 from attnzoo.engines.state import Standing, State, Sums, Write
@@ -43,7 +43,7 @@ def declined(given: Sequence, write: Write) -> list[str]:
 def recurrence(chunk: int, interpret: bool = False) -> Recurrence:
     """The kernels, or what interprets them."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Recurrence(chunk, declined, of_keyword(forward), of_keyword(backward))
+    return Recurrence(chunk, declined, of_keyword(forward), of_keyword(backward), shares=True)
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: bool = False) -> tuple[jax.Array, State, list[jax.Array]]:
@@ -119,19 +119,19 @@ def _summed(carried: Carried, interpret: bool) -> State:
     step, empty = _program(_written, carried, kernel.example(kernel.state)), Program.of(carried.empty)
     (known, of_known), left = kernel.known(step, empty), kernel.left
 
-    def body(number, operands, sums, held):
+    def body(run, heads, operands, sums, held):
         given, known = operands
 
-        @pl.when(number == 0)
+        @pl.when(run == 0)
         def _():
-            for head in range(kernel.order.fold):
+            for head in heads:
                 write(left, sums, empty(read(of_known[1], known[1], head)), head, None)
 
         def one(chunk, head):
             own = read(kernel.lying, given, head, chunk).beside(read(left, sums, head))
             write(left, sums, step(read(of_known[0], known[0], head), *own), head, None)
 
-        kernel.order.over(number, one)
+        kernel.order.over(run, heads, one)
 
     return kernel.call(body, (kernel.operands, known), (kernel.lying, of_known), left, [], step.products)
 
@@ -142,14 +142,14 @@ def _outputs(carried: Carried, sums: State, interpret: bool) -> jax.Array:
     step, out = _program(_read, carried, kernel.example(kernel.state)), _outs(carried, kernel)
     (known, of_known), left = kernel.known(step), kernel.left
 
-    def body(number, operands, written, _):
+    def body(run, heads, operands, written, _):
         given, (known,), sums = operands
 
         def one(chunk, head):
             own = read(kernel.lying, given, head, chunk).beside(read(left, sums, head))
             out.write(written, head, chunk, step(read(of_known[0], known, head), *own))
 
-        kernel.order.over(number, one)
+        kernel.order.over(run, heads, one)
 
     arrays, lying = (kernel.operands, known, sums), (kernel.lying, of_known, left)
     return kernel.call(body, arrays, lying, out, [], step.products)
@@ -164,9 +164,9 @@ def _queries_pulled(
     pulled = _pulled(_read, carried, kernel.example(kernel.state), d_outs.one)
     (known, of_known), left = kernel.known(pulled), kernel.left
 
-    def body(number, operands, grads, _):
+    def body(run, heads, operands, grads, _):
         given, (known,), sums, d_out = operands
-        _begin(number, grads[:2])
+        _begin(run, grads[:2], kernel.order.own_of(heads))
 
         def one(chunk, head):
             own = read(kernel.lying, given, head, chunk).beside(read(left, sums, head))
@@ -176,7 +176,7 @@ def _queries_pulled(
             _add(results[:2], grads[:2], (of_learned, of_sums), head)
             write(results[2], grads[2], of_given, head, chunk)
 
-        kernel.order.over(number, one)
+        kernel.order.over(run, heads, one)
 
     arrays, lying = (kernel.operands, known, sums, d_out), (kernel.lying, of_known, left, d_outs)
     return kernel.call(body, arrays, lying, results, [], pulled.products)
@@ -189,14 +189,14 @@ def _keys_pulled(carried: Carried, sums: State, d_sums: State, interpret: bool) 
     pulled = _pulled(_landed, carried, kernel.example(_tops(kernel.state)), kernel.state)
     known, of_known = kernel.known(pulled)
 
-    def body(number, operands, grads, held):
+    def body(run, heads, operands, grads, held):
         given, (known,), tops, d_sums = operands
         d_tops = jax.tree.unflatten(jax.tree.structure(of_tops), held)
-        _begin(number, grads[0])
+        _begin(run, grads[0], kernel.order.own_of(heads))
 
-        @pl.when(number == 0)
+        @pl.when(run == 0)
         def _():
-            for head in range(kernel.order.fold):
+            for head in heads:
                 write(of_tops, d_tops, read(of_tops, _tops(d_sums), head), head, None)
 
         def one(chunk, head):
@@ -208,10 +208,11 @@ def _keys_pulled(carried: Carried, sums: State, d_sums: State, interpret: bool) 
             write(of_tops, d_tops, of_others, head, None)
             write(results[1], grads[1], of_given, head, chunk)
 
-        kernel.order.over(number, one)
+        kernel.order.over(run, heads, one)
 
     arrays, lying = (kernel.operands, known, _tops(sums), d_sums), (kernel.lying, of_known, of_tops, kernel.left)
-    held = [pltpu.VMEM((1, kernel.order.fold, 1, 1), x.like.dtype) for x in jax.tree.leaves(of_tops)]
+    own = kernel.order.turns * kernel.order.fold
+    held = [pltpu.VMEM((1, own, 1, 1), x.like.dtype) for x in jax.tree.leaves(of_tops)]
     return kernel.call(body, arrays, lying, results, held, pulled.products)
 
 
@@ -231,15 +232,15 @@ def _outs(carried: Carried, kernel: Kernel) -> Wide:
     return Wide.of(kernel.order, jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype), is_list=True)
 
 
-def _begin(number: Any, sums: Any) -> None:
-    """Nothing is summed yet in the first step."""
+def _begin(run: Any, sums: Any, own: Any) -> None:
+    """Nothing is summed yet of such heads in the first run."""
 
-    @pl.when(number == 0)
+    @pl.when(run == 0)
     def _():
         for x in jax.tree.leaves(sums):
-            x[...] = jnp.zeros_like(x)
+            x[0, own] = jnp.zeros_like(x[0, own])
 
 
-def _add(lying: Any, refs: Any, values: Any, head: int) -> None:
+def _add(lying: Any, refs: Any, values: Any, head: Head) -> None:
     for how, x, value in zip(*map(jax.tree.leaves, (lying, refs, values)), strict=True):
-        x[0, head] += how.put(value)
+        x[0, head.number] += how.put(value)
