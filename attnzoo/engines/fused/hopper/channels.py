@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused.carried import Changed, instantiated
-from attnzoo.engines.fused.hopper import meeting, warpgroups
+from attnzoo.engines.fused.hopper import skeleton, warpgroups
 from attnzoo.engines.fused.hopper.columns import by_columns
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
 from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, Sums, widths
@@ -53,7 +53,7 @@ SQUARE = (ROWS, ROWS)
 HALVES = ROWS.bit_length() - 1  # sizes of halves: 1, 2, ... 32
 
 
-class Kernel(meeting.Kernel):
+class Kernel(skeleton.Kernel):
     """The kernels of a call, and what they have in common."""
 
     name = "channels"

@@ -31,10 +31,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused.carried import Changed
-from attnzoo.engines.fused.hopper import meeting
+from attnzoo.engines.fused.hopper import skeleton
 from attnzoo.engines.fused.hopper.columns import by_columns
-from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, Sums, all_left, both, decayed, widths
+from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, Sums, all_left, decayed, widths
 from attnzoo.engines.fused.hopper.recurrence import State
+from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.walk import Rule
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
@@ -163,7 +164,7 @@ def solve(piece, own, pairs: jax.Array, interpret: Any) -> None:
         reset_block(piece.solved, between(half, -across, loaded(piece.solved)).astype(dtype))
 
 
-class Kernel(meeting.Kernel):
+class Kernel(skeleton.Kernel):
     """What the kernels of the delta rule have in common."""
 
     @property

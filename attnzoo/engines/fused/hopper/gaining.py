@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from attnzoo.engines.fused.hopper import wide
 from attnzoo.engines.fused.hopper.gained import ALONE, VECTORS, Found, Meeting
-from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Sums, both
+from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Sums
+from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.walk import Rule
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,

@@ -24,7 +24,8 @@ from attnzoo.engines.fused.hopper.blocks import Tiles
 from attnzoo.engines.fused.hopper.gained import Found
 from attnzoo.engines.fused.hopper.gaining import Kernel
 from attnzoo.engines.fused.hopper.gradient import of_group
-from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, both
+from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How
+from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, loaded, set_block
 from attnzoo.engines.fused.hopper.whole import grads_beside
 

@@ -8,9 +8,10 @@ import jax
 
 from attnzoo.engines.fused.hopper import passes, wide
 from attnzoo.engines.fused.hopper.blocks import Tiles, numbers
-from attnzoo.engines.fused.hopper.meeting import ONWARD, Given, How, Kernel, counted, recalled
+from attnzoo.engines.fused.hopper.meeting import ONWARD, Given, How, counted, recalled
 from attnzoo.engines.fused.hopper.passes import Pass, Rule
 from attnzoo.engines.fused.hopper.recurrence import State
+from attnzoo.engines.fused.hopper.skeleton import Kernel
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
     Blocks,
@@ -26,7 +27,7 @@ from attnzoo.engines.fused.hopper.wide import SQUARE, block, summed
 
 
 class Side(Kernel):
-    """One of both: all operands of `meeting.Kernel` are of that side, and values are as wide as are summed."""
+    """One of both: all operands of `skeleton.Kernel` are of that side, and values are as wide as are summed."""
 
     def __init__(self, how: How, given: Given, values: int, has_ones: bool):
         super().__init__(how, given)

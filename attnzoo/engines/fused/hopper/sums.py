@@ -32,10 +32,11 @@ from attnzoo.engines.fused.carried import (
 from attnzoo.engines.fused.hopper import chunks, wide
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
-from attnzoo.engines.fused.hopper.meeting import Given, How, both, widths
+from attnzoo.engines.fused.hopper.meeting import Given, How, widths
 from attnzoo.engines.fused.hopper.passes import Rule
 from attnzoo.engines.fused.hopper.recurrence import State
 from attnzoo.engines.fused.hopper.sides import Side, of_side
+from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, loaded, set_block, unclipped
 from attnzoo.engines.fused.hopper.whole import grads_beside
 from attnzoo.engines.slots import Sequence

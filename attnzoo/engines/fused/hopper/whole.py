@@ -23,8 +23,9 @@ from attnzoo.engines.fused.carried import Changed, instantiated, is_used
 from attnzoo.engines.fused.hopper import parts as hopper_parts
 from attnzoo.engines.fused.hopper import wide as hopper_wide
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
-from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, Kernel, both, widths
+from attnzoo.engines.fused.hopper.meeting import BACK, ONWARD, Given, How, widths
 from attnzoo.engines.fused.hopper.recurrence import State
+from attnzoo.engines.fused.hopper.skeleton import Kernel, both
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, all_slots, loaded, set_block
 
 

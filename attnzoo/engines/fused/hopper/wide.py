@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from attnzoo.engines.fused.hopper import meeting
+from attnzoo.engines.fused.hopper import meeting, skeleton
 from attnzoo.engines.fused.hopper.blocks import Fixed, Loaded, Run, Tiles, numbers
 from attnzoo.engines.fused.hopper.meeting import Given, How, Sums, all_left
 from attnzoo.engines.fused.hopper.recurrence import State
@@ -112,7 +112,7 @@ def block(of, number):
     return of.at[pl.ds(number * ROWS, ROWS)]
 
 
-class Kernel(meeting.Kernel):
+class Kernel(skeleton.Kernel):
     """What kernels have in common that make features by blocks."""
 
     meets: Any = Meeting
