@@ -459,6 +459,7 @@ CASES = {
     },
     "padding": {"kernel": Linear("relu"), "key_value_seq_lengths": np.array([140])},
     "a decay for each head": {"kernel": Retention(), "widths": (40, 100)},
+    "rows as they are, and decays without gradients": {"kernel": Retention(), "length": 100},
     "decays of tokens": {"kernel": StateSpace(), "brought": STATE_SPACE},
     "segments of tokens that decay": {
         "kernel": StateSpace(),
@@ -570,6 +571,7 @@ CASES |= {
 
 # Features, outputs and gradients that kernels make of rows and of what stands beside them, and by blocks of channels.
 QUICK = [
+    "rows as they are, and decays without gradients",
     "two groups of channels",
     "other keys, some of which are hidden, at an offset",
     "keys with gains beside padding",

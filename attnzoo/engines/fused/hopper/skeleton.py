@@ -245,7 +245,7 @@ class Kernel:
         the products of what was made with its gradient comes last, if anything is.
         """
         program: Rows | None = getattr(self.how, name)
-        block = getattr(piece, name) if program is None else getattr(own, f"made_{name}", None)
+        block = getattr(own, f"made_{name}", None) if program else getattr(piece, name, None)
         dots = None if told is None else (d_made * loaded(block)).sum(axis=1)
         d_rows, d_beside = d_made, []
         if program is not None:

@@ -19,8 +19,10 @@ from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused.hopper import warpgroups
 from attnzoo.engines.fused.hopper.warpgroups import (
+    ALIGNED,
     RESERVED,
     ROWS,
+    SCRATCH,
     SHARED,
     Blocks,
     Matrix,
@@ -134,11 +136,16 @@ class Walk(NamedTuple):
 
     def _room(self, most: int, waiting: dict[str, str], told: int, prepared: int) -> int:
         """Pieces for which there is room beside all else."""
-        size = lambda blocks: sum(bytes_of({key: x}, self.rows(x)) for key, x in blocks.items())
-        whole = lambda shapes: sum(x.dtype.itemsize * x.size for x in shapes.values())
-        held = size(self._staging(waiting)) + whole(self.begun) + whole(self.own) + whole(self.fixtures)
-        held += told * whole(self.told) + prepared * whole(self.prepared)
-        return (most - RESERVED - held) // size(self.given)
+        sizes = lambda blocks: [bytes_of({key: x}, self.rows(x)) for key, x in blocks.items()]
+        wholes = lambda shapes, count=1: [count * x.dtype.itemsize * x.size for x in shapes.values()]
+        held = sizes(self._staging(waiting)) + wholes(self.begun) + wholes(self.own) + wholes(self.fixtures)
+        held += wholes(self.told, told) + wholes(self.prepared, prepared)
+        given = sizes(self.given)
+        count = (most - RESERVED - sum(held)) // sum(given)
+        # Vectors begin where matrices may, too, so that many of them take more than they have.
+        begins = lambda each: sum(-(-x // ALIGNED) * ALIGNED for x in each)
+        fits = lambda count: begins(held) + begins([count * x for x in given]) <= most - SCRATCH
+        return next((x for x in range(min(count, 3), 0, -1) if fits(x)), 0)
 
     @property
     def begun(self) -> dict[str, Any]:

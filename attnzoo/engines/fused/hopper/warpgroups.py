@@ -32,7 +32,8 @@ ROWS = 64  # of a warpgroup: those of one wgmma
 # copies know its end: zeros come from behind it, and nothing is written there.
 UNIT = 8
 SHARED = 227 * 1024  # bytes of shared memory of one block of threads
-RESERVED = 8 * 1024  # of these, for barriers and sums across warps
+RESERVED = 8 * 1024  # of these, for barriers and sums across warps, and between blocks, each of which begins `ALIGNED`
+ALIGNED, SCRATCH = 1024, 4 * 1024  # bytes; and for barriers and sums alone
 
 
 def missing() -> list[str]:
