@@ -22,11 +22,6 @@ def _kernels(text: str | None, name: str) -> tuple[Kernel, ...]:
     return (*ZOO, *FURTHER, SlidingWindow(left=255, right=0))
 
 
-def _patterns(text: str | None, name: str) -> tuple[Kernel, ...]:
-    """One kernel for each way of softmax to skip, and for each of states to be written, where none are named."""
-    return () if text == "" else parsing.kernels(PATTERNS if text is None else text, name)
-
-
 def _laws() -> tuple[str, ...]:
     from attnzoo.testing import LAWS
 
@@ -42,6 +37,7 @@ def _routes() -> tuple[str, ...]:
     return tuple(sorted(named, key=lambda name: name != "pallas"))
 
 
+# One kernel for each way of softmax to skip, and for each of states to be written.
 PATTERNS = (
     "softmax, sliding_window(left=255, right=0), sliding_window(left=128, right=128, dilation=2, global_tokens=2), "
     "bigbird, local(block_size=64), sparse_transformer(block_size=64, summary=8), nadaraya_watson, nystrom, linear, "
@@ -62,9 +58,9 @@ class Settings(settings.Settings):
         parsing.unless_empty(parsing.some_of(_laws, every=True)),
     )
     patterns: tuple[Kernel, ...] = flag(
-        None,
-        "Kernels whose implementations are compared, in 16 bits; one of each pattern unless given; '' for none.",
-        _patterns,
+        PATTERNS,
+        "Kernels whose implementations are compared, in 16 bits; '' for none.",
+        parsing.unless_empty(parsing.kernels),
     )
     routes: tuple[str, ...] = flag(
         "all",

@@ -125,8 +125,8 @@ class Walk(NamedTuple):
         return self._stages(self.waiting)
 
     def _stages(self, waiting: dict[str, str]) -> int:
-        room = [min(3, self._room(most, waiting, *self.held)) for most in (SHARED // 2, SHARED)]
-        return room[0] if room[0] >= 2 else max(1, room[1])
+        in_pairs, alone = (self._room(most, waiting, *self.held) for most in (SHARED // 2, SHARED))
+        return in_pairs if in_pairs >= 2 else max(1, alone)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -135,7 +135,7 @@ class Walk(NamedTuple):
         return next((x for x in HELD if self._room(SHARED, apart, *x) >= 1), HELD[0])
 
     def _room(self, most: int, waiting: dict[str, str], told: int, prepared: int) -> int:
-        """Pieces for which there is room beside all else."""
+        """Pieces for which there is room beside all else, of three at most."""
         sizes = lambda blocks: [bytes_of({key: x}, self.rows(x)) for key, x in blocks.items()]
         wholes = lambda shapes, count=1: [count * x.dtype.itemsize * x.size for x in shapes.values()]
         held = sizes(self._staging(waiting)) + wholes(self.begun) + wholes(self.own) + wholes(self.fixtures)
