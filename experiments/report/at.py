@@ -1,10 +1,11 @@
 """One table of what is known at one length: of each kernel its time, memory and state, and what it loses.
 
 A column is of one length for all kernels, the measured one that is nearest to what was asked for, which its head tells.
-What is lost comes first. Times and bytes are those of the setting with the most kernels; of others, that were measured
-causally and else alike, they stand beside them, say so, and are compared with none. Of what was trained, bits and
+What is lost comes first, then times and bytes of the setting with the most kernels: where tokens see the past, as they
+do in the models that are scored, and where they see all, each in columns of its own. Of what was trained, bits and
 answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on:
-of the setting with the most kernels, rates and seeds; of other kernels, that were trained otherwise, likewise.
+of the setting with the most kernels, rates and seeds; of other kernels, trained otherwise, they stand beside these, say
+so, and are compared with none.
 The best number of a column is starred, beside those that cannot be told from it: where seeds are the same, the interval
 of differences holds 0; else both intervals meet. Nothing is starred where seeds are too few for a claim, or the
 baseline is not where it ends. A kernel that was refused anywhere because it breaks a law has no number in any column.
@@ -33,7 +34,7 @@ BEST = "★ "
 
 class Found(NamedTuple):
     """What a column has of a kernel: its text and number, the form that was measured, where its interval ends, whether
-    it is of less work than the others and is not to be compared with them, and of what was trained each seed's number.
+    it is of another setting than the others and is not to be compared with them, and each seed's number if trained.
     """
 
     text: str
@@ -63,7 +64,7 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
     every = list(rows)
     broken = _broken(every)
     rows = [row for row in every if row.get("kernel") not in broken]
-    timed = _in_one_setting([row for row in rows if scaled.EXPERIMENT.wrote(row) and not row.get("mesh")])
+    timed = _most([row for row in rows if scaled.EXPERIMENT.wrote(row) and not row.get("mesh")], _two_sided)
     trained = [row for row in rows if accuracy.EXPERIMENT.wrote(row)]
     asked = length or max((row["length"] for row in timed or trained), default=None)
     if asked is None:
@@ -86,7 +87,7 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
         ]
         for name in names
     ]
-    told = f"; times of {scaling.setting_text(timed[0])}" if timed else ""
+    told = f"; times of {scaling.setting_text(timed[0] | {'is_causal': False})}" if timed else ""
     return Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
 
 
@@ -129,12 +130,9 @@ def _most(
     return max(groups.values(), key=lambda own: (len({row["kernel"] for row in own}), then(own)), default=[])
 
 
-def _in_one_setting(rows: list[dict]) -> list[dict]:
-    """Rows of the setting in which the most kernels are, then those of others, causal and else alike."""
-    shared = _most(rows, scaling.setting)
-    names = {row["name"] for row in shared}
-    alike = lambda row: row["is_causal"] and scaling.setting(row | {"is_causal": False}) == scaling.setting(shared[0])
-    return [*shared, *(row for row in rows if row["name"] not in names and alike(row))]
+def _two_sided(row: dict) -> tuple:
+    """What must be equal for rows to stand in one table, whether causal or not."""
+    return scaling.setting(row | {"is_causal": False})
 
 
 def _nearest(rows: list[dict], length: int, along: str = "length") -> list[dict]:
@@ -153,21 +151,26 @@ def _kernels(rows: list[dict]) -> dict[str, str]:
 
 
 def _timed(rows: list[dict], length: int) -> list[Column]:
+    ways = [_in_one_way([row for row in rows if row["is_causal"] is way], length) for way in (True, False)]
+    times, memories = (list(itertools.chain(*own)) for own in zip(*ways, strict=True))
     near = _nearest(rows, length)
-    measured = [row for row in near if row["status"] == "measured"]
-    at = f"{near[0]['length']:,}" if near else ""
-    told = lambda found, row: found._replace(text=f"{found.text}, causal", is_apart=True) if apart(row) else found
-    apart = lambda row: row["is_causal"] > rows[0]["is_causal"]  # those of the shared setting come first
-    time = lambda row: told(_found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"]), row)
-    memory = lambda row: told(_found(units.size_text, row["temporary_bytes"], row["kernel"]), row)
+    kept = [row for row in near if row.get("state_bytes") is not None]
+    state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
+    return [*times, *(Column(f"state, {row['length']:,}", _by_name(kept, state)) for row in kept[:1]), *memories]
+
+
+def _in_one_way(rows: list[dict], length: int) -> tuple[list[Column], list[Column]]:
+    """Times and memory where all rows are causal, or none is."""
+    measured = [row for row in _nearest(rows, length) if row["status"] == "measured"]
+    time = lambda row: _found(units.seconds_text, row["median"], row["kernel"], *row["quartiles"])
+    memory = lambda row: _found(units.size_text, row["temporary_bytes"], row["kernel"])
     times, memories = [], []
     for passed in dict.fromkeys(row["pass"] for row in measured):
         own = [row for row in measured if row["pass"] == passed]
-        times.append(Column(f"time {passed}, {at}", _by_name(own, time)))
-        memories.append(Column(f"memory {passed}, {at}", _by_name(own, memory)))
-    kept = [row for row in near if row.get("state_bytes") is not None]
-    state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
-    return [*times, Column(f"state, {at}", _by_name(kept, state)), *memories]
+        how = f"{passed}{', causal' * own[0]['is_causal']}, {own[0]['length']:,}"
+        times.append(Column(f"time {how}", _by_name(own, time)))
+        memories.append(Column(f"memory {how}", _by_name(own, memory)))
+    return times, memories
 
 
 def _trained(rows: list[dict], length: int) -> list[Column]:
@@ -254,13 +257,15 @@ def _is_best(own: Found, column: Column) -> bool:
 
 
 def _refused(rows: list[dict], length: int) -> dict[str, str]:
-    """Why kernels were not timed there."""
-    found: dict[str, dict[str, None]] = {}
+    """Why kernels were not timed there: each reason once, after the passes that it is of."""
+    found: dict[str, dict[str, list[str]]] = {}
     for row in _nearest(rows, length):
         if row["status"] != "measured":
-            why = f"{row['pass']}: {row['status']}: {row['reason'].split('. ')[0]}"
-            found.setdefault(row["name"], {})[why] = None
-    return {name: "; ".join(reasons) for name, reasons in found.items()}
+            why = f"{row['status']}: {row['reason'].split('. ')[0]}"
+            passes = found.setdefault(row["name"], {}).setdefault(why, [])
+            passes.append(row["pass"] + ", causal" * row["is_causal"])
+    told = lambda reasons: "; ".join(f"{', '.join(passes)}: {why}" for why, passes in reasons.items())
+    return {name: told(reasons) for name, reasons in found.items()}
 
 
 def of_folder(places: Iterable, length: int | None) -> Table | None:
