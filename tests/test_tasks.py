@@ -25,7 +25,7 @@ from experiments.tasks.phonebook import Phonebook
 from experiments.tasks.recall import Recall
 from experiments.tasks.text import MaskedText, Text
 from experiments.tasks.words import WordProblem
-from experiments.tasks.wrapped import Denoised, Epochs, Shuffled
+from experiments.tasks.wrapped import Denoised, Epochs, Shuffled, TwoSided
 
 SHORT = ListOps(min_length=None, max_length=None)
 CASES = [
@@ -38,7 +38,7 @@ CASES = [
     (MADRecall(32, 0.4, 16), 31), (MADFuzzyRecall(), 48), (MADSelectiveCopy(), 40), (MADMemorization(), 32),
     (MADCompression(), 32),
     (Epochs("mqar(pairs=2, vocabulary=20)", 5), 16), (Shuffled("digits", 8), 64), (Denoised("digits", 0.5), 64),
-    (Denoised("listops(min_length=None, max_length=None)", 0), 48),
+    (Denoised("listops(min_length=None, max_length=None)", 0), 48), (TwoSided("mqar(pairs=2, vocabulary=20)"), 16),
 ]  # fmt: skip
 
 
@@ -407,6 +407,9 @@ def test_tasks_are_written_as_calls():
         ("epochs(task='os.system')", "is not in the catalogue, and nothing is imported"),
         ("shuffled(task='copy')", "expected a task with one answer to a whole example"),
         ("denoised(hidden=1)", "hidden must be a number >= 0 and < 1"),
+        ("two_sided(task='listops')", "expected a task of causal models, such as 'mqar'"),
+        ("two_sided(task='masked_text')", "expected a task of causal models"),
+        ("two_sided(task='mad_compression')", "expected a task of causal models"),
     ],
 )
 def test_fields_that_are_wrong_are_refused(written, message):
@@ -438,12 +441,20 @@ def test_fields_that_are_wrong_are_refused(written, message):
         (MADFuzzyRecall(), 10, "at least 11"),
         (MADSelectiveCopy(), 32, "at least 2 [*] count [+] 1 = 33"),
         (MADMemorization(), 7, "an even length"),
+        (TwoSided("text"), 40, "its answers are its next inputs, which are seen here; expected a task whose inputs do"),
+        (TwoSided("packed_copy(shortest=2, longest=5)"), 30, "its answers are its next inputs"),
         (Text(), 10**9, "a window of .* bytes: the files of the test split have .*, expected more"),
     ],
 )
 def test_lengths_that_a_task_cannot_have_are_refused(chosen, length, message):
     with pytest.raises(ValueError, match=message):
         chosen.batch("test", 0, 0, 1, length)
+
+
+def test_parts_of_a_task_that_is_seen_whole_are_seen_whole():
+    parts = TwoSided("needle").probes()
+    assert list(parts) == list(Needle().probes()) and not any(part.is_causal for part in parts.values())
+    assert parts["0.5"].inner == Needle(depth=0.5)
 
 
 def test_a_length_that_is_too_short_for_training_is_refused():

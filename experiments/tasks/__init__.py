@@ -27,7 +27,7 @@ from experiments.tasks.retrieval import Retrieval
 from experiments.tasks.task import Task
 from experiments.tasks.text import MaskedText, Text
 from experiments.tasks.words import WordProblem
-from experiments.tasks.wrapped import Denoised, Epochs, Shuffled
+from experiments.tasks.wrapped import Denoised, Epochs, Shuffled, TwoSided
 
 TASKS: dict[str, type[Task]] = {
     "text": Text,
@@ -63,6 +63,7 @@ TASKS: dict[str, type[Task]] = {
     "epochs": Epochs,
     "shuffled": Shuffled,
     "denoised": Denoised,
+    "two_sided": TwoSided,
 }
 
 _TASKS = Catalogue("task", TASKS, Task, "text, mqar(pairs=8)")

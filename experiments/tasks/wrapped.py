@@ -1,8 +1,9 @@
-"""Tasks made of other tasks: fewer examples, inputs without far order, and inputs that are to be restored.
+"""Tasks made of other tasks: fewer examples, inputs without far order, inputs that are to be restored or seen whole.
 
     epochs      a task of which there are so many training examples, that come again in another order each time
     shuffled    blocks of the input change places, so that order is left inside blocks alone
     denoised    what the input was, where tokens are hidden; or, where none is, what comes next
+    two_sided   a task of causal models, asked of those whose tokens see all others
 
 Shuffling asks what of an answer near tokens give: of the Long Range Arena that was found to be most (Miralles-Gonzalez
 et al. 2025, arXiv:2501.14850, who bound what models see, as windows do here; this bounds what they are given).
@@ -107,6 +108,38 @@ class Shuffled(Wrapped):
             blocks = np.split(row[:tokens], np.arange(self.block, tokens, self.block))
             row[:tokens] = np.concatenate([blocks[place] for place in rng.permutation(len(blocks))])
         return found._replace(inputs=inputs.reshape(found.inputs.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoSided(Wrapped):
+    """A task of causal models for kernels that need not be causal, or cannot be: the same examples, seen whole.
+
+    A task whose answers are its own next inputs would be read off, and is refused.
+    """
+
+    task: str = "mqar"
+
+    is_causal = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.classes is not None or not self.inner.is_causal or self.is_compressed:
+            raise ValueError(f"TwoSided(task={self.task!r}): expected a task of causal models, such as 'mqar'")
+
+    def probes(self) -> dict[str, Task]:
+        from experiments import tasks  # which knows this module
+
+        return {name: TwoSided(tasks.spelled(part)) for name, part in self.inner.probes().items()}
+
+    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        found = self.inner.example(split, seed, index, length)
+        [places] = np.nonzero(found.weights[:-1])
+        if len(places) and (found.inputs[places + 1] == found.targets[places]).all():
+            raise ValueError(
+                f"TwoSided(task={self.task!r}): its answers are its next inputs, which are seen here; expected a task "
+                "whose inputs do not hold them, such as 'mqar'"
+            )
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
