@@ -69,6 +69,20 @@ class SeesEverything(Plain):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReadsOtherDocuments(Plain):
+    """In causal calls all that came before counts a little, whatever document it is of."""
+
+    supports = dataclasses.replace(PLAIN, positions=True)
+
+    def head(self, params, draws, q, k, v, visible, *, bias, scale, dropout, positions):
+        out, lse = super().head(params, draws, q, k, v, visible, bias=bias, scale=scale, dropout=dropout)
+        if not positions.is_causal:
+            return out, lse
+        before = np.tri(*visible.shape, dtype=np.float32) @ v.astype(jnp.float32)
+        return out + jnp.where(visible.any(axis=1, keepdims=True), 1e-2 * before, 0).astype(out.dtype), lse
+
+
+@dataclasses.dataclass(frozen=True)
 class IgnoredKeyMask(Kernel):
     """Padding hides nothing: the door has made it zero, but it is counted."""
 

@@ -29,6 +29,7 @@ FAULTS = {
         "padding_changes_nothing",
         "blind_queries_give_nothing",
     },
+    broken.ReadsOtherDocuments(): {"packed_neighbours_cannot_touch_each_other"},
     broken.FarFutureLeak(): {"the_future_cannot_touch_the_past"},
     broken.Nothing(): {"every_operand_counts"},
     broken.IgnoredKeyMask(): {"padding_changes_nothing"},

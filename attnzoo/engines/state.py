@@ -115,11 +115,15 @@ class Standing(NamedTuple):
 
 
 def over_groups(rows: jax.Array, function: Callable, *each: Any, added: bool = False) -> Any:
-    """`function` of channels, or of each group where `rows` of theirs are [G, s, F], of all of them or added up."""
+    """`function` of channels, or of each group where `rows` of theirs are [G, s, F], of all of them or added up.
+
+    They are added one by one: a sum over products of matrices is one operation to XLA's compiler of jax 0.10 and 0.11
+    for CPUs, whose result is NaN at some sizes.
+    """
     if rows.ndim == 2:
         return function(*each)
     found = jax.vmap(function)(*each)
-    return jax.tree.map(lambda x: x.sum(axis=0), found) if added else found
+    return jax.tree.map(lambda x: sum(x), found) if added else found
 
 
 def apart(write: Write, of_channels: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -18,6 +18,8 @@ from attnzoo.testing.subject import GROUPED, LENGTH, LONG, Operands, Subject, br
 ALLOWED = {"output": 2, "gradient by q": 3, "gradient by k": 3, "gradient by v": 3}
 
 
+WIDE = 64  # as heads mostly are; narrow ones, of which laws are made, are computed in little time
+
 # Positions in any order, one of them twice and one none.
 GLOBAL = np.array([[11, 4, 11], [-1, 0, LENGTH - 2]])
 
@@ -162,6 +164,9 @@ def every_operand_counts(subject: Subject) -> None:
 def batched_equals_head(subject: Subject) -> None:
     """The fast route equals the equation: values, and gradients by everything, bare and with all that it supports."""
     _routes_agree(subject, subject.operands(**GROUPED), _forms(subject))
+    wide = subject.operands(dim=WIDE)
+    out, expected = (subject.attend(wide, implementation=x, **_arguments(subject, wide)) for x in ("xla", "reference"))
+    subject.same(out, expected, f"output of heads of {WIDE} with masks, `batched` beside `head`,", 1e-4)
 
 
 def long_sequences_work(subject: Subject) -> None:
@@ -222,6 +227,10 @@ def the_future_cannot_touch_the_past(subject: Subject) -> None:
         subject.same(one, other, what)
         if offset < 0:
             subject.zero(one[:, :-offset], "output of queries before the first key")
+    wide = subject.operands(dim=WIDE)
+    moved = Operands(*(changed(x, later, 3.0) for x in wide))
+    one, other = (subject.attend(x, is_causal=True)[:, :20] for x in (wide, moved))
+    subject.same(one, other, f"output of heads of {WIDE} before a change of later tokens, beside that after it,")
     return None
 
 
@@ -242,8 +251,9 @@ def hidden_keys_touch_nothing(subject: Subject) -> None:
     subject.zero([np.where(hidden, x, 0) for x in clean[1].operands[1:]], "gradient of hidden keys and values")
     mask = np.arange(LENGTH)[None] % 5 != np.array([[1], [2]])
     dirty = Operands(operands.q, *(np.where(mask[..., None, None], x, 50.0) for x in operands[1:]))
-    one, other = (subject.attend(x, key_mask=mask) for x in (operands, dirty))
-    subject.same(one, other, "output with other hidden keys under key_mask")
+    for form in _forms(subject):
+        one, other = (subject.attend(x, key_mask=mask, is_causal=form) for x in (operands, dirty))
+        subject.same(one, other, f"output with other hidden keys under key_mask, is_causal={form},")
     return None
 
 
@@ -253,23 +263,23 @@ def padding_changes_nothing(subject: Subject) -> None:
     lengths = np.array([23])
     if not subject.supports.key_mask:
         return subject.refuses("key_value_seq_lengths", key_value_seq_lengths=np.array([23, 23]))
-    params = subject.params(operands)
-    short = subject.attend(Operands(*(x[:, :23] for x in operands)), params)
-    for garbage in (1.0, np.nan):
+    params, padding = subject.params(operands), {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
+    for form, garbage in itertools.product(_forms(subject), (1.0, np.nan)):
+        short = subject.attend(Operands(*(x[:, :23] for x in operands)), params, is_causal=form)
         filled = Operands(*(changed(x, np.s_[:, 23:], garbage) for x in operands))
-        padded = subject.attend(filled, params, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
-        subject.same(padded[:, :23], short, "output of a padded example beside the bare one", 2e-5)
+        padded = subject.attend(filled, params, is_causal=form, **padding)
+        subject.same(padded[:, :23], short, f"output of a padded example beside the bare one, is_causal={form},", 2e-5)
         subject.zero(padded[:, 23:], "output of padding")
     return None
 
 
 def batch_mates_cannot_touch_each_other(subject: Subject) -> None:
     """An example does not move by a bit when another one does."""
-    q, k, v = subject.operands()
-    for factor in (30.0, np.nan):
-        moved = Operands(*(changed(x, 1, factor) for x in (q, k, v)))
-        one, other = (subject.attend(x)[0] for x in (Operands(q, k, v), moved))
-        subject.same(one, other, f"output of the mate of an example times {factor}")
+    operands = subject.operands()
+    out = subject.attend(operands)
+    for factor, mate in itertools.product((30.0, np.nan), (0, 1)):
+        moved = Operands(*(changed(x, 1 - mate, factor) for x in operands))
+        subject.same(out[mate], subject.attend(moved)[mate], f"output of the mate of an example times {factor}")
 
 
 def packed_neighbours_cannot_touch_each_other(subject: Subject) -> None:
@@ -279,12 +289,11 @@ def packed_neighbours_cannot_touch_each_other(subject: Subject) -> None:
     segments = {"query_segment_ids": ids, "key_value_segment_ids": ids}
     if not subject.supports.segments:
         return subject.refuses("query_segment_ids", **segments)
-    moved = Operands(*(changed(x, np.s_[:, 21:], 5.0) for x in operands))
-    one, other = (subject.attend(x, **segments)[:, :21] for x in (operands, moved))
-    subject.same(one, other, "output of a changed segment's neighbour")
-    moved = Operands(*(changed(x, np.s_[:, :21], 5.0) for x in operands))
-    one, other = (subject.attend(x, **segments)[:, 21:] for x in (operands, moved))
-    subject.same(one, other, "output of the neighbour that follows")
+    neighbours = ("before", np.s_[:, :21], np.s_[:, 21:]), ("behind", np.s_[:, 21:], np.s_[:, :21])
+    for form, (where, kept, changing) in itertools.product(_forms(subject), neighbours):
+        moved = Operands(*(changed(x, changing, 5.0) for x in operands))
+        one, other = (subject.attend(x, is_causal=form, **segments)[kept] for x in (operands, moved))
+        subject.same(one, other, f"output {where} a changed segment, is_causal={form},")
     if np.array_equal(subject.attend(operands, **segments), subject.attend(operands)):
         raise subject.broken("segments change nothing")
     return None
@@ -431,21 +440,21 @@ def scale_scales(subject: Subject) -> None:
     if not subject.supports.scale:
         return subject.refuses("scale", scale=0.3)
     params, given = subject.params(operands), brought(subject.kernel, operands)
-    usual, times = 8**-0.5, 0.3 * 8**0.5
-    plain, named, ours = (
-        subject.attend(operands, params, **given, **x) for x in ({}, {"scale": usual}, {"scale": 0.3})
-    )
+    plain, named = (subject.attend(operands, params, **given, **x) for x in ({}, {"scale": 8**-0.5}))
     subject.same(named, plain, "output at scale=1 / sqrt(head dim) beside that without a scale", 1e-5)
-    scaled = operands._replace(q=operands.q * times**0.5, k=operands.k * times**0.5)
-    expected = subject.attend(scaled, params, **given)
-    if np.allclose(expected, plain, atol=1e-5):
-        expected = times * plain
-    subject.same(ours, expected, "output at scale=0.3 beside scaled operands", 1e-5)
+    for scale in (0.3, 2.5):
+        times = scale * 8**0.5
+        scaled = operands._replace(q=operands.q * times**0.5, k=operands.k * times**0.5)
+        expected = subject.attend(scaled, params, **given)
+        if np.allclose(expected, plain, atol=1e-5):
+            expected = times * plain
+        ours = subject.attend(operands, params, **given, scale=scale)
+        subject.same(ours, expected, f"output at scale={scale} beside scaled operands", 1e-5)
     return None
 
 
 def soft_caps_bound_scores(subject: Subject) -> None:
-    """Under a small `soft_cap`, scores hardly differ; a large one changes nothing, and bounds no bias."""
+    """Under a small `soft_cap`, scores hardly differ; a larger one moves larger scores alone; none bounds a bias."""
     operands = subject.operands()
     if not subject.supports.soft_cap:
         return subject.refuses("soft_cap", soft_cap=0.3)
@@ -455,9 +464,10 @@ def soft_caps_bound_scores(subject: Subject) -> None:
     small = subject.attend(operands, params, soft_cap=1e-6)
     alike = subject.attend(operands, params, scale=0.0)
     subject.same(small, alike, "output under a small soft cap beside that of equal scores", 1e-5)
-    half = subject.attend(operands, params, soft_cap=0.5)
-    if np.array_equal(half, plain):
-        raise subject.broken("the output does not move with soft_cap")
+    for cap, scale in ((0.5, 8**-0.5), (30.0, 1e3)):
+        bounded, free = (subject.attend(operands, params, scale=scale, **x) for x in ({"soft_cap": cap}, {}))
+        if np.array_equal(bounded, free):
+            raise subject.broken(f"the output does not move with soft_cap={cap} at scale={scale:.3g}")
     if subject.supports.bias:
         bias = 3 * normal(6, (1, 1, LENGTH, LENGTH))
         one, other = (

@@ -47,8 +47,7 @@ def probe_kernel(
     `is_trained`.
 
     Args:
-      length: of the sequences there, of which `LONGEST` are asked for at most, and `GRADIENTS` for gradients and where
-        there is padding.
+      length: of the sequences there, of which `LONGEST` are asked for at most, and `GRADIENTS` for gradients.
       is_padded: whether examples have lengths of their own.
       is_cross: whether queries are of another sequence than keys.
       is_trained: whether gradients are taken.
@@ -72,7 +71,7 @@ def probe_kernel(
     few = np.repeat([[length // 2], [length - 1]], 2, axis=1)
     _touched(kernel, operands, is_causal, few if is_tested else futures.drawn(length, 2, 2))
     if is_padded and length > 1:
-        _padded(kernel, _few(operands), is_causal, is_cross)
+        _padded(kernel, operands, is_causal, is_cross)
     if not is_tested:
         _as_its_equation(kernel, operands, is_causal, is_trained)
 
@@ -88,8 +87,9 @@ def _touched(kernel: Kernel, operands: Operands, is_causal: bool, cuts: np.ndarr
     before = call(*operands)
     sound.finite(before, f"output of {operands.k.shape[1]:,} tokens is")
     equal.same(call(*operands), before, "output of the same call, made once more,", ROUNDING)
-    mated = (changed(x, 1, 30.0) for x in operands)
-    mates.same(call(*mated)[0], before[0], "output of the mate of an example times 30.0", ROUNDING)
+    for mate in (0, 1):
+        mated = (changed(x, 1 - mate, 30.0) for x in operands)
+        mates.same(call(*mated)[mate], before[mate], "output of the mate of an example times 30.0", ROUNDING)
     if is_causal:
         futures.untouched(future, before, lambda cut: call(*_later(operands, cut)), cuts, ROUNDING)
 
@@ -101,23 +101,35 @@ def _later(operands: Operands, cut: np.ndarray) -> Operands:
 
 
 def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool) -> None:
-    """One example that is half padding, beside it without, and one that is nothing else."""
+    """One example that is half padding, beside it without, and one that is nothing else; gradients of fewer tokens."""
     padding, blind = (Subject(law, kernel) for law in ("padding_changes_nothing", "blind_queries_give_nothing"))
-    params, half = padding.params(operands), operands.k.shape[1] // 2
     forward = _forward(kernel, is_causal)
 
-    def pulled(q, k, v, params, lengths):
+    def padded(q, k, v, params, lengths):
         given = {} if is_cross else {"query_seq_lengths": lengths}
-        return _pulled(lambda *points: forward(*points, params, key_value_seq_lengths=lengths, **given))(q, k, v)
+        return forward(q, k, v, params, key_value_seq_lengths=lengths, **given)
 
-    seen = slice(None) if is_cross else slice(half)
-    bare = operands.q[:, seen], operands.k[:, :half], operands.v[:, :half], params
-    expected = _compiled(forward, *bare)(*bare)
-    whole = *operands, params, np.array([half, 0])
-    out, gradients = _compiled(pulled, *whole)(*whole)
-    padding.same(out[0, seen], expected[0], "output of a padded example beside the bare one", PADDED)
-    blind.zero((out[1], gradients[0][1]), "output or gradient of queries that see nothing because of padding")
+    def pulled(q, k, v, params, lengths):
+        return _pulled(lambda *points: padded(*points, params, lengths))(q, k, v)
+
+    def held(function, operands: Operands):
+        """What a function gives, whose output is held to be that of the bare example."""
+        params, half = padding.params(operands), operands.k.shape[1] // 2
+        seen = slice(None) if is_cross else slice(half)
+        bare = operands.q[:, seen], operands.k[:, :half], operands.v[:, :half], params
+        expected = _compiled(forward, *bare)(*bare)
+        whole = *operands, params, np.array([half, 0])
+        out, gradients = _compiled(function, *whole)(*whole)
+        padding.same(out[0, seen], expected[0], "output of a padded example beside the bare one", PADDED)
+        blind.zero(out[1], "output of queries that see nothing because of padding")
+        return out, gradients
+
+    few = _few(operands)
+    out, gradients = held(pulled, few)
+    blind.zero(gradients[0][1], "gradient of queries that see nothing because of padding")
     blind.finite((out, gradients), "output or gradients beside those of queries that see nothing are")
+    if few.k.shape != operands.k.shape:
+        held(lambda *given: (padded(*given), None), operands)
 
 
 def _as_its_equation(kernel: Kernel, operands: Operands, is_causal: bool, is_trained: bool) -> None:

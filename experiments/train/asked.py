@@ -79,12 +79,12 @@ def _own(kernels: Iterable[Kernel]) -> Kernel | None:
 
 
 def _held(model: nnx.Module, kernel: Kernel, batch: Examples, other: Examples, is_learned: bool) -> None:
-    said, gradients = _said(model, batch, is_learned)
+    said, _ = _said(model, batch, is_learned)
     if isinstance(model, LanguageModel) and model.stack.is_causal:
         _past_is_past(model, kernel, batch, other, said, is_learned)
     _as_its_equation(model, kernel, batch, said, is_learned)
-    if gradients is not None:
-        _slopes(model, kernel, batch, gradients)
+    if is_learned:
+        _slopes(_precise(model), batch)
 
 
 def _past_is_past(model, kernel: Kernel, batch: Examples, other: Examples, said: np.ndarray, is_learned: bool) -> None:
@@ -110,26 +110,36 @@ def _as_its_equation(model, kernel: Kernel, batch: Examples, said: np.ndarray, i
     _alike(Subject("batched_equals_head", kernel), said[:count], steps.tested(twin, few)[0], _dtype(model), what)
 
 
-def _slopes(model: nnx.Module, kernel: Kernel, batch: Examples, gradients: nnx.State) -> None:
-    """Gradients by what the first layer with a kernel of one's own has learned."""
-    if _dtype(model) != "float32":
-        return  # differences of rounder numbers tell no slope
-    layer = _layers(model, is_own=True)[0]
-    path = next(path for path, node in nnx.iter_graph(model) if node is layer)
-    learned = steps.copied(layer, nnx.Param)
-    of_layer = functools.reduce(lambda tree, name: tree[name], path, gradients)
+def _slopes(model: nnx.Module, batch: Examples) -> None:
+    """Gradients by what the first layer of each kernel of one's own has learned; the model is left as it was."""
+    gradients = _said(model, batch, is_learned=True)[1]
+    for layer in {layer.attention_kernel: layer for layer in reversed(_layers(model, is_own=True))}.values():
+        path = next(path for path, node in nnx.iter_graph(model) if node is layer)
+        learned = steps.copied(layer, nnx.Param)
+        of_layer = functools.reduce(lambda tree, name: tree[name], path, gradients)
 
-    def along(points: list) -> np.ndarray:
-        moved = jax.tree.map(np.asarray, points)  # what is placed on a device would have a program of its own
-        nnx.update(layer, nnx.State(dict(zip(learned, moved, strict=True))))
-        return _said(model, batch, is_learned=True)[0]
+        def along(points: list, layer=layer, learned=learned) -> np.ndarray:
+            moved = jax.tree.map(np.asarray, points)  # what is placed on a device would have a program of its own
+            nnx.update(layer, nnx.State(dict(zip(learned, moved, strict=True))))
+            return _said(model, batch, is_learned=True)[0]
 
-    points = {f"{name} of {'.'.join(map(str, path))}": x for name, x in learned.items()}
-    subject = Subject("gradients_are_slopes", kernel)
-    try:
-        asked.hold_slopes(subject, along, points, [of_layer[name] for name in learned], "float32")
-    finally:
-        nnx.update(layer, learned)
+        points = {f"{name} of {'.'.join(map(str, path))}": x for name, x in learned.items()}
+        subject = Subject("gradients_are_slopes", layer.attention_kernel)
+        try:
+            asked.hold_slopes(subject, along, points, [of_layer[name] for name in learned], "float32")
+        finally:
+            nnx.update(layer, learned)
+
+
+def _precise(model: nnx.Module) -> nnx.Module:
+    """A model that calculates in float32, since differences of rounder numbers tell no slope: itself, if it does."""
+    if _dtype(model) == "float32":
+        return model
+    twin = nnx.clone(model)
+    for _, node in nnx.iter_graph(twin):
+        if getattr(node, "dtype", None) == _dtype(model):
+            node.dtype = jnp.float32
+    return twin
 
 
 def _stepped(model: LanguageModel, kernel: Kernel, tokens: np.ndarray) -> None:

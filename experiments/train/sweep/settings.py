@@ -21,7 +21,7 @@ TASKS = (
     "bracketed_arithmetic, word_problem(group='S5'), mad_recall, mad_fuzzy_recall, mad_selective_copy, "
     "mad_memorization, mad_compression, modules, digits, imdb(folder='/path'), image(folder='/path'), "
     "pathfinder(folder='/path'), retrieval(folder='/path'), epochs(task='listops'), shuffled(task='listops'), "
-    "denoised(task='listops')"
+    "denoised(task='listops'), two_sided(task='mqar')"
 )
 PRESETS = "gla, mamba2, gated_deltanet, hybrid(ratio=3), longformer, gemma2, gpt_oss, turns(kernels='linear, softmax')"
 BATCH = 32
