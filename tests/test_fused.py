@@ -28,7 +28,7 @@ from attnzoo.engines import schedule, streaming
 from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, Pulled, visible_of
 from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.fused.terms import Terms
-from attnzoo.engines.fused.tpu import held, steps
+from attnzoo.engines.fused.tpu import held, projected, steps
 from attnzoo.engines.fused.tpu import softmax as tpu
 from attnzoo.engines.fused.tpu.folding import Heads
 from attnzoo.engines.fused.tpu.held import Held
@@ -270,6 +270,33 @@ def test_interpreted_it_meets_what_is_few(kernel, given, asked):
         got = found("pallas", given, params)
     for x, y in zip(*map(jax.tree.leaves, (got, found("reference", given, params))), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
+def test_projections_along_a_sequence(dtype, error):
+    """Sums over it and gradients of both, of two folds of heads that share keys, whose last tile is no whole one."""
+    projection = jax.random.normal(jax.random.key(0), (8, 5, KEYS))
+    x = jax.random.normal(jax.random.key(1), (2, KEYS, 4, 64), dtype)
+    out, pull = jax.vjp(functools.partial(projected.projected, longest=16, interpret=True), projection, x)
+    pulled = jax.random.normal(jax.random.key(2), out.shape)
+    e, tokens, d_out = (np.asarray(y, np.float64) for y in (projection.reshape(4, 2, 5, KEYS), x, pulled))
+    d_out = d_out.reshape(2, 5, 4, 2, 64)
+    wanted = (
+        np.einsum("kgrs,bskh->brkgh", e, tokens).reshape(out.shape),
+        np.einsum("brkgh,bskh->kgrs", d_out, tokens).reshape(projection.shape),
+        np.einsum("brkgh,kgrs->bskh", d_out, e),
+    )
+    for found, exact in zip((out, *pull(pulled)), wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=0, atol=error * np.abs(exact).max())
+
+
+def test_projections_that_no_kernel_has_room_for_are_left_to_xla():
+    shapes = lambda rank, dtype: (jnp.empty((2, rank, KEYS)), jnp.empty((1, KEYS, 2, 64), dtype))
+    assert projected.projected(*shapes(8, jnp.float16)) is None
+    with jax.enable_x64(True):
+        assert projected.projected(*shapes(8, jnp.float64)) is None
+    assert projected.Folds.of(*shapes(8, jnp.float32), projected.LONGEST).tile == KEYS
+    assert projected.Folds.of(*shapes(2048, jnp.float32), projected.LONGEST).tile == 0
 
 
 @pytest.mark.parametrize("name", few(["dilated", "causal", "all", "distances", "blocks that are drawn"], ["dilated"]))

@@ -15,11 +15,24 @@ from attnzoo.contract import programs
 from attnzoo.engines import heads
 from attnzoo.engines.fused.tpu.folding import SUBLANES
 
+OUTER = (((1,), (1,)), ((), ()))  # a b^T
+INNER = (((0,), (0,)), ((), ()))  # a^T b
+PLAIN = (((1,), (0,)), ((), ()))  # a b
+
 
 def run(kernel: Callable, *operands: Any) -> Any:
     """What a kernel gives; its whole numbers have 32 bits, whatever jax's default is: no compiler takes others."""
     with jax.enable_x64(False):
         return kernel(*operands)
+
+
+def dot(a: jax.Array, b: jax.Array, dimensions: Any) -> jax.Array:
+    """A product summed in float32; of float32, precise, whatever the default is where the kernel is traced."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(
+        a.astype(dtype), b.astype(dtype), dimensions, precision, preferred_element_type=jnp.float32
+    )
 
 
 class Program(NamedTuple):
@@ -99,8 +112,7 @@ def _row_sums(x: jax.Array) -> jax.Array:
 def _along_lanes(y: jax.Array, x: jax.Array) -> jax.Array:
     """x [t, w] times y [w], as rows are: the other way around they would be a column, which a TPU v4 cannot turn."""
     rows = jnp.broadcast_to(y[None], (SUBLANES, len(y)))
-    dimensions = ((1,), (1,)), ((), ())
-    return _product(rows, x, dimension_numbers=dimensions, preferred_element_type=jnp.float32)[0]
+    return _product(rows, x, dimension_numbers=OUTER, preferred_element_type=jnp.float32)[0]
 
 
 ROWS: dict[str, Callable] = {"reduce_sum": _row_sums, "reduce_max": lambda x: x.T.max(axis=0)}
@@ -114,14 +126,9 @@ def _product(x: jax.Array, y: jax.Array, *, dimension_numbers, preferred_element
         return (jnp.expand_dims(x, tuple(range(x.ndim, x.ndim + y.ndim))) * y).astype(preferred_element_type)
     if (x.ndim, y.ndim, tuple(contracted)) == (2, 1, (1,)):
         return _along_lanes(y, x).astype(preferred_element_type)
-
-    def product(x, y):
-        precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-        return jax.lax.dot_general(x, y, dimension_numbers, precision, preferred_element_type=jnp.float32)
-
     # Where one was rounded, as in gradients, the other is two numbers that are.
     dtype = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
-    found = sum(product(*each) for each in itertools.product(_parts(x, dtype), _parts(y, dtype)))
+    found: Any = sum(dot(*each, dimension_numbers) for each in itertools.product(_parts(x, dtype), _parts(y, dtype)))
     return found.astype(preferred_element_type)
 
 

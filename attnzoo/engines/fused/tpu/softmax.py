@@ -17,21 +17,18 @@ from attnzoo.engines import dense
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled
 from attnzoo.engines.fused.pairs import Lists, Pairs
-from attnzoo.engines.fused.tpu import chunks, steps
+from attnzoo.engines.fused.tpu import chunks, projected, steps
 from attnzoo.engines.fused.tpu import sums as tpu_sums
 from attnzoo.engines.fused.tpu.folding import SUBLANES
 from attnzoo.engines.fused.tpu.grid import Array, Grid, Kernel, Step
 from attnzoo.engines.fused.tpu.held import Held
+from attnzoo.engines.fused.tpu.mosaic import INNER, OUTER, PLAIN, dot
 from attnzoo.engines.fused.tpu.stepped import Stepped
 from attnzoo.engines.fused.way import Tiles
 
 DTYPES = ("bfloat16", "float32")
 CHUNK = 128  # tokens of a recurrence, which fill registers
 WIDEST = 256  # head dims of which tiles fit VMEM beside those of scores
-
-OUTER = (((1,), (1,)), ((), ()))  # a b^T
-INNER = (((0,), (0,)), ((), ()))  # a^T b
-PLAIN = (((1,), (0,)), ((), ()))  # a b
 
 
 def declined(q: jax.Array, k: jax.Array, v: jax.Array) -> list[str]:
@@ -54,7 +51,9 @@ def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
     chunk = min(CHUNK, tiles[0].largest)
     of_recurrences = chunks.recurrence(chunk, interpret), tpu_sums.recurrence(chunk, interpret)
     of_softmax = declined, of_keyword(forward), of_keyword(backward)
-    return Device("tpu", "a TPU", tiles, *of_softmax, *of_recurrences, crowded)
+    longest = tiles[0].largest if interpret else projected.LONGEST
+    projects = functools.partial(of_keyword(projected.projected), longest=longest)
+    return Device("tpu", "a TPU", tiles, *of_softmax, *of_recurrences, crowded, projects)
 
 
 def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found:
@@ -168,7 +167,7 @@ class _Forward(Kernel):
         v = step.of("v")
         top[...] = new
         total[...] = total[...] * kept + weights.sum(axis=0, keepdims=True)
-        out[...] = out[...] * kept + _dot(v, weights.astype(v.dtype), INNER)
+        out[...] = out[...] * kept + dot(v, weights.astype(v.dtype), INNER)
 
     def end(self, step, sums):
         top, total, out = (x[...] for x in sums)
@@ -203,7 +202,7 @@ class _OfQueries(Kernel):
             d_cap[...] += (d_scores * (bounded - ratio * (1 - bounded**2))).sum(axis=0, keepdims=True)
         d_products = _uncapped(d_scores, ratio) * step.number("scale")
         k = step.of("k")
-        d_q[...] += _dot(k, d_products.astype(k.dtype), INNER)
+        d_q[...] += dot(k, d_products.astype(k.dtype), INNER)
         if self.has_keys:
             _add_of_keys(step, more, weights, d_scores, d_products)
 
@@ -233,7 +232,7 @@ class _OfKeys(Kernel):
         _add_of_keys(step, sums, weights, d_scores, d_products)
         if self.has_queries:
             k = step.among("k")
-            sums[-1][...] += _dot(d_products.astype(k.dtype), k, INNER)
+            sums[-1][...] += dot(d_products.astype(k.dtype), k, INNER)
 
     def end(self, step, sums):
         return [x[...] for x in sums[: len(sums) - self.has_queries]]
@@ -242,8 +241,8 @@ class _OfKeys(Kernel):
 def _add_of_keys(step: Step, sums: tuple, weights: jax.Array, d_scores: jax.Array, d_products: jax.Array) -> None:
     """Sums of keys, of values and of what is added to scores grow by those of one pair, in lanes of their head."""
     q, d_out = step.among("q"), step.among("d_out")
-    sums[0][...] += _dot(d_products.astype(q.dtype), q, PLAIN)
-    sums[1][...] += _dot(weights.astype(d_out.dtype), d_out, PLAIN)
+    sums[0][...] += dot(d_products.astype(q.dtype), q, PLAIN)
+    sums[1][...] += dot(weights.astype(d_out.dtype), d_out, PLAIN)
     if step.given.of_key is not None:
         sums[2][pl.ds(step.row(sums[2].shape[0]), 1)] += _summed(d_scores)[:1]
 
@@ -256,7 +255,7 @@ def _shift(step: Step) -> jax.Array:
 
 def _scores(step: Step, is_partial: bool) -> tuple[jax.Array, jax.Array | None]:
     """Scores [s, t], -inf for what is hidden, and, where they are capped, the ratio of score and cap before."""
-    scores, ratio = _dot(step.of("k"), step.of("q"), OUTER) * step.number("scale"), None
+    scores, ratio = dot(step.of("k"), step.of("q"), OUTER) * step.number("scale"), None
     if step.given.soft_cap is not None:
         ratio = scores / step.number("soft_cap")
         scores = step.number("soft_cap") * jnp.tanh(ratio)
@@ -269,7 +268,7 @@ def _weights(step: Step, shift: jax.Array | None, is_partial: bool) -> tuple[jax
     """Weights [s, t], gradients of scores, and ratios as above; without a shift they are those of all keys."""
     scores, ratio = _scores(step, is_partial)
     weights = jnp.exp(scores - step.of("top") - step.of("log_total"))
-    d_weights = _dot(step.of("v"), step.of("d_out"), OUTER)
+    d_weights = dot(step.of("v"), step.of("d_out"), OUTER)
     if shift is None:
         shift = step.of("d_log_total") - (weights * d_weights).sum(axis=0, keepdims=True)
     return weights, weights * (d_weights + shift), ratio
@@ -282,16 +281,7 @@ def _uncapped(d_scores: jax.Array, ratio: jax.Array | None) -> jax.Array:
 
 def _summed(x: jax.Array) -> jax.Array:
     """[L, width] -> the sum of each of L, as a row, several times: [SUBLANES, L]."""
-    return _dot(jnp.ones((SUBLANES, x.shape[1]), x.dtype), x, OUTER)
-
-
-def _dot(a: jax.Array, b: jax.Array, dimensions) -> jax.Array:
-    """A product summed in float32; of float32, precise, whatever the default is where the kernel is traced."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-    return jax.lax.dot_general(
-        a.astype(dtype), b.astype(dtype), dimensions, precision, preferred_element_type=jnp.float32
-    )
+    return dot(jnp.ones((SUBLANES, x.shape[1]), x.dtype), x, OUTER)
 
 
 # Measured nowhere: the largest whose scores fit VMEM several times, and of a pattern's size those that fill registers.
