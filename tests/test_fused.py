@@ -459,14 +459,17 @@ def test_it_is_one_kernel_where_it_is_lowered():
         jax.eval_shape(jax.grad(lambda q: jax.grad(lambda q: call(q, q, q))(q).sum()), q)
 
 
-def test_whole_numbers_have_32_bits():
+def test_its_numbers_have_32_bits():
     """Whatever jax's default is: the compiler of a TPU takes no others."""
-    for kernel in (Softmax(), BigBird()):
+    dims = Dims.of(*SHAPES)
+    for kernel, count in ((Softmax(), 2), (BigBird(), 2), (Nystrom(landmarks=64), 4), (Linformer(), 8)):
         call = functools.partial(attend, kernel=kernel, implementation="pallas")
-        gradient = jax.grad(lambda *x, call=call: call(*x).astype(jnp.float32).sum(), (0, 1, 2))
+        gradient = jax.grad(lambda *x, call=call: call(*x[:3], params=x[3]).astype(jnp.float32).sum(), (0, 1, 2, 3))
         with jax.enable_x64(True), programs.of_tpu("TPU v5 lite"):
-            found = programs.of_kernels(gradient, *SHAPES)
-        assert len(found) == 2 and not any("i64" in program for program in found)
+            params = jax.eval_shape(lambda rng, kernel=kernel: kernel.init(rng, dims), jax.random.key(0))
+            found = programs.of_kernels(gradient, *SHAPES, params)
+        assert len(found) == count
+        assert not any(wide in program for program in found for wide in ("i64", "f64"))
 
 
 @pytest.mark.slow

@@ -246,6 +246,21 @@ def test_it_is_one_kernel_where_it_is_lowered(is_wide):
         assert not any("i64" in program for program in programs.of_kernels(jax.grad(call, (0, 1)), q, beta))
 
 
+@pytest.mark.every_kernel
+@pytest.mark.parametrize("kernel", few(KERNELS, [Retention(), StateSpace()]), ids=repr)
+def test_its_numbers_have_32_bits(kernel):
+    """Whatever those are that are learned and drawn: the compiler of a TPU takes no others."""
+    operands, _ = operands_of(kernel, "plain")
+    (q, k, v), tokens = jax.tree.map(lambda x: x.astype(jnp.bfloat16), operands)
+    call = {"kernel": kernel, "tokens": tokens or None, "is_causal": True, "implementation": "pallas"}
+    slope = jax.grad(lambda q, **learned: attend(q, k, v, **call, **learned).astype(jnp.float32).sum())
+    with jax.enable_x64(True), programs.of_tpu("TPU v5 lite"):
+        own = {"params": kernel.init, "draws": kernel.draw}
+        learned = {name: made(jax.random.key(0), Dims.of(q, k, v)) for name, made in own.items()}
+        found = programs.of_kernels(functools.partial(slope, **learned), q)
+    assert found and not any(wide in program for program in found for wide in ("i64", "f64"))
+
+
 def test_sums_are_two_kernels_where_they_are_lowered():
     """One over keys and one over queries; those of gradients read what keys have left, and no outputs."""
     q = jax.ShapeDtypeStruct((2, 256, 4, 64), jnp.bfloat16)

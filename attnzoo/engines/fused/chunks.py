@@ -57,7 +57,7 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
       NotImplementedError: no kernel takes the call; all reasons are listed.
     """
     asked.is_met = True
-    way = asked.way
+    way, run = asked.way, run._replace(constants=jax.tree.map(_rounded, run.constants))
     if given.q.dtype == jnp.float64:
         reasons = [*reasons, "float64: it sums in float32"]
     declined = functools.partial(_declined, given, run.write, mask)
@@ -87,6 +87,11 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
 
     attend.defvjp(forward, backward, symbolic_zeros=True)
     return attend((Learned(run.constants, route.closed, found), given), mask)
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    """What is learned or drawn as kernels take it, in which sums have 32 bits."""
+    return x.astype(jnp.float32) if x.dtype == jnp.float64 else x
 
 
 def _apart(given: Sequence, run: Chunks) -> int:
