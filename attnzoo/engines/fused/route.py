@@ -126,9 +126,10 @@ class Pass:
         return *out, self._averages(operands[1]) if found.averages is None else found.averages
 
     def _averages(self, k: jax.Array) -> jax.Array:
-        """Those of runs of keys, by XLA."""
-        runs = k.reshape(len(k), self.averages, -1, *k.shape[2:])
-        return runs.mean(axis=2, dtype=jnp.promote_types(k.dtype, jnp.float32))
+        """Those of runs of keys, by XLA, heads as projections leave them."""
+        runs = k.reshape(len(k), self.averages, -1, k.shape[2] * k.shape[3])
+        means = runs.mean(axis=2, dtype=jnp.promote_types(k.dtype, jnp.float32))
+        return means.reshape(*means.shape[:2], *k.shape[2:])
 
     def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total, d_averages):
         q, k, _ = operands
