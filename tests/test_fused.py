@@ -1,6 +1,7 @@
 """Kernels of devices in the place of softmax over tiles: what they list, and what a CPU interprets of them."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +24,20 @@ from attnzoo import (
     SparseTransformer,
     attend,
 )
+from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
+from attnzoo.engines import few as engine
 from attnzoo.engines import schedule, streaming
 from attnzoo.engines.fused.operands import NOWHERE, Cutting, Operands, Pulled, visible_of
 from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.fused.terms import Terms
-from attnzoo.engines.fused.tpu import held, projected, steps
+from attnzoo.engines.fused.tpu import averaged, held, projected, steps
 from attnzoo.engines.fused.tpu import softmax as tpu
 from attnzoo.engines.fused.tpu.folding import Heads
 from attnzoo.engines.fused.tpu.held import Held
 from attnzoo.engines.fused.tpu.stepped import Stepped
 from attnzoo.engines.fused.tpu.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
-from attnzoo.engines.fused.way import Tiles, interpreted
+from attnzoo.engines.fused.way import Tiles, Way, asking, interpreted
 from attnzoo.testing import check_law
 from tests import programs
 from tests.few import few
@@ -272,7 +275,52 @@ def test_interpreted_it_meets_what_is_few(kernel, given, asked):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
+ROUNDED = pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+
+
+@ROUNDED
+def test_averages_beside_what_few_queries_find(dtype, error, sizes=(5, KEYS, 4)):
+    """Of two folds of heads, and gradients of both; the last tile of keys is no whole one."""
+    queries, keys, runs = sizes
+    shapes = ((2, queries, 4, 64), *((2, keys, 4, 64),) * 2), ((2, queries, 4, 64), (2, runs, 4, 64))
+    (q, k, v), (d_out, d_averages) = (
+        [jax.random.normal(jax.random.key(10 * n + len(each)), shape, dtype) for n, shape in enumerate(each)]
+        for each in shapes
+    )
+
+    def call(*given):
+        with asking(Way(SMALL), "a test"):
+            return engine.averaged(*given, Call(Mask(queries, keys)), runs)
+
+    @jax.jit
+    def found(given, pulled):
+        outs, pull = jax.vjp(call, *given)
+        return *outs, *pull(pulled)
+
+    with interpreted(), mock.patch.object(averaged, "forward", wraps=averaged.forward) as kernel:
+        got = found((q, k, v), (d_out, d_averages.astype(jnp.float32)))
+    assert kernel.called
+    q, k, v, d_out, d_averages = (np.asarray(x, np.float64) for x in (q, k, v, d_out, d_averages))
+    weights = np.exp(np.einsum("btnh,bsnh->bnts", q, k) / 8)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    d_weights = np.einsum("btnh,bsnh->bnts", d_out, v)
+    d_scores = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True)) / 8
+    wanted = (
+        np.einsum("bnts,bsnh->btnh", weights, v),
+        k.reshape(2, runs, -1, 4, 64).mean(axis=2),
+        np.einsum("bnts,bsnh->btnh", d_scores, k),
+        np.einsum("bnts,btnh->bsnh", d_scores, q) + np.repeat(d_averages, keys // runs, axis=1) * runs / keys,
+        np.einsum("bnts,btnh->bsnh", weights, d_out),
+    )
+    for x, exact in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(x, np.float64), exact, rtol=0, atol=error * np.abs(exact).max())
+
+
+def test_averages_where_queries_have_no_fewer_tiles_than_keys():
+    test_averages_beside_what_few_queries_find(jnp.float32, 1e-5, sizes=(8, 16, 2))
+
+
+@ROUNDED
 def test_projections_along_a_sequence(dtype, error):
     """Sums over it and gradients of both, of two folds of heads that share keys, whose last tile is no whole one."""
     projection = jax.random.normal(jax.random.key(0), (8, 5, KEYS))
@@ -338,7 +386,7 @@ def test_what_is_met_again_is_held(monkeypatch):
     given, lists = listed_operands(*window)
     by_row, by_column = tpu._grids(given, lists, True)
     assert by_column.size > by_row.size == 2 * given.k[0].nbytes  # rows of numbers stand beside queries
-    program = jax.make_jaxpr(lambda: tpu.forward(given, lists.by_row, interpret=True))()
+    program = jax.make_jaxpr(lambda: tpu.forward(given, lists, interpret=True))()
     (moved,) = (x.params["cost_estimate"].bytes_accessed for x in program.eqns if x.primitive.name == "pallas_call")
     rows, numbers = 2 * 4 * given.q[..., 0].size, 4 * sum(x.size for x in lists.by_row)
     assert moved == 4 * given.q.nbytes + rows + numbers

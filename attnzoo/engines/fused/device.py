@@ -21,14 +21,14 @@ class Device(NamedTuple):
       name: for people.
       tiles: of the forward kernel, and of the backward one.
       declined: `declined(q, k, v)`: why it cannot take operands of these shapes and types; empty where it can.
-      forward: `forward(operands, by_row)`.
+      forward: `forward(operands, lists)`.
       backward: `backward(operands, lists, pulled)`.
       recurrence: those of recurrences, if it has any. sums: those of recurrences whose queries see all keys.
       crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
       projected: `projected(projection, x)`: sums over positions [B, r, N, H] of rows [B, S, K, H] times what projects
         them for each head, [N, r, S]; None where XLA does that, whatever their shapes, and its result where for these.
-      averages: `averages(operands, runs)`: whether kernels give averages of so many runs of these keys beside what
-        queries find, and take their gradients; None where they give none.
+      averages: `averages(operands, lists, runs)`: whether kernels give averages of so many runs of these keys beside
+        what queries find, and take their gradients; None where they give none.
       unit: what lengths are multiples of where tokens are in order: kernels read zeros behind the end of a sequence,
         and write nothing there. None where sequences are filled up to whole tiles.
     """
@@ -43,5 +43,5 @@ class Device(NamedTuple):
     sums: Recurrence | None = None
     crowded: Callable[[Lists], list[str]] | None = None
     projected: Callable[..., jax.Array | None] | None = None
-    averages: Callable[[Operands, int], bool] | None = None
+    averages: Callable[[Operands, Lists, int], bool] | None = None
     unit: int | None = None

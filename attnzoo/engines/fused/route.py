@@ -114,7 +114,7 @@ class Pass:
 
     def _found(self, device: Device, operands, learned, fixed):
         terms, cutting, given = self._given(device, 0, operands, learned, fixed)
-        found = device.forward(given, cutting.lists.by_row)
+        found = device.forward(given, cutting.lists)
         length = operands[0].shape[1]
         by_row = lambda x, fill: join(x, cutting.rows, length, fill, axis=2)
         top, log_total = by_row(found.top, -jnp.inf), by_row(found.log_total, 0)
@@ -157,8 +157,9 @@ class Pass:
         (q, k, v), (mask, _, drawn) = operands, fixed
         terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, device.tiles[half])
         given = cutting.operands(q, k, v, terms, mask, device.unit)
-        if self.averages is not None and device.averages is not None and device.averages(given, self.averages):
-            given = given._replace(averages=self.averages)
+        runs, fits = self.averages, device.averages
+        if runs is not None and fits is not None and fits(given, cutting.lists, runs):
+            given = given._replace(averages=runs)
         return terms, cutting, given
 
     def _terms(self, learned, q, k) -> Terms:

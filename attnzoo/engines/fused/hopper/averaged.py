@@ -27,14 +27,14 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     spread,
 )
 from attnzoo.engines.fused.operands import Found, Operands, filled_up
+from attnzoo.engines.fused.pairs import Lists
 
 
-def fits(given: Operands, runs: int) -> bool:
+def fits(given: Operands, lists: Lists, runs: int) -> bool:
     """Whether queries are few, and runs of keys are whole pieces, whose sums are as wide as a piece is long."""
-    if not few.is_plain(given) or given.queries.run is None or given.keys.run is None:
+    if not few.fits(given, lists) or given.queries.run is None or given.keys.run is None:
         return False
-    are_few = given.queries.run <= few.MOST and given.queries.run < given.keys.run
-    return are_few and given.keys.run % (ROWS * runs) == 0 and given.k.shape[3] == ROWS
+    return given.queries.run < given.keys.run and given.keys.run % (ROWS * runs) == 0 and given.k.shape[3] == ROWS
 
 
 def forward(given: Operands, interpret: Any) -> Found:

@@ -52,7 +52,7 @@ def declined(q, k, v) -> list[str]:
     return reasons
 
 
-def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
+def forward(given: Operands, lists: Lists, *, interpret: Any = None) -> Found:
     """What queries find."""
     narrow, given = given, _widened(given)
     if given.averages is not None:
@@ -91,7 +91,7 @@ def forward(given: Operands, by_row: Pairs, *, interpret: Any = None) -> Found:
         met=({"k": Matrix(given.k), **_beside_keys(given)}, {"v": Matrix(given.v)}),
         scalars=scalars(given),
         out={"out": _like(given.v.dtype, batch, length, num_heads, width), "rows": _rows(batch, num_heads, 2, slots)},
-        pairs=by_row,
+        pairs=lists.by_row,
         tile=given.queries.tile,
         other=size,
         piece=size if size * max(given.k.shape[3], width) <= PIECE else 2 * ROWS,

@@ -21,9 +21,9 @@ from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.fused.tpu.folding import LANES, SUBLANES, Heads, among, in_rows, picked
 
 # What is fetched by tile of keys, and whose head it is; all else is of queries.
-OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "keys": ("column", "queries")}
+OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "averages": ("column", "kv"), "keys": ("column", "queries")}
 # What has heads side by side, as wide as those of an operand; all else has them one below the other.
-WIDE = {"q": "q", "k": "k", "v": "v", "out": "v", "d_out": "v"}
+WIDE = {"q": "q", "k": "k", "v": "v", "averages": "k", "out": "v", "d_out": "v"}
 
 
 class Array(NamedTuple):
@@ -287,19 +287,29 @@ Each = list[tuple[Step, tuple[Any, ...]]]  # heads of a fold, with their sums
 
 def begin(kernel: Kernel, each: Each, held: Any, sums: tuple[Array, ...]) -> None:
     """The sums of a tile, which stand first."""
-    for of_heads, like in zip(held, sums, strict=False):
-        for x in of_heads:
-            x[...] = jnp.full_like(x, like.start)
+    clear(held, sums)
     for step, own in each:
         kernel.begin(step, own)
+
+
+def clear(held: Any, sums: tuple[Array, ...]) -> None:
+    """Sums are the numbers that they start from."""
+    for of_heads, like in zip(held, sums, strict=True):
+        for x in of_heads:
+            x[...] = jnp.full_like(x, like.start)
 
 
 def end(kernel: Kernel, each: Each, results: tuple[Array, ...], found: tuple[Any, ...]) -> None:
     """The results of a tile are written."""
     ended = zip(*(kernel.end(step, own) for step, own in each), strict=True)
     for x, of_heads, like in zip(found, ended, results, strict=True):
-        whole = of_heads[0] if like.is_shared else jnp.concatenate(of_heads, axis=like.axis)
-        x[0, 0, 0] = whole.astype(x.dtype)
+        write(x, of_heads, like)
+
+
+def write(x: Any, of_heads: Any, like: Array) -> None:
+    """A result of all heads of a fold is written."""
+    whole = of_heads[0] if like.is_shared else jnp.concatenate(of_heads, axis=like.axis)
+    x[0, 0, 0] = whole.astype(x.dtype)
 
 
 def block_of(shape: tuple[int, ...], lanes: int, place: Place, tile: Any, folds: str) -> tuple[Any, ...]:

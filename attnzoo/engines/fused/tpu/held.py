@@ -23,7 +23,19 @@ from jax.experimental.pallas import tpu as pltpu
 from attnzoo.contract import varying
 from attnzoo.engines.fused.tpu import mosaic, steps
 from attnzoo.engines.fused.tpu.folding import SUBLANES, Heads, stored
-from attnzoo.engines.fused.tpu.grid import Array, Grid, Kernel, Place, axis_of, begin, block_of, end, sides
+from attnzoo.engines.fused.tpu.grid import (
+    Array,
+    Grid,
+    Kernel,
+    Place,
+    axis_of,
+    begin,
+    block_of,
+    clear,
+    end,
+    sides,
+    write,
+)
 from attnzoo.engines.progressions import as_arithmetic
 
 ROOM = 64 * 2**20  # bytes of VMEM, the least of a TPU after v4: for interpreters, which have none
@@ -75,7 +87,7 @@ class Held(Grid):
         rows = 0 if self.is_by_row else 3 * fold
         rows += SUBLANES * (has_rows or (self.is_by_row and given.of_key is not None))
         held = stored((rows, tile), jnp.float32) + sum(stored((tile, fold * x.shape[3]), x.dtype) for x in wide)
-        return count * (held + sum(stored(x.shape, jnp.float32) for x in self.left))
+        return count * (held + sum(stored(x.folded(self.heads.fold), jnp.float32) for x in self.left))
 
     @property
     def met(self) -> tuple[int, int]:
@@ -161,12 +173,13 @@ class Held(Grid):
 
     def _behind(self, x: Array, shape: tuple[int, ...]) -> pl.BlockSpec:
         """A tile of what is held, whose sum is written."""
+        rows, lanes = x.folded(self.heads.fold)
 
         def index(b, h, p):
             place = Place(b, h, h, h, 0, 0)
-            return block_of(shape, x.shape[1], place, jnp.maximum(p - self._steps, 0), "results")
+            return block_of(shape, lanes, place, jnp.maximum(p - self._steps, 0), "results")
 
-        return pl.BlockSpec((1, 1, 1, *x.shape), index)
+        return pl.BlockSpec((1, 1, 1, rows, lanes), index)
 
     def _cost(
         self, kernel: Kernel, lists: jax.Array, arrays: dict, seen: dict, results: list, written: list
@@ -216,15 +229,14 @@ class Held(Grid):
 
         @pl.when(p == 0)
         def _():
-            for (x,) in kept:
-                x[...] = jnp.zeros_like(x)
+            clear(kept, self.left)
 
         pl.when(p < self._steps)(tile)
 
         @pl.when(p >= self._steps)
         def _():
-            for x, (whole,) in zip(found[len(results) :], kept, strict=True):
-                x[0, 0, 0] = whole[p - self._steps].astype(x.dtype)
+            for x, of_heads, like in zip(found[len(results) :], kept, self.left, strict=True):
+                write(x, [whole[p - self._steps] for whole in of_heads], like)
 
     def _meet(self, kernel: Kernel, each: Callable, listed: Callable, mine: Any) -> None:
         """The sums of the heads of one list grow with all that stands beside a tile, whole tiles first."""

@@ -17,7 +17,7 @@ from attnzoo.engines import dense
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled
 from attnzoo.engines.fused.pairs import Lists, Pairs
-from attnzoo.engines.fused.tpu import chunks, projected, steps
+from attnzoo.engines.fused.tpu import averaged, chunks, projected, steps
 from attnzoo.engines.fused.tpu import sums as tpu_sums
 from attnzoo.engines.fused.tpu.folding import SUBLANES
 from attnzoo.engines.fused.tpu.grid import Array, Grid, Kernel, Step
@@ -53,12 +53,15 @@ def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
     of_softmax = declined, of_keyword(forward), of_keyword(backward)
     longest = tiles[0].largest if interpret else projected.LONGEST
     projects = functools.partial(of_keyword(projected.projected), longest=longest)
-    return Device("tpu", "a TPU", tiles, *of_softmax, *of_recurrences, crowded, projects)
+    averages = lambda given, lists, runs: averaged.fits(given, lists.by_column, runs, interpret)
+    return Device("tpu", "a TPU", tiles, *of_softmax, *of_recurrences, crowded, projects, averages)
 
 
-def forward(given: Operands, by_row: Pairs, *, interpret: bool = False) -> Found:
+def forward(given: Operands, lists: Lists, *, interpret: bool = False) -> Found:
     """The kernel of `Device.forward`."""
-    (grid,) = _grids(given, (by_row,), interpret)
+    if given.averages is not None:
+        return averaged.forward(given, lists.by_column, _Forward(), interpret)
+    (grid,) = _grids(given, (lists.by_row,), interpret)
     tile, width = given.queries.tile, given.v.shape[3]
     row, out = Array((1, tile)), Array((tile, width), given.v.dtype, axis=1)
     sums = row._replace(start=-jnp.inf), row, Array((width, tile))
@@ -71,7 +74,7 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool =
     if (grid := _at_once(given, lists, interpret)) is not None:
         arrays = _pulled(grid, pulled)
         if not grid.is_by_row:
-            *of_keys, d_q = _of_keys(grid, arrays, has_queries=True)
+            *of_keys, d_q = _of_keys(grid, arrays | _pulled_of_keys(grid, pulled), has_queries=True)
             return _gradients(grid, d_q, [], of_keys)
         if grid.met[1] == 1:
             del arrays["out"]  # with all keys at hand, what gradients of weights have in common is a sum of these
@@ -81,7 +84,7 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool =
     arrays = _pulled(by_row, pulled)
     d_q, shift, *d_cap = _of_queries(by_row, arrays, has_keys=False)
     del arrays["out"], arrays["d_log_total"]
-    of_keys = _of_keys(by_column, arrays | {"shift": shift}, has_queries=False)
+    of_keys = _of_keys(by_column, arrays | {"shift": shift} | _pulled_of_keys(by_column, pulled), has_queries=False)
     return _gradients(by_row, d_q, d_cap, of_keys)
 
 
@@ -91,6 +94,7 @@ def _at_once(given: Operands, lists: Lists, interpret: bool) -> Held | None:
     """
     by_row, by_column = (Held(given, pairs, place == 0, interpret) for place, pairs in enumerate(lists))
     sides = [dataclasses.replace(by_row, left=_results_of_keys(by_row, by_row.heads.turns))]
+    sides = sides if given.averages is None else []  # whose gradients are those of passing keys
     if by_row.tiles < by_column.tiles and by_row.heads.group == 1 and given.soft_cap is None is given.of_key:
         width = by_row.heads.fold * given.q.shape[3]
         left = Array((given.queries.tile, width), given.q.dtype, axis=1, is_shared=True)
@@ -115,6 +119,11 @@ def _pulled(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
     rows = {"top": pulled.top, "log_total": pulled.log_total, "d_log_total": pulled.d_log_total}
     found = {name: heads.outward(x, tile) for name, x in wide.items()}
     return found | {name: heads.rows(x, tile) for name, x in rows.items()}
+
+
+def _pulled_of_keys(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
+    """What gradients of keys have beside those of queries."""
+    return {} if pulled.averages is None else {"averages": averaged.pulled(grid, pulled.averages)}
 
 
 def _of_queries(grid: Grid, arrays: dict[str, jax.Array], has_keys: bool) -> list[jax.Array]:
@@ -224,6 +233,10 @@ class _OfKeys(Kernel):
     @property
     def products(self):
         return (3, 2) if self.has_queries else (2, 2)
+
+    def begin(self, step, sums):
+        if "averages" in step.arrays:
+            averaged.begin(step, sums[0])
 
     def add(self, step, sums, is_partial):
         shift = _shift(step) if self.has_queries else step.of("shift")
