@@ -255,11 +255,18 @@ def test_interpreted_it_equals_the_equation(name):
     ("kernel", "given", "asked"),
     [
         (Linformer(rank=5), operands(), {"soft_cap": 2.0} | LENGTHS),
+        (Linformer(rank=5, share="kv"), operands(), {"scale": 0.1}),
         (Nystrom(landmarks=5), operands(KEYS), LENGTHS),
         (Nystrom(landmarks=8), operands(KEYS), {}),
         (Nystrom(landmarks=50), operands(KEYS, kv_heads=4), {"key_value_seq_lengths": np.array([0, KEYS])}),
     ],
-    ids=["projected keys", "landmarks of shown tokens", "landmarks of segments as long", "more landmarks than tokens"],
+    ids=[
+        "projected keys",
+        "keys that are projected as those of one head",
+        "landmarks of shown tokens",
+        "landmarks of segments as long",
+        "more landmarks than tokens",
+    ],
 )
 def test_interpreted_it_meets_what_is_few(kernel, given, asked):
     params = kernel.init(jax.random.key(3), Dims.of(*given))

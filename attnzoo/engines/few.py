@@ -15,8 +15,9 @@ from attnzoo.engines.fused import route, way
 
 def projected(projection: jax.Array, x: jax.Array) -> jax.Array:
     """[N or 1, r, S], in float32 at least, and [B, S, K, H] -> [B, r, N or K, H]: sums over positions."""
-    if len(projection) == 1:  # one product where heads share
-        return jnp.einsum("rs,bskh->brkh", projection[0], x)
+    if len(projection) == 1 < x.shape[2]:  # one product where heads share, as if they were one
+        whole = projected(projection, x.reshape(*x.shape[:2], 1, -1))
+        return whole.reshape(len(x), -1, *x.shape[2:])
     if (asked := way.asked()) is not None:
         return fused.projected(asked, _projected, projection, x)
     return _projected(projection, x)
