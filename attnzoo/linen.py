@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax.core import meta
 
 from attnzoo.contract.sizes import Dims, Tree
+from attnzoo.door import validation
 from attnzoo.door.arguments import Asked, spelled_out
 from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
@@ -59,8 +60,9 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
         overwritten.
 
     Raises:
-      ValueError: when called, `positions` belong to no attention, heads do not divide what they share, or an
-        `attention_fn` is there; an option has a wrong value.
+      ValueError: when called, `attention` is no kernel, `positions` belong to no attention, heads do not divide what
+        they share, inputs are of another width than the parameters, or an `attention_fn` is there; an option has a
+        wrong value.
       NotImplementedError: when called, the kernel cannot decode, or has no weights to drop.
 
     Example:
@@ -160,6 +162,7 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
 
     def _check(self) -> None:
         """Refuse fields that cannot be honoured."""
+        validation.kernel(self.attention, "attention")
         projected.check_dropout(self.attention, self.dropout_rate, self.dropout_on)
         projected.check_sinks(self.attention, self.sinks)
         projected.checked_positions(self.positions)
@@ -206,6 +209,11 @@ class MultiHeadDotProductAttention(nn.MultiHeadDotProductAttention):
 
     def _heads(self, inputs_q, inputs_k, inputs_v):
         """Projections [*batch, T, N, H] and [*batch, S, K, H]."""
+        for part, x in (("query", inputs_q), ("key", inputs_k), ("value", inputs_v)):
+            if self.has_variable("params", part):
+                made_for = len(nn.meta.unbox(self.get_variable("params", part))["kernel"])
+                told = f"the parameters of `{part}` have it", "init new ones with inputs of {}"
+                projected.check_width(f"inputs_{part[0]}", x, made_for, *told)
         width = self.qkv_features or inputs_q.shape[-1]
         kv_heads = self.num_kv_heads or self.num_heads
         if width % self.num_heads or self.num_heads % kv_heads:

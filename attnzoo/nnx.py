@@ -15,6 +15,7 @@ from flax.nnx.nn import dtypes
 
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.contract.support import TokenInput
+from attnzoo.door import validation
 from attnzoo.door.arguments import Asked, spelled_out
 from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
@@ -65,8 +66,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         nothing is overwritten.
 
     Raises:
-      ValueError: the parameters of the kernel depend on the length and `max_length` is None; `positions` belong to no
-        attention; an option has a wrong value.
+      ValueError: `attention` is no kernel; its parameters depend on the length and `max_length` is None; `positions`
+        belong to no attention; an option has a wrong value; when called, inputs are of another width than was said.
       NotImplementedError: the kernel cannot decode, or has no weights to drop.
 
     Example:
@@ -102,6 +103,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         rngs: nnx.Rngs,
         **flax: Any,
     ):
+        validation.kernel(attention, "attention")
         if decode:
             layer_cache.refuse_kernel(attention)
         projected.checked_positions(positions)
@@ -195,6 +197,10 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
           [*batch, T, out_features].
         """
         inputs_k, inputs_v = projected.key_and_value_inputs(inputs_q, inputs_k, inputs_v)
+        given = ("inputs_q", inputs_q), ("inputs_k", inputs_k), ("inputs_v", inputs_v)
+        for (name, x), of in zip(given, ("in_features", "in_kv_features", "in_kv_features"), strict=True):
+            width = getattr(self, of)
+            projected.check_width(name, x, width, f"{of}={width}", f"build the layer with {of}={{}}")
         projections = (self.query, inputs_q), (self.key, inputs_k), (self.value, inputs_v)
         query, key, value = (
             project(x, out_sharding=qkv_sharding) if qkv_sharding else products.applied(project, x)

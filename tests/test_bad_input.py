@@ -28,6 +28,12 @@ from attnzoo import (
 Q, K = jnp.ones((2, 8, 4, 16)), jnp.ones((2, 8, 2, 16))
 RNG = jax.random.key(0)
 
+
+def exported(shape):
+    query = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.float32)
+    return jax.export.export(jax.jit(lambda x: attend(x, x, x)))(query)
+
+
 CALLS = {
     "integer query": (lambda: attend(Q.astype(int), K, K), "query has dtype int32: expected a floating-point"),
     "integer value": (lambda: attend(Q, K, K.astype(int)), "value has dtype int32"),
@@ -43,6 +49,14 @@ CALLS = {
     "lengths batch": (
         lambda: attend(Q[None], K[None], K[None], key_value_seq_lengths=jnp.array([1, 2, 3])),
         r"key_value_seq_lengths has shape \(3,\): expected one that broadcasts to \[1, 2\]",
+    ),
+    "symbolic length": (
+        lambda: exported("b, t, 4, 16"),
+        r"query has shape \(b, t, 4, 16\), with a symbolic t: .* export a program for each length",
+    ),
+    "symbolic heads": (
+        lambda: exported("b, 8, n, h"),
+        "with a symbolic n and h: expected a length, heads and head_dim",
     ),
     "one without batch": (lambda: attend(Q, K[0], K), "have 4, 3 and 4 axes: expected as many batch axes"),
     "batch": (lambda: attend(Q, K[:1], K[:1]), "batch sizes 2, 1 and 1: expected one"),
@@ -147,6 +161,11 @@ CALLS = {
     "kernel class": (lambda: attend(Q, K, K, kernel=Linear), r"kernel=Linear is a class: .* such as Linear\(\)"),
     "kernel text": (lambda: attend(Q, K, K, kernel="linear"), "kernel='linear' is a string: .* attnzoo.parse"),
     "kernel none": (lambda: attend(Q, K, K, kernel=None), "kernel=None: expected an instance"),
+    "kernel of an adapter": (lambda: attnzoo.as_attention_fn(Local), r"kernel=Local is a class: .* such as Local\(\)"),
+    "kernel that costs": (
+        lambda: attnzoo.cost_of("local", attnzoo.Dims.of(Q, K, K)),
+        "kernel='local' is a string: expected an instance",
+    ),
     "no params": (lambda: attend(Q, K, K, kernel=Additive()), "params has structure .* make it with `kernel.init"),
     "params of another": (lambda: attend(Q, K, K, params={"a": Q}), r"params has structure .*: Softmax\(\) expects"),
     "params of two heads": (

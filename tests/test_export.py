@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Dims, GatedDelta, Linear, attend, start, step
+from attnzoo import Dims, GatedDelta, Linear, Softmax, attend, start, step
 from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
 
@@ -30,6 +30,17 @@ def test_gradient_lowers(kernel):
         return out.astype(jnp.float32).sum()
 
     lowers(jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3))), q, k, k, params)
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), GatedDelta()], ids=repr)
+def test_one_program_takes_any_batch(kernel):
+    """A symbolic one; lengths, heads and widths are known when the program is traced."""
+    call = lambda q: attend(q, q, q, kernel=kernel, is_causal=True, **brought(kernel, (q, q, q)))
+    exported = jax.export.export(jax.jit(call))(
+        jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 8, 2, 4"), "float32")
+    )
+    q = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 2, 4)), jnp.float32)
+    np.testing.assert_allclose(exported.call(q), call(q), atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", DECODING, ids=repr)

@@ -256,6 +256,41 @@ def test_what_cannot_be_honoured_is_refused():
         )
 
 
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        ("softmax", "^attention='softmax' is a string: .*attnzoo.parse"),
+        (SlidingWindow, r"^attention=SlidingWindow is a class: .* such as SlidingWindow\(\)"),
+        (None, "^attention=None: expected an instance of attnzoo.Kernel"),
+    ],
+    ids=str,
+)
+def test_what_is_no_kernel_is_refused(attention, message):
+    with pytest.raises(ValueError, match=message):
+        attnzoo.nnx.MultiHeadAttention(2, 16, attention=attention, rngs=flax.nnx.Rngs(0))
+    with pytest.raises(ValueError, match=message):
+        attnzoo.linen.MultiHeadAttention(num_heads=2, attention=attention).init(jax.random.key(0), inputs(1))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([inputs(1, features=15)], r"^inputs_q has shape \(1, 11, 15\): expected \[\*batch, length, 16\], as "),
+        ([inputs()[0]], r"^inputs_q has shape \(16,\): expected \[\*batch, length, 16\]"),
+        ([inputs(1)], r"^inputs_k has shape \(1, 11, 16\): expected \[\*batch, length, 12\], as .* of that width, or "),
+        ([inputs(1), inputs(1, features=12), inputs(1)], r"^inputs_v has shape \(1, 11, 16\)"),
+    ],
+    ids=["query", "one token", "query as key", "value"],
+)
+def test_inputs_of_another_width_are_refused(given, message):
+    module = attnzoo.linen.MultiHeadAttention(num_heads=2)
+    params = module.init(jax.random.key(0), inputs(1), inputs(1, features=12))
+    with pytest.raises(ValueError, match=message):
+        module.apply(params, *given)
+    with pytest.raises(ValueError, match=message):
+        attnzoo.nnx.MultiHeadAttention(2, 16, in_kv_features=12, rngs=flax.nnx.Rngs(0))(*given)
+
+
 def test_softmax_is_the_default():
     assert attnzoo.linen.MultiHeadAttention(num_heads=2).attention == Softmax()
 

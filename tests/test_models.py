@@ -321,6 +321,18 @@ BAD = {
     r"attention lists 1 kernels: expected one for each of 2 blocks": lambda: language_model(
         SMALL, attention=[Softmax()], rngs=nnx.Rngs(0)
     ),
+    r"^attention='softmax' is a string: .*attnzoo.parse": lambda: language_model(
+        SMALL, attention="softmax", rngs=nnx.Rngs(0)
+    ),
+    r"^attention=SlidingWindow is a class: .* such as SlidingWindow\(\)": lambda: language_model(
+        SMALL, attention=SlidingWindow, rngs=nnx.Rngs(0)
+    ),
+    r"^cross_attention=None: expected an instance of attnzoo.Kernel": lambda: encoder_decoder(
+        cross_attention=None, rngs=nnx.Rngs(0)
+    ),
+    r"^attention\[1\]=Softmax is a class": lambda: Classifier(
+        11, 3, SMALL, max_length=8, num_layers=2, attention=[Softmax(), Softmax], rngs=nnx.Rngs(0)
+    ),
     r"pooling='max': expected one of mean, cls": lambda: Classifier(
         11, 3, SMALL, max_length=8, num_layers=1, pooling="max", rngs=nnx.Rngs(0)
     ),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from attnzoo.contract.sizes import Dims
 from attnzoo.costs import counting
+from attnzoo.door import validation
 from attnzoo.door.attention import attend
 from attnzoo.kernel import Kernel
 
@@ -44,13 +45,14 @@ def cost_of(kernel: Kernel, dims: Dims, *, is_causal: bool = False, dtype=jnp.fl
 
     Raises:
       NotImplementedError: the kernel does not support such a call.
-      ValueError: the program has a `while` loop, whose trip count is not known.
+      ValueError: `kernel` is none; the program has a `while` loop, whose trip count is not known.
 
     Example:
       >>> dims = Dims(1, 1024, 1024, 8, 8, 64, 64)
       >>> round(cost_of(Softmax(), dims).flops / 1e9, 2)  # products take 4 T^2 N H = 2.15
       2.19
     """
+    validation.kernel(kernel)
     q, k, v = operands(dims, dtype)
     params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), dims))
     call = lambda q, k, v, params, tokens: attend(

@@ -29,19 +29,19 @@ def is_traced(*values) -> bool:
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
-def kernel(value) -> None:
-    """Refuse what is not a hashable instance of `Kernel`."""
+def kernel(value, name: str = "kernel") -> None:
+    """Refuse what is not a hashable instance of `Kernel`, by the name of the argument."""
     if isinstance(value, type) and issubclass(value, Kernel):
-        raise ValueError(f"kernel={value.__name__} is a class: expected an instance, such as {value.__name__}()")
+        raise ValueError(f"{name}={value.__name__} is a class: expected an instance, such as {value.__name__}()")
     if isinstance(value, str):
-        raise ValueError(f"kernel={value!r} is a string: expected an instance; make it with attnzoo.parse")
+        raise ValueError(f"{name}={value!r} is a string: expected an instance; make it with attnzoo.parse")
     if not isinstance(value, Kernel):
-        raise ValueError(f"kernel={value!r}: expected an instance of attnzoo.Kernel, such as attnzoo.Softmax()")
+        raise ValueError(f"{name}={value!r}: expected an instance of attnzoo.Kernel, such as attnzoo.Softmax()")
     try:
         hash(value)
     except TypeError as error:
         raise ValueError(
-            f"kernel={value!r} cannot be hashed ({error}): expected a frozen dataclass whose fields are numbers, "
+            f"{name}={value!r} cannot be hashed ({error}): expected a frozen dataclass whose fields are numbers, "
             "strings or tuples; arrays belong in `init` or `draw`"
         ) from None
 
@@ -72,6 +72,7 @@ def operands(query, key, value) -> None:
                 f"{name} has shape {array.shape}: expected [batch, length, heads, head_dim], with any number of batch "
                 "axes; reshape it, the length before the heads"
             )
+        _known_sizes(name, array)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} has dtype {array.dtype}: expected a floating-point dtype; cast it with .astype")
     if not query.dtype == key.dtype == value.dtype:
@@ -85,6 +86,17 @@ def operands(query, key, value) -> None:
             "axes on all three"
         )
     _operand_sizes(query, key, value)
+
+
+def _known_sizes(name: str, array) -> None:
+    """Refuse an array [*B, T, N, H] of which more than the batch is symbolic, as `jax.export` may have it."""
+    unknown = [str(size) for size in array.shape[-3:] if not is_integer(size)]
+    if unknown:
+        raise ValueError(
+            f"{name} has shape {array.shape}, with a symbolic {' and '.join(unknown)}: expected a length, heads and "
+            "head_dim that are known when the program is traced, as tiles are chosen by them; export a program for "
+            "each length, which takes shorter examples with `key_value_seq_lengths`; the batch may be symbolic"
+        )
 
 
 def _batch(x) -> str:
@@ -115,7 +127,7 @@ def _operand_sizes(query, key, value):
 def axes_order(query, key) -> None:
     """Warn where heads seem to stand before the length."""
     shape, of_keys = jnp.shape(query), jnp.shape(key)
-    if len(shape) < 3 or len(of_keys) < 3:
+    if len(shape) < 3 or len(of_keys) < 3 or not all(map(is_integer, shape[-3:-1] + of_keys[-3:-1])):
         return
     length, num_heads = shape[-3:-1]
     if 1 < length < num_heads and of_keys[-3] < of_keys[-2]:

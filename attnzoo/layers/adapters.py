@@ -62,6 +62,7 @@ def as_attention_fn(
       >>> attention_fn = as_attention_fn(SlidingWindow(left=64, right=0), mask="causal")
       >>> layer = linen.MultiHeadDotProductAttention(num_heads=8, attention_fn=attention_fn)
     """
+    validation.kernel(kernel)
     if mask not in MEANINGS:
         raise ValueError(f"mask={mask!r}: expected what the layer's mask means, one of {', '.join(MEANINGS)}")
     if jax.tree.leaves(jax.eval_shape(lambda: kernel.init(jax.random.key(0), Dims(1, 2, 2, 1, 1, 2, 2)))):

@@ -288,6 +288,19 @@ def key_and_value_inputs(inputs_q, inputs_k, inputs_v, inputs_kv=None):
     return inputs_k, inputs_k if inputs_v is None else inputs_v
 
 
+def check_width(name: str, x: Any, width: int, told: str, otherwise: str) -> None:
+    """Refuse inputs that are not [*batch, length, width].
+
+    Args:
+      told: what says the width.
+      otherwise: what to do about another one, which stands in place of braces.
+    """
+    shape = jnp.shape(x)
+    if len(shape) < 2 or shape[-1] != width:
+        hint = f"; pass inputs of that width, or {otherwise.format(shape[-1])}" if len(shape) > 1 else ""
+        raise ValueError(f"{name} has shape {shape}: expected [*batch, length, {width}], as {told}{hint}")
+
+
 def partitioned(x: jax.Array, heads_axis: str, num_heads: int) -> tuple[str | None, ...]:
     """The names of the axes of what is learned: that of heads where the first axis is one for each."""
     return (heads_axis if x.shape[0] == num_heads else None, *(None,) * (x.ndim - 1))

@@ -8,7 +8,7 @@ x = x + norm(part(norm(x)))  norm="both", two norms (Gemma 2, arXiv:2408.00118, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -449,9 +449,12 @@ def _refuse_slot(kernel: Kernel, config: BlockConfig, positions: RelativeEncodin
 
 def kernels_of(name: str, given: Kernel | Sequence[Kernel], num_layers: int) -> list[Kernel]:
     """One kernel for each block."""
-    kernels = [given] * num_layers if isinstance(given, Kernel) else list(given)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        validation.kernel(given, name)
+        return [given] * num_layers
+    kernels = list(given)
     if len(kernels) != num_layers:
         raise ValueError(f"{name} lists {len(kernels)} kernels: expected one for each of {num_layers} blocks")
-    for kernel in kernels:
-        validation.kernel(kernel)
+    for number, kernel in enumerate(kernels):
+        validation.kernel(kernel, f"{name}[{number}]")
     return kernels
