@@ -65,6 +65,7 @@ def test_every_dispute_can_be_asked_for(name):
         assert dispute.rule.chance == given.tasks[0].chance
     if isinstance(dispute.rule, rules.Delays):
         assert dispute.rule.steps == given.steps and given.validate_every
+    assert repr(dispute.rule).endswith("()") != ("Here: " in run.told(dispute))
     named = settings.LARGE if dispute.wants_card else settings.SMALL
     assert name in named.split(", ")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import shlex
@@ -66,8 +67,9 @@ class Disputes(Experiment):
 
 
 def told(dispute: Dispute) -> str:
-    """The rule in words, with what it is about."""
-    return f"{' '.join((type(dispute.rule).__doc__ or '').split())} Here: {dispute.rule}"
+    """The rule in words, with what it is about where it says that."""
+    words = " ".join((type(dispute.rule).__doc__ or "").split())
+    return f"{words} Here: {dispute.rule}" if dataclasses.fields(dispute.rule) else words
 
 
 def command(settings: Settings, name: str, dispute: Dispute) -> str:
