@@ -29,7 +29,7 @@ def test_ranges_double():
     ("text", "message"),
     [
         ("256,", "empty item"),
-        ("", "empty item"),
+        ("", "--lengths= is empty: expected a whole number >= 1, or a range such as"),
         ("256:1000", "a range doubles from 256, and does not meet 1000"),
         ("512:256", "does not meet 256"),
         ("0", "expected a whole number >= 1"),
@@ -89,6 +89,7 @@ def test_presets_are_commands_that_their_experiments_know(preset):
         (["experiments.scaling", "--is_causal", "false"], "'false' belongs to no flag"),
         (["experiments.scaling", "--kernel=softmax"], "Unknown command line flag 'kernel'"),
         (["experiments.scaling", "--kernels=sofmax"], "did you mean 'softmax'"),
+        (["experiments.scaling", "--heads=1e3"], "error: flag --heads=1e3: expected a whole number >= 1\n"),
         (["experiments.report"], "expected one FOLDER"),
         (["experiments.report", "/nowhere"], "no rows to report"),
     ],
@@ -105,6 +106,15 @@ def test_bad_flags_end_with_one_line(words, message, tmp_path):
     ("known", "flags", "message"),
     [
         (scaling.Settings, {"lengths": "64,"}, "empty item"),
+        (scaling.Settings, {"lengths": " "}, "--lengths= is empty: expected a whole number"),
+        (scaling.Settings, {"passes": ""}, "--passes= is empty: expected some of forward, train"),
+        (
+            scaling.Settings,
+            {"kernels": "performer(features={16,)"},
+            r"^--kernels=performer\(features=\{16,\): a bracket",
+        ),
+        (settings.Settings, {"task": "mqar(pairs={4"}, r"^--task=mqar\(pairs=\{4: a bracket is not closed"),
+        (settings.Settings, {"kernels": "hybrid(ratio={})"}, "^--kernels has .*: expected braces around items"),
         (scaling.Settings, {"batch": "1", "tokens": "9999"}, "exclude each other"),
         (scaling.Settings, {"num_kv_heads": "3"}, "does not divide --heads=8"),
         (scaling.Settings, {"repeats": "2"}, "--repeats=2: expected at least 5"),
@@ -123,10 +133,20 @@ def test_bad_values(known, flags, message):
         parsed(known, **flags)
 
 
-def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):
+@pytest.mark.parametrize("dry", ["", "--dry_run"])
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(dry, tmp_path):
     (tmp_path / "file").write_text("")
-    done = run("experiments.scaling", "--kernels=softmax", "--lengths=16", f"--out={tmp_path / 'file'}")
-    assert done.returncode == 2 and "file" in done.stderr and "Traceback" not in done.stderr
+    words = ["--kernels=softmax", "--lengths=16", f"--out={tmp_path / 'file' / 'below'}"]
+    done = run("experiments.scaling", *words, *dry.split())
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path / 'file'}")
+    assert done.stderr.endswith("it is a file, where a folder is needed; name another\n") and not done.stdout
+
+
+def test_a_folder_in_place_of_rows_is_said_in_one_line(tmp_path):
+    (tmp_path / "rows.jsonl").mkdir()
+    done = run("experiments.report", str(tmp_path))
+    assert done.returncode == 2 and "rows.jsonl: Is a directory: it is a folder, where a file is" in done.stderr
+    assert "Errno" not in done.stderr
 
 
 def test_a_full_disk_is_said_and_what_to_do(tmp_path):

@@ -19,7 +19,12 @@ flags.disclaim_key_flags()  # they are those of the module that asks for them
 
 # What to do about errors of the system.
 A_FILE = ": it is a file, where a folder is needed; name another"
+SHUT = ": you may not read or write there; name another"
 ADVICE = {
+    errno.ENOENT: ": it is not there, or cannot be made there; name another",
+    errno.EISDIR: ": it is a folder, where a file is needed; name another, or move it",
+    errno.EACCES: SHUT,
+    errno.EROFS: SHUT,
     errno.ENOSPC: ": rows so far are kept; make room, and the same command goes on from there",
     errno.EEXIST: A_FILE,
     errno.ENOTDIR: A_FILE,
@@ -46,8 +51,7 @@ def run(settings: type[declared.Settings], home: str, positional: str | None = N
             asked = declared.read(settings)
             return importlib.import_module(home).run(asked, *given)
         except (ValueError, OSError) as error:
-            advice = ADVICE.get(error.errno, "") if isinstance(error, OSError) else ""
-            print(f"error: {error}{advice}", file=sys.stderr)
+            print(f"error: {_told(error)}", file=sys.stderr)
             return processes.left(2)
         except processes.Lost as lost:
             print(f"error: {lost}; the same commands go on from what is saved", file=sys.stderr)
@@ -63,6 +67,14 @@ def run(settings: type[declared.Settings], home: str, positional: str | None = N
     logging.set_verbosity(logging.WARNING)  # jax tells of each accelerator that it does not find
     gc.set_threshold(100_000, 50, 50)  # tracing makes much that does not live long
     app.run(guarded, flags_parser=_parse)
+
+
+def _told(error: ValueError | OSError) -> str:
+    """What went wrong, where, and what to do."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}{ADVICE.get(error.errno, '')}"
 
 
 def _positional(given: list[str], name: str | None) -> list[str]:

@@ -149,11 +149,12 @@ class Experiment(abc.ABC):
           1 where a cell of these settings failed, diverged or broke a law, or all were refused; `outcome.STOPPED` where
           the run was asked to end, and the same command goes on from there; 0 otherwise.
         """
+        out = pathlib.Path(settings.out)
         if getattr(settings, self.listing, False):
+            locks.refuse(out)
             return self.list_cells(settings)
         if isinstance(settings, processes.Settings):
             processes.join(settings)
-        out = pathlib.Path(settings.out)
         if self.keeps_programs:
             compile_cache.keep(out)
         identities = []

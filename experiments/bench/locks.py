@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -29,6 +31,15 @@ def writing(folder: pathlib.Path, part: str = "") -> Iterator[None]:
                     _hold(brief, folder, other, fcntl.LOCK_EX)
         stack.enter_context(command_log.remembered(folder))
         yield
+
+
+def refuse(folder: pathlib.Path) -> None:
+    """Refuse a folder that no run could write into, as far as is told without writing."""
+    near = next(path for path in (folder, *folder.parents) if path.exists())
+    if not near.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(near))
+    if not os.access(near, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(near))
 
 
 def _hold(stack: contextlib.ExitStack, folder: pathlib.Path, name: str, kind: int) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 Parser = Callable[[Any, str], Any]  # of what a flag says, and its name
 
+LENGTHS = "a whole number >= 1, or a range such as 256:8192"
 _PATH = re.compile(r"""(\w+)=([^\s'",()={}]*/[^\s'",()={}]*)""")  # without quotes
 
 
-def items(text: str, flag: str) -> list[str]:
-    """The items of a comma-separated flag; an empty one is refused."""
+def items(text: str, flag: str, expected: str = "items separated by commas") -> list[str]:
+    """The items of a comma-separated flag; an empty one is refused, and none at all."""
+    if not text.strip():
+        raise ValueError(f"--{flag}= is empty: expected {expected}; without the flag its default holds")
     found = [item.strip() for item in text.split(",")]
     if not all(found):
         raise ValueError(f"--{flag}={text} has an empty item: remove the extra comma")
@@ -22,10 +25,11 @@ def items(text: str, flag: str) -> list[str]:
 
 def words(text: str, choices: tuple[str, ...], flag: str) -> tuple[str, ...]:
     """Words of a list, each one of `choices`, none twice."""
-    found = tuple(items(text, flag))
+    expected = f"some of {', '.join(choices)}"
+    found = tuple(items(text, flag, expected))
     for word in found:
         if word not in choices:
-            raise ValueError(f"--{flag} has {word!r}: expected some of {', '.join(choices)}")
+            raise ValueError(f"--{flag} has {word!r}: expected {expected}")
     return tuple(dict.fromkeys(found))
 
 
@@ -47,7 +51,7 @@ def unless_empty(parse: Parser, otherwise: Any = ()) -> Parser:
 def lengths(text: str, flag: str = "lengths") -> tuple[int, ...]:
     """Lengths such as `64,256:1024`; a range doubles, both ends included. Sorted, none twice."""
     found: set[int] = set()
-    for item in items(text, flag):
+    for item in items(text, flag, LENGTHS):
         first, colon, last = item.partition(":")
         start = _positive(first, flag)
         found.update(_doubling(start, _positive(last, flag), item, flag) if colon else [start])
@@ -65,7 +69,7 @@ def _doubling(first: int, last: int, item: str, flag: str) -> list[int]:
 
 def _positive(text: str, flag: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"--{flag} has {text!r}: expected a whole number >= 1, or a range such as 256:8192")
+        raise ValueError(f"--{flag} has {text!r}: expected {LENGTHS}")
     return int(text)
 
 
@@ -90,7 +94,7 @@ def grid(call: str, flag: str) -> list[str]:
             raise ValueError(f"--{flag} has {call.strip()!r}: a brace is closed that was not opened")
         return [call]
     choices, closed, after = rest.partition("}")
-    if not closed or "{" in choices:
+    if not closed or "{" in choices or not choices.strip():
         raise ValueError(f"--{flag} has {call.strip()!r}: expected braces around items, such as features={{16,64}}")
     return [each for choice in items(choices, flag) for each in grid(f"{before}{choice}{after}", flag)]
 
@@ -99,8 +103,9 @@ def kernels(text: str, flag: str = "kernels") -> tuple:
     """Kernels such as `softmax, performer(features={64,256})`, or `all`; braces stand for a grid; none twice."""
     import attnzoo
 
+    spelled = expanded(text, flag)
     try:
-        return tuple(dict.fromkeys(attnzoo.parse(expanded(text, flag))))
+        return tuple(dict.fromkeys(attnzoo.parse(spelled)))
     except ValueError as error:
         raise ValueError(f"--{flag}: {error}") from None
 
@@ -109,8 +114,9 @@ def models(text: str, flag: str = "kernels") -> tuple:
     """Kernels, and presets of models such as `hybrid(ratio={1,3})`, as `kernels` reads them."""
     from attnzoo.models import presets
 
+    spelled = expanded(text, flag)
     try:
-        return tuple(dict.fromkeys(presets.parse(expanded(text, flag))))
+        return tuple(dict.fromkeys(presets.parse(spelled)))
     except ValueError as error:
         raise ValueError(f"--{flag}: {error}") from None
 
@@ -129,8 +135,9 @@ def tasks(text: str, flag: str = "task") -> tuple:
     """Tasks such as `text, mqar(pairs={4,8})`; none twice."""
     from experiments.tasks import parse_tasks
 
+    spelled = expanded(text, flag)
     try:
-        return tuple(dict.fromkeys(parse_tasks(expanded(text, flag))))
+        return tuple(dict.fromkeys(parse_tasks(spelled)))
     except ValueError as error:
         path = _PATH.search(text)
         hint = "; a path stands in quotes: {}='{}'".format(*path.groups()) if path else ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from absl import flags
 
@@ -21,13 +21,35 @@ from experiments.bench import parsing
 
 DTYPES = ("float32", "bfloat16", "float16")
 FLAG = "flag"  # the key in a field's metadata
-DEFINED = {
-    "bool": flags.DEFINE_bool,
-    "int": flags.DEFINE_integer,
-    "float": flags.DEFINE_float,
-    "str": flags.DEFINE_string,
-}
 flags.disclaim_key_flags()  # they are those of the module that asks for them
+
+
+class _Number:
+    """What absl's parsers are given first, to say what was expected as lists of numbers do."""
+
+    noun: ClassVar[str]
+
+    def __init__(self, smallest: float | None):
+        super().__init__()
+        self.smallest = smallest
+
+    def convert(self, argument):
+        try:
+            return super().convert(argument)
+        except (TypeError, ValueError):
+            bound = "" if self.smallest is None else f" >= {self.smallest:g}"
+            raise ValueError(f"expected {self.noun}{bound}") from None
+
+
+class _Whole(_Number, flags.IntegerParser):
+    noun = "a whole number"
+
+
+class _Real(_Number, flags.FloatParser):
+    noun = "a number"
+
+
+NUMBERS = {"int": _Whole, "float": _Real}
 
 
 class Flag(NamedTuple):
@@ -81,10 +103,14 @@ def define(settings: type[Settings], values: flags.FlagValues = flags.FLAGS) -> 
     """Register a flag for each field that is one."""
     for field, own in _flags(settings):
         name, given = own.name or field.name, {"flag_values": values}
+        kind = "str" if own.parse else _kind(field.type)
         if own.choices:
             flags.DEFINE_enum(name, own.default, list(own.choices), own.text, **given)
+        elif kind in NUMBERS:
+            parser, serializer = NUMBERS[kind](own.at_least), flags.ArgumentSerializer()
+            flags.DEFINE(parser, name, own.default, own.text, serializer=serializer, **given)
         else:
-            DEFINED["str" if own.parse else _kind(field.type)](name, own.default, own.text, **given)
+            {"str": flags.DEFINE_string, "bool": flags.DEFINE_bool}[kind](name, own.default, own.text, **given)
 
 
 def _kind(annotation: type | str) -> str:
