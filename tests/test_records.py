@@ -8,7 +8,7 @@ from experiments.bench import locks, provenance, records
 
 
 def test_rows_come_back(tmp_path):
-    rows = [{"kernel": "Softmax()", "length": 8}, {"kernel": "Linear()", "length": 16}]
+    rows = [{"status": "measured", "length": length} for length in (8, 16)]
     for row in rows:
         records.append(tmp_path, row)
     assert records.read(tmp_path) == rows
@@ -16,13 +16,22 @@ def test_rows_come_back(tmp_path):
 
 
 def test_a_torn_line_is_skipped_and_then_cut_off(tmp_path, capsys):
-    records.append(tmp_path, {"n": 1})
+    first, third = ({"n": n, "status": "measured"} for n in (1, 3))
+    records.append(tmp_path, first)
     path = tmp_path / records.ROWS
     path.write_bytes(path.read_bytes() + b'{"n": 2, "torn')
-    assert records.read(tmp_path) == [{"n": 1}]
+    assert records.read(tmp_path) == [first]
     assert "skipped 1 damaged line" in capsys.readouterr().err
-    records.append(tmp_path, {"n": 3})
-    assert path.read_text().splitlines() == [json.dumps({"n": 1}), json.dumps({"n": 3})]
+    records.append(tmp_path, third)
+    assert path.read_text().splitlines() == [json.dumps(first), json.dumps(third)]
+
+
+@pytest.mark.parametrize("line", ['{"n": 1}', "[1]", "7", ""])
+def test_a_line_that_is_no_row_is_damaged(line, tmp_path):
+    """Every row tells what became of its cell."""
+    path = tmp_path / records.ROWS
+    path.write_text(f'{line}\n{{"status": "measured"}}\n')
+    assert records.whole(tmp_path) == ([{"status": "measured"}], {path: 1})
 
 
 def test_no_number_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from experiments.bench import command_log, locks, records
-from experiments.report import at, export, sections
+from experiments.report import at, export, page, run, sections, settings
 from experiments.report.page import HEAVY, write
 from experiments.show import tables, units, webpage
 from experiments.train.sweep import convergence
@@ -213,9 +213,32 @@ def test_torn_rows_are_told(tmp_path):
     assert "2 damaged line(s) of rows-0-of-2.jsonl were skipped" in page and "2 cells" in page
 
 
-def test_a_folder_without_rows_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no rows to report: expected rows\.jsonl in .*or in folders below"):
-        write(tmp_path, tmp_path / "page.html")
+def test_a_folder_without_rows_is_refused(tmp_path, capsys):
+    for text, damaged in ("", 0), ('{"a": 1}\n{"to', 2):
+        (tmp_path / records.ROWS).write_text(text)
+        with pytest.raises(ValueError, match=r"expected rows\.jsonl with some in .*, or in folders below"):
+            write(tmp_path, tmp_path / "page.html")
+        assert (f"skipped {damaged} damaged line(s)" in capsys.readouterr().err) == (damaged > 0)
+    with pytest.raises(ValueError, match="no rows to report"):
+        write(tmp_path / "nowhere", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ({"out": "."}, r"--out=.* is a folder: expected a file to write, such as .*report\.html"),
+        ({"out": "rows.jsonl/page.html"}, "File exists|Not a directory"),
+        ({"csv": "rows.jsonl"}, "File exists"),
+    ],
+    ids=str,
+)
+def test_where_nothing_can_be_written_is_told_before_all_is_read(flags, error, tmp_path, monkeypatch):
+    records.append(tmp_path, row())
+    monkeypatch.setattr(page, "write", None)
+    asked = settings.Settings(**{name: str(tmp_path / value) for name, value in flags.items()})
+    with pytest.raises((ValueError, OSError), match=error):
+        run.run(asked, str(tmp_path))
 
 
 def test_names_are_escaped_wherever_they_stand(tmp_path):
@@ -224,7 +247,7 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
     (place / command_log.COMMAND).write_text(f"python -m experiments.x --kernels={HOSTILE}")
     (place / '"onload="alert(1)<b>.png').write_bytes(webpage.PNG + b"IEND" + 8 * b"!")
     broken = row(status="broken", reason=HOSTILE, kernel=HOSTILE, law=HOSTILE)
-    page = page_of(place, broken, {HOSTILE: HOSTILE, "status": HOSTILE}, {HOSTILE: 1})
+    page = page_of(place, broken, {HOSTILE: HOSTILE, "status": HOSTILE}, {HOSTILE: 1, "status": "measured"})
     page = write(tmp_path, tmp_path / "page.html").read_text()
     body = page[page.index("<body>") : page.rindex("<script>")]
     assert "<script" not in body and "<b>" not in body and "<img src=x" not in body and "onerror=alert(1)>" not in body

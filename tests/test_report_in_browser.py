@@ -20,7 +20,8 @@ def opened(tmp_path_factory):
     for place in (folder, folder / "below"):
         place.mkdir(exist_ok=True)
         for name, seconds in TIMES.items():
-            records.append(place, {"taste": name, "median": seconds, "state_bytes": 3072 if name == "b" else 2**20})
+            row = {"taste": name, "median": seconds, "state_bytes": 3072 if name == "b" else 2**20}
+            records.append(place, row | {"status": "measured"})
         figure, axes = plt.subplots()
         axes.plot([1, 2])
         figure.savefig(place / "curve.png", dpi=150)

@@ -34,7 +34,7 @@ def is_to_repeat(row: dict, budget: float | None = None) -> bool:
     What is decided stays, but for a refusal because of a broken law, which may have been mended. What was skipped is
     tried where there is memory for it now, or its budget was another one; all else, such as what failed, always.
     """
-    status = row.get("status")
+    status = row["status"]
     if status == "skipped":
         return _fits_now(row) if row.get("limit") == "memory" else row.get("cell_budget") != budget
     return status not in DECIDED or (status == "refused" and "law" in row)

@@ -15,6 +15,7 @@ import sys
 ROWS = "rows.jsonl"
 PARTS = "rows*.jsonl"
 SCHEMA = 1  # of rows; another one where what they say is said otherwise
+STATUS = "status"  # the column of what became of a cell, which every row has
 OWNER = ("experiment", "schema")  # columns that tell whose a row is, and how it is to be read
 
 
@@ -43,13 +44,18 @@ def _end_of_whole_lines(descriptor: int) -> int:
 def read(folder: pathlib.Path) -> list[dict]:
     """All rows of a folder; damaged lines are skipped, and said so once. A line counts when its end is there."""
     rows, damaged = whole(folder)
-    for path, count in damaged.items():
-        print(f"warning: skipped {count} damaged line(s) of {path}", file=sys.stderr)
+    tell(damaged)
     return rows
 
 
+def tell(damaged: dict[pathlib.Path, int]) -> None:
+    """Say how many lines were skipped of each file."""
+    for path, count in damaged.items():
+        print(f"warning: skipped {count} damaged line(s) of {path}", file=sys.stderr)
+
+
 def whole(folder: pathlib.Path) -> tuple[list[dict], dict[pathlib.Path, int]]:
-    """All rows of a folder, and how many lines are damaged of each file that has any."""
+    """All rows of a folder, and how many lines are damaged, or are no rows, of each file that has any."""
     found = {path: _rows(path) for path in sorted(pathlib.Path(folder).glob(PARTS))}
     damaged = {path: count for path, (_, count) in found.items() if count}
     return [row for rows, _ in found.values() for row in rows], damaged
@@ -63,8 +69,9 @@ def _rows(path: pathlib.Path) -> tuple[list[dict], int]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        damaged += not isinstance(row, dict)
-        rows += [row] if isinstance(row, dict) else []
+        is_row = isinstance(row, dict) and STATUS in row
+        damaged += not is_row
+        rows += [row] if is_row else []
     return rows, damaged
 
 

@@ -29,11 +29,11 @@ def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) ->
       length: that length; the longest that was timed unless given.
 
     Raises:
-      ValueError: no experiment has left rows in the folder, or below it.
+      ValueError: no experiment has left rows that are whole in the folder, or below it.
     """
     found = sorted((each for place in places(folder) for each in _sections(place, folder)), key=lambda each: each.place)
-    if not found:
-        raise ValueError(f"no rows to report: expected {records.ROWS} in {folder}, or in folders below it")
+    if not any(each.content for each in found):
+        raise ValueError(f"no rows to report: expected {records.ROWS} with some in {folder}, or in folders below it")
     told = {"title": TITLE, "introduction": INTRODUCTION + _cost(folder), "sections": found}
     told["opening"], told["best"] = _opening(folder, length)
     page = webpage.render("report/page.html", **told)
@@ -94,8 +94,9 @@ class Section(NamedTuple):
 
 
 def _sections(place: pathlib.Path, root: pathlib.Path) -> list[Section]:
-    """The sections of a folder; its figures stand in the first."""
+    """The sections of a folder; its figures stand in the first. What is damaged is said, there and on the terminal."""
     rows, damaged = records.whole(place)
+    records.tell(damaged)
     folder = place.relative_to(root).as_posix() if place != root else place.resolve().name
     damages = [f"{count} damaged line(s) of {path.name} were skipped." for path, count in damaged.items()]
     figures, told = sorted(place.glob("*.png")), (folder, _command(place, root), damages)
@@ -132,9 +133,9 @@ def _content(found: Found) -> Content:
 
 
 def _counts(rows: list[dict]) -> str:
-    statuses = Counter(str(row["status"]) for row in rows if "status" in row)
+    statuses = Counter(str(row["status"]) for row in rows)
     counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
-    return f"{len(rows):,} cell{'s' * (len(rows) > 1)}{': ' if counts else ''}{counts}."
+    return f"{len(rows):,} cell{'s' * (len(rows) > 1)}: {counts}."
 
 
 def _summaries(found: Found) -> tuple[list[str], str]:
@@ -151,7 +152,7 @@ def _summaries(found: Found) -> tuple[list[str], str]:
 def _support(found: Found) -> list[str]:
     """What may be concluded from these rows, and what may not."""
     points = list(found.experiment.caveats) if found.experiment else []
-    trained = [row for row in found.rows if "train_seconds" in row and row.get("status") == "measured"]
+    trained = [row for row in found.rows if "train_seconds" in row and row["status"] == "measured"]
     if trained:
         points.append(_seeds(trained, found.experiment.key if found.experiment else ("kernel",)))
     machines = {tuple(str(row.get(name)) for name in ("platform", "device", "cores")) for row in found.rows}
