@@ -370,12 +370,16 @@ def test_the_kernel_and_its_gradients(ask, name, is_cut):
     ask(check_parts if is_cut else check_kernel, **KERNELS[name])
 
 
-def check(kernel, *, length=150, keys=None, widths=(64, 64), brought=None, is_causal=True, **structure):
-    """`attend` against the oracle of a kernel, and its gradients along one direction of each operand."""
+def check(kernel, *, length=150, keys=None, widths=(64, 64), brought=None, is_causal=True, twins=False, **structure):
+    """`attend` against the oracle of a kernel, and its gradients along one direction of each operand.
+
+    Twins among keys are largest together, and a slope to both sides has the half of it by each.
+    """
     rng, keys = np.random.default_rng(0), keys or length
     sizes = (length, HEADS, widths[0]), (keys, KV_HEADS, widths[0]), (keys, KV_HEADS, widths[1])
     rounded = lambda x: jnp.asarray(x, jnp.bfloat16)
     operands = {name: rounded(rng.normal(size=(1, *shape))) for name, shape in zip("qkv", sizes, strict=True)}
+    operands |= {"k": jnp.repeat(operands["k"][:, ::2], 2, axis=1)} if twins else {}
     dims, structure = Dims(1, length, keys, HEADS, KV_HEADS, *widths), structure | {"is_causal": is_causal}
     of_tokens = {name: (1, keys, HEADS, *x.shape) for name, x in kernel.token_inputs(dims).items()}
     tokens = {name: rounded(make(rng, of_tokens[name])) for name, make in (brought or {}).items()}
@@ -560,6 +564,14 @@ CASES |= {
             "widths": (16, 64),
             "key_value_seq_lengths": np.array([135]),
         },
+        "other keys with gains, each of which two have": {
+            "kernel": Performer(128),
+            "length": 70,
+            "keys": 140,
+            "twins": True,
+            "key_value_seq_lengths": np.array([135]),
+        },
+        "all keys with many gains": {"kernel": Performer(), "length": 256},
         "all keys by features that a kernel does not make": {"kernel": Based(), "widths": (12, 100)},
         "all keys of segments": {
             "kernel": Linear(),
@@ -574,6 +586,7 @@ QUICK = [
     "rows as they are, and decays without gradients",
     "two groups of channels",
     "other keys, some of which are hidden, at an offset",
+    "other keys with gains, each of which two have",
     "keys with gains beside padding",
     "keys and values that are projected by head",
     "pairs of channels beside padding",
@@ -710,7 +723,10 @@ def test_many_features_that_a_kernel_does_not_make_are_refused(is_causal):
 
 @pytest.mark.parametrize(
     ("kernel", "is_causal"),
-    [*((kernel, True) for kernel in (Linear(), Softmax(), Delta(), KimiDelta(), Performer(64))), (Linear(), False)],
+    [
+        *((kernel, True) for kernel in (Linear(), Softmax(), Delta(), KimiDelta(), Performer(64))),
+        *((kernel, False) for kernel in (Linear(), Performer(64))),
+    ],
 )
 def test_each_device_of_a_mesh_has_kernels_of_its_part(kernel, is_causal):
     """Without its compiler, in a process that knows numbers of 64 bits; no chunk divides the length."""

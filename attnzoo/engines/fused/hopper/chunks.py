@@ -126,9 +126,9 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     """Outputs [B, T', N, Hv], and the state that is left, of operands in float32."""
     group = given.q.shape[2] // carried.own
     if carried.empty()[0].top is not None:
-        gained = hopper_told.gained(carried, learned, given, _found_gains(learned.found, group), interpret)
+        gained = hopper_told.gained(carried, learned, given, found_gains(learned.found, group), interpret)
         out, sums = gains.recur(*gained)
-        return unclipped(out), _left_gains(sums, group)
+        return unclipped(out), left_gains(sums, group)
     slots = along(carried.slots, len(given.q))
     scale = scale_of(carried, learned, given.q, slots)
     found = found_of(learned.found, group)
@@ -308,7 +308,7 @@ def left_of(left: hopper_recurrence.State, empty: State, group: int) -> State:
     return tuple(Sums(totals) for totals in zip(*map(cut, of_values), strict=True))
 
 
-def _found_gains(found: State | None, group: int) -> gains.Found | None:
+def found_gains(found: State | None, group: int) -> gains.Found | None:
     """The same of channels with gains, and of the one without."""
     if found is None:
         return None
@@ -317,7 +317,7 @@ def _found_gains(found: State | None, group: int) -> gains.Found | None:
     return gains.Found(*(jnp.repeat(x, group, axis=1) for x in each))
 
 
-def _left_gains(left: gains.Found, group: int) -> State:
+def left_gains(left: gains.Found, group: int) -> State:
     """The inverse."""
     sums, ones, plain, number, top = (x[:, ::group] for x in left)
     return Sums((sums, ones), top), Sums((plain[:, :, None], number[:, :, None]))

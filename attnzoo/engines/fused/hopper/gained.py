@@ -31,6 +31,10 @@ class Found(NamedTuple):
     number: jax.Array
     top: jax.Array
 
+    def dots(self, other: Found) -> jax.Array:
+        """Products of channels with gains: [B, N]."""
+        return (self.sums * other.sums).sum(axis=(2, 3)) + (self.ones * other.ones).sum(axis=2)
+
 
 class Meeting(NamedTuple):
     """A chunk of tokens, whose rows meet those of columns, and what those before the chunk have written.

@@ -48,7 +48,7 @@ class Kernel(wide.Kernel):
         return [*super().vectors, *ALONE]
 
     def begun(self, found: Found) -> dict[str, jax.Array]:
-        beside = found.plain, _in_rows(found.number), _in_rows(found.top)
+        beside = found.plain, in_rows(found.number), in_rows(found.top)
         return super().begun(found) | dict(zip(ALONE, beside, strict=True))
 
     def left(self, made: dict[str, jax.Array]) -> Found:
@@ -61,7 +61,7 @@ class Kernel(wide.Kernel):
         memory["prepared"] |= {"faded": self.rounded(*SQUARE), "vectors": self.f32(len(VECTORS) * ROWS)}
         if not sums.is_backward:
             memory["own"] |= {"top": vector}
-            memory["fixed"] |= {} if self.given.found is None else {"top_found": _in_rows(self.given.found.top)}
+            memory["fixed"] |= {} if self.given.found is None else {"top_found": in_rows(self.given.found.top)}
         return memory
 
     def keeping(self, sums: Sums, is_found: bool, keeps: bool, read: Callable) -> Rule:
@@ -176,6 +176,6 @@ class Kernel(wide.Kernel):
         )
 
 
-def _in_rows(x: jax.Array) -> jax.Array:
+def in_rows(x: jax.Array) -> jax.Array:
     """A number as often as a vector has some."""
     return jnp.broadcast_to(x[..., None], (*x.shape, ROWS))

@@ -73,17 +73,12 @@ recur.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _pulled_left(d_left: Found, left: Found) -> Found:
     """What pulls at a state, and at M by sums that stand for themselves times e^M."""
-    return d_left._replace(top=d_left.top - _dots(d_left, left))
+    return d_left._replace(top=d_left.top - d_left.dots(left))
 
 
 def _grad_found(grads: Found, found: Found) -> Found:
     """The inverse."""
-    return grads._replace(top=grads.top + _dots(grads, found))
-
-
-def _dots(grads: Found, of: Found) -> jax.Array:
-    """Products of sums with their gradients: [B, N]."""
-    return (grads.sums * of.sums).sum(axis=(2, 3)) + (grads.ones * of.ones).sum(axis=2)
+    return grads._replace(top=grads.top + grads.dots(found))
 
 
 def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool]) -> dict[str, jax.Array]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from attnzoo.engines.fused.hopper import passes, wide
-from attnzoo.engines.fused.hopper.blocks import Tiles, numbers
+from attnzoo.engines.fused.hopper.blocks import Later, Tiles, numbers
+from attnzoo.engines.fused.hopper.gained import Found
+from attnzoo.engines.fused.hopper.gaining import in_rows
 from attnzoo.engines.fused.hopper.meeting import ONWARD, Given, How, counted, recalled
 from attnzoo.engines.fused.hopper.passes import Pass, Rule
-from attnzoo.engines.fused.hopper.recurrence import State
 from attnzoo.engines.fused.hopper.skeleton import Kernel
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
@@ -39,11 +43,12 @@ class Side(Kernel):
         return self.has_ones and self.how.finish is None
 
     def passing(
-        self, name: str, given: Blocks, out: Blocks, held: State | None, rule: Rule, left: bool = False
+        self, name: str, given: Blocks, out: Blocks, held: Any, rule: Rule, left: bool = False
     ) -> dict[str, jax.Array]:
         """What a kernel writes, and sums where it has some `left`, beside sums that it reads."""
-        made = [x for x in ("read", "key") if x in given and getattr(self.how, x) is not None]
-        own = {f"made_{x}": self.rows_made for x in made}
+        meets = left or held is not None
+        made = [x for x in ("read", "key") if meets and x in given and getattr(self.how, x) is not None]
+        own = {x: y for name in made for x, y in self.places(name).items()}
         if "d_out" in given and self.how.finish is not None:
             own |= {"pulled": self.rounded(ROWS, self.values), "pulled_one": self.f32(ROWS)}
         batch, length = self.given.read.shape[:2]
@@ -52,10 +57,9 @@ class Side(Kernel):
         work = Pass((batch, length, self.num_heads), given, out, known, sums, own, fixed=self.fixed)
         return passes.launch(name, work, rule, self.how.interpret)
 
-    @property
-    def rows_made(self) -> jax.ShapeDtypeStruct:
-        """Where a program writes rows of channels."""
-        return self.rounded(ROWS, self.channels)
+    def places(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """Where the program of queries or keys writes what it makes."""
+        return {f"made_{name}": self.rounded(ROWS, self.channels)}
 
     @property
     def sums_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,7 +67,7 @@ class Side(Kernel):
         ones: dict[str, tuple[int, ...]] = {"ones": (self.channels,)} if self.has_ones else {}
         return {"sums": (self.channels, self.values)} | ones
 
-    def known(self, held: State) -> dict[str, jax.Array]:
+    def known(self, held: Any) -> dict[str, jax.Array]:
         """Sums, as kernels read them."""
         return {"sums": held.sums.astype(self.dtype)} | ({} if held.ones is None else {"ones": held.ones})
 
@@ -91,15 +95,14 @@ class Side(Kernel):
 class Wide(Side, wide.Kernel):
     """The same of many channels, by blocks of them, and of sums likewise."""
 
-    @property
-    def rows_made(self) -> jax.ShapeDtypeStruct:
-        return self.rounded(self.blocks, *SQUARE)
+    def places(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
+        return {f"made_{name}": self.rounded(self.blocks, *SQUARE)}
 
     @property
     def sums_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict.fromkeys(self.matrices, SQUARE) | dict.fromkeys(self.vectors, (ROWS,))
 
-    def known(self, held: State) -> dict[str, jax.Array]:
+    def known(self, held: Any) -> dict[str, jax.Array]:
         known = super().known(held)
         return known | {"sums": known["sums"].reshape(*held.sums.shape[:2], self.blocks, *SQUARE)}
 
@@ -129,6 +132,95 @@ class Wide(Side, wide.Kernel):
         return Tiles(0, tile)
 
 
-def of_side(how: How, given: Given, values: int, has_ones: bool) -> Side:
+@dataclasses.dataclass(frozen=True)
+class Leveled:
+    """Rows of channels with gains, and by what they read or write the one without, along rows, and in a block along
+    columns; or gradients of both.
+    """
+
+    rows: Any
+    level: jax.Array
+    columns: Any = None
+
+    def __mul__(self, factor: float) -> Leveled:
+        return Leveled(self.rows * factor, self.level * factor)
+
+
+class Gained(Wide):
+    """The same of keys with gains, whose features weigh e^(b - M), which is known. Beside sums of these are those
+    channel without gains, to which each key brings a number, and which queries read by floors.
+    """
+
+    @property
+    def sums_shapes(self) -> dict[str, tuple[int, ...]]:
+        return super().sums_shapes | dict.fromkeys(("plain", "number"), (ROWS,))
+
+    def places(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
+        return super().places(name) | ({"floor": self.f32(ROWS)} if name == "read" else {})
+
+    def known(self, held: Found) -> dict[str, jax.Array]:
+        return super().known(held) | {"plain": held.plain, "number": in_rows(held.number)}
+
+    def left(self, made: dict[str, jax.Array]) -> Found:
+        """With nothing of M, which others know."""
+        sums, ones = super().left(made)
+        number = made["number"][..., 0]
+        return Found(sums, ones, made["plain"], number, jnp.zeros_like(number))
+
+    def gain(self, piece, own) -> jax.Array:
+        """b of keys."""
+        run = self.run()
+        program: Any = self.how.key
+        _, gain = run.made(program, self.of_program("key", piece, own))
+        run.run()
+        return gain.made()
+
+    def made(self, name: str, piece, own, who: str = "made") -> Leveled:
+        run = self.run()
+        rows, number = run.made(getattr(self.how, name), self.of_program(name, piece, own))
+        run.run()
+        if name == "key":
+            rows, level, columns = _weighed(rows, piece), loaded(piece.plain_rows.at[0]), piece.plain_columns.at[0]
+        else:
+            level, columns = number.made().astype(jnp.float32), own.floor
+            columns[...] = level
+        self.write(ONWARD, own, {name: rows}, None)
+        plgpu.commit_smem()
+        return Leveled(getattr(own, f"made_{name}"), level, columns)
+
+    def grown(self, sums: tuple[jax.Array, ...], by: Leveled, value, one: Any) -> tuple[jax.Array, ...]:
+        *sums_of_gains, plain, number = sums
+        level = loaded(by.columns, axis=1)
+        plain = counted(plain, value, level)
+        number = number + spread(loaded(one, axis=1) * level, SQUARE, 1).sum(axis=1)
+        return *super().grown(tuple(sums_of_gains), by.rows, value, one), plain, number
+
+    def recalled(self, held, by: Leveled, counts: bool = True) -> tuple[jax.Array, ...]:
+        out, *ones = super().recalled(held, by.rows, counts)
+        out = out + spread(by.level, SQUARE) * along(held.plain, SQUARE, 1)
+        return out, *(x + by.level * loaded(held.number) for x in ones)
+
+    def against(self, held, value, one: Any) -> Leveled:
+        d_level = (loaded(value) * along(held.plain, SQUARE, 1)).sum(axis=1) + one * loaded(held.number)
+        return Leveled(super().against(held, value, one), d_level)
+
+    def pulled(self, name: str, piece, own, d_made: Leveled, changed: list[bool], told: Any) -> Iterator[jax.Array]:
+        run, rows = self.run(), d_made.rows
+        number: Any = d_made.level
+        if name == "key":
+            by_own = run.summed(rows, Tiles(0, lambda number, made: loaded(own.made_key.at[number])))
+            number = run.later(by_own.level, lambda: by_own.made() + loaded(piece.d_gain.at[0]))
+            rows = _weighed(rows, piece)
+        return self.pulled_rows(name, piece, own, run, [rows, number], changed)
+
+
+def _weighed(rows: Any, piece) -> Tiles:
+    """Rows of channels of keys, or their gradients, by what these weigh beside the largest."""
+    whole = lambda number, made: rows.made() if isinstance(rows, Later) else rows.tile(number, made)
+    return Tiles(rows.level, lambda number, made: whole(number, made) * spread(loaded(piece.weight.at[0]), SQUARE))
+
+
+def of_side(how: How, given: Given, values: int, has_ones: bool, has_gains: bool) -> Side:
     """Keys or queries."""
-    return (Wide if wide.are_many(given, how) else Side)(how, given, values, has_ones)
+    kind = Gained if has_gains else Wide if wide.are_many(given, how) else Side
+    return kind(how, given, values, has_ones)

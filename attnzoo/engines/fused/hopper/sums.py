@@ -31,11 +31,12 @@ from attnzoo.engines.fused.carried import (
 )
 from attnzoo.engines.fused.hopper import chunks, wide
 from attnzoo.engines.fused.hopper import told as hopper_told
+from attnzoo.engines.fused.hopper.gained import Found
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
 from attnzoo.engines.fused.hopper.meeting import Given, How, widths
 from attnzoo.engines.fused.hopper.passes import Rule
 from attnzoo.engines.fused.hopper.recurrence import State
-from attnzoo.engines.fused.hopper.sides import Side, of_side
+from attnzoo.engines.fused.hopper.sides import Gained, Side, of_side
 from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.warpgroups import ROWS, Blocks, Matrix, Vectors, loaded, set_block, unclipped
 from attnzoo.engines.fused.hopper.whole import grads_beside
@@ -45,14 +46,7 @@ from attnzoo.engines.slots import Sequence
 def recurrence(interpret: Any = None) -> Recurrence:
     """The kernels, or what interprets them."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward))
-
-
-def declined(given: Sequence, write: state.Write) -> list[str]:
-    """As a causal one, and keys with gains."""
-    has_gains = any(x.log_gain is not None for x in write.channels)
-    gains = ["keys with gains whose queries all see the same, of which it knows nothing"] * has_gains
-    return chunks.declined(given, write) + gains
+    return Recurrence(ROWS, chunks.declined, of_keyword(forward), of_keyword(backward))
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:
@@ -65,14 +59,21 @@ def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[ja
 def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
     """Gradients, which begin with operands and the state that they left."""
     assert d_left is None
-    left = chunks.found_of(unkept(carried, kept), 1)
+    left = (chunks.found_gains if _has_gains(carried) else chunks.found_of)(unkept(carried, kept), 1)
     return chunks.gradients(carried, lambda *operands: _met(carried, interpret, left, *operands)[0], d_out)
 
 
+def _has_gains(carried: Carried) -> bool:
+    return carried.empty()[0].top is not None
+
+
 def _met(
-    carried: Carried, interpret: Any, kept: State | None, learned: Learned, given: Sequence
+    carried: Carried, interpret: Any, kept: Any, learned: Learned, given: Sequence
 ) -> tuple[jax.Array, state.State]:
     """Outputs [B, T', N, Hv], and the state that all keys leave, or that was kept."""
+    if _has_gains(carried):
+        (out, _), left = _passed(*hopper_told.gained(carried, learned, given, None, interpret), kept, carried.own)
+        return unclipped(out), chunks.left_gains(left, 1)
     group, slots = given.q.shape[2] // carried.own, chunks.along(carried.slots, len(given.q))
     scale = chunks.scale_of(carried, learned, given.q, slots)
     told = hopper_told.of(carried, learned, given, scale, None, None, interpret)
@@ -82,9 +83,7 @@ def _met(
         rows = chunks.rows_of(carried, learned, given, slots, scale, written)
         one = None if written.one is None else jnp.repeat(written.one, group, axis=1)
         told = How(None, None, None, 1.0 if scale is None else scale, interpret), Given(*rows, [], [], one)
-    how, whole = told
-    left = summed(how, varying.alike(Keys.of(whole, group)), kept)
-    out, ones = read(how, *varying.alike((Queries(whole.read, whole.beside_read, whole.matrices), left)))
+    (out, ones), left = _passed(*told, kept, carried.own)
     out = unclipped(out)
     if not is_told:
         out = chunks.finished_of(carried, learned, heads.precise(out[..., : given.v.shape[3]]), ones)
@@ -100,6 +99,16 @@ def _fits(how: How, given: Given) -> bool:
     return are_rows and channels == widths(how.key, given.key)
 
 
+Sums = State | Found
+
+
+def _passed(how: How, given: Given, kept: Sums | None, own: int) -> tuple[tuple[jax.Array, jax.Array | None], Any]:
+    """Outputs, and what is read of counts, as kernels give them, and the sums that are read."""
+    group = given.read.shape[2] // own
+    left = summed(how, varying.alike(Keys.of(given, group)), kept)
+    return read(how, *varying.alike((Queries(given.read, given.beside_read, given.matrices), left))), left
+
+
 class Keys(NamedTuple):
     """What is summed, of `meeting.Given`: of heads that have a state. Examples may share keys, and heads values."""
 
@@ -108,13 +117,14 @@ class Keys(NamedTuple):
     beside: list[Any]
     one: jax.Array | None
     matrices: list[Any]
+    plain: jax.Array | None = None
 
     @staticmethod
     def of(given: Given, group: int) -> Keys:
         """Of heads of queries, so many of which share one."""
         own = lambda x: x[:, ::group]
-        beside, one = jax.tree.map(own, (given.beside_key, given.one))
-        return Keys(given.key, given.value, beside, one, given.matrices)
+        each = jax.tree.map(own, (given.beside_key, given.one, given.matrices, given.plain))
+        return Keys(given.key, given.value, *each)
 
 
 class Queries(NamedTuple):
@@ -129,41 +139,58 @@ def _side_of_keys(how: How, keys: Keys) -> Side:
     """That which is summed."""
     # All examples have values of their own.
     given = Given(keys.value, keys.key, keys.value, [], keys.beside, matrices=keys.matrices)
-    return of_side(how, given, keys.value.shape[3], keys.one is not None)
+    return of_side(how, given, keys.value.shape[3], keys.one is not None, keys.plain is not None)
 
 
-def _side_of_queries(how: How, queries: Queries, sums: State) -> Side:
+def _side_of_queries(how: How, queries: Queries, sums: Sums) -> Side:
     """That which reads."""
     given = Given(queries.read, queries.read, queries.read, queries.beside, [], matrices=queries.matrices)
-    return of_side(how, given, sums.sums.shape[3], sums.ones is not None)
+    return of_side(how, given, sums.sums.shape[3], sums.ones is not None, isinstance(sums, Found))
+
+
+def _gains(how: How, keys: Keys) -> jax.Array | None:
+    """b of keys, float32 [B, heads that have a state, T]; None where they have none."""
+    side = _side_of_keys(how, keys)
+    if not isinstance(side, Gained):
+        return None
+    given: Blocks = {"key": Matrix(keys.key)}
+    rule = Rule(lambda piece, held, own, _: side.gain(piece, own), write=lambda piece, held, own, gain: (gain,))
+    made = side.passing("sums_gains", given | side.beside("key"), {"gain": side.numbers()}, None, rule)
+    return made["gain"][:, :, 0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def summed(how: How, keys: Keys, kept: State | None) -> State:
+def summed(how: How, keys: Keys, kept: Sums | None) -> Sums:
     """The sums of all keys, of each head that has a state; those that were kept, where they were."""
     if kept is not None:
         return kept
-    side = _side_of_keys(how, keys)
+    side, gains = _side_of_keys(how, keys), _gains(how, keys)
     make = lambda piece, held, own, _: side.made("key", piece, own)
     add = lambda piece, own, by, sums: side.grown(sums, by, piece.value, piece.one.at[0] if side.has_ones else None)
-    made = side.passing("sums", _blocks_of_keys(side, keys), {}, None, Rule(make, add, begin=side.begin), left=True)
-    return side.left(made)
+    blocks, rule = _blocks_of_keys(side, keys, gains), Rule(make, add, begin=side.begin)
+    left = side.left(side.passing("sums", blocks, {}, None, rule, left=True))
+    return left if gains is None else left._replace(top=gains.max(axis=2))
 
 
-def _blocks_of_keys(side: Side, keys: Keys) -> Blocks:
+def _blocks_of_keys(side: Side, keys: Keys, gains: jax.Array | None) -> Blocks:
     blocks: Blocks = {"key": Matrix(keys.key), "value": Matrix(keys.value)}
-    return blocks | side.beside("key") | ({} if keys.one is None else {"one": Vectors(keys.one[:, :, None])})
+    blocks |= side.beside("key") | ({} if keys.one is None else {"one": Vectors(keys.one[:, :, None])})
+    if gains is None or keys.plain is None:
+        return blocks
+    weights = jnp.exp(gains - gains.max(axis=2, keepdims=True))
+    return blocks | both("plain", keys.plain[:, :, None]) | {"weight": Vectors(weights[:, :, None])}
 
 
 def _summed_forward(how: How, keys: Any, kept: Any):
     (keys, kept), changed = Changed.told((keys, kept))
-    return summed(how, keys, kept), (keys, kept, changed)
+    sums = summed(how, keys, kept)
+    return sums, (keys, kept, sums, changed)
 
 
-def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pulled: Any) -> tuple[Keys, None]:
-    keys, kept, told = residuals
+def _summed_backward(how: How, residuals: tuple[Keys, Sums | None, Sums, Changed], pulled: Any) -> tuple[Keys, None]:
+    keys, kept, sums, told = residuals
     changed, _ = told.of_each((keys, kept))
-    side = _side_of_keys(how, keys)
+    side, gains = _side_of_keys(how, keys), _gains(how, keys)
     make = lambda piece, held, own, _: side.made("key", piece, own)
 
     def write(piece, held, own, by):
@@ -174,17 +201,21 @@ def _summed_backward(how: How, residuals: tuple[Keys, State | None, Changed], pu
     out: Blocks = {"value": side.gradient(keys.value), "key": side.gradient(keys.key)}
     out |= side.numbers_beside("key", changed.beside)
     d_sums, rule = instantiated(pulled, keys), Rule(make, write=write)
-    made = side.passing("sums_back", _blocks_of_keys(side, keys), out, d_sums, rule)
+    given = _blocks_of_keys(side, keys, gains)
+    if gains is not None:  # those that are the largest have the gradient of it, by which all sums are divided
+        _, pull = jax.vjp(lambda gains: gains.max(axis=2), gains)
+        given |= {"d_gain": Vectors(pull(d_sums.top - d_sums.dots(sums))[0][:, :, None])}
+    made = side.passing("sums_back", given, out, d_sums, rule)
     d_key, d_value = of_shared(made["key"], keys.key), of_group(made["value"], keys.value)
     beside = grads_beside("key", made, keys.beside)
-    return Keys(d_key, d_value, beside, None, [None] * len(keys.matrices)), None
+    return Keys(d_key, d_value, beside, None, [None] * len(keys.matrices), None), None
 
 
 summed.defvjp(_summed_forward, _summed_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def read(how: How, queries: Queries, sums: State) -> tuple[jax.Array, jax.Array | None]:
+def read(how: How, queries: Queries, sums: Sums) -> tuple[jax.Array, jax.Array | None]:
     """Outputs [B, T, N, Hv] of all queries, and float32 [B, N, T] of counts, where nothing finishes outputs."""
     side = _side_of_queries(how, queries, sums)
     make = lambda piece, held, own, _: side.made("read", piece, own)
@@ -205,7 +236,7 @@ def _read_forward(how: How, queries: Any, sums: Any):
     return read(how, *operands), (*operands, changed)
 
 
-def _read_backward(how: How, residuals: tuple[Queries, State, Changed], pulled: Any) -> tuple[Queries, State]:
+def _read_backward(how: How, residuals: tuple[Queries, Sums, Changed], pulled: Any) -> tuple[Queries, Sums]:
     queries, sums, told = residuals
     changed, _ = told.of_each((queries, sums))
     side, (d_out, d_one) = _side_of_queries(how, queries, sums), instantiated(pulled, queries)
