@@ -29,8 +29,8 @@ class Device(NamedTuple):
         them for each head, [N, r, S]; None where XLA does that, whatever their shapes, and its result where for these.
       averages: `averages(operands, lists, runs)`: whether kernels give averages of so many runs of these keys beside
         what queries find, and take their gradients; None where they give none.
-      unit: what lengths are multiples of where tokens are in order: kernels read zeros behind the end of a sequence,
-        and write nothing there. None where sequences are filled up to whole tiles.
+      unit: `unit(q, k, v)`: what lengths of theirs are multiples of where tokens are in order: kernels read zeros
+        behind the end of a sequence, and write nothing there. None where sequences are filled up to whole tiles.
     """
 
     platform: str
@@ -44,4 +44,4 @@ class Device(NamedTuple):
     crowded: Callable[[Lists], list[str]] | None = None
     projected: Callable[..., jax.Array | None] | None = None
     averages: Callable[[Operands, Lists, int], bool] | None = None
-    unit: int | None = None
+    unit: Callable[..., int] | None = None

@@ -20,7 +20,7 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
-from attnzoo.engines.fused.hopper import gains, gradient, meeting, warpgroups
+from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, warpgroups
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper import wide as hopper_wide
@@ -142,7 +142,7 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     if by_channel is None:
         decays = by_query(written.log_decay)
     else:
-        decays = clipped(wide(by_channel).astype(DTYPE), carried.ends[1])
+        decays = clipped(wide(by_channel).astype(DTYPE), carried.ends[1], ends.unit(*rows))
     scale = 1.0 if scale is None else scale
     if written.rate is None and by_channel is None:
         operands = Given(*rows, by_query(written.one), decays, found)

@@ -18,6 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused.hopper import warpgroups
+from attnzoo.engines.fused.hopper.ends import memory, staging
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
     Blocks,
@@ -127,8 +128,8 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
     """What a kernel writes, by name, and the sums that it leaves; `interpret` as for `tiles`."""
     (batch, _, num_heads), parts = work.shape, work.parts
 
-    def kernel(*refs, **memory):
-        _Block(work, rule, refs, SimpleNamespace(**memory)).run()
+    def kernel(*refs, **own):
+        _Block(work, rule, refs, SimpleNamespace(**own)).run()
 
     shapes = [jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in work.out.values()]
     left = [jax.ShapeDtypeStruct((batch, num_heads, parts, *x), jnp.float32) for x in work.left.values()]
@@ -142,8 +143,8 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
             "held": {key: _of_head(x) for key, x in work.held.items()},
             "own": {key: shared(x) for key, x in work.own.items()}
             | {key: _of_head(x) for key, x in work.fixed.items()},
-            "given": {key: x.memory(STAGES, ROWS) for key, x in work.given.items()},
-            "staging": {key: x.memory(ROWS) for key, x in work.staging.items()},
+            "given": {key: memory(x, interpret, STAGES, ROWS) for key, x in work.given.items()},
+            "staging": {key: staging(x, interpret, ROWS) for key, x in work.staging.items()},
             "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.held) + len(work.fixed))),
             "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=STAGES),
             "free": plgpu.Barrier(num_barriers=STAGES),

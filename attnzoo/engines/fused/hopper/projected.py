@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.contract import varying
-from attnzoo.engines.fused.hopper import chunks, sums, warpgroups
+from attnzoo.engines.fused.hopper import chunks, ends, sums, warpgroups
 from attnzoo.engines.fused.hopper.meeting import How
-from attnzoo.engines.fused.hopper.warpgroups import ROWS, UNIT
+from attnzoo.engines.fused.hopper.warpgroups import ROWS
 from attnzoo.engines.fused.operands import filled_up
 
 
@@ -25,6 +25,7 @@ def projected(projection: jax.Array, x: jax.Array, *, interpret: Any = None) -> 
     if warpgroups.missing() or not are_wide or x.dtype != chunks.DTYPE:
         return None
     columns = jnp.transpose(projection, (2, 0, 1))[None].astype(x.dtype)
-    keys = sums.Keys(filled_up(columns, UNIT), filled_up(x, UNIT), [], None, [])
+    own = ends.unit(columns, x)
+    keys = sums.Keys(filled_up(columns, own), filled_up(x, own), [], None, [])
     made = sums.summed(How(None, None, None, interpret=interpret), varying.alike(keys), None)
     return jnp.moveaxis(made.sums, 1, 2).astype(projection.dtype)

@@ -148,7 +148,7 @@ class Leveled:
 
 class Gained(Wide):
     """The same of keys with gains, whose features weigh e^(b - M), which is known. Beside sums of these are those
-    channel without gains, to which each key brings a number, and which queries read by floors.
+    of the channel without gains, to which each key brings a number, and which queries read by floors.
     """
 
     @property

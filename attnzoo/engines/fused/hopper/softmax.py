@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused.device import Device
-from attnzoo.engines.fused.hopper import averaged, chunks, few, projected, sums, warpgroups
+from attnzoo.engines.fused.hopper import averaged, chunks, ends, few, projected, sums, warpgroups
 from attnzoo.engines.fused.hopper import tiles as hopper_tiles
 from attnzoo.engines.fused.hopper.scores import Scores, scalars, vectors_of
 from attnzoo.engines.fused.hopper.tiles import Rule, Step, Work
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
-    UNIT,
     Blocks,
     Matrix,
     Vectors,
@@ -278,7 +277,14 @@ def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
     projects = of_keyword(projected.projected)
     of_all = *of_softmax, *of_recurrences
     return Device(
-        "cuda", "a Hopper GPU", tiles, declined, *of_all, projected=projects, averages=averaged.fits, unit=UNIT
+        "cuda",
+        "a Hopper GPU",
+        tiles,
+        declined,
+        *of_all,
+        projected=projects,
+        averages=averaged.fits,
+        unit=ends.unit,
     )
 
 

@@ -20,6 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused.hopper import warpgroups
+from attnzoo.engines.fused.hopper.ends import memory, staging
 from attnzoo.engines.fused.hopper.warpgroups import (
     RESERVED,
     ROWS,
@@ -35,6 +36,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     plgpu,
     rem,
     staged,
+    views,
 )
 from attnzoo.engines.fused.pairs import Pairs
 from attnzoo.engines.progressions import Numbers, numpy_of
@@ -151,8 +153,8 @@ def launch(name: str, work: Work, rule: Rule, interpret: Any = None) -> list[jax
     inputs = [x.array for blocks in (work.own, *work.met) for x in blocks.values()]
     has_turns = rule.takes_turns and groups == 2
 
-    def kernel(*refs, **memory):
-        block = _Block(work, rule, interpret, pairs, refs, SimpleNamespace(**memory))
+    def kernel(*refs, **own):
+        block = _Block(work, rule, interpret, pairs, refs, SimpleNamespace(**own))
         pl.when(block.group < groups)(block.compute)
         if not rule.fetches:
             pl.when(block.group == groups)(block.copy)
@@ -164,9 +166,11 @@ def launch(name: str, work: Work, rule: Rule, interpret: Any = None) -> list[jax
         interpret,
         out_type=[jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in work.out.values()],
         scratch_types={
-            "own": {key: x.memory(groups, ROWS) for key, x in work.own.items()},
-            "met": [{key: x.memory(stages, work.piece) for key, x in blocks.items()} for blocks in work.met],
-            "staging": {key: x.memory(groups, ROWS) for key, x in work.staging.items()},
+            "own": {key: memory(x, interpret, groups, ROWS) for key, x in work.own.items()},
+            "met": [
+                {key: memory(x, interpret, stages, work.piece) for key, x in blocks.items()} for blocks in work.met
+            ],
+            "staging": {key: staging(x, interpret, groups, ROWS) for key, x in work.staging.items()},
             "loaded": plgpu.Barrier(num_arrivals=len(work.own), num_barriers=groups),
             "filled": [plgpu.Barrier(num_arrivals=len(blocks), num_barriers=stages) for blocks in work.met],
             "free": [plgpu.Barrier(num_arrivals=groups, num_barriers=stages) for _ in work.met],
@@ -247,7 +251,7 @@ class _Block:
         loaded = self.memory.loaded.at[self.group]
         for (key, block), ref in zip(self.work.own.items(), self.own, strict=True):
             source = self._rows(block, ref, self.own_start, ROWS)
-            plgpu.copy_gmem_to_smem(source, self.memory.own[key].at[self.group], loaded)
+            plgpu.copy_gmem_to_smem(source, views(self.memory.own[key])[1].at[self.group], loaded)
         plgpu.barrier_wait(loaded)
 
     def _scalars(self) -> dict[str, jax.Array]:
@@ -265,7 +269,7 @@ class _Block:
             pl.when((self.group == 0) & (ahead < self.count))(functools.partial(self._fetch, ahead))
         are_read = [self.interpret or self.rule.is_read[is_masked], *[self.interpret] * (len(self.streams) - 1)]
         met = [stream.piece(turn, is_read) for stream, is_read in zip(self.streams, are_read, strict=True)]
-        own = SimpleNamespace(**{key: x.at[self.group] for key, x in self.memory.own.items()})
+        own = SimpleNamespace(**{key: views(x)[0].at[self.group] for key, x in self.memory.own.items()})
         starts = self.own_start, self._other_start(turn)
         scalars = self._scalars()
         return self.rule.step(Step(own, met, self.head, scalars, *starts, is_masked, self._take_turns), carry)
@@ -274,7 +278,7 @@ class _Block:
         for block, ref, rows in zip(self.work.out.values(), self.out, found, strict=True):
             target = self._rows(block, ref, self.own_start, ROWS)
             if isinstance(block, Matrix):
-                staged(rows.astype(block.array.dtype), self.memory.staging[_kind(block)].at[self.group], target)
+                staged(rows.astype(block.array.dtype), self.memory.staging[_kind(block)], target, self.group)
                 plgpu.wait_smem_to_gmem(0)
             else:
                 for i, vector in enumerate(rows):

@@ -13,6 +13,7 @@ from attnzoo.engines import state
 from attnzoo.engines.fused.carried import Carried, Learned, is_real
 from attnzoo.engines.fused.hopper import channels as hopper_channels
 from attnzoo.engines.fused.hopper import channels_delta, delta, gains, rows, whole
+from attnzoo.engines.fused.hopper.ends import unit
 from attnzoo.engines.fused.hopper.recurrence import LOWEST
 from attnzoo.engines.fused.hopper.recurrence import State as Found
 from attnzoo.engines.fused.hopper.rows import Parted
@@ -55,7 +56,7 @@ def of(
     how = How(queries.rows, keys.rows, finish.rows, scale, interpret, *which)
     (one,) = rule.numbers(rule.one) if rule.is_counted else [None]
     if by_channel is not None:
-        decays: Any = clipped(by_channel.astype(dtype), carried.ends[1])
+        decays: Any = clipped(by_channel.astype(dtype), carried.ends[1], unit(*carried.given[:3]))
     else:
         (decays,) = rule.numbers(rule.log_decay) if rule.forgets else [None]
     beside = rule.beside(rule.read, queries), rule.beside(rule.key, keys)
@@ -102,7 +103,8 @@ def clipped_of(carried: Carried, rows: Any, dtype: Any) -> tuple[jax.Array, jax.
     """Rows of queries, keys and values [B, T', heads, W], or of what was made of them, as kernels read them."""
     queries, keys = carried.ends
     q, k, v = (x.astype(dtype) for x in rows)
-    return clipped(q, queries), clipped(k, keys), clipped(v, keys)
+    own = unit(q, k, v)
+    return clipped(q, queries, own), clipped(k, keys, own), clipped(v, keys, own)
 
 
 def kernels_of(given: Given) -> Any:

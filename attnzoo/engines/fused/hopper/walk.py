@@ -18,6 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from attnzoo.engines.fused.hopper import warpgroups
+from attnzoo.engines.fused.hopper.ends import memory, staging
 from attnzoo.engines.fused.hopper.warpgroups import (
     ALIGNED,
     RESERVED,
@@ -186,8 +187,8 @@ def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax
     batch, _, num_heads, _ = work.main.array.shape
     told, prepared = work.held
 
-    def kernel(*refs, **memory):
-        block = _Block(work, rule, refs, SimpleNamespace(**memory))
+    def kernel(*refs, **own):
+        block = _Block(work, rule, refs, SimpleNamespace(**own))
         block.hold()
         for group, does in enumerate((block.keep, block.read, block.copy)):
             pl.when(block.group == group)(does)
@@ -202,9 +203,9 @@ def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax
         scratch_types={
             "own": {key: shared(x) for key, x in (work.own | work.fixtures).items()},
             "told": {key: shared(x, told) for key, x in work.told.items()},
-            "given": {key: x.memory(work.stages, work.rows(x)) for key, x in work.given.items()},
+            "given": {key: memory(x, interpret, work.stages, work.rows(x)) for key, x in work.given.items()},
             "prepared": {key: shared(x, prepared) for key, x in work.prepared.items()},
-            "staging": {key: x.memory(work.rows(x)) for key, x in work.staging.items()},
+            "staging": {key: staging(x, interpret, work.rows(x)) for key, x in work.staging.items()},
             "begun": {key: plgpu.SMEM(x.shape, x.dtype) for key, x in work.begun.items()},
             "fixed": plgpu.Barrier(num_arrivals=max(1, len(work.fixed))),
             "loaded": plgpu.Barrier(),

@@ -28,9 +28,7 @@ OLDEST = (0, 11)  # jax whose Mosaic GPU is the one that is spoken to here
 CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
 
 ROWS = 64  # of a warpgroup: those of one wgmma
-# Rows of a tile in shared memory as wgmma reads it, by which copies go. Where they divide the length of a sequence,
-# copies know its end: zeros come from behind it, and nothing is written there.
-UNIT = 8
+TILE, ROW = 8, 128  # rows of a tile in shared memory as wgmma reads it, and bytes of one, at most
 SHARED = 227 * 1024  # bytes of shared memory of one block of threads
 RESERVED = 8 * 1024  # of these, for barriers and sums across warps, and between blocks, each of which begins `ALIGNED`
 ALIGNED, SCRATCH = 1024, 4 * 1024  # bytes; and for barriers and sums alone
@@ -115,9 +113,14 @@ Blocks = dict[str, Matrix | Vectors]
 
 def tiled(dtype, *shape: int):
     """Shared memory as wgmma reads it, of rows of 128 bytes or a multiple, or of 32 or 64."""
-    row = min(128, shape[-1] * dtype.itemsize)
-    transforms = plgpu.TilingTransform((UNIT, row // dtype.itemsize)), plgpu.SwizzleTransform(row)
+    row = min(ROW, shape[-1] * dtype.itemsize)
+    transforms = plgpu.TilingTransform((TILE, row // dtype.itemsize)), plgpu.SwizzleTransform(row)
     return plgpu.SMEM(shape, dtype, transforms=transforms)
+
+
+def views(block: Any) -> tuple[Any, Any]:
+    """A block of shared memory as it is read, and as copies know it."""
+    return block if isinstance(block, tuple) else (block, block)
 
 
 def bytes_of(blocks: Blocks, rows: int) -> int:
@@ -141,11 +144,19 @@ class Piece:
         plgpu.barrier_arrive(self.free)
 
 
-def launched(name: str, kernel: Callable, given: list[jax.Array], interpret: Any, **how: Any) -> list[jax.Array]:
+def launched(
+    name: str, kernel: Callable, given: list[jax.Array], interpret: Any, scratch_types: dict[str, Any], **how: Any
+) -> list[jax.Array]:
     """What a kernel of groups of threads gives."""
-    kernel.__name__ = f"attnzoo_{name}"
+
+    def of_views(*refs, **memory):
+        apart = lambda kind, block: tuple(block) if isinstance(kind, plgpu.RefUnion) else block
+        kernel(*refs, **{key: jax.tree.map(apart, kinds, memory[key]) for key, kinds in scratch_types.items()})
+
+    of_views.__name__ = f"attnzoo_{name}"
     call = plgpu.kernel(
-        kernel,
+        of_views,
+        scratch_types=scratch_types,
         **how,
         thread_name="group",
         compiler_params=plgpu.CompilerParams(approx_math=True),
@@ -166,7 +177,8 @@ class Stream:
     """
 
     def __init__(self, blocks: Blocks, refs, memory: dict[str, Any], filled, free, stages: int):
-        self.blocks, self.refs, self.memory, self.stages = blocks, refs, memory, stages
+        self.blocks, self.refs, self.stages = blocks, refs, stages
+        self.memory, self.copied = ({key: views(x)[i] for key, x in memory.items()} for i in (0, 1))
         self.filled, self.free = filled, free
 
     def fetch(self, turn, source: Callable) -> None:
@@ -174,7 +186,7 @@ class Stream:
         slot = rem(turn, self.stages)
         pl.when(turn >= self.stages)(functools.partial(plgpu.barrier_wait, self.free.at[slot]))
         for (key, block), ref in zip(self.blocks.items(), self.refs, strict=True):
-            plgpu.copy_gmem_to_smem(source(block, ref), self.memory[key].at[slot], self.filled.at[slot])
+            plgpu.copy_gmem_to_smem(source(block, ref), self.copied[key].at[slot], self.filled.at[slot])
 
     def slot(self, turn) -> tuple[SimpleNamespace, Any, Any]:
         """Where the piece of a turn stands, and the barriers at which it has come, and all are done with it."""
@@ -204,10 +216,17 @@ def shared(x: Any, *several: int):
     return tiled(x.dtype, *several, *x.shape) if len(x.shape) > 1 else plgpu.SMEM((*several, *x.shape), x.dtype)
 
 
-def staged(rows: jax.Array, staging, target) -> None:
-    """Rows on their way to the memory of the device."""
-    set_block(staging, rows)
-    plgpu.copy_smem_to_gmem(staging, target)
+def staged(rows: jax.Array, staging, target, *group: Any) -> None:
+    """Rows on their way to the memory of the device, by that of a group where each has its own."""
+    written, copied = (x.at[group] if group else x for x in views(staging))
+    set_block(written, rows)
+    if copied.shape == target.shape:
+        plgpu.copy_smem_to_gmem(copied, target)
+        return
+    *counts, rows_of_tile, part = copied.shape
+    for row, column in np.ndindex(*counts):
+        place = pl.ds(row * rows_of_tile, rows_of_tile), pl.ds(column * part, part)
+        plgpu.copy_smem_to_gmem(copied.at[row, column], target.at[place])
 
 
 def set_block(block, rows: jax.Array) -> None:
@@ -238,11 +257,11 @@ def all_slots(length: int) -> int:
     return -(-length // ROWS) * ROWS
 
 
-def clipped(x: jax.Array, end: int) -> jax.Array:
+def clipped(x: jax.Array, end: int, unit: int) -> jax.Array:
     """Rows of whole pieces [B, T', ...] up to an end that copies know. XLA makes nothing of rows that it has filled up
     and cuts off again, so that kernels read them where they were.
     """
-    return x[:, : -(-end // UNIT) * UNIT]
+    return x[:, : -(-end // unit) * unit]
 
 
 def unclipped(x: jax.Array) -> jax.Array:
