@@ -105,14 +105,14 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
     padding, blind = (Subject(law, kernel) for law in ("padding_changes_nothing", "blind_queries_give_nothing"))
     forward = _forward(kernel, is_causal)
 
-    def padded(q, k, v, params, lengths):
+    def padded(q, k, v, params, lengths) -> Any:
         given = {} if is_cross else {"query_seq_lengths": lengths}
         return forward(q, k, v, params, key_value_seq_lengths=lengths, **given)
 
     def pulled(q, k, v, params, lengths):
-        return _pulled(lambda *points: padded(*points, params, lengths))(q, k, v)
+        return _pulled(lambda *points: padded(*points, params=params, lengths=lengths))(q, k, v)
 
-    def held(function, operands: Operands):
+    def held(function: Callable, operands: Operands) -> tuple[Any, Any]:
         """What a function gives, whose output is held to be that of the bare example."""
         params, half = padding.params(operands), operands.k.shape[1] // 2
         seen = slice(None) if is_cross else slice(half)
