@@ -110,7 +110,7 @@ def _padded(kernel: Kernel, operands: Operands, is_causal: bool, is_cross: bool)
         return forward(q, k, v, params, key_value_seq_lengths=lengths, **given)
 
     def pulled(q, k, v, params, lengths):
-        return _pulled(lambda *points: padded(*points, params=params, lengths=lengths))(q, k, v)
+        return _pulled(lambda q, k, v: padded(q, k, v, params, lengths))(q, k, v)
 
     def held(function: Callable, operands: Operands) -> tuple[Any, Any]:
         """What a function gives, whose output is held to be that of the bare example."""
