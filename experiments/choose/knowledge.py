@@ -1,4 +1,4 @@
-"""What rows tell of a kernel: how much longer it took than it must."""
+"""What rows tell of a kernel: how much longer it took than it must, and how much more it held."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from attnzoo.door.routes import IMPLEMENTATIONS
 from experiments.accuracy import run as accuracy
 from experiments.bench import brought, processor, records
 from experiments.bench.chips import CHIPS, Chip
+from experiments.bench.program import Program
 from experiments.compiled import bounds
 from experiments.compiled import run as compiled
 from experiments.compiled.settings import AUTOMATIC, PROJECTED
@@ -37,12 +38,13 @@ DECODE = "decode"
 
 
 class Factor(NamedTuple):
-    """How many times the least it took, where that is known from, and by which implementation; None is the one that
-    `attend` takes by itself."""
+    """How many times the least it took, where that is known from, by which implementation, where None is the one that
+    `attend` takes by itself, and how many times the least bytes it held, None where no row tells."""
 
     value: float
     source: str
     implementation: str | None = None
+    held: float | None = None
 
 
 class Call(NamedTuple):
@@ -163,7 +165,23 @@ def _factor(row: dict, kernel: Kernel, is_itself: bool, call: Call) -> Factor:
         row["dtype"] * (row["dtype"] != call.dtype),
     ]
     how = "measured" if is_measured else "compiled, at least"
-    return Factor(value, f"{how}: {', '.join(filter(None, told))}", implementation)
+    return Factor(value, f"{how}: {', '.join(filter(None, told))}", implementation, _held(row, kernel, call))
+
+
+def _held(row: dict, kernel: Kernel, call: Call) -> float | None:
+    """How many times the least bytes a compiled program was to hold."""
+    if call.passed == DECODE or not row.get("needed_bytes"):
+        return None
+    is_causal, implementation = row.get("is_causal", True), OURS[row.get("implementation")]
+    is_train = call.passed == "train"
+    return row["needed_bytes"] / holds(
+        Program(kernel, _dims(row), row["dtype"], is_causal, is_train, implementation=implementation)
+    )
+
+
+def holds(program: Program) -> float:
+    """The least bytes of a call: of its operands, and of the largest array that it names."""
+    return sum(float(x.size * x.dtype.itemsize) for x in jax.tree.leaves(program.shapes())) + program.largest_array()
 
 
 def typical(known: list[Factor]) -> Factor:
@@ -171,7 +189,9 @@ def typical(known: list[Factor]) -> Factor:
     if not known:
         return Factor(1.0, "formulas alone, at least")
     value = statistics.median(each.value for each in known)
-    return Factor(value, f"formulas, times {value:,.3g} as the median of {len(known)} kernels with rows")
+    held = [each.held for each in known if each.held is not None]
+    source = f"formulas, times {value:,.3g} as the median of {len(known)} kernels with rows"
+    return Factor(value, source, held=statistics.median(held) if held else None)
 
 
 def _asks(row: dict, passed: str) -> bool:

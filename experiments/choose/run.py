@@ -7,16 +7,17 @@ import math
 import pathlib
 from typing import NamedTuple
 
-import jax
-
 from attnzoo import Dims, Kernel, Softmax, catalogue
 from experiments.bench import asked, progress, trust
+from experiments.bench.experiment import Cell
 from experiments.bench.program import Program
 from experiments.choose import knowledge, losses
 from experiments.choose.settings import Settings
+from experiments.decoding import run as decoding
 from experiments.show import naming, units
 
 ASKED = 1024  # tokens, at most, of a call of a kernel of one's own that is held to laws: some seconds
+STEPS, BUDGET = 16, 10.0  # tokens that are then decoded, and seconds for those before them
 UNKNOWN = "not trained in these rows"
 ORDER = "Of equal times what was trained comes first, then less memory. Fewer points are worse, and more bits."
 
@@ -27,6 +28,7 @@ class Choice(NamedTuple):
     kernel: Kernel
     seconds: float
     size: float
+    told: str  # the size in words
     source: str
     refusal: str = ""
     implementation: str | None = None  # what is named in the call
@@ -35,6 +37,9 @@ class Choice(NamedTuple):
 def run(settings: Settings) -> int:
     """Print the ranking; 1 where nothing serves."""
     rows = knowledge.read(pathlib.Path(settings.rows))
+    if not rows:
+        place = pathlib.Path(settings.rows).absolute()
+        print(f"no rows of times or losses in {place}, so formulas tell alone: name a folder of rows by --rows")
     lost_by = losses.told(rows, settings.length)
     call = knowledge.Call(settings.device, settings.length, settings.causal, passed(settings), settings.dtype)
     serves = lambda kernel: lambda implementation: program(settings, kernel, implementation).refusal() is None
@@ -53,7 +58,7 @@ def run(settings: Settings) -> int:
         if each.refusal:
             lines.append(["", name, "", "", each.refusal, ""])
             continue
-        numbers = units.seconds_text(each.seconds), units.size_text(each.size)
+        numbers = units.seconds_text(each.seconds), each.told
         lines.append([str(place), name, *numbers, each.source, lost(each.kernel)])
     progress.table(_title(settings), header, lines)
     print(ORDER)
@@ -72,16 +77,19 @@ def choice(settings: Settings, kernel: Kernel, known: knowledge.Factor, broken: 
     """What is known of a kernel in the place of the call; `broken` says which law it breaks, if one."""
     own = program(settings, kernel, known.implementation)
     target = knowledge.chip(settings.device)
-    nothing = lambda why: Choice(kernel, math.inf, math.inf, "", why)
+    nothing = lambda why: Choice(kernel, math.inf, math.inf, "", "", why)
     if refusal := broken or _refusal(settings, own):
         return nothing(refusal)
     least = knowledge.least(kernel, own.dims, settings.dtype, settings.causal, passed(settings), target)
-    whole = lambda: sum(map(_bytes, own.shapes())) + own.largest_array()
-    size = kernel.state_bytes(own.dims, settings.dtype) if settings.decode else whole()
+    if settings.decode:
+        size, is_bound = kernel.state_bytes(own.dims, settings.dtype), False
+    else:
+        size, is_bound = knowledge.holds(own) * (known.held or 1), known.held is None
+    told = f"{'at least ' * is_bound}{units.size_text(size)}"
     limit = min(settings.memory or math.inf, target.capacity)
     if size > limit:
-        return nothing(f"needs at least {units.size_text(size)}, there are {units.size_text(limit)}")
-    return Choice(kernel, known.value * least, size, known.source, implementation=known.implementation)
+        return nothing(f"needs {told}, there are {units.size_text(limit)}")
+    return Choice(kernel, known.value * least, size, told, known.source, implementation=known.implementation)
 
 
 def _law(settings: Settings, kernel: Kernel) -> str:
@@ -89,18 +97,30 @@ def _law(settings: Settings, kernel: Kernel) -> str:
     if trust.is_ours(kernel):
         return ""
     asked_about = dataclasses.replace(settings, length=min(settings.length, ASKED))
-    place = {"is_trained": settings.train, "is_causal": settings.causal or settings.decode}
-    own = dataclasses.replace(program(asked_about, kernel, None), is_causal=place["is_causal"])
     try:
-        found = trust.breach(kernel, asked_about.length, **place) or asked.breach(own, own.operands(0))
+        found = _breach_of_steps(asked_about, kernel) if settings.decode else _breach(asked_about, kernel)
     except NotImplementedError:  # which the call is refused for
         return ""
-    return f"refused: breaks `{found['law']}`" if found else ""
+    return f"refused: breaks `{found['law']}`" if found and "law" in found else ""
+
+
+def _breach(settings: Settings, kernel: Kernel) -> dict | None:
+    own = program(settings, kernel, None)
+    found = trust.breach(kernel, settings.length, is_trained=settings.train, is_causal=settings.causal)
+    return found or asked.breach(own, own.operands(0))
+
+
+def _breach_of_steps(settings: Settings, kernel: Kernel) -> dict | None:
+    """What a row of decoding says of the kernel."""
+    shared = {name: getattr(settings, name) for name in ("batch", "heads", "head_dim", "dtype")}
+    cell = Cell(shared | {"context": settings.length, "tokens": STEPS, "cell_budget": BUDGET, "seed": 0}, kernel)
+    decoding.prepare(cell)
+    return cell.row
 
 
 def program(settings: Settings, kernel: Kernel, implementation: str | None) -> Program:
     """The call by an implementation."""
-    length, heads = settings.length, settings.kv_heads or settings.heads
+    length, heads = settings.length + settings.decode, settings.kv_heads or settings.heads
     dims = Dims(settings.batch, length, length, settings.heads, heads, settings.head_dim, settings.head_dim)
     return Program(kernel, dims, settings.dtype, settings.causal, settings.train, implementation=implementation)
 
@@ -110,10 +130,6 @@ def _refusal(settings, program: Program) -> str:
         return "refused: it does not decode"
     found = program.refusal()
     return f"refused: {found.split('. ')[0]}" if found else ""
-
-
-def _bytes(tree) -> float:
-    return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
 
 
 def _title(settings: Settings) -> str:
@@ -128,8 +144,11 @@ def _title(settings: Settings) -> str:
 def _code(settings: Settings, chosen: Choice) -> str:
     imports, kernel = naming.code(catalogue.identity(chosen.kernel))
     if settings.decode:
-        sizes = f"batch={settings.batch}, num_heads={settings.heads}, head_dim={settings.head_dim}"
-        return f"{imports}attnzoo.start({sizes}, max_length={settings.length}, kernel={kernel})"
+        sizes = {"batch": settings.batch, "num_heads": settings.heads, "head_dim": settings.head_dim}
+        sizes |= {"max_length": settings.length + 1}
+        sizes |= {"num_key_value_heads": settings.kv_heads} if settings.kv_heads else {}
+        told = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        return f'{imports}attnzoo.start({told}, dtype="{settings.dtype}", kernel={kernel})'
     causal = ", is_causal=True" if settings.causal else ""
     named = f', implementation="{chosen.implementation}"' if chosen.implementation else ""
     return f"{imports}attnzoo.attend(query, key, value, kernel={kernel}{causal}{named})"

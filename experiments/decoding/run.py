@@ -53,7 +53,7 @@ class Decoding(Experiment):
 
     def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
         for _, group in itertools.groupby(todo, key=lambda cell: cell.row["context"]):
-            for row in timing.in_turns(group, _prepare, settings.repeats):
+            for row in timing.in_turns(group, prepare, settings.repeats):
                 is_timed = row["status"] == "measured"
                 yield row | ({"token_seconds": row["median"] / row["tokens"]} if is_timed else {})
 
@@ -86,8 +86,8 @@ def _quality(settings: Settings) -> pathlib.Path:
     return pathlib.Path(settings.quality) if settings.quality else pathlib.Path(settings.out) / "quality"
 
 
-def _prepare(cell: Cell) -> timing.Call | None:
-    """Decoding a few tokens after a full context; the row takes what its state needs."""
+def prepare(cell: Cell) -> timing.Call | None:
+    """Decoding a few tokens after a full context; the row takes what its state needs, or why it is refused."""
     kernel, row = cell.subject, cell.row
     if not kernel.supports.decode:
         return row.update(status="refused", reason=f"it does not decode: {kernel.supports.why}")
