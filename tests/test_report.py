@@ -61,7 +61,7 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
         rows.append(timed | times | {"is_causal": True, "heads": heads})
     found = at.table(rows, 200)
     causal, both = "time forward, causal, 256", "time forward, 256"
-    assert found.title.startswith("At 200 tokens") and found.header[1:4] == [causal, both, "state, 256"]
+    assert found.title.startswith("At 200 tokens") and found.header[1:4] == ["state, 256", causal, both]
     lines = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.lines}
     assert set(lines) == {"Softmax", "Linear", "Additive", "GatedDelta"}
     assert lines["Linear"][both].startswith(at.BEST) and lines["Linear"]["code"].endswith("Linear())")
@@ -113,6 +113,9 @@ def test_what_is_lost_is_of_one_setting_and_of_another_is_said_to_be():
         shown = {line[0]: line[1] for line in found.lines}
         assert "90.0" in shown["Softmax"] and "80.0" in shown["Linear"]
         assert shown["Delta"].startswith("97.0") and shown["Delta"].endswith(", trained otherwise")
+    whole = [row | {"is_causal": False, "task": "TwoSided(task='recall')"} for row in tuned]
+    heads = [head for head in at.table([*tuned, *whole], 64).header if head.startswith("recall")]
+    assert [head.split(", ")[1] for head in heads] == ["MQAR", "TwoSided(task='recall')"]
 
 
 def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatch):
@@ -128,7 +131,7 @@ def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatc
     assert starred(told(0.01)) == {"Softmax": True, "Linear": False}
     assert starred(told(0.0)) == {"Softmax": True, "Linear": True}
     found = at.table(told(0.01), 128)
-    assert at.best(found) == [(found.header[1], "Softmax")]
+    assert at.best(found) == [(found.header[1], "Softmax, of 2")]
     monkeypatch.undo()
     assert "nothing is decided" in at.table(told(0.01), 128).header[1] and not any(starred(told(0.01)).values())
     monkeypatch.setattr(convergence, "CEILING", 0.5)

@@ -1,11 +1,11 @@
 """One table of what is known at one length: of each kernel its time, memory and state, and what it loses.
 
 A column is of one length for all kernels, the measured one that is nearest to what was asked for, which its head tells.
-What is lost comes first, then times and bytes of the setting with the most kernels: where tokens see the past, as they
-do in the models that are scored, and where they see all, each in columns of its own. Of what was trained, bits and
-answers are of the largest number of kernels beside each other, at the nearest length that their models were tested on:
-of the setting with the most kernels, rates and seeds; of other kernels, trained otherwise, they stand beside these, say
-so, and are compared with none.
+What is lost comes first, then what decoding keeps, and times of the setting with the most kernels: where tokens see the
+past, as they do in most models that are scored, and where they see all, each in columns of its own. Of what was
+trained, bits and answers are of the largest number of kernels beside each other, at the nearest length that their
+models were tested on: of the setting with the most kernels, rates and seeds; of other kernels, trained otherwise, they
+stand beside these, say so, and are compared with none.
 The best number of a column is starred, beside those that cannot be told from it: where seeds are the same, the interval
 of differences holds 0; else both intervals meet. Nothing is starred where seeds are too few for a claim, or the
 baseline is not where it ends. A kernel that was refused anywhere because it breaks a law has no number in any column.
@@ -69,35 +69,33 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
     asked = length or max((row["length"] for row in timed or trained), default=None)
     if asked is None:
         return None
-    columns = [*_trained(trained, asked), *_timed(timed, asked)]
-    columns = [column for column in columns if column.found]
+    times, memories = _timed(timed, asked)
+    columns = [*_trained(trained, asked), *_kept(timed, asked), *times]
+    columns, memories = ([column for column in each if column.found] for each in (columns, memories))
     if not columns:
         return None
     kernels = _kernels([*timed, *trained, *broken.values()])
     refused = _refused(timed, asked) | {row["name"]: f"breaks `{row['law']}`" for row in broken.values()}
-    is_known = lambda name: name in refused or any(name in column.found for column in columns)
-    names = list(filter(is_known, kernels))
-    header = ["kernel", *(column.head for column in columns), "not measured", "code"]
-    lines = [
-        [
-            naming.short(kernels[name]),
-            *(_cell(column, name, kernels[name]) for column in columns),
-            refused.get(name, ""),
-            _code(kernels[name]),
-        ]
-        for name in names
-    ]
+    is_known = lambda name: name in refused or any(name in column.found for column in (*columns, *memories))
+    heads = [[column.head for column in each] for each in (columns, memories)]
+    header = ["kernel", *heads[0], "code", *heads[1], "not measured"]
+    lines = []
+    for name in filter(is_known, kernels):
+        cells, held = ([_cell(column, name, kernels[name]) for column in each] for each in (columns, memories))
+        code = _code(kernels[name])
+        lines.append([naming.short(kernels[name]), *cells, code, *held, refused.get(name, "")])
     told = f"; times of {scaling.setting_text(timed[0] | {'is_causal': False})}" if timed else ""
     return Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
 
 
 def best(found: Table) -> list[tuple[str, str]]:
-    """The heads of columns that have a best number, each with its kernels."""
+    """The heads of columns that have a best number, each with its kernels, and among how many that is."""
     told = []
     for place, head in enumerate(found.header):
         starred = [line[0] for line in found.lines if line[place].startswith(BEST)]
         if starred:
-            told.append((head, ", ".join(starred)))
+            count = sum(bool(line[place]) for line in found.lines)
+            told.append((head, f"{', '.join(starred)}, of {count}"))
     return told
 
 
@@ -150,13 +148,18 @@ def _kernels(rows: list[dict]) -> dict[str, str]:
     return {name: found[name] for name in dict.fromkeys((*KERNELS, *found)) if name in found}
 
 
-def _timed(rows: list[dict], length: int) -> list[Column]:
+def _kept(rows: list[dict], length: int) -> list[Column]:
+    """What decoding keeps, which is of one size whether or not all tokens see the past alone."""
+    kept = [row for row in _nearest(rows, length) if row.get("state_bytes") is not None]
+    state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
+    return [Column(f"state, {kept[0]['length']:,}", _by_name(kept, state))] if kept else []
+
+
+def _timed(rows: list[dict], length: int) -> tuple[list[Column], list[Column]]:
+    """Times and memory, first where all rows are causal."""
     ways = [_in_one_way([row for row in rows if row["is_causal"] is way], length) for way in (True, False)]
     times, memories = (list(itertools.chain(*own)) for own in zip(*ways, strict=True))
-    near = _nearest(rows, length)
-    kept = [row for row in near if row.get("state_bytes") is not None]
-    state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
-    return [*times, *(Column(f"state, {row['length']:,}", _by_name(kept, state)) for row in kept[:1]), *memories]
+    return times, memories
 
 
 def _in_one_way(rows: list[dict], length: int) -> tuple[list[Column], list[Column]]:
@@ -175,8 +178,8 @@ def _in_one_way(rows: list[dict], length: int) -> tuple[list[Column], list[Colum
 
 def _trained(rows: list[dict], length: int) -> list[Column]:
     columns = []
-    for metric, head in (("accuracy", "recall"), ("bits", "bits")):
-        own = [row for row in rows if row["metric"] == metric and row["is_causal"]]
+    for (metric, head), is_causal in itertools.product((("accuracy", "recall"), ("bits", "bits")), (True, False)):
+        own = [row for row in rows if row["metric"] == metric and row["is_causal"] is is_causal]
         alike = lambda row: (row["task"], row["positions"], row["width"], row["steps"])
         own = _most(own, alike, lambda rows: (len(rows), rows[0]["steps"]))
         own = _nearest(_widely_tested(own), length, "tested")
