@@ -141,6 +141,14 @@ def test_training_that_was_to_end_before_all_is_learned_tells_no_loss(tmp_path):
     assert losses.told([row | {"until": 0.995} for row in rows], 64)
 
 
+def test_a_loss_says_where_the_model_still_learns(tmp_path):
+    """Whose baseline, too: of what is told of softmax alone, nothing is said of the other."""
+    rows, falls = rows_of(tmp_path), [[step, 10.0 - step / 100] for step in range(0, 1000, 10)]
+    learning = [row | {"curve": falls} if row.get("kernel") == "GatedDeltaNet()" else row for row in rows]
+    told = lambda rows: losses.told(rows, 64)["GatedDelta"][0]
+    assert "(it still learns)" in told(learning) and "still learns" not in told(rows)
+
+
 def test_models_whose_layers_differ_tell_of_no_kernel(tmp_path):
     rows = [row | {"built": ["GatedDelta()", "Softmax()"]} for row in rows_of(tmp_path)]
     assert losses.told(rows, 64) == {}

@@ -71,7 +71,8 @@ def _lost(entry: dict) -> str:
     unit = "bits" if entry["metric"] == "bits" else "points"
     learned = "" if at == entry["length"] else f" (trained on {entry['length']:,})"
     seeds = f"{entry['seeds']} seed{'s' * (entry['seeds'] > 1)}"
-    doubt = f" ({entry['doubt']})" if entry["doubt"] else ""
+    learns = "it still learns" * (entry["has_flattened"] is False)
+    doubt = f" ({entry['doubt'] or learns})" if entry["doubt"] or learns else ""
     return (
         f"{sweep.mean_text(entry['metric'], entry['difference'], '+')} {unit} as {naming.short(entry['kernel'])}, "
         f"{naming.short(entry['task'])}, {at:,} tokens{learned}, {entry['steps']:,} steps, {seeds}{doubt}: "
