@@ -1,5 +1,6 @@
 """Kernels of devices in the place of softmax over tiles: what they list, and what a CPU interprets of them."""
 
+import dataclasses
 import functools
 from unittest import mock
 
@@ -365,6 +366,26 @@ def test_each_side_has_a_kernel_where_sums_have_no_room(monkeypatch, name):
     jax.clear_caches()
 
 
+IN_TWO = ["causal", "blocks that are drawn", "distances", "all", "window", "dilated", "mask_mod"]
+
+
+@pytest.mark.parametrize("name", few(IN_TWO, ["causal", "blocks that are drawn"]))
+def test_keys_have_two_kernels_where_sums_of_all_have_no_room(monkeypatch, name):
+    """Of the last ones beside queries, and of the others alone."""
+    at_once, numbers = tpu._at_once, []
+
+    def in_two(*given):
+        found = at_once(*given)
+        numbers.extend(grid.met[1] for grid in found)
+        return [dataclasses.replace(grid, **part) for grid in found for part in ({"first": 2}, {"stop": 2})]
+
+    monkeypatch.setattr(tpu, "_at_once", in_two)
+    jax.clear_caches()  # programs know nothing of it
+    test_interpreted_it_equals_the_equation(name)
+    jax.clear_caches()
+    assert min(numbers) > 2
+
+
 @pytest.mark.parametrize(("name", "page"), [("causal", 3), ("blocks that are drawn", 150)])
 def test_lists_in_pages_give_the_same(monkeypatch, name, page):
     monkeypatch.setattr(steps, "PAGE", page)
@@ -397,7 +418,7 @@ def test_what_is_met_again_is_held(monkeypatch):
     (moved,) = (x.params["cost_estimate"].bytes_accessed for x in program.eqns if x.primitive.name == "pallas_call")
     rows, numbers = 2 * 4 * given.q[..., 0].size, 4 * sum(x.size for x in lists.by_row)
     assert moved == 4 * given.q.nbytes + rows + numbers
-    monkeypatch.setattr(held, "ROOM", held.BESIDE + by_row.size)
+    monkeypatch.setattr(held, "ROOM", by_row.limit)
     assert ways(*window) == [Held, Stepped]
     monkeypatch.setattr(held, "ROOM", held.BESIDE)
     assert ways(*window) == [Stepped, Stepped]
@@ -408,17 +429,19 @@ def test_one_kernel_has_all_gradients_where_there_is_room(monkeypatch):
     mask = Mask(512, 512, False)
     window = SlidingWindow(64, 64), mask.within(SlidingWindow(64, 64).band)
     given, lists = listed_operands(*window, heads=8)
-    grid = tpu._at_once(given, lists, True)
+    (grid,) = tpu._at_once(given, lists, True)
     assert grid.is_by_row and grid.size == 6 * given.k[0].nbytes  # sums in float32
     arrays = jax.eval_shape(lambda: tpu._pulled(grid, pulled_like(given)))
-    program = jax.make_jaxpr(lambda x: tpu._of_queries(grid, x, has_keys=True))(arrays)
+    program = jax.make_jaxpr(lambda x: tpu._of_queries(grid, x, grid.share))(arrays)
     (moved,) = (x.params["cost_estimate"].bytes_accessed for x in program.eqns if x.primitive.name == "pallas_call")
     rows, numbers = 3 * 4 * given.q[..., 0].size, 4 * sum(x.size for x in lists.by_row)
     assert moved == 4 * given.q.nbytes + 4 * given.k.nbytes + rows + numbers
     few_queries = SlidingWindow(512, 512), Mask(128, 512, False).within(SlidingWindow(512, 512).band)
-    assert [tpu._at_once(*listed_operands(*few_queries, heads=n), True).is_by_row for n in (2, 4)] == [False, True]
-    monkeypatch.setattr(held, "ROOM", held.BESIDE + grid.size - 1)
-    assert tpu._at_once(given, lists, True) is None
+    assert [tpu._at_once(*listed_operands(*few_queries, heads=n), True)[0].is_by_row for n in (2, 4)] == [False, True]
+    tile = grid.size // grid.met[1] // 3  # of keys and values, whose sums take twice as much
+    for room, parts in ((11, [(1, None), (0, 1)]), (8, [(2, None), (0, 2)]), (7, [])):
+        monkeypatch.setattr(held, "ROOM", grid.limit - grid.size + room * tile)
+        assert [(x.first, x.stop) for x in tpu._at_once(given, lists, True)] == parts
 
 
 def pulled_like(given):

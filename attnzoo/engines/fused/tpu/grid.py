@@ -66,7 +66,7 @@ class Kernel:
     """What is done with each pair of tiles of one head, and with its sums once all are met."""
 
     @property
-    def products(self) -> tuple[int, int]:
+    def products(self) -> tuple[float, float]:
         """Of tiles, how many are as wide as queries, and as values."""
         raise NotImplementedError
 
@@ -187,7 +187,7 @@ class Grid:
         given = self.given
         scores = pairs * given.queries.tile * given.keys.tile
         widths = kernel.products[0] * given.q.shape[3] + kernel.products[1] * given.v.shape[3]
-        return pl.CostEstimate(2 * scores * widths, scores, moved)
+        return pl.CostEstimate(int(2 * scores * widths), scores, moved)
 
     def _lanes(self, name: str, x: jax.Array) -> int:
         """Of one fold of an array."""

@@ -21,6 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.contract import varying
+from attnzoo.engines.fused.operands import Side
 from attnzoo.engines.fused.tpu import mosaic, steps
 from attnzoo.engines.fused.tpu.folding import SUBLANES, Heads, stored
 from attnzoo.engines.fused.tpu.grid import (
@@ -38,8 +39,9 @@ from attnzoo.engines.fused.tpu.grid import (
 )
 from attnzoo.engines.progressions import as_arithmetic
 
-ROOM = 64 * 2**20  # bytes of VMEM, the least of a TPU after v4: for interpreters, which have none
-BESIDE = 16 * 2**20  # of these, for all that is not held: what the compiler gives a kernel that asks for nothing
+ROOM = 64 * 2**20  # bytes of VMEM, the least of a TPU after v4, which holds nothing: for interpreters, which have none
+BESIDE = 8 * 2**20  # of these, for scores of a pair of tiles and what is made of them
+BLOCKS = 8  # tiles of each side that are not held, with what is fetched and written ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +50,25 @@ class Held(Grid):
 
     Attributes:
       left: results of what is held, of tiles that all of them have together, whose sums are in float32.
+      first: the tile from which on there are such sums.
+      stop: the tile before which all is held, if not to the end; what is listed behind it is left out.
     """
 
     left: tuple[Array, ...] = ()
+    first: int = 0
+    stop: int | None = None
+
+    def summing(self, left: tuple[Array, ...]) -> list[Held]:
+        """Itself with results of what is held; two where sums of all tiles have no room: one of the last tiles, beside
+        all that is held, and one that holds those alone that are left. Nothing where two have none.
+        """
+        whole, (_, count) = dataclasses.replace(self, left=left), self.met
+        if whole.has_room:
+            return [whole]
+        held, sums = whole._sizes
+        first = count - (self._room - (whole.limit - whole.size) - count * held) // sums
+        two = [dataclasses.replace(whole, first=first), dataclasses.replace(whole, stop=min(first, count))]
+        return two if all(grid.has_room for grid in two) else []
 
     @functools.cached_property
     def heads(self) -> Heads:
@@ -66,7 +84,7 @@ class Held(Grid):
     @property
     def has_room(self) -> bool:
         """For what is held, and in scalar memory for lists."""
-        return self.size + BESIDE <= self._room and self._lists_of_fold * self._length <= steps.PAGE
+        return self.limit <= self._room and self._lists_of_fold * self._length <= steps.PAGE
 
     @property
     def _room(self) -> int:
@@ -74,12 +92,26 @@ class Held(Grid):
         one that nobody names it may be a v4's, which holds nothing."""
         if self.interpret:
             return ROOM
-        return pltpu.get_tpu_info().vmem_capacity_bytes if pltpu.is_tpu_device() else 0
+        found = pltpu.get_tpu_info().vmem_capacity_bytes if pltpu.is_tpu_device() else 0
+        return found if found >= ROOM else 0
+
+    @property
+    def limit(self) -> int:
+        """Bytes of VMEM that a kernel asks for."""
+        tiles = self.given.queries.tile + self.given.keys.tile
+        widest = max((self.given.q, self.given.v), key=lambda x: x.shape[3])
+        return self.size + BESIDE + BLOCKS * stored((tiles, self.heads.fold * widest.shape[3]), widest.dtype)
 
     @property
     def size(self) -> int:
         """Bytes of all that a fold meets, and of its sums, about."""
-        given, (tile, count) = self.given, self.met
+        held, sums = self._sizes
+        return self.met[1] * held + len(self._summed) * sums
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes of a tile that is held, and of its sums."""
+        given, (tile, _) = self.given, self.met
         wide, fold = (
             ((given.k, given.v), self.heads.beside) if self.is_by_row else ((given.q, given.v), self.heads.fold)
         )
@@ -87,13 +119,32 @@ class Held(Grid):
         rows = 0 if self.is_by_row else 3 * fold
         rows += SUBLANES * (has_rows or (self.is_by_row and given.of_key is not None))
         held = stored((rows, tile), jnp.float32) + sum(stored((tile, fold * x.shape[3]), x.dtype) for x in wide)
-        return count * (held + sum(stored(x.folded(self.heads.fold), jnp.float32) for x in self.left))
+        return held, sum(stored(x.folded(self.heads.fold), jnp.float32) for x in self.left)
 
     @property
     def met(self) -> tuple[int, int]:
-        """The size of tiles that are met, and how many there are."""
-        side = self.given.keys if self.is_by_row else self.given.queries
-        return side.tile, side.positions.shape[1] // side.tile
+        """The size of tiles that are met, and how many are held."""
+        return self._side.tile, self._count if self.stop is None else self.stop
+
+    @property
+    def share(self) -> float:
+        """Of what is met, how much has sums."""
+        return len(self._summed) / self._count
+
+    @property
+    def _summed(self) -> range:
+        """Tiles that have sums."""
+        return range(self.first, self.met[1]) if self.left else range(0)
+
+    @property
+    def _count(self) -> int:
+        """Tiles that are met, held or not."""
+        return self._side.positions.shape[1] // self._side.tile
+
+    @property
+    def _side(self) -> Side:
+        """What is met."""
+        return self.given.keys if self.is_by_row else self.given.queries
 
     @property
     def _turns(self) -> int:
@@ -115,33 +166,42 @@ class Held(Grid):
         """Numbers of a list, where each tile begins, where it is partial, and what stands beside it."""
         return sum(x.shape[2] for x in self.pairs)
 
-    def call(self, kernel, more, results, sums):
-        """As of any grid; results of what is held stand behind the others."""
+    def call(self, kernel, more, results, sums, found=()):
+        """As of any grid; results of what is held stand behind the others, and are written into those that were `found`
+        before.
+        """
         lists, numbers, arrays = varying.alike((self._lists(), self.numbers(), self.arrays() | more))
         like = self.like(results, arrays["q"], self.heads.folds // self.inner, self.tiles)
         seen, own = self.blocks(arrays, results, like)
-        folds, count = self.heads.folds // self._turns, self.met[1]
-        like += self.like(self.left, arrays["q"], folds, count)
+        folds, count = self.heads.folds // self._turns, len(self._summed)
+        like += self.like(self.left, arrays["q"], folds, self._count)
         blocks = own + [self._behind(x, shape.shape) for x, shape in zip(self.left, like[len(own) :], strict=True)]
         which = lambda b, h, p: (b if len(lists) > 1 else 0, self._fold(h, p) if lists.shape[1] > 1 else 0, 0, 0)
         listed = pl.BlockSpec((1, 1, *lists.shape[2:]), which, memory_space=pltpu.SMEM)
+        before = len(jax.tree.leaves((lists, numbers, arrays)))
         called = pl.pallas_call(
             functools.partial(self._step, kernel, results, sums),
             out_shape=like,
-            grid=(len(self.given.q), folds, self._steps + (count if self.left else 0)),
-            in_specs=[listed, {name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers}, seen],
+            grid=(len(self.given.q), folds, self._steps + count),
+            in_specs=[
+                listed,
+                {name: pl.BlockSpec(memory_space=pltpu.SMEM) for name in numbers},
+                seen,
+                [pl.BlockSpec(memory_space=pl.ANY)] * len(found),
+            ],
             out_specs=blocks,
             scratch_shapes=[
                 *(x.held(self.heads.fold) for x in sums),
                 *(x._replace(dtype=jnp.float32).held(self.heads.fold, count) for x in self.left),
             ],
+            input_output_aliases={before + place: len(results) + place for place in range(len(found))},
             interpret=self.interpret,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=self.size + BESIDE
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=self.limit
             ),
             cost_estimate=self._cost(kernel, lists, arrays, seen, like, blocks),
         )
-        return list(mosaic.run(called, lists, numbers, arrays))
+        return list(mosaic.run(called, lists, numbers, arrays, list(found)))
 
     def _lists(self) -> jax.Array:
         """int32 [B or 1, folds or 1, 1, numbers of all lists of a fold]."""
@@ -169,7 +229,7 @@ class Held(Grid):
         if is_own:
             return pl.BlockSpec((1, 1, 1, shape[3], lanes), index)
         # A second buffer would be as large, and filled no sooner than while the last tile of a fold is at work.
-        return pl.BlockSpec((1, 1, *shape[2:4], lanes), index, pipeline_mode=pl.Buffered(1))
+        return pl.BlockSpec((1, 1, min(shape[2], self.met[1]), shape[3], lanes), index, pipeline_mode=pl.Buffered(1))
 
     def _behind(self, x: Array, shape: tuple[int, ...]) -> pl.BlockSpec:
         """A tile of what is held, whose sum is written."""
@@ -177,7 +237,7 @@ class Held(Grid):
 
         def index(b, h, p):
             place = Place(b, h, h, h, 0, 0)
-            return block_of(shape, lanes, place, jnp.maximum(p - self._steps, 0), "results")
+            return block_of(shape, lanes, place, self.first + jnp.maximum(p - self._steps, 0), "results")
 
         return pl.BlockSpec((1, 1, 1, rows, lanes), index)
 
@@ -190,20 +250,21 @@ class Held(Grid):
         batch, folds = self.given.q.shape[0], self.heads.folds
         own = [(x, seen[name]) for name, x in arrays.items() if axis_of(name) == self.axis]
         moved = sum(batch * folds * self.tiles * stored(block.block_shape, x.dtype) for x, block in own)
-        parts_of = lambda x, block: x.size // math.prod(block.block_shape)
+        parts_of = lambda x, block: x.size // (x.shape[2] * block.block_shape[3] * block.block_shape[4])
+        made = [self.tiles] * (len(results) - len(self.left)) + [len(self._summed)] * len(self.left)
         moved += sum(
-            parts_of(x, block) * stored(block.block_shape, x.dtype) for x, block in zip(results, written, strict=True)
+            parts_of(x, block) * count * stored(block.block_shape, x.dtype)
+            for x, block, count in zip(results, written, made, strict=True)
         )
         for name, x in arrays.items():
             if axis_of(name) != self.axis:
-                block = seen[name].block_shape
-                parts = x.size // math.prod(block)
+                parts, block = parts_of(x, seen[name]), seen[name].block_shape
                 parts *= batch if len(x) == 1 < parts else 1  # parts of what examples share come again in each
                 moved += parts * block[2] * stored(block, x.dtype)
-        pairs = batch * folds * self.heads.fold * self.pairs.other.shape[2]
+        pairs = batch * folds * self.heads.fold * self.pairs.other.shape[2] * self.met[1] // self._count
         return self.cost(kernel, pairs, moved + 4 * lists.size)
 
-    def _step(self, kernel, results, sums, lists, numbers, arrays, *refs) -> None:
+    def _step(self, kernel, results, sums, lists, numbers, arrays, _before, *refs) -> None:
         """The sums of a tile begin, grow with all that is listed beside it, and end; those of what is held begin before
         all tiles, and end behind.
         """
@@ -212,17 +273,18 @@ class Held(Grid):
         found, held, kept = refs[:count], refs[count : count + len(sums)], refs[count + len(sums) :]
         mine = jax.lax.rem(p, np.int32(self.tiles))
 
-        def each(other):
-            beside = [[x.at[other] for x in of_heads] for of_heads in kept]
+        def each(other, has_sums=True):
+            beside = [[x.at[other - self.first] for x in of_heads] for of_heads in kept if has_sums]
             return self.each((*held, *beside), numbers, arrays, self._own(b, h, p, other))
 
         def tile():
-            begin(kernel, each(0), held, sums)
+            begin(kernel, each(self.first), held, sums)
             together = self.heads.fold // self._lists_of_fold
             for n in range(self._lists_of_fold):
-                of_list = lambda other, n=n: each(other)[n * together : (n + 1) * together]
+                of_list = lambda *which, n=n: each(*which)[n * together : (n + 1) * together]
                 self._meet(kernel, of_list, lambda at, n=n: lists[0, 0, 0, n * self._length + at], mine)
-            end(kernel, each(0), results, found[: len(results)])
+            if results:
+                end(kernel, each(self.first), results, found[: len(results)])
 
         if not self.left:
             return tile()
@@ -243,8 +305,18 @@ class Held(Grid):
         middles, others = self.tiles + 1, 2 * self.tiles + 1
 
         def meet(is_partial, place, _):
-            for step, sums in each(listed(others + place)):
-                kernel.add(step, sums, is_partial)
+            other = listed(others + place)
+
+            def add(has_sums):
+                for step, sums in each(other, has_sums):
+                    kernel.add(step, sums, is_partial)
+
+            if self.stop is not None:
+                pl.when(other < np.int32(self.stop))(lambda: add(True))
+            elif self.first:
+                jax.lax.cond(other < np.int32(self.first), lambda: add(False), lambda: add(True))
+            else:
+                add(True)
 
         start, middle, stop = listed(mine), listed(middles + mine), listed(mine + 1)
         jax.lax.fori_loop(start, middle, functools.partial(meet, False), None)

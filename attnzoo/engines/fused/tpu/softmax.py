@@ -70,36 +70,44 @@ def forward(given: Operands, lists: Lists, *, interpret: bool = False) -> Found:
 
 
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: bool = False) -> Gradients:
-    """The kernels of `Device.backward`: one where it has room for sums of a whole side, and else one for each side."""
-    if (grid := _at_once(given, lists, interpret)) is not None:
-        arrays = _pulled(grid, pulled)
-        if not grid.is_by_row:
-            *of_keys, d_q = _of_keys(grid, arrays | _pulled_of_keys(grid, pulled), has_queries=True)
-            return _gradients(grid, d_q, [], of_keys)
-        if grid.met[1] == 1:
-            del arrays["out"]  # with all keys at hand, what gradients of weights have in common is a sum of these
-        d_q, *rest = _of_queries(grid, arrays, has_keys=True)
-        return _gradients(grid, d_q, rest[: -len(grid.left)], rest[-len(grid.left) :])
-    by_row, by_column = _grids(given, lists, interpret)
-    arrays = _pulled(by_row, pulled)
-    d_q, shift, *d_cap = _of_queries(by_row, arrays, has_keys=False)
-    del arrays["out"], arrays["d_log_total"]
-    of_keys = _of_keys(by_column, arrays | {"shift": shift} | _pulled_of_keys(by_column, pulled), has_queries=False)
-    return _gradients(by_row, d_q, d_cap, of_keys)
+    """The kernels of `Device.backward`: one where it has room for sums of a whole side, or two where that of queries
+    has it for those of some keys and one more for the others, and else one for each side.
+    """
+    if not (held := _at_once(given, lists, interpret)):
+        by_row, by_column = _grids(given, lists, interpret)
+        arrays = _pulled(by_row, pulled)
+        d_q, shift, *d_cap = _of_queries(by_row, arrays, share=0)
+        arrays = _with_shift(arrays, shift) | _pulled_of_keys(by_column, pulled)
+        return _gradients(by_row, d_q, d_cap, _of_keys(by_column, arrays, has_queries=False))
+    grid, *others = held
+    arrays = _pulled(grid, pulled)
+    if not grid.is_by_row:
+        *of_keys, d_q = _of_keys(grid, arrays | _pulled_of_keys(grid, pulled), has_queries=True)
+        return _gradients(grid, d_q, [], of_keys)
+    if grid.share == grid.met[1] == 1:
+        del arrays["out"]  # with all keys at hand, what gradients of weights have in common is a sum of these
+    found, count = _of_queries(grid, arrays, grid.share), len(grid.left)
+    (d_q, *rows), of_keys = found[:-count], found[-count:]
+    for other in others:
+        shift, *rows = rows
+        of_keys = other.call(_OfKeys(has_queries=False), _with_shift(arrays, shift), (), (), of_keys)
+    return _gradients(grid, d_q, rows, of_keys)
 
 
-def _at_once(given: Operands, lists: Lists, interpret: bool) -> Held | None:
+def _at_once(given: Operands, lists: Lists, interpret: bool) -> list[Held]:
     """What has all gradients, by sums of all keys, or of queries where these are fewer and of heads that share no keys;
-    None where there is no room.
+    two where it takes two; nothing where there is no room.
     """
     by_row, by_column = (Held(given, pairs, place == 0, interpret) for place, pairs in enumerate(lists))
-    sides = [dataclasses.replace(by_row, left=_results_of_keys(by_row, by_row.heads.turns))]
-    sides = sides if given.averages is None else []  # whose gradients are those of passing keys
     if by_row.tiles < by_column.tiles and by_row.heads.group == 1 and given.soft_cap is None is given.of_key:
         width = by_row.heads.fold * given.q.shape[3]
         left = Array((given.queries.tile, width), given.q.dtype, axis=1, is_shared=True)
-        sides = [dataclasses.replace(by_column, left=(left,)), *sides]
-    return next((grid for grid in sides if grid.has_room), None)
+        of_queries = dataclasses.replace(by_column, left=(left,))
+        if of_queries.has_room:
+            return [of_queries]
+    if given.averages is not None:  # whose gradients are those of passing keys
+        return []
+    return by_row.summing(_results_of_keys(by_row, by_row.heads.turns))
 
 
 def _grids(given: Operands, lists: tuple[Pairs, ...], interpret: bool) -> list[Grid]:
@@ -126,13 +134,18 @@ def _pulled_of_keys(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
     return {} if pulled.averages is None else {"averages": averaged.pulled(grid, pulled.averages)}
 
 
-def _of_queries(grid: Grid, arrays: dict[str, jax.Array], has_keys: bool) -> list[jax.Array]:
+def _with_shift(arrays: dict[str, jax.Array], shift: jax.Array) -> dict[str, jax.Array]:
+    """What a second kernel is given, which need not find the shift."""
+    return {name: x for name, x in arrays.items() if name not in ("out", "d_log_total")} | {"shift": shift}
+
+
+def _of_queries(grid: Grid, arrays: dict[str, jax.Array], share: float) -> list[jax.Array]:
     """Gradients of queries, the shift where another kernel asks for it, those of caps, and of keys that are held."""
     given, row = grid.given, Array((1, grid.given.queries.tile))
     (_, tile), width = row.shape, given.q.shape[3]
     own, caps = Array((tile, width), given.q.dtype, axis=1), [row] * (given.soft_cap is not None)
-    results = own, *[row] * (not has_keys), *caps
-    return grid.call(_OfQueries(has_keys), arrays, results, (Array((width, tile)), row, *caps))
+    results = own, *[row] * (share < 1), *caps
+    return grid.call(_OfQueries(share), arrays, results, (Array((width, tile)), row, *caps))
 
 
 def _of_keys(grid: Grid, arrays: dict[str, jax.Array], has_queries: bool) -> list[jax.Array]:
@@ -189,14 +202,14 @@ class _OfQueries(Kernel):
     """Gradients of queries, the shift of those of their scores, and what each adds to that of the soft cap.
 
     Attributes:
-      has_keys: whether there are sums of keys, too, and so nobody else asks for the shift.
+      share: how much of the keys has sums, too: where all has, nobody else asks for the shift.
     """
 
-    has_keys: bool
+    share: float
 
     @property
     def products(self):
-        return (3, 2) if self.has_keys else (2, 1)
+        return 2 + self.share, 1 + self.share
 
     def begin(self, step, sums):
         if "out" in step.arrays:
@@ -212,12 +225,12 @@ class _OfQueries(Kernel):
         d_products = _uncapped(d_scores, ratio) * step.number("scale")
         k = step.of("k")
         d_q[...] += dot(k, d_products.astype(k.dtype), INNER)
-        if self.has_keys:
+        if more:
             _add_of_keys(step, more, weights, d_scores, d_products)
 
     def end(self, step, sums):
         d_q, *rows = (x[...] for x in sums[: 2 + (step.given.soft_cap is not None)])
-        return d_q.T, *rows[self.has_keys :]
+        return d_q.T, *rows[self.share == 1 :]
 
 
 @dataclasses.dataclass(frozen=True)
