@@ -486,6 +486,18 @@ CASES = {
         "key_value_segment_ids": SEGMENTS,
     },
     "pairs of few channels": {"kernel": Based(), "widths": (8, 64)},
+    "pairs of many channels, which blocks of threads share, beside padding": {
+        "kernel": Based(),
+        "length": 100,
+        "widths": (24, 64),
+        "key_value_seq_lengths": np.array([90]),
+    },
+    "pairs of many channels in segments": {
+        "kernel": Based(),
+        "widths": (24, 64),
+        "query_segment_ids": SEGMENTS,
+        "key_value_segment_ids": SEGMENTS,
+    },
     "decays by channel": {"kernel": GatedLinear(), "widths": (40, 100), "brought": {"log_decay": slow_decays}},
     "segments of channels that decay by themselves": {
         "kernel": GatedLinear(),
@@ -590,6 +602,7 @@ QUICK = [
     "keys with gains beside padding",
     "keys and values that are projected by head",
     "pairs of channels beside padding",
+    "pairs of many channels, which blocks of threads share, beside padding",
 ]
 
 
@@ -669,7 +682,7 @@ def check_halves(kernel, width, growth):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kernel", "width", "growth"), [(Performer(64), 64, 2), (Based(), 16, 1)])
+@pytest.mark.parametrize(("kernel", "width", "growth"), [(Performer(64), 64, 2), (Based(), 16, 1), (Based(), 24, 1)])
 def test_features_by_blocks_are_found_and_left(ask, kernel, width, growth):
     ask(check_halves, kernel, width, growth)
 
@@ -693,7 +706,7 @@ DECLINED = {
         "kernel": LogLinear(levels=3),
         "tokens": {"log_decay": (), "beta": (), "log_level": (3,)},
     },
-    "2145 channels of a head: it takes up to 256": {"kernel": Based()},
+    "2145 channels of a head: it takes up to 256": {"kernel": Based(), "is_causal": False},
 }
 
 
@@ -704,7 +717,8 @@ def test_reasons(reason):
     tokens = {name: operand(*shape) for name, shape in given.get("tokens", {}).items()}
     beside = {"tokens": tokens} if tokens else {}
     beside |= {name: x for name, x in given.items() if name.endswith("segment_ids")}
-    call = functools.partial(attend, kernel=given["kernel"], is_causal=True, implementation="pallas", **beside)
+    beside |= {"is_causal": given.get("is_causal", True)}
+    call = functools.partial(attend, kernel=given["kernel"], implementation="pallas", **beside)
     with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match=reason):
         call(*[operand(given.get("width", 64))] * 3)
 
@@ -724,7 +738,7 @@ def test_many_features_that_a_kernel_does_not_make_are_refused(is_causal):
 @pytest.mark.parametrize(
     ("kernel", "is_causal"),
     [
-        *((kernel, True) for kernel in (Linear(), Softmax(), Delta(), KimiDelta(), Performer(64))),
+        *((kernel, True) for kernel in (Linear(), Softmax(), Delta(), KimiDelta(), Performer(64), Based())),
         *((kernel, False) for kernel in (Linear(), Performer(64))),
     ],
 )

@@ -20,7 +20,7 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
-from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, warpgroups
+from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, skeleton, warpgroups, whole
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper import wide as hopper_wide
@@ -33,8 +33,12 @@ DTYPE = "bfloat16"  # in which sums of float16 would end
 WIDEST = 128  # channels that any kernel holds, and values
 
 
-def declined(given: Sequence, write: Write) -> list[str]:
-    """Why the kernel cannot take a sequence of such types, and what one token of it writes."""
+def declined(given: Sequence, write: Write, most: int = hopper_wide.MOST) -> list[str]:
+    """Why the kernel cannot take a sequence of such types, and what one token of it writes.
+
+    Args:
+      most: channels of a head that are made by blocks.
+    """
     reasons = warpgroups.missing()
     has_gains = any(x.log_gain is not None for x in write.channels)
     types = sorted({str(x.dtype) for x in given[:3]})
@@ -58,7 +62,7 @@ def declined(given: Sequence, write: Write) -> list[str]:
     values = write.values[0].shape[-1]
     is_plain = len(write.channels) == 1 and not decays and write.rate is None
     is_wide = is_plain and values == ROWS and given.k.shape[3] <= ROWS
-    channels = "channels of a head", hopper_wide.WIDEST if is_wide else WIDEST
+    channels = "channels of a head", most if is_wide else WIDEST
     if by_channel:
         channels = "channels of a head with decays of their own", ROWS
     for (name, most), width in ((channels, features), (("values of a head", WIDEST), values)):
@@ -136,8 +140,13 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
     by_channel = written.log_decay if written.is_by_channel else None
     told = hopper_told.of(carried, learned, given, scale, found, by_channel, interpret)
     if told is not None and (kernels := hopper_told.kernels_of(told[1])).fits(told[1], told[0]):
-        out, whole = kernels.recur(*told)
-        return unclipped(out), left_of(whole, carried.empty(), group)
+        how, whole_given = told
+        if skeleton.shares(whole_given, how) == 1:
+            out, left = kernels.recur(how, whole_given)
+            return unclipped(out), left_of(left, carried.empty(), group)
+        out, one, left = whole.read(how._replace(finish=None), whole_given)
+        finished = finished_of(carried, learned, heads.precise(unclipped(out)), one)
+        return finished.astype(DTYPE), left_of(left, carried.empty(), group)
     rows = rows_of(carried, learned, given, slots, scale, written)
     if by_channel is None:
         decays = by_query(written.log_decay)
@@ -295,8 +304,10 @@ def found_of(found: State | None, group: int) -> hopper_recurrence.State | None:
     if found is None:
         return None
     sums, *ones = (jnp.repeat(jnp.concatenate(each, axis=2), group, axis=1) for each in _by_value(found))
-    tall = jnp.pad(wide(sums), ((0, 0), (0, 0), (0, -sums.shape[2] % ROWS), (0, 0)))
-    return hopper_recurrence.State(tall, wide(ones[0]) if ones else None)
+    channels = sums.shape[2]
+    filled = ((0, 0), (0, 0), (0, -channels % (ROWS if channels <= hopper_wide.WIDEST else hopper_wide.WIDEST)))
+    tall = jnp.pad(wide(sums), (*filled, (0, 0)))
+    return hopper_recurrence.State(tall, jnp.pad(ones[0], filled) if ones else None)
 
 
 def left_of(left: hopper_recurrence.State, empty: State, group: int) -> State:

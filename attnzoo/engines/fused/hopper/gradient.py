@@ -143,8 +143,8 @@ def _dots(x: jax.Array, grad: jax.Array) -> jax.Array:
 
 def of_shared(x: jax.Array, like: jax.Array) -> jax.Array:
     """The gradient of what examples or heads share."""
-    shared = tuple(axis for axis in (0, 1) if like.shape[axis] == 1 < x.shape[axis])
-    return x.sum(axis=shared, keepdims=True)
+    (batch, heads), rest = like.shape[:2], x.shape[2:]
+    return x.reshape(batch, x.shape[0] // batch, heads, -1, *rest).sum(axis=(1, 3))
 
 
 def of_group(x: jax.Array, like: jax.Array) -> jax.Array:

@@ -41,11 +41,11 @@ def picks(program: core.ClosedJaxpr) -> bool:
     return any(each.primitive.name in PICKING for each in _flat(program))
 
 
-def wide(program: core.ClosedJaxpr, block: int) -> tuple[core.ClosedJaxpr, list[np.ndarray]] | None:
+def wide(program: core.ClosedJaxpr, block: int, most: int) -> tuple[core.ClosedJaxpr, list[np.ndarray]] | None:
     """The same program without picking, and matrices [columns, W] and vectors [columns] that it is given last.
 
     The rows that it is given, first of all, are filled up to one of `NARROW`, and those that it gives to a multiple of
-    `block`, by zeros.
+    `block`, by zeros. Of more than `most` columns it gives a share, those of which it is given rows of matrices.
 
     Returns:
       None where something else is done with rows than is known here.
@@ -61,13 +61,15 @@ def wide(program: core.ClosedJaxpr, block: int) -> tuple[core.ClosedJaxpr, list[
     like += [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in avals[1:]]
 
     def made(operands: tuple, fixed: Callable[[np.ndarray], jax.Array]) -> list[jax.Array]:
-        return [_Columns(out.aval.shape[1], block, operands, fixed).whole(out) for out in outs]
+        return [_Columns(out.aval.shape[1], block, most, operands, fixed).whole(out) for out in outs]
 
     known: list[np.ndarray] = []
+    first: list[np.ndarray] = []  # share of them
 
     def noting(array: np.ndarray) -> jax.Array:
         known.append(array)
-        return jnp.asarray(array)
+        first.append(array[:most])
+        return jnp.asarray(first[-1])
 
     jax.eval_shape(lambda *operands: made(operands, noting), *like)
 
@@ -75,7 +77,7 @@ def wide(program: core.ClosedJaxpr, block: int) -> tuple[core.ClosedJaxpr, list[
         last = iter(operands[len(like) :])
         return made(operands[: len(like)], lambda _: next(last))
 
-    return jax.make_jaxpr(given)(*like, *known), known
+    return jax.make_jaxpr(given)(*like, *first), known
 
 
 def _flat(program: core.ClosedJaxpr) -> Iterator[Any]:
@@ -146,18 +148,19 @@ class _Term(NamedTuple):
 
 
 class _Columns:
-    """Rows of so many columns, and of zeros beside them, which are put together."""
+    """Rows of so many columns, and of zeros beside them, which are put together, or a share of them."""
 
-    def __init__(self, columns: int, block: int, operands: tuple, fixed: Callable[[np.ndarray], jax.Array]):
+    def __init__(self, columns: int, block: int, most: int, operands: tuple, fixed: Callable[[np.ndarray], jax.Array]):
         self.columns, self.operands, self.fixed = columns, operands, fixed
-        self.shape = len(operands[0]), -(-columns // block) * block
+        share = min(-(-columns // block) * block, most)
+        self.width, self.shape = -(-columns // share) * share, (len(operands[0]), share)
 
     def whole(self, out: Any) -> jax.Array:
         """All columns of something."""
-        every = np.arange(self.shape[1])
+        every = np.arange(self.width)
         pick = np.where(every < self.columns, every, NONE)
         made, is_zero = self._made([(out, pick)])
-        return made if is_zero or self.columns == self.shape[1] else self._masked(made, [(out, pick)])
+        return made if is_zero or self.columns == self.width else self._masked(made, [(out, pick)])
 
     def _made(self, members: Members) -> tuple[jax.Array, bool]:
         """Columns of each, and whether those are 0 for which none is picked; else they are anything.
@@ -208,13 +211,13 @@ class _Columns:
 
     def _each_own(self, group: Members) -> tuple[jax.Array, bool]:
         """The same, of which each column has its own."""
-        numbers = np.zeros(self.shape[1], np.result_type(group[0][0]))
+        numbers = np.zeros(self.width, np.result_type(group[0][0]))
         for number, pick in group:
             numbers[pick != NONE] = number
         return self._along(self.fixed(numbers), 1), True
 
     def _picked(self, rows: jax.Array, group: Members) -> jax.Array:
-        matrix = np.zeros((self.shape[1], rows.shape[1]), rows.dtype)
+        matrix = np.zeros((self.width, rows.shape[1]), rows.dtype)
         for _, pick in group:
             (columns,) = np.nonzero(pick != NONE)
             matrix[columns, pick[columns]] = 1

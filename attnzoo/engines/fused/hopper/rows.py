@@ -22,6 +22,7 @@ from attnzoo.contract import programs
 from attnzoo.engines.fused.hopper import picked, warpgroups
 from attnzoo.engines.fused.hopper.warpgroups import ROWS
 
+WIDEST = 256  # channels that a block of threads holds sums of
 TOKENS = 61  # for which a program is written down, a number that no width is, so that tokens are told from channels
 # What a warpgroup does with each number by itself, and with what it is told of one or more of them.
 ALONE = frozenset(
@@ -109,7 +110,7 @@ def parted(function: Callable, like: Callable[[int], Any], own: Sequence[int]) -
         return Parted(None, [], [])
     made = jaxpr.replace(constvars=consts, invars=[*operands, *given, *fixed], outvars=jaxpr.outvars, eqns=inside)
     program = core.ClosedJaxpr(made, [known[x] for x in consts])
-    whole = picked.wide(program, ROWS) if picked.picks(program) else (program, [])
+    whole = picked.wide(program, ROWS, WIDEST) if picked.picks(program) else (program, [])
     rows = whole and _with_gradients(whole[0], len(fixed) + len(whole[1]))
     if not whole or not rows:
         return None

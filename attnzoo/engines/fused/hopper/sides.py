@@ -37,11 +37,6 @@ class Side(Kernel):
         super().__init__(how, given)
         self.values, self.has_ones = values, has_ones
 
-    @property
-    def gives_ones(self) -> bool:
-        """Whether what is read of counts is an output of its own, since nothing finishes outputs."""
-        return self.has_ones and self.how.finish is None
-
     def passing(
         self, name: str, given: Blocks, out: Blocks, held: Any, rule: Rule, left: bool = False
     ) -> dict[str, jax.Array]:

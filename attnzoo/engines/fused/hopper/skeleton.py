@@ -42,15 +42,25 @@ class Kernel:
     def __init__(self, how: How, given: Given):
         self.how, self.given, self.channels = how, given, sum(widths(how.key, given.key))
         self.has_ones, self.has_decays = given.one is not None, given.log_decay is not None
-        self.dtype, self.num_heads = given.read.dtype, max(x.shape[2] for x in given[:3])
+        self.dtype, self.shares = given.read.dtype, shares(given, how)
+        self.num_heads = max(x.shape[2] for x in given[:3]) * self.shares  # a block of threads each
 
     def tokens(self, width: int, dtype: Any) -> jax.ShapeDtypeStruct:
         """So many numbers for each token of each head."""
         return jax.ShapeDtypeStruct((*self.given.read.shape[:2], self.num_heads, width), dtype)
 
     def gradient(self, x: jax.Array) -> Matrix:
-        """That of rows, in float32 until those of heads that share them are summed."""
-        return Matrix(self.tokens(x.shape[3], x.dtype if x.shape[2] == self.num_heads else jnp.float32))
+        """That of rows."""
+        return self.of_heads(x.shape[3], x.shape[2])
+
+    def of_heads(self, width: int, num_heads: int) -> Matrix:
+        """What so many heads are to have of each token, in float32 until those of heads that share one are summed."""
+        return Matrix(self.tokens(width, self.dtype if num_heads * self.shares == self.num_heads else jnp.float32))
+
+    @property
+    def reads_ones(self) -> bool:
+        """Whether what is read of counts is an output of its own, since nothing finishes outputs."""
+        return self.has_ones and self.how.finish is None
 
     @property
     def chunks(self) -> int:
@@ -267,6 +277,11 @@ class Kernel:
         blocks = [pl.ds(start, ROWS) for start in range(0, self.channels, ROWS)]
         beyond = [(loaded(told.state.at[x]) * loaded(piece.states.at[x])).sum(axis=1) * self.how.scale for x in blocks]
         return inside.sum(axis=0) + sum(spread(x, shape).sum(axis=0) for x in beyond)
+
+
+def shares(given: Given, how: How) -> int:
+    """Blocks of threads that share the channels of a head, of which each has its own rows of matrices."""
+    return given.matrices[0].shape[2] // sum(widths(how.key, given.key)) if given.matrices else 1
 
 
 def _groups(block, program: Rows) -> list[Any]:

@@ -46,7 +46,8 @@ from attnzoo.engines.slots import Sequence
 def recurrence(interpret: Any = None) -> Recurrence:
     """The kernels, or what interprets them."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    return Recurrence(ROWS, chunks.declined, of_keyword(forward), of_keyword(backward))
+    declined = functools.partial(chunks.declined, most=wide.WIDEST)
+    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward))
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:
@@ -221,9 +222,9 @@ def read(how: How, queries: Queries, sums: Sums) -> tuple[jax.Array, jax.Array |
     make = lambda piece, held, own, _: side.made("read", piece, own)
     write = lambda piece, held, own, by: side.finished(*side.recalled(held, by))
     out: Blocks = {"out": Matrix(side.tokens(side.values, side.dtype))}
-    out |= {"one": side.numbers()} if side.gives_ones else {}
+    out |= {"one": side.numbers()} if side.reads_ones else {}
     made = side.passing("read", _blocks_of_queries(side, queries), out, sums, Rule(make, write=write))
-    return made["out"], made["one"][:, :, 0] if side.gives_ones else None
+    return made["out"], made["one"][:, :, 0] if side.reads_ones else None
 
 
 def _blocks_of_queries(side: Side, queries: Queries) -> Blocks:
@@ -244,7 +245,7 @@ def _read_backward(how: How, residuals: tuple[Queries, Sums, Changed], pulled: A
     def make(piece, held, own, _):
         by = side.made("read", piece, own)
         if how.finish is None:
-            return by, piece.d_out, loaded(piece.d_one_rows.at[0]) if side.gives_ones else None
+            return by, piece.d_out, loaded(piece.d_one_rows.at[0]) if side.reads_ones else None
         d_read, *d_ones = side.unfinished(*side.recalled(held, by), loaded(piece.d_out))
         set_block(own.pulled, d_read.astype(side.dtype))
         for x in d_ones:
@@ -253,7 +254,7 @@ def _read_backward(how: How, residuals: tuple[Queries, Sums, Changed], pulled: A
 
     def add(piece, own, made, grown):
         by, block, _ = made
-        return side.grown(grown, by, block, piece.d_one_columns.at[0] if side.gives_ones else own.pulled_one)
+        return side.grown(grown, by, block, piece.d_one_columns.at[0] if side.reads_ones else own.pulled_one)
 
     def write(piece, held, own, made):
         _, block, one = made

@@ -62,7 +62,8 @@ class Walk(NamedTuple):
       prepared: likewise, of what is prepared of each piece, beside which it stands.
       own: likewise, of what a warpgroup writes for itself.
       is_backward: whether it begins with the last piece.
-      fixed: what shared memory holds for all pieces, [B or 1, N or 1, rows, W], or vectors [B or 1, N or 1, W].
+      fixed: what shared memory holds for all pieces, [B or 1, N or 1, rows, W], or vectors [B or 1, N or 1, W]; of
+        fewer heads than there are, one after another and again.
     """
 
     given: Blocks
@@ -100,16 +101,23 @@ class Walk(NamedTuple):
     @property
     def waiting(self) -> dict[str, str]:
         """Matrices that are written, each with the one in whose place it waits for that: where there is room for a
-        second piece so, those before it in the same warpgroup that are like it, which have left by then.
+        piece or a second one so, those before it in the same warpgroup that are like it, which have left by then.
         """
-        apart = {key: key for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
+        return self._together if self._stages(self._apart) < min(2, self._stages(self._together)) else self._apart
+
+    @property
+    def _apart(self) -> dict[str, str]:
+        return {key: key for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
+
+    @property
+    def _together(self) -> dict[str, str]:
         together: dict[str, str] = {}
         for blocks in (self.out, self.beside):
             kinds: dict[tuple, str] = {}
             for key, x in blocks.items():
                 if isinstance(x, Matrix):
                     together[key] = kinds.setdefault((x.width, self.rows(x), x.array.dtype), key)
-        return together if self._stages(apart) < 2 <= self._stages(together) else apart
+        return together
 
     @property
     def staging(self) -> dict[str, Matrix]:
@@ -123,17 +131,17 @@ class Walk(NamedTuple):
     @property
     def stages(self) -> int:
         """Pieces in shared memory at a time; where there is room for it, blocks of threads run in pairs."""
-        return self._stages(self.waiting)
+        return max(1, self._stages(self.waiting))
 
     def _stages(self, waiting: dict[str, str]) -> int:
         in_pairs, alone = (self._room(most, waiting, *self.held) for most in (SHARED // 2, SHARED))
-        return in_pairs if in_pairs >= 2 else max(1, alone)
+        return in_pairs if in_pairs >= 2 else alone
 
     @property
     def held(self) -> tuple[int, int]:
         """States that are told, and pieces prepared, in shared memory at a time."""
-        apart = {key: key for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
-        return next((x for x in HELD if self._room(SHARED, apart, *x) >= 1), HELD[0])
+        ways = self._apart, self._together
+        return next((x for each in ways for x in HELD if self._room(SHARED, each, *x) >= 1), HELD[0])
 
     def _room(self, most: int, waiting: dict[str, str], told: int, prepared: int) -> int:
         """Pieces for which there is room beside all else, of three at most."""
@@ -246,7 +254,7 @@ class _Block:
         @pl.when(self.group == 2)
         def _():
             for (key, x), ref in zip(self.work.fixed.items(), self.fixed, strict=True):
-                own = leading(x, ref, self.example, self.head)
+                own = leading(x, ref, self.example, rem(self.head, x.shape[1]))
                 plgpu.copy_gmem_to_smem(own, self.memory.own[key], self.memory.fixed)
 
         plgpu.barrier_wait(self.memory.fixed)

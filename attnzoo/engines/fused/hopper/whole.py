@@ -45,26 +45,38 @@ def _kernel(how: How, given: Given) -> Kernel:
     return (hopper_wide.Kernel if hopper_wide.are_many(given, how) else Kernel)(how, given)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def recur(how: How, given: Given) -> tuple[jax.Array, State]:
     """Outputs [B, T, N, `ROWS`], and the state that is left."""
+    out, _, left = read(how, given)
+    return out, left
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def read(how: How, given: Given) -> tuple[jax.Array, jax.Array | None, State]:
+    """The same, and what is read of what stands beside values, float32 [B, N, T], where nothing finishes outputs."""
     kernel = _kernel(how, given)
 
     def read(piece, told, own):
         return kernel.finished(*kernel.meeting(ONWARD, piece, told, own).read(kernel.made("read", piece, own)))
 
-    out: Blocks = {"out": Matrix(kernel.tokens(ROWS, given.value.dtype))}
+    batch, length, num_heads = *given.read.shape[:2], kernel.num_heads // kernel.shares
+    out: Blocks = {"out": kernel.of_heads(ROWS, num_heads)}
+    out |= {"one": kernel.numbers()} if kernel.reads_ones else {}
     made = kernel.launch("recurrence", ONWARD, kernel.operands, out, read, given.found)
-    return made["out"], kernel.left(made)
+    like: Any = jax.ShapeDtypeStruct((batch, length, num_heads, ROWS), kernel.dtype)
+    one = made["one"].reshape(batch, num_heads, kernel.shares, -1).sum(axis=2) if kernel.reads_ones else None
+    return of_group(made["out"], like), one, kernel.left(made)
 
 
 def _forward(how: How, given: Any):
     given, changed = Changed.told(given)
-    return recur(how, given), (given, changed)
+    return read(how, given), (given, changed)
 
 
 def _backward(how: How, residuals: tuple[Given, Changed], pulled: Any) -> tuple[Given]:
-    return (gradients(_kernel(how, residuals[0]), _onward, _back, residuals, pulled),)
+    (given, _), (d_out, d_one, d_left) = residuals, pulled
+    onward = functools.partial(_onward, d_one=instantiated(d_one, given))
+    return (gradients(_kernel(how, given), onward, _back, residuals, (d_out, d_left)),)
 
 
 def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple[Given, Changed], pulled: Any) -> Given:
@@ -91,7 +103,7 @@ def gradients(kernel: Kernel, onward: Callable, back: Callable, residuals: tuple
     )
 
 
-recur.defvjp(_forward, _backward, symbolic_zeros=True)
+read.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def pulled_left(kernel: Kernel, pulled: Any) -> State | None:
@@ -111,7 +123,9 @@ def grads_beside(name: str, made: dict[str, jax.Array], like: list[jax.Array]) -
     return [None if x is None else of_shared(x[:, :, 0], y) for x, y in zip(found, like, strict=True)]
 
 
-def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays: bool) -> dict[str, jax.Array]:
+def _onward(
+    kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays: bool, d_one: jax.Array | None
+) -> dict[str, jax.Array]:
     """From the first chunk on: gradients of queries, and of what was read, and what else the other kernel needs."""
     how, given = kernel.how, kernel.given
     out: Blocks = {}
@@ -124,18 +138,20 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool], wants_decays:
 
     def read(piece, told, own):
         met, by = kernel.meeting(ONWARD, piece, told, own), kernel.made("read", piece, own) if reads else None
-        block, d_one = piece.d_out, []
+        block, d_ones = piece.d_out, [loaded(piece.d_one.at[0])] if kernel.reads_ones else []
         if how.finish is not None:
-            (d_read, *d_one), block = kernel.unfinished(*met.read(by), loaded(piece.d_out)), own.pulled
+            (d_read, *d_ones), block = kernel.unfinished(*met.read(by), loaded(piece.d_out)), own.pulled
             set_block(block, d_read.astype(d_out.dtype))
             yield d_read
-            yield from d_one
+            yield from d_ones
         dots = (lambda x: x) if wants_decays else None
-        yield from kernel.pulled("read", piece, own, met.pulled(block, *d_one) * how.scale, changed, dots)
+        yield from kernel.pulled("read", piece, own, met.pulled(block, *d_ones) * how.scale, changed, dots)
 
     operands = {name: x for name, x in kernel.operands.items() if reads or name != "read"} | {"d_out": Matrix(d_out)}
+    pulled = {"pulled": d_out} | ({} if d_one is None else {"pulled_one": d_one[:, :, None]})
+    operands |= {"d_one": Vectors(pulled["pulled_one"])} if kernel.reads_ones else {}
     made = kernel.launch("recurrence_onward", ONWARD, operands, out, read, given.found, keeps=wants_decays)
-    return {"pulled": d_out} | made
+    return pulled | made
 
 
 def _back(

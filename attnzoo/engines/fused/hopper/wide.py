@@ -3,6 +3,10 @@
 They depend on no state: the warpgroup that copies prepares those of both sides, and what a chunk adds to counts, while
 the others are at the chunk before. So the one that keeps the state has registers for 256 channels. Gradients of rows of
 channels are never there at once: each block is made where features are differentiated, and left.
+
+More channels, such as all pairs of 64 numbers, are shared by blocks of threads, each with the rows of matrices that
+make its own. What is read, and gradients, are sums of what each has of them, which it writes rounded, half as much as
+in float32. XLA adds them up, and finishes outputs.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from attnzoo.engines.fused.hopper import meeting, skeleton
 from attnzoo.engines.fused.hopper.blocks import Fixed, Loaded, Run, Tiles, numbers
 from attnzoo.engines.fused.hopper.meeting import Given, How, Sums, all_left
 from attnzoo.engines.fused.hopper.recurrence import State
-from attnzoo.engines.fused.hopper.rows import Rows
+from attnzoo.engines.fused.hopper.rows import WIDEST, Rows
 from attnzoo.engines.fused.hopper.walk import Rule
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
@@ -32,8 +36,8 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     spread,
 )
 
-WIDEST = 256  # channels
-WHOLE = 128  # of which a warpgroup has whole rows
+MOST = 16 * WIDEST  # channels that blocks of threads share
+WHOLE = 128  # channels of which a warpgroup has whole rows
 SQUARE = (ROWS, ROWS)
 
 
@@ -137,15 +141,17 @@ class Kernel(skeleton.Kernel):
         return dict.fromkeys(self.matrices, of_heads(*SQUARE)) | dict.fromkeys(self.vectors, of_heads(ROWS))
 
     def begun(self, found: Any) -> dict[str, jax.Array]:
-        parts = [part for x in found[: 1 + self.has_ones] for part in jnp.split(x, self.blocks, axis=2)]
+        apart = lambda x: x.reshape(len(x), self.num_heads, self.channels, *x.shape[3:])
+        parts = [part for x in found[: 1 + self.has_ones] for part in jnp.split(apart(x), self.blocks, axis=2)]
         return dict(zip([*self.matrices, *self.vectors], parts, strict=False))
 
     def left(self, made: dict[str, jax.Array]) -> Any:
         return State(self.joined(made, "sums"), self.joined(made, "ones") if self.has_ones else None)
 
     def joined(self, made: dict[str, jax.Array], name: str) -> jax.Array:
-        """All blocks."""
-        return jnp.concatenate([made[f"{name}_{i}"] for i in range(self.blocks)], axis=2)
+        """All blocks, of all shares."""
+        joined = jnp.concatenate([made[f"{name}_{i}"] for i in range(self.blocks)], axis=2)
+        return joined.reshape(len(joined), -1, self.shares * self.channels, *joined.shape[3:])
 
     def memory(self, sums: Sums, out: Blocks) -> dict[str, dict[str, Any]]:
         rows, square = self.rounded(self.blocks, *SQUARE), self.rounded(*SQUARE)
@@ -158,9 +164,9 @@ class Kernel(skeleton.Kernel):
 
     @property
     def fixed(self) -> dict[str, jax.Array]:
-        """Matrices by blocks of their rows, and vectors."""
-        by_block = lambda x: x.reshape(*x.shape[:2], self.blocks, ROWS, x.shape[3]) if x.ndim > 3 else x
-        return {f"matrix_{i}": by_block(x) for i, x in enumerate(self.given.matrices)}
+        """Matrices by blocks of their rows, and vectors, of each share."""
+        apart = lambda x: (1, x.shape[1] * self.shares, *((self.blocks, ROWS) if x.ndim > 3 else (self.channels,)))
+        return {f"matrix_{i}": x.reshape(*apart(x), *x.shape[3:]) for i, x in enumerate(self.given.matrices)}
 
     def keeping(self, sums: Sums, is_found: bool, keeps: bool, read: Callable) -> Rule:
         assert not keeps, "gradients by decays of many channels"
