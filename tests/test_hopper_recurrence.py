@@ -576,6 +576,13 @@ CASES |= {
             "widths": (16, 64),
             "key_value_seq_lengths": np.array([135]),
         },
+        "other keys by pairs of many channels, which blocks of threads share": {
+            "kernel": Based(),
+            "length": 70,
+            "keys": 140,
+            "widths": (24, 64),
+            "key_value_seq_lengths": np.array([135]),
+        },
         "other keys with gains, each of which two have": {
             "kernel": Performer(128),
             "length": 70,
@@ -706,7 +713,6 @@ DECLINED = {
         "kernel": LogLinear(levels=3),
         "tokens": {"log_decay": (), "beta": (), "log_level": (3,)},
     },
-    "2145 channels of a head: it takes up to 256": {"kernel": Based(), "is_causal": False},
 }
 
 
@@ -717,8 +723,7 @@ def test_reasons(reason):
     tokens = {name: operand(*shape) for name, shape in given.get("tokens", {}).items()}
     beside = {"tokens": tokens} if tokens else {}
     beside |= {name: x for name, x in given.items() if name.endswith("segment_ids")}
-    beside |= {"is_causal": given.get("is_causal", True)}
-    call = functools.partial(attend, kernel=given["kernel"], implementation="pallas", **beside)
+    call = functools.partial(attend, kernel=given["kernel"], is_causal=True, implementation="pallas", **beside)
     with interpreted(platform="cuda"), pytest.raises(NotImplementedError, match=reason):
         call(*[operand(given.get("width", 64))] * 3)
 

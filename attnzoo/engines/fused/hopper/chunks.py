@@ -33,12 +33,8 @@ DTYPE = "bfloat16"  # in which sums of float16 would end
 WIDEST = 128  # channels that any kernel holds, and values
 
 
-def declined(given: Sequence, write: Write, most: int = hopper_wide.MOST) -> list[str]:
-    """Why the kernel cannot take a sequence of such types, and what one token of it writes.
-
-    Args:
-      most: channels of a head that are made by blocks.
-    """
+def declined(given: Sequence, write: Write) -> list[str]:
+    """Why the kernel cannot take a sequence of such types, and what one token of it writes."""
     reasons = warpgroups.missing()
     has_gains = any(x.log_gain is not None for x in write.channels)
     types = sorted({str(x.dtype) for x in given[:3]})
@@ -62,7 +58,7 @@ def declined(given: Sequence, write: Write, most: int = hopper_wide.MOST) -> lis
     values = write.values[0].shape[-1]
     is_plain = len(write.channels) == 1 and not decays and write.rate is None
     is_wide = is_plain and values == ROWS and given.k.shape[3] <= ROWS
-    channels = "channels of a head", most if is_wide else WIDEST
+    channels = "channels of a head", hopper_wide.MOST if is_wide else WIDEST
     if by_channel:
         channels = "channels of a head with decays of their own", ROWS
     for (name, most), width in ((channels, features), (("values of a head", WIDEST), values)):

@@ -29,6 +29,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     div,
     leading,
     plgpu,
+    rem,
     shared,
     staged,
 )
@@ -54,7 +55,8 @@ class Pass(NamedTuple):
       own: of what it writes for itself: vectors, and [rows, W] as wgmma reads it.
       scalars: of each head, [B or 1, N or 1].
       joined: what all parts of a head leave together, of [B, heads, parts, ...] of each; sums unless given.
-      fixed: what it has beside what is its own, as `held`, and for all examples, or heads, where these are 1.
+      fixed: what it has beside what is its own, as `held`, and for all examples where these are 1; of fewer heads than
+        there are, one after another and again.
     """
 
     shape: tuple[int, int, int]
@@ -190,7 +192,7 @@ class _Block:
             head = div(self.head, self.work.shape[2] // x.shape[1])
             plgpu.copy_gmem_to_smem(ref.at[self.example, head], self.memory.held[key], self.memory.loaded)
         for (key, x), ref in zip(self.work.fixed.items(), self.fixed, strict=True):
-            own = leading(x, ref, self.example, self.head)
+            own = leading(x, ref, self.example, rem(self.head, x.shape[1]))
             plgpu.copy_gmem_to_smem(own, self.memory.own[key], self.memory.loaded)
         if self.work.held or self.work.fixed:
             plgpu.barrier_wait(self.memory.loaded)

@@ -99,7 +99,13 @@ class Wide(Side, wide.Kernel):
 
     def known(self, held: Any) -> dict[str, jax.Array]:
         known = super().known(held)
-        return known | {"sums": known["sums"].reshape(*held.sums.shape[:2], self.blocks, *SQUARE)}
+        if self.shares > 1:  # which follow each other, of each head
+            known = {
+                name: jnp.repeat(x, self.num_heads // (x.shape[1] * self.shares), axis=1) for name, x in known.items()
+            }
+        apart = {"sums": (self.blocks, *SQUARE), "ones": (self.channels,)}
+        shape = lambda x: (len(x), x.shape[1] * self.shares)
+        return {name: x.reshape(*shape(x), *apart.get(name, x.shape[2:])) for name, x in known.items()}
 
     def made(self, name: str, piece, own, who: str = "made") -> Any:
         run = self.run()

@@ -29,7 +29,7 @@ from attnzoo.engines.fused.carried import (
     kept_of,
     unkept,
 )
-from attnzoo.engines.fused.hopper import chunks, wide
+from attnzoo.engines.fused.hopper import chunks, skeleton, wide
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper.gained import Found
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
@@ -46,8 +46,7 @@ from attnzoo.engines.slots import Sequence
 def recurrence(interpret: Any = None) -> Recurrence:
     """The kernels, or what interprets them."""
     of_keyword = functools.partial(functools.partial, interpret=interpret)
-    declined = functools.partial(chunks.declined, most=wide.WIDEST)
-    return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward))
+    return Recurrence(ROWS, chunks.declined, of_keyword(forward), of_keyword(backward))
 
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:
@@ -79,14 +78,16 @@ def _met(
     scale = chunks.scale_of(carried, learned, given.q, slots)
     told = hopper_told.of(carried, learned, given, scale, None, None, interpret)
     is_told = told is not None and _fits(*told)
+    is_finished = told is not None and is_told and skeleton.shares(told[1], told[0]) == 1
     if told is None or not is_told:
         written = chunks.written_of(carried, learned, given, slots)
         rows = chunks.rows_of(carried, learned, given, slots, scale, written)
         one = None if written.one is None else jnp.repeat(written.one, group, axis=1)
         told = How(None, None, None, 1.0 if scale is None else scale, interpret), Given(*rows, [], [], one)
-    (out, ones), left = _passed(*told, kept, carried.own)
+    how, operands = told
+    (out, ones), left = _passed(how if is_finished else how._replace(finish=None), operands, kept, carried.own)
     out = unclipped(out)
-    if not is_told:
+    if not is_finished:
         out = chunks.finished_of(carried, learned, heads.precise(out[..., : given.v.shape[3]]), ones)
     return out.astype(chunks.DTYPE), chunks.left_of(left, carried.empty(), 1)
 
@@ -207,7 +208,8 @@ def _summed_backward(how: How, residuals: tuple[Keys, Sums | None, Sums, Changed
         _, pull = jax.vjp(lambda gains: gains.max(axis=2), gains)
         given |= {"d_gain": Vectors(pull(d_sums.top - d_sums.dots(sums))[0][:, :, None])}
     made = side.passing("sums_back", given, out, d_sums, rule)
-    d_key, d_value = of_shared(made["key"], keys.key), of_group(made["value"], keys.value)
+    d_key = of_group(of_shared(made["key"], keys.key), keys.key)
+    d_value = of_group(made["value"], keys.value)
     beside = grads_beside("key", made, keys.beside)
     return Keys(d_key, d_value, beside, None, [None] * len(keys.matrices), None), None
 
@@ -221,10 +223,13 @@ def read(how: How, queries: Queries, sums: Sums) -> tuple[jax.Array, jax.Array |
     side = _side_of_queries(how, queries, sums)
     make = lambda piece, held, own, _: side.made("read", piece, own)
     write = lambda piece, held, own, by: side.finished(*side.recalled(held, by))
-    out: Blocks = {"out": Matrix(side.tokens(side.values, side.dtype))}
+    batch, length, num_heads, _ = queries.read.shape
+    out: Blocks = {"out": side.of_heads(side.values, num_heads)}
     out |= {"one": side.numbers()} if side.reads_ones else {}
     made = side.passing("read", _blocks_of_queries(side, queries), out, sums, Rule(make, write=write))
-    return made["out"], made["one"][:, :, 0] if side.reads_ones else None
+    like: Any = jax.ShapeDtypeStruct((batch, length, num_heads, side.values), side.dtype)
+    one = made["one"].reshape(batch, num_heads, side.shares, -1).sum(axis=2) if side.reads_ones else None
+    return of_group(made["out"], like), one
 
 
 def _blocks_of_queries(side: Side, queries: Queries) -> Blocks:
@@ -261,15 +266,15 @@ def _read_backward(how: How, residuals: tuple[Queries, Sums, Changed], pulled: A
         d_made = side.against(held, block, one) * how.scale
         yield from side.pulled("read", piece, own, d_made, changed.beside, None)
 
-    out: Blocks = {"read": Matrix(queries.read)}
+    out: Blocks = {"read": side.gradient(queries.read)}
     out |= side.numbers_beside("read", changed.beside)
     given = _blocks_of_queries(side, queries) | {"d_out": Matrix(d_out)}
     given |= both("d_one", None if d_one is None else d_one[:, :, None])
     made = side.passing("read_back", given, out, sums, Rule(make, add, write, side.begin), left=True)
-    of_group = lambda x, like: x.reshape(*like.shape[:2], -1, *like.shape[2:]).sum(axis=2) * how.scale
-    d_sums = jax.tree.map(of_group, side.left(made), sums)
+    of_state = lambda x, like: x.reshape(*like.shape[:2], -1, *like.shape[2:]).sum(axis=2) * how.scale
+    d_sums = jax.tree.map(of_state, side.left(made), sums)
     beside = grads_beside("read", made, queries.beside)
-    return Queries(made["read"], beside, [None] * len(queries.matrices)), d_sums
+    return Queries(of_group(made["read"], queries.read), beside, [None] * len(queries.matrices)), d_sums
 
 
 read.defvjp(_read_forward, _read_backward, symbolic_zeros=True)
