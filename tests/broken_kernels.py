@@ -78,7 +78,8 @@ class ReadsOtherDocuments(Plain):
         out, lse = super().head(params, draws, q, k, v, visible, bias=bias, scale=scale, dropout=dropout)
         if not positions.is_causal:
             return out, lse
-        before = np.tri(*visible.shape, dtype=np.float32) @ v.astype(jnp.float32)
+        queries, keys = jnp.arange(len(q))[:, None] + positions.query_offset, jnp.arange(len(k))[None]
+        before = (keys <= queries).astype(jnp.float32) @ v.astype(jnp.float32)
         return out + jnp.where(visible.any(axis=1, keepdims=True), 1e-2 * before, 0).astype(out.dtype), lse
 
 
