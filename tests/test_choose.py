@@ -1,5 +1,6 @@
 """The catalogue ranked for one call: what is known comes from rows, and what cannot serve says why."""
 
+import ast
 import math
 import pathlib
 
@@ -226,7 +227,11 @@ def test_a_line_of_decoding_has_room_for_the_token_and_the_state_that_was_told(t
                     rows=str(tmp_path))  # fmt: skip
     assert run.run(chosen) == 0
     said = capsys.readouterr().out
-    state = eval(said.partition("the first as code: ")[2], {"attnzoo": attnzoo})
+    call = ast.parse(said.partition("the first as code: ")[2]).body[0].value
+    assert ast.unparse(call.func) == "attnzoo.start"
+    told = {each.arg: each.value for each in call.keywords}
+    assert ast.unparse(told.pop("kernel")) == "attnzoo.Softmax()"
+    state = attnzoo.start(**{name: ast.literal_eval(value) for name, value in told.items()}, kernel=Softmax())
     q, k = np.ones((1, 17, 4, 8), "bfloat16"), np.ones((1, 17, 2, 8), "bfloat16")
     assert attnzoo.step(state, q, k, k)[1].shape == q.shape
     size = sum(x.nbytes for x in jax.tree.leaves(state.cache))

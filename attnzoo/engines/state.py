@@ -123,7 +123,7 @@ def over_groups(rows: jax.Array, function: Callable, *each: Any, added: bool = F
     if rows.ndim == 2:
         return function(*each)
     found = jax.vmap(function)(*each)
-    return jax.tree.map(lambda x: sum(x), found) if added else found
+    return jax.tree.map(sum, found) if added else found
 
 
 def apart(write: Write, of_channels: tuple[Any, ...]) -> tuple[Any, ...]:
