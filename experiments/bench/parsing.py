@@ -103,22 +103,14 @@ def kernels(text: str, flag: str = "kernels") -> tuple:
     """Kernels such as `softmax, performer(features={64,256})`, or `all`; braces stand for a grid; none twice."""
     import attnzoo
 
-    spelled = expanded(text, flag)
-    try:
-        return tuple(dict.fromkeys(attnzoo.parse(spelled)))
-    except ValueError as error:
-        raise ValueError(f"--{flag}: {error}") from None
+    return _by_catalogue(attnzoo.parse, text, flag)
 
 
 def models(text: str, flag: str = "kernels") -> tuple:
     """Kernels, and presets of models such as `hybrid(ratio={1,3})`, as `kernels` reads them."""
     from attnzoo.models import presets
 
-    spelled = expanded(text, flag)
-    try:
-        return tuple(dict.fromkeys(presets.parse(spelled)))
-    except ValueError as error:
-        raise ValueError(f"--{flag}: {error}") from None
+    return _by_catalogue(presets.parse, text, flag)
 
 
 def positions(text: str, flag: str = "positions") -> tuple:
@@ -135,12 +127,17 @@ def tasks(text: str, flag: str = "task") -> tuple:
     """Tasks such as `text, mqar(pairs={4,8})`; none twice."""
     from experiments.tasks import parse_tasks
 
+    path = _PATH.search(text)
+    hint = "; a path stands in quotes: {}='{}'".format(*path.groups()) if path else ""
+    return _by_catalogue(parse_tasks, text, flag, hint)
+
+
+def _by_catalogue(parse: Callable[[str], Iterable], text: str, flag: str, hint: str = "") -> tuple:
+    """What a catalogue reads of calls with grids, none twice; its errors name the flag."""
     spelled = expanded(text, flag)
     try:
-        return tuple(dict.fromkeys(parse_tasks(spelled)))
+        return tuple(dict.fromkeys(parse(spelled)))
     except ValueError as error:
-        path = _PATH.search(text)
-        hint = "; a path stands in quotes: {}='{}'".format(*path.groups()) if path else ""
         raise ValueError(f"--{flag}: {error}{hint}") from None
 
 
