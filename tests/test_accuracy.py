@@ -239,6 +239,8 @@ def test_a_cell_is_forgotten_after_its_row_is_there(tmp_path, monkeypatch):
         ({"batch": 4}, "--batch=4 and --tokens=64 exclude each other"),
         ({"examples": 9}, "--examples=9 are batches of as many each"),
         ({"jobs": 2}, "--jobs=2 are processes of a cell each: pass --isolate"),
+        ({"patience": 3, "schedule": "rsqrt"}, "--patience=3 with --validate_every=0 .*: expected steps between"),
+        ({"patience": 3, "validate_every": 2}, "--schedule=cosine: .* and rsqrt"),
         ({"pooling": "cls"}, "--pooling=cls is of models that tell a class"),
         ({"pairing": "joined"}, "--pairing=joined is of models that meet pairs of documents"),
     ],

@@ -1,5 +1,6 @@
 """Training: what is stopped, killed or damaged goes on to the same result, and what cannot go on says so."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -241,6 +242,21 @@ def test_the_best_validation_is_kept():
     assert progress.validations == [(4, 3.0), (6, 1.0), (8, 2.0), (10, 4.0)]
     assert progress.best == 6
     assert parameters(model) == kept[2]
+
+
+def test_training_ends_where_validation_finds_nothing_better_for_long(tmp_path):
+    """Also where it goes on from a checkpoint of before; a score that is as good as the best counts as better."""
+    scores = [3.0, 3.0, 4.0, 2.0, 5.0, math.nan, 2.5, 1.0]
+    rest, ended = iter(scores), []
+    for last in (9, 16):
+        model = made()
+        chosen = plan(16, validate_every=2, save_every=1, patience=2)
+        heard = lambda progress, last=last: progress.step == last and os.kill(os.getpid(), signal.SIGTERM)
+        with contextlib.suppress(outcome.Stopped):
+            ended.append(loop.fit(model, batch, chosen, folder=tmp_path, validate=lambda model: next(rest), told=heard))
+    [progress] = ended
+    assert [step for step, _ in progress.validations] == [2, 4, 6, 8, 10, 14] and progress.step == 14
+    assert progress.best == 8
 
 
 def test_schedules():

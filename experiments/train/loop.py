@@ -47,6 +47,7 @@ class Plan:
       clip: the largest norm of a gradient.
       validate_every: steps between validations, the best of which is kept; 0 keeps the last step.
       enough: the score of a validation that ends training before all steps are done.
+      patience: validations after the best one, none of which is as good, that end it likewise; 0 for no such end.
       save_every: steps between checkpoints; 0 for none.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     clip: float = 1.0
     validate_every: int = 0
     enough: float = -math.inf
+    patience: int = 0
     save_every: int = 0
 
     def __post_init__(self):
@@ -65,8 +67,10 @@ class Plan:
             raise ValueError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
 
     def ends(self, progress: Progress) -> bool:
-        """Whether nothing is left to train: all steps are done, or the last validation found enough."""
-        return progress.step == self.steps or any(score <= self.enough for _, score in progress.validations[-1:])
+        """Whether nothing is left to train: steps are done, or validation found enough, or nothing better for long."""
+        found = any(score <= self.enough for _, score in progress.validations[-1:])
+        since = sum(step > progress.best for step, _ in progress.validations) if self.patience else 0
+        return progress.step == self.steps or found or since >= self.patience > 0
 
     def transform(self) -> optax.GradientTransformation:
         """AdamW after clipping, by the schedule up to 1, times `peak`: plans that differ in it share programs."""

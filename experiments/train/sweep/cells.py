@@ -41,7 +41,7 @@ SHARED = (
     "embedding_stddev",
 )
 # Settings that a row has where they are given, so that rows of before there were such count as without.
-GIVEN = ("batch", "curriculum", "start_from", "until")
+GIVEN = ("batch", "curriculum", "start_from", "until", "patience")
 # Settings that are fields of blocks by the same name, where 0 and "none" are None; a row has those that are chosen.
 OF_BLOCKS = (
     "norm_kind", "activation", "normalize_qk", "conv_width", "qkv_activation", "normalize_out", "gate", "sinks",
@@ -124,6 +124,7 @@ class Cell:
             weight_decay=settings.weight_decay,
             validate_every=settings.validate_every or settings.steps,
             enough=-settings.until if settings.until else -math.inf,
+            patience=settings.patience,
             save_every=settings.save_every,
         )
 

@@ -30,7 +30,7 @@ def flat(measured: list[dict]) -> bool | None:
 
 
 def has_ended(row: dict) -> bool:
-    """Whether training ended before all steps were done, since validation had found enough."""
+    """Whether training ended before all steps were done: validation had found enough, or nothing better for long."""
     return "trained_steps" in row and row["trained_steps"] < row["steps"]
 
 

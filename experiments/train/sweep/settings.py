@@ -109,6 +109,12 @@ class Settings(processes.Settings):
     until: float = flag(
         0.0, "Share of validation's answers that are right at which training ends; 0 for all steps.", at_least=0
     )
+    patience: int = flag(
+        0,
+        "Validations in a row without a better one after which training ends; 0 for all steps. Needs --schedule=rsqrt: "
+        "a cosine finds its best at its end.",
+        at_least=0,
+    )
     save_every: int = flag(500, "Steps between checkpoints of an unfinished cell; 0 for none.", at_least=0)
     start_from: str = flag(
         "", "Folder of rows of task 'denoised(task=...)', whose models' embeddings and blocks these start with."
@@ -146,6 +152,11 @@ class Settings(processes.Settings):
         if self.until > 1 or (self.until and not self.validate_every):
             given = f"--until={self.until:g} with --validate_every={self.validate_every}"
             raise ValueError(f"{given}: expected a share in (0, 1], and steps between validations that may reach it")
+        if self.patience and (not self.validate_every or self.schedule == "cosine"):
+            given = f"--patience={self.patience} with --validate_every={self.validate_every} --schedule={self.schedule}"
+            raise ValueError(
+                f"{given}: expected steps between validations, and rsqrt: a cosine finds its best at its end"
+            )
         self._check_mesh()
         self._settle_batch()
         if self.tasks:  # the process of a cell is given none here: its cell has its own
