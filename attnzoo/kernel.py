@@ -96,6 +96,11 @@ class Kernel:
         """
         return False
 
+    @property
+    def longest(self) -> int | None:
+        """After how many tokens decoding ends, whatever the state keeps; None for no end of the kernel's own."""
+        return None
+
     def as_softmax(self, mask: Mask) -> Mask | None:
         """The mask under which plain scaled dot-product attention is this kernel; None where it is something else.
 

@@ -15,6 +15,7 @@ from attnzoo import (
     Additive,
     ALiBi,
     BigBird,
+    CosFormer,
     Linear,
     Linformer,
     Local,
@@ -133,6 +134,25 @@ def test_a_state_that_does_not_grow_needs_no_end(kernel):
     _, second = step(state, *(x[:, 20:] for x in operands))
     whole = attend(*operands, kernel=kernel, is_causal=True)
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-5)
+
+
+def test_a_kernel_that_ends_ends_decoding():
+    """Though its state does not grow: by an error where positions are known, and by NaN in a program."""
+    kernel, operands = CosFormer(max_length=8), [x[:, :9] for x in arrays()]
+    with pytest.raises(ValueError, match=r"max_length=9: CosFormer\(.*\) ends after 8 tokens, expected no more"):
+        start(**SIZES, max_length=9, kernel=kernel)
+    state = start(**SIZES, max_length=None, kernel=kernel)
+    assert state.max_length == 8
+    with pytest.raises(ValueError, match="room for max_length=8"):
+        step(state, *operands)
+    full, _ = step(state, *(x[:, :8] for x in operands))
+    _, out = jax.jit(step)(full, *(x[:, 8:] for x in operands))
+    assert np.isnan(out).all()
+    layer = attnzoo.nnx.MultiHeadAttention(2, 16, attention=kernel, decode=True, rngs=flax.nnx.Rngs(0))
+    layer.init_cache((1, 20, 16))
+    layer(jnp.ones((1, 8, 16)))
+    with pytest.raises(ValueError, match="the state ends at max_length=8"):
+        layer(jnp.ones((1, 1, 16)))
 
 
 @pytest.mark.parametrize("kernel", [Softmax(), SlidingWindow(left=4)], ids=repr)

@@ -206,8 +206,8 @@ BAD = {
         model, TOKENS, 3, lengths=jnp.array([9, 3])
     ),
     r"temperature=-1: expected a finite number >= 0": lambda model: generate(model, TOKENS, 3, temperature=-1),
-    r"rng=None with temperature=1.0: pass jax.random.key": lambda model: generate(model, TOKENS, 3, temperature=1.0),
-    r"with temperature=0.0: nothing is drawn": lambda model: generate(model, TOKENS, 3, rng=jax.random.key(0)),
+    r"temperature=1.0 without rng: pass rng=jax.random.key": lambda model: generate(model, TOKENS, 3, temperature=1.0),
+    "rng came, and temperature is 0": lambda model: generate(model, TOKENS, 3, rng=jax.random.key(0)),
     r"top_k=3 with temperature=0: pass a temperature > 0": lambda model: generate(model, TOKENS, 3, top_k=3),
     r"top_k=0: expected an integer >= 1": lambda model: generate(model, TOKENS, 3, temperature=1.0, top_k=0),
     r"top_p=0: expected a number in \(0, 1\]": lambda model: generate(model, TOKENS, 3, temperature=1.0, top_p=0),

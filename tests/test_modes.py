@@ -52,6 +52,7 @@ DRAWING = [kernel for kernel in ZOO if isinstance(kernel, BigBird | Performer | 
 SIZES = {"length": 13, "batch": 2, "heads": 4, "kv_heads": 2, "dim": 4}
 MODES = {
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "type promotion": lambda: jax.numpy_dtype_promotion("strict"),
     "leaks": jax.checking_leaks,
     "rbg": lambda: jax.default_prng_impl("rbg"),
     "unsafe_rbg": lambda: jax.default_prng_impl("unsafe_rbg"),
@@ -124,7 +125,7 @@ LOOKED_INTO = (Additive(),)
 def marks_of(kernel, mode):
     if kernel in FURTHER or (mode == "leaks" and kernel not in LOOKED_INTO):
         return [pytest.mark.slow]
-    return [pytest.mark.every_kernel] * (mode == "rank promotion" and kernel in QUICK)
+    return [pytest.mark.every_kernel] * (mode.endswith("promotion") and kernel in QUICK)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def marks_of(kernel, mode):
     ids=str,
 )
 def test_tracing_raises_nothing(kernel, mode):
-    """Ranks are promoted in words, no tracer is kept, and no generator is taken for granted."""
+    """Ranks and types are promoted in words, no tracer is kept, and no generator is taken for granted."""
     with MODES[mode]():
         for make in (pulled, stepped) if kernel.supports.decode else (pulled,):
             function, args = make(kernel)

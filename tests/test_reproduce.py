@@ -107,7 +107,7 @@ def test_without_a_run_everything_is_not_comparable_for_one_of_five_reasons(tmp_
         if not entry.result.is_ratio:
             is_here = entry.result.task in ("listops", "mqar")
             ready = Reason.NOT_RUN if is_here else Reason.NO_DATA
-            assert entry.judgement.reason is (ready if entry.preset.faithful else Reason.NO_KERNEL), entry.result
+            assert entry.judgement.reason is (ready if entry.preset.faithful else Reason.OTHER_FORM), entry.result
 
 
 def test_data_that_are_there_are_told_from_those_to_be_fetched(tmp_path, monkeypatch):

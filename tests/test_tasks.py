@@ -420,8 +420,17 @@ def test_fields_that_are_wrong_are_refused(written, message):
 @pytest.mark.parametrize(
     ("chosen", "length", "message"),
     [
-        (ListOps(), 128, "expects at least 1999, room for its longest expression; or give it max_length=129"),
-        (ListOps(min_length=90, max_length=91), 128, "expressions of 91 to 90 tokens, and there are none"),
+        (
+            ListOps(),
+            128,
+            "room for its longest expression; or give it max_length=129 and a min_length below 128",
+        ),
+        (ListOps(min_length=9), 128, "or give it max_length=129, or None"),
+        (
+            ListOps(min_length=90, max_length=91),
+            128,
+            "of 91 to 90 tokens, and there are none; give it a min_length below 90",
+        ),
         (ListOps(max_depth=1), 2000, "trees of 501 to 1999 tokens, and in 100,000 there was none"),
         (MQAR(pairs=8), 30, "expects an even length, at least 4 [*] pairs = 32"),
         (MQAR(pairs=1), 7, "an even length"),

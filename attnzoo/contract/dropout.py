@@ -39,7 +39,7 @@ class Dropout:
         column = _mix(columns.astype(jnp.uint32) + self.seeds[1])
         bits = _mix(row[:, None] ^ column[None, :])
         kept = bits >= jnp.uint32(min(round(self.rate * 2**32), 2**32 - 1))
-        return kept / jnp.float32(1 - self.rate)
+        return kept.astype(jnp.float32) / jnp.float32(1 - self.rate)
 
 
 def _mix(x: jax.Array) -> jax.Array:

@@ -122,8 +122,8 @@ def start(
             raise ValueError(
                 f"max_length=None: the state of {kernel!r} grows with the sequence; pass the longest that may come"
             )
-        max_length = ENDLESS
-    validation.max_length(max_length)
+        max_length = furthest(kernel)
+    validation.max_length(max_length, kernel)
     dims = Dims(batch, max_length, max_length, num_heads, kv_heads, head_dim, value_dim)
     _tell_flax()
     meshes.check(sequence_axis)
@@ -248,8 +248,13 @@ def _tell_flax() -> None:
     serialization.register_serialization_state(DecodingState, saved, restored)
 
 
+def furthest(kernel: Kernel) -> int:
+    """The room of a state that does not grow: as far as positions go, or as the kernel does."""
+    return kernel.longest or ENDLESS
+
+
 def is_endless(kernel: Kernel, dims: Dims) -> bool:
-    """Whether the state of a kernel does not grow, so that decoding has no end."""
+    """Whether the state of a kernel does not grow, so that it needs no room for more tokens."""
     return caches.shapes(kernel, dims, ENDLESS) == caches.shapes(kernel, dims, ENDLESS // 2)
 
 

@@ -416,12 +416,17 @@ def decoding_sizes(**sizes) -> None:
         )
 
 
-def max_length(value) -> None:
-    """Refuse a length of a cache that is not an integer >= 1, or so long that positions would wrap."""
+def max_length(value, kernel: Kernel) -> None:
+    """Refuse a length of a cache that is not an integer >= 1, or too long: positions would wrap, or the kernel ends."""
     if not is_integer(value) or not 1 <= value <= FURTHEST:
         raise ValueError(
             f"max_length={value!r}: expected an integer >= 1 and <= {FURTHEST}, the tokens of the longest example, "
             "prompt and answer together"
+        )
+    if kernel.longest is not None and value > kernel.longest:
+        raise ValueError(
+            f"max_length={value}: {kernel!r} ends after {kernel.longest} tokens, expected no more; make a kernel for "
+            "longer sequences"
         )
 
 

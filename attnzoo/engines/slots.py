@@ -163,8 +163,8 @@ def _aligned(given: Sequence, mask: Mask, chunk: int, fills: bool) -> Laid:
     chunks = -(-last // chunk)
     cut = functools.partial(_cut, chunks=chunks, chunk=chunk)
     places = jnp.arange(chunks * chunk).reshape(chunks, 1, chunk)
-    steps = (places < last) + beyond * (places == lead)
-    at = places + beyond * (places >= lead)
+    steps = jnp.where(places < last, 1, 0) + jnp.where(places == lead, beyond, 0)
+    at = places + jnp.where(places >= lead, beyond, 0)
     shown = None if mask.keys is None else cut(mask.keys[:, 0])
     if shown is None and chunks * chunk > key_length:
         shown = cut(np.ones((1, key_length), bool))  # what fills the last chunk is neither seen nor kept

@@ -344,8 +344,9 @@ def decays(channels: Channels, standing: Standing) -> jax.Array:
     assert decay is not None
     if decay.ndim > 0:
         return decay
+    precise = jnp.promote_types(channels.key.dtype, jnp.float32)
     steps = jnp.ones(len(channels.key), int) if standing.steps is None else standing.steps
-    return decay.astype(jnp.promote_types(channels.key.dtype, jnp.float32)) * steps
+    return decay.astype(precise) * steps.astype(precise)
 
 
 def _left(channels: Channels, top: jax.Array | None, standing: Standing) -> Left:

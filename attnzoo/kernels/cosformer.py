@@ -34,8 +34,8 @@ class CosFormer(Recurrent):
       epsilon: added to the sum of weights.
 
     Raises:
-      ValueError: a field has the wrong type, or is too small; a sequence is longer than `max_length`. Steps beyond it
-        give NaN, as those beyond the end of a cache do.
+      ValueError: a field has the wrong type, or is too small; a sequence is longer than `max_length`, which ends
+        what a state of decoding has room for, too.
 
     Example:
       >>> q = k = jnp.ones((1, 3, 2, 8))
@@ -54,6 +54,10 @@ class CosFormer(Recurrent):
         fields.positive_integer(self, "max_length")
         fields.positive_number(self, "epsilon")
 
+    @property
+    def longest(self):
+        return self.max_length
+
     def head(self, params, draws, q, k, v, visible, *, positions):
         q, k, values = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (q, k, v))
         distance = jnp.arange(len(q))[:, None] + positions.query_offset - jnp.arange(len(k))[None]
@@ -65,10 +69,6 @@ class CosFormer(Recurrent):
         lengths = (shards.query_length, shards.key_length) if shards else (q.shape[1], k.shape[1])
         self._fits(max(first + lengths[0], lengths[1]) - min(first, 0))
         return super().batched(params, draws, q, k, v, call)
-
-    def step(self, params, draws, cache, q, k, v, positions, call):
-        cache, out = super().step(params, draws, cache, q, k, v, positions, call)
-        return cache, jnp.where((positions < self.max_length)[..., None, None], out, jnp.nan)
 
     def rule(self, params, draws, scale):
         def features(x, at):

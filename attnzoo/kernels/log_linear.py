@@ -89,7 +89,7 @@ class LogLinear(Recurrent):
 
         def write(k, v, at, log_decay, beta, begins):
             level = jax.lax.broadcasted_iota(jnp.int32, (self.levels, k.shape[0]), 0)
-            is_new = (begins[None] > level) & (level < self.levels - 1)  # the last one has no end
+            is_new = (begins[None] > level.astype(begins.dtype)) & (level < self.levels - 1)  # the last one has no end
             keys = jnp.broadcast_to(beta[:, None] * k, (self.levels, *k.shape))
             return Write((v,), (Channels(keys, jnp.where(is_new, -jnp.inf, log_decay[None])),))
 

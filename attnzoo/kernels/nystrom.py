@@ -143,7 +143,8 @@ class Nystrom(Kernel):
         total = jnp.tensordot(member.astype(x.dtype), x, 1, preferred_element_type=precise)
         sums = total, member.sum(axis=1)
         total, tokens = sums if shards is None else shards.summed(sums)
-        return total / jnp.expand_dims(jnp.maximum(tokens, 1), range(1, x.ndim)), tokens > 0
+        counts = jnp.maximum(tokens, 1).astype(total.dtype)
+        return total / jnp.expand_dims(counts, range(1, x.ndim)), tokens > 0
 
     def _pseudo_inverse(self, a):
         """Iterations of Razavi et al. 2014 (eq. 14 of the paper); zero rows and columns stay zero."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from attnzoo.contract.sizes import Dims, Tree
 from attnzoo.door import batching, caches, decoding, meshes, refusal
 from attnzoo.door.arguments import Asked, beyond_defaults
-from attnzoo.door.decoding import ENDLESS, DecodingState
+from attnzoo.door.decoding import DecodingState
 from attnzoo.kernel import Kernel
 from attnzoo.layers import projected
 from attnzoo.layers.projected import Attention
@@ -119,7 +119,8 @@ def _state(variables: dict[str, jax.Array], kernel: Kernel, dims: Dims, batch: t
     cached = [variables[name] for name in names(kernel, dims) if name in variables]
     leaves = [x.reshape(dims.batch, *x.shape[len(batch) :]) for x in cached if x.shape[: len(batch)] == batch]
     shapes = [x.shape for x in leaves]
-    for length in (ENDLESS, *sorted({shape[1] for shape in shapes if len(shape) > 1 and shape[1] > 0})):
+    grown = sorted({shape[1] for shape in shapes if len(shape) > 1 and shape[1] > 0})
+    for length in (decoding.furthest(kernel), *grown):
         expected, treedef = jax.tree.flatten(caches.shapes(kernel, dims, length))
         if [x.shape for x in expected] == shapes:
             dims = dims._replace(query_length=length, key_length=length)

@@ -79,8 +79,11 @@ def generate(
     _room(model, prompt, steps)
     sampling = _Sampling(temperature, top_k, top_p)
     if (rng is None) is not (temperature == 0):
-        wanted = "pass jax.random.key(seed)" if rng is None else "nothing is drawn at temperature 0: leave it out"
-        raise ValueError(f"rng={rng!r} with temperature={temperature}: {wanted}")
+        raise ValueError(
+            f"temperature={temperature} without rng: pass rng=jax.random.key(seed)"
+            if rng is None
+            else "rng came, and temperature is 0, at which nothing is drawn: leave rng out, or pass a temperature"
+        )
     if rng is not None:
         validation.one_key(rng)
     if stop is not None and not (is_integer(stop) and 0 <= stop < model.vocabulary):

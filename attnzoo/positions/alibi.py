@@ -38,7 +38,8 @@ class LinearBias(PositionBias):
     slopes: jax.Array
 
     def __call__(self, query_positions, key_positions):
-        return -self.slopes * jnp.abs(query_positions[:, None] - key_positions[None, :])
+        distance = jnp.abs(query_positions[:, None] - key_positions[None, :])
+        return -self.slopes * distance.astype(self.slopes.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,11 @@ def kernels(text: str, flag: str = "kernels") -> tuple:
     return _by_catalogue(attnzoo.parse, text, flag)
 
 
+def kernels_or_none(text: str, flag: str = "kernels") -> tuple:
+    """The same, or `none`."""
+    return () if text.strip() == "none" else kernels(text, flag)
+
+
 def models(text: str, flag: str = "kernels") -> tuple:
     """Kernels, and presets of models such as `hybrid(ratio={1,3})`, as `kernels` reads them."""
     from attnzoo.models import presets

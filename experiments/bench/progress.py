@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+KNOWN = 0.05  # of a job, from which on the time left is told: before, it is mostly that of imports and compilers
 console = Console(width=None if Console().is_terminal else 160)
 
 
@@ -57,7 +58,8 @@ class Each:
         if console.is_terminal or not 0 < share < 1:
             return ""
         minutes = (time.monotonic() - self._start) * (1 / share - 1) / 60
-        return f" ({share:.0%} done, about {minutes:,.0f} min left)" if minutes >= 1 else f" ({share:.0%} done)"
+        is_told = share >= KNOWN and minutes >= 1
+        return f" ({share:.0%} done, about {minutes:,.0f} min left)" if is_told else f" ({share:.0%} done)"
 
 
 @contextlib.contextmanager

@@ -64,8 +64,8 @@ class Decoding(Experiment):
         return f"{row['kernel']} after {row['context']:,}: {told}"
 
     def more(self, settings: Settings) -> int:
-        """Train the text models by the sweep that is for it, unless others are to be shown."""
-        if settings.quality:
+        """Train the text models by the sweep that is for it, unless others are to be shown, or none."""
+        if settings.quality or not settings.trained:
             return 0
         given = {
             "kernels": ", ".join(map(catalogue.spelled, settings.trained)),
@@ -98,7 +98,10 @@ def prepare(cell: Cell) -> timing.Call | None:
     dims = Dims(row["batch"], length, length, row["heads"], row["heads"], row["head_dim"], row["head_dim"])
     init, fill, *tokens = jax.random.split(jax.random.key(row["seed"]), 5)
     params = kernel.init(init, dims)
-    empty = attnzoo.start(**sizes, max_length=length, kernel=kernel, params=params, dtype=row["dtype"])
+    try:
+        empty = attnzoo.start(**sizes, max_length=length, kernel=kernel, params=params, dtype=row["dtype"])
+    except ValueError as error:  # the kernel ends before
+        return row.update(status="refused", reason=str(error))
     state = after(empty, row["context"], fill)
     shape = (row["tokens"], row["batch"], 1, row["heads"], row["head_dim"])
     arrays = [jax.random.normal(key, shape, row["dtype"]) for key in tokens]

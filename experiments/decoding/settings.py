@@ -36,7 +36,9 @@ class Settings(settings.Settings):
     repeats: int = flag(7, "Timed repetitions of each cell, all of a context in turns; at least 5.", at_least=5)
     cell_budget: float = flag(30.0, "Seconds that the repetitions of a cell may take.", at_least=1e-3)
     seed: int = flag(0, "Seed of tokens and caches.", at_least=0)
-    trained: tuple[Kernel, ...] = flag(TRAINED, "Kernels of the text models.", parsing.kernels)
+    trained: tuple[Kernel, ...] = flag(
+        TRAINED, "Kernels of the text models; 'none' to train none.", parsing.kernels_or_none
+    )
     length: int = flag(256, "Length of the sequences that the text models learn.", at_least=1)
     steps: int = flag(1500, "Steps that they learn.", at_least=2)
     quality: str = flag("", "Folder of experiments.accuracy with models to show, in place of training them.")

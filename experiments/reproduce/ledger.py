@@ -75,7 +75,7 @@ def known(kernels: Iterable[str | None]) -> list[str]:
 
 def _step(result: Published, which: Kernel | None, rows: Rows) -> Measured:
     if which is None:
-        return Measured(reason=Reason.NO_KERNEL)
+        return Measured(reason=Reason.OTHER_FORM)
     found = [row for row in rows[STEPS] if (row["kernel"], row["length"]) == (repr(which), result.length)]
     if not found:
         return Measured()
@@ -87,7 +87,7 @@ def _step(result: Published, which: Kernel | None, rows: Rows) -> Measured:
 
 def _training(result: Published, which: Kernel | None, rows: Rows) -> Measured:
     if which is None:
-        return Measured(reason=Reason.NO_KERNEL)
+        return Measured(reason=Reason.OTHER_FORM)
     setting = trainings.name(result)
     wanted = trainings.cells(setting, which)
     own = [row for row in rows[setting] if records.cell(row, trainings.SAME) in wanted]

@@ -36,7 +36,7 @@ class Reason(enum.Enum):
 
     REFERENCE = "the reference: ratios are taken to this row, and its own is 1 whatever is measured"
     NO_DATA = "no data: the command stands ready, and the folder that its task names is yet to be fetched"
-    NO_KERNEL = "no kernel: the catalogue does not have it in the form that the published code ran"
+    OTHER_FORM = "another form: the kernel of the catalogue is not what the published code ran"
     NOT_RUN = "not run on this machine: the command stands ready"
     NO_NUMBER = "no number: our run was refused, did not fit, failed or diverged, or has fewer than two seeds"
 

@@ -112,10 +112,12 @@ class ListOps(Task):
         shortest = max(length // 4, 2) if self.min_length is None else self.min_length + 1
         longest = length if self.max_length is None else self.max_length - 1
         if longest > length:
-            room = f"at least {longest}, room for its longest expression; or give it max_length={length + 1}, or None"
+            least = f" and a min_length below {length}" if shortest > length else ", or None"
+            room = f"at least {longest}, room for its longest expression; or give it max_length={length + 1}{least}"
             raise wrong_length(self, length, room)
         if shortest > longest:
-            raise wrong_length(self, length, f"expressions of {shortest} to {longest} tokens, and there are none")
+            none = f"expressions of {shortest} to {longest} tokens, and there are none"
+            raise wrong_length(self, length, f"{none}; give it a min_length below {longest}")
         return shortest, longest
 
     def _accepted(self, seed, split, index, length):

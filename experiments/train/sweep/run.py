@@ -95,16 +95,17 @@ class Sweep(experiment.Experiment):
     def list_cells(self, settings: Settings) -> int:
         every, todo = self.todo(settings)
         predict = prediction.of(settings, self.read(pathlib.Path(settings.out)))
-        lines, hours = [], 0.0
+        lines, hours, refused = [], 0.0, 0
         for cell in every:
             refusal = models.refusal(settings, cell.subject)
             expected = 0.0 if refusal or cell not in todo else predict(cell.subject)
-            hours += expected or 0.0
+            hours, refused = hours + (expected or 0.0), refused + (refusal is not None and cell in todo)
             state = f"refused: {refusal['reason']}" if refusal else "to do" if cell in todo else "done"
             lines.append(_listed(cell, expected, state))
         header = ["task", "kernel", "positions", "length", "width", "learning rate", "seed", "hours", "state"]
         progress.table("Cells", header, lines)
-        print(f"{len(todo)} of {len(every)} cells to do, {hours:.2f} hours predicted, {predict.basis}")
+        counted = f"{len(todo) - refused} of {len(every)} cells to do" + f", {refused} refused" * (refused > 0)
+        print(f"{counted}, {hours:.2f} hours predicted, {predict.basis}")
         return 0
 
     def run(self, settings: Settings) -> int:
