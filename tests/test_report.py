@@ -59,7 +59,7 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
     ):
         times = {"kernel": kernel, "name": name, "length": 256, "median": median, "quartiles": [median, median]}
         rows.append(timed | times | {"is_causal": True, "heads": heads})
-    found = at.table(rows, 200)
+    found = at.opening(rows, 200).table
     causal, both = "time forward, causal, 256", "time forward, 256"
     assert found.title.startswith("At 200 tokens") and found.header[1:4] == ["state, 256", causal, both]
     lines = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.lines}
@@ -70,10 +70,10 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
     assert not any(lines["Softmax"][head].startswith(at.BEST) for head in (causal, both))
     assert lines["Softmax"]["memory forward, 256"].startswith(at.BEST)
     assert lines["Additive"]["not measured"] == "forward, train: skipped: would take 9 s"
-    assert at.table([], None) is None
+    assert at.opening([], None) is None
     law = {"kernel": "Linear()", "name": "linear", "length": 64, "status": "refused", "law": "masks_hide", "reason": ""}
     for more, is_there in (([timed | law], False), ([timed | law, timed | law | {"status": "skipped"}], True)):
-        found = at.table([*rows, *more], 200)
+        found = at.opening([*rows, *more], 200).table
         place = found.header.index(both)
         assert bool({line[0]: line[place] for line in found.lines}["Linear"]) == is_there
 
@@ -88,9 +88,9 @@ def test_code_imports_what_is_not_in_the_catalogue():
 
 def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on():
     rows = [row for row in records.read(RESULTS / "compare/recall") if row["status"] == "measured"]
-    [recall] = [head for head in at.table(rows, 250).header if head.startswith("recall")]
+    [recall] = [head for head in at.opening(rows, 250).table.header if head.startswith("recall")]
     assert recall.endswith("256 (trained on 128)")
-    shown = {line[0].partition("(")[0]: line[1] for line in at.table(rows, 250).lines}
+    shown = {line[0].partition("(")[0]: line[1] for line in at.opening(rows, 250).table.lines}
     for kernel, name in (("Softmax", "softmax"), ("SlidingWindow", "sliding_window")):
         shares = [row["by_length"]["256"] for row in rows if row["name"] == name]
         assert f"{100 * sum(shares) / len(shares):.1f} [" in shown[kernel]
@@ -109,13 +109,40 @@ def test_what_is_lost_is_of_one_setting_and_of_another_is_said_to_be():
     tuned = trained(["128"], [0.01, 0.02], Softmax=0.9, Linear=0.8)
     once = trained(["256"], [0.01], Softmax=0.99, Delta=0.97)
     for rows in ([*tuned, *once], [*once, *tuned]):
-        found = at.table(rows, 64)
+        found = at.opening(rows, 64).table
         shown = {line[0]: line[1] for line in found.lines}
         assert "90.0" in shown["Softmax"] and "80.0" in shown["Linear"]
         assert shown["Delta"].startswith("97.0") and shown["Delta"].endswith(", trained otherwise")
     whole = [row | {"is_causal": False, "task": "TwoSided(task='recall')"} for row in tuned]
-    heads = [head for head in at.table([*tuned, *whole], 64).header if head.startswith("recall")]
+    heads = [head for head in at.opening([*tuned, *whole], 64).table.header if head.startswith("recall")]
     assert [head.split(", ")[1] for head in heads] == ["MQAR", "TwoSided(task='recall')"]
+
+
+def test_what_is_fastest_is_told_among_those_that_lose_next_to_nothing():
+    """In the form that was trained, and where tokens see alike: not what recalls less, or was timed in another form."""
+    shared = {"experiment": "scaling", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 4, "dtype": "float32",
+              "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured", "length": 64,
+              "temporary_bytes": 8, "state_bytes": 8, "is_causal": True}  # fmt: skip
+    timed = {"Softmax()": 4.0, "Delta()": 3.0, "Linear()": 2.0, "Performer(features=8)": 1.5, "Local()": 1.0}
+    recalled = {"Softmax()": 1.0, "Delta()": 0.992, "Linear()": 0.995, "Performer(features=32)": 0.999, "Local()": 0.1}
+    name = lambda kernel: kernel.partition("(")[0].lower()
+    rows = [
+        shared | {"kernel": kernel, "name": name(kernel), "median": seconds, "quartiles": [seconds, seconds]}
+        for kernel, seconds in timed.items()
+    ]
+    trained = {"experiment": "accuracy", "task": "MQAR(pairs=8)", "positions": "Rotary()", "width": 8, "length": 64,
+               "metric": "accuracy", "status": "measured", "baselines": {}, "parameters": 9, "is_causal": True,
+               "steps": 100, "learning_rate": 0.01, "eval_lengths": [], "by_length": {}}  # fmt: skip
+    rows += [
+        trained | {"kernel": kernel, "name": name(kernel), "seed": seed, "score": score, "validation": -score}
+        for kernel, score in recalled.items()
+        for seed in range(5)
+    ]
+    head, told = at.opening(rows, 64).best[0]
+    assert head == "time forward, causal, 64, within a point of exact attention in recall, MQAR, 64"
+    assert told.startswith("Linear, 2") and "99.5" in told and " beside 4" in told and told.endswith(", of 3")
+    others = [row | {"is_causal": row["experiment"] == "accuracy"} for row in rows]
+    assert "within a point" not in at.opening(others, 64).best[0][0]
 
 
 def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatch):
@@ -127,16 +154,16 @@ def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatc
     told = lambda less: [
         row | {"score": hard[row["seed"]] - less * (row["name"] == "linear") * (1 + row["seed"] % 2)} for row in kept
     ]
-    starred = lambda rows: {line[0]: line[1].startswith(at.BEST) for line in at.table(rows, 128).lines}
+    starred = lambda rows: {line[0]: line[1].startswith(at.BEST) for line in at.opening(rows, 128).table.lines}
     assert starred(told(0.01)) == {"Softmax": True, "Linear": False}
     assert starred(told(0.0)) == {"Softmax": True, "Linear": True}
-    found = at.table(told(0.01), 128)
-    assert at.best(found) == [(found.header[1], "Softmax, of 2")]
+    found = at.opening(told(0.01), 128)
+    assert found.best == [(found.table.header[1], "Softmax, of 2")]
     monkeypatch.undo()
-    assert "nothing is decided" in at.table(told(0.01), 128).header[1] and not any(starred(told(0.01)).values())
+    assert "nothing is decided" in at.opening(told(0.01), 128).table.header[1] and not any(starred(told(0.01)).values())
     monkeypatch.setattr(convergence, "CEILING", 0.5)
     few = [row for row in told(0.01) if row["seed"] < 3]
-    assert not any(starred(few).values()) and "3 seeds, which supports no claim" in at.table(few, 128).header[1]
+    assert not any(starred(few).values()) and "3 seeds, which supports no claim" in at.opening(few, 128).table.header[1]
 
 
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from attnzoo import KERNELS
@@ -30,6 +30,8 @@ from experiments.show.units import Shown
 from experiments.train.sweep import analysis as sweep
 
 BEST = "★ "
+EXACT = "softmax"
+NEAR = 0.01  # of answers, by which a kernel may be behind exact attention and yet take its place
 
 
 class Found(NamedTuple):
@@ -47,16 +49,30 @@ class Found(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A head, what is found by the names of kernels, whether more is better, and whether any may be called best."""
+    """A head, what is found by the names of kernels, whether more is better, whether any may be called best, and whether
+    tokens see the past alone.
+    """
 
     head: str
     found: dict[str, Found]
     is_more_better: bool = False
     is_decided: bool = True
+    is_causal: bool | None = None
+
+    def is_like(self, other: Column) -> bool:
+        """Whether tokens see alike."""
+        return self.is_causal is other.is_causal
 
 
-def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
-    """The table at `length`, or at the longest that was timed; None where nothing is measured.
+class Opening(NamedTuple):
+    """The table of one length, and what it comes to: heads with the kernels that are best there."""
+
+    table: Table
+    best: list[tuple[str, str]]
+
+
+def opening(rows: Iterable[dict], length: int | None = None) -> Opening | None:
+    """What is known at `length`, or at the longest that was timed; None where nothing is measured.
 
     Args:
       rows: of any experiments, of which those of `scaling` and `accuracy` are looked at.
@@ -85,10 +101,27 @@ def table(rows: Iterable[dict], length: int | None = None) -> Table | None:
         code = _code(kernels[name])
         lines.append([naming.short(kernels[name]), *cells, code, *held, refused.get(name, "")])
     told = f"; times of {scaling.setting_text(timed[0] | {'is_causal': False})}" if timed else ""
-    return Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
+    found = Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
+    alike = [(own, each) for own, each in itertools.product(columns, times) if own.is_more_better and own.is_like(each)]
+    return Opening(found, [*itertools.chain(*itertools.starmap(_as_good, alike)), *_starred(found)])
 
 
-def best(found: Table) -> list[tuple[str, str]]:
+def _as_good(answers: Column, times: Column) -> Iterator[tuple[str, str]]:
+    """The fastest of the kernels that answer as well as exact attention, in the forms that were timed and trained."""
+    learned, timed = answers.found, times.found
+    if not (answers.is_decided and EXACT in learned and EXACT in timed):
+        return
+    least = learned[EXACT].value - NEAR
+    good = [name for name, own in learned.items() if not own.is_apart and own.value >= least]
+    good = [name for name in good if name in timed and timed[name].kernel == learned[name].kernel]
+    if len(good) > 1:
+        fastest = min(good, key=lambda name: timed[name].value)
+        told = [f"{timed[name].text} and {learned[name].text}" for name in (fastest, EXACT)]
+        head = f"{times.head}, within a point of exact attention in {answers.head}"
+        yield head, f"{naming.short(timed[fastest].kernel)}, {' beside '.join(told)}, of {len(good)}"
+
+
+def _starred(found: Table) -> list[tuple[str, str]]:
     """The heads of columns that have a best number, each with its kernels, and among how many that is."""
     told = []
     for place, head in enumerate(found.header):
@@ -171,7 +204,7 @@ def _in_one_way(rows: list[dict], length: int) -> tuple[list[Column], list[Colum
     for passed in dict.fromkeys(row["pass"] for row in measured):
         own = [row for row in measured if row["pass"] == passed]
         how = f"{passed}{', causal' * own[0]['is_causal']}, {own[0]['length']:,}"
-        times.append(Column(f"time {how}", _by_name(own, time)))
+        times.append(Column(f"time {how}", _by_name(own, time), is_causal=own[0]["is_causal"]))
         memories.append(Column(f"memory {how}", _by_name(own, memory)))
     return times, memories
 
@@ -199,7 +232,7 @@ def _trained(rows: list[dict], length: int) -> list[Column]:
         place = f"{at:,}" if at == learned else f"{at:,} (trained on {learned:,})"
         but = f" ({'; '.join(doubts)})" if doubts else ""
         told = f"{head}, {naming.short(entries[0]['task'])}, {place}{but}"
-        columns.append(Column(told, found, metric == "accuracy", is_decided=not doubts))
+        columns.append(Column(told, found, metric == "accuracy", not doubts, is_causal))
     return columns
 
 
@@ -271,6 +304,6 @@ def _refused(rows: list[dict], length: int) -> dict[str, str]:
     return {name: told(reasons) for name, reasons in found.items()}
 
 
-def of_folder(places: Iterable, length: int | None) -> Table | None:
-    """The table of all rows of some folders."""
-    return table((row for place in places for row in records.whole(place)[0]), length)
+def of_folder(places: Iterable, length: int | None) -> Opening | None:
+    """That of all rows of some folders."""
+    return opening((row for place in places for row in records.whole(place)[0]), length)

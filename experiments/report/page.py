@@ -51,7 +51,11 @@ def _opening(folder: pathlib.Path, length: int | None) -> tuple[str, list[tuple[
         found = at.of_folder(places(folder), length)
     except (KeyError, TypeError, ValueError, AttributeError):
         return "", []
-    return ("", []) if found is None else (webpage.table(found.header, found.lines, found.title), at.best(found))
+    return (
+        ("", [])
+        if found is None
+        else (webpage.table(found.table.header, found.table.lines, found.table.title), found.best)
+    )
 
 
 def _cost(folder: pathlib.Path) -> str:
