@@ -49,8 +49,10 @@ class Found(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A head, what is found by the names of kernels, whether more is better, whether any may be called best, and whether
-    tokens see the past alone.
+    """What is found by the names of kernels, whether more of it is better, and whether any may be called best.
+
+    Attributes:
+      is_causal: whether tokens see the past alone; None where that is all the same.
     """
 
     head: str
