@@ -86,7 +86,7 @@ MUTANTS = [
     Mutant("engines/gathered.py", "(index >= 0).reshape", "(index >= -1).reshape", "tests/test_approximations.py::test_positions_count_from_the_offset[-9-Local(block_size=4, layout='strided')]"),
     Mutant("kernels/reformer.py", "jnp.where(shown, bucket, self.buckets)", "bucket", law("padding_changes_nothing", REFORMER)),
     Mutant("kernels/reformer.py", "1 / jnp.maximum(times, 1)", "1 + 0 * times", law("batched_equals_head", REFORMER)),
-    Mutant("kernels/reformer.py", "[turned, -turned]", "[turned, turned]", oracle(REFORMER)),
+    Mutant("engines/hashed.py", "[turned, -turned]", "[turned, turned]", oracle(REFORMER)),
     Mutant("kernels/sinkhorn.py", "(count > 0) & (count > 0).T", "(count >= 0) & (count >= 0).T", law("padding_changes_nothing", SINKHORN)),
     Mutant("kernels/sinkhorn.py", "\"nl,nsh->lsh\"", "\"ln,nsh->lsh\"", oracle(SINKHORN)),
     Mutant("kernels/sinkhorn.py", "for axis in (1, 0)", "for axis in (0, 1)", oracle(SINKHORN)),

@@ -1,5 +1,6 @@
 """The kernels of a Hopper GPU, interpreted by a CPU that looks for races, against the oracles and their gradients."""
 
+import functools
 from unittest import mock
 
 import jax
@@ -7,11 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import BigBird, Dims, Linear, Local, NadarayaWatson, SlidingWindow, Softmax, SparseTransformer, attend
+from attnzoo import (
+    BigBird,
+    Dims,
+    Linear,
+    Local,
+    NadarayaWatson,
+    Reformer,
+    SlidingWindow,
+    Softmax,
+    SparseTransformer,
+    attend,
+)
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import few
-from attnzoo.engines.fused.hopper import passes, warpgroups
+from attnzoo.engines.fused.hopper import indexed, passes, warpgroups
 from attnzoo.engines.fused.hopper import softmax as hopper
 from attnzoo.engines.fused.way import asking as asking_for
 from attnzoo.engines.fused.way import interpreted, way
@@ -52,7 +64,7 @@ def expected(kernel, q, k, v, d_out, arguments):
         structure["mask"] = mod(*np.ogrid[:HEADS, : q.shape[1], : k.shape[1]])[None]
     visible = visibility(len(q), HEADS, q.shape[1], k.shape[1], **structure)
     dims = Dims(len(q), q.shape[1], k.shape[1], HEADS, KV_HEADS, q.shape[3], v.shape[3])
-    draws = kernel.draw(jax.random.key(kernel.seed), dims) if isinstance(kernel, BigBird) else [()] * HEADS
+    draws = kernel.draw(jax.random.key(kernel.seed), dims) if isinstance(kernel, BigBird | Reformer) else [()] * HEADS
     out, grads = np.zeros_like(d_out), jax.tree.map(np.zeros_like, {"q": q, "k": k, "v": v, **learned})
     for b, n in np.ndindex(len(q), HEADS):
         group = n // (HEADS // KV_HEADS)
@@ -230,6 +242,72 @@ def test_kernels_are_given_rows_as_many_as_there_are(kernel, is_causal, length, 
         assert {x.shape[1] for x in moved if x.ndim == 4 and x.dtype == jnp.bfloat16 and x.shape[1] != 2} == {rows}
 
 
+def check_gathered(run, length, **case):
+    """Runs of so many chunks, which meet at their ends."""
+    with mock.patch.object(indexed, "RUN", run):
+        check(sizes=(length, length), **case)
+
+
+def test_chunks_of_tokens_that_hash_alike(ask):
+    """Two rounds and heads that share keys, some of which are hidden, in chunks of which the last one is not full."""
+    kernel = Reformer(buckets=8, rounds=2)
+    ask(check_gathered, 1, 70, kernel=kernel, key_value_seq_lengths=np.array([67]))
+
+
+GATHERED = {
+    "a run of two chunks and one of one": {"length": 150, "run": 2},
+    "wide heads": {"length": 70, "widths": (128, 128)},
+    "narrow heads, wide values, many buckets": {"length": 70, "widths": (40, 100), "kernel": Reformer(buckets=100)},
+    "float16, small gradients, a cap": {"length": 70, "dtype": jnp.float16, "factor": 2e-4, "soft_cap": 2.0},
+    "a scale, queries hidden": {"length": 70, "scale": -0.2, "query_seq_lengths": np.array([67])},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GATHERED)
+def test_chunks_of_tokens_that_hash_alike_otherwise(ask, name):
+    case = {"run": 1, "kernel": Reformer(buckets=8)} | GATHERED[name]
+    ask(check_gathered, case.pop("run"), case.pop("length"), **case)
+
+
+def check_residuals(rounds=2):
+    """Log-sum-exps of all rounds, and gradients by them, against XLA's in float32."""
+    *given, d_out = operands(70, 70, 64, 64, jnp.bfloat16)
+    d_lse = jnp.asarray(np.random.default_rng(1).normal(size=(1, 70, HEADS)), jnp.float32)
+    call = lambda how, *x: attend(
+        *x, kernel=Reformer(buckets=8, rounds=rounds), implementation=how, return_residual=True
+    )
+    with interpreted(64, 64, 64, platform="cuda"):
+        found, pull = jax.vjp(functools.partial(call, "pallas"), *given)
+        grads = pull((d_out, d_lse))
+    assert not has_races()
+    precise = [x.astype(jnp.float32) for x in given]
+    wanted, pull = jax.vjp(functools.partial(call, "xla"), *precise)
+    for x, y in zip((*found, *grads), (*wanted, *pull((d_out.astype(jnp.float32), d_lse))), strict=True):
+        np.testing.assert_allclose(np.asarray(x, np.float64), y, rtol=0, atol=1e-2 * np.abs(y).max())
+
+
+@pytest.mark.slow
+def test_residuals_of_rounds(ask):
+    ask(check_residuals)
+
+
+GATHERED_DECLINED = {
+    "chunks of 32 tokens: it takes 64": (Reformer(chunk_size=32), {}),
+    "5 lists of each head: it takes 4": (Reformer(rounds=5), {}),
+    "a bias came": (Reformer(), {"bias": np.zeros((1, 1, 8, 8), np.float32)}),
+    "dropout came": (Reformer(), {"dropout_rate": 0.5, "rng": jax.random.key(0)}),
+}
+
+
+@pytest.mark.parametrize("reason", GATHERED_DECLINED)
+def test_what_is_not_gathered(reason):
+    kernel, arguments = GATHERED_DECLINED[reason]
+    *given, _ = operands(8, 8, 64, 64, jnp.bfloat16)
+    with pytest.raises(NotImplementedError, match=f"'pallas' declines Reformer.*{reason}"):
+        jax.eval_shape(lambda *x: attend(*x, kernel=kernel, implementation="pallas", **arguments), *given)
+
+
 DECLINED = {
     "float32: it takes bfloat16 or float16": {"dtype": jnp.float32},
     "head_dim=256: it takes up to 128": {"widths": (256, 64)},
@@ -242,11 +320,12 @@ def test_reasons(reason):
     assert any(reason in told for told in hopper.declined(q, k, v))
 
 
+@pytest.mark.parametrize("kernel", [Softmax(), Reformer(rounds=2)], ids=repr)
 @pytest.mark.parametrize("x64", [False, True])
-def test_export_for_cuda(x64):
+def test_export_for_cuda(x64, kernel):
     """Without its compiler, for a process of any precision."""
     *given, _ = operands(256, 256, 64, 64, jnp.bfloat16)
-    call = lambda q, k, v: attend(q, k, v, is_causal=True, implementation="pallas").astype(jnp.float32).sum()
+    call = lambda q, k, v: attend(q, k, v, kernel=kernel, implementation="pallas").astype(jnp.float32).sum()
     with jax.enable_x64(x64):
         program = jax.jit(jax.grad(call, (0, 1, 2)))
         exported = jax.export.export(program, platforms=["cuda"], disabled_checks=ONLY_CUDA)(*given)

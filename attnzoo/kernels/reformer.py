@@ -26,7 +26,8 @@ import jax.numpy as jnp
 
 from attnzoo.contract import fields, randomness
 from attnzoo.contract.support import Support
-from attnzoo.engines import dense, gathered, heads
+from attnzoo.engines import dense, gathered, hashed, heads
+from attnzoo.engines.fused import way
 from attnzoo.engines.gathered import Order
 from attnzoo.kernel import Kernel
 
@@ -92,6 +93,9 @@ class Reformer(Kernel):
         return dense.attend(dense.scores(q, k, scale, soft_cap), v, visible & met, bias, dropout)
 
     def batched(self, params, draws, q, k, v, call):
+        if way.asked() is not None:
+            return self._by_kernels(draws, q, k, v, call)
+
         def one_head(q, k, v, draws, call):
             mask = call.mask
             keys = jnp.ones(len(k), bool) if mask.keys is None else mask.keys
@@ -110,16 +114,27 @@ class Reformer(Kernel):
         numbers = self.rounds * q.shape[1] * max(2 * self.chunk_size, self.buckets)
         return heads.over_heads(one_head, q, k, v, (draws[None], call.by_head(q.shape[2])), numbers=numbers)
 
+    def _by_kernels(self, draws, q, k, v, call):
+        """All heads: chunks are met by kernels of a device, which find their tokens themselves."""
+        keys, queries = (None if x is None else x[:, :1, None] for x in (call.mask.keys, call.mask.queries))
+        both = keys if queries is None else queries if keys is None else queries & keys
+
+        rotations = jnp.broadcast_to(draws, (q.shape[2], *draws.shape[1:]))
+
+        def tokens(x, shown):
+            return self._sorted(hashed.nearest(rotations, jax.lax.stop_gradient(x)), True if shown is None else shown)
+
+        return hashed.by_kernel(q, k, v, (tokens(q, both), tokens(k, keys)), self.chunk_size, call)
+
     def _order(self, rotations, x, shown) -> Order:
         """The chunks of each round, by hash and position, hidden tokens last; leaves lead with [rounds]."""
-        precise = jnp.promote_types(x.dtype, jnp.float32)
-        # In full precision whatever that of other products is: two routes must not hash one token to two buckets.
-        x, rotations = jax.lax.stop_gradient(x).astype(precise), rotations.astype(precise)
-        turned = jnp.einsum("lh,rhc->rlc", x, rotations, precision=jax.lax.Precision.HIGHEST)
-        bucket = jnp.argmax(jnp.concatenate([turned, -turned], axis=-1), axis=-1)
-        tokens = jnp.argsort(jnp.where(shown, bucket, self.buckets), axis=-1, stable=True)
+        tokens = self._sorted(hashed.nearest_of_head(rotations, jax.lax.stop_gradient(x)), shown)
         full = jnp.pad(tokens, ((0, 0), (0, -len(x) % self.chunk_size)), constant_values=-1)
         return Order(full.reshape(self.rounds, -1, self.chunk_size), jnp.argsort(tokens, axis=-1))
+
+    def _sorted(self, bucket, shown):
+        """Tokens [..., L] in the order of their buckets and positions, hidden ones last."""
+        return jnp.argsort(jnp.where(shown, bucket, self.buckets), axis=-1, stable=True)
 
     def _shares(self, order, key_order, rows, columns, dtype):
         """1 / the number of rounds in which a pair meets, [C, t, s]; None where there is but one round."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 
 from attnzoo.engines.fused.carried import Recurrence
+from attnzoo.engines.fused.listed import Gathered
 from attnzoo.engines.fused.operands import Found, Gradients, Operands
 from attnzoo.engines.fused.pairs import Lists
 from attnzoo.engines.fused.way import Tiles
@@ -31,6 +32,7 @@ class Device(NamedTuple):
         what queries find, and take their gradients; None where they give none.
       unit: `unit(q, k, v)`: what lengths of theirs are multiples of where tokens are in order: kernels read zeros
         behind the end of a sequence, and write nothing there. None where sequences are filled up to whole tiles.
+      gathered: those of chunks of tokens that are found at run time, if it has any.
     """
 
     platform: str
@@ -45,3 +47,4 @@ class Device(NamedTuple):
     projected: Callable[..., jax.Array | None] | None = None
     averages: Callable[[Operands, Lists, int], bool] | None = None
     unit: Callable[..., int] | None = None
+    gathered: Gathered | None = None

@@ -45,7 +45,7 @@ class Scores(NamedTuple):
         if cap is None:
             scores = made * (scale * self.unit)
         else:
-            squashed = _tanh(made * (scale / cap))
+            squashed = tanh(made * (scale / cap))
             scores = squashed * (cap * self.unit)
         if self.is_biased:
             scores = scores + along(keys.of_key.at[0], made.shape, 1 - self.axis)
@@ -93,9 +93,22 @@ def _stands(side: Side, name: str, refs, now: Step, start, shape, axis: int) -> 
     return place + now.scalars[f"first_{name}"], is_there
 
 
-def _tanh(x: jax.Array) -> jax.Array:
+def tanh(x: jax.Array) -> jax.Array:
     """As precise as float32, unlike the instruction, whose error times a cap of 50 is that of a score."""
     return 1 - 2 / (jnp.exp2(x * (2 * LOG2E)) + 1)
+
+
+def exponent(x: jax.Array) -> jax.Array:
+    """Of the least power of 2 that is no smaller."""
+    return jnp.ceil(jnp.log2(jnp.where(x > 0, x, 1)))
+
+
+def raised(most: jax.Array) -> jax.Array:
+    """Of the power of 2 by which gradients of pairs in float16 are multiplied, which are `most` at most.
+
+    Float16 ends at 6e-5, above a weight of one in 20,000 keys. So the largest there may be comes to 2^15.
+    """
+    return jnp.clip(15 - exponent(most), 0, 15)
 
 
 def vectors_of(side: Side) -> list[jax.Array]:

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused.device import Device
-from attnzoo.engines.fused.hopper import averaged, chunks, ends, few, projected, sums, warpgroups
+from attnzoo.engines.fused.hopper import averaged, chunks, ends, few, gathered, projected, sums, warpgroups
 from attnzoo.engines.fused.hopper import tiles as hopper_tiles
-from attnzoo.engines.fused.hopper.scores import Scores, scalars, vectors_of
+from attnzoo.engines.fused.hopper.scores import Scores, exponent, raised, scalars, vectors_of
 from attnzoo.engines.fused.hopper.tiles import Rule, Step, Work
 from attnzoo.engines.fused.hopper.warpgroups import (
+    DTYPES,
     ROWS,
+    WIDTHS,
     Blocks,
     Matrix,
     Vectors,
@@ -28,13 +30,11 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     filled,
     products,
     spread,
+    widened,
 )
 from attnzoo.engines.fused.operands import Found, Gradients, Operands, Pulled, Side
 from attnzoo.engines.fused.pairs import Lists, Pairs
 from attnzoo.engines.fused.way import Tiles
-
-DTYPES = ("bfloat16", "float16")
-WIDTHS = (64, 128)
 
 PIECE = 256 * 64  # numbers of a piece of keys forward, at most, of which registers hold the scores
 
@@ -103,7 +103,7 @@ def forward(given: Operands, lists: Lists, *, interpret: Any = None) -> Found:
 def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = None) -> Gradients:
     """Gradients of what it was given."""
     narrow, given = given, _widened(given)
-    pulled, undo = _in_range(given, pulled._replace(d_out=_wide(pulled.d_out)))
+    pulled, undo = _in_range(given, pulled._replace(d_out=widened(pulled.d_out)))
     of_queries = given.q.dtype if undo is None else jnp.float32
     of_keys = of_queries if given.q.shape[2] == given.k.shape[2] else jnp.float32
     if few.fits(given, lists):
@@ -240,31 +240,23 @@ def _are_read(given: Operands) -> tuple[bool, bool]:
 
 
 def _widened(given: Operands) -> Operands:
-    return given._replace(q=_wide(given.q), k=_wide(given.k), v=_wide(given.v))
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """With zeros behind the numbers of a head, as many as the kernel wants."""
-    width = next(width for width in WIDTHS if x.shape[3] <= width)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[3])))
+    return given._replace(q=widened(given.q), k=widened(given.k), v=widened(given.v))
 
 
 def _in_range(given: Operands, pulled: Pulled) -> tuple[Pulled, jax.Array | None]:
     """What is pulled, so that gradients of pairs are in the range of their type, and [B, N] what undoes it, or None.
 
-    Float16 ends at 6e-5, above a weight of one in 20,000 keys. So the gradient of the output and the weights are
-    multiplied by powers of 2 that bring the largest d_scores which there may be to 2^15.
+    The gradient of the output is divided by its largest, and weights are `raised`.
     """
     if given.q.dtype != jnp.float16:
         return pulled, None
     precise = lambda x: x.astype(jnp.float32)
-    exponent = lambda x: jnp.ceil(jnp.log2(jnp.where(x > 0, x, 1)))
     down = exponent(jnp.abs(precise(pulled.d_out)).max(axis=(1, 3)))
     factor = jnp.exp2(-down)
     d_out, shift = precise(pulled.d_out) * factor[:, None, :, None], pulled.shift * factor[..., None]
     value = jnp.abs(precise(given.v)).max(axis=(1, 3)).repeat(given.q.shape[2] // given.v.shape[2], axis=1)
     most = jnp.abs(d_out).sum(axis=3).max(axis=1) * value + jnp.abs(shift).max(axis=2)
-    up = jnp.clip(15 - exponent(most), 0, 15)
+    up = raised(most)
     log_total = pulled.log_total - up[..., None] * math.log(2)
     return pulled._replace(d_out=d_out.astype(jnp.float16), log_total=log_total, shift=shift), jnp.exp2(down - up)
 
@@ -285,6 +277,7 @@ def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
         projected=projects,
         averages=averaged.fits,
         unit=ends.unit,
+        gathered=gathered.gathered(interpret),
     )
 
 

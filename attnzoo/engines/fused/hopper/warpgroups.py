@@ -27,6 +27,8 @@ plgpu: Any = mosaic_gpu  # other names and signatures with each jax
 OLDEST = (0, 11)  # jax whose Mosaic GPU is the one that is spoken to here
 CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
 
+DTYPES = ("bfloat16", "float16")  # of softmax
+WIDTHS = (64, 128)  # of its rows
 ROWS = 64  # of a warpgroup: those of one wgmma
 TILE, ROW = 8, 128  # rows of a tile in shared memory as wgmma reads it, and bytes of one, at most
 SHARED = 227 * 1024  # bytes of shared memory of one block of threads
@@ -268,6 +270,12 @@ def clipped(x: jax.Array, end: int, unit: int) -> jax.Array:
 def unclipped(x: jax.Array) -> jax.Array:
     """The inverse, with zeros."""
     return filled_up(x, ROWS)
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """With zeros behind the numbers of a head, as many as kernels of softmax want."""
+    width = next(width for width in WIDTHS if x.shape[3] <= width)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[3])))
 
 
 def div(x, by: int):
