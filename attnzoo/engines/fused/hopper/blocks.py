@@ -75,15 +75,16 @@ class Fixed:
 
 
 class Run:
-    """A run of programs of so many blocks of channels.
+    """A run of programs of blocks of channels.
 
     Attributes:
       dtype: of operands of products.
       interpret: what a CPU interprets kernels with, or None.
+      over: `step(number, carry)` of each block, one after another, from where it stands.
     """
 
-    def __init__(self, count: int, dtype: Any, interpret: Any):
-        self.count, self.dtype, self.interpret = count, dtype, interpret
+    def __init__(self, dtype: Any, interpret: Any, over: Callable[[Callable, Any], Any]):
+        self.dtype, self.interpret, self.over = dtype, interpret, over
         self._sums: list[_Sum] = []
         self._later: list[Later] = []
 
@@ -102,6 +103,11 @@ class Run:
         product = lambda number, made: functools.reduce(jnp.multiply, [x.tile(number, made) for x in rows])
         step = lambda number, made, total: total + product(number, made).sum(axis=1)
         return self._sum(max(x.level for x in rows), (ROWS,), 0.0, step)
+
+    def product(self, rows: Tiles, blocks: Any) -> Later:
+        """Rows times a matrix, of which blocks of rows stand in shared memory."""
+        step = lambda number, made, total: added(total, rows.tile(number, made), blocks.at[number], self.interpret)
+        return self._sum(rows.level, (ROWS, blocks.shape[2]), 0.0, step)
 
     def later(self, level: int, make: Callable[[], Any]) -> Later:
         """What is made outside of passes, which wait for it."""
@@ -125,10 +131,6 @@ class Run:
             start = tuple(filled(x.least, *x.shape) for x in each)
             for made, total in zip(each, self.over(step, start), strict=True):
                 made.total = total
-
-    def over(self, step: Callable, start: Any) -> Any:
-        """`step(number, carry)` of each block, one after another."""
-        return jax.lax.fori_loop(jnp.int32(0), jnp.int32(self.count), step, start)
 
     def _sum(self, level: int, shape: tuple[int, ...], least: float, step: Callable) -> Later:
         made = _Sum(level, shape, least, step)

@@ -124,7 +124,7 @@ class Kernel(wide.Kernel):
 
     def _made(self, piece, own) -> list[tuple[Any, jax.Array]]:
         """Features of keys and of queries, and the number beside them."""
-        run = self.run()
+        run = self.run(own)
         each = [run.made(getattr(self.how, x), self.of_program(x, piece, own)) for x in ("key", "read")]
         run.run()
         return [(rows, number.made().astype(jnp.float32)) for rows, number in each]

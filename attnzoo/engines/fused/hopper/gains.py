@@ -100,7 +100,7 @@ def _onward(kernel: Kernel, d_out: jax.Array, changed: list[bool]) -> dict[str, 
         yield loaded(kernel.vector(piece, "base"))
         d_made, d_floor = met.pulled(own.pulled, d_one)
         yield met.floor * d_floor - with_floor
-        yield from kernel.pulled_rows("read", piece, own, kernel.run(), [d_made, d_floor], changed)
+        yield from kernel.pulled_rows("read", piece, own, kernel.run(own), [d_made, d_floor], changed)
 
     operands = kernel.operands_onward | {"d_out": Matrix(d_out)}
     return kernel.launch("gains_onward", ONWARD, operands, out, read, given.found)
@@ -117,7 +117,7 @@ def _back(kernel: Kernel, onward: dict, d_left: Found | None, changed: list[bool
         (d_value,) = met.read(piece.made_key, counts=False)
         yield d_value
         d_made, _ = met.pulled(piece.value, loaded(piece.one_rows.at[0]))
-        run, d_largest = kernel.run(), kernel.d_largest(piece, told)
+        run, d_largest = kernel.run(own), kernel.d_largest(piece, told)
         by_own = run.summed(d_made, Tiles(0, lambda number, made: loaded(piece.made_key.at[number])))
         d_gain = run.later(by_own.level, lambda: by_own.made() + d_largest)
         yield from kernel.pulled_rows("key", piece, own, run, [d_made, d_gain], changed)

@@ -2,7 +2,8 @@
 
 A block of threads is one warpgroup. It has some pieces of a head, beside what is the same for all of them, writes what
 it makes of each, and leaves what it sums. It copies pieces itself, some turns ahead; several blocks are at work on a
-multiprocessor, of which some compute while others wait.
+multiprocessor, of which some compute while others wait. What is the same for all pieces may be more than shared memory
+holds: then it comes by blocks, one after another, again for each piece, of which the device's cache has them.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Pass(NamedTuple):
       joined: what all parts of a head leave together, of [B, heads, parts, ...] of each; sums unless given.
       fixed: what it has beside what is its own, as `held`, and for all examples where these are 1; of fewer heads than
         there are, one after another and again.
+      brought: what comes by blocks beside what is held and its own, [B or 1, heads or fewer, blocks, ...] of each.
     """
 
     shape: tuple[int, int, int]
@@ -68,6 +70,7 @@ class Pass(NamedTuple):
     scalars: dict[str, jax.Array] = {}
     joined: Callable[..., Iterable[jax.Array]] = _summed
     fixed: dict[str, jax.Array] = {}
+    brought: dict[str, jax.Array] = {}
 
     @property
     def pieces(self) -> int:
@@ -111,7 +114,8 @@ class Place(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What the warpgroup does.
+    """What the warpgroup does. Where blocks are brought, `own.over(step, start)` is `step(slot, carry)` of one after
+    another, each of which stands at its slot of what is brought.
 
     Attributes:
       make: what it makes of a piece beside what is held, into what is its own, and in registers, where it stands.
@@ -138,7 +142,10 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
     made = warpgroups.launched(
         name,
         kernel,
-        [*(x.array for x in work.given.values()), *work.held.values(), *work.fixed.values(), *work.scalars.values()],
+        [
+            *(x.array for x in work.given.values()),
+            *(x for each in (work.held, work.fixed, work.scalars, work.brought) for x in each.values()),
+        ],
         interpret,
         out_type=[*shapes, *left],
         scratch_types={
@@ -146,10 +153,13 @@ def launch(name: str, work: Pass, rule: Rule, interpret: Any = None) -> dict[str
             "own": {key: shared(x) for key, x in work.own.items()}
             | {key: _of_head(x) for key, x in work.fixed.items()},
             "given": {key: memory(x, interpret, STAGES, ROWS) for key, x in work.given.items()},
+            "brought": {key: _of_blocks(x) for key, x in work.brought.items()},
             "staging": {key: staging(x, interpret, ROWS) for key, x in work.staging.items()},
             "loaded": plgpu.Barrier(num_arrivals=max(1, len(work.held) + len(work.fixed))),
             "filled": plgpu.Barrier(num_arrivals=len(work.given), num_barriers=STAGES),
             "free": plgpu.Barrier(num_barriers=STAGES),
+            "come": plgpu.Barrier(num_arrivals=max(1, len(work.brought)), num_barriers=STAGES),
+            "gone": plgpu.Barrier(num_barriers=STAGES),
         },
         grid=(batch, num_heads, parts),
         grid_names=("batch", "heads", "parts"),
@@ -163,18 +173,25 @@ def _of_head(x: jax.Array) -> Any:
     return shared(jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
 
 
+def _of_blocks(x: jax.Array) -> Any:
+    """The same for some blocks of what is brought."""
+    return shared(jax.ShapeDtypeStruct(x.shape[3:], x.dtype), STAGES)
+
+
 class _Block:
     """A block of threads, inside the kernel: some pieces of a head."""
 
     def __init__(self, work: Pass, rule: Rule, refs, memory: SimpleNamespace):
         self.work, self.rule, self.memory = work, rule, memory
         self.example, self.head, self.part = (lax.axis_index(axis) for axis in ("batch", "heads", "parts"))
-        alike = work.given, work.held, work.fixed, work.scalars, work.out, work.left
-        given, self.far, self.fixed, self.scalars, self.out, self.left = dealt(refs, alike)
+        alike = work.given, work.held, work.fixed, work.scalars, work.brought, work.out, work.left
+        given, self.far, self.fixed, self.scalars, brought, self.out, self.left = dealt(refs, alike)
         self.first = self.part * work.run
         self.count = jnp.minimum(work.run, work.pieces - self.first).astype(jnp.int32)
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, STAGES)
-        self.held, self.own = SimpleNamespace(**memory.held), SimpleNamespace(**memory.own)
+        self.brought = Stream(work.brought, brought, memory.brought, memory.come, memory.gone, STAGES)
+        self.held = SimpleNamespace(**memory.held, **memory.brought)
+        self.own = SimpleNamespace(**memory.own, **memory.brought, over=self._over)
 
     def run(self) -> None:
         """All that it does."""
@@ -196,6 +213,27 @@ class _Block:
             plgpu.copy_gmem_to_smem(own, self.memory.own[key], self.memory.loaded)
         if self.work.held or self.work.fixed:
             plgpu.barrier_wait(self.memory.loaded)
+
+    def _over(self, step: Callable[[Any, Any], Any], start: Any) -> Any:
+        (count,) = {x.shape[2] for x in self.work.brought.values()}
+
+        def bring(number):
+            self.brought.fetch(number, functools.partial(self._of_block, number=number))
+
+        def met(number, carry):
+            ahead = number + STAGES - 1
+            pl.when(ahead < count)(functools.partial(bring, ahead))
+            with self.brought.piece(number, is_read=True):
+                return step(rem(number, STAGES), carry)
+
+        pl.loop(jnp.int32(0), jnp.int32(min(count, STAGES - 1)))(bring)
+        carry = lax.fori_loop(jnp.int32(0), jnp.int32(count), met, start)
+        self.brought.end(count)
+        return carry
+
+    def _of_block(self, x, ref, number):
+        head = div(self.head, self.work.shape[2] // x.shape[1])
+        return ref.at[self.example if x.shape[0] > 1 else 0, head, number]
 
     def _fetch(self, turn) -> None:
         self.given.fetch(turn, functools.partial(self._of_piece, turn=turn))

@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from attnzoo.engines.fused.hopper import passes, wide
-from attnzoo.engines.fused.hopper.blocks import Later, Tiles, numbers
+from attnzoo.engines.fused.hopper.blocks import Later, Run, Tiles, numbers
 from attnzoo.engines.fused.hopper.gained import Found
 from attnzoo.engines.fused.hopper.gaining import in_rows
 from attnzoo.engines.fused.hopper.meeting import ONWARD, Given, How, counted, recalled
 from attnzoo.engines.fused.hopper.passes import Pass, Rule
-from attnzoo.engines.fused.hopper.skeleton import Kernel
+from attnzoo.engines.fused.hopper.skeleton import Kernel, shares
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
     Blocks,
+    Matrix,
     added,
     along,
     filled,
@@ -31,7 +32,13 @@ from attnzoo.engines.fused.hopper.wide import SQUARE, block, summed
 
 
 class Side(Kernel):
-    """One of both: all operands of `skeleton.Kernel` are of that side, and values are as wide as are summed."""
+    """One of both: all operands of `skeleton.Kernel` are of that side, and values are as wide as are summed.
+
+    Attributes:
+      grows: whether a kernel that reads sums has room for others.
+    """
+
+    grows = True
 
     def __init__(self, how: How, given: Given, values: int, has_ones: bool):
         super().__init__(how, given)
@@ -49,8 +56,12 @@ class Side(Kernel):
         batch, length = self.given.read.shape[:2]
         known = {} if held is None else self.known(held)
         sums = self.sums_shapes if left else {}
-        work = Pass((batch, length, self.num_heads), given, out, known, sums, own, fixed=self.fixed)
+        work = self.work(Pass((batch, length, self.num_heads), given, out, known, sums, own))
         return passes.launch(name, work, rule, self.how.interpret)
+
+    def work(self, work: Pass) -> Pass:
+        """The same with what is fixed."""
+        return work._replace(fixed=self.fixed)
 
     def places(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
         """Where the program of queries or keys writes what it makes."""
@@ -65,6 +76,11 @@ class Side(Kernel):
     def known(self, held: Any) -> dict[str, jax.Array]:
         """Sums, as kernels read them."""
         return {"sums": held.sums.astype(self.dtype)} | ({} if held.ones is None else {"ones": held.ones})
+
+    def pulled_apart(self, d_out: jax.Array) -> Blocks:
+        """Gradients of what is read, of that of outputs, where another kernel sums them."""
+        ones = {"pulled_one": self.numbers()} if self.has_ones else {}
+        return {"pulled": Matrix(self.tokens(self.values, d_out.dtype))} | ones
 
     def begin(self) -> tuple[jax.Array, ...]:
         """Empty sums."""
@@ -99,16 +115,10 @@ class Wide(Side, wide.Kernel):
 
     def known(self, held: Any) -> dict[str, jax.Array]:
         known = super().known(held)
-        if self.shares > 1:  # which follow each other, of each head
-            known = {
-                name: jnp.repeat(x, self.num_heads // (x.shape[1] * self.shares), axis=1) for name, x in known.items()
-            }
-        apart = {"sums": (self.blocks, *SQUARE), "ones": (self.channels,)}
-        shape = lambda x: (len(x), x.shape[1] * self.shares)
-        return {name: x.reshape(*shape(x), *apart.get(name, x.shape[2:])) for name, x in known.items()}
+        return known | {"sums": known["sums"].reshape(*known["sums"].shape[:2], self.blocks, *SQUARE)}
 
     def made(self, name: str, piece, own, who: str = "made") -> Any:
-        run = self.run()
+        run = self.run(own)
         (rows,) = run.made(getattr(self.how, name), self.of_program(name, piece, own))
         run.run()
         self.write(ONWARD, own, {name: rows}, None)
@@ -131,6 +141,41 @@ class Wide(Side, wide.Kernel):
             return out if one is None else out + spread(one, SQUARE) * along(block(held.ones, number), SQUARE, 1)
 
         return Tiles(0, tile)
+
+
+class Brought(Wide):
+    """One that reads sums of so many channels that their blocks are brought one after another, again for each piece,
+    and with them what makes them: rows of channels are `Tiles` of a run over blocks.
+    """
+
+    grows = False
+
+    def __init__(self, how: How, given: Given, values: int, has_ones: bool):
+        super().__init__(how, given, values, has_ones)
+        self.channels, self.num_heads = self.channels * self.shares, self.num_heads // self.shares
+        self.blocks, self.shares = self.channels // ROWS, 1
+
+    def work(self, work: Pass) -> Pass:
+        apart = lambda x: x if x.ndim == 5 else x.reshape(*x.shape[:2], self.blocks, ROWS)
+        return work._replace(held={}, brought={name: apart(x) for name, x in (work.held | self.fixed).items()})
+
+    def places(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
+        return {}
+
+    def run(self, own) -> Run:
+        return Run(self.dtype, self.how.interpret, own.over)
+
+    def made(self, name: str, piece, own, who: str = "made") -> Any:
+        run = self.run(own)
+        (rows,) = run.made(getattr(self.how, name), self.of_program(name, piece, own))
+        return run, Tiles(rows.level, lambda number, made: rows.tile(number, made).astype(self.dtype))
+
+    def recalled(self, held, by, counts: bool = True) -> tuple[jax.Array, ...]:
+        run, rows = by
+        ones = Tiles(0, lambda number, made: along(block(held.ones, number), SQUARE, 1))
+        read = [run.product(rows, held.sums), *([run.summed(rows, ones)] if self.has_ones and counts else [])]
+        run.run()
+        return tuple(x.made() for x in read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +215,14 @@ class Gained(Wide):
 
     def gain(self, piece, own) -> jax.Array:
         """b of keys."""
-        run = self.run()
+        run = self.run(own)
         program: Any = self.how.key
         _, gain = run.made(program, self.of_program("key", piece, own))
         run.run()
         return gain.made()
 
     def made(self, name: str, piece, own, who: str = "made") -> Leveled:
-        run = self.run()
+        run = self.run(own)
         rows, number = run.made(getattr(self.how, name), self.of_program(name, piece, own))
         run.run()
         if name == "key":
@@ -206,7 +251,7 @@ class Gained(Wide):
         return Leveled(super().against(held, value, one), d_level)
 
     def pulled(self, name: str, piece, own, d_made: Leveled, changed: list[bool], told: Any) -> Iterator[jax.Array]:
-        run, rows = self.run(), d_made.rows
+        run, rows = self.run(own), d_made.rows
         number: Any = d_made.level
         if name == "key":
             by_own = run.summed(rows, Tiles(0, lambda number, made: loaded(own.made_key.at[number])))
@@ -221,7 +266,9 @@ def _weighed(rows: Any, piece) -> Tiles:
     return Tiles(rows.level, lambda number, made: whole(number, made) * spread(loaded(piece.weight.at[0]), SQUARE))
 
 
-def of_side(how: How, given: Given, values: int, has_ones: bool, has_gains: bool) -> Side:
-    """Keys or queries."""
+def of_side(how: How, given: Given, values: int, has_ones: bool, has_gains: bool, grows: bool = False) -> Side:
+    """Keys or queries, which may read sums, or of which some grow where they read none."""
     kind = Gained if has_gains else Wide if wide.are_many(given, how) else Side
+    if not grows and shares(given, how) > 1:
+        kind = Brought
     return kind(how, given, values, has_ones)

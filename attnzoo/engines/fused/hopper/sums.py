@@ -6,7 +6,8 @@ One kernel passes over keys and leaves sums, another one passes over queries and
 over queries gives theirs and sums d_S = sum_i phi(q_i) d_i^T, of which one over keys has theirs and those of values:
 that of psi(k_j) is d_S v_j + d_z, and that of v_j is d_S^T psi(k_j). Features are made of rows, outputs finished and
 differentiated in kernels (`told`), or by XLA where these do not know how. Blocks of threads have parts of a
-sequence, whose sums XLA adds up; sums that are read are rounded as operands are.
+sequence, whose sums XLA adds up; sums that are read are rounded as operands are. Of more channels than a block of
+threads has room for, several blocks of threads sum a share each, and one reads those of all channels, block by block.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from attnzoo.engines.fused.carried import (
     kept_of,
     unkept,
 )
-from attnzoo.engines.fused.hopper import chunks, skeleton, wide
+from attnzoo.engines.fused.hopper import chunks, wide
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper.gained import Found
 from attnzoo.engines.fused.hopper.gradient import of_group, of_shared
@@ -78,16 +79,15 @@ def _met(
     scale = chunks.scale_of(carried, learned, given.q, slots)
     told = hopper_told.of(carried, learned, given, scale, None, None, interpret)
     is_told = told is not None and _fits(*told)
-    is_finished = told is not None and is_told and skeleton.shares(told[1], told[0]) == 1
     if told is None or not is_told:
         written = chunks.written_of(carried, learned, given, slots)
         rows = chunks.rows_of(carried, learned, given, slots, scale, written)
         one = None if written.one is None else jnp.repeat(written.one, group, axis=1)
         told = How(None, None, None, 1.0 if scale is None else scale, interpret), Given(*rows, [], [], one)
     how, operands = told
-    (out, ones), left = _passed(how if is_finished else how._replace(finish=None), operands, kept, carried.own)
+    (out, ones), left = _passed(how, operands, kept, carried.own)
     out = unclipped(out)
-    if not is_finished:
+    if not is_told:
         out = chunks.finished_of(carried, learned, heads.precise(out[..., : given.v.shape[3]]), ones)
     return out.astype(chunks.DTYPE), chunks.left_of(left, carried.empty(), 1)
 
@@ -137,11 +137,11 @@ class Queries(NamedTuple):
     matrices: list[Any]
 
 
-def _side_of_keys(how: How, keys: Keys) -> Side:
-    """That which is summed."""
+def _side_of_keys(how: How, keys: Keys, grows: bool) -> Side:
+    """That which is summed, or reads gradients of sums."""
     # All examples have values of their own.
     given = Given(keys.value, keys.key, keys.value, [], keys.beside, matrices=keys.matrices)
-    return of_side(how, given, keys.value.shape[3], keys.one is not None, keys.plain is not None)
+    return of_side(how, given, keys.value.shape[3], keys.one is not None, keys.plain is not None, grows)
 
 
 def _side_of_queries(how: How, queries: Queries, sums: Sums) -> Side:
@@ -152,7 +152,7 @@ def _side_of_queries(how: How, queries: Queries, sums: Sums) -> Side:
 
 def _gains(how: How, keys: Keys) -> jax.Array | None:
     """b of keys, float32 [B, heads that have a state, T]; None where they have none."""
-    side = _side_of_keys(how, keys)
+    side = _side_of_keys(how, keys, grows=True)
     if not isinstance(side, Gained):
         return None
     given: Blocks = {"key": Matrix(keys.key)}
@@ -166,7 +166,7 @@ def summed(how: How, keys: Keys, kept: Sums | None) -> Sums:
     """The sums of all keys, of each head that has a state; those that were kept, where they were."""
     if kept is not None:
         return kept
-    side, gains = _side_of_keys(how, keys), _gains(how, keys)
+    side, gains = _side_of_keys(how, keys, grows=True), _gains(how, keys)
     make = lambda piece, held, own, _: side.made("key", piece, own)
     add = lambda piece, own, by, sums: side.grown(sums, by, piece.value, piece.one.at[0] if side.has_ones else None)
     blocks, rule = _blocks_of_keys(side, keys, gains), Rule(make, add, begin=side.begin)
@@ -192,7 +192,7 @@ def _summed_forward(how: How, keys: Any, kept: Any):
 def _summed_backward(how: How, residuals: tuple[Keys, Sums | None, Sums, Changed], pulled: Any) -> tuple[Keys, None]:
     keys, kept, sums, told = residuals
     changed, _ = told.of_each((keys, kept))
-    side, gains = _side_of_keys(how, keys), _gains(how, keys)
+    side, gains = _side_of_keys(how, keys, grows=False), _gains(how, keys)
     make = lambda piece, held, own, _: side.made("key", piece, own)
 
     def write(piece, held, own, by):
@@ -228,8 +228,7 @@ def read(how: How, queries: Queries, sums: Sums) -> tuple[jax.Array, jax.Array |
     out |= {"one": side.numbers()} if side.reads_ones else {}
     made = side.passing("read", _blocks_of_queries(side, queries), out, sums, Rule(make, write=write))
     like: Any = jax.ShapeDtypeStruct((batch, length, num_heads, side.values), side.dtype)
-    one = made["one"].reshape(batch, num_heads, side.shares, -1).sum(axis=2) if side.reads_ones else None
-    return of_group(made["out"], like), one
+    return of_group(made["out"], like), made["one"][:, :, 0] if side.reads_ones else None
 
 
 def _blocks_of_queries(side: Side, queries: Queries) -> Blocks:
@@ -263,18 +262,33 @@ def _read_backward(how: How, residuals: tuple[Queries, Sums, Changed], pulled: A
 
     def write(piece, held, own, made):
         _, block, one = made
+        if "pulled" in out:
+            yield loaded(block)
+            yield from (one for _ in range(side.has_ones))
         d_made = side.against(held, block, one) * how.scale
         yield from side.pulled("read", piece, own, d_made, changed.beside, None)
 
-    out: Blocks = {"read": side.gradient(queries.read)}
-    out |= side.numbers_beside("read", changed.beside)
+    out: Blocks = {} if side.grows or how.finish is None else side.pulled_apart(d_out)
+    out |= {"read": side.gradient(queries.read)} | side.numbers_beside("read", changed.beside)
     given = _blocks_of_queries(side, queries) | {"d_out": Matrix(d_out)}
     given |= both("d_one", None if d_one is None else d_one[:, :, None])
-    made = side.passing("read_back", given, out, sums, Rule(make, add, write, side.begin), left=True)
+    if side.grows:
+        made = side.passing("read_back", given, out, sums, Rule(make, add, write, side.begin), left=True)
+        left = side.left(made)
+    else:
+        made = side.passing("read_back", given, out, sums, Rule(make, write=write))
+        one = made["pulled_one"][:, :, 0] if "pulled_one" in made else d_one
+        left = _summed_by_queries(how, queries, made.get("pulled", d_out), one)
     of_state = lambda x, like: x.reshape(*like.shape[:2], -1, *like.shape[2:]).sum(axis=2) * how.scale
-    d_sums = jax.tree.map(of_state, side.left(made), sums)
+    d_sums = jax.tree.map(of_state, left, sums)
     beside = grads_beside("read", made, queries.beside)
     return Queries(of_group(made["read"], queries.read), beside, [None] * len(queries.matrices)), d_sums
+
+
+def _summed_by_queries(how: How, queries: Queries, value: jax.Array, one: jax.Array | None) -> Sums:
+    """What queries write, if they write as keys do."""
+    keys = Keys(queries.read, value, queries.beside, one, queries.matrices)
+    return summed(how._replace(key=how.read, matrices_key=how.matrices_read), keys, None)
 
 
 read.defvjp(_read_forward, _read_backward, symbolic_zeros=True)

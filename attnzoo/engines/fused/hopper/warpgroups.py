@@ -179,7 +179,7 @@ class Stream:
       stages: pieces in shared memory at a time.
     """
 
-    def __init__(self, blocks: Blocks, refs, memory: dict[str, Any], filled, free, stages: int):
+    def __init__(self, blocks: dict[str, Any], refs, memory: dict[str, Any], filled, free, stages: int):
         self.blocks, self.refs, self.stages = blocks, refs, stages
         self.memory, self.copied = ({key: views(x)[i] for key, x in memory.items()} for i in (0, 1))
         self.filled, self.free = filled, free

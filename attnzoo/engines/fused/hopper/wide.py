@@ -5,12 +5,13 @@ the others are at the chunk before. So the one that keeps the state has register
 channels are never there at once: each block is made where features are differentiated, and left.
 
 More channels, such as all pairs of 64 numbers, are shared by blocks of threads, each with the rows of matrices that
-make its own. What is read, and gradients, are sums of what each has of them, which it writes rounded, half as much as
-in float32. XLA adds them up, and finishes outputs.
+make its own. What is read along chunks, and gradients, are sums of what each has of them, which it writes rounded, half
+as much as in float32. XLA adds them up, and finishes outputs.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -112,8 +113,8 @@ def tiles(chunk: Any, value, one: jax.Array | None, pairs: jax.Array, left: Call
 
 
 def block(of, number):
-    """One of the blocks of `ROWS` of a vector."""
-    return of.at[pl.ds(number * ROWS, ROWS)]
+    """One of the blocks of `ROWS` of a vector, which may stand apart."""
+    return of.at[number] if len(of.shape) > 1 else of.at[pl.ds(number * ROWS, ROWS)]
 
 
 class Kernel(skeleton.Kernel):
@@ -207,7 +208,7 @@ class Kernel(skeleton.Kernel):
 
     def prepare(self, sums: Sums, piece, prepared, own) -> None:
         """Writes features, and what a chunk writes into the state."""
-        run = self.run()
+        run = self.run(own)
         made = {x: run.made(getattr(self.how, x), self.of_program(x, piece, own))[0] for x in ("key", "read")}
         run.run()
         weight = loaded(getattr(piece, f"{sums.one}_rows").at[0]) if self.has_ones else None
@@ -229,9 +230,10 @@ class Kernel(skeleton.Kernel):
                     total = (tile * spread(weight, SQUARE)).astype(jnp.float32).sum(axis=0)
                     block(prepared.ones, number)[...] = total
 
-    def run(self) -> Run:
+    def run(self, own) -> Run:
         """Passes over channels."""
-        return Run(self.blocks, self.dtype, self.how.interpret)
+        over = functools.partial(jax.lax.fori_loop, jnp.int32(0), jnp.int32(self.blocks))
+        return Run(self.dtype, self.how.interpret, over)
 
     def made(self, name: str, piece, own, who: str = "made") -> Any:
         return getattr(piece, f"made_{name}")
@@ -245,7 +247,7 @@ class Kernel(skeleton.Kernel):
     def _held(self, own, number: int) -> Any:
         """A matrix, or a vector of channels."""
         held = getattr(own, f"matrix_{number}")
-        if len(held.shape) > 1:
+        if len(held.shape) > 2:
             return Fixed(held)
         of_channels = Tiles(0, lambda number, made: along(block(held, number), SQUARE, 1))
         return of_channels.tile(numbers(1)[0], {}) if self.blocks == 1 else of_channels
@@ -254,7 +256,7 @@ class Kernel(skeleton.Kernel):
         self, name: str, piece, own, d_made: Any, changed: list[bool], told: Callable | None
     ) -> Iterator[jax.Array]:
         assert told is None, "gradients by decays of many channels"
-        return self.pulled_rows(name, piece, own, self.run(), [d_made], changed)
+        return self.pulled_rows(name, piece, own, self.run(own), [d_made], changed)
 
     def pulled_rows(self, name: str, piece, own, run: Run, pulled: list[Any], changed: list[bool]):
         """Gradients of queries or keys, and of what their program needs beside them."""
