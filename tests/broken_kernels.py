@@ -10,6 +10,7 @@ import numpy as np
 
 from attnzoo import Kernel, Support
 from attnzoo.engines import caching, dense
+from attnzoo.kernels.based import Based
 from attnzoo.kernels.linear import Linear
 from attnzoo.kernels.nystrom import Nystrom
 from attnzoo.kernels.sliding_window import SlidingWindow
@@ -475,6 +476,15 @@ class ForgetsTheStep(Linear):
 
     def step(self, params, draws, cache, q, k, v, positions, call):
         return cache, super().step(params, draws, cache, q, k, v, positions, call)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class WrongPowers(Based):
+    """Takes the square of a score to weigh as much as it does."""
+
+    def rule(self, params, draws, scale):
+        rule = super().rule(params, draws, scale)
+        return rule._replace(powers=lambda width: (1.0, scale or width**-0.5, (scale or width**-0.5) ** 2))
 
 
 @dataclasses.dataclass(frozen=True)

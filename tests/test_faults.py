@@ -83,6 +83,7 @@ FAULTS = {
     broken.RingTooSmall(left=5, right=0): STEPS_DIFFER,
     broken.ForgetsTheStep(): STEPS_DIFFER,
     broken.ClaimsToStep(): STEPS_DIFFER,
+    broken.WrongPowers(): {"powers_are_those_of_features"},
     # In low precision all examples have as many tokens; past the end its sums take what the door has made zero.
     broken.PaddingIsSummed(): {"stepping_equals_the_whole", "a_state_has_an_end"},
 }

@@ -44,6 +44,9 @@ class Rule(NamedTuple):
         [G, t, F] of groups.
       write: (keys [s, H], values [s, Hv], their positions [s], and what tokens bring by keyword) -> `Write`.
       finish: what was read, [t, ...] of each of the values -> the output [t, Hv].
+      powers: width of heads H -> (c_0, c_1, ...), where what a query reads with and what a key is written by say so of
+        their product: it is c_0 + c_1 (q . k) + c_2 (q . k)^2 + ..., of numbers that nothing is learned of. A kernel
+        may make use of it, and of no features.
 
     Example:
       >>> from attnzoo.contract.call import Call
@@ -62,6 +65,7 @@ class Rule(NamedTuple):
     read: Callable[..., tuple[jax.Array, ...]]
     write: Callable[..., Write]
     finish: Callable[[tuple[jax.Array, ...]], jax.Array] = lambda read: read[0]
+    powers: Callable[[int], tuple[Any, ...]] | None = None
 
 
 def attend(
@@ -360,6 +364,12 @@ class Chunks(NamedTuple):
     def finished(self, constants, read: tuple[jax.Array, ...]) -> jax.Array:
         """Outputs [t, Hv], from what was read of each of the values."""
         return self.rule_of(constants).finish(read)
+
+    def powers(self, constants, width: int) -> tuple[float, ...] | None:
+        """By which products of queries and keys make weights; None where that is not known."""
+        powers = self.rule_of(constants).powers
+        found = () if powers is None else powers(width)
+        return found if found and all(isinstance(x, int | float) for x in found) else None
 
     def empty(self) -> State:
         """The state of one head before the first token."""

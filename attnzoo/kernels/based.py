@@ -44,7 +44,13 @@ class Based(Recurrent):
             read=lambda q, at: (_features(q * dense.scale_of(scale, q)),),
             write=lambda k, v, at: Write(state.counted(v), (Channels(_features(k)),)),
             finish=state.normalised,
+            powers=lambda width: _taylor(width**-0.5 if scale is None else scale),
         )
+
+
+def _taylor(scale):
+    """What q . k weighs by, and its powers."""
+    return 1.0, scale, scale * scale / 2
 
 
 def _features(x):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attnzoo.kernel import Kernel
-from attnzoo.testing import extremes, growth, laws, stepping
+from attnzoo.testing import extremes, growth, laws, rules, stepping
 from attnzoo.testing.probing import probe_kernel as probe_kernel
 from attnzoo.testing.subject import LawBroken as LawBroken
 from attnzoo.testing.subject import Subject
@@ -56,6 +56,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         stepping.calls_at_an_offset_equal_the_whole,
         stepping.steps_in_low_precision_lose_little,
         stepping.a_state_has_an_end,
+        rules.powers_are_those_of_features,
         growth.work_grows_as_claimed,
         growth.memory_grows_as_claimed,
     )

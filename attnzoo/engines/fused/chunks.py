@@ -205,6 +205,7 @@ class Route(NamedTuple):
             write=self._program(run.written),
             read=self._program(run.readers),
             finish=self._program(run.finished),
+            powers=run.powers,
             empty=run.empty,
         )
         cut = lambda out: jnp.moveaxis(out.reshape(batch, chunks, size, *out.shape[2:]), 1, 0)

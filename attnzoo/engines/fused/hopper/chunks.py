@@ -20,7 +20,7 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
-from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, skeleton, warpgroups, whole
+from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, powers, skeleton, warpgroups, whole
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper import wide as hopper_wide
@@ -94,7 +94,8 @@ def recurrence(interpret: Any = None) -> Recurrence:
 
 def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, State, list[jax.Array]]:
     """Outputs and the state that is left; gradients need no state that was kept."""
-    out, left = _met(carried, interpret, carried.learned, jax.tree.map(heads.precise, carried.given))
+    operands = carried.learned, jax.tree.map(heads.precise, carried.given)
+    out, left = _met(carried, interpret, *operands, is_pulled=False)
     kept = states_kept(carried.empty(), carried.given.q, carried.own, carried.runs) if keeps else []
     return out, left, varying.as_of([jnp.zeros(x.shape, x.dtype) for x in kept], out)
 
@@ -122,8 +123,12 @@ def gradients(carried: Carried, met: Callable[[Learned, Sequence], Any], pulled:
     return Gradients([x for x in jax.tree.leaves(learned) if is_real(x)], given)
 
 
-def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) -> tuple[jax.Array, State]:
-    """Outputs [B, T', N, Hv], and the state that is left, of operands in float32."""
+def _met(
+    carried: Carried, interpret: Any, learned: Learned, given: Sequence, is_pulled: bool = True
+) -> tuple[jax.Array, State]:
+    """Outputs [B, T', N, Hv], and the state that is left, of operands in float32, by kernels that have gradients if
+    they are pulled at.
+    """
     group = given.q.shape[2] // carried.own
     if carried.empty()[0].top is not None:
         gained = hopper_told.gained(carried, learned, given, found_gains(learned.found, group), interpret)
@@ -141,6 +146,10 @@ def _met(carried: Carried, interpret: Any, learned: Learned, given: Sequence) ->
             out, left = kernels.recur(how, whole_given)
             return unclipped(out), left_of(left, carried.empty(), group)
         out, one, left = whole.read(how._replace(finish=None), whole_given)
+        known = carried.powers(learned.constants, given.q.shape[3])
+        if not is_pulled and known is not None and powers.fits(how, whole_given, known):
+            out = powers.read(how, whole_given, known, None if slots.shown is None else heads.precise(slots.shown))
+            return out, left_of(left, carried.empty(), group)
         finished = finished_of(carried, learned, heads.precise(unclipped(out)), one)
         return finished.astype(DTYPE), left_of(left, carried.empty(), group)
     rows = rows_of(carried, learned, given, slots, scale, written)

@@ -21,11 +21,13 @@ from attnzoo.engines.fused.hopper import warpgroups
 from attnzoo.engines.fused.hopper.ends import memory, staging
 from attnzoo.engines.fused.hopper.warpgroups import (
     ALIGNED,
+    COLUMNS,
     RESERVED,
     ROWS,
     SCRATCH,
     SHARED,
     Blocks,
+    Columns,
     Matrix,
     Slices,
     Stream,
@@ -87,7 +89,7 @@ class Walk(NamedTuple):
     @property
     def parts(self) -> int:
         """Blocks of threads of a head."""
-        return self.main.parts if isinstance(self.main, Slices) else 1
+        return self.main.parts if isinstance(self.main, Slices | Columns) else 1
 
     @property
     def pieces(self) -> int:
@@ -107,7 +109,7 @@ class Walk(NamedTuple):
 
     @property
     def _apart(self) -> dict[str, str]:
-        return {key: key for key, x in (self.out | self.beside).items() if isinstance(x, Matrix)}
+        return {key: key for key, x in (self.out | self.beside).items() if _is_copied(x)}
 
     @property
     def _together(self) -> dict[str, str]:
@@ -115,7 +117,7 @@ class Walk(NamedTuple):
         for blocks in (self.out, self.beside):
             kinds: dict[tuple, str] = {}
             for key, x in blocks.items():
-                if isinstance(x, Matrix):
+                if _is_copied(x):
                     together[key] = kinds.setdefault((x.width, self.rows(x), x.array.dtype), key)
         return together
 
@@ -168,8 +170,13 @@ class Walk(NamedTuple):
         return {key: jax.ShapeDtypeStruct(x.shape[2:], x.dtype) for key, x in self.fixed.items()}
 
 
+def _is_copied(block: Matrix | Vectors) -> bool:
+    """Whether what is written waits in shared memory to be copied."""
+    return isinstance(block, Matrix) and not isinstance(block, Columns)
+
+
 class Rule(NamedTuple):
-    """What warpgroups do.
+    """What warpgroups do, to whom the number of their block of threads is `own.part`.
 
     Attributes:
       begin: the state, from `found(name)`, each time a block of shared memory, for what was found is copied to it as it
@@ -241,7 +248,7 @@ class _Block:
         found, self.fixed, self.out, self.beside, self.left = others
         self.found = dict(zip(work.found, map(self._of_head, found), strict=True))
         self.told, prepared = work.held
-        self.own = SimpleNamespace(**memory.own)
+        self.own = SimpleNamespace(**memory.own, part=self.part)
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, work.stages)
         self.prepared = Stream({}, (), memory.prepared, memory.ready, memory.spent, prepared)
         self.turns = jnp.int32(0), jnp.int32(work.pieces)
@@ -262,7 +269,7 @@ class _Block:
     def keep(self) -> None:
         """What the warpgroup does that keeps the state."""
         carry = lax.fori_loop(*self.turns, self._kept, self.rule.begin(self._begun))
-        for ref, x in zip(self.left, carry, strict=True):
+        for ref, x in zip(self.left, carry, strict=False):
             target = self._of_head(ref)
             target = target.at[0] if len(x.shape) < len(target.shape) else target
             self._of_first(self.work.parts if len(ref.shape) == 3 else 1, target, x)
@@ -350,7 +357,10 @@ class _Block:
         occupied = set()
         for (key, block), ref, rows in zip(blocks.items(), refs, written, strict=True):
             target = self._of_piece(block, ref, turn)
-            if isinstance(block, Matrix):
+            if isinstance(block, Columns):
+                for i, x in enumerate(rows):
+                    target.at[:, self.part * COLUMNS + i][...] = x.astype(block.array.dtype)
+            elif _is_copied(block):
                 place = self.work.waiting[key]
                 if place in occupied:
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)

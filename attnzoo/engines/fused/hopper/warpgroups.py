@@ -29,6 +29,7 @@ CAPABILITY = "9.0"  # of the GPU: wgmma is Hopper's, and of none after it
 
 DTYPES = ("bfloat16", "float16")  # of softmax
 WIDTHS = (64, 128)  # of its rows
+COLUMNS = 4  # of outputs that a block of threads has at least
 ROWS = 64  # of a warpgroup: those of one wgmma
 TILE, ROW = 8, 128  # rows of a tile in shared memory as wgmma reads it, and bytes of one, at most
 SHARED = 227 * 1024  # bytes of shared memory of one block of threads
@@ -109,6 +110,15 @@ class Slices(Matrix):
     def parts(self) -> int:
         """Blocks of threads of a head."""
         return self.array.shape[3] // ROWS
+
+
+class Columns(Matrix):
+    """Such rows of whole pieces, of which each block of threads writes `COLUMNS` beside each other: too few to copy."""
+
+    @property
+    def parts(self) -> int:
+        """Blocks of threads of a head."""
+        return self.array.shape[3] // COLUMNS
 
 
 Blocks = dict[str, Matrix | Vectors]
