@@ -20,7 +20,8 @@ from jax.extend.core import Literal
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
 from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
-from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, powers, skeleton, warpgroups, whole
+from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, powers_back, skeleton, warpgroups, whole
+from attnzoo.engines.fused.hopper import powers as hopper_powers
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper import told as hopper_told
 from attnzoo.engines.fused.hopper import wide as hopper_wide
@@ -103,7 +104,8 @@ def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[ja
 def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
     """Gradients, which begin with operands."""
     given = 1 if d_left is None else 2
-    return gradients(carried, lambda *operands: _met(carried, interpret, *operands)[:given], (d_out, d_left)[:given])
+    met = lambda learned, own: _met(carried, interpret, learned, own, True, d_left is not None)[:given]
+    return gradients(carried, met, (d_out, d_left)[:given])
 
 
 def gradients(carried: Carried, met: Callable[[Learned, Sequence], Any], pulled: Any) -> Gradients:
@@ -124,10 +126,10 @@ def gradients(carried: Carried, met: Callable[[Learned, Sequence], Any], pulled:
 
 
 def _met(
-    carried: Carried, interpret: Any, learned: Learned, given: Sequence, is_pulled: bool = True
+    carried: Carried, interpret: Any, learned: Learned, given: Sequence, is_pulled: bool, is_left: bool = False
 ) -> tuple[jax.Array, State]:
-    """Outputs [B, T', N, Hv], and the state that is left, of operands in float32, by kernels that have gradients if
-    they are pulled at.
+    """Outputs [B, T', N, Hv], and the state that is left, of operands in float32, which have gradients of the former if
+    they are `is_pulled` at, and of both if the state `is_left` to somebody who pulls at it.
     """
     group = given.q.shape[2] // carried.own
     if carried.empty()[0].top is not None:
@@ -147,9 +149,12 @@ def _met(
             return unclipped(out), left_of(left, carried.empty(), group)
         out, one, left = whole.read(how._replace(finish=None), whole_given)
         known = carried.powers(learned.constants, given.q.shape[3])
-        if not is_pulled and known is not None and powers.fits(how, whole_given, known):
-            out = powers.read(how, whole_given, known, None if slots.shown is None else heads.precise(slots.shown))
-            return out, left_of(left, carried.empty(), group)
+        if not is_left and known is not None and hopper_powers.fits(how, whole_given, known):
+            shown = None if slots.shown is None else slots.shown.astype(jnp.float32)[:, None]
+            if not is_pulled:
+                (out,) = hopper_powers.outputs(how, known, whole_given, shown)
+                return out, left_of(left, carried.empty(), group)
+            out, one = powers_back.read(how, known, whole_given, shown)
         finished = finished_of(carried, learned, heads.precise(unclipped(out)), one)
         return finished.astype(DTYPE), left_of(left, carried.empty(), group)
     rows = rows_of(carried, learned, given, slots, scale, written)

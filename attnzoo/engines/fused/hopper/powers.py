@@ -9,10 +9,14 @@ A number v_c of values is read, of all tokens before a chunk, as q . (c_2 S_c q 
 Blocks of threads share numbers of values, `COLUMNS` each. So none has a part of what another one writes, and nothing is
 added up behind them: the sums of 64 numbers would be 1 MB of float32, those of one are as many as features of 64
 channels have. Each counts for itself, as if one number more of all values were 1: the warpgroup that copies has that
-one, and pairs of a chunk. Outputs alone are made so: gradients of queries and keys are sums over numbers of values.
+one, and pairs of a chunk. Gradients of values are read so by keys, of those of what queries have read, from the last
+chunk on; those of queries and of keys share numbers of these (`powers_back`).
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +26,16 @@ from attnzoo.contract import varying
 from attnzoo.engines.fused.hopper import walk
 from attnzoo.engines.fused.hopper.blocks import numbers
 from attnzoo.engines.fused.hopper.meeting import Given, How
-from attnzoo.engines.fused.hopper.rows import REDUCED
+from attnzoo.engines.fused.hopper.rows import REDUCED, Rows
 from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.walk import Rule, Walk
 from attnzoo.engines.fused.hopper.warpgroups import (
     COLUMNS,
     ROWS,
+    Blocks,
     Columns,
     Matrix,
+    Vectors,
     added,
     all_slots,
     along,
@@ -46,7 +52,7 @@ from attnzoo.engines.fused.hopper.wide import SQUARE, block
 
 
 def fits(how: How, given: Given, powers: tuple[float, ...]) -> bool:
-    """Whether a kernel takes such a call: weights are of few powers, and numbers of outputs are finished one by one."""
+    """Whether kernels take such a call: weights are of few powers, and numbers of outputs are finished one by one."""
     if len(powers) > 3 or how.finish is None or given.one is None:
         return False
     is_plain = given.found is None and given.log_decay is None and given.rate is None
@@ -54,120 +60,191 @@ def fits(how: How, given: Given, powers: tuple[float, ...]) -> bool:
     return is_plain and is_apart and max(given.read.shape[3], given.key.shape[3]) <= ROWS == given.value.shape[3]
 
 
-def read(how: How, given: Given, powers: tuple[float, ...], shown: jax.Array | None) -> jax.Array:
-    """Outputs [B, T', N, `ROWS`] of all queries, of keys that are `shown`, [B or 1, T'] of 1 or 0; None for all."""
-    shown = jnp.ones((1, all_slots(given.key.shape[1]))) if shown is None else shown
-    return varying.as_of(_Kernel(how, given, powers, shown.astype(jnp.float32)[:, None]).outputs(), given)
+class Kernel:
+    """What a block of threads does with a head and some columns of what is written: readers meet those that write.
 
+    Attributes:
+      columns: of which matrix of those who write. factor: the matrix that sums of products with each are of.
+      vectors: names of the other sums of each column.
+      name: of the kernel.
+    """
 
-class _Kernel:
-    """What a block of threads does with a head and some numbers of its values."""
+    columns, factor = "value", "key"
+    vectors: tuple[str, ...] = ("linear", "total")
 
-    def __init__(self, how: How, given: Given, powers: tuple[float, ...], shown: jax.Array):
-        self.how, self.given, self.shown, self.dtype = how, given, shown, given.read.dtype
+    def __init__(self, name: str, powers: tuple[float, ...], interpret: Any, is_backward: bool = False):
+        self.name, self.interpret, self.is_backward = name, interpret, is_backward
         self.powers = (*powers, 0.0, 0.0)[:3]
 
-    def outputs(self) -> jax.Array:
-        """Its launch."""
-        given, f32 = self.given, lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-        rounded = lambda *shape: jax.ShapeDtypeStruct(shape, self.dtype)
-        batch, length, num_heads, _ = given.read.shape
-        sums = {"linear": f32(COLUMNS * ROWS), "total": f32(COLUMNS * ROWS)}
-        squares = rounded(COLUMNS, *SQUARE)
+    def launch(
+        self, rows: dict[str, jax.Array], beside: Blocks, out: Any, further: Blocks, own: dict[str, Any]
+    ) -> list[jax.Array]:
+        """Columns of `out`, and what is written `further`, which is prepared, and stands beside others of a head."""
+        self.dtype = rows["read"].dtype
+        f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+        sums = dict.fromkeys(self.vectors, f32(COLUMNS * ROWS))
+        squares = jax.ShapeDtypeStruct((COLUMNS, *SQUARE), self.dtype)
+        pairs = {"pairs": jax.ShapeDtypeStruct(SQUARE, self.dtype)}
+        blocks: Blocks = {"out": Columns(out)}
         wide = lambda x: Matrix(jnp.pad(x, ((0, 0),) * 3 + ((0, ROWS - x.shape[3]),)))
         work = Walk(
-            given={"read": wide(given.read), "key": wide(given.key), "value": Matrix(given.value)}
-            | both("shown", self.shown[:, :, None])
-            | both("one", (given.one * self.shown)[:, :, None]),
-            out={"out": Columns(rounded(batch, all_slots(length), num_heads, ROWS))},
+            given={**{key: wide(x) for key, x in rows.items()}, **beside},
+            out=blocks | further,
             beside={},
             found={},
             left={},
             told={"state": squares} | sums,
-            prepared={"weighed": squares, "pairs": rounded(*SQUARE), "count": f32(ROWS)} | sums,
-            own={"counted": rounded(*SQUARE), "weighed": rounded(*SQUARE), "sums": f32(*SQUARE)}
-            | dict.fromkeys(("linear", "total"), f32(ROWS)),
-            is_backward=False,
+            prepared={"weighed": squares} | pairs | sums | ({"count": f32(ROWS)} if own else {}),
+            own=own,
+            is_backward=self.is_backward,
         )
         rule = Rule(self.begin, self.tell, self.keep, self.read, self.prepare, self.ready)
-        return walk.launch("powers", work, rule, self.how.interpret)[0]
+        return walk.launch(self.name, work, rule, self.interpret)
 
     def begin(self, found) -> tuple:
-        """Empty sums S_c, m_c and n_c, vectors along rows."""
-        return tuple(filled(0, *shape) for shape in (SQUARE, (ROWS,), (ROWS,)) for _ in range(COLUMNS))
+        """Empty sums: of products, and vectors, along rows."""
+        shapes = SQUARE, *((ROWS,) for _ in self.vectors)
+        return tuple(filled(0, *shape) for shape in shapes for _ in range(COLUMNS))
 
     def tell(self, piece, told, own, carry: tuple) -> None:
         """Writes them."""
         for i, number in enumerate(numbers(COLUMNS)):
             told.state.at[number][...] = carry[i].astype(self.dtype)
-            block(told.linear, i)[...] = carry[COLUMNS + i]
-            block(told.total, i)[...] = carry[2 * COLUMNS + i]
+        for x, place in zip(carry[COLUMNS:], self._blocks(told), strict=True):
+            place[...] = x
         plgpu.commit_smem()
 
     def keep(self, piece, told, own, carry: tuple) -> tuple[tuple, tuple]:
         """Those with a chunk."""
-        vectors, pairs = carry[COLUMNS:], zip(carry[:COLUMNS], numbers(COLUMNS), strict=True)
-        squares = [added(x, piece.weighed.at[i].T, piece.key, self.how.interpret) for x, i in pairs]
-        more = [block(x, i) for x in (piece.linear, piece.total) for i in range(COLUMNS)]
-        return (*squares, *(x + loaded(y) for x, y in zip(vectors, more, strict=True))), ()
+        factor, pairs = getattr(piece, self.factor), zip(carry[:COLUMNS], numbers(COLUMNS), strict=True)
+        squares = [added(x, piece.weighed.at[i].T, factor, self.interpret) for x, i in pairs]
+        vectors = zip(carry[COLUMNS:], self._blocks(piece), strict=True)
+        return (*squares, *(x + loaded(more) for x, more in vectors)), ()
+
+    def _blocks(self, of) -> list[Any]:
+        """Vectors of all columns."""
+        return [block(getattr(of, name), i) for name in self.vectors for i in range(COLUMNS)]
 
     def ready(self, own) -> None:
-        """Nothing was counted."""
+        """Before the first chunk."""
+
+    def prepare(self, piece, prepared, own) -> None:
+        """Writes rows by each of its columns, sums of vectors, and pairs."""
+
+        @pl.loop(jnp.int32(0), jnp.int32(COLUMNS))
+        def _(number):
+            rows = loaded(getattr(piece, self.columns))
+            column = _column(rows, own.part * COLUMNS + number) * loaded(piece.shown_rows.at[0])
+            weighed = loaded(piece.key) * spread(column, SQUARE)
+            prepared.weighed.at[number][...] = weighed.astype(self.dtype)
+            for name, total in zip(self.vectors, self.sums(piece, weighed, column), strict=True):
+                block(getattr(prepared, name), number)[...] = total
+
+        pairs = self.pairs(piece, prepared, own)
+        prepared.pairs[...] = (pairs * along(piece.shown_columns.at[0], SQUARE, 1)).astype(self.dtype)
+
+    def sums(self, piece, weighed: jax.Array, column: jax.Array) -> tuple[jax.Array, ...]:
+        """What a chunk adds to vectors of a column."""
+        return weighed.sum(axis=0), spread(column, SQUARE).sum(axis=0)
+
+    def pairs(self, piece, prepared, own) -> jax.Array:
+        """What pairs of a chunk weigh, by rows of those who read."""
+        (pairs,) = products((piece.read, piece.key.T))
+        return self.weights(pairs)
+
+    def weights(self, pairs: jax.Array) -> jax.Array:
+        """Of products of pairs."""
+        none, first, second = self.powers
+        return in_order(none + pairs * (first + second * pairs), self.is_backward)
+
+    def recalled(self, piece, found: jax.Array, linear, total) -> jax.Array:
+        """What is read of sums of one column, of products with that of products."""
+        none, first, second = self.powers
+        rows = second * found + first * along(linear, SQUARE, 1)
+        return (loaded(piece.read) * rows).sum(axis=1) + none * loaded(total)
+
+    def of_column(self, piece, told, number, found: jax.Array) -> jax.Array:
+        """The same of one of its own."""
+        return self.recalled(piece, found, block(told.linear, number), block(told.total, number))
+
+    def read(self, piece, told, own):
+        """Own columns."""
+
+        def with_column(number, out: jax.Array) -> jax.Array:
+            (found,) = products((piece.read, told.state.at[number]))
+            is_own = index(SQUARE, 1) == own.part * COLUMNS + number
+            return out + jnp.where(is_own, spread(self.of_column(piece, told, number, found), SQUARE), 0.0)
+
+        (out,) = products((piece.pairs, getattr(piece, self.columns)))
+        out = self.finished(piece, jax.lax.fori_loop(jnp.int32(0), jnp.int32(COLUMNS), with_column, out))
+        yield [_column(out, own.part * COLUMNS + i) for i in range(COLUMNS)]
+
+    def finished(self, piece, out: jax.Array) -> jax.Array:
+        """Outputs."""
+        return out
+
+
+class Counting(Kernel):
+    """One that counts, too, and finishes outputs by that, or writes it beside them."""
+
+    finish: Rows | None = None
+
+    def ready(self, own) -> None:
         for ref in (own.sums, own.counted):
             ref[...] = filled(0, *SQUARE).astype(ref.dtype)
         own.linear[...] = filled(0, ROWS, axis=1)
         own.total[...] = filled(0, ROWS)
         plgpu.commit_smem()
 
-    def prepare(self, piece, prepared, own) -> None:
-        """Writes pairs, counts, and keys by own numbers of values."""
-
-        @pl.loop(jnp.int32(0), jnp.int32(COLUMNS))
-        def _(number):
-            value = _column(loaded(piece.value), own.part * COLUMNS + number) * loaded(piece.shown_rows.at[0])
-            rows = loaded(piece.key) * spread(value, SQUARE)
-            prepared.weighed.at[number][...] = rows.astype(self.dtype)
-            block(prepared.linear, number)[...] = rows.sum(axis=0)
-            block(prepared.total, number)[...] = spread(value, SQUARE).sum(axis=0)
-
+    def pairs(self, piece, prepared, own) -> jax.Array:
         pairs, found = products((piece.read, piece.key.T), (piece.read, own.counted))
-        count = self.recalled(piece, found, own.linear, own.total)
-        none, first, second = self.powers
-        pairs = in_order(none + pairs * (first + second * pairs), False)
+        count, pairs = self.recalled(piece, found, own.linear, own.total), self.weights(pairs)
         prepared.count[...] = count + (pairs * along(piece.one_columns.at[0], SQUARE, 1)).sum(axis=1)
-        prepared.pairs[...] = (pairs * along(piece.shown_columns.at[0], SQUARE, 1)).astype(self.dtype)
         self.count(piece, own)
+        return pairs
 
     def count(self, piece, own) -> None:
         """Sums of a value of 1 with a chunk."""
         rows = loaded(piece.key) * spread(loaded(piece.one_rows.at[0]), SQUARE)
         reset_block(own.weighed, rows.astype(self.dtype))
-        sums = added(loaded(own.sums), own.weighed.T, piece.key, self.how.interpret)
+        sums = added(loaded(own.sums), own.weighed.T, piece.key, self.interpret)
         own.sums[...] = sums
         own.linear[...] = loaded(own.linear, axis=1) + rows.sum(axis=0)
         own.total[...] = loaded(own.total) + along(piece.one_columns.at[0], SQUARE, 1).sum(axis=1)
         reset_block(own.counted, sums.astype(self.dtype))
 
-    def recalled(self, piece, found: jax.Array, linear, total) -> jax.Array:
-        """What queries read of sums of one number, of their products with its S."""
-        none, first, second = self.powers
-        rows = second * found + first * along(linear, SQUARE, 1)
-        return (loaded(piece.read) * rows).sum(axis=1) + none * loaded(total)
-
     def read(self, piece, told, own):
-        """Own numbers of outputs."""
+        yield from super().read(piece, told, own)
+        if self.finish is None:
+            yield loaded(piece.count)
 
-        def with_number(number, out: jax.Array) -> jax.Array:
-            (found,) = products((piece.read, told.state.at[number]))
-            read = self.recalled(piece, found, block(told.linear, number), block(told.total, number))
-            is_own = index(SQUARE, 1) == own.part * COLUMNS + number
-            return out + jnp.where(is_own, spread(read, SQUARE), 0.0)
+    def finished(self, piece, out: jax.Array) -> jax.Array:
+        return out if self.finish is None else self.finish(out, loaded(piece.count))[0]
 
-        (out,) = products((piece.pairs, piece.value))
-        out = jax.lax.fori_loop(jnp.int32(0), jnp.int32(COLUMNS), with_number, out)
-        assert self.how.finish is not None
-        (out,) = self.how.finish(out, loaded(piece.count))
-        yield [_column(out, own.part * COLUMNS + i) for i in range(COLUMNS)]
+
+def outputs(how: How, powers: tuple[float, ...], given: Given, shown: jax.Array | None) -> list[jax.Array]:
+    """Outputs [B, T', N, `ROWS`], or what was read and its counts, float32 [B, N, 1, T'], where nothing finishes it.
+
+    Args:
+      shown: 1 or 0 of each key, float32 [B or 1, 1, T']; None for 1.
+    """
+    shown = jnp.ones((1, 1, given.one.shape[2])) if shown is None else shown
+    kernel = Counting("powers", powers, how.interpret)
+    kernel.finish = how.finish
+    rows = {"read": given.read, "key": given.key, "value": given.value}
+    beside = both("shown", shown[:, :, None]) | both("one", (given.one * shown)[:, :, None])
+    f32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    square = jax.ShapeDtypeStruct(SQUARE, given.read.dtype)
+    own = {"counted": square, "weighed": square, "sums": f32(SQUARE), "linear": f32((ROWS,)), "total": f32((ROWS,))}
+    out = like(given, given.read.dtype)
+    further: Blocks = {} if how.finish else {"count": Vectors(f32((out.shape[0], out.shape[2], 1, out.shape[1])))}
+    return varying.as_of(kernel.launch(rows, beside, out, further, own), given)
+
+
+def like(given: Given, dtype: Any) -> jax.ShapeDtypeStruct:
+    """`ROWS` numbers of each token of each head of queries."""
+    batch, length, num_heads, _ = given.read.shape
+    return jax.ShapeDtypeStruct((batch, all_slots(length), num_heads, ROWS), dtype)
 
 
 def _column(rows: jax.Array, number) -> jax.Array:
