@@ -347,11 +347,12 @@ class RefusesTooMuch(Plain):
 class PaddingShiftsLandmarks(Nystrom):
     """Segments are cut by the length of the array, not by the tokens in it."""
 
-    def _landmarks(self, x, shown):
+    def _landmarks(self, x, shown, shards):
         segment = np.arange(len(x)) * self.landmarks // max(len(x), 1)
         member = (segment[None, :] == np.arange(self.landmarks)[:, None]) & shown[None, :]
         tokens = member.sum(axis=1)
-        return member.astype(x.dtype) @ x / jnp.maximum(tokens, 1)[:, None], tokens > 0
+        total = jnp.tensordot(member.astype(x.dtype), x, 1)
+        return total / jnp.expand_dims(jnp.maximum(tokens, 1), range(1, x.ndim)), tokens > 0
 
 
 @dataclasses.dataclass(frozen=True)
