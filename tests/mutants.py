@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant("engines/slots.py", "(is_query, at, segment, segment != segment[0])", "(is_query, at, segment)", "tests/test_states.py::test_a_state_that_is_left_is_found[Delta(max_beta=1)-in turn-True]"),
     Mutant("engines/slots.py", "lasts=slots.found == segment", "lasts=None", "tests/test_states.py::test_the_state_that_is_left_is_that_of_the_last_key"),
     Mutant("engines/slots.py", "ids[:-1, -1]", "ids[1:, 0]", PACKED),
-    Mutant("engines/slots.py", "beyond * (places == lead)", "0 * (places == lead)", "tests/test_states.py::test_outputs_and_gradients[Retention()-((40, 13), 100, False, True)]"),
+    Mutant("engines/slots.py", "jnp.where(places == lead, beyond, 0)", "0", "tests/test_states.py::test_outputs_and_gradients[Retention()-((40, 13), 100, False, True)]"),
     Mutant("engines/recurrence.py", "Slots(positions, positions, positions >= 0,", "Slots(positions, positions, positions >= -1,", law("stepping_equals_the_whole", PERFORMER)),
     Mutant("engines/state.py", "peak, top = pairs.max(axis=1)", "peak, top = jnp.full(len(pairs), pairs.max())", "tests/test_recurrence.py::test_the_future_cannot_touch_the_past_across_chunks[0-Performer(features=8, orthogonal=True, seed=0)]"),
     Mutant("engines/state.py", "[early, early[-1:] * late]", "[early, late]", law("batched_equals_head", KIMI)),

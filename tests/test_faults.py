@@ -49,34 +49,56 @@ FAULTS = {
         "the_future_cannot_touch_the_past",
     },
     broken.Retracing(): {"equal_kernels_never_retrace"},
-    broken.WrongGradient(): ROUTES_DIFFER,
+    # It is wrong in every direction, whatever is asked for it.
+    broken.WrongGradient(): {
+        "forward_mode_equals_the_equation",
+        "gradients_of_gradients",
+        "segments_come_in_any_order",
+        "small_gradients_survive",
+        *ROUTES_DIFFER,
+    },
     # `head` has the right order, so the two routes differ, at any length, with or without masks.
     broken.HeadsOutOfOrder(): {
         "shared_key_heads_equal_repeated_ones",
         "batched_equals_head",
         "any_length_works",
+        "forward_mode_equals_the_equation",
         "keys_of_another_length",
         "low_precision_loses_little",
         "dropout_acts_on_weights",
     },
-    # Its tiles hold every key, so what they hide is an intermediate, too.
-    broken.DenseInDisguise(): {"work_grows_as_claimed", "memory_grows_as_claimed"},
-    broken.ClaimsTooMuch(): {"biases_add_to_scores", "residual_is_the_log_of_the_sum"},
+    # Its tiles hold every key, so what they hide is an intermediate, too; and it counts queries from the first key.
+    broken.DenseInDisguise(): {
+        "work_grows_as_claimed",
+        "memory_grows_as_claimed",
+        "calls_at_an_offset_equal_the_whole",
+    },
+    broken.ClaimsTooMuch(): {"biases_add_to_scores", "additive_masks_hide", "residual_is_the_log_of_the_sum"},
     # What it makes of a bias of -inf hides nothing.
     broken.CapsBias(): {"soft_caps_bound_scores", "additive_masks_hide"},
     # All supported arguments at once include the segments.
     broken.RefusesTooMuch(): {
+        "forward_mode_equals_the_equation",
+        "segments_come_in_any_order",
         "packed_neighbours_cannot_touch_each_other",
         "blind_queries_give_nothing",
         *ROUTES_DIFFER,
     },
     broken.PaddingShiftsLandmarks(landmarks=5): {"padding_changes_nothing"},
     broken.DropoutOnOutput(): {"dropout_acts_on_weights"},
-    broken.OtherDropoutBackward(): ROUTES_DIFFER,
-    broken.WrongCausalGradient(): ROUTES_DIFFER,
-    broken.RoundsFloat16(): {"low_precision_loses_little"},
+    broken.OtherDropoutBackward(): {
+        "forward_mode_equals_the_equation",
+        "gradients_of_gradients",
+        *ROUTES_DIFFER,
+    },
+    broken.WrongCausalGradient(): {"gradients_of_gradients", *ROUTES_DIFFER},
+    broken.RoundsFloat16(): {"low_precision_loses_little", "small_gradients_survive"},
     broken.NarrowValuesFail(): {"shape_and_dtype_are_kept"},
-    broken.ForgetsOffset(): ROUTES_DIFFER,
+    broken.ForgetsOffset(): {
+        "calls_at_an_offset_equal_the_whole",
+        "forward_mode_equals_the_equation",
+        *ROUTES_DIFFER,
+    },
     broken.ForgetsLaterTiles(): {"long_sequences_work"},
     broken.Stepping(): set(),
     broken.NeverAdvances(): STEPS_DIFFER,
