@@ -404,7 +404,7 @@ def test_cells_are_listed_with_hours(ran, tmp_path, capsys):
     assert "refused: Nystrom cannot serve" in out
     run.run(dataclasses.replace(ran, seeds=2, dry_run=True))
     out = capsys.readouterr().out
-    assert "4 of 8 cells to do" in out and "as rows here have reached" in out
+    assert "3 of 8 cells to do, 1 refused" in out and "as rows here have reached" in out
 
 
 COMMAND = (
