@@ -52,6 +52,19 @@ class FarFutureLeak(Kernel):
 
 
 @dataclasses.dataclass(frozen=True)
+class CountsHiddenKeys(Kernel):
+    """A mean that counts what is hidden between keys, though not what is hidden behind the last of them."""
+
+    supports = Support(causal=True, key_mask=True, segments=True)
+
+    def head(self, params, draws, q, k, v, visible):
+        out = dense.attend(dense.scores(q, k), v, visible)[0]
+        seen, places = visible.sum(axis=1), jnp.arange(visible.shape[1])
+        counted = 1 + jnp.where(visible, places, -1).max(axis=1) - jnp.where(visible, places, len(v)).min(axis=1)
+        return out * (seen / jnp.maximum(counted, 1))[:, None].astype(out.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class Nothing(Kernel):
     """Gives 0, which no leak can touch."""
 

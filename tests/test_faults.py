@@ -15,6 +15,7 @@ FAULTS = {
     # Later values reach every output, so neighbours in a pack and masked weights feel it, and so does padding.
     broken.FutureLeak(): {
         "the_future_cannot_touch_the_past",
+        "hidden_keys_count_for_nothing",
         "packed_neighbours_cannot_touch_each_other",
         "masks_hide",
         "additive_masks_hide",
@@ -25,16 +26,18 @@ FAULTS = {
     # Masked weights are where a bias and dropout are looked at, and queries that are blind by a mask alone see all.
     broken.SeesEverything(): {
         "the_future_cannot_touch_the_past",
+        "hidden_keys_count_for_nothing",
         "packed_neighbours_cannot_touch_each_other",
         "masks_hide",
         "additive_masks_hide",
         "padding_changes_nothing",
         "blind_queries_give_nothing",
     },
-    broken.ReadsOtherDocuments(): {"packed_neighbours_cannot_touch_each_other"},
+    broken.ReadsOtherDocuments(): {"packed_neighbours_cannot_touch_each_other", "hidden_keys_count_for_nothing"},
     broken.FarFutureLeak(): {"the_future_cannot_touch_the_past"},
+    broken.CountsHiddenKeys(): {"hidden_keys_count_for_nothing"},
     broken.Nothing(): {"every_operand_counts"},
-    broken.IgnoredKeyMask(): {"padding_changes_nothing"},
+    broken.IgnoredKeyMask(): {"padding_changes_nothing", "hidden_keys_count_for_nothing"},
     # The factor that mixes examples is not in `head`, and depends on padding and on later keys.
     broken.BatchMatesMixed(): {
         "batch_mates_cannot_touch_each_other",
@@ -78,6 +81,7 @@ FAULTS = {
     broken.CapsBias(): {"soft_caps_bound_scores", "additive_masks_hide"},
     # All supported arguments at once include the segments.
     broken.RefusesTooMuch(): {
+        "hidden_keys_count_for_nothing",
         "forward_mode_equals_the_equation",
         "segments_come_in_any_order",
         "packed_neighbours_cannot_touch_each_other",

@@ -29,6 +29,7 @@ LAWS: dict[str, Callable[[Subject], None]] = {
         laws.equal_kernels_never_retrace,
         laws.the_future_cannot_touch_the_past,
         laws.hidden_keys_touch_nothing,
+        laws.hidden_keys_count_for_nothing,
         laws.padding_changes_nothing,
         laws.batch_mates_cannot_touch_each_other,
         laws.packed_neighbours_cannot_touch_each_other,

@@ -257,6 +257,35 @@ def hidden_keys_touch_nothing(subject: Subject) -> None:
     return None
 
 
+def hidden_keys_count_for_nothing(subject: Subject) -> None:
+    """The last query gives what it gives where hidden keys are not there at all.
+
+    Asked where other keys may change places and it gives the same: hidden keys move what goes by places, as decays and
+    windows do.
+    """
+    operands = subject.operands()
+    params = subject.params(operands)
+    order = np.random.default_rng(6).permutation(LENGTH - 1)
+    kept = np.append(np.sort(order[12:]), LENGTH - 1)
+    hidden = np.broadcast_to(~np.isin(np.arange(LENGTH), kept), (2, LENGTH))
+    hiding = {}
+    if subject.supports.key_mask:
+        hiding["key_mask"] = {"key_mask": ~hidden}
+    if subject.supports.segments:
+        hiding["segments"] = {"query_segment_ids": hidden.astype(int), "key_value_segment_ids": hidden.astype(int)}
+
+    def last(form, places=np.s_[:], **given):
+        return subject.attend(Operands(*(x[:, places] for x in operands)), params, is_causal=form, **given)[:, -1]
+
+    for form in _forms(subject) if hiding else ():
+        if not np.allclose(last(form), last(form, np.append(order, LENGTH - 1)), rtol=1e-4, atol=1e-4):
+            continue
+        bare = last(form, kept)
+        for name, given in hiding.items():
+            what = f"output of the last query beside keys hidden by {name}, and where there are none, is_causal={form},"
+            subject.same(last(form, **given), bare, what, 1e-4)
+
+
 def padding_changes_nothing(subject: Subject) -> None:
     """A padded example gives what the bare one gives."""
     operands = subject.operands(batch=1)
