@@ -118,8 +118,8 @@ def test_what_is_lost_is_of_one_setting_and_of_another_is_said_to_be():
     assert [head.split(", ")[1] for head in heads] == ["MQAR", "TwoSided(task='recall')"]
 
 
-def test_what_is_fastest_is_told_among_those_that_lose_next_to_nothing():
-    """In the form that was trained, and where tokens see alike: not what recalls less, or was timed in another form."""
+def test_which_to_use_is_told_by_what_is_lost(monkeypatch):
+    """In the form that was trained, and where tokens see alike; not what a faster kernel answers as well as."""
     shared = {"experiment": "scaling", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 4, "dtype": "float32",
               "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured", "length": 64,
               "temporary_bytes": 8, "state_bytes": 8, "is_causal": True}  # fmt: skip
@@ -138,11 +138,25 @@ def test_what_is_fastest_is_told_among_those_that_lose_next_to_nothing():
         for kernel, score in recalled.items()
         for seed in range(5)
     ]
-    head, told = at.opening(rows, 64).best[0]
-    assert head == "time forward, causal, 64, within a point of exact attention in recall, MQAR, 64"
-    assert told.startswith("Linear, 2") and "99.5" in told and " beside 4" in told and told.endswith(", of 3")
+    [front] = at.opening(rows, 64).fronts
+    assert front.title == "By recall and time forward, causal, 64"
+    assert front.header == [
+        "kernel", "recall, MQAR, 64", "minus softmax", "time forward, causal, 64", "times as fast", "state, 64"
+    ]  # fmt: skip
+    exact, linear, local = front.lines
+    assert exact == ["Softmax", exact[1], "", exact[3], "1", "8 B"] and exact[3].value == 4.0
+    assert linear[0] == "Linear" and linear[2].startswith("-0.5 [-0.5") and linear[4] == "2" and linear[5] == "8 B"
+    assert local[0] == "Local" and local[2].startswith("-90.0") and local[4] == "4"
+    faster = [row | {"median": 1.9} if row.get("pass") and row["name"] == "delta" else row for row in rows]
+    assert [line[0] for line in at.opening(faster, 64).fronts[0].lines] == ["Softmax", "Linear", "Delta", "Local"]
     others = [row | {"is_causal": row["experiment"] == "accuracy"} for row in rows]
-    assert "within a point" not in at.opening(others, 64).best[0][0]
+    assert not at.opening(others, 64).fronts
+    bits = [row | {"metric": "bits", "score": 8 * (1 - row["score"])} if "score" in row else row for row in rows]
+    assert not at.opening(bits, 64).fronts  # exact attention still learned
+    monkeypatch.setattr(convergence, "doubt", lambda metric, rows: "")
+    [front] = at.opening(bits, 64).fronts
+    assert [line[0] for line in front.lines] == ["Softmax", "Linear", "Local"]
+    assert front.lines[1][2].startswith("+0.040")
 
 
 def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatch):

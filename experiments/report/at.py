@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from attnzoo import KERNELS
 from attnzoo.models.presets import PRESETS
 from experiments.accuracy import run as accuracy
 from experiments.bench import records
+from experiments.report.columns import Column, Found
+from experiments.report.front import front
 from experiments.scaling import analysis as scaling
 from experiments.scaling import run as scaled
 from experiments.show import naming, statistics, units
@@ -30,46 +32,15 @@ from experiments.show.units import Shown
 from experiments.train.sweep import analysis as sweep
 
 BEST = "★ "
-EXACT = "softmax"
-NEAR = 0.01  # of answers, by which a kernel may be behind exact attention and yet take its place
-
-
-class Found(NamedTuple):
-    """What a column has of a kernel: its text and number, the form that was measured, where its interval ends, whether
-    it is of another setting than the others and is not to be compared with them, and each seed's number if trained.
-    """
-
-    text: str
-    value: float
-    kernel: str
-    low: float
-    high: float
-    is_apart: bool = False
-    by_seed: dict[int, float] = {}
-
-
-class Column(NamedTuple):
-    """What is found by the names of kernels, whether more of it is better, and whether any may be called best.
-
-    Attributes:
-      is_causal: whether tokens see the past alone; None where that is all the same.
-    """
-
-    head: str
-    found: dict[str, Found]
-    is_more_better: bool = False
-    is_decided: bool = True
-    is_causal: bool | None = None
-
-    def is_like(self, other: Column) -> bool:
-        """Whether tokens see alike."""
-        return self.is_causal is other.is_causal
+STATE = "state"
 
 
 class Opening(NamedTuple):
-    """The table of one length, and what it comes to: heads with the kernels that are best there."""
+    """The table of one length, and what it comes to: which to use by what is lost, and heads of columns with the
+    kernels that are best there."""
 
     table: Table
+    fronts: list[Table]
     best: list[tuple[str, str]]
 
 
@@ -104,23 +75,16 @@ def opening(rows: Iterable[dict], length: int | None = None) -> Opening | None:
         lines.append([naming.short(kernels[name]), *cells, code, *held, refused.get(name, "")])
     told = f"; times of {scaling.setting_text(timed[0] | {'is_causal': False})}" if timed else ""
     found = Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
-    alike = [(own, each) for own, each in itertools.product(columns, times) if own.is_more_better and own.is_like(each)]
-    return Opening(found, [*itertools.chain(*itertools.starmap(_as_good, alike)), *_starred(found)])
+    return Opening(found, _fronts(columns), _starred(found))
 
 
-def _as_good(answers: Column, times: Column) -> Iterator[tuple[str, str]]:
-    """The fastest of the kernels that answer as well as exact attention, in the forms that were timed and trained."""
-    learned, timed = answers.found, times.found
-    if not (answers.is_decided and EXACT in learned and EXACT in timed):
-        return
-    least = learned[EXACT].value - NEAR
-    good = [name for name, own in learned.items() if not own.is_apart and own.value >= least]
-    good = [name for name in good if name in timed and timed[name].kernel == learned[name].kernel]
-    if len(good) > 1:
-        fastest = min(good, key=lambda name: timed[name].value)
-        told = [f"{timed[name].text} and {learned[name].text}" for name in (fastest, EXACT)]
-        head = f"{times.head}, within a point of exact attention in {answers.head}"
-        yield head, f"{naming.short(timed[fastest].kernel)}, {' beside '.join(told)}, of {len(good)}"
+def _fronts(columns: list[Column]) -> list[Table]:
+    """By each score and each time of calls in which tokens see alike."""
+    state = next((each for each in columns if each.head.startswith(STATE)), None)
+    scores = [each for each in columns if each.metric]
+    times = [each for each in columns if not each.metric and each.is_causal is not None]
+    alike = [(own, each) for own, each in itertools.product(scores, times) if own.is_like(each)]
+    return [found for found in (front(own, each, state) for own, each in alike) if found]
 
 
 def _starred(found: Table) -> list[tuple[str, str]]:
@@ -187,7 +151,7 @@ def _kept(rows: list[dict], length: int) -> list[Column]:
     """What decoding keeps, which is of one size whether or not all tokens see the past alone."""
     kept = [row for row in _nearest(rows, length) if row.get("state_bytes") is not None]
     state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
-    return [Column(f"state, {kept[0]['length']:,}", _by_name(kept, state))] if kept else []
+    return [Column(f"{STATE}, {kept[0]['length']:,}", _by_name(kept, state))] if kept else []
 
 
 def _timed(rows: list[dict], length: int) -> tuple[list[Column], list[Column]]:
@@ -234,7 +198,7 @@ def _trained(rows: list[dict], length: int) -> list[Column]:
         place = f"{at:,}" if at == learned else f"{at:,} (trained on {learned:,})"
         but = f" ({'; '.join(doubts)})" if doubts else ""
         told = f"{head}, {naming.short(entries[0]['task'])}, {place}{but}"
-        columns.append(Column(told, found, metric == "accuracy", not doubts, is_causal))
+        columns.append(Column(told, found, metric, not doubts, is_causal))
     return columns
 
 
@@ -287,8 +251,7 @@ def _is_best(own: Found, column: Column) -> bool:
     if own.is_apart or len(rivals) < 2 or not column.is_decided:
         return False
     best = (max if column.is_more_better else min)(rivals, key=lambda each: each.value)
-    of = statistics.share if column.is_more_better else statistics.mean
-    apart = statistics.paired(own.by_seed, best.by_seed, of)
+    apart = statistics.paired(own.by_seed, best.by_seed, statistics.interval(column.metric))
     if apart is None or apart.low is None:
         return own.low <= best.high and best.low <= own.high
     return apart.low <= 0 <= apart.high

@@ -35,7 +35,7 @@ def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) ->
     if not any(each.content for each in found):
         raise ValueError(f"no rows to report: expected {records.ROWS} with some in {folder}, or in folders below it")
     told = {"title": TITLE, "introduction": INTRODUCTION + _cost(folder), "sections": found}
-    told["opening"], told["best"] = _opening(folder, length)
+    told |= _opening(folder, length)
     page = webpage.render("report/page.html", **told)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8", errors="replace")
@@ -44,18 +44,17 @@ def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) ->
     return out
 
 
-def _opening(folder: pathlib.Path, length: int | None) -> tuple[str, list[tuple[str, str]]]:
-    """The table of one length, and what is best there; nothing where rows are of another version, which their sections
-    tell."""
+def _opening(folder: pathlib.Path, length: int | None) -> dict:
+    """The table of one length, which to use, and what is best there; nothing where rows are of another version, which
+    their sections tell."""
     try:
         found = at.of_folder(places(folder), length)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return "", []
-    return (
-        ("", [])
-        if found is None
-        else (webpage.table(found.table.header, found.table.lines, found.table.title), found.best)
-    )
+        found = None
+    if found is None:
+        return {"opening": "", "fronts": [], "best": []}
+    opening, *fronts = (webpage.table(each.header, each.lines, each.title) for each in (found.table, *found.fronts))
+    return {"opening": opening, "fronts": fronts, "best": found.best}
 
 
 def _cost(folder: pathlib.Path) -> str:
