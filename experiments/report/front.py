@@ -30,10 +30,10 @@ def front(answers: Column, times: Column, state: Column | None = None) -> Table 
         lost = None if name == EXACT else statistics.paired(learned.by_seed, answers.found[EXACT].by_seed, of)
         kept = states[name].text if name in states and states[name].kernel == timed.kernel else ""
         ratio = exact / timed.value
-        told = [Shown(learned.text, learned.value), sweep.mean_text(answers.metric, lost, "+")]
-        told += [Shown(timed.text, timed.value), Shown(f"{ratio:.3g}", ratio), kept]
+        told = [Shown(f"{ratio:.3g}", ratio), sweep.mean_text(answers.metric, lost, "+")]
+        told += [Shown(learned.text, learned.value), Shown(timed.text, timed.value), kept]
         lines.append([naming.short(timed.kernel), *told])
-    header = ["kernel", answers.head, "minus softmax", times.head, "times as fast", state.head if state else "state"]
+    header = ["kernel", "times as fast", "minus softmax", answers.head, times.head, state.head if state else "state"]
     return Table(f"By {answers.head.partition(',')[0]} and {times.head}", header, lines)
 
 
