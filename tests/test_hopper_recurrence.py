@@ -33,7 +33,7 @@ from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import recurrence
 from attnzoo.engines.fused.carried import Learned
-from attnzoo.engines.fused.hopper import chunks, gradient, parts, passes, warpgroups
+from attnzoo.engines.fused.hopper import chunks, gradient, parts, passes, powers_back, warpgroups
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
 from attnzoo.engines.fused.hopper import rows as hopper_rows
 from attnzoo.engines.fused.hopper import told as hopper_told
@@ -295,6 +295,18 @@ def test_matrices_that_rows_are_multiplied_with_are_told():
     assert [told(function) for function in others] == [None] * 3
 
 
+def test_outputs_that_are_what_was_read_times_numbers_are_told():
+    """Of which alone that can be made again; not where columns meet, or something is added."""
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+    like = lambda tokens: (shape(tokens, 64), shape(tokens))
+    told = lambda function: hopper_rows.parted(lambda *read: [function(*read)], like, [0, 1]).rows.is_factor
+    each = [lambda x, one: normalised((x, one)), lambda x, one: -x * jnp.exp(one)[:, None], lambda x, one: x / 3]
+    assert [told(lambda x, one, made=made: made(x, one) * one[:, None]) for made in each] == [True] * 3
+    others = [lambda x, one: one[:, None] / x, lambda x, one: x * x, lambda x, one: x + one[:, None]]
+    others += [lambda x, one: x * x.sum(axis=1, keepdims=True), lambda x, one: jnp.where(one[:, None] > 0, x, 1)]
+    assert [told(lambda x, one, made=made: made(x, one) * one[:, None]) for made in others] == [False] * 5
+
+
 PICKED = {
     "a product of all that is picked": lambda x, at, y: jnp.concatenate([x[:, 1:] * x[:, :-1], 0.5 * x**2], axis=1),
     "others beside it": lambda x, at, y: jnp.concatenate([jnp.ones_like(x), jnp.cos(2 * x[:, :3]), x + 1], axis=1),
@@ -491,6 +503,13 @@ CASES = {
         "length": 100,
         "widths": (24, 64),
         "key_value_seq_lengths": np.array([90]),
+    },
+    "pairs of many channels of later queries, whose keys are as many": {
+        "kernel": Based(),
+        "length": 70,
+        "keys": 140,
+        "widths": (24, 64),
+        "query_offset": 70,
     },
     "pairs of many channels in segments": {
         "kernel": Based(),
@@ -692,6 +711,41 @@ def check_halves(kernel, width, growth):
 @pytest.mark.parametrize(("kernel", "width", "growth"), [(Performer(64), 64, 2), (Based(), 16, 1), (Based(), 24, 1)])
 def test_features_by_blocks_are_found_and_left(ask, kernel, width, growth):
     ask(check_halves, kernel, width, growth)
+
+
+FINISHED = {
+    "what may be divided by any count": (lambda read: 2 * read[0] / read[1][:, None], True),
+    "what does not tell what was read and goes by features": (lambda read: jnp.square(normalised(read)), False),
+}
+
+
+def check_powers(name):
+    """Outputs that a rule finishes otherwise, and their gradients, against XLA's; the last chunk is not full."""
+    rng, length, widths = np.random.default_rng(0), 100, ((HEADS, 24), (KV_HEADS, 24), (KV_HEADS, 64), (HEADS, 64))
+    q, k, v, d_out = (jnp.asarray(rng.normal(size=(1, length, *shape)), jnp.bfloat16) for shape in widths)
+    finish, is_factor = FINISHED[name]
+    ruled = lambda constants: Based().rule((), constants, None)._replace(finish=finish)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def call(implementation, *given):
+        call = Call(Mask(length, length, is_causal=True))
+        with asking(way(), "a test") if implementation == "pallas" else contextlib.nullcontext():
+            return recurrence.attend(ruled, (), *given, call)
+
+    told = mock.patch.object(powers_back, "outputs", wraps=powers_back.outputs)
+    with told as by_powers, interpreted(quantum=64, largest=64, grain=64, platform="cuda"):
+        out, pull = jax.vjp(functools.partial(call, "pallas"), q, k, v)
+        grads = pull(d_out)
+    assert not has_races() and by_powers.called == is_factor
+    expected, pull = jax.vjp(functools.partial(call, "xla"), *(x.astype(jnp.float32) for x in (q, k, v)))
+    for x, like in zip((out, *grads), (expected, *pull(d_out.astype(jnp.float32))), strict=True):
+        assert_close(x, np.asarray(like, np.float64), "powers", 2 * TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FINISHED)
+def test_powers_of_products_are_finished(ask, name):
+    ask(check_powers, name)
 
 
 DECLINED = {

@@ -82,6 +82,21 @@ class Gradients(NamedTuple):
     given: Sequence
 
 
+class Kept(NamedTuple):
+    """What gradients are made of beside operands.
+
+    Attributes:
+      states: leaves [B, heads, runs, ...] of those before each run, of two axes at least.
+      counts: what each slot has read of ones, [B, N, slots] in float32, where pairs are known to weigh powers of
+        q . k, of a kernel that makes gradients by them; else nothing.
+      out: outputs beside counts, [B, T', N, Hv]; None without these.
+    """
+
+    states: list[Any]
+    counts: list[Any] = []
+    out: jax.Array | None = None
+
+
 class Recurrence(NamedTuple):
     """The kernels of a device for recurrences.
 
@@ -90,14 +105,14 @@ class Recurrence(NamedTuple):
       declined: `declined(given, write)`: why it cannot take a sequence of such types, and what one token of it writes.
       apart: whether it tells segments apart where keys have gains.
       shares: whether heads that have states may share keys, values, and what of several numbers tokens bring.
-      forward: `forward(carried, keeps)`: outputs [B, T', N, Hv], the state that is left, [B, heads, ...], and where
-        states are kept, leaves [B, heads, runs, ...] of those before each run, of two axes at least.
+      forward: `forward(carried, keeps)`: outputs [B, T', N, Hv], the state that is left, [B, heads, ...], and what is
+        kept, if anything is, without outputs.
       backward: `backward(carried, kept, d_out, d_left)`, where `d_left` is None if nobody has used the state.
     """
 
     chunk: int
     declined: Callable[[Sequence, Write], list[str]]
-    forward: Callable[..., tuple[jax.Array, State, list[jax.Array]]]
+    forward: Callable[..., tuple[jax.Array, State, Kept]]
     backward: Callable[..., Gradients]
     apart: bool = True
     shares: bool = False
@@ -143,16 +158,17 @@ def states_kept(of_one: State, q: jax.Array, own: int, runs: int) -> list[jax.Sh
     return list(map(wide, jax.tree.leaves(of_one)))
 
 
-def kept_of(carried: Carried, left: State) -> list[jax.Array]:
+def kept_of(carried: Carried, left: State) -> Kept:
     """The state that all keys leave, as the only one that is kept."""
     like = states_kept(carried.empty(), carried.given.q, carried.own, 1)
-    return [x.reshape(one.shape).astype(one.dtype) for x, one in zip(jax.tree.leaves(left), like, strict=True)]
+    return Kept([x.reshape(one.shape).astype(one.dtype) for x, one in zip(jax.tree.leaves(left), like, strict=True)])
 
 
-def unkept(carried: Carried, kept: list[jax.Array]) -> State:
+def unkept(carried: Carried, kept: Kept) -> State:
     """The inverse."""
     leaves, structure = jax.tree.flatten(carried.empty())
-    whole = [x.reshape(*x.shape[:2], *one.shape).astype(one.dtype) for x, one in zip(kept, leaves, strict=True)]
+    each = zip(kept.states, leaves, strict=True)
+    whole = [x.reshape(*x.shape[:2], *one.shape).astype(one.dtype) for x, one in each]
     return jax.tree.unflatten(structure, whole)
 
 

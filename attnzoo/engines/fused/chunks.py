@@ -25,6 +25,7 @@ from attnzoo.engines.fused import choice
 from attnzoo.engines.fused.carried import (
     Carried,
     Changed,
+    Kept,
     Learned,
     Recurrence,
     instantiated,
@@ -74,6 +75,7 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
     def forward(operands, mask):
         (operands, changed), (mask, _) = Changed.told(operands), Changed.told(mask)
         out, left, kept = route.found(operands, mask, True)
+        kept = kept._replace(out=out) if kept.counts else kept
         return (out, left), (operands, mask, kept, changed)
 
     def backward(residuals, cotangents):
@@ -132,17 +134,17 @@ class Route(NamedTuple):
     closed: list[jax.Array]
     apart: int
 
-    def found(self, operands, mask: Mask, keeps: bool):
-        """Outputs, the state that is left, and states that are kept."""
+    def found(self, operands, mask: Mask, keeps: bool) -> tuple[jax.Array, State, Kept]:
+        """Outputs, the state that is left, and what is kept."""
         (_, given), own = operands, self.run.own
         batch, runs = len(given.q), self._runs(given, mask)
         out = jax.ShapeDtypeStruct((*given.q.shape[:3], given.v.shape[3]), given.v.dtype)
         of_one = jax.eval_shape(self.run.empty)
         left = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, own, *x.shape), x.dtype), of_one)
-        kept = states_kept(of_one, given.q, own, runs) if keeps else []
+        kept = Kept(states_kept(of_one, given.q, own, runs), self._counts(given, mask)) if keeps else Kept([])
         return self._by_platform(functools.partial(self._found, keeps), (out, left, kept), operands, mask)
 
-    def gradients(self, operands, mask: Mask, kept, changed: Changed, d_out, d_left):
+    def gradients(self, operands, mask: Mask, kept: Kept, changed: Changed, d_out, d_left):
         """Those of operands, in float32 at least; where there is none, they may be zeros."""
         precise = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, jnp.float32))
         learned, given = operands
@@ -159,23 +161,38 @@ class Route(NamedTuple):
         """
         if slots.sees_all(mask):
             return 1
+        return -(-self._slots(given, mask) // self.apart)
+
+    def _slots(self, given, mask: Mask) -> int:
+        """Of the sequence as it is laid out."""
         laid = jax.eval_shape(lambda given, mask: slots.laid_out(given, mask, 1, fills=True).given.q, given, mask)
-        return -(-laid.shape[0] // self.apart)
+        return laid.shape[0]
+
+    def _counts(self, given, mask: Mask) -> list[jax.ShapeDtypeStruct]:
+        """Shapes of what kernels that make gradients by powers of q . k count of them, where these are known."""
+        batch, _, num_heads, width = given.q.shape
+        if slots.sees_all(mask) or self.run.powers(self.run.constants, width) is None:
+            return []
+        return [jax.ShapeDtypeStruct((batch, num_heads, self._slots(given, mask)), jnp.float32)]
 
     def _found(self, keeps: bool, device: Device, operands, mask: Mask):
         kernel = _kernel(device, mask)
         assert kernel is not None
         carried, restored = self._carried(kernel, operands, mask, Changed())
         out, left, kept = kernel.forward(carried, keeps)
+        if keeps and not kept.counts:
+            nothing = [jnp.zeros(x.shape, x.dtype) for x in self._counts(operands[1], mask)]
+            kept = kept._replace(counts=varying.as_of(nothing, out))
         return restored(out), left, kept
 
-    def _gradients(self, changed: Changed, device: Device, operands, mask: Mask, kept, d_out, d_left):
+    def _gradients(self, changed: Changed, device: Device, operands, mask: Mask, kept: Kept, d_out, d_left):
         kernel, (learned, given) = _kernel(device, mask), operands
         assert kernel is not None
         carried, restored = self._carried(kernel, operands, mask, changed)
         like = jnp.zeros((*carried.given.q.shape[:3], d_out.shape[3]), d_out.dtype)
         _, pull = jax.vjp(restored, varying.as_of(like, d_out))
         (d_out,) = pull(d_out)
+        kept = kept if kept.out is None else kept._replace(out=pull(kept.out)[0])
         found = kernel.backward(carried, kept, d_out, d_left)
         _, pull = jax.vjp(lambda given: self._whole(kernel, given, mask)[0], jax.tree.map(heads.precise, given))
         (d_given,) = pull(jax.tree.map(heads.precise, found.given))

@@ -19,7 +19,7 @@ from jax.extend.core import Literal
 
 from attnzoo.contract import varying
 from attnzoo.engines import heads, state
-from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, is_real, states_kept
+from attnzoo.engines.fused.carried import Carried, Gradients, Kept, Learned, Recurrence, is_real, states_kept
 from attnzoo.engines.fused.hopper import ends, gains, gradient, meeting, powers_back, skeleton, warpgroups, whole
 from attnzoo.engines.fused.hopper import powers as hopper_powers
 from attnzoo.engines.fused.hopper import recurrence as hopper_recurrence
@@ -93,18 +93,21 @@ def recurrence(interpret: Any = None) -> Recurrence:
     return Recurrence(ROWS, declined, of_keyword(forward), of_keyword(backward), apart=False)
 
 
-def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, State, list[jax.Array]]:
+def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, State, Kept]:
     """Outputs and the state that is left; gradients need no state that was kept."""
     operands = carried.learned, jax.tree.map(heads.precise, carried.given)
-    out, left = _met(carried, interpret, *operands, is_pulled=False)
-    kept = states_kept(carried.empty(), carried.given.q, carried.own, carried.runs) if keeps else []
-    return out, left, varying.as_of([jnp.zeros(x.shape, x.dtype) for x in kept], out)
+    by_powers = functools.partial(hopper_powers.outputs, keeps=keeps)
+    out, left, counts = _met(carried, interpret, by_powers, *operands)
+    states = states_kept(carried.empty(), carried.given.q, carried.own, carried.runs) if keeps else []
+    nothing = varying.as_of([jnp.zeros(x.shape, x.dtype) for x in states], out)
+    return out, left, Kept(nothing, [x[:, :, 0, : carried.ends[0]] for x in counts])
 
 
-def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
-    """Gradients, which begin with operands."""
+def backward(carried: Carried, kept: Kept, d_out, d_left, *, interpret: Any = None) -> Gradients:
+    """Gradients, which begin with operands, or with outputs and counts of pairs that weigh powers."""
     given = 1 if d_left is None else 2
-    met = lambda learned, own: _met(carried, interpret, learned, own, True, d_left is not None)[:given]
+    by_powers = functools.partial(powers_back.outputs, kept=kept) if d_left is None else None
+    met = lambda learned, own: _met(carried, interpret, by_powers, learned, own)[:given]
     return gradients(carried, met, (d_out, d_left)[:given])
 
 
@@ -126,16 +129,19 @@ def gradients(carried: Carried, met: Callable[[Learned, Sequence], Any], pulled:
 
 
 def _met(
-    carried: Carried, interpret: Any, learned: Learned, given: Sequence, is_pulled: bool, is_left: bool = False
-) -> tuple[jax.Array, State]:
-    """Outputs [B, T', N, Hv], and the state that is left, of operands in float32, which have gradients of the former if
-    they are `is_pulled` at, and of both if the state `is_left` to somebody who pulls at it.
+    carried: Carried, interpret: Any, by_powers: Callable | None, learned: Learned, given: Sequence
+) -> tuple[jax.Array, State, list[jax.Array]]:
+    """Outputs [B, T', N, Hv], the state that is left, and counts if there are any, of operands in float32.
+
+    Args:
+      by_powers: outputs, and counts if any are kept, of a call whose pairs weigh powers of q . k; None where somebody
+        pulls at the state.
     """
     group = given.q.shape[2] // carried.own
     if carried.empty()[0].top is not None:
         gained = hopper_told.gained(carried, learned, given, found_gains(learned.found, group), interpret)
         out, sums = gains.recur(*gained)
-        return unclipped(out), left_gains(sums, group)
+        return unclipped(out), left_gains(sums, group), []
     slots = along(carried.slots, len(given.q))
     scale = scale_of(carried, learned, given.q, slots)
     found = found_of(learned.found, group)
@@ -146,17 +152,15 @@ def _met(
         how, whole_given = told
         if skeleton.shares(whole_given, how) == 1:
             out, left = kernels.recur(how, whole_given)
-            return unclipped(out), left_of(left, carried.empty(), group)
+            return unclipped(out), left_of(left, carried.empty(), group), []
         out, one, left = whole.read(how._replace(finish=None), whole_given)
         known = carried.powers(learned.constants, given.q.shape[3])
-        if not is_left and known is not None and hopper_powers.fits(how, whole_given, known):
+        if by_powers is not None and known is not None and hopper_powers.fits(how, whole_given, known):
             shown = None if slots.shown is None else slots.shown.astype(jnp.float32)[:, None]
-            if not is_pulled:
-                (out,) = hopper_powers.outputs(how, known, whole_given, shown)
-                return out, left_of(left, carried.empty(), group)
-            out, one = powers_back.read(how, known, whole_given, shown)
+            out, *counts = by_powers(how, known, whole_given, shown)
+            return out, left_of(left, carried.empty(), group), counts
         finished = finished_of(carried, learned, heads.precise(unclipped(out)), one)
-        return finished.astype(DTYPE), left_of(left, carried.empty(), group)
+        return finished.astype(DTYPE), left_of(left, carried.empty(), group), []
     rows = rows_of(carried, learned, given, slots, scale, written)
     if by_channel is None:
         decays = by_query(written.log_decay)
@@ -171,7 +175,7 @@ def _met(
         told_nothing = meeting.How(None, None, None, scale, interpret)
         (out, left), one = hopper_told.kernels_of(held).recur(told_nothing, varying.alike(held)), None
     finished = finished_of(carried, learned, heads.precise(unclipped(out)[..., : written.value.shape[3]]), one)
-    return finished.astype(DTYPE), left_of(left, carried.empty(), group)
+    return finished.astype(DTYPE), left_of(left, carried.empty(), group), []
 
 
 def _by_query(group: int, x: jax.Array | None) -> jax.Array | None:

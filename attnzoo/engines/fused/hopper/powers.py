@@ -15,7 +15,7 @@ chunk on; those of queries and of keys share numbers of these (`powers_back`).
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,6 @@ from attnzoo.contract import varying
 from attnzoo.engines.fused.hopper import walk
 from attnzoo.engines.fused.hopper.blocks import numbers
 from attnzoo.engines.fused.hopper.meeting import Given, How
-from attnzoo.engines.fused.hopper.rows import REDUCED, Rows
 from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.walk import Rule, Walk
 from attnzoo.engines.fused.hopper.warpgroups import (
@@ -52,12 +51,14 @@ from attnzoo.engines.fused.hopper.wide import SQUARE, block
 
 
 def fits(how: How, given: Given, powers: tuple[float, ...]) -> bool:
-    """Whether kernels take such a call: weights are of few powers, and numbers of outputs are finished one by one."""
+    """Whether kernels take such a call: weights are of few powers, and outputs are what was read times numbers that
+    counts tell, so that columns are finished apart, and what was read is known of them.
+    """
     if len(powers) > 3 or how.finish is None or given.one is None:
         return False
     is_plain = given.found is None and given.log_decay is None and given.rate is None
-    is_apart = all(each.primitive.name not in REDUCED for each in how.finish.made.jaxpr.eqns)
-    return is_plain and is_apart and max(given.read.shape[3], given.key.shape[3]) <= ROWS == given.value.shape[3]
+    is_narrow = max(given.read.shape[3], given.key.shape[3]) <= ROWS == given.value.shape[3]
+    return is_plain and is_narrow and how.finish.is_factor
 
 
 class Kernel:
@@ -66,40 +67,19 @@ class Kernel:
     Attributes:
       columns: of which matrix of those who write. factor: the matrix that sums of products with each are of.
       vectors: names of the other sums of each column.
-      name: of the kernel.
     """
 
     columns, factor = "value", "key"
     vectors: tuple[str, ...] = ("linear", "total")
 
-    def __init__(self, name: str, powers: tuple[float, ...], interpret: Any, is_backward: bool = False):
-        self.name, self.interpret, self.is_backward = name, interpret, is_backward
-        self.powers = (*powers, 0.0, 0.0)[:3]
+    def __init__(self, how: How, powers: tuple[float, ...], dtype: Any, is_backward: bool = False):
+        assert how.finish is not None
+        self.finish, self.interpret, self.is_backward = how.finish, how.interpret, is_backward
+        self.powers, self.dtype = (*powers, 0.0, 0.0)[:3], dtype
 
-    def launch(
-        self, rows: dict[str, jax.Array], beside: Blocks, out: Any, further: Blocks, own: dict[str, Any]
-    ) -> list[jax.Array]:
-        """Columns of `out`, and what is written `further`, which is prepared, and stands beside others of a head."""
-        self.dtype = rows["read"].dtype
-        f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-        sums = dict.fromkeys(self.vectors, f32(COLUMNS * ROWS))
-        squares = jax.ShapeDtypeStruct((COLUMNS, *SQUARE), self.dtype)
-        pairs = {"pairs": jax.ShapeDtypeStruct(SQUARE, self.dtype)}
-        blocks: Blocks = {"out": Columns(out)}
-        wide = lambda x: Matrix(jnp.pad(x, ((0, 0),) * 3 + ((0, ROWS - x.shape[3]),)))
-        work = Walk(
-            given={**{key: wide(x) for key, x in rows.items()}, **beside},
-            out=blocks | further,
-            beside={},
-            found={},
-            left={},
-            told={"state": squares} | sums,
-            prepared={"weighed": squares} | pairs | sums | ({"count": f32(ROWS)} if own else {}),
-            own=own,
-            is_backward=self.is_backward,
-        )
-        rule = Rule(self.begin, self.tell, self.keep, self.read, self.prepare, self.ready)
-        return walk.launch(self.name, work, rule, self.interpret)
+    def rule(self, *writes: str) -> Rule:
+        """What warpgroups do, of which one writes outputs of these names."""
+        return Rule(self.begin, self.tell, self.keep, self.read, self.prepare, self.ready, writes)
 
     def begin(self, found) -> tuple:
         """Empty sums: of products, and vectors, along rows."""
@@ -134,7 +114,7 @@ class Kernel:
         @pl.loop(jnp.int32(0), jnp.int32(COLUMNS))
         def _(number):
             rows = loaded(getattr(piece, self.columns))
-            column = _column(rows, own.part * COLUMNS + number) * loaded(piece.shown_rows.at[0])
+            column = column_of(rows, own.part * COLUMNS + number) * loaded(piece.shown_rows.at[0])
             weighed = loaded(piece.key) * spread(column, SQUARE)
             prepared.weighed.at[number][...] = weighed.astype(self.dtype)
             for name, total in zip(self.vectors, self.sums(piece, weighed, column), strict=True):
@@ -177,7 +157,7 @@ class Kernel:
 
         (out,) = products((piece.pairs, getattr(piece, self.columns)))
         out = self.finished(piece, jax.lax.fori_loop(jnp.int32(0), jnp.int32(COLUMNS), with_column, out))
-        yield [_column(out, own.part * COLUMNS + i) for i in range(COLUMNS)]
+        yield [column_of(out, own.part * COLUMNS + i) for i in range(COLUMNS)]
 
     def finished(self, piece, out: jax.Array) -> jax.Array:
         """Outputs."""
@@ -185,9 +165,9 @@ class Kernel:
 
 
 class Counting(Kernel):
-    """One that counts, too, and finishes outputs by that, or writes it beside them."""
+    """One that counts, too, finishes outputs by that, and may write it beside them."""
 
-    finish: Rows | None = None
+    keeps = False
 
     def ready(self, own) -> None:
         for ref in (own.sums, own.counted):
@@ -215,30 +195,65 @@ class Counting(Kernel):
 
     def read(self, piece, told, own):
         yield from super().read(piece, told, own)
-        if self.finish is None:
+        if self.keeps:
             yield loaded(piece.count)
 
     def finished(self, piece, out: jax.Array) -> jax.Array:
-        return out if self.finish is None else self.finish(out, loaded(piece.count))[0]
+        return self.finish(out, loaded(piece.count))[0]
 
 
-def outputs(how: How, powers: tuple[float, ...], given: Given, shown: jax.Array | None) -> list[jax.Array]:
-    """Outputs [B, T', N, `ROWS`], or what was read and its counts, float32 [B, N, 1, T'], where nothing finishes it.
+def launch(
+    name: str,
+    kernels: Mapping[str, Kernel],
+    rows: dict[str, jax.Array],
+    beside: Blocks,
+    out: Blocks,
+    prepared: dict[str, Any],
+    own: dict[str, Any],
+) -> list[jax.Array]:
+    """What kernels write that are launched as one: it is one, or several that read the same.
+
+    Args:
+      kernels: by names of what they write columns of; one that is alone writes all else of `out`, too.
+      prepared, own: as in `Walk`, the former beside what all of them prepare.
+    """
+    first, dtype = next(iter(kernels.values())), rows["read"].dtype
+    sums = {vector: f32(COLUMNS * ROWS) for kernel in kernels.values() for vector in kernel.vectors}
+    squares, pairs = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((COLUMNS, *SQUARE), SQUARE))
+    wide = lambda x: Matrix(jnp.pad(x, ((0, 0),) * 3 + ((0, ROWS - x.shape[3]),)))
+    work = Walk(
+        given={**{key: wide(x) for key, x in rows.items()}, **beside},
+        out=out,
+        beside={},
+        found={},
+        left={},
+        told={"state": squares} | sums,
+        prepared={"weighed": squares, "pairs": pairs} | sums | prepared,
+        own=own,
+        is_backward=first.is_backward,
+    )
+    further = [key for key in out if key not in kernels]
+    rule, *others = (kernel.rule(key, *further) for key, kernel in kernels.items())
+    return walk.launch(name, work, rule, first.interpret, tuple(others))
+
+
+def outputs(how: How, powers: tuple[float, ...], given: Given, shown: jax.Array | None, keeps: bool) -> list[jax.Array]:
+    """Outputs [B, T', N, `ROWS`], and, if somebody `keeps` them, counts, float32 [B, N, 1, T'].
 
     Args:
       shown: 1 or 0 of each key, float32 [B or 1, 1, T']; None for 1.
     """
     shown = jnp.ones((1, 1, given.one.shape[2])) if shown is None else shown
-    kernel = Counting("powers", powers, how.interpret)
-    kernel.finish = how.finish
+    kernel = Counting(how, powers, given.read.dtype)
+    kernel.keeps = keeps
     rows = {"read": given.read, "key": given.key, "value": given.value}
     beside = both("shown", shown[:, :, None]) | both("one", (given.one * shown)[:, :, None])
-    f32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     square = jax.ShapeDtypeStruct(SQUARE, given.read.dtype)
-    own = {"counted": square, "weighed": square, "sums": f32(SQUARE), "linear": f32((ROWS,)), "total": f32((ROWS,))}
-    out = like(given, given.read.dtype)
-    further: Blocks = {} if how.finish else {"count": Vectors(f32((out.shape[0], out.shape[2], 1, out.shape[1])))}
-    return varying.as_of(kernel.launch(rows, beside, out, further, own), given)
+    own = {"counted": square, "weighed": square, "sums": f32(*SQUARE), "linear": f32(ROWS), "total": f32(ROWS)}
+    out: Blocks = {"out": Columns(like(given, given.read.dtype))}
+    if keeps:
+        out["count"] = numbers_of(given)
+    return varying.as_of(launch("powers", {"out": kernel}, rows, beside, out, {"count": f32(ROWS)}, own), given)
 
 
 def like(given: Given, dtype: Any) -> jax.ShapeDtypeStruct:
@@ -247,6 +262,17 @@ def like(given: Given, dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, all_slots(length), num_heads, ROWS), dtype)
 
 
-def _column(rows: jax.Array, number) -> jax.Array:
+def numbers_of(given: Given) -> Vectors:
+    """One number likewise."""
+    batch, length, num_heads, _ = given.read.shape
+    return Vectors(f32(batch, num_heads, 1, all_slots(length)))
+
+
+def f32(*shape: int) -> jax.ShapeDtypeStruct:
+    """Numbers that are summed."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def column_of(rows: jax.Array, number) -> jax.Array:
     """One column."""
     return jnp.where(index(SQUARE, 1) == number, rows, 0.0).sum(axis=1)

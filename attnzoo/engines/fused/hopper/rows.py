@@ -31,6 +31,7 @@ ALONE = frozenset(
 )
 STANDING = frozenset(("broadcast_in_dim", "reshape", "squeeze"))
 REDUCED = {"reduce_sum": jnp.add, "reduce_max": jnp.maximum}
+FACTORS = {"mul": 2, "div": 1, "neg": 1, "convert_element_type": 1}  # operands in each of which these are linear
 
 
 class Rows(NamedTuple):
@@ -51,6 +52,20 @@ class Rows(NamedTuple):
     def gradients(self, operands: list[Any], pulled: list[Any]) -> list[Any]:
         """Those of operands, in float32."""
         return programs.run(self.pulled, [*operands, *pulled], rule)
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether it gives the first rows times numbers that depend on none of them."""
+        jaxpr = self.made.jaxpr
+        scaled = {jaxpr.invars[0]}
+        for equation in jaxpr.eqns:
+            own = [x for x in equation.invars if _is_variable(x) and x in scaled]
+            if not own:
+                continue
+            if len(own) > 1 or own[0] not in equation.invars[: FACTORS.get(equation.primitive.name, 0)]:
+                return False
+            scaled.update(equation.outvars)
+        return scaled.issuperset(jaxpr.outvars)
 
     @property
     def width(self) -> int:

@@ -24,6 +24,7 @@ from attnzoo.engines.fused.carried import (
     Carried,
     Changed,
     Gradients,
+    Kept,
     Learned,
     Recurrence,
     instantiated,
@@ -50,14 +51,14 @@ def recurrence(interpret: Any = None) -> Recurrence:
     return Recurrence(ROWS, chunks.declined, of_keyword(forward), of_keyword(backward))
 
 
-def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, list[jax.Array]]:
+def forward(carried: Carried, keeps: bool, *, interpret: Any = None) -> tuple[jax.Array, state.State, Kept]:
     """Outputs, the state that all keys leave, and the same where it is kept."""
     operands = carried.learned, jax.tree.map(heads.precise, carried.given)
     out, left = _met(carried, interpret, None, *operands)
-    return out, left, kept_of(carried, left) if keeps else []
+    return out, left, kept_of(carried, left) if keeps else Kept([])
 
 
-def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: Any = None) -> Gradients:
+def backward(carried: Carried, kept: Kept, d_out, d_left, *, interpret: Any = None) -> Gradients:
     """Gradients, which begin with operands and the state that they left."""
     assert d_left is None
     left = (chunks.found_gains if _has_gains(carried) else chunks.found_of)(unkept(carried, kept), 1)

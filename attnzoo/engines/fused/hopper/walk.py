@@ -187,6 +187,7 @@ class Rule(NamedTuple):
       read: what is written, one after another, from the same.
       prepare: writes what is prepared of a piece, from the piece, by what is its own; None where nothing is.
       ready: what the warpgroup that prepares does before, by what is its own.
+      writes: names of the outputs that `read` gives; None for all.
     """
 
     begin: Callable[[Any], tuple]
@@ -195,18 +196,25 @@ class Rule(NamedTuple):
     read: Callable[[Any, Any, Any], Iterable]
     prepare: Callable[[Any, Any, Any], None] | None = None
     ready: Callable[[Any], None] = lambda own: None
+    writes: tuple[str, ...] | None = None
 
 
-def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax.Array]:
-    """The outputs of a kernel, what is beside them, and what it leaves; `interpret` as for `tiles`."""
+def launch(name: str, work: Walk, rule: Rule, interpret: Any = None, others: tuple[Rule, ...] = ()) -> list[jax.Array]:
+    """The outputs of a kernel, what is beside them, and what it leaves; `interpret` as for `tiles`.
+
+    Args:
+      others: what as many blocks of threads more of each head do, with outputs of their own, so that what they all read
+        is read by one kernel; nothing is left of a head then.
+    """
     batch, _, num_heads, _ = work.main.array.shape
-    told, prepared = work.held
+    (told, prepared), rules = work.held, (rule, *others)
 
     def kernel(*refs, **own):
-        block = _Block(work, rule, refs, SimpleNamespace(**own))
-        block.hold()
-        for group, does in enumerate((block.keep, block.read, block.copy)):
-            pl.when(block.group == group)(does)
+        blocks = [_Block(work, rules, kind, refs, SimpleNamespace(**own)) for kind in range(len(rules))]
+        blocks[0].hold()
+        for block in blocks:
+            for group, does in enumerate((block.keep, block.read, block.copy)):
+                pl.when(block.is_group(group))(does)
 
     shapes = [jax.ShapeDtypeStruct(x.array.shape, x.array.dtype) for x in (work.out | work.beside).values()]
     return warpgroups.launched(
@@ -231,27 +239,36 @@ def launch(name: str, work: Walk, rule: Rule, interpret: Any = None) -> list[jax
             "ready": plgpu.Barrier(num_barriers=prepared),
             "spent": plgpu.Barrier(num_arrivals=2, num_barriers=prepared),
         },
-        grid=(batch, num_heads * work.parts),
+        grid=(batch, num_heads * len(rules) * work.parts),
         grid_names=("batch", "heads"),
         num_threads=3,
     )
 
 
 class _Block:
-    """A block of threads, inside the kernel: a head, or some columns of it."""
+    """A block of threads, inside the kernel: a head, or some columns of it, as one that obeys one of the rules."""
 
-    def __init__(self, work: Walk, rule: Rule, refs, memory: SimpleNamespace):
-        self.work, self.rule, self.memory = work, rule, memory
+    def __init__(self, work: Walk, rules: tuple[Rule, ...], kind: int, refs, memory: SimpleNamespace):
+        self.work, self.rule, self.memory, self.kind, self.kinds = work, rules[kind], memory, kind, len(rules)
         self.example, place, self.group = (lax.axis_index(axis) for axis in ("batch", "heads", "group"))
-        self.head, self.part = div(place, work.parts), rem(place, work.parts)
+        self.place, self.part = div(place, work.parts), rem(place, work.parts)
+        self.head = div(self.place, self.kinds)
         given, *others = dealt(refs, (work.given, work.found, work.fixed, work.out, work.beside, work.left))
-        found, self.fixed, self.out, self.beside, self.left = others
+        found, self.fixed, out, self.beside, self.left = others
+        writes = work.out if self.rule.writes is None else self.rule.writes
+        self.written = {key: block for key, block in work.out.items() if key in writes}
+        self.out = [ref for key, ref in zip(work.out, out, strict=True) if key in writes]
         self.found = dict(zip(work.found, map(self._of_head, found), strict=True))
         self.told, prepared = work.held
         self.own = SimpleNamespace(**memory.own, part=self.part)
         self.given = Stream(work.given, given, memory.given, memory.filled, memory.free, work.stages)
         self.prepared = Stream({}, (), memory.prepared, memory.ready, memory.spent, prepared)
         self.turns = jnp.int32(0), jnp.int32(work.pieces)
+
+    def is_group(self, group: int):
+        """Whether this is its warpgroup of that number, and it obeys the rule."""
+        is_group = self.group == group
+        return is_group if self.kinds == 1 else is_group & (rem(self.place, self.kinds) == self.kind)
 
     def hold(self) -> None:
         """What all warpgroups do before: they wait for what is fixed, which one of them copies."""
@@ -293,7 +310,7 @@ class _Block:
             told, is_known, is_forgotten = self._told(turn)
             with self._piece(turn) as piece:
                 plgpu.barrier_wait(is_known)
-                self._write(self.work.out, self.out, self.rule.read(piece, told, self.own), turn)
+                self._write(self.written, self.out, self.rule.read(piece, told, self.own), turn)
             plgpu.barrier_arrive(is_forgotten)
 
         plgpu.wait_smem_to_gmem(0)

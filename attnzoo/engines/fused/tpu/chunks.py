@@ -20,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.contract import varying
 from attnzoo.engines import state
-from attnzoo.engines.fused.carried import Carried, Gradients, Learned, Recurrence, in_rows, is_real, states_kept
+from attnzoo.engines.fused.carried import Carried, Gradients, Kept, Learned, Recurrence, in_rows, is_real, states_kept
 from attnzoo.engines.fused.tpu import mosaic
 from attnzoo.engines.fused.tpu.folding import stored
 from attnzoo.engines.fused.tpu.lying import Apart, Order, Rows, Shared, Wide
@@ -227,12 +227,10 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
     results = out, jax.tree.leaves(kernel.left), kernel.kept() if keeps else []
     operands = (kernel.operands, known), (kernel.lying, of_known)
     found, left, kept = kernel.call(body, *operands, results, kernel.held(order.turns * order.fold), step.products)
-    return found, jax.tree.unflatten(jax.tree.structure(kernel.left), left), kept
+    return found, jax.tree.unflatten(jax.tree.structure(kernel.left), left), Kept(kept)
 
 
-def backward(
-    carried: Carried, kept: list[jax.Array], d_out: jax.Array, d_left: State | None, *, interpret: bool = False
-):
+def backward(carried: Carried, kept: Kept, d_out: jax.Array, d_left: State | None, *, interpret: bool = False):
     """The kernel of `Recurrence.backward`."""
     kernel = Kernel(carried, carried.own, interpret, is_backward=True)
     if d_left is None:
@@ -287,7 +285,7 @@ def backward(
             for x, d_state in zip(d_found_refs, d_states, strict=False):
                 x[0, all_own] = d_state[all_own]
 
-    arrays = kernel.operands, known, kept, d_out, jax.tree.leaves(d_left)
+    arrays = kernel.operands, known, kept.states, d_out, jax.tree.leaves(d_left)
     lying = kernel.lying, of_known, kernel.kept(), d_outs, jax.tree.leaves(kernel.left)
     held = [*kernel.held(order.turns * order.fold), *kernel.held(order.run, order.fold)]
     work = step.products + pulled.products

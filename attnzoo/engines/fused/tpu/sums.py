@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.engines import state
-from attnzoo.engines.fused.carried import Carried, Gradients, Recurrence, kept_of, unkept
+from attnzoo.engines.fused.carried import Carried, Gradients, Kept, Recurrence, kept_of, unkept
 from attnzoo.engines.fused.tpu import chunks
 from attnzoo.engines.fused.tpu.chunks import Kernel, pulled_by, read, write
 from attnzoo.engines.fused.tpu.lying import Head, Wide
@@ -46,13 +46,13 @@ def recurrence(chunk: int, interpret: bool = False) -> Recurrence:
     return Recurrence(chunk, declined, of_keyword(forward), of_keyword(backward), shares=True)
 
 
-def forward(carried: Carried, keeps: bool, *, interpret: bool = False) -> tuple[jax.Array, State, list[jax.Array]]:
+def forward(carried: Carried, keeps: bool, *, interpret: bool = False) -> tuple[jax.Array, State, Kept]:
     """Outputs, the state that all keys leave, and the same where it is kept."""
     left = _summed(carried, interpret)
-    return _outputs(carried, left, interpret), left, kept_of(carried, left) if keeps else []
+    return _outputs(carried, left, interpret), left, kept_of(carried, left) if keeps else Kept([])
 
 
-def backward(carried: Carried, kept: list[jax.Array], d_out, d_left, *, interpret: bool = False) -> Gradients:
+def backward(carried: Carried, kept: Kept, d_out, d_left, *, interpret: bool = False) -> Gradients:
     """Gradients, which begin with operands and the state that was kept."""
     assert d_left is None
     sums = unkept(carried, kept)
