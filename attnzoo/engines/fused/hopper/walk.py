@@ -40,6 +40,7 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     leading,
     plgpu,
     rem,
+    scattered,
     shared,
     staged,
 )
@@ -376,7 +377,7 @@ class _Block:
             target = self._of_piece(block, ref, turn)
             if isinstance(block, Columns):
                 for i, x in enumerate(rows):
-                    target.at[:, self.part * COLUMNS + i][...] = x.astype(block.array.dtype)
+                    scattered(x.astype(block.array.dtype), target.at[:, self.part * COLUMNS + i])
             elif _is_copied(block):
                 place = self.work.waiting[key]
                 if place in occupied:

@@ -254,6 +254,14 @@ def reset_block(block, rows: jax.Array) -> None:
     set_block(block, rows)
 
 
+def scattered(column: jax.Array, target) -> None:
+    """A column to the memory of the device, of whose rows each thread writes a number: jax 0.12 wants it to be said."""
+    if hasattr(plgpu, "store"):
+        plgpu.store(target, column, optimized=False)
+    else:
+        target[...] = column
+
+
 def leading(array, ref, b, n):
     """What example b and head n have of an array that leads with [B or 1, N or 1]."""
     return ref.at[b if array.shape[0] > 1 else 0, n if array.shape[1] > 1 else 0]
