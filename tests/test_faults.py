@@ -33,6 +33,7 @@ FAULTS = {
         "padding_changes_nothing",
         "blind_queries_give_nothing",
     },
+    # What is read though it is hidden counts, too, beside what is not there.
     broken.ReadsOtherDocuments(): {"packed_neighbours_cannot_touch_each_other", "hidden_keys_count_for_nothing"},
     broken.FarFutureLeak(): {"the_future_cannot_touch_the_past"},
     broken.CountsHiddenKeys(): {"hidden_keys_count_for_nothing"},

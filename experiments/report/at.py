@@ -32,7 +32,6 @@ from experiments.show.units import Shown
 from experiments.train.sweep import analysis as sweep
 
 BEST = "★ "
-STATE = "state"
 
 
 class Opening(NamedTuple):
@@ -58,8 +57,8 @@ def opening(rows: Iterable[dict], length: int | None = None) -> Opening | None:
     asked = length or max((row["length"] for row in timed or trained), default=None)
     if asked is None:
         return None
-    times, memories = _timed(timed, asked)
-    columns = [*_trained(trained, asked), *_kept(timed, asked), *times]
+    scores, kept, (times, memories) = _trained(trained, asked), _kept(timed, asked), _timed(timed, asked)
+    columns = [*scores, *kept, *times]
     columns, memories = ([column for column in each if column.found] for each in (columns, memories))
     if not columns:
         return None
@@ -75,14 +74,12 @@ def opening(rows: Iterable[dict], length: int | None = None) -> Opening | None:
         lines.append([naming.short(kernels[name]), *cells, code, *held, refused.get(name, "")])
     told = f"; times of {scaling.setting_text(timed[0] | {'is_causal': False})}" if timed else ""
     found = Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
-    return Opening(found, _fronts(columns), _starred(found))
+    return Opening(found, _fronts(scores, times, kept), _starred(found))
 
 
-def _fronts(columns: list[Column]) -> list[Table]:
+def _fronts(scores: list[Column], times: list[Column], kept: list[Column]) -> list[Table]:
     """By each score and each time of calls in which tokens see alike."""
-    state = next((each for each in columns if each.head.startswith(STATE)), None)
-    scores = [each for each in columns if each.metric]
-    times = [each for each in columns if not each.metric and each.is_causal is not None]
+    state = kept[0] if kept else None
     alike = [(own, each) for own, each in itertools.product(scores, times) if own.is_like(each)]
     return [found for found in (front(own, each, state) for own, each in alike) if found]
 
@@ -151,7 +148,7 @@ def _kept(rows: list[dict], length: int) -> list[Column]:
     """What decoding keeps, which is of one size whether or not all tokens see the past alone."""
     kept = [row for row in _nearest(rows, length) if row.get("state_bytes") is not None]
     state = lambda row: _found(units.size_text, row["state_bytes"], row["kernel"])
-    return [Column(f"{STATE}, {kept[0]['length']:,}", _by_name(kept, state))] if kept else []
+    return [Column(f"state, {kept[0]['length']:,}", _by_name(kept, state))] if kept else []
 
 
 def _timed(rows: list[dict], length: int) -> tuple[list[Column], list[Column]]:

@@ -19,7 +19,7 @@ def front(answers: Column, times: Column, state: Column | None = None) -> Table 
     Args:
       state: what decoding keeps, which is told beside.
     """
-    names = _unbeaten(answers, times) if answers.is_decided and EXACT in _comparable(answers, times) else []
+    names = _unbeaten(answers, times) if answers.is_decided else []
     if not names:
         return None
     states = state.found if state else {}
@@ -48,8 +48,8 @@ def _unbeaten(answers: Column, times: Column) -> list[str]:
     """Kernels that are faster than exact attention, slowest first, each better than any that is faster still."""
     seconds = lambda name: times.found[name].value
     score = lambda name: answers.found[name].value * (1 if answers.is_more_better else -1)
-    kept: list[str] = []
-    for name in sorted(_comparable(answers, times), key=seconds):
+    names, kept = _comparable(answers, times), []
+    for name in sorted(names, key=seconds) if EXACT in names else ():
         if seconds(name) < seconds(EXACT) and (not kept or score(name) > score(kept[-1])):
             kept.append(name)
     return kept[::-1]
