@@ -1,5 +1,6 @@
 """Disputes: rules decide as they say, and a command leads from flags to a verdict."""
 
+import json
 import math
 import pathlib
 
@@ -8,8 +9,9 @@ import pytest
 from attnzoo.models import presets
 from experiments.bench import records
 from experiments.bench.settings import parsed
-from experiments.disputes import cases, rules, run, settings
+from experiments.disputes import cases, models, rules, run, settings
 from experiments.disputes.rules import Heard, Verdict
+from experiments.suites.settings import Settings as Suite
 from experiments.train.sweep.cells import cells as models_of
 from experiments.train.sweep.settings import Settings as Training
 from tests import summaries
@@ -19,11 +21,12 @@ def heard(score=0.0, spread=0.005, *, elsewhere=None, solved=math.inf, state_byt
     """Five seeds around a score."""
     scores = {seed: min(1.0, score + spread * (seed - 2)) for seed in range(5)}
     at = {80: {seed: elsewhere + spread * (seed - 2) for seed in range(5)}} if elsewhere is not None else {}
-    return Heard(scores, at, {seed: solved * (1 + seed / 100) for seed in range(5)}, state_bytes)
+    return Heard(scores, at, {seed: solved * (1 + seed / 100) for seed in range(5)}, state_bytes, answers=512)
 
 
 RESTORES, LOCAL = rules.Restores("full", "alone", "mixed"), rules.IsLocal("full", "window", chance=0.1)
 DELAYS, ONE = rules.Delays("small", "large", steps=100), rules.OnlyOne("able", "unable", length=80, chance=0.5)
+SCORES = rules.Scores("one", claimed=0.6, other=0.633)
 CASES = [
     (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.985)}, Verdict.HOLDS),
     (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.8)}, Verdict.FAILS),
@@ -40,6 +43,10 @@ CASES = [
     (ONE, {"able": heard(elsewhere=0.9), "unable": heard(elsewhere=0.5)}, Verdict.UNDECIDED),
     (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=n) for n in range(5)}, Verdict.HOLDS),
     (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=9 - n) for n in range(5)}, Verdict.FAILS),
+    (SCORES, {"one": heard(0.6)}, Verdict.HOLDS),
+    (SCORES, {"one": heard(0.63)}, Verdict.FAILS),
+    (SCORES, {"one": heard(0.616)}, Verdict.UNDECIDED),
+    (SCORES, {"one": heard(0.615, 0.03)}, Verdict.UNDECIDED),
     (LOCAL, {"full": heard(0.4), "window": heard(0.4)}, Verdict.HOLDS),
     (LOCAL, {"full": heard(0.4), "window": heard(0.3)}, Verdict.FAILS),
     (LOCAL, {"full": heard(0.12), "window": heard(0.12)}, Verdict.UNDECIDED),
@@ -56,9 +63,10 @@ def test_rules(rule, contenders, verdict):
 @pytest.mark.parametrize("name", cases.DISPUTES)
 def test_every_dispute_can_be_asked_for(name):
     dispute = cases.DISPUTES[name]
-    given = parsed(Training, **dispute.flags | {"kernels": ", ".join(dispute.contenders)})
-    assert len(given.kernels) == len(dispute.contenders) == len(set(dispute.contenders))
-    for field in ("full", "alone", "mixed", "small", "large", "able", "unable", "window"):
+    asked = Training if models.module(dispute) == models.ONE else Suite
+    given = parsed(asked, **dispute.flags | {"kernels": ", ".join(dispute.contenders)})
+    assert len(presets.parse(", ".join(dispute.contenders))) == len(set(dispute.contenders))
+    for field in ("full", "alone", "mixed", "small", "large", "able", "unable", "window", "kernel"):
         assert getattr(dispute.rule, field, dispute.contenders[0]) in dispute.contenders
     if isinstance(dispute.rule, rules.OnlyOne):
         assert dispute.rule.length in given.eval_lengths
@@ -84,7 +92,9 @@ def test_a_verdict_is_a_row_a_table_and_a_figure(tmp_path, monkeypatch):
                 row = {"task": "t", "kernel": presets.identity(kernel), "seed": seed, "learning_rate": 1e-3}
                 row |= {"curve": [(step, 1.0 / (step + 1 if text == cases.SUMS else 1)) for step in range(10)]}
                 row |= {"status": "measured", "score": score, "validation": -score, "validations": [[600, -score]]}
-                records.append(out, row | {"metric": "accuracy", "length": 128, "width": 32, "state_bytes": 1})
+                records.append(
+                    out, row | {"metric": "accuracy", "length": 128, "width": 32, "state_bytes": 1, "answers": 64}
+                )
         return 0
 
     monkeypatch.setattr(run, "_trained", trained)
@@ -102,10 +112,10 @@ def test_another_reader_decides_by_other_seeds(tmp_path, monkeypatch):
     rows = [
         {"task": "t", "kernel": presets.identity(*presets.parse(text)), "seed": seed, "learning_rate": 1e-3,
          "status": "measured", "score": seed / 10, "validation": 0, "validations": [], "metric": "accuracy",
-         "curve": [], "length": 128, "width": 32}
+         "curve": [], "length": 128, "width": 32, "answers": 64}
         for text in dispute.contenders for seed in range(6)
     ]  # fmt: skip
-    heard = run.contenders(dispute, rows, range(4, 6))
+    heard = models.contenders(dispute, rows, range(4, 6))
     assert {tuple(each.scores) for each in heard.values()} == {(4, 5)}
     given = parsed(settings.Settings, disputes="hybrid", seeds=2, first_seed=4, out=str(tmp_path))
     assert "--first_seed=4" in run.command(given, "hybrid", dispute)
@@ -114,6 +124,29 @@ def test_another_reader_decides_by_other_seeds(tmp_path, monkeypatch):
     [[other]] = run.EXPERIMENT.cells(plain)
     assert run.EXPERIMENT.identity(cell.row) != run.EXPERIMENT.identity(other.row)
     assert {cell.seed for cell in models_of(parsed(Training, seeds=2, first_seed=4))} == {4, 5}
+
+
+def test_a_suite_decides_by_its_score(tmp_path, monkeypatch):
+    """A command leads from the flags to the score of each seed; what is missing is told."""
+
+    def trained(words):
+        given = dict(word.removeprefix("--").split("=", 1) for word in words[2:])
+        assert words[1] == "experiments.suites" and given["suite"] == "mad" and given["seeds"] == "2"
+        out = pathlib.Path(given["out"], "published", "mad")
+        out.mkdir(parents=True)
+        [kernel] = presets.parse("gated_linear")
+        told = {"kernel": presets.identity(kernel), "seeds": {"0": 0.629, "1": 0.635}, "falling": [1]}
+        (out / "scores.json").write_text(json.dumps([told]))
+        return 0
+
+    monkeypatch.setattr(run, "_trained", trained)
+    given = parsed(settings.Settings, disputes="scores", seeds=2, out=str(tmp_path))
+    assert run.run(given) == 0
+    [row] = run.EXPERIMENT.read(tmp_path)
+    assert row["verdict"] == "undecided" and row["scores"] == {"gated_linear": [0.629, 0.635]}
+    assert row["detail"].endswith("the loss of 1 of 2 models still fell")
+    with pytest.raises(ValueError, match="gated_linear: 2 of 3 seeds were measured"):
+        models.heard(cases.DISPUTES["scores"], tmp_path / "scores", range(3))
 
 
 def test_models_that_are_missing_are_told(tmp_path, monkeypatch):

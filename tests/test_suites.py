@@ -1,5 +1,6 @@
 """Suites: what is published is what is listed, every command means something, and scores are the paper's means."""
 
+import json
 import subprocess
 
 import pytest
@@ -141,7 +142,20 @@ def test_a_score_is_a_mean_over_parts_of_means_over_settings_of_what_validation_
     exact, linear = score.scores(rows, SETTINGS).values()
     assert exact.parts == pytest.approx({"one": (0.2 + 0.7) / 2, "two": 0.8}) and exact.missing == 0
     assert exact.mean == pytest.approx((0.45 + 0.8) / 2)
+    assert exact.seeds == pytest.approx({0: ((0.2 + 0.4) / 2 + 0.8) / 2}), "the other seed has one setting of three"
     assert linear == score.Score({}, 2, None)
+
+
+def test_a_seed_has_a_score_at_the_rates_that_all_have_and_says_where_it_still_learned():
+    falls = [(step, 12.0 - step) for step in range(12)]
+    own = {0: (0.2, 0.6, 0.8), 1: (0.4, 0.8, 1.0)}
+    rows = [
+        row(task=each.task, length=each.length, seed=seed, accuracy=score, curve=falls if seed else [])
+        for seed, scores in own.items() for each, score in zip(SETTINGS, scores, strict=True)
+    ]  # fmt: skip
+    [found] = score.scores(rows, SETTINGS).values()
+    assert found.seeds == pytest.approx({0: (0.4 + 0.8) / 2, 1: (0.6 + 1.0) / 2})
+    assert found.mean == pytest.approx(0.7) and found.falling == {1}
 
 
 def test_accuracy_above_chance():
@@ -176,9 +190,15 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
     monkeypatch.setattr(subprocess, "run", trained)
     assert run.run(parsed(settings.Settings, suite="mad", kernels="softmax", out=tmp_path)) == 0
     assert len(called) == 6 and all("--kernels=softmax" in words for words in called)
-    [found] = run.scored(SUITES["mad"].small, tmp_path / "small" / "mad").values()
+    assert not any(word.startswith(("--seeds", "--jobs")) for words in called for word in words)
+    [found] = run.scored(SUITES["mad"].small, tmp_path / "small" / "mad", range(1)).values()
     assert found.mean == 0.75 and list(found.parts) == list(TASKS)
     assert "75.0" in capsys.readouterr().out
+    [kept] = json.loads((tmp_path / "small" / "mad" / run.SCORES).read_text())
+    assert kept["kernel"] == "Softmax()" and kept["seeds"] == {"0": 0.75}
+    shared = parsed(settings.Settings, seeds=5, first_seed=2, jobs=2).shared
+    [one] = {run.sweep(training, "softmax", shared).first_seed for training in SUITES["mad"].small}
+    assert one == 2 and "--seeds=5" in SUITES["mad"].small[0].command("softmax", tmp_path, shared)
     monkeypatch.setattr(subprocess, "run", lambda words: subprocess.CompletedProcess(words, -9))
     assert run.run(parsed(settings.Settings, suite="mad", out=tmp_path)) == 9
 
@@ -189,6 +209,7 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
         ({"suite": "lra"}, "lra"),
         ({"kernels": "sofmax"}, "did you mean 'softmax'"),
         ({"out": " "}, "--out is empty"),
+        ({"seeds": 0}, "seeds"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(flags, message):

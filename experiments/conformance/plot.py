@@ -10,7 +10,7 @@ from experiments.conformance import analysis
 from experiments.show import figures
 
 COLORS = {"obeyed": "#009E73", "broken": "#D55E00", "refused": "#56B4E9", "not run": "#bbbbbb"}
-NAMES = {"obeyed": "green", "broken": "red", "refused": "blue", "not run": "grey"}
+NAMES = {"obeyed": "green", "broken": "orange", "refused": "blue", "not run": "grey"}
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:

@@ -42,7 +42,8 @@ class Dispute:
       sources: who says so, or otherwise.
       contenders: the models, as `--kernels` has them.
       rule: by which their scores decide.
-      flags: of `python -m experiments.accuracy`, beside kernels, seeds and folder.
+      flags: of `python -m experiments.accuracy`, beside kernels, seeds and folder; or, where they name a suite, of
+        `python -m experiments.suites`, whose score decides.
       scale: what the verdict is of, and cannot tell.
       wants_card: whether two cores would take days.
     """
@@ -128,6 +129,15 @@ DISPUTES = {
             "test_examples": 2000,
         },
         "ListOps as published, in models of width 128.",
+        wants_card=True,
+    ),
+    "scores": Dispute(
+        "Gated linear attention scores 60.0 on MAD, as one table has it, and not 63.3, as another.",
+        "for: Yang et al. 2024, arXiv:2406.06484; against: Chou et al. 2024, arXiv:2411.10741",
+        ("gated_linear",),
+        rules.Scores("gated_linear", claimed=0.6, other=0.633),
+        {"suite": "mad", "scale": "published"},
+        "MAD's six tasks with every change of them, as published, but for what `experiments.suites` says is different.",
         wants_card=True,
     ),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
 
 from experiments.disputes import rules
 from experiments.disputes.cases import DISPUTES
@@ -16,7 +15,7 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
     if not rows:
         return
     most = max(len(row["scores"]) for row in rows)
-    figure, panels = figures.grid(len(rows), 1, width=7.2, height=1.1 + 0.3 * most)
+    figure, panels = figures.grid(len(rows), 1, width=7.2, height=1.4 + 0.3 * max(2, most))
     figures.title(figure, "Disputes", "each seed, and the mean with its 95% interval")
     for [panel], row in zip(panels, rows, strict=True):
         _panel(panel, row)
@@ -26,31 +25,40 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 
 def _panel(panel, row: dict) -> None:
     """A line for each contender, which tells how many of its seeds have a number where some have none."""
-    shown, told, mean = _shown(row)
-    for place, own in enumerate(shown.values()):
+    shown, told = _shown(row)
+    is_share = not isinstance(_rule(row), rules.Delays | rules.Scores)
+    for place, (text, own) in enumerate(shown.items()):
         style = {"color": figures.STYLES[place][0], "marker": figures.STYLES[place][1]}
         figures.seeds(panel, own, [[place]] * len(own), style)
         if own:
-            found = mean(own)
+            found = _mean(own, row["answers"][text] if is_share else None)
             low, high = (found.value if end is None else end for end in (found.low, found.high))
             panel.errorbar([found.value], [place + 0.25], xerr=[[found.value - low], [high - found.value]], **style)
     seeds = {text: len(found) for text, found in row["scores"].items()}
     some = {text: f" ({len(own)} of {seeds[text]})" if len(own) < seeds[text] else "" for text, own in shown.items()}
     panel.set_yticks(range(len(shown)), [naming.short(text) + some[text] for text in shown], fontsize=8.5)
     panel.set_ylim(len(shown) - 0.4, -0.6)
-    if mean is statistics.share:
+    if is_share:
         panel.set_xlim(-0.03, 1.03)
     panel.set_xlabel(told, fontsize=8.5)
     panel.set_title(f"{row['dispute']}: {row['verdict']}", fontsize=10, loc="left")
 
 
-def _shown(row: dict) -> tuple[dict[str, list[float]], str, Callable[[list[float]], statistics.Mean]]:
-    """What the rule is about, by contender, in words, and its mean: answers that are right, or steps."""
-    rule = DISPUTES[row["dispute"]].rule if row["dispute"] in DISPUTES else None
+def _shown(row: dict) -> tuple[dict[str, list[float]], str]:
+    """What the rule is about, by contender, and in words: answers that are right, steps, or a score."""
+    rule = _rule(row)
     if isinstance(rule, rules.Delays):
         solved = {text: [steps for steps in found if steps is not None] for text, found in row["solved"].items()}
-        return solved, f"steps to {rules.SOLVED:.0%} of validation", statistics.mean
+        return solved, f"steps to {rules.SOLVED:.0%} of validation"
     if isinstance(rule, rules.OnlyOne):
         longer = {text: list(found[str(rule.length)].values()) for text, found in row["elsewhere"].items()}
-        return longer, f"share of answers that are right over {rule.length} tokens", statistics.share
-    return row["scores"], "share of answers that are right", statistics.share
+        return longer, f"share of answers that are right over {rule.length} tokens"
+    return row["scores"], "score" if isinstance(rule, rules.Scores) else "share of answers that are right"
+
+
+def _mean(values: list[float], answers: int | None) -> statistics.Mean:
+    return statistics.mean(values) if answers is None else statistics.answered(values, answers)
+
+
+def _rule(row: dict) -> rules.Rule | None:
+    return DISPUTES[row["dispute"]].rule if row["dispute"] in DISPUTES else None

@@ -35,14 +35,16 @@ class Heard(NamedTuple):
       scores: shares of answers that are right.
       elsewhere: the same at lengths that were not trained, by length.
       solved: steps until validation first reached `SOLVED`, infinite where it did not.
-      state_bytes: of decoding one example.
+      state_bytes: of decoding one example; NaN where nothing tells.
+      answers: how many each seed gave, all to the same questions.
       falling: seeds whose loss still fell when training ended. No rule asks it, and every verdict tells it.
     """
 
     scores: dict[int, float]
-    elsewhere: dict[int, dict[int, float]]
-    solved: dict[int, float]
-    state_bytes: float
+    elsewhere: dict[int, dict[int, float]] = {}
+    solved: dict[int, float] = {}
+    state_bytes: float = math.nan
+    answers: int = 1
     falling: frozenset[int] = frozenset()
 
 
@@ -105,9 +107,8 @@ class OnlyOne:
     chance: float
 
     def judge(self, heard: Contenders) -> Judgement:
-        able, unable = (
-            statistics.share(list(heard[x].elsewhere[self.length].values())) for x in (self.able, self.unable)
-        )
+        own = [(heard[name].elsewhere[self.length], heard[name].answers) for name in (self.able, self.unable)]
+        able, unable = (statistics.answered(list(scores.values()), answers) for scores, answers in own)
         poor = self.chance + 0.1
         told = f"at {self.length} tokens {_interval(able)} and {_interval(unable)}"
         if _low(able) > 0.95 and _high(unable) < poor:
@@ -151,7 +152,26 @@ class IsLocal:
         return Judgement(_by_interval(difference, -self.points), told)
 
 
-Rule = Restores | Delays | OnlyOne | GoesBy | IsLocal
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """`kernel` reaches what is `claimed` and not the `other` score: it holds where its interval has the one and not the
+    other, and fails where it has the other and not the one.
+    """
+
+    kernel: str
+    claimed: float
+    other: float
+
+    def judge(self, heard: Contenders) -> Judgement:
+        found = statistics.mean(list(heard[self.kernel].scores.values()))
+        claimed, other = (_low(found) <= score <= _high(found) for score in (self.claimed, self.other))
+        told = f"it scores {_interval(found)}"
+        if claimed == other:
+            return Judgement(Verdict.UNDECIDED, told)
+        return Judgement(Verdict.HOLDS if claimed else Verdict.FAILS, told)
+
+
+Rule = Restores | Delays | OnlyOne | GoesBy | IsLocal | Scores
 
 
 def _difference(scores: dict[int, float], others: dict[int, float]) -> Mean:

@@ -1,4 +1,4 @@
-"""Settings to verdicts: `experiments.accuracy` trains the models of a dispute, and its rule judges their rows."""
+"""Settings to verdicts: a command trains the models of a dispute, and its rule judges what they say."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from attnzoo.models import presets
-from experiments.bench import experiment, outcome, records
+from experiments.bench import experiment, outcome
 from experiments.bench.experiment import Cell, Experiment, Run
-from experiments.bench.settings import parsed
+from experiments.disputes import models
 from experiments.disputes.cases import Dispute
-from experiments.disputes.rules import SOLVED, Contenders, Heard
 from experiments.disputes.settings import Settings
 from experiments.show import caveats
-from experiments.train.sweep import analysis, convergence, prediction
-from experiments.train.sweep.cells import cells as models_of
-from experiments.train.sweep.settings import Settings as Training
-
-MODULE = "experiments.accuracy"
 
 
 class Disputes(Experiment):
@@ -56,13 +49,9 @@ class Disputes(Experiment):
     def list_cells(self, settings: Settings) -> int:
         for name, dispute in settings.chosen().items():
             print(f"{name}: {dispute.claim}\n  {dispute.sources}\n  rule: {told(dispute)}\n  scale: {dispute.scale}")
-            training = parsed(Training, **_given(settings, name, dispute))
-            hours = prediction.of(training, records.read(_folder(settings, name)))
-            found = [hours(cell) for cell in models_of(training)]
+            found, basis = models.hours(dispute, _given(settings, name, dispute))
             total = sum(found) if None not in found else math.nan
-            print(
-                f"  {len(found)} models, about {total:.2g} hours {hours.basis}\n  $ {command(settings, name, dispute)}"
-            )
+            print(f"  {len(found)} models, about {total:.2g} hours {basis}\n  $ {command(settings, name, dispute)}")
         return 0
 
 
@@ -74,59 +63,30 @@ def told(dispute: Dispute) -> str:
 
 def command(settings: Settings, name: str, dispute: Dispute) -> str:
     """What trains the models, as one writes it."""
-    return shlex.join(["python", *_words(settings, name, dispute)])
+    return shlex.join(["python", *models.words(dispute, _given(settings, name, dispute))])
 
 
 def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
-    code = _trained(_words(settings, name, dispute))
+    code = _trained(models.words(dispute, _given(settings, name, dispute)))
     if code == outcome.STOPPED:
         raise outcome.Stopped
     if code not in (0, 1):
         raise RuntimeError(f"{command(settings, name, dispute)} ended with {code}")
-    heard = contenders(dispute, records.read(_folder(settings, name)), settings.every_seed)
+    heard = models.heard(dispute, _folder(settings, name), settings.every_seed)
     judgement = dispute.rule.judge(heard)
-    falling, models = sum(len(x.falling) for x in heard.values()), sum(len(x.scores) for x in heard.values())
-    doubt = f"; the loss of {falling} of {models} models still fell" if falling else ""
+    falling, every = sum(len(x.falling) for x in heard.values()), sum(len(x.scores) for x in heard.values())
+    doubt = f"; the loss of {falling} of {every} models still fell" if falling else ""
     scores = {text: list(each.scores.values()) for text, each in heard.items()}
     elsewhere = {text: each.elsewhere for text, each in heard.items() if each.elsewhere}
     found = {"status": "measured", "verdict": judgement.verdict.value, "detail": judgement.detail + doubt}
     solved = {text: [x if x < math.inf else None for x in each.solved.values()] for text, each in heard.items()}
-    return found | {"scores": scores, "elsewhere": elsewhere, "solved": solved}
+    answers = {text: each.answers for text, each in heard.items()}
+    return found | {"scores": scores, "elsewhere": elsewhere, "solved": solved, "answers": answers}
 
 
 def _trained(words: list[str]) -> int:
     """The exit code of what trains models."""
     return subprocess.run([sys.executable, *words]).returncode
-
-
-def contenders(dispute: Dispute, rows: list[dict], seeds: range) -> Contenders:
-    """What the models of each contender say, at the rate that validation chose for it.
-
-    Raises:
-      ValueError: a contender has fewer seeds than were asked for.
-    """
-    chosen = analysis.at_chosen_rates([row for row in rows if row["seed"] in seeds])
-    chosen = [row for row in chosen if row["status"] == "measured"]
-    found = {}
-    for text in dispute.contenders:
-        [kernel] = presets.parse(text)
-        own = {row["seed"]: row for row in chosen if row["kernel"] == presets.identity(kernel)}
-        if len(own) < len(seeds):
-            raise ValueError(f"{text}: {len(own)} of {len(seeds)} seeds were measured, the others failed or diverged")
-        found[text] = _heard(own)
-    return found
-
-
-def _heard(rows: dict[int, dict]) -> Heard:
-    elsewhere: dict[int, dict[int, float]] = {}
-    for seed, row in rows.items():
-        for length, score in (row.get("by_length") or {}).items():
-            elsewhere.setdefault(int(length), {})[seed] = score
-    steps = {seed: convergence.solved_at(row["validations"], SOLVED) for seed, row in rows.items()}
-    solved = {seed: math.inf if step is None else float(step) for seed, step in steps.items()}
-    scores = {seed: row["score"] for seed, row in rows.items()}
-    falling = frozenset(seed for seed, row in rows.items() if convergence.flat([row]) is False)
-    return Heard(scores, elsewhere, solved, next(iter(rows.values())).get("state_bytes") or math.nan, falling)
 
 
 def _flags(dispute: Dispute) -> list[str]:
@@ -142,10 +102,6 @@ def _given(settings: Settings, name: str, dispute: Dispute) -> dict:
 def _seeds(settings: Settings) -> dict[str, int]:
     """Flags and fields of rows; rows that are older than `first_seed` are of those from 0."""
     return {"seeds": settings.seeds} | ({"first_seed": settings.first_seed} if settings.first_seed else {})
-
-
-def _words(settings: Settings, name: str, dispute: Dispute) -> list[str]:
-    return ["-m", MODULE, *(f"--{flag}={value}" for flag, value in _given(settings, name, dispute).items())]
 
 
 def _folder(settings: Settings, name: str) -> pathlib.Path:

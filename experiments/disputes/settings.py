@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # All of `cases.DISPUTES` that two cores decide, and those that want a card; help does not wait for what they import.
 SMALL = "hybrid, windows, eigenvalues, state"
-LARGE = "locality"
+LARGE = "locality, scores"
 
 
 def _names() -> tuple[str, ...]:
@@ -28,7 +28,7 @@ class Settings(settings.Settings):
 
     disputes: tuple[str, ...] = flag(
         SMALL,
-        f"Which to decide: some of {SMALL}, and of {LARGE}, which wants a card; or 'all'.",
+        f"Which to decide: some of {SMALL}, and of {LARGE}, which want a card; or 'all'.",
         parsing.some_of(_names, every=True),
     )
     seeds: int = flag(5, "Seeds of each model; fewer than five support no claim.", at_least=2)

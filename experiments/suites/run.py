@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Container, Mapping
+from typing import Any
 
 from experiments.bench import progress, records
 from experiments.bench.settings import parsed
-from experiments.show import naming
+from experiments.show import naming, statistics, tables
 from experiments.suites import score
 from experiments.suites.catalogue import SUITES
 from experiments.suites.score import MODEL, Setting
 from experiments.suites.settings import Settings
-from experiments.suites.suite import Suite, Training
+from experiments.suites.suite import NOTHING, Suite, Training
 from experiments.train.sweep.cells import KEY, cells
 from experiments.train.sweep.settings import Settings as Sweep
+
+SCORES = "scores.json"
 
 
 def run(settings: Settings) -> int:
@@ -25,20 +30,22 @@ def run(settings: Settings) -> int:
         suite, out = SUITES[name], pathlib.Path(settings.out) / settings.scale / name
         kernels, trainings = settings.kernels or suite.kernels, suite.trainings(settings.scale)
         if settings.dry_run:
-            _listed(name, suite, settings.scale, kernels, out)
+            _listed(name, suite, kernels, out, settings)
             continue
         for training in trainings:
-            codes.append(_train(training, kernels, out))
+            codes.append(_train(training, kernels, out, settings.shared))
             if codes[-1] not in (0, 1):
                 return abs(codes[-1])  # a part that was killed has a negative code
         if suite.is_scored:
-            _told(name, scored(trainings, out))
+            found = scored(trainings, out, settings.every_seed)
+            _keep(found, out / SCORES)
+            _told(name, found)
     return max(codes)
 
 
-def sweep(training: Training, kernels: str) -> Sweep:
+def sweep(training: Training, kernels: str, shared: Mapping[str, Any] = NOTHING) -> Sweep:
     """The settings of a training."""
-    return parsed(Sweep, **{"kernels": kernels} | dict(training.flags))
+    return parsed(Sweep, **{"kernels": kernels} | dict(training.flags) | dict(shared))
 
 
 def settings_of(trainings: tuple[Training, ...]) -> list[Setting]:
@@ -50,26 +57,35 @@ def settings_of(trainings: tuple[Training, ...]) -> list[Setting]:
     return found
 
 
-def scored(trainings: tuple[Training, ...], out: pathlib.Path) -> dict[tuple, score.Score]:
-    """The score of each model of which there are rows."""
+def scored(trainings: tuple[Training, ...], out: pathlib.Path, seeds: Container[int]) -> dict[tuple, score.Score]:
+    """The score of each model of which there are rows with these seeds."""
     rows = [row for training in trainings for row in records.latest(records.read(out / training.name), KEY).values()]
-    return score.scores(rows, settings_of(trainings))
+    return score.scores([row for row in rows if row["seed"] in seeds], settings_of(trainings))
 
 
-def _train(training, kernels, out) -> int:
-    print(f"$ {training.command(kernels, out)}", flush=True)
-    return subprocess.run([sys.executable, *training.arguments(kernels, out)]).returncode
+def _train(training, kernels, out, shared) -> int:
+    print(f"$ {training.command(kernels, out, shared)}", flush=True)
+    return subprocess.run([sys.executable, *training.arguments(kernels, out, shared)]).returncode
 
 
-def _listed(name: str, suite: Suite, scale: str, kernels: str, out: pathlib.Path) -> None:
-    trainings = suite.trainings(scale)
-    count = sum(len(list(cells(sweep(training, kernels)))) for training in trainings)
+def _listed(name: str, suite: Suite, kernels: str, out: pathlib.Path, settings: Settings) -> None:
+    scale, shared, trainings = settings.scale, settings.shared, suite.trainings(settings.scale)
+    count = sum(len(list(cells(sweep(training, kernels, shared)))) for training in trainings)
     print(f"\n{name}, {scale}: {suite.source}\ndiffers: {suite.differs}")
     if scale == "small":
         print(f"scaled: {suite.scaled}")
     print(f"{count:,} models by {len(trainings):,} commands:")
     for training in trainings:
-        print(training.command(kernels, out))
+        print(training.command(kernels, out, shared))
+
+
+def _keep(found: dict[tuple, score.Score], path: pathlib.Path) -> None:
+    """Write scores as JSON, for other readers."""
+    told = [
+        dict(zip(MODEL, model, strict=True)) | each._asdict() | {"falling": sorted(each.falling)}
+        for model, each in found.items()
+    ]
+    path.write_text(json.dumps(told, indent=1))
 
 
 def _told(name: str, found: dict[tuple, score.Score]) -> None:
@@ -78,7 +94,9 @@ def _told(name: str, found: dict[tuple, score.Score]) -> None:
     lines = []
     for model, each in found.items():
         told = [f"{100 * each.parts[part]:.1f}" if part in each.parts else "" for part in parts]
-        whole = f"{each.missing} settings missing" if each.mean is None else f"{100 * each.mean:.1f}"
+        scores = [100 * score for score in each.seeds.values() or [each.mean]] if each.mean is not None else []
+        whole = tables.shares_text(scores, ".1f") if scores else f"{each.missing} settings missing"
         lines.append([naming.short(model[MODEL.index("kernel")]), str(model[MODEL.index("width")]), *told, whole])
     progress.table(f"{name}: accuracy in %", ["kernel", "width", *parts, "score"], lines)
-    print("One seed supports no claim." if lines else "There are no rows.")
+    doubts = [statistics.doubt(max(1, len(each.seeds))) for each in found.values()]
+    print(next(filter(None, doubts), "") if lines else "There are no rows.")

@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from experiments.train.sweep import convergence
+
 # What tells apart models of one kernel; rates and decays are chosen from.
 MODEL = ("kernel", "positions", "width", "blocks", "layers", "heads")
 CHOSEN = ("learning_rate", "weight_decay")
@@ -31,11 +33,15 @@ class Score(NamedTuple):
       parts: mean accuracy of each part of which all settings are measured.
       missing: how many settings are not.
       mean: over parts; None where settings are missing.
+      seeds: the same mean of each seed that every setting was measured with.
+      falling: seeds whose loss still fell when training ended, in some setting.
     """
 
     parts: dict[str, float]
     missing: int
     mean: float | None
+    seeds: dict[int, float] = {}
+    falling: frozenset[int] = frozenset()
 
 
 def scores(rows: Iterable[dict], settings: Sequence[Setting]) -> dict[tuple, Score]:
@@ -47,27 +53,39 @@ def scores(rows: Iterable[dict], settings: Sequence[Setting]) -> dict[tuple, Sco
 
 
 def _score(rows, settings) -> Score:
-    reached = {setting: _reached(rows, setting) for setting in settings}
-    parts = {}
+    chosen = {setting: _chosen(rows, setting) for setting in settings}
+    missing = sum(not own for own in chosen.values())
+    parts = _parts(
+        {setting: statistics.mean(row["score"] for row in own) for setting, own in chosen.items() if own}, settings
+    )
+    by_seed = {setting: {row["seed"]: row["score"] for row in own} for setting, own in chosen.items()}
+    whole = set.intersection(*(set(own) for own in by_seed.values()))
+    seeds = {
+        seed: statistics.mean(_parts({setting: own[seed] for setting, own in by_seed.items()}, settings).values())
+        for seed in sorted(whole)
+    }
+    falling = {row["seed"] for own in chosen.values() for row in own if convergence.flat([row]) is False}
+    return Score(parts, missing, None if missing else statistics.mean(parts.values()), seeds, frozenset(falling))
+
+
+def _parts(reached: dict[Setting, float], settings) -> dict[str, float]:
+    """Means over settings of each part that has all of them."""
+    found = {}
     for part in dict.fromkeys(setting.part for setting in settings):
-        found = [score for setting, score in reached.items() if setting.part == part]
-        if None not in found:
-            parts[part] = statistics.mean(found)
-    missing = sum(score is None for score in reached.values())
-    return Score(parts, missing, None if missing else statistics.mean(parts.values()))
+        own = [setting for setting in settings if setting.part == part]
+        if all(setting in reached for setting in own):
+            found[part] = statistics.mean(reached[setting] for setting in own)
+    return found
 
 
-def _reached(rows, setting) -> float | None:
-    """What the best choice of rate and decay has on test examples; None where nothing is measured."""
+def _chosen(rows, setting) -> list[dict]:
+    """The rows of the best choice of rate and decay; none where nothing is measured."""
     tried: dict[tuple, list[dict]] = {}
     for row in rows:
         if (row["task"], row["length"], row["status"]) == (setting.task, setting.length, "measured"):
             tried.setdefault(tuple(row[name] for name in CHOSEN), []).append(row)
-    if not tried:
-        return None
     # Validation is a loss: lower is better, also where it is of accuracy.
-    best = min(tried.values(), key=lambda own: statistics.mean(row["validation"] for row in own))
-    return statistics.mean(row["score"] for row in best)
+    return min(tried.values(), key=lambda own: statistics.mean(row["validation"] for row in own), default=[])
 
 
 def scaled(accuracy: float, chance: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from experiments.bench import parsing, settings
 from experiments.bench.settings import flag
@@ -24,6 +25,9 @@ class Settings(settings.Settings):
     )
     scale: str = flag("small", "As published, or for two cores.", choices=SCALES)
     kernels: str = flag("", "Kernels as calls; empty for those that a suite is most often asked of.")
+    seeds: int = flag(1, "Seeds of each model; fewer than five support no claim.", at_least=1)
+    first_seed: int = flag(0, "The first of these seeds, which others follow.", at_least=0)
+    jobs: int = flag(1, "Models at work beside each other.", at_least=1)
     out: str = flag("runs/suites", "Folder for the folders of rows.")
     dry_run: bool = flag(False, "Print what each suite is, how many models it has, and its commands, and run none.")
 
@@ -33,3 +37,15 @@ class Settings(settings.Settings):
             parsing.models(self.kernels)
         if not self.out.strip():
             raise ValueError("--out is empty: name a folder for rows")
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds of each model."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Flags of every training, beside its own."""
+        seeds = {"seeds": self.seeds} if self.seeds > 1 else {}
+        first = {"first_seed": self.first_seed} if self.first_seed else {}
+        return seeds | first | ({"jobs": self.jobs, "isolate": "true"} if self.jobs > 1 else {})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 MODULE = "experiments.accuracy"
 SCALES = ("published", "small")
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Training(NamedTuple):
@@ -25,14 +27,14 @@ class Training(NamedTuple):
     flags: Mapping[str, Any]
     part: str = ""
 
-    def arguments(self, kernels: str, out: pathlib.Path) -> list[str]:
-        """The words of the command."""
-        given = {"kernels": kernels} | dict(self.flags) | {"out": out / self.name}
+    def arguments(self, kernels: str, out: pathlib.Path, shared: Mapping[str, Any] = NOTHING) -> list[str]:
+        """The words of the command; `shared` are flags of every training."""
+        given = {"kernels": kernels} | dict(self.flags) | dict(shared) | {"out": out / self.name}
         return ["-m", MODULE, *(f"--{flag}={value}".replace("{out}", str(out)) for flag, value in given.items())]
 
-    def command(self, kernels: str, out: pathlib.Path) -> str:
+    def command(self, kernels: str, out: pathlib.Path, shared: Mapping[str, Any] = NOTHING) -> str:
         """The same, as one writes it."""
-        return shlex.join(["python", *self.arguments(kernels, out)])
+        return shlex.join(["python", *self.arguments(kernels, out, shared)])
 
 
 class Suite(NamedTuple):
