@@ -75,7 +75,7 @@ DISPUTES = {
         rules.Delays(NARROW, WIDE, steps=600),
         RECALL
         | {"task": "mqar(pairs=8, vocabulary=64)", "lengths": 128, "layers": 2, "steps": 600, "curriculum": False}
-        | {"validate_every": 25, "learning_rates": "1e-2"},
+        | {"batch": 32, "validate_every": 25, "until": rules.SOLVED, "learning_rates": "1e-2"},
         "MQAR of 8 pairs in 128 tokens, a window of 8 or 96 below one full layer; nothing about windows of thousands.",
     ),
     "eigenvalues": Dispute(
@@ -94,9 +94,11 @@ DISPUTES = {
             "conv_width": 4,
             "qkv_activation": "silu",
             "normalize_out": True,
-            "batch": 128,
-            "steps": 1500,
-            "learning_rates": "3e-3",
+            "batch": 64,
+            "steps": 2000,
+            "validate_every": 50,
+            "until": 0.999,
+            "learning_rates": "3e-3,1e-2",
             "test_examples": 512,
             "save_every": 0,
         },
