@@ -161,6 +161,6 @@ def test_a_list_of_disputes_trains_nothing(tmp_path, capsys):
     given = parsed(settings.Settings, disputes="eigenvalues", seeds=2, out=str(tmp_path), dry_run=True)
     assert run.run(given) == 0
     told = capsys.readouterr().out
-    for part in ("Grazzi", "rule: `able` does", "4 models, about", "python -m experiments.accuracy", "--seeds=2"):
+    for part in ("Grazzi", "rule: `able` does", "8 models, about", "python -m experiments.accuracy", "--seeds=2"):
         assert part in told
     assert not list(tmp_path.iterdir())
