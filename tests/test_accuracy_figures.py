@@ -40,6 +40,8 @@ def test_a_curve_that_still_falls_is_told_from_one_that_is_flat():
     row = row_of(0, 1e-3, 2.0, None) | {"curve": falling}
     assert convergence.doubt("bits", [row]) == "softmax still learns: this shows what is learned first"
     assert not convergence.doubt("bits", [row | {"curve": flat}]) and not convergence.doubt("bits", [])
+    assert "too short to tell" in convergence.doubt("bits", [row | {"curve": flat[:9]}])
+    assert "nothing to compare with" in convergence.doubt("bits", [row | {"status": "diverged"}])
 
 
 def test_lengths_double_from_the_shortest_that_a_task_has():

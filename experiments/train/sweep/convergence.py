@@ -35,16 +35,18 @@ def has_ended(row: dict) -> bool:
 
 
 def doubt(metric: str, baseline: list[dict]) -> str:
-    """What rows of exact attention leave to doubt about a comparison with them; empty for nothing."""
+    """What rows of exact attention leave to doubt about a comparison with them; empty for nothing, or without any."""
     measured = [row for row in baseline if row["status"] == "measured"]
     if not measured:
-        return ""
-    reached = float(np.mean([row["score"] for row in measured]))
+        return "softmax was not measured: there is nothing to compare with" if baseline else ""
     if metric == "accuracy":
-        return (
-            "" if reached >= CEILING else f"softmax is right in {reached:.0%}, not at its ceiling: nothing is decided"
-        )
-    return "" if flat(measured) else "softmax still learns: this shows what is learned first"
+        reached = float(np.mean([row["score"] for row in measured]))
+        is_there = reached >= CEILING
+        return "" if is_there else f"softmax is right in {reached:.0%}, not at its ceiling: nothing is decided"
+    has_ended = flat(measured)
+    if has_ended is None:
+        return "the curve of softmax is too short to tell whether it still learns"
+    return "" if has_ended else "softmax still learns: this shows what is learned first"
 
 
 def solved_at(validations: list, share: float) -> int | None:
