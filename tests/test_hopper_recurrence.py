@@ -620,7 +620,7 @@ CASES |= {
     }.items()
 }
 
-# Features, outputs and gradients that kernels make of rows and of what stands beside them, and by blocks of channels.
+# Features, outputs and gradients that kernels make of rows and of what stands beside them.
 QUICK = [
     "rows as they are, and decays without gradients",
     "two groups of channels",
@@ -629,7 +629,6 @@ QUICK = [
     "keys with gains beside padding",
     "keys and values that are projected by head",
     "pairs of channels beside padding",
-    "pairs of many channels, which blocks of threads share, beside padding",
 ]
 
 
