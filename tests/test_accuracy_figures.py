@@ -96,8 +96,16 @@ def test_speed_is_of_all_steps_and_not_of_those_to_the_best(monkeypatch):
     ends = trades._bubbles(axis, rows, figures.styles([row | {"kernel": row["label"]} for row in rows]))
     assert drawn == [(24.0, 0.5), (24.0, 0.75)]
     assert [label for label, *_ in ends] == ["Softmax, width 8", "Softmax, width 16"]
-    rows = [trained(step_flops=10.0, status="measured")]
-    assert "3e-08 GFLOP/s" in prediction.of(parsed(Settings, task="copy", kernels="softmax"), rows).basis
+
+
+def test_a_rate_is_of_the_steps_that_were_trained():
+    """All that were asked for where a row says no other."""
+    told = lambda **changes: (
+        prediction.of(
+            parsed(Settings, task="copy", kernels="softmax"), [trained(step_flops=10.0, status="measured", **changes)]
+        ).basis
+    )
+    assert "3e-08 GFLOP/s" in told() and "1e-08 GFLOP/s" in told(trained_steps=trained()["steps"] // 3)
 
 
 def test_figures_are_of_the_rate_that_validation_chose(tmp_path, monkeypatch):

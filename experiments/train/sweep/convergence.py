@@ -29,9 +29,14 @@ def flat(measured: list[dict]) -> bool | None:
     return None if not found or None in found else all(found)
 
 
+def trained(row: dict) -> int:
+    """The steps that were trained: all that were asked for, or those to where training ended."""
+    return row.get("trained_steps", row["steps"])
+
+
 def has_ended(row: dict) -> bool:
     """Whether training ended before all steps were done: validation had found enough, or nothing better for long."""
-    return "trained_steps" in row and row["trained_steps"] < row["steps"]
+    return "trained_steps" in row and trained(row) < row["steps"]
 
 
 def doubt(metric: str, baseline: list[dict]) -> str:
