@@ -98,6 +98,12 @@ def test_equal_operations_are_the_least_that_a_kernel_beside_it_was_given():
     ]
 
 
+def test_a_matched_state_is_told_beside_what_was_wanted():
+    told = {"parameters": 7, "state_bytes": 1024.0, "matched": "heads=1, kv_heads=1", "wanted_state_bytes": 1000.0}
+    [table] = analysis.summaries([row | told for row in trained(20)])
+    assert {line[-1] for line in table.lines} == {"1 KiB (+2.4%), heads=1, kv_heads=1"}
+
+
 FLAGS = {
     "task": "mqar(pairs=2, vocabulary=16)", "kernels": "softmax", "lengths": 16, "widths": 8, "layers": 1, "heads": 1,
     "steps": 8, "validate_every": 4, "seeds": 2, "learning_rates": "1e-3,1e-2,1e-1", "test_examples": 16, "batch": 8,

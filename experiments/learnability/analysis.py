@@ -170,8 +170,7 @@ def _line(key: tuple, own: list[dict], steps: int, within: str) -> list[str]:
     share = Shown(f"{best.share:.0%} of {best.seeds}", best.share)
     taken = Shown(f"{best.steps:,}", best.steps) if math.isfinite(best.steps) else "never"
     operations = Shown(f"{best.operations:.2g}", best.operations) if math.isfinite(best.operations) else ""
-    measured = [row for row in own if row["status"] == "measured"]
-    of_model = [_first(measured, "parameters", units.count_text), _first(measured, "state_bytes", units.size_text)]
+    of_model = _model_texts(next((row for row in own if row["status"] == "measured"), {}))
     return [*head, band_text(band(rates)), Shown(f"{best.rate:g}", best.rate), share, taken, operations, *of_model]
 
 
@@ -188,6 +187,9 @@ def band_text(found: Band) -> Shown:
     return Shown(text + f", the widest of {found.count} bands" * (found.count > 1), found.decades)
 
 
-def _first(rows: list[dict], name: str, text) -> str:
-    value = next((row[name] for row in rows if row.get(name) is not None), None)
-    return "" if value is None else Shown(str(text(value)), value)
+def _model_texts(row: dict) -> list[str]:
+    """Parameters and state of a model, and by which heads it is how near to what is wanted."""
+    count, kept, missed = row.get("parameters"), row.get("state_bytes"), sweep.state_missed(row)
+    near = "" if missed is None else f" ({missed:+.1%}), {row['matched']}"
+    state = "" if kept is None else Shown(f"{units.size_text(kept)}{near}", kept)
+    return ["" if count is None else units.count_text(count), state]
