@@ -98,6 +98,20 @@ def test_equal_operations_are_the_least_that_a_kernel_beside_it_was_given():
     ]
 
 
+def test_a_figure_says_bands_steps_and_states_at_the_ends_of_lines():
+    own = [
+        trained(each, learning_rate=10**-place, state_bytes=2048.0) for place, each in ((3, None), (2, 20), (1, None))
+    ]
+    rows = [row for each in own for row in each]
+    assert analysis.labels("Delta", rows) == (
+        "Delta: less than 2.0 decades, one rate",
+        "Delta: 20 steps at best, 2 KiB",
+    )
+    assert analysis.labels("Delta", trained(None, "failed"))[1] == "Delta: "
+    assert analysis.held(rows) == "100 steps; solved from 90% of validation"
+    assert analysis.held([*rows, *trained(5, steps=60)]) == "solved from 90% of validation"
+
+
 def test_a_matched_state_is_told_beside_what_was_wanted():
     told = {"parameters": 7, "state_bytes": 1024.0, "matched": "heads=1, kv_heads=1", "wanted_state_bytes": 1000.0}
     [table] = analysis.summaries([row | told for row in trained(20)])

@@ -166,12 +166,33 @@ def _line(key: tuple, own: list[dict], steps: int, within: str) -> list[str]:
     known = [each for each in rates if each.seeds]
     if not known:
         return [*head, own[0].get("reason", own[0]["status"]), *[""] * 6]
-    best = min(known, key=lambda each: (-each.share, each.steps))
+    best = _best(rates)
     share = Shown(f"{best.share:.0%} of {best.seeds}", best.share)
     taken = Shown(f"{best.steps:,}", best.steps) if math.isfinite(best.steps) else "never"
     operations = Shown(f"{best.operations:.2g}", best.operations) if math.isfinite(best.operations) else ""
     of_model = _model_texts(next((row for row in own if row["status"] == "measured"), {}))
     return [*head, band_text(band(rates)), Shown(f"{best.rate:g}", best.rate), share, taken, operations, *of_model]
+
+
+def _best(rates: list[Rate]) -> Rate:
+    """The rate at which most seeds solve the task, and of several that with the fewest steps."""
+    return min(rates, key=lambda each: (not each.seeds, -each.share, each.steps))
+
+
+def labels(name: str, own: list[dict]) -> tuple[str, str]:
+    """What a figure says at the ends of a group's lines: its band, and the steps and the state with which it learns."""
+    rates = by_rate(own)
+    steps = _best(rates).steps
+    _, state = _model_texts(next((row for row in own if row["status"] == "measured"), {}))
+    of_model = [f"{steps:,} steps at best" if math.isfinite(steps) else "", state.partition(",")[0]]
+    return f"{name}: {band_text(band(rates))}", f"{name}: {', '.join(filter(None, of_model))}"
+
+
+def held(rows: list[dict]) -> str:
+    """What all rows of a figure have alike: their steps, and what counts as solved."""
+    words = {"steps": "{:,} steps", "solved": "solved from {:.0%} of validation"}
+    found = {name: {row[name] for row in rows} for name in words}
+    return "; ".join(words[name].format(*values) for name, values in found.items() if len(values) == 1)
 
 
 def band_text(found: Band) -> Shown:
