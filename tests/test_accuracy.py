@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from attnzoo import ALiBi, LearnedPositions, Linear, Linformer, Nystrom, Rotary, Softmax
+from attnzoo import ALiBi, GatedDelta, LearnedPositions, Linear, Linformer, Nystrom, Rotary, SlidingWindow, Softmax
 from experiments.bench import compile_cache, locks, outcome, records, workers
 from experiments.bench.settings import parsed
 from experiments.report.page import write
@@ -29,7 +29,7 @@ from experiments.tasks.needle import Needle
 from experiments.tasks.retrieval import FILES, Retrieval
 from experiments.tasks.text import MaskedText, Text
 from experiments.train import language, steps
-from experiments.train.sweep import analysis, models, plot, run
+from experiments.train.sweep import analysis, matching, models, plot, run
 from experiments.train.sweep.cells import cells, heard
 from experiments.train.sweep.settings import Settings
 
@@ -351,6 +351,54 @@ def test_parameters_are_matched_where_that_is_asked_for():
     (plain, other), (same, near) = counts.values()
     assert plain == same
     assert abs(near / same - 1) < 0.01 < other / plain - 1
+
+
+def test_states_are_matched_where_that_is_asked_for(tmp_path):
+    """A recurrence sets what heads of the others keep: fewer keys, or fewer heads, which are then larger."""
+    kernels = (GatedDelta(), Softmax(), Linear(), SlidingWindow(left=1, right=0), Nystrom(landmarks=4))
+    chosen = settings(tmp_path, tasks=(Text(),), kernels=kernels, widths=(32,), lengths=(32,), match="state", heads=1)
+    each = list(cells(chosen))
+    assert [heard(cell.told()) for cell in each] == each
+    first, exact, linear, window, without = each
+    assert (first.match[:2], exact.match[:2], linear.match[:2], without.match) == ((1, 1), (2, 1), (1, 1), None)
+    wanted = 32 * 32 * 4
+    rows = [cell.row(chosen) for cell in (first, exact, linear)]
+    assert {(row["match"], row["heads"], row["wanted_state_bytes"]) for row in rows} == {
+        ("state of 4,096 bytes", 1, wanted)
+    }
+    assert exact.state_bytes(chosen) == first.state_bytes(chosen) == wanted
+    assert [row["matched"] for row in rows] == [f"heads={heads}, kv_heads=1" for heads in (1, 2, 1)]
+    assert models.built(chosen, exact)[0].startswith("Softmax(); width=32; num_heads=2; num_kv_heads=1")
+    assert matching.refusal(chosen, first) is matching.refusal(chosen, exact) is None
+    reason = matching.refusal(chosen, window)
+    assert "--match=state: SlidingWindow(left=1, right=0) keeps 256 B at best" in reason and "4 KiB: expected" in reason
+    assert (
+        "Nystrom(landmarks=4) or GatedDelta, the first of --kernels, keeps no state"
+        in models.refusal(
+            dataclasses.replace(chosen, tasks=(MaskedText(),)), dataclasses.replace(without, task=MaskedText())
+        )["reason"]
+    )
+    doubled = dataclasses.replace(chosen, heads=2, conv_width=3)
+    assert [cell.match[:2] for cell in list(cells(doubled))[:3]] == [(2, 2), (4, 1), (2, 2)], "convolutions count"
+
+
+def test_matched_states_are_listed_and_told_beside_what_was_wanted(tmp_path, capsys, monkeypatch):
+    chosen = settings(tmp_path, tasks=(Text(),), kernels=(Linear(), Softmax()), match="state", heads=1)
+    monkeypatch.setattr(models, "refusal", lambda *_: None)
+    monkeypatch.setattr(models, "step_flops", lambda *_: None)
+    assert run.run(dataclasses.replace(chosen, dry_run=True)) == 0
+    assert "heads=4, kv_heads=1" in " ".join(capsys.readouterr().out.split())
+    found = {"status": "measured", "score": 4.0, "validation": 4.0, "parameters": 9, "baselines": {}}
+    rows = [cell.row(chosen) | found | {"state_bytes": cell.state_bytes(chosen)} for cell in cells(chosen)]
+    wanted = rows[0]["state_bytes"]
+    assert rows[1]["state_bytes"] == 256 and all(row["wanted_state_bytes"] == wanted for row in rows)
+    summary = analysis.summarise(rows)
+    assert [entry["state_mismatch"] for entry in summary] == [0, pytest.approx(256 / wanted - 1)]
+    assert summary[0]["difference"] is not None, "both are of one setting"
+    header, lines = analysis.table(summary)
+    assert [line[header.index("matched")] for line in lines] == ["heads=1, kv_heads=1", "heads=4, kv_heads=1"]
+    with pytest.raises(ValueError, match="--kv_heads=1 with --match=state, which chooses them"):
+        dataclasses.replace(chosen, kv_heads=1)
 
 
 def test_shards_share_a_folder_and_are_the_whole(tmp_path, monkeypatch):

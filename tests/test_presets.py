@@ -114,9 +114,9 @@ def test_cells_of_presets_tell_what_they_are():
     assert second.startswith("Softmax(); ") and "gate=sigmoid" in second
     heads, dim, length, width = 2, 4, 16, 4
     cache = 2 * length * dim * 4  # keys and values of one head, which both share
-    assert models.state_bytes(asked, exact) == 2 * cache
+    assert exact.state_bytes(asked) == 2 * cache
     of_delta = heads * dim * dim * 4 + (width - 1) * (heads + 2) * dim * 4
-    assert models.state_bytes(asked, hybrid) == of_delta + cache
+    assert hybrid.state_bytes(asked) == of_delta + cache
 
 
 @pytest.mark.slow

@@ -7,6 +7,6 @@ A comparison at one learning rate tells as much of that rate as of kernels: recu
 of rates, and not by every seed (Okpekpe and Orvieto 2025, arXiv:2508.19029). So each model is trained at rates over
 several decades, by several seeds, and has solved the task where validation reaches --solved. One figure has the share
 of seeds that solve it at each rate, and the operations that they take; one table the width of the band in decades, and
-beside it steps and operations to solve, parameters, and the state that decoding keeps. All flags of
-`experiments.accuracy` hold.
+beside it steps and operations to solve, parameters, and the state that decoding keeps: within the steps that all were
+given, and within operations that are equal for all. All flags of `experiments.accuracy` hold.
 """

@@ -19,7 +19,11 @@ class Learnability(Sweep):
     name = "learnability"
     key = (*Sweep.key, "solved")
     columns = ("learning_rate", "solved")
-    caveats = (caveats.SMALL, "Bands are of these rates, this many steps and this optimiser.")
+    caveats = (
+        caveats.SMALL,
+        "Bands are of these rates, this many steps and this optimiser.",
+        "Within equal operations a model is looked at earlier: its schedule of rates is that of all its steps.",
+    )
     summaries = staticmethod(analysis.summaries)
 
     def cells(self, settings: Settings) -> Iterator[list[Cell]]:

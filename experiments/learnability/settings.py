@@ -37,7 +37,7 @@ class Settings(settings.Settings):
     out: str = flag("runs/learnability", "Folder for rows and figures.")
 
     def __post_init__(self):
-        if self.solved > 1:
+        if not self.solved <= 1:
             raise ValueError(f"--solved={self.solved}: expected a share in (0, 1]")
         object.__setattr__(self, "until", self.until or self.solved)
         if self.until < self.solved:

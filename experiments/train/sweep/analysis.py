@@ -16,7 +16,10 @@ BASELINE = "Softmax()"  # what differences are taken to
 
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """One entry for each task, variant, length, width and all that is set; runs that diverged are counted apart."""
+    """One entry for each task, variant, length, width and all that is set; runs that diverged are counted apart.
+
+    Parameters and state are told beside those of exact attention, and a state that was matched beside what was wanted.
+    """
     groups = _groups(rows)
     chosen = {key: _chosen(own) for key, own in groups.items()}
     return [_entry(key, own, groups[key], _beside(chosen, key)) for key, own in chosen.items()]
@@ -70,6 +73,7 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
     others = {row["seed"]: row["score"] for row in beside if row["status"] == "measured"}
     is_baseline, of = key[1] == BASELINE, statistics.interval(chosen[0]["metric"])
     rates = [row["learning_rate"] for row in every]
+    missed = state_missed(measured[0]) if measured else None
     return dict(zip(GROUP, key, strict=True)) | {
         "metric": chosen[0]["metric"],
         "name": chosen[0]["name"],
@@ -86,7 +90,8 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
         "parameters": measured[0]["parameters"] if measured else None,
         "mismatch": _mismatch("parameters", measured, beside),
         "state_bytes": measured[0].get("state_bytes") if measured else None,
-        "state_mismatch": _mismatch("state_bytes", measured, beside),
+        "matched": chosen[0].get("matched"),
+        "state_mismatch": _mismatch("state_bytes", measured, beside) if missed is None else missed,
         "diverged": sum(row["status"] == "diverged" for row in every),
         "has_flattened": convergence.flat(measured),
         "doubt": "" if is_baseline else convergence.doubt(chosen[0]["metric"], beside),
@@ -108,6 +113,12 @@ def _mismatch(name: str, measured: list[dict], beside: list[dict]) -> float | No
         [row[name] for row in rows if row["status"] == "measured" and row.get(name)] for rows in (measured, beside)
     )
     return own[0] / others[0] - 1 if own and others else None
+
+
+def state_missed(row: dict) -> float | None:
+    """How much more state a model keeps than `--match=state` wants of it, as a share; None where it wants nothing."""
+    kept, wanted = row.get("state_bytes"), row.get("wanted_state_bytes")
+    return kept / wanted - 1 if kept and wanted else None
 
 
 def variant(row: dict) -> str:
@@ -176,7 +187,8 @@ def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the summary, a line for each entry, with what is set where that differs."""
-    differing = [name for name in ("pairing", "blocks", *SHARED, *GIVEN) if len({entry[name] for entry in summary}) > 1]
+    told = ("pairing", "blocks", "matched", *SHARED, *GIVEN)
+    differing = [name for name in told if len({entry[name] for entry in summary}) > 1]
     header = ["task", "kernel", "length", "width", *(name.replace("_", " ") for name in differing)]
     header += ["score", "minus softmax", "rate", "curve", "parameters", "state", "seeds", "diverged", "note"]
     lines = []

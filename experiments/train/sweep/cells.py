@@ -16,7 +16,8 @@ from experiments import tasks
 from experiments.bench import records
 from experiments.tasks.task import Task
 from experiments.train.loop import Plan
-from experiments.train.sweep import shards
+from experiments.train.sweep import matching, shards
+from experiments.train.sweep.matching import Match
 from experiments.train.sweep.settings import Settings
 
 # Settings that all cells of a sweep share, and that a row has.
@@ -65,6 +66,7 @@ class Cell:
     width: int
     learning_rate: float
     seed: int
+    match: Match | None = None  # heads in place of those of settings
 
     @property
     def program(self) -> Cell:
@@ -91,10 +93,11 @@ class Cell:
 
     def _config(self, settings: Settings) -> BlockConfig:
         """What flags say of all blocks."""
+        heads, kv_heads, _ = self.match or (settings.heads, settings.kv_heads or None, None)
         return BlockConfig(
             width=self.width,
-            num_heads=settings.heads,
-            num_kv_heads=settings.kv_heads or None,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
             feed_forward=settings.feed_forward or None,
             norm=settings.norm,
             dropout_rate=settings.dropout,
@@ -109,6 +112,12 @@ class Cell:
         chosen = {"kv_heads": settings.kv_heads} if settings.kv_heads else {}
         chosen |= {name: value for name in OF_BLOCKS if (value := _chosen(settings, name)) != defaults[name]}
         return ", ".join(f"{name}={value}" for name, value in chosen.items()) or None
+
+    def state_bytes(self, settings: Settings) -> float | None:
+        """What all blocks keep of one example to decode it; None where a kernel cannot."""
+        blocks = zip(self.configs(settings), self.kernels(settings), strict=True)
+        found = [config.state_bytes(kernel, self.length) for config, kernel in blocks]
+        return None if None in found else sum(found)
 
     def pairing(self, settings: Settings) -> str | None:
         """How its model meets pairs of documents; None where it has none, so that rows without the field count."""
@@ -150,6 +159,7 @@ class Cell:
             "blocks": self.blocks(settings),
             **{name: getattr(settings, name) for name in SHARED},
             **{name: getattr(settings, name) or None for name in GIVEN},
+            **(self.match.row() if self.match else {}),
         }
 
     def name(self, settings: Settings) -> str:
@@ -163,7 +173,7 @@ class Cell:
         """As JSON has it; `heard` reads it in another process."""
         plain = {name: getattr(self, name) for name in ("length", "width", "learning_rate", "seed")}
         spelled = {"task": tasks.spelled(self.task), "kernel": presets.spelled(self.kernel)}
-        return plain | spelled | {"positions": catalogue.spelled(self.positions)}
+        return plain | spelled | {"positions": catalogue.spelled(self.positions), "match": self.match}
 
 
 def _chosen(settings: Settings, name: str):
@@ -176,7 +186,8 @@ def heard(told: dict) -> Cell:
     """The cell that `told` gave. It comes from this command's own flags, and so may name classes to import."""
     [task], [kernel] = tasks.parse_tasks(told["task"]), presets.parse(told["kernel"])
     [positions] = catalogue.parse_positions(told["positions"])
-    return Cell(**told | {"task": task, "kernel": kernel, "positions": positions})
+    match = told["match"] and Match(*told["match"])
+    return Cell(**told | {"task": task, "kernel": kernel, "positions": positions, "match": match})
 
 
 def cells(settings: Settings) -> Iterator[Cell]:
@@ -192,4 +203,6 @@ def _all(settings: Settings) -> Iterator[Cell]:
         for task, length, width in itertools.product(settings.tasks, settings.lengths, settings.widths):
             each = itertools.product(settings.kernels, settings.positions, settings.learning_rates)
             for kernel, positions, rate in each:
-                yield Cell(task, kernel, positions, length, width, rate, seed)
+                cell = Cell(task, kernel, positions, length, width, rate, seed)
+                match = matching.found(settings, cell.program) if settings.match == "state" else None
+                yield dataclasses.replace(cell, match=match)

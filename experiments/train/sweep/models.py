@@ -22,7 +22,7 @@ from experiments.tasks.task import SPLITS, Examples
 from experiments.train import asked, language, loop, pretrained, steps
 from experiments.train.autoencoder import AutoEncoder
 from experiments.train.devices import Devices, whole
-from experiments.train.sweep import convergence, curriculum
+from experiments.train.sweep import convergence, curriculum, matching
 from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
 
@@ -44,6 +44,8 @@ def refusal(settings: Settings, cell: Cell) -> dict | None:
         nnx.eval_shape(lambda: steps.logits(build(settings, cell), example))
     except (NotImplementedError, ValueError) as error:
         return {"status": "refused", "reason": str(error)}
+    if settings.match == "state" and (reason := matching.refusal(settings, cell)):
+        return {"status": "refused", "reason": reason}
     is_causal = cell.task.classes is None and cell.task.is_causal
     longest = max((*settings.lengths, *settings.eval_lengths))  # one probe for all cells of a kernel
     place = {"is_causal": is_causal, "is_padded": example.lengths is not None}
@@ -145,7 +147,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         return refused
     found["validation"] = min((score for _, score in progress.validations), default=None)
     found |= outcome(settings, cell, model, progress, devices)
-    found["state_bytes"] = state_bytes(settings, cell)
+    found["state_bytes"] = cell.state_bytes(settings)
     if isinstance(model, LanguageModel):
         found["checkpoint"] = cell.name(settings)
         language.save(out / language.FOLDER / cell.name(settings), description(settings, cell, model), model)
@@ -312,13 +314,6 @@ def probed(
         }
         for name, of_task in of_tasks.items()
     }
-
-
-def state_bytes(settings: Settings, cell: Cell) -> float | None:
-    """What all blocks keep of one example to decode it; None where a kernel cannot."""
-    blocks = zip(cell.configs(settings), cell.kernels(settings), strict=True)
-    found = [config.state_bytes(kernel, cell.length) for config, kernel in blocks]
-    return None if None in found else sum(found)
 
 
 def _by_position(bits, weights) -> list[float | None]:

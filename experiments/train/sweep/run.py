@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from experiments.bench import experiment, outcome, placement, processes, progress, workers
 from experiments.bench.workers import Worker
 from experiments.show import caveats
-from experiments.train.sweep import analysis, baselines, models, prediction
+from experiments.train.sweep import analysis, baselines, matching, models, prediction
 from experiments.train.sweep.cells import KEY, Cell, cells
 from experiments.train.sweep.settings import Settings
 from experiments.train.termination import Termination
@@ -103,6 +103,10 @@ class Sweep(experiment.Experiment):
             state = f"refused: {refusal['reason']}" if refusal else "to do" if cell in todo else "done"
             lines.append(_listed(cell, expected, state))
         header = ["task", "kernel", "positions", "length", "width", "learning rate", "seed", "hours", "state"]
+        if settings.match == "state":
+            header.insert(-1, "matched")
+            for line, cell in zip(lines, every, strict=True):
+                line.insert(-1, matching.text(settings, cell.subject))
         progress.table("Cells", header, lines)
         counted = f"{len(todo) - refused} of {len(every)} cells to do" + f", {refused} refused" * (refused > 0)
         print(f"{counted}, {hours:.2f} hours predicted, {predict.basis}")

@@ -119,7 +119,12 @@ class Settings(processes.Settings):
     start_from: str = flag(
         "", "Folder of rows of task 'denoised(task=...)', whose models' embeddings and blocks these start with."
     )
-    match: str = flag("none", "params: feed-forward widths make models equally large.", choices=("none", "params"))
+    match: str = flag(
+        "none",
+        "params: feed-forward widths make models equally large. state: heads of each kernel, and of its keys, bring "
+        "what decoding keeps near to that of the first kernel, which has --heads.",
+        choices=("none", "params", "state"),
+    )
     fsdp: bool = flag(False, "Split parameters over the data axis of --mesh, too.")
     minutes: float = flag(0.0, "Limit of each cell; 0 for none.", at_least=0)
     memory: float = flag(0.0, "GiB of address space that a cell may take; 0 for no limit.", at_least=0)
@@ -164,6 +169,8 @@ class Settings(processes.Settings):
         for width in self.widths:
             if width % self.heads:
                 raise ValueError(f"--heads={self.heads} does not divide --widths={width}")
+        if self.match == "state" and self.kv_heads:
+            raise ValueError(f"--kv_heads={self.kv_heads} with --match=state, which chooses them: leave one out")
         if self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"--kv_heads={self.kv_heads} does not divide --heads={self.heads}")
 
