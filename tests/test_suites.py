@@ -158,6 +158,17 @@ def test_a_seed_has_a_score_at_the_rates_that_all_have_and_says_where_it_still_l
     assert found.mean == pytest.approx(0.7) and found.falling == {1}
 
 
+def test_a_rate_at_which_seeds_diverged_is_taken_where_all_are_such():
+    [setting] = [each for each in SETTINGS if each.part == "two"]
+    lost = [row(task="b", seed=seed, rate=1e-2, status="diverged", validation=None) for seed in range(4)]
+    lucky = [*lost, row(task="b", seed=4, rate=1e-2, accuracy=1.0)]
+    sound = [row(task="b", seed=seed, accuracy=0.9) for seed in range(5)]
+    [found] = score.scores(lucky + sound, [setting]).values()
+    assert found.mean == pytest.approx(0.9) and len(found.seeds) == 5
+    [found] = score.scores(lucky, [setting]).values()
+    assert found.seeds == {4: 1.0}
+
+
 def test_accuracy_above_chance():
     assert [score.scaled(x, 0.2) for x in (0.2, 1.0, 0.6)] == pytest.approx([0, 1, 0.5])
 
