@@ -6,8 +6,6 @@ import dataclasses
 import math
 import pathlib
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 
 from experiments.bench import experiment, outcome
@@ -16,6 +14,7 @@ from experiments.disputes import models
 from experiments.disputes.cases import Dispute
 from experiments.disputes.settings import Settings
 from experiments.show import caveats, statistics
+from experiments.train import children
 
 
 class Disputes(Experiment):
@@ -88,7 +87,7 @@ def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
 
 def _trained(words: list[str]) -> int:
     """The exit code of what trains models."""
-    return subprocess.run([sys.executable, *words]).returncode
+    return children.run(words)
 
 
 def _flags(dispute: Dispute) -> list[str]:
