@@ -87,7 +87,7 @@ def trained(**changes):
 def test_trades_are_drawn_where_there_are_any(tmp_path, first, second, stems):
     rows = analysis.captioned([trained(**first), trained(**second)])
     styles = figures.styles([row | {"kernel": row["label"]} for row in rows])
-    assert [stem.name for stem in trades.draw(rows, styles, Scale.of(rows), tmp_path, "x")] == stems
+    assert [stem.name for stem in trades.draw(rows, styles, Scale.of(rows), "", tmp_path, "x")] == stems
     assert {path.stem for path in tmp_path.glob("*.png")} == set(stems)
 
 
@@ -150,8 +150,18 @@ def test_a_doubt_says_where_it_is():
     narrow, wide = row_of(0, 1e-3, 0.5, None), row_of(0, 1e-3, 1.0, None) | {"width": 16}
     rows = [each | {"kernel": kernel} for each in (narrow, wide) for kernel in ("Softmax()", "Linear()")]
     doubt = "softmax is right in 50%, not at its ceiling: nothing is decided"
-    assert plot.doubts("", entries_of(*rows)) == f"at width 4 {doubt}"
-    assert plot.doubts("1 seed", entries_of(*rows[:2])) == f"1 seed; {doubt}"
+    few = "1 seed, which supports no claim"
+    assert plot.doubts(entries_of(*rows)) == f"{few}; at width 4 {doubt}"
+    assert plot.doubts(entries_of(*rows[:2])) == f"{few}; {doubt}"
+
+
+def test_every_figure_of_a_baseline_that_lacks_something_says_so(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(figures, "title", lambda figure, subject, doubt="": said.append(doubt))
+    sizes = {"needed_bytes": 9, "probes": {"first": {"8": 0.5}}}
+    rows = [trained(kernel=kernel, state_bytes=state, **sizes) for kernel, state in (("Softmax()", 8), ("Linear()", 4))]
+    plot.draw(rows, analysis.summarise(rows), tmp_path)
+    assert len(said) == 4 and len(set(said)) == 1 and "not at its ceiling" in said[0]
 
 
 def test_who_is_at_the_ceiling_does_not_still_learn():

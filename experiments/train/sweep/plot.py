@@ -29,9 +29,12 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
         if measured := [row for row in own if row["status"] == "measured"]:
             name, looks = _stem(own[0], rows), {row["label"]: styles[variant(row)] for row in own}
             scale = Scale.of(measured)
+            entries = [entry for entry in entries if entry["score"]]
             stems.append(out / f"score_{name}")
-            figures.save(_figure(own, [entry for entry in entries if entry["score"]], looks, scale), stems[-1])
-            stems += trades.draw(measured, looks, scale, out, name) + probes.draw(own, out, name)
+            figures.save(_figure(own, entries, looks, scale), stems[-1])
+            longest = max(entry["length"] for entry in entries)
+            doubt = doubts([entry for entry in entries if entry["length"] == longest])
+            stems += trades.draw(measured, looks, scale, doubt, out, name) + probes.draw(own, doubt, out, name)
     return stems
 
 
@@ -45,19 +48,20 @@ def _figure(rows, entries, styles, scale):
     measured = [row for row in rows if row["status"] == "measured"]
     panels, height = _panels(measured, entries, scale)
     figure, axes = figures.axes(len(panels), width=5.6 + MORE * len(styles), height=height)
-    seeds = min(entry["seeds"] for entry in entries)
-    figures.title(figure, rows[0]["subject"], doubts(statistics.doubt(seeds), entries))
+    figures.title(figure, rows[0]["subject"], doubts(entries))
     for axis, panel in zip(axes, panels, strict=True):
         figures.label_lines(axis, panel(axis, styles))
-    read = ["Small points: seeds; bars: 95% intervals."] if seeds > 1 else []
+    is_seeded = min(entry["seeds"] for entry in entries) > 1
+    read = ["Small points: seeds; bars: 95% intervals."] if is_seeded else []
     figures.footnote(figure, [*read, *_notes(rows, measured), *_learning(entries)])
     return figure
 
 
-def doubts(of_seeds: str, entries) -> str:
+def doubts(entries) -> str:
     """What keeps a figure from supporting a claim, as its second line; what some entries leave to doubt, with where."""
     names = [name for name in ("width", "length") if len({entry[name] for entry in entries}) > 1]
     told = lambda entry: " and ".join(f"{name} {entry[name]:,}" for name in names)
+    of_seeds = statistics.doubt(min(entry["seeds"] for entry in entries))
     every, found = set(map(told, entries)), [of_seeds] if of_seeds else []
     for doubt in dict.fromkeys(entry["doubt"] for entry in entries if entry["doubt"]):
         places = dict.fromkeys(told(entry) for entry in entries if entry["doubt"] == doubt)

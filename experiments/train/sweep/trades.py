@@ -14,11 +14,12 @@ LARGEST = 900  # points squared, of the bubble that needs most memory
 GAP = 0.015  # of the range of states, between those that would lie on each other
 
 
-def draw(rows: list[dict], styles: dict, scale: Scale, out: pathlib.Path, name: str) -> list[pathlib.Path]:
+def draw(rows: list[dict], styles: dict, scale: Scale, doubt: str, out: pathlib.Path, name: str) -> list[pathlib.Path]:
     """`state_<name>` where variants keep different amounts to decode, `bubbles_<name>` where two tell memory.
 
     Args:
       rows: captioned ones that are measured.
+      doubt: what keeps them from supporting a claim.
     """
     longest = max(row["length"] for row in rows)
     rows = [row for row in rows if row["length"] == longest]
@@ -28,16 +29,15 @@ def draw(rows: list[dict], styles: dict, scale: Scale, out: pathlib.Path, name: 
     drawn = []
     for stem, own, panel in (("state", kept * are_different, _states), ("bubbles", weighed, _bubbles)):
         if len({row["label"] for row in own}) > 1:
-            figures.save(_figure(own, styles, scale, panel), out / f"{stem}_{name}")
+            figures.save(_figure(own, styles, scale, doubt, panel), out / f"{stem}_{name}")
             drawn.append(out / f"{stem}_{name}")
     return drawn
 
 
-def _figure(rows, styles, scale, panel):
+def _figure(rows, styles, scale, doubt, panel):
     """Scores against what `panel` says they cost, names from the best to the worst at the right."""
     figure, [axis] = figures.axes(1, width=6.4, height=4.8)
-    fewest = min(len({row["seed"] for row in own}) for own in by_width(rows).values())
-    figures.title(figure, f"{rows[0]['subject']}, length {rows[0]['length']:,}", statistics.doubt(fewest))
+    figures.title(figure, f"{rows[0]['subject']}, length {rows[0]['length']:,}", doubt)
     shown = panel(axis, rows, styles)
     guides = figures.levels(axis, nearby(rows, max(row["score"] for row in rows)))
     scale.axis(axis, "y", [row["score"] for row in rows])
