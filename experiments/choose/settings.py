@@ -55,6 +55,7 @@ class Settings(settings.Settings):
     head_dim: int = flag(64, "Width of a head.", at_least=1)
     dtype: str = flag("bfloat16", "Type of queries, keys and values.", choices=settings.DTYPES)
     rows: str = flag(ROWS, "Folder of rows, its own and those of folders below it.")
+    verbose: bool = flag(False, "Tell all losses, and from which row each time is.")
 
     def __post_init__(self):
         super().__post_init__()
