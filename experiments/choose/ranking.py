@@ -11,6 +11,7 @@ from experiments.choose import losses
 from experiments.choose.losses import Lost
 
 DIGITS = ".3g"  # of times, as they are shown
+BOUND = "≥ "  # before times and sizes that may be more
 
 
 class Choice(NamedTuple):

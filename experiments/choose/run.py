@@ -6,27 +6,18 @@ import dataclasses
 import math
 import pathlib
 
-from attnzoo import Dims, Kernel, Softmax, catalogue
-from experiments.bench import asked, progress, trust
+from attnzoo import Dims, Kernel, catalogue
+from experiments.bench import asked, trust
 from experiments.bench.experiment import Cell
 from experiments.bench.program import Program
-from experiments.choose import knowledge, losses, ranking
-from experiments.choose.losses import Losses, Lost
-from experiments.choose.ranking import Choice, Ranking
+from experiments.choose import knowledge, losses, ranking, telling
+from experiments.choose.ranking import BOUND, Choice
 from experiments.choose.settings import Settings
 from experiments.decoding import run as decoding
 from experiments.show import calls, naming, units
 
 ASKED = 1024  # tokens, at most, of a call of a kernel of one's own that is held to laws: some seconds
 STEPS, BUDGET = 16, 10.0  # tokens that are then decoded, and seconds for those before them
-UNKNOWN = "not trained in these rows"
-BOUND, FRONT = "≥ ", " ★"
-ORDER = (
-    "of equal times what loses less comes first, then what needs less memory; what was not trained comes after what was"
-)
-STARRED = "★ nothing here is at least as fast and loses less"
-BOUNDED = "≥ so much at least, by formulas or a compiled program, and ranked as if it took no more"
-WORSE = {"points": "fewer points are worse", "bits": "more bits are worse"}
 
 
 def run(settings: Settings) -> int:
@@ -38,17 +29,17 @@ def run(settings: Settings) -> int:
     lost = losses.told(rows, settings.length)
     kernels = {fitted(kernel, settings.length + settings.decode): kernel for kernel in settings.kernels}
     found = ranking.ranked(_choices(settings, rows, list(kernels)), lost.deciding)
-    _show(settings, found, lost)
+    telling.show(_title(settings), found, lost, settings.verbose)
     for kernel, asked_for in kernels.items():
         if kernel != asked_for:
             name, short = (naming.short(catalogue.identity(each)) for each in (kernel, asked_for))
             print(f"{name} stands for {short}, which ends at {asked_for.longest:,} tokens")
-    for reason, names in _refusals(found).items():
+    for reason, names in telling.refusals(found).items():
         print(f"{reason}: {', '.join(names)}")
     if not settings.verbose:
         print("--verbose tells all losses, and from which row each time is")
-    if found.serving:
-        _pick(settings, found)
+    for told, each in telling.picks(found):
+        print(f"{told}; as code:\n{_code(settings, each)}")
     return int(not found.serving)
 
 
@@ -60,93 +51,13 @@ def fitted(kernel: Kernel, length: int) -> Kernel:
 
 
 def _choices(settings: Settings, rows: list[dict], kernels: list[Kernel]) -> list[Choice]:
-    call = knowledge.Call(settings.device, settings.length, settings.causal, passed(settings), settings.dtype)
+    call = knowledge.Call(settings.device, settings.length, settings.is_causal, passed(settings), settings.dtype)
     serves = lambda kernel: lambda implementation: program(settings, kernel, implementation).refusal() is None
     known = {kernel: knowledge.factor(rows, kernel, call, serves(kernel)) for kernel in kernels}
     other = knowledge.typical([each for each in known.values() if each is not None])
     broken = knowledge.broken(rows)
     law = lambda kernel: broken.get(catalogue.identity(kernel), "") or _law(settings, kernel)
     return [choice(settings, kernel, each or other, law(kernel)) for kernel, each in known.items()]
-
-
-def _show(settings: Settings, found: Ranking, lost: Losses) -> None:
-    """The table of what serves, and what its columns are about."""
-    sources = [each.source if settings.verbose else each.brief for each in found.serving]
-    is_same, front = len(set(sources)) == 1, found.front()
-    lines = []
-    for place, (each, source) in enumerate(zip(found.serving, sources, strict=True), 1):
-        loss = _all_losses(each, lost) if settings.verbose else _loss(each, found, lost)
-        known_from = [] if is_same else [source]
-        lines.append([f"{place}{FRONT * (each in front)}", _name(each), *each.told, *known_from, loss])
-    known_from = [] if is_same else ["known from"]
-    progress.table(_title(settings), ["", "kernel", "time", "memory", *known_from, "beside softmax"], lines)
-    if is_same:
-        print(f"known from: {sources[0]}")
-    if lost.deciding:
-        setting = losses.setting(lost.deciding)
-        print(f"beside softmax: {WORSE[setting.unit]}, in {setting.where}: {setting.place}")
-    elif lost.told:
-        print("beside softmax: no models that were trained decide")
-    is_bound = any(BOUND in told for each in found.serving for told in each.told)
-    print(ORDER, *[STARRED] * bool(front), *[BOUNDED] * is_bound, sep="\n")
-
-
-def _name(choice: Choice) -> str:
-    return ", ".join(filter(None, (naming.short(catalogue.identity(choice.kernel)), choice.implementation)))
-
-
-def _all_losses(choice: Choice, lost: Losses) -> str:
-    told = lost.told.get(losses.class_of(choice.kernel), [])
-    return "; ".join(each.text for each in told) or UNKNOWN * (type(choice.kernel) is not Softmax)
-
-
-def _loss(choice: Choice, found: Ranking, lost: Losses) -> str:
-    """What is lost in the setting that decides, and of which form, if of another; where none decides, what is told."""
-    if type(choice.kernel) is Softmax:
-        return ""
-    told = lost.told.get(losses.class_of(choice.kernel))
-    if not told:
-        return UNKNOWN
-    own = found.lost(choice)
-    if own is None:
-        return "in other tasks alone" if found.deciding else f"{told[0].number} {told[0].unit}: nothing is decided"
-    return f"{own.number}{_form(choice, own)}{' (it still learns)' * own.still_learns}"
-
-
-def _form(choice: Choice, lost: Lost) -> str:
-    """Of which form a loss is, if of another."""
-    form = naming.short(lost.kernel)
-    own = naming.short(catalogue.identity(choice.kernel)), losses.class_of(choice.kernel)
-    return f" as {form}" * (form not in own)
-
-
-def _refusals(found: Ranking) -> dict[str, list[str]]:
-    """Names of what does not serve, by the reason."""
-    reasons: dict[str, list[str]] = {}
-    for each in found.refused:
-        reasons.setdefault(each.refusal, []).append(_name(each))
-    return reasons
-
-
-def _pick(settings: Settings, found: Ranking) -> None:
-    """The first as code, with what it loses; and where that is something, the first that loses nothing."""
-    first, keeping = found.serving[0], next(filter(found.keeps, found.serving), None)
-    print(f"the first, {_name(first)}, {_verdict(first, found)}; as code:\n{_code(settings, first)}")
-    if keeping is not None and keeping is not first:
-        told = f"the first that is not known to lose any, {_name(keeping)}, {keeping.told[0]}; as code:"
-        print(f"{told}\n{_code(settings, keeping)}")
-
-
-def _verdict(choice: Choice, found: Ranking) -> str:
-    """What a kernel loses, in words."""
-    lost = found.lost(choice)
-    if type(choice.kernel) is Softmax:
-        return "is exact"
-    if lost is None:
-        return "may lose anything, as nothing is decided of it"
-    of = f"{lost.unit}{_form(choice, lost)}, {naming.short(lost.task)}"
-    number = lost.number.partition(" ")[0].lstrip("+-")
-    return f"LOSES {number} {of}" if lost.is_known else f"is not known to lose any: {lost.number} {of}"
 
 
 def passed(settings: Settings) -> str:
@@ -161,7 +72,7 @@ def choice(settings: Settings, kernel: Kernel, known: knowledge.Factor, broken: 
     nothing = lambda why: Choice(kernel, math.inf, math.inf, ("", ""), "", "", why)
     if refusal := broken or _refusal(settings, own):
         return nothing(refusal)
-    least = knowledge.least(kernel, own.dims, settings.dtype, settings.causal, passed(settings), target)
+    least = knowledge.least(kernel, own.dims, settings.dtype, settings.is_causal, passed(settings), target)
     if settings.decode:
         size, is_bound = kernel.state_bytes(own.dims, settings.dtype), False
     else:
@@ -189,7 +100,7 @@ def _law(settings: Settings, kernel: Kernel) -> str:
 
 def _breach(settings: Settings, kernel: Kernel) -> dict | None:
     own = program(settings, kernel, None)
-    found = trust.breach(kernel, settings.length, is_trained=settings.train, is_causal=settings.causal)
+    found = trust.breach(kernel, settings.length, is_trained=settings.train, is_causal=settings.is_causal)
     return found or asked.breach(own, own.operands(0))
 
 
@@ -205,7 +116,7 @@ def program(settings: Settings, kernel: Kernel, implementation: str | None) -> P
     """The call by an implementation."""
     length, heads = settings.length + settings.decode, settings.kv_heads or settings.heads
     dims = Dims(settings.batch, length, length, settings.heads, heads, settings.head_dim, settings.head_dim)
-    return Program(kernel, dims, settings.dtype, settings.causal, settings.train, implementation=implementation)
+    return Program(kernel, dims, settings.dtype, settings.is_causal, settings.train, implementation=implementation)
 
 
 def _refusal(settings, program: Program) -> str:
@@ -219,7 +130,7 @@ def _title(settings: Settings) -> str:
     device = knowledge.chip(settings.device).name
     what = "a token after" if settings.decode else "forward and backward," if settings.train else "forward,"
     return (
-        f"{what} {settings.length:,} tokens{', causal' * settings.causal}, batch {settings.batch}, "
+        f"{what} {settings.length:,} tokens{', causal' * settings.is_causal}, batch {settings.batch}, "
         f"{settings.heads} heads of {settings.head_dim}, {settings.dtype}, {device}"
     )
 
@@ -229,5 +140,5 @@ def _code(settings: Settings, chosen: Choice) -> str:
     dims = program(settings, chosen.kernel, chosen.implementation).dims
     if settings.decode:
         return calls.decoding(chosen.kernel, dims, settings.dtype)
-    given = {"is_causal": settings.causal, "implementation": chosen.implementation}
+    given = {"is_causal": settings.is_causal, "implementation": chosen.implementation}
     return calls.attending(chosen.kernel, dims, settings.dtype, **given)
