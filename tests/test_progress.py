@@ -1,5 +1,6 @@
 """Jobs end when they are told to."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,3 +38,11 @@ def test_lines_tell_the_time_left_where_no_bar_does(capsys, monkeypatch):
             each.say(letter)
     said = capsys.readouterr().out.splitlines()
     assert said == ["letters", "a (33% done, about 4 min left)", "b (67% done, about 2 min left)", "c"]
+
+
+def test_what_is_no_terminal_is_as_wide_as_columns_say():
+    code = "from experiments.bench import progress; print(progress.console.width)"
+    for columns, width in (("90", 90), ("", progress.WIDTH), ("wide", progress.WIDTH)):
+        given = os.environ | {"COLUMNS": columns}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given)
+        assert done.stdout == f"{width}\n", done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -13,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 KNOWN = 0.05  # of a job, from which on the time left is told: before, it is mostly that of imports and compilers
-console = Console(width=None if Console().is_terminal else 160)
+WIDTH = 160  # of what is no terminal, unless COLUMNS says another, which rich reads
+console = Console(width=None if Console().is_terminal or os.environ.get("COLUMNS", "").isdigit() else WIDTH)
 
 
 _interrupted = threading.Event()

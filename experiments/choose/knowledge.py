@@ -39,12 +39,15 @@ DECODE = "decode"
 
 class Factor(NamedTuple):
     """How many times the least it took, where that is known from, by which implementation, where None is the one that
-    `attend` takes by itself, and how many times the least bytes it held, None where no row tells."""
+    `attend` takes by itself, how many times the least bytes it held, None where no row tells, whether it may have taken
+    longer, and the source in few words."""
 
     value: float
     source: str
     implementation: str | None = None
     held: float | None = None
+    is_bound: bool = False
+    brief: str = ""
 
 
 class Call(NamedTuple):
@@ -155,17 +158,18 @@ def _factor(row: dict, kernel: Kernel, is_itself: bool, call: Call) -> Factor:
     # A compiled program may hide its operations in a kernel: it takes the least, too.
     value = row["median"] / steps / needed if is_measured else max(1.0, row["roofline_seconds"] / needed)
     implementation = OURS[row.get("implementation")]
-    told = [
-        row["place"],
-        f"{'scaled from ' * (_length(row) != call.length)}{_length(row):,} tokens",
-        implementation or "",
+    scaled = f"scaled from {_length(row):,} tokens" * (_length(row) != call.length)
+    unlike = [
         "as projections leave operands" * (row.get("operands") == PROJECTED),
         f"as {naming.short(row['kernel'])}" * (not is_itself),
         "other causality" * _is_other(row, call),
         row["dtype"] * (row["dtype"] != call.dtype),
     ]
+    joined = lambda *told: ", ".join(filter(None, told))
     how = "measured" if is_measured else "compiled, at least"
-    return Factor(value, f"{how}: {', '.join(filter(None, told))}", implementation, _held(row, kernel, call))
+    source = joined(row["place"], scaled or f"{_length(row):,} tokens", implementation, *unlike)
+    brief = joined(row["status"], scaled, *unlike)
+    return Factor(value, f"{how}: {source}", implementation, _held(row, kernel, call), not is_measured, brief)
 
 
 def _held(row: dict, kernel: Kernel, call: Call) -> float | None:
@@ -187,11 +191,17 @@ def holds(program: Program) -> float:
 def typical(known: list[Factor]) -> Factor:
     """What is taken for kernels without a row: the median of those with one, or the least where there are none."""
     if not known:
-        return Factor(1.0, "formulas alone, at least")
+        return Factor(1.0, "formulas alone, at least", is_bound=True, brief="formulas alone")
     value = statistics.median(each.value for each in known)
     held = [each.held for each in known if each.held is not None]
     source = f"formulas, times {value:,.3g} as the median of {len(known)} kernels with rows"
-    return Factor(value, source, held=statistics.median(held) if held else None)
+    return Factor(
+        value,
+        source,
+        held=statistics.median(held) if held else None,
+        is_bound=any(each.is_bound for each in known),
+        brief=f"formulas, times {value:,.3g} as others",
+    )
 
 
 def _asks(row: dict, passed: str) -> bool:

@@ -41,7 +41,7 @@ class Settings(settings.Settings):
     """A call of attention, the device that it is for, and where rows are."""
 
     length: int = flag(4096, "Tokens; with --decode, those that came before.", at_least=1)
-    causal: bool = flag(False, "Hide the future.")
+    causal: bool = flag(False, "Hide the future, as --decode does.")
     decode: bool = flag(False, "One more token, after a context of that length.")
     train: bool = flag(False, "Forward and backward.")
     memory: float | None = flag(
@@ -55,6 +55,12 @@ class Settings(settings.Settings):
     head_dim: int = flag(64, "Width of a head.", at_least=1)
     dtype: str = flag("bfloat16", "Type of queries, keys and values.", choices=settings.DTYPES)
     rows: str = flag(ROWS, "Folder of rows, its own and those of folders below it.")
+    verbose: bool = flag(False, "Tell all losses, and from which row each time is.")
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether tokens see the past alone, as those that are decoded do."""
+        return self.causal or self.decode
 
     def __post_init__(self):
         super().__post_init__()
