@@ -17,14 +17,16 @@ from experiments.train.sweep.settings import Settings as Training
 from tests import summaries
 
 
-def heard(score=0.0, spread=0.005, *, elsewhere=None, solved=math.inf, state_bytes=1.0):
+def heard(score=0.0, spread=0.005, *, elsewhere=None, solved=math.inf, state_bytes=1.0, falling=()):
     """Five seeds around a score."""
     scores = {seed: min(1.0, score + spread * (seed - 2)) for seed in range(5)}
     at = {80: {seed: elsewhere + spread * (seed - 2) for seed in range(5)}} if elsewhere is not None else {}
-    return Heard(scores, at, {seed: solved * (1 + seed / 100) for seed in range(5)}, state_bytes, answers=512)
+    return Heard(
+        scores, at, {seed: solved * (1 + seed / 100) for seed in range(5)}, state_bytes, 512, frozenset(falling)
+    )
 
 
-RESTORES, LOCAL = rules.Restores("full", "alone", "mixed"), rules.IsLocal("full", "window", chance=0.1)
+RESTORES, LOCAL = rules.Restores("full", "alone", "mixed"), rules.IsLocal("full", "window", trivial=0.1)
 DELAYS, ONE = rules.Delays("small", "large", steps=100), rules.OnlyOne("able", "unable", length=80, chance=0.5)
 SCORES = rules.Scores("one", claimed=0.6, other=0.633)
 CASES = [
@@ -33,6 +35,9 @@ CASES = [
     (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.96, 0.04)}, Verdict.UNDECIDED),
     (RESTORES, {"full": heard(0.8), "alone": heard(0.5), "mixed": heard(0.8)}, Verdict.UNDECIDED),
     (RESTORES, {"full": heard(0.99), "alone": heard(0.95), "mixed": heard(0.99)}, Verdict.UNDECIDED),
+    (RESTORES, {"full": heard(0.99), "alone": heard(0.5, falling=[3]), "mixed": heard(0.99)}, Verdict.UNDECIDED),
+    (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.8, falling=[3])}, Verdict.UNDECIDED),
+    (RESTORES, {"full": heard(0.99), "alone": heard(0.5), "mixed": heard(0.985, falling=[3])}, Verdict.HOLDS),
     (DELAYS, {"small": heard(solved=20), "large": heard(solved=80)}, Verdict.HOLDS),
     (DELAYS, {"small": heard(solved=20), "large": heard()}, Verdict.HOLDS),
     (DELAYS, {"small": heard(solved=80), "large": heard(solved=20)}, Verdict.FAILS),
@@ -43,6 +48,9 @@ CASES = [
     (ONE, {"able": heard(elsewhere=0.9), "unable": heard(elsewhere=0.5)}, Verdict.UNDECIDED),
     (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=n) for n in range(5)}, Verdict.HOLDS),
     (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=9 - n) for n in range(5)}, Verdict.FAILS),
+    (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=n, falling=[n]) for n in range(5)}, Verdict.UNDECIDED),
+    (rules.GoesBy(), {str(n): heard(0.99 + n / 500, 0.0, state_bytes=n) for n in range(5)}, Verdict.UNDECIDED),
+    (rules.GoesBy(), {str(n): heard(n / 10, 0.001, state_bytes=100 + n) for n in range(5)}, Verdict.UNDECIDED),
     (SCORES, {"one": heard(0.6)}, Verdict.HOLDS),
     (SCORES, {"one": heard(0.63)}, Verdict.FAILS),
     (SCORES, {"one": heard(0.616)}, Verdict.UNDECIDED),
@@ -50,6 +58,7 @@ CASES = [
     (LOCAL, {"full": heard(0.4), "window": heard(0.4)}, Verdict.HOLDS),
     (LOCAL, {"full": heard(0.4), "window": heard(0.3)}, Verdict.FAILS),
     (LOCAL, {"full": heard(0.12), "window": heard(0.12)}, Verdict.UNDECIDED),
+    (LOCAL, {"full": heard(0.4), "window": heard(0.3, falling=[0])}, Verdict.UNDECIDED),
 ]
 
 
@@ -78,23 +87,30 @@ def test_every_dispute_can_be_asked_for(name):
     assert name in named.split(", ")
 
 
+HYBRID = cases.DISPUTES["hybrid"]
+
+
+def left(given, scores, **changes):
+    """Rows of the models that a command trains, with scores by contender."""
+    sweep = parsed(Training, **given)
+    pathlib.Path(sweep.out).mkdir(exist_ok=True)
+    for cell in models_of(sweep):
+        score = next(found for text, found in scores.items() if cell.kernel == presets.parse(text)[0])
+        found = {"status": "measured", "score": score, "validation": -score, "validations": [[600, -score]]}
+        row = cell.row(sweep) | found | {"curve": [], "state_bytes": 1, "answers": 64} | changes
+        records.append(pathlib.Path(sweep.out), row)
+
+
 def test_a_verdict_is_a_row_a_table_and_a_figure(tmp_path, monkeypatch):
     commands = []
 
     def trained(words):
         """What the command would leave."""
         commands.append(words)
-        out = pathlib.Path(next(word.partition("=")[2] for word in words if word.startswith("--out=")))
-        out.mkdir()
-        for text, score in ((cases.FULL, 1.0), (cases.SUMS, 0.4), (cases.HYBRID, 0.995)):
-            [kernel] = presets.parse(text)
-            for seed in range(2):
-                row = {"task": "t", "kernel": presets.identity(kernel), "seed": seed, "learning_rate": 1e-3}
-                row |= {"curve": [(step, 1.0 / (step + 1 if text == cases.SUMS else 1)) for step in range(10)]}
-                row |= {"status": "measured", "score": score, "validation": -score, "validations": [[600, -score]]}
-                records.append(
-                    out, row | {"metric": "accuracy", "length": 128, "width": 32, "state_bytes": 1, "answers": 64}
-                )
+        given = dict(word.removeprefix("--").split("=", 1) for word in words[2:])
+        falling = [(step, 12.0 - step) for step in range(12)]
+        left(given, {cases.FULL: 1.0, cases.SUMS: 0.4, cases.HYBRID: 0.995})
+        left(given | {"kernels": cases.FULL}, {cases.FULL: 1.0}, curve=falling)
         return 0
 
     monkeypatch.setattr(run, "_trained", trained)
@@ -103,27 +119,31 @@ def test_a_verdict_is_a_row_a_table_and_a_figure(tmp_path, monkeypatch):
     assert len(commands) == 1, "a verdict stays"
     [row] = run.EXPERIMENT.read(tmp_path)
     assert row["verdict"] == "holds" and "-60.0" in row["detail"]
-    assert row["detail"].endswith("the loss of 2 of 6 models still fell")
+    assert row["detail"].endswith("the loss of 2 of 6 models still fell; 2 seeds, which supports no claim")
     assert "arXiv:2403.19887" in summaries.of(tmp_path) and (tmp_path / "verdicts.png").stat().st_size > 5000
 
 
 def test_another_reader_decides_by_other_seeds(tmp_path, monkeypatch):
-    dispute = cases.DISPUTES["hybrid"]
-    rows = [
-        {"task": "t", "kernel": presets.identity(*presets.parse(text)), "seed": seed, "learning_rate": 1e-3,
-         "status": "measured", "score": seed / 10, "validation": 0, "validations": [], "metric": "accuracy",
-         "curve": [], "length": 128, "width": 32, "answers": 64}
-        for text in dispute.contenders for seed in range(6)
-    ]  # fmt: skip
-    heard = models.contenders(dispute, rows, range(4, 6))
+    settled = {"kernels": ", ".join(HYBRID.contenders), "out": str(tmp_path)} | HYBRID.flags
+    left(settled | {"seeds": 6}, dict.fromkeys(HYBRID.contenders, 0.5))
+    heard = models.heard(HYBRID, settled | {"seeds": 2, "first_seed": 4}, range(4, 6))
     assert {tuple(each.scores) for each in heard.values()} == {(4, 5)}
     given = parsed(settings.Settings, disputes="hybrid", seeds=2, first_seed=4, out=str(tmp_path))
-    assert "--first_seed=4" in run.command(given, "hybrid", dispute)
+    assert "--first_seed=4" in run.command(given, "hybrid", HYBRID)
     [[cell]] = run.EXPERIMENT.cells(given)
     plain = parsed(settings.Settings, disputes="hybrid", seeds=2, out=str(tmp_path))
     [[other]] = run.EXPERIMENT.cells(plain)
     assert run.EXPERIMENT.identity(cell.row) != run.EXPERIMENT.identity(other.row)
     assert {cell.seed for cell in models_of(parsed(Training, seeds=2, first_seed=4))} == {4, 5}
+
+
+def test_models_of_other_flags_say_nothing(tmp_path):
+    own = {"kernels": ", ".join(HYBRID.contenders), "out": str(tmp_path), "seeds": 2} | HYBRID.flags
+    left(own, dict.fromkeys(HYBRID.contenders, 0.5))
+    left(own | {"steps": 5}, dict.fromkeys(HYBRID.contenders, 0.9))
+    assert all(set(each.scores.values()) == {0.5} for each in models.heard(HYBRID, own, range(2)).values())
+    with pytest.raises(ValueError, match="0 of 2 seeds were measured"):
+        models.heard(HYBRID, own | {"steps": 6}, range(2))
 
 
 def test_a_suite_decides_by_its_score(tmp_path, monkeypatch):
@@ -144,9 +164,9 @@ def test_a_suite_decides_by_its_score(tmp_path, monkeypatch):
     assert run.run(given) == 0
     [row] = run.EXPERIMENT.read(tmp_path)
     assert row["verdict"] == "undecided" and row["scores"] == {"gated_linear": [0.629, 0.635]}
-    assert row["detail"].endswith("the loss of 1 of 2 models still fell")
+    assert "the loss of 1 of 2 models still fell" in row["detail"]
     with pytest.raises(ValueError, match="gated_linear: 2 of 3 seeds were measured"):
-        models.heard(cases.DISPUTES["scores"], tmp_path / "scores", range(3))
+        models.heard(cases.DISPUTES["scores"], run._given(given, "scores", cases.DISPUTES["scores"]), range(3))
 
 
 def test_models_that_are_missing_are_told(tmp_path, monkeypatch):

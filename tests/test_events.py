@@ -21,6 +21,7 @@ pytest.importorskip("tensorboardX", reason=REASON)
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402 - after it is known to be there
 from tensorboardX.record_writer import masked_crc32c  # noqa: E402
 
+from experiments import train  # noqa: E402
 from experiments.train import tensorboard  # noqa: E402
 
 
@@ -90,6 +91,12 @@ def test_a_cell_that_was_killed_ends_with_the_curves_of_its_row(tmp_path):
     assert points(folder, "validation/accuracy") == near((step, -score) for step, score in row["validations"])
 
 
+def forget():
+    """Whoever asks next for the module of Weights & Biases has it with the package that is then there."""
+    sys.modules.pop("experiments.train.weights_and_biases", None)
+    vars(train).pop("weights_and_biases", None)
+
+
 @pytest.fixture
 def wandb(monkeypatch):
     """In the place of the package, which is large: what it was told, by run."""
@@ -108,10 +115,10 @@ def wandb(monkeypatch):
     package = types.ModuleType("wandb")
     package.init, package.Settings = lambda settings, **given: Run(**given), dict
     monkeypatch.setitem(sys.modules, "wandb", package)
-    monkeypatch.delitem(sys.modules, "experiments.train.weights_and_biases", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    forget()
     yield runs
-    sys.modules.pop("experiments.train.weights_and_biases", None)
+    forget()
 
 
 def test_weights_and_biases_is_told_the_same_and_sends_nothing(tmp_path, wandb):

@@ -4,10 +4,12 @@ import itertools
 import random
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from attnzoo import KERNELS
-from experiments.show import figures, naming, units
+from experiments.show import figures, naming, shares, units
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -32,10 +34,85 @@ def test_every_kernel_has_a_style_of_its_own():
     assert figures.look("softmax") == figures.STYLES[0]
 
 
-def test_variants_differ_by_their_dashes():
+def perceived(color):
+    """Oklab of a colour, of which distances are those that are seen. Ottosson 2020, "A perceptual color space"."""
+    linear = np.array([x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(color)])
+    cones = [[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]]
+    seen = [[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]]
+    return np.array(seen) @ np.cbrt(np.array(cones) @ linear)
+
+
+def test_no_two_kernels_are_taken_for_each_other():
+    for (one, marker), (other, its) in itertools.combinations(figures.STYLES, 2):
+        apart = np.linalg.norm(perceived(one) - perceived(other))
+        assert apart > (0.2 if marker == its else 0.09), (one, other, marker, its)
+
+
+@pytest.mark.parametrize("color", [*(color for color, _ in figures.STYLES), figures.GUIDED])
+def test_labels_are_readable_on_white_and_on_the_dark_page(color):
+    text = np.array(to_rgb(figures.readable(color)))
+    assert figures.contrast(text) >= figures.READABLE
+    assert figures.contrast(to_rgb(color)) < figures.READABLE or figures.readable(color) == color.lower()
+    lightness = lambda channels: 1.05 / figures.contrast(channels)
+    turned = np.array([[-0.574, 1.430, 0.144], [0.426, 0.430, 0.144], [0.426, 1.430, -0.856]])  # by 180 degrees
+    page, shown = (np.clip(turned @ (0.93 - 0.86 * np.asarray(each)), 0, 1) for each in ((1, 1, 1), text))
+    assert lightness(shown) / lightness(page) >= 4.5
+
+
+def test_variants_differ_by_their_dashes_and_fill():
     rows = [{"name": "linear", "kernel": kernel} for kernel in ("Linear(a=1)", "Linear(a=2)", "Linear(a=1)")]
     first, second = figures.styles(rows).values()
     assert first["color"] == second["color"] and first["linestyle"] != second["linestyle"]
+    assert first["fillstyle"] != second["fillstyle"]
+
+
+@pytest.mark.parametrize("sizes", [(36864, 59392), (17000, 17100), (6400, 2**20), (4096, 4096), (1, 2**30)])
+def test_an_axis_of_sizes_has_two_ticks_at_least(sizes):
+    figure, (panel,) = figures.axes(1)
+    panel.plot(sizes, [1, 2])
+    figures.sizes_axis(panel)
+    low, high = panel.get_xlim()
+    ticks = [tick for tick in panel.get_xticks() if low <= tick <= high]
+    assert 2 <= len(ticks) <= 5 and low < min(sizes) and max(sizes) < high
+    plt.close(figure)
+
+
+def test_rates_have_short_ticks():
+    figure, (panel,) = figures.axes(1)
+    panel.plot([60_000, 160_000], [1, 2])
+    figures.rates_axis(panel)
+    figure.canvas.draw()
+    assert {"0", "60k", "150k"} <= {text.get_text() for text in panel.get_xticklabels()} and len(
+        panel.get_xticks()
+    ) <= 8
+    plt.close(figure)
+
+
+def test_what_would_lie_on_each_other_is_moved_sideways():
+    assert figures.sideways([8.0, 64.0], 0.1) == pytest.approx([8.0, 64.0])
+    one, other = figures.sideways([8.0, 8.0], 0.1)
+    assert other / one == pytest.approx(2**0.1) and one * other == pytest.approx(64.0)
+
+
+def test_accuracies_crowd_where_two_kernels_are_nearly_right():
+    assert shares.are_crowded([[0.2, 0.97], [0.95]]) and shares.are_crowded([[0.99]])
+    assert not shares.are_crowded([[1.0], [0.5, 0.8], [0.3]])
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_a_tenth_of_what_is_wrong_is_as_far_everywhere_and_none_has_a_place(along):
+    figure, (panel,) = figures.axes(1)
+    right = [0.0, 0.9, 0.99, 0.999, 1.0]
+    panel.plot(*((right, range(5)) if along == "x" else (range(5), right)))
+    shares.wrong_axis(panel, along, right)
+    points = panel.transData.transform([(x, x) for x in right])[:, "xy".index(along)]
+    steps = np.diff(points)
+    assert steps[0] == pytest.approx(steps[1], rel=0.02) and steps[2] == pytest.approx(steps[1], rel=0.2)
+    assert 0 < steps[3] < steps[2]
+    axis = getattr(panel, f"{along}axis")
+    ticks = {axis.get_major_formatter()(tick, None): tick for tick in axis.get_majorticklocs()}
+    assert ticks["none"] == 1 and {"100%", "10%", "1%", "0.1%"} <= set(ticks)
+    plt.close(figure)
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):

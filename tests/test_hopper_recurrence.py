@@ -273,6 +273,7 @@ def test_what_is_done_with_rows_is_told():
     part = hopper_rows.parted(turned, like, [0])
     made = hopper_rows.beside(turned, like(4), [jnp.zeros((4, 64)), jnp.arange(4)], part.places)
     assert part.read == [{1}] and part.rows.widths == [64]
+    assert told(lambda x, at: jnp.tanh(x)).rows.pulled.jaxpr.eqns, "by whatever a jax derives it"
     np.testing.assert_allclose(made, [np.cos([0, 0.1, 0.2, 0.2])], rtol=1e-6)
     others = [lambda x, at: jnp.cumsum(x, axis=0), lambda x, at: x @ x.T @ x, lambda x, at: x * jnp.arange(64.0)]
     others += [lambda x, at: jnp.zeros_like(x), lambda x, at: x * np.arange(len(x), dtype=np.float32)[:, None]]
@@ -619,7 +620,7 @@ CASES |= {
     }.items()
 }
 
-# Features, outputs and gradients that kernels make of rows and of what stands beside them, and by blocks of channels.
+# Features, outputs and gradients that kernels make of rows and of what stands beside them.
 QUICK = [
     "rows as they are, and decays without gradients",
     "two groups of channels",
@@ -628,7 +629,6 @@ QUICK = [
     "keys with gains beside padding",
     "keys and values that are projected by head",
     "pairs of channels beside padding",
-    "pairs of many channels, which blocks of threads share, beside padding",
 ]
 
 

@@ -59,6 +59,15 @@ def test_devices_that_one_process_has_alone_are_refused(tmp_path, monkeypatch):
         run.run(settings(tmp_path, isolate=True, jobs=2))
 
 
+def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
+    gpus = [types.SimpleNamespace(platform="gpu", local_hardware_id=number) for number in (4, 6)]
+    monkeypatch.setattr(jax, "local_devices", lambda: gpus)
+    with placement.found(2).one() as first, placement.found(1).one() as alone:
+        assert first.number == alone.number == 4
+    with pytest.raises(ValueError, match=r"--jobs=3: .* one for each GPU, .* jax finds 2 here: pass --jobs=2"):
+        run.run(settings(tmp_path, isolate=True, jobs=3))
+
+
 def test_shares_done_are_summed_over_cells_at_work_and_each_has_a_device(tmp_path, monkeypatch):
     kernels = Softmax(), Linear()
     chosen = settings(tmp_path, tasks=(Text(),), kernels=kernels, isolate=True, jobs=2, steps=4)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from attnzoo import GatedDelta, Linear, Rotary, SlidingWindow, Softmax
 from attnzoo.models import BlockConfig, LanguageModel, generate, presets
-from attnzoo.models.presets import Gemma2, GptOss, Hybrid, Longformer, Preset, Turns
+from attnzoo.models.presets import DeltaNet, Gemma2, GptOss, Hybrid, Longformer, Preset, Turns
 from experiments.bench import records
 from experiments.bench.settings import parsed
 from experiments.show import naming
@@ -28,7 +28,7 @@ from tests.test_models import TOKENS, loud
 CONFIG = BlockConfig(width=8, num_heads=2, num_kv_heads=1)
 SMALL = [
     *presets.parse("hybrid(ratio=1), gla, mamba2, gated_deltanet, longformer(window=6), gemma2(window=3)"),
-    *presets.parse("gpt_oss(window=3), turns(kernels='linear, local(block_size=3)')"),
+    *presets.parse("deltanet(max_beta=2), gpt_oss(window=3), turns(kernels='linear, local(block_size=3)')"),
 ]
 
 
@@ -79,6 +79,7 @@ def test_turns_come_in_their_order():
         (lambda: GptOss().configs(dataclasses.replace(CONFIG, norm_kind="rms", activation="relu"), 2),
          r"activation='relu' beside GptOss\(window=128\), in which it is 'swiglu': leave it out"),
         (lambda: Hybrid(0), r"Hybrid\(ratio=0\): ratio must be an integer >= 1"),
+        (lambda: DeltaNet(max_beta=3), r"Delta\(max_beta=3\): max_beta must be 1 or 2"),
         (lambda: Longformer(window=5), r"Longformer\(window=5\): window must be even"),
         (lambda: Turns("softmix"), "unknown kernel 'softmix', did you mean 'softmax'"),
         (lambda: presets.parse("gemma3"), "unknown kernel or preset 'gemma3', did you mean 'gemma2'"),

@@ -7,11 +7,13 @@ import re
 
 import pytest
 
+from attnzoo import Dims
 from experiments.bench import command_log, locks, records
 from experiments.report import at, export, page, run, sections, settings
 from experiments.report.page import HEAVY, write
 from experiments.show import tables, units, webpage
 from experiments.train.sweep import convergence
+from tests import test_calls
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
@@ -64,7 +66,7 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
     assert found.title.startswith("At 200 tokens") and found.header[1:4] == ["state, 256", causal, both]
     lines = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.lines}
     assert set(lines) == {"Softmax", "Linear", "Additive", "GatedDelta"}
-    assert lines["Linear"][both].startswith(at.BEST) and lines["Linear"]["code"].endswith("Linear())")
+    assert lines["Linear"][both].startswith(at.BEST) and lines["Linear"]["code"].endswith("kernel=attnzoo.Linear())")
     assert lines["GatedDelta"][causal].startswith(at.BEST) and not lines["GatedDelta"][both]
     assert lines["Softmax"][both] and lines["Softmax"][causal] and not lines["Linear"][causal]
     assert not any(lines["Softmax"][head].startswith(at.BEST) for head in (causal, both))
@@ -78,12 +80,25 @@ def test_a_length_has_one_table_whose_best_numbers_are_starred():
         assert bool({line[0]: line[place] for line in found.lines}["Linear"]) == is_there
 
 
-def test_code_imports_what_is_not_in_the_catalogue():
-    attend = "attnzoo.attend(query, key, value, kernel={})".format
-    assert at._code("my.module.Mine(width=3)") == "from my.module import Mine; " + attend("Mine(width=3)")
-    assert at._code("bad.Most()") == "from bad import Most; " + attend("Most()")
-    assert at._code("Softmax()") == attend("attnzoo.Softmax()")
-    assert at._code("GatedDeltaNet()") == "attnzoo.models.presets.GatedDeltaNet()"
+def test_code_runs_a_kernel_as_it_was_timed_and_says_of_which_form_scores_are():
+    timed = {"status": "measured", "is_causal": True, "heads": 2, "head_dim": 8, "length": 24, "dtype": "float32"}
+    of = lambda kernel, name, **more: timed | {"kernel": kernel, "name": name} | more
+    rows = [
+        of("SlidingWindow()", "sliding_window"),
+        of("SlidingWindow()", "sliding_window", is_causal=False),
+        of("Linformer()", "linformer", is_causal=False),
+        of("GatedDelta()", "gated_delta", width=16, head_dim=None),
+        of("tests.broken_kernels.Plain()", "Plain"),
+    ]
+    window = "SlidingWindow(left=15, right=0)"
+    lines = {row["name"]: at._code(row["kernel"], rows, {row["kernel"], window}) for row in rows}
+    for line in lines.values():
+        test_calls.run(line, Dims(1, 24, 24, 2, 2, 8, 8))
+    call = "import attnzoo; out = attnzoo.attend(query, key, value, kernel=attnzoo.SlidingWindow(), is_causal=True)"
+    assert lines["sliding_window"] == f"{call}  # scores are of {window}"
+    assert "causal" not in lines["linformer"] and "(x, is_causal=True)" in lines["gated_delta"]
+    assert "#" not in at._code("Linear()", [of("Linear()", "linear")], {"Linear()"})
+    assert "from tests.broken_kernels import Plain; " in lines["Plain"]
 
 
 def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on():

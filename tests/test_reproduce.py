@@ -5,7 +5,6 @@ import pathlib
 import shlex
 import subprocess
 import sys
-import types
 from collections import Counter
 
 import jax
@@ -24,6 +23,7 @@ from experiments.reproduce.settings import Sizes
 from experiments.reproduce.verdict import Reason, Verdict
 from experiments.show import statistics
 from experiments.show.statistics import Mean
+from experiments.train import children
 from experiments.train.sweep.cells import KEY as TRAINED
 from experiments.train.sweep.cells import cells
 from experiments.train.sweep.settings import Settings as Training
@@ -335,15 +335,15 @@ def test_trained_models_are_commands_whose_rows_are_judged(tmp_path, monkeypatch
     started = []
 
     def accuracy(words):
-        started.append(words[1:])
-        flags = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
+        started.append(words)
+        flags = dict(word.removeprefix("--").split("=", 1) for word in words[2:])
         out = run.pathlib.Path(flags["out"])
         out.mkdir(parents=True)
         for rate, seed in [(float(rate), seed) for rate in flags["learning_rates"].split(",") for seed in range(5)]:
             records.append(out, trained(rate, seed, score=0.995 + 0.001 * seed if rate == 5e-3 else 0.3))
-        return subprocess.CompletedProcess(words, 0)
+        return 0
 
-    monkeypatch.setattr(run, "subprocess", types.SimpleNamespace(run=accuracy))
+    monkeypatch.setattr(children, "run", accuracy)
     chosen = settings(tmp_path, only=("mqar",), models=("softmax",), lengths=())
     assert run.run(chosen) == 0
     [words] = started
@@ -360,8 +360,7 @@ def test_trained_models_are_commands_whose_rows_are_judged(tmp_path, monkeypatch
     less = {"mqar": [row | (lost if row["seed"] < 2 else {}) for row in run.read(chosen)["mqar"]]}
     [entry] = [entry for entry in entries(less) if entry.result.table == "mqar"]
     assert entry.judgement.reason is Reason.NO_NUMBER and "2 of 5 seeds" in entry.judgement.detail
-    stopped = types.SimpleNamespace(run=lambda words: subprocess.CompletedProcess(words, 75))
-    monkeypatch.setattr(run, "subprocess", stopped)
+    monkeypatch.setattr(children, "run", lambda words: 75)
     assert run.run(chosen) == 75
 
 

@@ -1,4 +1,4 @@
-"""Shards: together all cells once, and each with its share of every kernel, length and seed."""
+"""Shards: together all cells once, and each with its share of every kernel, length, seed and rate."""
 
 import itertools
 from collections import Counter
@@ -44,8 +44,24 @@ def test_cells_are_dealt_evenly_and_each_once(name):
             assert max(had) - min(had) <= most, (trait, value, had)
 
 
+@pytest.mark.parametrize(
+    ("rates", "count", "changes"),
+    [(3, 3, {"seeds": 5}), (3, 3, {"lengths": (16, 32, 64)}), (4, 2, {"seeds": 5}), (3, 4, {"seeds": 4}),
+     (2, 4, {"seeds": 3, "lengths": (16, 32)})],
+)  # fmt: skip
+def test_a_lost_shard_loses_no_rate_of_a_kernel(rates, count, changes):
+    """Each has about as many cells of a rate as another, of every kernel and of all."""
+    chosen = grid(**changes, rates=[10.0**-power for power in range(rates)])
+    parts = [list(cells(settings("", **chosen, shard=(index, count)))) for index in range(count)]
+    for of in (lambda cell: (cell.kernel, cell.learning_rate), lambda cell: cell.learning_rate):
+        counts = [Counter(map(of, part)) for part in parts]
+        for value in {of(cell) for part in parts for cell in part}:
+            had = [each[value] for each in counts]
+            assert max(had) - min(had) <= 1, (value, had)
+
+
 def test_more_seeds_leave_cells_in_their_shards():
-    few, many = grid(3, seeds=2, lengths=(16, 32)), grid(3, seeds=5, lengths=(16, 32))
+    few, many = (grid(3, seeds=seeds, lengths=(16, 32), rates=(1e-3, 1e-2, 1e-1)) for seeds in (3, 5))
     for index in range(4):
         before = list(cells(settings("", **few, shard=(index, 4))))
         assert list(cells(settings("", **many, shard=(index, 4))))[: len(before)] == before

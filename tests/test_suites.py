@@ -1,7 +1,6 @@
 """Suites: what is published is what is listed, every command means something, and scores are the paper's means."""
 
 import json
-import subprocess
 
 import pytest
 
@@ -15,6 +14,7 @@ from experiments.suites.score import CHOSEN, MODEL, Setting
 from experiments.suites.suite import SCALES
 from experiments.tasks import mqar
 from experiments.tasks.wrapped import Epochs, Shuffled
+from experiments.train import children
 from experiments.train.sweep.cells import cells
 
 TRAININGS = [
@@ -158,6 +158,17 @@ def test_a_seed_has_a_score_at_the_rates_that_all_have_and_says_where_it_still_l
     assert found.mean == pytest.approx(0.7) and found.falling == {1}
 
 
+def test_a_rate_at_which_seeds_diverged_is_taken_where_all_are_such():
+    [setting] = [each for each in SETTINGS if each.part == "two"]
+    lost = [row(task="b", seed=seed, rate=1e-2, status="diverged", validation=None) for seed in range(4)]
+    lucky = [*lost, row(task="b", seed=4, rate=1e-2, accuracy=1.0)]
+    sound = [row(task="b", seed=seed, accuracy=0.9) for seed in range(5)]
+    [found] = score.scores(lucky + sound, [setting]).values()
+    assert found.mean == pytest.approx(0.9) and len(found.seeds) == 5
+    [found] = score.scores(lucky, [setting]).values()
+    assert found.seeds == {4: 1.0}
+
+
 def test_accuracy_above_chance():
     assert [score.scaled(x, 0.2) for x in (0.2, 1.0, 0.6)] == pytest.approx([0, 1, 0.5])
 
@@ -178,16 +189,16 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
 
     def trained(words):
         called.append(words)
-        given = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
+        given = dict(word.removeprefix("--").split("=", 1) for word in words[2:])
         [task], folder = tasks.parse_tasks(given["task"]), tmp_path / "small" / "mad" / given["out"].rsplit("/", 1)[1]
         assert str(folder) == given["out"]
         folder.mkdir(parents=True)
         for rate, accuracy in (("1e-3", 0.25), ("3e-3", 0.75)):
             made = row(task=repr(task), length=int(given["lengths"]), rate=float(rate), accuracy=accuracy, width=64)
             records.append(folder, made | {"learning_rate": float(rate)})
-        return subprocess.CompletedProcess(words, 0)
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", trained)
+    monkeypatch.setattr(children, "run", trained)
     assert run.run(parsed(settings.Settings, suite="mad", kernels="softmax", out=tmp_path)) == 0
     assert len(called) == 6 and all("--kernels=softmax" in words for words in called)
     assert not any(word.startswith(("--seeds", "--jobs")) for words in called for word in words)
@@ -199,8 +210,8 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
     shared = parsed(settings.Settings, seeds=5, first_seed=2, jobs=2).shared
     [one] = {run.sweep(training, "softmax", shared).first_seed for training in SUITES["mad"].small}
     assert one == 2 and "--seeds=5" in SUITES["mad"].small[0].command("softmax", tmp_path, shared)
-    monkeypatch.setattr(subprocess, "run", lambda words: subprocess.CompletedProcess(words, -9))
-    assert run.run(parsed(settings.Settings, suite="mad", out=tmp_path)) == 9
+    monkeypatch.setattr(children, "run", lambda words: 137)
+    assert run.run(parsed(settings.Settings, suite="mad", out=tmp_path)) == 137
 
 
 @pytest.mark.parametrize(

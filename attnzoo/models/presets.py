@@ -18,7 +18,7 @@ from attnzoo import catalogue
 from attnzoo.catalogue.parsing import Catalogue
 from attnzoo.contract import fields
 from attnzoo.kernel import Kernel
-from attnzoo.kernels import KERNELS, GatedDelta, GatedLinear, SlidingWindow, Softmax, StateSpace
+from attnzoo.kernels import KERNELS, Delta, GatedDelta, GatedLinear, SlidingWindow, Softmax, StateSpace
 from attnzoo.models.blocks import BlockConfig
 
 LLAMA: Mapping[str, Any] = MappingProxyType({"norm_kind": "rms", "activation": "swiglu"})
@@ -129,6 +129,24 @@ class Mamba2(Preset):
 
     def turns(self):
         return [Slot(StateSpace(), {"norm_kind": "rms", **SHORT, **GATED})]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaNet(Preset):
+    """The delta rule behind short convolutions and SiLU, with normalised outputs, RMSNorm and SwiGLU (Yang et al. 2024,
+    arXiv:2406.06484).
+
+    Attributes:
+      max_beta: 1, or 2 for negative eigenvalues (Grazzi et al. 2024, arXiv:2411.12537).
+    """
+
+    max_beta: int = 1
+
+    def __post_init__(self):
+        Delta(self.max_beta)
+
+    def turns(self):
+        return [Slot(Delta(self.max_beta), {**LLAMA, **SHORT, "normalize_out": True})]
 
 
 def _gated_delta() -> Slot:
@@ -243,6 +261,7 @@ class GptOss(_InTurns):
 PRESETS: dict[str, type[Preset]] = {
     "gla": GLA,
     "mamba2": Mamba2,
+    "deltanet": DeltaNet,
     "gated_deltanet": GatedDeltaNet,
     "hybrid": Hybrid,
     "longformer": Longformer,

@@ -41,7 +41,7 @@ def found(jobs: int) -> Pool:
     """The devices that jax finds on this machine, for so many processes beside each other; of a CPU, parts of it.
 
     Raises:
-      ValueError: they are of a platform whose devices one process has alone.
+      ValueError: they are of a platform whose devices one process has alone, or fewer GPUs than processes.
     """
     import jax
 
@@ -53,6 +53,11 @@ def found(jobs: int) -> Pool:
         )
     if devices[0].platform == "cpu":
         return Pool(range(jobs), sharing=jobs)
+    if jobs > len(devices):
+        raise ValueError(
+            f"--jobs={jobs}: expected at most one for each GPU, since each has one to itself; jax finds {len(devices)} "
+            f"here: pass --jobs={len(devices)}"
+        )
     return Pool([device.local_hardware_id for device in devices])
 
 

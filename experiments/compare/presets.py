@@ -77,7 +77,13 @@ SMALL = (
     Part(
         "scaling",
         "scaling",
-        {"kernels": "all", "lengths": "64:256", "passes": "forward", "heads": "2", "head_dim": "16"},
+        {
+            "kernels": f"{SCALED}, gated_delta",
+            "lengths": "64:256",
+            "passes": "forward",
+            "heads": "2",
+            "head_dim": "16",
+        },
     ),
     Part(
         "accuracy",

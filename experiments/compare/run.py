@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import shlex
-import subprocess
-import sys
 
 from experiments.compare.presets import PRESETS, Part
 from experiments.compare.settings import Settings
+from experiments.train import children
 
 
 def run(settings: Settings) -> int:
@@ -18,7 +17,7 @@ def run(settings: Settings) -> int:
     for part in PRESETS[settings.preset]:
         codes.append(_run(part, out))
         if codes[-1] not in (0, 1):
-            return abs(codes[-1])  # a part that was killed has a negative code
+            return codes[-1]
     from experiments.report.page import write
 
     print(f"report: {write(out, out / 'report.html')}")
@@ -29,4 +28,4 @@ def _run(part: Part, out: pathlib.Path) -> int:
     given = [f"--{flag}={value}".replace("{out}", str(out)) for flag, value in part.flags.items()]
     words = ["-m", f"experiments.{part.experiment}", *given, f"--out={out / part.folder}"]
     print(f"$ {shlex.join(['python', *words])}", flush=True)
-    return subprocess.run([sys.executable, *words]).returncode
+    return children.run(words)

@@ -20,7 +20,7 @@ from experiments.bench.settings import parsed
 from experiments.disputes.cases import Dispute
 from experiments.disputes.rules import SOLVED, Contenders, Heard
 from experiments.train.sweep import analysis, convergence, prediction
-from experiments.train.sweep.cells import cells
+from experiments.train.sweep.cells import KEY, cells
 from experiments.train.sweep.settings import Settings as Sweep
 
 ONE, MANY = "experiments.accuracy", "experiments.suites"
@@ -54,13 +54,13 @@ def _told(asked: list[str]) -> list[dict[str, str]]:
     return [dict(word.removeprefix("--").split("=", 1) for word in command[3:]) for command in commands]
 
 
-def heard(dispute: Dispute, folder: pathlib.Path, seeds: range) -> Contenders:
-    """What the models that left rows in a folder say, each contender with every seed.
+def heard(dispute: Dispute, given: dict[str, Any], seeds: range) -> Contenders:
+    """What the models that these flags train say, each contender with every seed.
 
     Raises:
       ValueError: a contender has fewer seeds than were asked for.
     """
-    own = contenders(dispute, records.read(folder), seeds) if module(dispute) == ONE else _scores(dispute, folder)
+    own = _answers(dispute, parsed(Sweep, **given)) if module(dispute) == ONE else _scores(dispute, given)
     for text, each in own.items():
         if len(each.scores) < len(seeds):
             found = f"{len(each.scores)} of {len(seeds)} seeds were measured"
@@ -68,9 +68,11 @@ def heard(dispute: Dispute, folder: pathlib.Path, seeds: range) -> Contenders:
     return own
 
 
-def contenders(dispute: Dispute, rows: list[dict], seeds: range) -> Contenders:
-    """What the models of each contender say, at the rate that validation chose for it."""
-    chosen = analysis.at_chosen_rates([row for row in rows if row["seed"] in seeds])
+def _answers(dispute: Dispute, sweep: Sweep) -> Contenders:
+    """What the models of each contender say, at the rate that validation chose for it; other rows say nothing."""
+    asked = {records.cell(cell.row(sweep), KEY) for cell in cells(sweep)}
+    found = records.latest(records.read(pathlib.Path(sweep.out)), KEY)
+    chosen = analysis.at_chosen_rates([row for key, row in found.items() if key in asked])
     measured = [row for row in chosen if row["status"] == "measured"]
     return {
         text: _heard({row["seed"]: row for row in measured if row["kernel"] == _identity(text)})
@@ -78,9 +80,9 @@ def contenders(dispute: Dispute, rows: list[dict], seeds: range) -> Contenders:
     }
 
 
-def _scores(dispute: Dispute, folder: pathlib.Path) -> Contenders:
+def _scores(dispute: Dispute, given: dict[str, Any]) -> Contenders:
     """What each contender scores in a suite."""
-    [path] = folder.glob("*/*/scores.json")
+    path = pathlib.Path(given["out"], given["scale"], given["suite"], "scores.json")
     told = {each["kernel"]: each for each in json.loads(path.read_text())}
     nothing: dict[str, Any] = {"seeds": {}, "falling": []}
     own = {text: told.get(_identity(text), nothing) for text in dispute.contenders}

@@ -37,7 +37,8 @@ class Heard(NamedTuple):
       solved: steps until validation first reached `SOLVED`, infinite where it did not.
       state_bytes: of decoding one example; NaN where nothing tells.
       answers: how many each seed gave, all to the same questions.
-      falling: seeds whose loss still fell when training ended. No rule asks it, and every verdict tells it.
+      falling: seeds whose loss still fell when training ended, which every verdict tells, and where what a model lacks
+        could still be learned no rule decides.
     """
 
     scores: dict[int, float]
@@ -55,8 +56,8 @@ Contenders = dict[str, Heard]  # by their texts
 @dataclasses.dataclass(frozen=True)
 class Restores:
     """`mixed` recalls what `full` does: it holds where the interval of the paired difference lies above -`points`, and
-    fails where it lies below. Undecided where `full` is below 95%, or where `alone`, without full attention, loses less
-    than ten points, so that there is nothing to restore.
+    fails where it lies below. Undecided where `full` is below 95%; where `alone`, without full attention, loses less
+    than ten points, so that there is nothing to restore; or where `alone`, or a `mixed` that fails, still learns.
     """
 
     full: str
@@ -68,9 +69,9 @@ class Restores:
         full, alone, mixed = (heard[name].scores for name in (self.full, self.alone, self.mixed))
         lost, difference = _difference(alone, full), _difference(mixed, full)
         told = f"full {_share(full)}, alone {_points(lost)}, mixed {_points(difference)} beside it"
-        if _mean(full) < 0.95 or lost.value > -0.1:
+        if _mean(full) < 0.95 or lost.value > -0.1 or heard[self.alone].falling:
             return Judgement(Verdict.UNDECIDED, told)
-        return Judgement(_by_interval(difference, -self.points), told)
+        return Judgement(_beside(difference, -self.points, heard[self.mixed]), told)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Delays:
 @dataclasses.dataclass(frozen=True)
 class OnlyOne:
     """`able` does at length `length` what `unable` cannot: it holds where the interval of `able` lies above 95% and
-    that of `unable` below `chance` + 10 points, fails where `able` is below that or `unable` above 95%.
+    that of `unable` below `chance` + 10 points, fails where `able` is below that or `unable` above 95%. Both may still
+    learn the length that they were trained on.
     """
 
     able: str
@@ -120,36 +122,45 @@ class OnlyOne:
 @dataclasses.dataclass(frozen=True)
 class GoesBy:
     """Models with larger states recall more: it holds where Spearman's rank correlation of state and score over
-    contenders is at least 0.8 in every seed, and fails where it is at most 0.4 in every one.
+    contenders is at least 0.8 in every seed, and fails where it is at most 0.4 in every one. States that differ by less
+    than a tenth are of one size. Undecided where any model still learns, where sizes are fewer than three, or where
+    scores of all lie within five points, so that there is nothing to order.
     """
 
     def judge(self, heard: Contenders) -> Judgement:
-        sizes = [each.state_bytes for each in heard.values()]
+        sizes = _sizes([each.state_bytes for each in heard.values()])
         seeds = sorted(set.intersection(*(set(each.scores) for each in heard.values())))
-        ranks = [float(stats.spearmanr(sizes, [each.scores[seed] for each in heard.values()])[0]) for seed in seeds]
-        told = f"rank correlations {min(ranks):.2f} to {max(ranks):.2f} over {len(sizes)} sizes of state"
+        scores = [[each.scores[seed] for each in heard.values()] for seed in seeds]
+        if len(set(sizes)) < 3 or any(max(own) - min(own) < 0.05 for own in scores):
+            told = f"{len(set(sizes))} sizes of state, scores as little as "
+            return Judgement(Verdict.UNDECIDED, f"{told}{min(max(own) - min(own) for own in scores):.1%} apart")
+        ranks = [float(stats.spearmanr(sizes, own)[0]) for own in scores]
+        told = f"rank correlations {min(ranks):.2f} to {max(ranks):.2f} over {len(set(sizes))} sizes of state"
         holds, fails = min(ranks) >= 0.8, max(ranks) <= 0.4
-        return Judgement(Verdict.HOLDS if holds else Verdict.FAILS if fails else Verdict.UNDECIDED, told)
+        if not (holds or fails) or any(each.falling for each in heard.values()):
+            return Judgement(Verdict.UNDECIDED, told)
+        return Judgement(Verdict.HOLDS if holds else Verdict.FAILS, told)
 
 
 @dataclasses.dataclass(frozen=True)
 class IsLocal:
     """A window is as good as `full`: it holds where the interval of the paired difference lies above -`points`, fails
-    where it lies below. Undecided where `full` is not at least five points above `chance`: nothing is learned then.
+    where it lies below. Undecided where `full` is not at least five points above `trivial`, what a single input or the
+    commonest answer tells: nothing is learned then. Undecided, too, where a window that loses still learns.
     """
 
     full: str
     window: str
-    chance: float
+    trivial: float
     points: float = 0.02
 
     def judge(self, heard: Contenders) -> Judgement:
         full, window = heard[self.full].scores, heard[self.window].scores
         difference = _difference(window, full)
         told = f"full {_share(full)}, window {_points(difference)} beside it"
-        if _mean(full) < self.chance + 0.05:
+        if _mean(full) < self.trivial + 0.05:
             return Judgement(Verdict.UNDECIDED, told)
-        return Judgement(_by_interval(difference, -self.points), told)
+        return Judgement(_beside(difference, -self.points, heard[self.window]), told)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,10 +186,24 @@ Rule = Restores | Delays | OnlyOne | GoesBy | IsLocal | Scores
 
 
 def _difference(scores: dict[int, float], others: dict[int, float]) -> Mean:
-    found = statistics.paired(scores, others, statistics.share)
+    found = statistics.paired(scores, others)
     if found is None:
         raise ValueError("no seed was measured of both contenders")
     return found
+
+
+def _beside(difference: Mean, bound: float, model: Heard) -> Verdict:
+    """Whether a model comes up to another, of which it lacks so much; what it could still learn it does not lack."""
+    verdict = _by_interval(difference, bound)
+    return Verdict.UNDECIDED if verdict is Verdict.FAILS and model.falling else verdict
+
+
+def _sizes(state_bytes: list[float]) -> list[float]:
+    """Each the least that is within a tenth below it, so that states which differ by less are equal."""
+    found: list[float] = []
+    for size in sorted(state_bytes):
+        found.append(found[-1] if found and size < 1.1 * found[-1] else size)
+    return [found[sorted(state_bytes).index(size)] for size in state_bytes]
 
 
 def _by_interval(found: Mean, bound: float) -> Verdict:

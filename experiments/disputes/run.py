@@ -6,8 +6,6 @@ import dataclasses
 import math
 import pathlib
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 
 from experiments.bench import experiment, outcome
@@ -15,7 +13,8 @@ from experiments.bench.experiment import Cell, Experiment, Run
 from experiments.disputes import models
 from experiments.disputes.cases import Dispute
 from experiments.disputes.settings import Settings
-from experiments.show import caveats
+from experiments.show import caveats, statistics
+from experiments.train import children
 
 
 class Disputes(Experiment):
@@ -67,15 +66,17 @@ def command(settings: Settings, name: str, dispute: Dispute) -> str:
 
 
 def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
-    code = _trained(models.words(dispute, _given(settings, name, dispute)))
+    given = _given(settings, name, dispute)
+    code = _trained(models.words(dispute, given))
     if code == outcome.STOPPED:
         raise outcome.Stopped
     if code not in (0, 1):
         raise RuntimeError(f"{command(settings, name, dispute)} ended with {code}")
-    heard = models.heard(dispute, _folder(settings, name), settings.every_seed)
+    heard = models.heard(dispute, given, settings.every_seed)
     judgement = dispute.rule.judge(heard)
     falling, every = sum(len(x.falling) for x in heard.values()), sum(len(x.scores) for x in heard.values())
     doubt = f"; the loss of {falling} of {every} models still fell" if falling else ""
+    doubt += f"; {few}" if (few := statistics.doubt(settings.seeds)) else ""
     scores = {text: list(each.scores.values()) for text, each in heard.items()}
     elsewhere = {text: each.elsewhere for text, each in heard.items() if each.elsewhere}
     found = {"status": "measured", "verdict": judgement.verdict.value, "detail": judgement.detail + doubt}
@@ -86,7 +87,7 @@ def _decided(settings: Settings, name: str, dispute: Dispute) -> dict:
 
 def _trained(words: list[str]) -> int:
     """The exit code of what trains models."""
-    return subprocess.run([sys.executable, *words]).returncode
+    return children.run(words)
 
 
 def _flags(dispute: Dispute) -> list[str]:

@@ -18,15 +18,14 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from attnzoo import KERNELS
-from attnzoo.models.presets import PRESETS
+from attnzoo import KERNELS, Dims
 from experiments.accuracy import run as accuracy
 from experiments.bench import records
 from experiments.report.columns import Column, Found
 from experiments.report.front import front
 from experiments.scaling import analysis as scaling
 from experiments.scaling import run as scaled
-from experiments.show import naming, statistics, units
+from experiments.show import calls, naming, statistics, units
 from experiments.show.tables import Table
 from experiments.show.units import Shown
 from experiments.train.sweep import analysis as sweep
@@ -62,7 +61,8 @@ def opening(rows: Iterable[dict], length: int | None = None) -> Opening | None:
     columns, memories = ([column for column in each if column.found] for each in (columns, memories))
     if not columns:
         return None
-    kernels = _kernels([*timed, *trained, *broken.values()])
+    known = [*timed, *trained, *broken.values()]
+    kernels = _kernels(known)
     refused = _refused(timed, asked) | {row["name"]: f"breaks `{row['law']}`" for row in broken.values()}
     is_known = lambda name: name in refused or any(name in column.found for column in (*columns, *memories))
     heads = [[column.head for column in each] for each in (columns, memories)]
@@ -70,7 +70,7 @@ def opening(rows: Iterable[dict], length: int | None = None) -> Opening | None:
     lines = []
     for name in filter(is_known, kernels):
         cells, held = ([_cell(column, name, kernels[name]) for column in each] for each in (columns, memories))
-        code = _code(kernels[name])
+        code = _code(kernels[name], known, {own.found[name].kernel for own in scores if name in own.found})
         lines.append([naming.short(kernels[name]), *cells, code, *held, refused.get(name, "")])
     told = f"; times of {scaling.setting_text(timed[0] | {'is_causal': False})}" if timed else ""
     found = Table(f"At {asked:,} tokens, or the nearest length that was measured{told}", header, lines)
@@ -105,13 +105,17 @@ def _broken(rows: list[dict]) -> dict[str, dict]:
     return found
 
 
-def _code(kernel: str) -> str:
-    """The line that calls a kernel of the library, or makes a published model's."""
-    short = naming.short(kernel)
-    imports, call = naming.code(short)
-    if short.partition("(")[0] in {each.__name__ for each in PRESETS.values()}:
-        return call.replace("attnzoo.", "attnzoo.models.presets.", 1)
-    return f"{imports}attnzoo.attend(query, key, value, kernel={call})"
+def _code(kernel: str, rows: list[dict], scored: set[str]) -> str:
+    """The line that runs a kernel as its rows did, causally where it was, which says what other forms scores are of."""
+    own = [row for row in rows if row["kernel"] == kernel]
+    measured = [row for row in own if row["status"] == "measured"] or own
+    heads, length = measured[0].get("heads") or 1, max(row["length"] for row in measured)
+    width = measured[0].get("head_dim") or max(1, (measured[0].get("width") or 0) // heads)
+    dims = Dims(1, length, length, heads, measured[0].get("num_kv_heads") or heads, width, width)
+    is_causal = any(row.get("is_causal") for row in measured)
+    line = calls.attending(kernel, dims, measured[0].get("dtype") or "float32", is_causal=is_causal)
+    others = " and ".join(map(naming.short, sorted(scored - {kernel})))
+    return f"{line}  # scores are of {others}" if others else line
 
 
 def _most(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -18,6 +16,7 @@ from experiments.reproduce.presets import kernel, preset
 from experiments.reproduce.published import Published, results
 from experiments.reproduce.settings import Settings
 from experiments.show import caveats, naming, units
+from experiments.train import children
 from experiments.train.sweep.cells import KEY as TRAINED
 
 
@@ -44,12 +43,12 @@ class Reproduce(Experiment):
         return f"{head}: {units.program_text(row, row['needed_bytes'])}"
 
     def more(self, settings: Settings) -> int:
-        """Train models; a part that was killed has a negative code."""
+        """Train models."""
         codes = [0]
         for setting, texts in models(settings).items():
             codes.append(_train(setting, texts, settings.out))
             if codes[-1] not in (0, 1):
-                return abs(codes[-1])
+                return codes[-1]
         return max(codes)
 
     def shown(self, settings: Settings, rows: list[dict], own: list[dict]) -> list[Entry]:
@@ -117,7 +116,7 @@ def read(settings: Settings) -> Rows:
 
 def _train(setting: str, texts: list[str], out: str) -> int:
     print(f"$ {trainings.command(setting, texts, out)}", flush=True)
-    return subprocess.run([sys.executable, *trainings.arguments(setting, texts, out)]).returncode
+    return children.run(trainings.arguments(setting, texts, out))
 
 
 EXPERIMENT = Reproduce()

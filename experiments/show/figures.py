@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import pathlib
+import textwrap
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -15,8 +18,9 @@ from PIL import Image
 import attnzoo
 from experiments.show.units import seconds_text, size_text
 
-# Okabe and Ito's colours and their darker kin, which the colour-blind can tell apart. Those of a kernel stand at its
-# place in the catalogue, and what is not in it comes after.
+# Okabe and Ito's colours, which the colour-blind can tell apart, and others far from these and from each other; a
+# marker comes twice, with colours that nobody takes for one. Those of a kernel stand at its place in the catalogue, and
+# what is not in it comes after.
 STYLES = (
     ("#000000", "o"),
     ("#56B4E9", "v"),
@@ -26,34 +30,39 @@ STYLES = (
     ("#009E73", "P"),
     ("#E69F00", "X"),
     ("#882255", "<"),
-    ("#6A5ACD", ">"),
-    ("#332288", "d"),
-    ("#117733", "H"),
-    ("#A6761D", "d"),
-    ("#7F7F7F", "H"),
-    ("#005F73", "p"),
-    ("#999933", "h"),
-    ("#44AA99", "p"),
-    ("#AA4499", "8"),
-    ("#661100", "*"),
-    ("#B2182B", "v"),
-    ("#66A61E", "^"),
-    ("#E7298A", "s"),
-    ("#8DA0CB", "D"),
-    ("#CC6677", "P"),
-    ("#C2A500", "X"),
-    ("#00A6D6", "<"),
-    ("#4B0055", ">"),
+    ("#8778F0", ">"),
+    ("#14147D", "d"),
+    ("#0B5A0B", "p"),
+    ("#7A5C1E", "d"),
+    ("#8C8C8C", "h"),
+    ("#2D4A5A", "*"),
+    ("#69B400", "^"),
+    ("#7A1010", "h"),
+    ("#C30FA5", "o"),
+    ("#5A0096", "P"),
+    ("#FF0050", "v"),
+    ("#9600FF", "D"),
+    ("#EE66EE", "s"),
+    ("#1F3FE0", "X"),
+    ("#C9A59C", "p"),
+    ("#8F8F00", "*"),
+    ("#00B9B0", "<"),
+    ("#E07B6A", ">"),
 )
 DASHES = ["-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3))]
+FILLS = ("full", "left", "right", "top", "bottom")  # of markers; hollow ones are of what was not measured
+GUIDE = {"color": "#999999", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 0.5}
+GUIDED = "#6B6B6B"  # names of guides
+READABLE = 4.5  # contrast of text, by the Web Content Accessibility Guidelines
 LABEL = 8.5  # points
+NAME = 36  # characters of a line of a name
 LINE = 1.6  # heights of a label from one to the next in a legend
 COLUMN = 2.6  # inches of its columns but the first
 DOTS = 150  # of an inch, as `webpage` takes them
 
 
 def styles(rows: list[dict]) -> dict[str, dict]:
-    """Line style of each `kernel` (its repr) in `rows`: colour and marker by `name`, dashes by variant."""
+    """Line style of each `kernel` (its repr) in `rows`: colour and marker by `name`, dashes and fill by variant."""
     variants: dict[str, list[str]] = {}
     for row in rows:
         known = variants.setdefault(row["name"], [])
@@ -63,14 +72,39 @@ def styles(rows: list[dict]) -> dict[str, dict]:
     for name, kernels in variants.items():
         color, marker = look(name, others)
         for index, kernel in enumerate(kernels):
-            found[kernel] = {"color": color, "marker": marker, "linestyle": DASHES[index % len(DASHES)]}
+            found[kernel] = {"color": color, "marker": marker, "linestyle": DASHES[index % len(DASHES)]} | fill(index)
     return found
+
+
+def fill(index: int) -> dict:
+    """How the marker of a variant is filled."""
+    return {"fillstyle": FILLS[index % len(FILLS)], "markerfacecoloralt": "white"}
 
 
 def look(name: str, others: list[str] = ()) -> tuple[str, str]:
     """Colour and marker of a kernel of the catalogue, or of one among `others`."""
     around, place = divmod([*attnzoo.KERNELS, *others].index(name), len(STYLES))
     return STYLES[place][0], STYLES[(place + around) % len(STYLES)][1]
+
+
+def readable(color: str) -> str:
+    """A colour for text on white: itself, or so much darker that it can be read."""
+    channels = np.array(matplotlib.colors.to_rgb(color))
+    while contrast(channels) < READABLE:
+        channels = np.floor(0.97 * 255 * channels) / 255  # as text has it: whole numbers up to 255
+    return matplotlib.colors.to_hex(channels)
+
+
+def contrast(channels) -> float:
+    """That of white to red, green and blue, each from 0 to 1, by the Web Content Accessibility Guidelines."""
+    channels = np.asarray(channels)
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (float(linear @ (0.2126, 0.7152, 0.0722)) + 0.05)
+
+
+def folded(name: str) -> str:
+    """A name in lines, where one would take the room of a panel."""
+    return textwrap.fill(name, NAME, break_long_words=False)
 
 
 def palette(colors: list[str]):
@@ -100,9 +134,9 @@ def grid(down: int, across: int, width: float, height: float):
 
 def seeds(panel, xs, values: list[list[float]], style: dict) -> None:
     """The values of each seed as points, over `xs`: whether a mean is one of them, or between two kinds of them."""
-    look = {"linestyle": "none", "marker": style["marker"], "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
+    look = style | {"linestyle": "none", "markersize": 4, "markeredgewidth": 0.5, "alpha": 0.5, "zorder": 1.6}
     for x, own in zip(xs, values, strict=True):
-        panel.plot([x] * len(own), own, color=style["color"], **look)
+        panel.plot([x] * len(own), own, **look)
 
 
 def means(panel, xs, found, style: dict, across=None) -> None:
@@ -111,28 +145,34 @@ def means(panel, xs, found, style: dict, across=None) -> None:
         [0 if mean.low is None else mean.value - mean.low for mean in found],
         [0 if mean.high is None else mean.high - mean.value for mean in found],
     ]
-    drawn = {"markersize": 4.5, "linewidth": 1.4, "elinewidth": 1} | style
-    panel.errorbar(xs, [mean.value for mean in found], spread, across, **drawn)
+    drawn = {"markersize": 5, "linewidth": 1.4, "elinewidth": 1, "zorder": 2.5} | style
+    *_, bars = panel.errorbar(xs, [mean.value for mean in found], spread, across, **drawn)
+    for each in bars:
+        each.set(alpha=0.5, zorder=1.5)  # a long interval hides no line
 
 
-def levels(panel, found: dict[str, dict[float, float]]) -> None:
-    """Named heights over x, such as what is reached without a model; through the whole panel where they are one."""
-    style = {"color": "#999999", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 0.5}
+def levels(panel, found: dict[str, dict[float, float]]) -> list[tuple[str, float, float, str]]:
+    """Named heights over x, such as what is reached without a model, through the whole panel where they are one; once
+    everything else is drawn.
+
+    Returns:
+      Their ends, to be labelled as those of lines.
+    """
+    ends = []
     for name, points in found.items():
         xs = sorted(points)
-        first = points[xs[0]]
-        if len(set(points.values())) == 1:
-            panel.axhline(first, **style)
+        is_one = len(set(points.values())) == 1
+        if is_one:
+            panel.axhline(points[xs[0]], **GUIDE)
         else:
-            panel.plot(xs, [points[x] for x in xs], **style)
-        place = {"xy": (0, first), "xycoords": ("axes fraction", "data"), "xytext": (3, 2)}
-        panel.annotate(name, **place, textcoords="offset points", fontsize=7.5, color="#777777")
+            panel.plot(xs, [points[x] for x in xs], **GUIDE)
+        ends.append((name, panel.get_xlim()[1] if is_one else xs[-1], points[xs[-1]], GUIDED))
+    return ends
 
 
-def shares(panel) -> None:
-    """A vertical axis of shares, which end at 0 and 1."""
-    low, high = panel.get_ylim()
-    panel.set_ylim(max(low, -0.03), min(high, 1.03))
+def sideways(xs: list[float], gap: float) -> list[float]:
+    """Places on a logarithmic axis of what would lie on each other: `gap` octaves apart, and as near as that allows."""
+    return [2.0**place for place in apart([math.log2(x) for x in xs], gap, -math.inf, math.inf)]
 
 
 def lengths_axis(panel, lengths) -> None:
@@ -169,10 +209,23 @@ def bytes_axis(panel) -> None:
 
 
 def sizes_axis(panel) -> None:
-    """A logarithmic horizontal axis of bytes, once everything is drawn."""
+    """A logarithmic horizontal axis of bytes, once everything is drawn: two powers of two at least, five at most."""
     panel.set_xscale("log", base=2)
-    panel.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: size_text(value)))
+    low, high = map(math.log2, panel.get_xlim())
+    if math.floor(high) - math.ceil(low) < 1:
+        low, high = min(low, math.ceil(low) - 1.05), max(high, math.floor(high) + 1.05)
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    ticks = [2.0**power for power in powers[:: -(-len(powers) // 5)]]
+    panel.set_xticks(ticks, list(map(size_text, ticks)))
     panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.set_xlim(2**low, 2**high)
+
+
+def rates_axis(panel) -> None:
+    """A horizontal axis from 0 of how much of something is done in a second, such as 100k, once everything is drawn."""
+    panel.xaxis.set_major_locator(ticker.MaxNLocator(6))
+    panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    panel.set_xlim(0, 1.12 * panel.dataLim.x1)
 
 
 def _log_axis(panel, base, subdivisions, text):
@@ -209,7 +262,7 @@ def label_lines(panel, ends: list[tuple[str, float, float, str]]) -> None:
             xytext=(1.03, place),
             textcoords="axes fraction",
             fontsize=LABEL,
-            color=color,
+            color=readable(color),
             va="center",
             annotation_clip=False,
             arrowprops={
@@ -279,10 +332,13 @@ def legend(figure, found: dict[str, dict]) -> None:
     """
     handles = [matplotlib.lines.Line2D([], [], markersize=4.5, linewidth=1.5, **style) for style in found.values()]
     width, height = figure.get_size_inches()
-    columns = -(-len(found) // int(72 * height / (LABEL * LINE)))
+    names = list(map(folded, found))
+    lines = len(found) + sum(name.count("\n") for name in names)
+    columns = -(-lines // int(72 * height / (LABEL * LINE)))
     figure.set_size_inches(width + (columns - 1) * COLUMN, height)
     look = {"fontsize": LABEL, "frameon": False, "handlelength": 2.6, "ncols": columns}
-    figure.legend(handles, list(found), loc="outside right center", **look)
+    look["labelcolor"] = [readable(style["color"]) for style in found.values()]
+    figure.legend(handles, names, loc="outside right center", **look)
 
 
 def title(figure, heading: str, below: str = "") -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -17,6 +15,7 @@ from experiments.suites.catalogue import SUITES
 from experiments.suites.score import MODEL, Setting
 from experiments.suites.settings import Settings
 from experiments.suites.suite import NOTHING, Suite, Training
+from experiments.train import children
 from experiments.train.sweep.cells import KEY, cells
 from experiments.train.sweep.settings import Settings as Sweep
 
@@ -35,7 +34,7 @@ def run(settings: Settings) -> int:
         for training in trainings:
             codes.append(_train(training, kernels, out, settings.shared))
             if codes[-1] not in (0, 1):
-                return abs(codes[-1])  # a part that was killed has a negative code
+                return codes[-1]
         if suite.is_scored:
             found = scored(trainings, out, settings.every_seed)
             _keep(found, out / SCORES)
@@ -65,7 +64,7 @@ def scored(trainings: tuple[Training, ...], out: pathlib.Path, seeds: Container[
 
 def _train(training, kernels, out, shared) -> int:
     print(f"$ {training.command(kernels, out, shared)}", flush=True)
-    return subprocess.run([sys.executable, *training.arguments(kernels, out, shared)]).returncode
+    return children.run(training.arguments(kernels, out, shared))
 
 
 def _listed(name: str, suite: Suite, kernels: str, out: pathlib.Path, settings: Settings) -> None:

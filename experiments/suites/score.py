@@ -1,8 +1,9 @@
 """The score of a suite: of each kernel the mean accuracy over settings of a part, and over parts.
 
-Of the rates and decays of a setting, the one is taken that is best on validation, as a mean over seeds. So MAD's score
-is computed (Poli et al. 2024, arXiv:2403.17844), whose authors take what is best on the test examples. A kernel that
-has no number in some setting has no score: a mean over others would be another one.
+Of the rates and decays of a setting, the one is taken that is best on validation, as a mean over seeds, among those at
+which the fewest diverged. So MAD's score is computed (Poli et al. 2024, arXiv:2403.17844), whose authors take what is
+best on the test examples. A kernel that has no number in some setting has no score: a mean over others would be another
+one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.train.sweep import convergence
+from experiments.train.sweep import analysis, convergence
 
 # What tells apart models of one kernel; rates and decays are chosen from.
 MODEL = ("kernel", "positions", "width", "blocks", "layers", "heads")
@@ -79,13 +80,9 @@ def _parts(reached: dict[Setting, float], settings) -> dict[str, float]:
 
 
 def _chosen(rows, setting) -> list[dict]:
-    """The rows of the best choice of rate and decay; none where nothing is measured."""
-    tried: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if (row["task"], row["length"], row["status"]) == (setting.task, setting.length, "measured"):
-            tried.setdefault(tuple(row[name] for name in CHOSEN), []).append(row)
-    # Validation is a loss: lower is better, also where it is of accuracy.
-    return min(tried.values(), key=lambda own: statistics.mean(row["validation"] for row in own), default=[])
+    """The measured rows of the best choice of rate and decay; none where nothing is measured."""
+    own = [row for row in rows if (row["task"], row["length"]) == (setting.task, setting.length)]
+    return [row for row in analysis.best(own, CHOSEN) if row["status"] == "measured"]
 
 
 def scaled(accuracy: float, chance: float) -> float:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 from collections.abc import Iterator
 
 from experiments.bench.workers import Worker
+
+Process = Worker | subprocess.Popen
 
 
 class Termination:
@@ -21,7 +24,7 @@ class Termination:
     def __init__(self):
         self.is_asked = False
         self._outer: Termination | None = None
-        self._workers: list[Worker] = []
+        self._workers: list[Process] = []
 
     def __enter__(self):
         try:
@@ -54,7 +57,7 @@ class Termination:
                 self._outer.ask()
 
     @contextlib.contextmanager
-    def reaching(self, worker: Worker) -> Iterator[None]:
+    def reaching(self, worker: Process) -> Iterator[None]:
         """Hand the end of the run on to a process while the context lasts, from any thread."""
         self._workers.append(worker)
         if self.is_asked:

@@ -48,17 +48,22 @@ def _groups(rows: list[dict]) -> dict[tuple, list[dict]]:
 
 
 def _chosen(rows: list[dict]) -> list[dict]:
-    """The rows of the learning rate whose mean validation is best; one at which more seeds diverged comes later."""
-    rates = list(dict.fromkeys(row["learning_rate"] for row in rows))
+    """The rows of the learning rate that is best."""
+    return best(rows, ("learning_rate",))
 
-    def order(rate):
-        own = [row for row in rows if row["learning_rate"] == rate]
+
+def best(rows: list[dict], chosen: tuple[str, ...]) -> list[dict]:
+    """The rows with those values of `chosen` whose mean validation is best; where more seeds diverged comes later."""
+    tried: dict[tuple, list[dict]] = {}
+    for row in rows:
+        tried.setdefault(tuple(row[name] for name in chosen), []).append(row)
+
+    def order(own):
         scores = [row["validation"] for row in own if row["status"] == "measured" and row["validation"] is not None]
         diverged = sum(row["status"] == "diverged" for row in own)
         return not scores, diverged, sum(scores) / len(scores) if scores else 0.0
 
-    best = rates[0] if len(rates) == 1 else min(rates, key=order)
-    return [row for row in rows if row["learning_rate"] == best]
+    return min(tried.values(), key=order, default=[])
 
 
 def _beside(chosen: dict, key: tuple) -> list[dict]:

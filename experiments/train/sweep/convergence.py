@@ -29,22 +29,29 @@ def flat(measured: list[dict]) -> bool | None:
     return None if not found or None in found else all(found)
 
 
+def trained(row: dict) -> int:
+    """The steps that were trained: all that were asked for, or those to where training ended."""
+    return row.get("trained_steps", row["steps"])
+
+
 def has_ended(row: dict) -> bool:
     """Whether training ended before all steps were done: validation had found enough, or nothing better for long."""
-    return "trained_steps" in row and row["trained_steps"] < row["steps"]
+    return "trained_steps" in row and trained(row) < row["steps"]
 
 
 def doubt(metric: str, baseline: list[dict]) -> str:
-    """What rows of exact attention leave to doubt about a comparison with them; empty for nothing."""
+    """What rows of exact attention leave to doubt about a comparison with them; empty for nothing, or without any."""
     measured = [row for row in baseline if row["status"] == "measured"]
     if not measured:
-        return ""
-    reached = float(np.mean([row["score"] for row in measured]))
+        return "softmax was not measured: there is nothing to compare with" if baseline else ""
     if metric == "accuracy":
-        return (
-            "" if reached >= CEILING else f"softmax is right in {reached:.0%}, not at its ceiling: nothing is decided"
-        )
-    return "" if flat(measured) else "softmax still learns: this shows what is learned first"
+        reached = float(np.mean([row["score"] for row in measured]))
+        is_there = reached >= CEILING
+        return "" if is_there else f"softmax is right in {reached:.0%}, not at its ceiling: nothing is decided"
+    has_ended = flat(measured)
+    if has_ended is None:
+        return "the curve of softmax is too short to tell whether it still learns"
+    return "" if has_ended else "softmax still learns: this shows what is learned first"
 
 
 def solved_at(validations: list, share: float) -> int | None:

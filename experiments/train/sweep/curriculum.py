@@ -6,6 +6,7 @@ found sooner and costs less, is then stretched.
 
 from __future__ import annotations
 
+from experiments import tasks
 from experiments.tasks.task import Task
 
 SHORTEST = 16
@@ -35,3 +36,16 @@ def at(step: int, steps: int, learned: list[int]) -> int:
         return learned[0]
     later = learned[1:]
     return later[(step - first) * len(later) // (steps - first)]
+
+
+def of(row: dict) -> list[int] | None:
+    """The lengths that the model of a row has learned; None where neither the row nor the catalogue of tasks tells."""
+    if not row.get("curriculum"):
+        return [row["length"]]
+    if "learned_lengths" in row:
+        return row["learned_lengths"]
+    try:
+        [task] = tasks.parse_tasks(f"{row['task_name']}({row['task'].partition('(')[2]}", imports=False)
+    except ValueError:
+        return None
+    return lengths(task, row["length"])

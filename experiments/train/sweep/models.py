@@ -136,6 +136,7 @@ def train(settings: Settings, cell: Cell, told: Callable[[loop.Progress], None])
         "validations": progress.validations,
         "best_step": progress.best or progress.step,
         "trained_steps": progress.step,
+        "learned_lengths": _lengths(settings, cell),
         "compile_seconds": progress.compile_seconds,
         "train_seconds": progress.seconds,
         "needed_bytes": progress.needed_bytes,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import pathlib
 from collections.abc import Callable
 
 from experiments.show import figures, naming, statistics
-from experiments.train.sweep import probes, trades
-from experiments.train.sweep.analysis import (
-    BASELINE,
-    LABELS,
-    at_chosen_rates,
-    captioned,
-    nearby,
-    scored,
-    tested,
-    variant,
-)
+from experiments.train.sweep import convergence, dots, probes, trades
+from experiments.train.sweep.analysis import BASELINE, at_chosen_rates, captioned, nearby, scored, tested, variant
+from experiments.train.sweep.scale import Scale
+
+HEIGHT = 5.0  # inches of a panel, and of one of dots: what surrounds it, and a line of it
+BESIDE, LINE = 1.9, 0.34
+ASIDE = 0.05  # of the way from one x to the next, between lines over the same
+MORE = 0.08  # inches of width for a line of lines
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
@@ -27,11 +26,15 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
         own, entries = (
             captioned([each for each in every if each["task"] == task]) for every in (at_chosen_rates(rows), summary)
         )
-        if any(row["status"] == "measured" for row in own):
+        if measured := [row for row in own if row["status"] == "measured"]:
             name, looks = _stem(own[0], rows), {row["label"]: styles[variant(row)] for row in own}
+            scale = Scale.of(measured)
+            entries = [entry for entry in entries if entry["score"]]
             stems.append(out / f"score_{name}")
-            figures.save(_figure(own, [entry for entry in entries if entry["score"]], looks), stems[-1])
-            stems += trades.draw(own, looks, out, name) + probes.draw(own, out, name)
+            figures.save(_figure(own, entries, looks, scale), stems[-1])
+            longest = max(entry["length"] for entry in entries)
+            doubt = doubts([entry for entry in entries if entry["length"] == longest])
+            stems += trades.draw(measured, looks, scale, doubt, out, name) + probes.draw(own, doubt, out, name)
     return stems
 
 
@@ -41,42 +44,67 @@ def _stem(row: dict, rows: list[dict]) -> str:
     return row["task_name"] + (f"_{same.index(row['task'])}" if len(same) > 1 else "")
 
 
-def _figure(rows, entries, styles):
+def _figure(rows, entries, styles, scale):
     measured = [row for row in rows if row["status"] == "measured"]
-    panels = _panels(measured, entries)
-    figure, axes = figures.axes(len(panels), width=5.6, height=5.0)
-    seeds = min(entry["seeds"] for entry in entries)
-    figures.title(
-        figure, f"{rows[0]['subject']}: {LABELS[rows[0]['metric']]}", doubts(statistics.doubt(seeds), entries)
-    )
+    panels, height = _panels(measured, entries, scale)
+    figure, axes = figures.axes(len(panels), width=5.6 + MORE * len(styles), height=height)
+    figures.title(figure, rows[0]["subject"], doubts(entries))
     for axis, panel in zip(axes, panels, strict=True):
         figures.label_lines(axis, panel(axis, styles))
-    falling = dict.fromkeys(entry["label"] for entry in entries if entry["has_flattened"] is False)
-    notes = [f"Still learning at the end: {'; '.join(falling)}."] if falling else []
-    figures.footnote(figure, [*_notes(rows, measured), *notes])
+    is_seeded = min(entry["seeds"] for entry in entries) > 1
+    read = ["Small points: seeds; bars: 95% intervals."] if is_seeded else []
+    figures.footnote(figure, [*read, *_notes(rows, measured), *_learning(entries)])
     return figure
 
 
-def doubts(of_seeds: str, entries) -> str:
-    """What keeps a figure from supporting a claim, as its second line; a doubt that some entries have, once."""
-    found = dict.fromkeys((of_seeds, *(entry["doubt"] for entry in entries)))
-    return "; ".join(filter(None, found))
+def doubts(entries) -> str:
+    """What keeps a figure from supporting a claim, as its second line; what some entries leave to doubt, with where."""
+    names = [name for name in ("width", "length") if len({entry[name] for entry in entries}) > 1]
+    told = lambda entry: " and ".join(f"{name} {entry[name]:,}" for name in names)
+    of_seeds = statistics.doubt(min(entry["seeds"] for entry in entries))
+    every, found = set(map(told, entries)), [of_seeds] if of_seeds else []
+    for doubt in dict.fromkeys(entry["doubt"] for entry in entries if entry["doubt"]):
+        places = dict.fromkeys(told(entry) for entry in entries if entry["doubt"] == doubt)
+        found.append(doubt if set(places) == every else f"at {', '.join(places)} {doubt}")
+    return "; ".join(found)
 
 
-def _panels(measured, entries) -> list[Callable]:
-    """What there is to see: one panel or two."""
+def _learning(entries) -> list[str]:
+    """Who had not come to an end, and could have learned more."""
+    is_ceiling = lambda entry: entry["metric"] == "accuracy" and entry["score"].value >= convergence.CEILING
+    falling = [entry["label"] for entry in entries if entry["has_flattened"] is False and not is_ceiling(entry)]
+    return [f"Still learning at the end: {'; '.join(dict.fromkeys(falling))}."] if falling else []
+
+
+def _panels(measured, entries, scale) -> tuple[list[Callable], float]:
+    """What there is to see, one panel or two, and how high."""
     widths, lengths = sorted({entry["width"] for entry in entries}), sorted({entry["length"] for entry in entries})
     if len(widths) > 1:
-        return [_by(entries, "width", {"length": length}) for length in lengths]
-    panels = [_by(entries, "length", {"width": widths[0]})]
+        return [_by(entries, "width", {"length": length}, scale) for length in lengths], HEIGHT
+    is_one = len(lengths) == 1
+    panels = [_dots(entries, scale) if is_one else _by(entries, "length", {"width": widths[0]}, scale)]
     if any(row["by_length"] for row in measured):
-        panels = [*panels * (len(lengths) > 1), _elsewhere(measured)]
-    elif all("bits_by_position" in row for row in measured) and measured[0]["metric"] == "bits":
-        panels.append(_positions(measured))
-    return panels
+        return [*panels * (not is_one), _elsewhere(measured, scale)], max(HEIGHT, 0.3 * len(entries))
+    if all("bits_by_position" in row for row in measured) and scale.metric == "bits":
+        return [*panels, _positions(measured)], HEIGHT
+    return panels, min(HEIGHT, BESIDE + LINE * len(entries)) if is_one else HEIGHT
 
 
-def _by(entries, name, fixed) -> Callable:
+def _dots(entries, scale) -> Callable:
+    """Scores where there is one length and one width."""
+
+    def draw(axis, styles):
+        worst = max(entry["score"].value for entry in entries)
+        levels = {name: max(points.values()) for name, points in nearby(entries, worst).items()}
+        dots.draw(axis, entries, styles, levels, is_best_high=scale.metric == "accuracy")
+        axis.set_title(f"length {entries[0]['length']:,}, width {entries[0]['width']:,}", fontsize=10, loc="left")
+        scale.axis(axis, "x", [score for entry in entries for score in entry["scores"]])
+        return []
+
+    return draw
+
+
+def _by(entries, name, fixed, scale) -> Callable:
     """Scores against length or width, the other held fixed, with intervals over seeds and what needs no model."""
 
     def draw(axis, styles):
@@ -84,48 +112,48 @@ def _by(entries, name, fixed) -> Callable:
         figures.lengths_axis(axis, sorted({entry[name] for entry in own}))
         axis.set_xlabel("sequence length" if name == "length" else "width of the model")
         axis.set_title(", ".join(f"{key} {value:,}" for key, value in fixed.items()), fontsize=10, loc="left")
-        ends = [_line(axis, own, which, name, styles) for which in dict.fromkeys(entry["label"] for entry in own)]
-        _levels(axis, own, max(entry["score"].value for entry in own), name)
-        return ends
+        lines: dict[str, list[tuple]] = {}
+        for entry in own:
+            lines.setdefault(entry["label"], []).append((entry[name], entry["scores"], entry["score"]))
+        return _lines(axis, own, lines, styles, name, scale)
 
     return draw
 
 
-def _line(axis, entries, which, name, styles) -> tuple:
-    own = sorted((entry for entry in entries if entry["label"] == which), key=lambda entry: entry[name])
-    xs, scores = [entry[name] for entry in own], [entry["score"] for entry in own]
-    figures.seeds(axis, xs, [entry["scores"] for entry in own], styles[which])
-    figures.means(axis, xs, scores, styles[which])
-    return which, xs[-1], scores[-1].value, styles[which]["color"]
+def _lines(axis, rows, lines: dict[str, list[tuple]], styles, along, scale) -> list[tuple]:
+    """A line for each label through (x, scores of seeds, their mean), beside each other over each x, and guides at what
+    needs no model; the ends of all."""
+    xs = sorted({x for points in lines.values() for x, *_ in points})
+    octaves = min((math.log2(after / before) for before, after in itertools.pairwise(xs)), default=1.0)
+    aside = figures.sideways([1.0] * len(lines), octaves * min(ASIDE, 0.5 / len(lines)))
+    ends, drawn = [], []
+    for (which, points), factor in zip(lines.items(), aside, strict=True):
+        over, scores, means = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+        places = [factor * x for x in over]
+        figures.seeds(axis, places, scores, styles[which])
+        figures.means(axis, places, means, styles[which])
+        ends.append((which, places[-1], means[-1].value, styles[which]["color"]))
+        drawn += [score for own in scores for score in own]
+    guides = figures.levels(axis, nearby(rows, max(height for _, _, height, _ in ends), along))
+    scale.axis(axis, "y", drawn)
+    return ends + guides
 
 
-def _levels(axis, rows, worst, along="length") -> None:
-    figures.levels(axis, nearby(rows, worst, along))
-    if rows[0]["metric"] == "accuracy":
-        figures.shares(axis)
-
-
-def _elsewhere(measured) -> Callable:
+def _elsewhere(measured, scale) -> Callable:
     """Scores of models that learned one length at others, the shortest and the longest that was learned."""
 
     def draw(axis, styles):
         trained = max(row["length"] for row in measured)
         lengths = sorted({int(length) for row in measured for length in row["by_length"]} | {trained})
         figures.lengths_axis(axis, lengths)
-        axis.axvline(trained, color="#bbbbbb", linewidth=0.8)
+        axis.axvline(trained, color="#bbbbbb", linewidth=0.8, zorder=0.5)
         learned = "up to" if any(row.get("curriculum") for row in measured) else "at"
         axis.set_title(f"trained {learned} {trained:,} tokens, tested at others", fontsize=10, loc="left")
-        ends = []
+        lines = {}
         for which in dict.fromkeys(row["label"] for row in measured):
-            own = [row for row in measured if row["label"] == which and row["length"] == trained]
-            found = tested(own)
-            xs = sorted(found)
-            scores = [scored(found[x]) for x in xs]
-            figures.seeds(axis, xs, [[one["score"] for one in found[x]] for x in xs], styles[which])
-            figures.means(axis, xs, scores, styles[which])
-            ends.append((which, xs[-1], scores[-1].value, styles[which]["color"]))
-        _levels(axis, measured, max(y for _, _, y, _ in ends))
-        return ends
+            found = tested([row for row in measured if row["label"] == which and row["length"] == trained])
+            lines[which] = [(x, [row["score"] for row in own], scored(own)) for x, own in found.items()]
+        return _lines(axis, measured, lines, styles, "length", scale)
 
     return draw
 
@@ -139,8 +167,6 @@ def _positions(measured) -> Callable:
         beside = {row["seed"]: row["bits_by_position"] for row in own if row["kernel"] == BASELINE}
         kernels = dict.fromkeys(row["label"] for row in own if not beside or row["kernel"] != BASELINE)
         is_paired = bool(beside and kernels)
-        if is_paired:
-            figures.levels(axis, {"softmax": {longest: 0.0}})
         axis.set_title(f"{'minus softmax, ' * is_paired}by position, length {longest:,}", fontsize=10, loc="left")
         axis.set_xlabel("position in the sequence")
         ends = []
@@ -156,7 +182,7 @@ def _positions(measured) -> Callable:
             if found:
                 figures.means(axis, list(found), list(found.values()), styles[which])
                 ends.append((which, max(found), found[max(found)].value, styles[which]["color"]))
-        return ends
+        return ends + figures.levels(axis, {"softmax": {longest: 0.0}} if is_paired else {})
 
     return draw
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments.bench import processor
-from experiments.train.sweep import models
+from experiments.train.sweep import convergence, models
 from experiments.train.sweep.cells import Cell
 from experiments.train.sweep.settings import Settings
 
@@ -27,9 +27,13 @@ class Prediction:
 
 
 def of(settings: Settings, rows: list[dict]) -> Prediction:
-    """Operations counted from each program, at the rate that measured rows have reached, or at a guess."""
+    """Operations counted from each program, at the rate that measured rows have reached, or at a guess.
+
+    Those of a step are of examples of the cell's own length. Where a curriculum makes them shorter, rows reach a rate
+    that is too high by as much, which the cells of that curriculum are then given too.
+    """
     rates = [
-        row["step_flops"] * row["steps"] / row["train_seconds"]
+        row["step_flops"] * convergence.trained(row) / row["train_seconds"]
         for row in rows
         if row.get("status") == "measured" and row.get("step_flops") and row.get("train_seconds")
     ]

@@ -13,8 +13,10 @@ from experiments.train.sweep.analysis import by_width
 PARTS = {"needle": "depth: 0 at the beginning", "flip": "share of instructions to be ignored"}
 
 
-def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """`probes_<name>`: a panel for each variant that has been tested by parts, for models of the longest length."""
+def draw(rows: list[dict], doubt: str, out: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """`probes_<name>`: a panel for each variant that has been tested by parts, for models of the longest length; and
+    what keeps it from supporting a claim.
+    """
     rows = [row for row in rows if row["status"] == "measured" and row["probes"]]
     if not rows:
         return []
@@ -22,7 +24,7 @@ def draw(rows: list[dict], out: pathlib.Path, name: str) -> list[pathlib.Path]:
     variants = by_width([row for row in rows if row["length"] == longest])
     figure, panels = figures.axes(len(variants), width=max(3.4, 7.0 / len(variants)), height=4.0)
     title = f"{rows[0]['subject']}: examples right in all, trained at {longest:,} tokens"
-    figures.title(figure, title, statistics.doubt(min(map(len, variants.values()))))
+    figures.title(figure, title, doubt)
     label = next((text for name, text in PARTS.items() if name in rows[0]["task"].lower()), "part of the task")
     for panel, (which, own) in zip(panels, variants.items(), strict=True):
         _panel(panel, which, [row["probes"] for row in own], label)

@@ -23,7 +23,10 @@ TASKS = (
     "pathfinder(folder='/path'), retrieval(folder='/path'), epochs(task='listops'), shuffled(task='listops'), "
     "denoised(task='listops'), two_sided(task='mqar')"
 )
-PRESETS = "gla, mamba2, gated_deltanet, hybrid(ratio=3), longformer, gemma2, gpt_oss, turns(kernels='linear, softmax')"
+PRESETS = (
+    "gla, mamba2, deltanet, gated_deltanet, hybrid(ratio=3), longformer, gemma2, gpt_oss, "
+    "turns(kernels='linear, softmax')"
+)
 BATCH = 32
 
 

@@ -27,7 +27,7 @@ TOKENS = 61  # for which a program is written down, a number that no width is, s
 # What a warpgroup does with each number by itself, and with what it is told of one or more of them.
 ALONE = frozenset(
     "abs add add_any and convert_element_type copy copy_p cos div eq exp exp2 ge gt integer_pow le log lt max min mul "
-    "ne neg not or reshard rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
+    "ne neg not one_minus_square or reshard rsqrt select_n sign sin sqrt square stop_gradient sub tanh".split()
 )
 STANDING = frozenset(("broadcast_in_dim", "reshape", "squeeze"))
 REDUCED = {"reduce_sum": jnp.add, "reduce_max": jnp.maximum}
