@@ -1,8 +1,8 @@
 """Heads by which kernels keep as much state to decode as another does, at the same width.
 
 Of a width D, a recurrence keeps D^2 / heads numbers a block, so that fewer heads keep more, and a cache keeps keys and
-values of its heads of keys, which heads of queries may share. Parameters stay as they are, or nearly. Divisors of a
-width lie by twos apart, as a rule, so that the nearest state is within the root of two, or nearly.
+values of its heads of keys, which heads of queries may share; then it has fewer parameters, too, as rows tell. Divisors
+of a width lie by twos apart, as a rule, so that the nearest state is within the root of two, or nearly.
 """
 
 from __future__ import annotations
