@@ -125,10 +125,10 @@ def test_the_page_opens_with_what_kernels_cost_and_lose_where_tokens_see_the_pas
     assert [head for head, _ in causal.header] == heads
     assert [line.kernel for line in causal.lines] == ["Softmax", "Linear", "Delta"]
     linear = seen(causal)["Linear"]
-    assert linear["time forward"][:2] == ("2 [1.8, 2.2] s", "2 [1.64, 2.44] times") and linear["time forward"].is_best
+    assert linear["time forward"][:2] == ("2 [1.8, 2.2] s", "2 [1.64, 2.44]") and linear["time forward"].is_best
     assert linear["recall minus exact"].text.startswith("-14.0 [-18.0, -10.0]")
     assert linear["recall minus exact"].below.startswith("86.0 [")
-    assert linear["time with gradients"].below == "3 [3, 3] times" and linear["state"].text == "8 B"
+    assert linear["time with gradients"].below == "3 [3, 3]" and linear["state"].text == "8 B"
     assert causal.lines[1].is_chosen and causal.lines[1].code == at._code("Linear()")
     delta = seen(causal)["Delta"]
     assert delta["recall minus exact"].text == "not trained" and delta["recall minus exact"].is_empty
@@ -178,9 +178,10 @@ def test_sizes_that_read_alike_are_starred_alike():
 def test_a_model_that_still_learned_is_marked():
     curve = [[step, 5 / (1 + step)] for step in range(10)]
     rows = [*trained("Softmax()", 5 * [1.0]), *trained("Linear()", 5 * [0.9], curve=curve)]
-    cells = seen(at.opening(rows, 64).views[0])
-    assert cells["Linear"]["recall minus exact"].below.endswith("; still learning")
-    assert "learning" not in cells["Softmax"]["recall minus exact"].below
+    view = at.opening([*rows, timed("Softmax()", 2.0), timed("Linear()", 1.0)], 64).views[0]
+    assert seen(view)["Linear"]["recall minus exact"].below.endswith("; still learning")
+    assert "learning" not in seen(view)["Softmax"]["recall minus exact"].below
+    assert view.takes[0][1].endswith("points of recall (still learning)")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,11 @@ def test_what_cannot_be_told_apart_is_said_to_be():
     slow = [row for row in rows if row.get("pass") is None] + [
         timed(kernel, 4.0 - 0.1 * place, 0.1) for place, kernel in enumerate(answers)
     ]
-    assert not at.opening(slow, 64).views[0].takes  # none is seen to be faster
+    exact = [("Softmax", "none of those that were trained as they were timed is seen faster")]
+    assert at.opening(slow, 64).views[0].takes == exact
+    little = [row | {"score": 0.9996} if row.get("name") == "delta" and "score" in row else row for row in rows]
+    little = [row | {"score": 1.0} if row.get("name") == "softmax" and "score" in row else row for row in little]
+    assert "loses 0.04 [0.04, 0.04] points" in at.opening(little, 64).views[0].takes[0][1]
 
 
 def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatch):

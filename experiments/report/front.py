@@ -31,7 +31,7 @@ class Front(NamedTuple):
 
 def front(scores: Column, times: Column) -> Front | None:
     """None where nothing is decided, or none is seen to be faster than exact attention."""
-    names = _comparable(scores, times) if scores.is_decided else []
+    names = comparable(scores, times)
     kept = _unbeaten(names, scores, times)
     if not kept:
         return None
@@ -40,11 +40,12 @@ def front(scores: Column, times: Column) -> Front | None:
     return Front(scores, times, kept, alike)
 
 
-def _comparable(scores: Column, times: Column) -> list[str]:
-    """Names of kernels that were trained and timed in one form, and trained as the others were."""
+def comparable(scores: Column, times: Column) -> list[str]:
+    """Names of kernels that were trained and timed in one form, and trained as the others were; none where nothing is
+    decided."""
     learned, timed = scores.found, times.found
     of_one_form = lambda name: name in timed and timed[name].kernel == learned[name].kernel
-    return [name for name, own in learned.items() if not own.is_apart and of_one_form(name)]
+    return [name for name, own in learned.items() if scores.is_decided and not own.is_apart and of_one_form(name)]
 
 
 def _unbeaten(names: list[str], scores: Column, times: Column) -> list[str]:
@@ -72,7 +73,8 @@ def take(name: str, fronts: list[Front]) -> tuple[str, str]:
     times = fronts[0].times
     kernel = naming.short(times.found[name].kernel)
     told = [f"{ratio_text(times.times_as_fast(name, EXACT))} times as fast as exact attention"]
-    told += [_lost(each.scores, name) for each in fronts if name in each.alike]
+    scores = [each.scores for each in fronts if name in each.alike]
+    told += [_lost(each, name) + (f" ({note})" if (note := each.found[name].note) else "") for each in scores]
     return kernel, "; ".join(told)
 
 
@@ -90,7 +92,7 @@ def _lost(scores: Column, name: str) -> str:
         return f"no difference in {scores.label} seen, {sweep.mean_text(scores.kind, difference, '+')} {unit}"
     is_less = difference.value < 0
     amount = statistics.Mean(*(-each for each in (difference.value, difference.high, difference.low)))
-    text = sweep.mean_text(scores.kind, amount if is_less else difference)
+    text = sweep.mean_text(scores.kind, amount if is_less else difference, "-")
     if scores.kind == "bits":
         return f"{text} bits {'fewer' if is_less else 'more'}"
     return f"{'loses' if is_less else 'gains'} {text} points of {scores.label}"

@@ -82,8 +82,6 @@ def view(known: Known, asked: int) -> View | None:
     if not names:
         return None
     found = [each for own in known.scores if known.times and (each := fronts.front(own, known.times[0]))]
-    chosen = dict.fromkeys(name for each in found for name in each.choices())
-    takes = [fronts.take(name, found) for name in sorted(chosen, key=lambda name: -known.times[0].found[name].value)]
     columns = _columns(known)
     lines = [
         Line(
@@ -96,7 +94,9 @@ def view(known: Known, asked: int) -> View | None:
         for name in sorted(names, key=lambda name: _order(name, found, known.times))
     ]
     header = [head for head, _ in columns]
-    return View(known.is_causal, _notice(known.times, asked), _told(known), takes, _refused(known), header, lines)
+    return View(
+        known.is_causal, _notice(known.times, asked), _told(known), _takes(known, found), _refused(known), header, lines
+    )
 
 
 def _order(name: str, found: list[Front], times: list[Column]) -> tuple:
@@ -123,6 +123,20 @@ def _told(known: Known) -> list[tuple[str, str]]:
     """How each kind of number was measured, of each that there is."""
     told = [("Time and memory", known.times[0].told)] if known.times else []
     return [*told, *((each.label.capitalize(), each.told) for each in known.scores)]
+
+
+def _takes(known: Known, found: list[Front]) -> list[tuple[str, str]]:
+    """Which kernels to take, the slowest first: exact attention, where others were compared and none is faster."""
+    if found:
+        seconds = known.times[0].found
+        chosen = {name for each in found for name in each.choices()}
+        return [fronts.take(name, found) for name in sorted(chosen, key=lambda name: -seconds[name].value)]
+    compared = [fronts.comparable(each, known.times[0]) for each in known.scores if known.times]
+    if any(EXACT in names and len(names) > 1 for names in compared):
+        return [
+            (naming.short(known.kernels[EXACT]), "none of those that were trained as they were timed is seen faster")
+        ]
+    return []
 
 
 def _refused(known: Known) -> list[tuple[str, str]]:
@@ -155,7 +169,7 @@ def _cells(column: Column, known: Known, cell: Callable[[str], Cell], nothing: s
 
 def _of_times(column: Column, known: Known) -> tuple[Head, dict[str, Cell]]:
     is_told = EXACT in column.found
-    ratio = lambda name: f"{fronts.ratio_text(column.times_as_fast(name, EXACT))} times"
+    ratio = lambda name: fronts.ratio_text(column.times_as_fast(name, EXACT))
     below = lambda name: ratio(name) if is_told and name != EXACT else ""
     cell = lambda name: Cell(column.found[name].text, below(name), column.found[name].value)
     head = f"time {PASSES.get(column.passed, column.passed)}", "times as fast as exact" * is_told
