@@ -9,9 +9,10 @@ import pytest
 
 from attnzoo import Dims
 from experiments.bench import command_log, locks, records
-from experiments.report import at, export, page, run, sections, settings
+from experiments.report import at, export, page, run, sections, settings, words
 from experiments.report.page import HEAVY, write
-from experiments.show import tables, units, webpage
+from experiments.show import statistics, tables, units, webpage
+from experiments.train.sweep import analysis as sweep
 from experiments.train.sweep import convergence
 from tests import test_calls
 
@@ -21,6 +22,14 @@ HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
 
 def row(**changes):
     return {"kernel": "Softmax()", "law": "shape", "status": "obeyed", "platform": "cpu", "device": "x"} | changes
+
+
+def keep(folder, found):
+    """Rows of several folders below one."""
+    for name, rows in found.items():
+        (folder / name).mkdir(parents=True)
+        for each in rows:
+            records.append(folder / name, each)
 
 
 def page_of(folder, *rows):
@@ -39,45 +48,176 @@ def test_the_page_stands_alone(tmp_path):
     assert page.index("What does each kernel cost") < page.index("What does each kernel lose")
     assert page.count('<a href="#') == len({path.parent for path in RESULTS.rglob(records.PARTS)})
     assert len(page) < HEAVY
-    assert "At 4,096 tokens, or the nearest length that was measured" in page and "★" in page
+    assert "4,096 tokens, causal: which attention to use" in page and "★" in page
+
+
+TIMED = {"experiment": "scaling", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 4, "dtype": "float32",
+         "is_causal": True, "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured",
+         "length": 64, "temporary_bytes": 8, "state_bytes": 8, "repeats": 5}  # fmt: skip
+TRAINED = {"experiment": "accuracy", "task": "MQAR(pairs=8)", "positions": "Rotary()", "width": 8, "length": 64,
+           "metric": "accuracy", "status": "measured", "baselines": {}, "parameters": 9, "is_causal": True,
+           "steps": 100, "learning_rate": 0.01, "eval_lengths": [], "by_length": {}, "seed": 0}  # fmt: skip
+
+
+def named(kernel):
+    return {"kernel": kernel, "name": kernel.partition("(")[0].lower()}
+
+
+def timed(kernel, seconds, spread=0.0, **changes):
+    """A row of scaling, of repetitions up to a share away from their median."""
+    low, high = seconds * (1 - spread), seconds * (1 + spread)
+    repeated = {"median": seconds, "quartiles": [low, high], "seconds": [low, low, seconds, high, high]}
+    return TIMED | named(kernel) | repeated | changes
+
+
+def trained(kernel, scores, **changes):
+    """Rows of accuracy, a seed each."""
+    own = TRAINED | named(kernel) | changes
+    return [own | {"seed": seed, "score": score, "validation": -score} for seed, score in enumerate(scores)]
+
+
+def lines_of(table):
+    return {line[0]: dict(zip(table.header, line, strict=True)) for line in table.lines}
+
+
+def seen(view):
+    """Cells of a view by kernel and head."""
+    heads = [head for head, _ in view.header]
+    return {line.kernel: dict(zip(heads, line.cells, strict=True)) for line in view.lines}
 
 
 def test_a_length_has_one_table_whose_best_numbers_are_starred():
-    timed = {"experiment": "scaling", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 4, "dtype": "float32",
-             "is_causal": False, "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured",
-             "temporary_bytes": 8, "state_bytes": 8}  # fmt: skip
+    both = {"is_causal": False}
     rows = [
-        timed
-        | {"kernel": kernel, "name": name, "length": length, "median": median, "quartiles": [0.9 * median, median]}
-        for kernel, name, median in (("Softmax()", "softmax", 3.0), ("Linear()", "linear", 1.0))
+        timed(kernel, seconds, 0.1, length=length, **both)
+        for kernel, seconds in (("Softmax()", 3.0), ("Linear()", 1.0))
         for length in (64, 256)
     ]
-    refused = {"status": "skipped", "reason": "would take 9 s. More", "kernel": "Additive()", "name": "additive"}
-    rows += [timed | refused | {"length": 256, "state_bytes": None, "pass": passed} for passed in ("forward", "train")]
-    for name, kernel, heads, median in (
-        ("gated_delta", "GatedDelta()", 2, 0.5),
-        ("softmax", "Softmax()", 2, 4.0),
-        ("delta", "Delta()", 4, 0.1),
-    ):
-        times = {"kernel": kernel, "name": name, "length": 256, "median": median, "quartiles": [median, median]}
-        rows.append(timed | times | {"is_causal": True, "heads": heads})
+    skipped = {"status": "skipped", "reason": "would take 9 s. More", "length": 256, "state_bytes": None}
+    rows += [TIMED | both | named("Additive()") | skipped | {"pass": passed} for passed in ("forward", "train")]
+    for kernel, heads, seconds in (("GatedDelta()", 2, 0.5), ("Softmax()", 2, 4.0), ("Delta()", 4, 0.1)):
+        rows.append(timed(kernel, seconds, length=256, heads=heads))
     found = at.opening(rows, 200).table
     causal, both = "time forward, causal, 256", "time forward, 256"
-    assert found.title.startswith("At 200 tokens") and found.header[1:4] == ["state, 256", causal, both]
-    lines = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.lines}
+    assert found.header[1:4] == ["state, 256", causal, both]
+    lines = lines_of(found)
     assert set(lines) == {"Softmax", "Linear", "Additive", "GatedDelta"}
-    assert lines["Linear"][both].startswith(at.BEST) and lines["Linear"]["code"].endswith("kernel=attnzoo.Linear())")
-    assert lines["GatedDelta"][causal].startswith(at.BEST) and not lines["GatedDelta"][both]
-    assert lines["Softmax"][both] and lines["Softmax"][causal] and not lines["Linear"][causal]
+    assert lines["Linear"][both].startswith(at.BEST) and lines["Linear"]["code"].endswith("Linear())")
+    assert lines["GatedDelta"][causal].startswith(at.BEST) and lines["GatedDelta"][both] == "refused"
+    assert lines["Softmax"][both] and lines["Softmax"][causal] and lines["Linear"][causal] == "not measured"
     assert not any(lines["Softmax"][head].startswith(at.BEST) for head in (causal, both))
     assert lines["Softmax"]["memory forward, 256"].startswith(at.BEST)
-    assert lines["Additive"]["not measured"] == "forward, train: skipped: would take 9 s"
+    assert lines["Additive"]["not measured"].endswith("forward, train: skipped: would take 9 s")
     assert at.opening([], None) is None
     law = {"kernel": "Linear()", "name": "linear", "length": 64, "status": "refused", "law": "masks_hide", "reason": ""}
-    for more, is_there in (([timed | law], False), ([timed | law, timed | law | {"status": "skipped"}], True)):
-        found = at.opening([*rows, *more], 200).table
-        place = found.header.index(both)
-        assert bool({line[0]: line[place] for line in found.lines}["Linear"]) == is_there
+    for more, is_there in (([TIMED | law], False), ([TIMED | law, TIMED | law | {"status": "skipped"}], True)):
+        found = lines_of(at.opening([*rows, *more], 200).table)
+        assert (found["Linear"][both] != "") == is_there
+        assert (found["Linear"]["not measured"] == "refused: breaks `masks_hide`") != is_there
+
+
+def test_the_page_opens_with_what_kernels_cost_and_lose_where_tokens_see_the_past():
+    rows = [timed("Softmax()", 4.0, 0.1), timed("Linear()", 2.0, 0.1), timed("Delta()", 3.0)]
+    rows += [timed("Softmax()", 9.0, **{"pass": "train"}), timed("Linear()", 3.0, **{"pass": "train"})]
+    rows += [timed("Softmax()", 5.0, is_causal=False)]
+    rows += [*trained("Softmax()", 5 * [1.0]), *trained("Linear()", [0.9, 0.8, 0.9, 0.8, 0.9])]
+    causal, both = at.opening(rows, 64).views
+    assert causal.is_causal and not both.is_causal and [line.kernel for line in both.lines] == ["Softmax"]
+    heads = ["time forward", "recall minus exact", "time with gradients", "memory", "state"]
+    assert [head for head, _ in causal.header] == heads
+    assert [line.kernel for line in causal.lines] == ["Softmax", "Linear", "Delta"]
+    linear = seen(causal)["Linear"]
+    assert linear["time forward"][:2] == ("2 [1.8, 2.2] s", "2 [1.64, 2.44]") and linear["time forward"].is_best
+    assert linear["recall minus exact"].text.startswith("-14.0 [-18.0, -10.0]")
+    assert linear["recall minus exact"].below.startswith("86.0 [")
+    assert linear["time with gradients"].below == "3 [3, 3]" and linear["state"].text == "8 B"
+    assert causal.lines[1].is_chosen and causal.lines[1].code == at._code("Linear()", rows, set(), True)
+    delta = seen(causal)["Delta"]
+    assert delta["recall minus exact"].text == "not trained" and delta["recall minus exact"].is_empty
+    assert delta["time with gradients"].text == "not measured"
+    assert dict(causal.told) == {
+        "Time and memory": "64 tokens, batch 1, 2 heads of 4, float32; x, 2 cores; medians of 5 with quartiles",
+        "Recall": "of 8 pairs, over 64 tokens, by models of width 8 trained on 64, 5 seeds",
+    }
+
+
+def test_a_length_at_which_nothing_was_timed_is_said_first(tmp_path):
+    rows = [timed("Softmax()", 4.0, length=length) for length in (32, 64)]
+    assert at.opening(rows, 64).views[0].notice == ""
+    nothing = "Nothing was timed at 16,384 tokens; these times are of 64, the nearest."
+    assert at.opening(rows, 16384).views[0].notice == nothing
+    step = {"experiment": "decoding", "context": 16384, "status": "measured", "median": 1.0}
+    keep(tmp_path, {"steps": [step], "times": rows})
+    page = write(tmp_path, tmp_path / "page.html", 16384).read_text()
+    assert page.index(nothing) < page.index("<table")
+    [anchor] = re.findall(r'there are rows in\s*<a href="#([^"]*)">steps</a>', page)
+    assert f'<h3 id="{anchor}">16,384 tokens (steps)</h3>' in page
+
+
+def test_what_was_refused_is_told_with_its_reason():
+    """By the catalogue, where no row says so; a kernel that it does not know was not measured."""
+    rows = [timed(kernel, 2.0, is_causal=False) for kernel in ("Softmax()", "Linformer()", "my.module.Mine()")]
+    rows += [timed(kernel, 1.0) for kernel in ("Softmax()", "GatedDelta()", "Delta()")]
+    found = at.opening(rows, 64)
+    causal, both = found.views
+    [(name, reason)] = causal.refused
+    assert name == "Linformer" and reason.startswith("cannot honour `is_causal`: its keys are mixed")
+    [(names, reason)] = both.refused
+    assert names == "Delta, GatedDelta" and "in the order of time" in reason
+    lines = lines_of(found.table)
+    assert lines["Linformer"]["time forward, causal, 64"] == lines["Delta"]["time forward, 64"] == "refused"
+    assert "forward, causal: refused: Linformer cannot honour" in lines["Linformer"]["not measured"]
+    assert lines["my.module.Mine"]["time forward, causal, 64"] == "not measured"
+
+
+def test_sizes_that_read_alike_are_starred_alike():
+    sizes = {"Softmax()": 2**20, "Linear()": 2**20 + 8, "Delta()": 2**21}
+    rows = [timed(kernel, 1.0, temporary_bytes=size) for kernel, size in sizes.items()]
+    starred = {name: cells["memory"].is_best for name, cells in seen(at.opening(rows, 64).views[0]).items()}
+    assert starred == {"Softmax": True, "Linear": True, "Delta": False}
+
+
+def test_a_model_that_still_learned_is_marked():
+    curve = [[step, 5 / (1 + step)] for step in range(10)]
+    rows = [*trained("Softmax()", 5 * [1.0]), *trained("Linear()", 5 * [0.9], curve=curve)]
+    view = at.opening([*rows, timed("Softmax()", 2.0), timed("Linear()", 1.0)], 64).views[0]
+    assert seen(view)["Linear"]["recall minus exact"].below.endswith("; still learning")
+    assert "learning" not in seen(view)["Softmax"]["recall minus exact"].below
+    assert view.takes[0][1].endswith("points of recall (still learning)")
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("MQAR(pairs=8, vocabulary=64, is_noisy=False)", "recall of 8 pairs"),
+        ("TwoSided(task='recall(count=8, symbols=16)')", "recall of 8 symbols, seen whole"),
+        ("Epochs(task='text', examples=6400)", "the next byte of text, 6,400 examples again and again"),
+        ("ModularArithmetic(trained=40, modulus=7)", "ModularArithmetic(trained=40, modulus=7)"),
+        ("my.module.Task(size=3)", "my.module.Task(size=3)"),
+        ("MQAR(pairs=", "MQAR(pairs="),
+    ],
+)
+def test_tasks_are_told_in_words(task, told):
+    assert words.task(task) == told
+
+
+def test_headings_tell_sections_apart_and_so_does_the_navigation(tmp_path):
+    asked = {"far/recall": 8, "more": 4}
+    keep(tmp_path, {name: trained("Softmax()", [1.0], task=f"MQAR(pairs={n})") for name, n in asked.items()})
+    page = write(tmp_path, tmp_path / "page.html").read_text()
+    headings = re.findall(r'<h3 id="[^"]*">([^<]*)</h3>', page)
+    assert headings == ["Recall of 8 pairs (far/recall)", "Recall of 4 pairs (more)"]
+    assert re.findall(r'<a href="#[^"]*">([^<]*)</a>', page) == headings
+    assert page.count("<h2>What does each kernel lose") == 1
+
+
+def test_differences_never_read_as_minus_nothing():
+    """Digits tell whether an end of an interval is 0, and nothing is written with a sign that it does not have."""
+    text = lambda *found: sweep.mean_text("accuracy", statistics.Mean(*found), "+")
+    assert text(-0.004, -0.007, -0.0004) == "-0.40 [-0.70, -0.04]"
+    assert text(-0.004, -0.007, 0.0) == "-0.4 [-0.7, 0]" and text(-0.0, -0.0, 0.0) == "0 [0, 0]"
+    assert sweep.mean_text("bits", statistics.Mean(0.0822, 0.1648, -0.0004), "+") == "+0.0822 [+0.1648, -0.0004]"
+    assert sweep.mean_text("accuracy", statistics.Mean(0.0, 0.0, 0.0001)) == "0.0 [0.0, 0.0]"
 
 
 def test_code_runs_a_kernel_as_it_was_timed_and_says_of_which_form_scores_are():
@@ -91,20 +231,20 @@ def test_code_runs_a_kernel_as_it_was_timed_and_says_of_which_form_scores_are():
         of("tests.broken_kernels.Plain()", "Plain"),
     ]
     window = "SlidingWindow(left=15, right=0)"
-    lines = {row["name"]: at._code(row["kernel"], rows, {row["kernel"], window}) for row in rows}
+    lines = {row["name"]: at._code(row["kernel"], rows, {row["kernel"], window}, True) for row in rows}
     for line in lines.values():
         test_calls.run(line, Dims(1, 24, 24, 2, 2, 8, 8))
     call = "import attnzoo; out = attnzoo.attend(query, key, value, kernel=attnzoo.SlidingWindow(), is_causal=True)"
     assert lines["sliding_window"] == f"{call}  # scores are of {window}"
     assert "causal" not in lines["linformer"] and "(x, is_causal=True)" in lines["gated_delta"]
-    assert "#" not in at._code("Linear()", [of("Linear()", "linear")], {"Linear()"})
+    assert "#" not in at._code("Linear()", [of("Linear()", "linear")], {"Linear()"}, True)
     assert "from tests.broken_kernels import Plain; " in lines["Plain"]
 
 
 def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on():
     rows = [row for row in records.read(RESULTS / "compare/recall") if row["status"] == "measured"]
     [recall] = [head for head in at.opening(rows, 250).table.header if head.startswith("recall")]
-    assert recall.endswith("256 (trained on 128)")
+    assert recall == "recall of 8 pairs, 256 (trained on 128)"
     shown = {line[0].partition("(")[0]: line[1] for line in at.opening(rows, 250).table.lines}
     for kernel, name in (("Softmax", "softmax"), ("SlidingWindow", "sliding_window")):
         shares = [row["by_length"]["256"] for row in rows if row["name"] == name]
@@ -113,65 +253,73 @@ def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on()
 
 def test_what_is_lost_is_of_one_setting_and_of_another_is_said_to_be():
     """Of the one with the most kernels, or rates, whichever rows come last."""
-    shared = {"experiment": "accuracy", "task": "MQAR(pairs=8)", "positions": "Rotary()", "width": 8, "length": 64,
-              "metric": "accuracy", "status": "measured", "baselines": {}, "parameters": 9, "is_causal": True,
-              "steps": 100, "seed": 0}  # fmt: skip
-    trained = lambda lengths, rates, **scores: [
-        shared | {"kernel": f"{name}()", "name": name, "eval_lengths": lengths, "learning_rate": rate, "score": score,
-                  "by_length": dict.fromkeys(lengths, 0.5), "validation": -score + rate}
-        for name, score in scores.items() for rate in rates
-    ]  # fmt: skip
-    tuned = trained(["128"], [0.01, 0.02], Softmax=0.9, Linear=0.8)
-    once = trained(["256"], [0.01], Softmax=0.99, Delta=0.97)
+    learned = lambda lengths, rates, **scores: [
+        row | {"eval_lengths": lengths, "by_length": dict.fromkeys(lengths, 0.5), "validation": rate - score}
+        for name, score in scores.items()
+        for rate in rates
+        for row in trained(f"{name}()", [score], learning_rate=rate)
+    ]
+    tuned = learned(["128"], [0.01, 0.02], Softmax=0.9, Linear=0.8)
+    once = learned(["256"], [0.01], Softmax=0.99, Delta=0.97)
     for rows in ([*tuned, *once], [*once, *tuned]):
-        found = at.opening(rows, 64).table
-        shown = {line[0]: line[1] for line in found.lines}
+        found = at.opening(rows, 64)
+        shown = {line[0]: line[1] for line in found.table.lines}
         assert "90.0" in shown["Softmax"] and "80.0" in shown["Linear"]
         assert shown["Delta"].startswith("97.0") and shown["Delta"].endswith(", trained otherwise")
+        cell = seen(found.views[0])["Delta"]["recall minus exact"]
+        assert cell.text == "97.0 %" and cell.below == "trained otherwise" and not cell.is_best
     whole = [row | {"is_causal": False, "task": "TwoSided(task='recall')"} for row in tuned]
     heads = [head for head in at.opening([*tuned, *whole], 64).table.header if head.startswith("recall")]
-    assert [head.split(", ")[1] for head in heads] == ["MQAR", "TwoSided(task='recall')"]
+    assert [head.split(", 64")[0] for head in heads] == ["recall of 8 pairs", "recall of 8 symbols, seen whole"]
 
 
 def test_which_to_use_is_told_by_what_is_lost(monkeypatch):
     """In the form that was trained, and where tokens see alike; not what a faster kernel answers as well as."""
-    shared = {"experiment": "scaling", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 4, "dtype": "float32",
-              "platform": "cpu", "device": "x", "cores": 2, "pass": "forward", "status": "measured", "length": 64,
-              "temporary_bytes": 8, "state_bytes": 8, "is_causal": True}  # fmt: skip
-    timed = {"Softmax()": 4.0, "Delta()": 3.0, "Linear()": 2.0, "Performer(features=8)": 1.5, "Local()": 1.0}
+    seconds = {"Softmax()": 4.0, "Delta()": 3.0, "Linear()": 2.0, "Performer(features=8)": 1.5, "Local()": 1.0}
     recalled = {"Softmax()": 1.0, "Delta()": 0.992, "Linear()": 0.995, "Performer(features=32)": 0.999, "Local()": 0.1}
-    name = lambda kernel: kernel.partition("(")[0].lower()
-    rows = [
-        shared | {"kernel": kernel, "name": name(kernel), "median": seconds, "quartiles": [seconds, seconds]}
-        for kernel, seconds in timed.items()
+    rows = [timed(kernel, each) for kernel, each in seconds.items()]
+    rows += [row for kernel, score in recalled.items() for row in trained(kernel, 5 * [score])]
+    chosen = lambda rows: [line.kernel for line in at.opening(rows, 64).views[0].lines if line.is_chosen]
+    found = at.opening(rows, 64).views[0]
+    assert chosen(rows) == ["Linear", "Local"]
+    assert found.takes == [
+        ("Local", "4 [4, 4] times as fast as exact attention; loses 90.0 [90.0, 90.0] points of recall")
     ]
-    trained = {"experiment": "accuracy", "task": "MQAR(pairs=8)", "positions": "Rotary()", "width": 8, "length": 64,
-               "metric": "accuracy", "status": "measured", "baselines": {}, "parameters": 9, "is_causal": True,
-               "steps": 100, "learning_rate": 0.01, "eval_lengths": [], "by_length": {}}  # fmt: skip
-    rows += [
-        trained | {"kernel": kernel, "name": name(kernel), "seed": seed, "score": score, "validation": -score}
-        for kernel, score in recalled.items()
-        for seed in range(5)
-    ]
-    [front] = at.opening(rows, 64).fronts
-    assert front.title == "By recall and time forward, causal, 64"
-    assert front.header == [
-        "kernel", "times as fast", "minus softmax", "recall, MQAR, 64", "time forward, causal, 64", "state, 64"
-    ]  # fmt: skip
-    exact, linear, local = front.lines
-    assert exact == ["Softmax", "1", "", *exact[3:5], "8 B"] and exact[4].value == 4.0
-    assert linear[:2] == ["Linear", "2"] and linear[2].startswith("-0.5 [-0.5") and linear[5] == "8 B"
-    assert local[:2] == ["Local", "4"] and local[2].startswith("-90.0")
-    faster = [row | {"median": 1.9} if row.get("pass") and row["name"] == "delta" else row for row in rows]
-    assert [line[0] for line in at.opening(faster, 64).fronts[0].lines] == ["Softmax", "Linear", "Delta", "Local"]
+    assert [line.place for line in found.lines] == ["", "unbeaten by recall", "unbeaten by recall", "", ""]
+    faster = [row | timed("Delta()", 1.9) if row.get("pass") and row["name"] == "delta" else row for row in rows]
+    assert chosen(faster) == ["Linear", "Delta", "Local"]
     others = [row | {"is_causal": row["experiment"] == "accuracy"} for row in rows]
-    assert not at.opening(others, 64).fronts
+    assert chosen(others) == []
     bits = [row | {"metric": "bits", "score": 8 * (1 - row["score"])} if "score" in row else row for row in rows]
-    assert not at.opening(bits, 64).fronts  # exact attention still learned
+    assert not at.opening(bits, 64).views[0].takes  # exact attention still learned
     monkeypatch.setattr(convergence, "doubt", lambda metric, rows: "")
-    [front] = at.opening(bits, 64).fronts
-    assert [line[0] for line in front.lines] == ["Softmax", "Linear", "Local"]
-    assert front.lines[1][2].startswith("+0.040")
+    assert chosen(bits) == ["Linear", "Local"]
+    assert at.opening(bits, 64).views[0].takes[0][1].endswith("; 7.200 [7.200, 7.200] bits more")
+
+
+def test_what_cannot_be_told_apart_is_said_to_be():
+    """From exact attention, beside which nothing slower counts, and from each other, in time and in answers both."""
+    answers = {"Softmax()": [1.0, 0.99, 1.0, 0.99, 1.0], "Delta()": [0.99, 1.0, 1.0, 0.98, 1.0],
+               "Linear()": [1.0, 0.98, 0.99, 0.99, 1.0], "Retention()": [0.7, 0.8, 0.7, 0.8, 0.7]}  # fmt: skip
+    rows = [row for kernel, scores in answers.items() for row in trained(kernel, scores)]
+    rows += [timed("Softmax()", 4.0, 0.1), timed("Delta()", 2.0, 0.1), timed("Linear()", 2.1, 0.1)]
+    found = at.opening([*rows, timed("Retention()", 3.9, 0.1)], 64).views[0]
+    places = {line.kernel: line.place for line in found.lines}
+    assert places == {"Softmax": "", "Delta": "unbeaten by recall", "Linear": "≈ Delta", "Retention": ""}
+    [(name, told)] = found.takes
+    assert name == "Delta" and told.startswith("2 [1.64, 2.44] times as fast as exact attention; ")
+    assert "no difference in recall seen, -0.2 [" in told
+    found = at.opening([*rows, timed("Retention()", 0.1)], 64).views[0]
+    assert [name for name, _ in found.takes] == ["Delta", "Retention"]
+    assert "loses 25.6 [" in found.takes[1][1]
+    slow = [row for row in rows if row.get("pass") is None] + [
+        timed(kernel, 4.0 - 0.1 * place, 0.1) for place, kernel in enumerate(answers)
+    ]
+    exact = [("Softmax", "none of those that were trained as they were timed is seen faster")]
+    assert at.opening(slow, 64).views[0].takes == exact
+    little = [row | {"score": 0.9996} if row.get("name") == "delta" and "score" in row else row for row in rows]
+    little = [row | {"score": 1.0} if row.get("name") == "softmax" and "score" in row else row for row in little]
+    assert "loses 0.04 [0.04, 0.04] points" in at.opening(little, 64).views[0].takes[0][1]
 
 
 def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatch):
@@ -186,8 +334,6 @@ def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatc
     starred = lambda rows: {line[0]: line[1].startswith(at.BEST) for line in at.opening(rows, 128).table.lines}
     assert starred(told(0.01)) == {"Softmax": True, "Linear": False}
     assert starred(told(0.0)) == {"Softmax": True, "Linear": True}
-    found = at.opening(told(0.01), 128)
-    assert found.best == [(found.table.header[1], "Softmax, of 2")]
     monkeypatch.undo()
     assert "nothing is decided" in at.opening(told(0.01), 128).table.header[1] and not any(starred(told(0.01)).values())
     monkeypatch.setattr(convergence, "CEILING", 0.5)
@@ -351,7 +497,8 @@ def test_what_is_the_same_in_all_cells_is_said_once():
 @pytest.mark.parametrize("value", [None, 5, [1], {"a": {"b": [1]}}, "\0", "\ud800", 3000 * "-" + "1", "f(**x)", ""])
 def test_a_row_may_hold_anything(value, tmp_path):
     claim = {"claim": "recall", "status": "measured", "train_seconds": value, "seed": value, "kernel": value}
-    page = page_of(tmp_path, row(law=value, kernel=value), claim, {"kernel": value, "status": value})
+    unknown = {"kernel": value, "status": value, "task": value, "length": value, "is_causal": value}
+    page = page_of(tmp_path, row(law=value, kernel=value), claim, unknown)
     assert "1 obeyed" in page and "could not summarise" in page and "without a section" in page
     assert len(export.write(tmp_path, tmp_path / "csv")) == 3
 

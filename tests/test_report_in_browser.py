@@ -7,8 +7,10 @@ from experiments.bench import records
 from experiments.report.page import write
 from experiments.show import webpage
 from tests import browser
+from tests.test_report import TIMED, named, timed, trained
 
 HOSTILE = "<img src='http://attnzoo.invalid/x.png'><script src='http://attnzoo.invalid/x.js'></script>"
+NOTE = "skipped: would take 6.23 s, the budget is 6 s (and 1 more)"
 TIMES = {"b": 1.2e-3, "a": 900e-6, HOSTILE: 3e-2, "d": None, "e": 900e-6, "f": 2.0}  # seconds
 
 pytestmark = pytest.mark.skipif(browser.found() is None, reason=f"no browser: none of {', '.join(browser.NAMES)}")
@@ -29,6 +31,36 @@ def opened(tmp_path_factory):
     out = write(folder, folder / "page.html")
     with browser.page(tmp_path_factory.mktemp("profile")) as found:
         yield found, out.as_uri()
+
+
+@pytest.fixture(scope="module")
+def opening(tmp_path_factory):
+    """The address of a page that opens with a table of one length."""
+    folder = tmp_path_factory.mktemp("opening")
+    for kernel, seconds in (("SparseTransformer()", 4e-2), ("Softmax()", 3e-2), ("Linear()", 1e-2), ("Local()", 9e-3)):
+        for passed in ("forward", "train"):
+            records.append(folder, timed(kernel, seconds, 0.1, **{"pass": passed}))
+    for kernel, scores in {"Softmax()": 5 * [1.0], "Linear()": [0.9, 0.8, 0.9, 0.8, 0.7]}.items():
+        for row in trained(kernel, scores):
+            records.append(folder, row)
+    records.append(folder, TIMED | named("NadarayaWatson()") | {"status": "skipped", "reason": NOTE})
+    return write(folder, folder / "page.html").as_uri()
+
+
+@pytest.fixture
+def sized(opened, opening):
+    """The same in a window of some width, perhaps a dark one."""
+    found, _ = opened
+
+    def size(width, scheme="light"):
+        found.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=True)
+        found.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        found.open(opening)
+        return found
+
+    yield size
+    found.call("Emulation.clearDeviceMetricsOverride")
+    found.call("Emulation.setEmulatedMedia", features=[])
 
 
 @pytest.fixture
@@ -105,3 +137,86 @@ def test_the_policy_refuses_to_fetch_and_to_run(page):
     assert page.value("new Promise(done => setTimeout(() => done(window.ran ?? null), 100))") is None
     blocked = [event["params"]["entry"]["text"] for event in page.events if event["method"] == "Log.entryAdded"]
     assert any("Content Security Policy" in text for text in blocked)
+
+
+KERNELS = "[...document.querySelector('.grouped').tBodies].map(body => body.querySelector('summary').textContent)"
+
+
+def test_the_opening_table_is_on_the_first_screen_and_fits(sized):
+    page = sized(1300)
+    assert page.value("document.querySelector('.grouped').getBoundingClientRect().top") < 450
+    assert page.value("(box => box.scrollWidth <= box.clientWidth)(document.querySelector('.table'))")
+    assert page.value("document.documentElement.scrollWidth") <= 1300
+
+
+def test_a_phone_shows_kernel_time_and_loss(sized):
+    page = sized(400)
+    heads = "[...document.querySelectorAll('.grouped thead th')].slice(0, 3)"
+    assert page.value(f"{heads}.map(head => head.querySelector('button').textContent)") == [
+        "kernel",
+        "time forward",
+        "recall minus exact",
+    ]
+    assert page.value(f"Math.max(...{heads}.map(head => head.getBoundingClientRect().right))") <= 400
+    assert page.value("document.documentElement.scrollWidth") <= 400
+    assert page.value("document.querySelector('.grouped').getBoundingClientRect().top") < 900
+
+
+def test_lines_unfold_their_code_and_sort_with_it(sized):
+    page = sized(1300)
+    assert page.value(KERNELS) == ["Softmax", "Linear", "Local", "SparseTransformer"]
+    shown = "[...document.querySelectorAll('.code')].map(row => getComputedStyle(row).display !== 'none')"
+    assert page.value(shown) == [False, True, False, False]
+    page.value("document.querySelector('.grouped summary').click()")
+    assert page.value(shown) == [True, True, False, False]
+    click(page, "time forwardtimes as fast as exact")
+    assert page.value(KERNELS) == ["Local", "Linear", "Softmax", "SparseTransformer"]
+    assert page.value("[...document.querySelector('.grouped').tBodies].every(body => body.rows[1].matches('.code'))")
+
+
+def test_notes_are_broken_into_lines(sized):
+    page = sized(1300)
+    notes = f"[...document.querySelectorAll('td.wide')].filter(cell => cell.textContent.startsWith({NOTE[:20]!r}))"
+    assert page.value(f"{notes}.map(cell => getComputedStyle(cell).whiteSpace)") == ["normal"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read(sized, scheme):
+    """Against what is behind it, by the contrast that WCAG 2.2 asks of small text."""
+    least = sized(1300, scheme).value("""(() => {
+        const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+        const over = colors => {
+            canvas.clearRect(0, 0, 1, 1);
+            for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+            return [...canvas.getImageData(0, 0, 1, 1).data];
+        };
+        const light = ([r, g, b]) => [r, g, b].map(x => x / 255)
+            .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+        for (const each of document.querySelectorAll("details")) each.open = true;
+        document.body.append(document.createElement("i"));
+        document.body.lastChild.style.background = "Canvas";
+        const color = (each, name) => getComputedStyle(each)[name];
+        const base = color(document.body.lastChild, "backgroundColor");
+        const behind = each => each ? [...behind(each.parentElement), color(each, "backgroundColor")] : [base];
+        const read = [...document.querySelectorAll("body *")].filter(each => each.checkVisibility() &&
+            [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
+        const contrast = each => {
+            const [a, b] = [[...behind(each), color(each, "color")], behind(each)].map(over).map(light);
+            return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        };
+        return Math.min(...read.map(contrast));
+    })()""")
+    assert least >= 4.5
+
+
+def test_a_narrow_window_shows_figures_whole_or_in_their_own_size(opened):
+    found, url = opened
+    found.call("Emulation.setDeviceMetricsOverride", width=300, height=900, deviceScaleFactor=1, mobile=True)
+    found.open(url)
+    widths = "[...document.images].map(image => image.clientWidth)"
+    fitted = found.value(widths)
+    found.value("document.querySelector('figure label').click()")
+    own = found.value(widths)
+    found.call("Emulation.clearDeviceMetricsOverride")
+    assert max(fitted) < 300 < own[0] and own[1] == fitted[1]

@@ -14,10 +14,7 @@ from experiments.show import statistics, tables, webpage
 from experiments.show.tables import Table
 
 TITLE = "Attention kernels compared"
-INTRODUCTION = (
-    "Which attention to use, what it costs, and what it loses. Every figure and table here is drawn from rows that the "
-    "commands below wrote. The head of a column sorts by it."
-)
+INTRODUCTION = "Which attention to use, what it costs, and what it loses: all from rows that the commands below wrote."
 UNKNOWN = "Rows of an experiment without a section of its own"
 HEAVY = 10 * 2**20  # bytes, above which a page is slow to open and to send
 
@@ -34,9 +31,8 @@ def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) ->
     found = sorted((each for place in places(folder) for each in _sections(place, folder)), key=lambda each: each.place)
     if not any(each.content for each in found):
         raise ValueError(f"no rows to report: expected {records.ROWS} with some in {folder}, or in folders below it")
-    told = {"title": TITLE, "introduction": INTRODUCTION + _cost(folder), "sections": found}
-    told |= _opening(folder, length)
-    page = webpage.render("report/page.html", **told)
+    told = {"title": TITLE, "introduction": INTRODUCTION, "sections": found, "cost": command_log.total(folder)}
+    page = webpage.render("report/page.html", **told, opening=_opening(folder, length, found))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8", errors="replace")
     if len(page) > HEAVY:
@@ -44,22 +40,16 @@ def write(folder: pathlib.Path, out: pathlib.Path, length: int | None = None) ->
     return out
 
 
-def _opening(folder: pathlib.Path, length: int | None) -> dict:
-    """The table of one length, which to use, and what is best there; nothing where rows are of another version, which
-    their sections tell."""
+def _opening(folder: pathlib.Path, length: int | None, found: list[Section]) -> str:
+    """What is known at one length as HTML; nothing where rows are of another version, which their sections tell."""
     try:
-        found = at.of_folder(places(folder), length)
+        known = at.of_folder(places(folder), length)
+        if known is None:
+            return ""
+        elsewhere = [(each.anchor, each.folder) for each in found if known.asked in each.timed_at]
+        return webpage.render("report/opening.html", **known._asdict(), elsewhere=elsewhere)
     except (KeyError, TypeError, ValueError, AttributeError):
-        found = None
-    if found is None:
-        return {"opening": "", "fronts": [], "best": []}
-    opening, *fronts = (webpage.table(each.header, each.lines, each.title) for each in (found.table, *found.fronts))
-    return {"opening": opening, "fronts": fronts, "best": found.best}
-
-
-def _cost(folder: pathlib.Path) -> str:
-    minutes = command_log.total(folder)
-    return f" Those that tell their processor time took {minutes:,.0f} minutes of it." if minutes >= 1 else ""
+        return ""
 
 
 def places(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -80,15 +70,30 @@ class Content(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Its place among others, its title, the folder that it is about, and what is shown there."""
+    """What is shown of rows of one experiment in one folder.
+
+    Attributes:
+      place: among other experiments.
+      question: which it asks.
+      subject: what the rows are about, which may be empty.
+      folder: where they are.
+      timed_at: lengths in tokens, at which something was timed.
+    """
 
     place: int
-    title: str
+    question: str
+    subject: str
+    timed_at: frozenset[int]
     folder: str
     command: str
     damages: list[str]
     figures: list[pathlib.Path]
     content: Content | None
+
+    @property
+    def heading(self) -> str:
+        """What it is about, and its folder, such as `Recall of 8 pairs (accuracy/recall)`."""
+        return f"{self.subject[0].upper()}{self.subject[1:]} ({self.folder})" if self.subject else self.folder
 
     @property
     def anchor(self) -> str:
@@ -105,10 +110,11 @@ def _sections(place: pathlib.Path, root: pathlib.Path) -> list[Section]:
     figures, told = sorted(place.glob("*.png")), (folder, _command(place, root), damages)
     found = []
     for each in sections.split(rows):
-        title = sections.question(each.experiment) if each.experiment else UNKNOWN
-        found.append(Section(sections.place(each.experiment), title, *told, figures, _content(each)))
+        question = sections.question(each.experiment) if each.experiment else UNKNOWN
+        about = question, sections.subject(each.rows), sections.timed_at(each.rows)
+        found.append(Section(sections.place(each.experiment), *about, *told, figures, _content(each)))
         figures = []
-    return found or [Section(sections.place(None), "No rows", *told, figures, None)]
+    return found or [Section(sections.place(None), "No rows", "", frozenset(), *told, figures, None)]
 
 
 def _command(place: pathlib.Path, root: pathlib.Path) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import experiments
 from experiments.bench import records
 from experiments.bench.experiment import Experiment
+from experiments.report import words
 from experiments.show.tables import Table
 
 # Of sections on the page; others come after these.
@@ -24,6 +25,7 @@ ORDER = (
     "scaling", "accuracy", "learnability", "peers", "decoding", "approximation", "swap", "alignment", "claims",
     "disputes", "reproduce", "tiles", "compiled", "conformance", "throughput",
 )  # fmt: skip
+NAMED = 3  # tasks, of which a heading names no more
 
 
 @functools.cache
@@ -60,6 +62,28 @@ class Found(NamedTuple):
         from experiments.reproduce import analysis
 
         return [*own, *analysis.of_models(self.rows)]
+
+
+def subject(rows: list[dict]) -> str:
+    """What tells rows from others of their experiment, in words: tasks, or who sees whom at which lengths."""
+    told = dict.fromkeys(words.task(row["task"]) for row in rows if isinstance(row.get("task"), str))
+    if told:
+        more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+        return ", ".join(list(told)[:NAMED]) + more
+    forms = {row.get("is_causal") for row in rows if isinstance(row.get("is_causal"), bool)}
+    form = "causal, " * (forms == {True}) + "every token seeing all, " * (forms == {False})
+    found = sorted(_lengths(rows))
+    return f"{form}{' to '.join(f'{each:,}' for each in dict.fromkeys((found[0], found[-1])))} tokens" if found else ""
+
+
+def timed_at(rows: list[dict]) -> frozenset[int]:
+    """Lengths, and those of what came before a token, at which something was timed."""
+    return _lengths([row for row in rows if row["status"] == "measured" and "median" in row])
+
+
+def _lengths(rows: list[dict]) -> frozenset[int]:
+    told = (row.get(name) for row in rows for name in ("length", "context"))
+    return frozenset(length for length in told if type(length) is int)
 
 
 def split(rows: list[dict]) -> list[Found]:

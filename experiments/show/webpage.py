@@ -17,7 +17,7 @@ from experiments.show.units import Shown
 
 HERE = pathlib.Path(__file__).parent
 STYLE, SCRIPT = ((HERE / name).read_text() for name in ("webpage.css", "webpage.js"))
-WIDE = 72  # characters, beyond which a cell may be broken into lines
+WIDE = 40  # characters, beyond which a cell may be broken into lines
 PNG, END = b"\x89PNG\r\n\x1a\n", b"IEND"
 SCREEN, DOTS = 96, 150  # dots of an inch: of a browser, and of figures, whose letters so have one size
 

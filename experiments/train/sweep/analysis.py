@@ -182,12 +182,21 @@ def scored_text(entry: dict) -> str:
 
 
 def mean_text(metric: str, found: statistics.Mean | None, sign: str = "") -> str:
-    """A mean with its interval, such as `3.210 [3.180, 3.240]`, shares in percent."""
+    """A mean with its interval, such as `3.210 [3.180, 3.240]`, shares in percent; of a difference, which has a sign,
+    with digits that tell an end of it from 0."""
     if found is None:
         return ""
     scale, digits = (1, 3) if metric == "bits" else (100, 1)
-    text = [format(scale * x, f"{sign}.{digits}f") for x in found if x is not None]
+    values = [scale * x for x in found if x is not None]
+    digits = _telling(values, digits) if sign else digits
+    text = [format(x, f"{sign}.{digits}f") if round(x, digits) or not sign else "0" for x in values]
     return Shown(text[0] if found.low is None else f"{text[0]} [{text[1]}, {text[2]}]", found.value)
+
+
+def _telling(values: list[float], digits: int) -> int:
+    """As many digits, or up to two more, as show that numbers are not 0 where they are not."""
+    enough = (more for more in (digits, digits + 1, digits + 2) if all(round(x, more) or not x for x in values))
+    return next(enough, digits)
 
 
 def table(summary: list[dict]) -> tuple[list[str], list[list[str]]]:

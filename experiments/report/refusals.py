@@ -1,0 +1,70 @@
+"""Why a kernel has no number: what rows say, and where there is none, what the catalogue says of the call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from attnzoo import KERNELS, Dims, catalogue
+from experiments.accuracy import run as accuracy
+from experiments.bench.program import Program
+from experiments.report import picking
+from experiments.scaling import run as scaled
+
+NOTHING = "not measured"
+
+
+class Why(NamedTuple):
+    """How a cell ended, in a word or two, and the reason, which may be empty."""
+
+    status: str
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both, in one sentence."""
+        return f"{self.status}: {self.reason}" if self.reason else self.status
+
+
+def broken(rows: list[dict]) -> dict[str, dict]:
+    """Of each kernel that is refused because of a law, a row that says so and is the last of its cell."""
+    found = {}
+    for experiment in (accuracy.EXPERIMENT, scaled.EXPERIMENT):
+        for row in experiment.last(filter(experiment.wrote, rows)).values():
+            if row["status"] == "refused" and "law" in row:
+                found[row["kernel"]] = row
+    return found
+
+
+def timed(rows: list[dict], kernels: dict[str, str], length: int, is_causal: bool) -> dict[tuple[str, str], Why]:
+    """By name and pass, why a kernel was not timed where all rows are causal, or none is.
+
+    Args:
+      rows: of one setting.
+      kernels: a form of each kernel by its name.
+      length: at which rows are looked at, the nearest.
+    """
+    own = [row for row in rows if row["is_causal"] is is_causal]
+    near = {(row["name"], row["pass"]): row for row in picking.nearest(own, length)}
+    passes = dict.fromkeys(row["pass"] for row in own)
+    found = {}
+    for name, kernel in kernels.items():
+        for passed in passes:
+            row = near.get((name, passed))
+            if row is None:
+                found[name, passed] = _asked(kernel, own[0] | {"pass": passed})
+            elif row["status"] != "measured":
+                found[name, passed] = Why(row["status"], row["reason"].split(". ")[0])
+    return found
+
+
+def _asked(kernel: str, like: dict) -> Why:
+    """What the catalogue says of a call like that of a row; no row was written where it has nothing against it."""
+    name, opened, fields = kernel.partition("(")
+    names = {cls.__name__: name for name, cls in KERNELS.items()}
+    try:
+        [found] = catalogue.parse(names.get(name, name) + opened + fields, imports=False)
+    except ValueError:  # a kernel of one's own, or of before a field was renamed
+        return Why(NOTHING)
+    dims = Dims(like["batch"], *2 * [like["length"]], like["heads"], like["num_kv_heads"], *2 * [like["head_dim"]])
+    refusal = Program(found, dims, like["dtype"], like["is_causal"], like["pass"] == "train").refusal()
+    return Why("refused", refusal.split(". ")[0]) if refusal else Why(NOTHING)
