@@ -12,10 +12,10 @@ from experiments.train.sweep import convergence, dots, probes, trades
 from experiments.train.sweep.analysis import BASELINE, at_chosen_rates, captioned, nearby, scored, tested, variant
 from experiments.train.sweep.scale import Scale
 
-HEIGHT = 5.0  # inches of a panel, and of one of dots: what surrounds it, and a line of it
-BESIDE, LINE = 1.9, 0.34
+HEIGHT = 5.0  # inches of a panel
+BESIDE, LINE = 1.9, 0.34  # of what surrounds one, and of a kernel in it
 ASIDE = 0.05  # of the way from one x to the next, between lines over the same
-MORE = 0.08  # inches of width for a line of lines
+MORE = 0.08  # inches by which a panel is wider for each line
 
 
 def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathlib.Path]:
@@ -84,7 +84,7 @@ def _panels(measured, entries, scale) -> tuple[list[Callable], float]:
     is_one = len(lengths) == 1
     panels = [_dots(entries, scale) if is_one else _by(entries, "length", {"width": widths[0]}, scale)]
     if any(row["by_length"] for row in measured):
-        return [*panels * (not is_one), _elsewhere(measured, scale)], max(HEIGHT, 0.3 * len(entries))
+        return [*panels * (not is_one), _elsewhere(measured, scale)], max(HEIGHT, LINE * len(entries))
     if all("bits_by_position" in row for row in measured) and scale.metric == "bits":
         return [*panels, _positions(measured)], HEIGHT
     return panels, min(HEIGHT, BESIDE + LINE * len(entries)) if is_one else HEIGHT
