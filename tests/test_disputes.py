@@ -154,7 +154,7 @@ def test_a_suite_decides_by_its_score(tmp_path, monkeypatch):
         assert words[1] == "experiments.suites" and given["suite"] == "mad" and given["seeds"] == "2"
         out = pathlib.Path(given["out"], "published", "mad")
         out.mkdir(parents=True)
-        [kernel] = presets.parse("gated_linear")
+        [kernel] = presets.parse("gla")
         told = {"kernel": presets.identity(kernel), "seeds": {"0": 0.629, "1": 0.635}, "falling": [1]}
         (out / "scores.json").write_text(json.dumps([told]))
         return 0
@@ -163,9 +163,9 @@ def test_a_suite_decides_by_its_score(tmp_path, monkeypatch):
     given = parsed(settings.Settings, disputes="scores", seeds=2, out=str(tmp_path))
     assert run.run(given) == 0
     [row] = run.EXPERIMENT.read(tmp_path)
-    assert row["verdict"] == "undecided" and row["scores"] == {"gated_linear": [0.629, 0.635]}
+    assert row["verdict"] == "undecided" and row["scores"] == {"gla": [0.629, 0.635]}
     assert "the loss of 1 of 2 models still fell" in row["detail"]
-    with pytest.raises(ValueError, match="gated_linear: 2 of 3 seeds were measured"):
+    with pytest.raises(ValueError, match="gla: 2 of 3 seeds were measured"):
         models.heard(cases.DISPUTES["scores"], run._given(given, "scores", cases.DISPUTES["scores"]), range(3))
 
 

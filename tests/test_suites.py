@@ -1,20 +1,26 @@
 """Suites: what is published is what is listed, every command means something, and scores are the paper's means."""
 
+import functools
+import itertools
 import json
+import pathlib
 
 import pytest
 
+from attnzoo import catalogue
 from experiments import tasks
-from experiments.bench import records
+from experiments.bench import parsing, records
 from experiments.bench.settings import parsed
-from experiments.suites import run, score, settings
+from experiments.reproduce import trainings
+from experiments.suites import forecast, run, score, settings
 from experiments.suites.catalogue import SUITES
 from experiments.suites.mad import TASKS
-from experiments.suites.score import CHOSEN, MODEL, Setting
-from experiments.suites.suite import SCALES
+from experiments.suites.score import CHOSEN, Setting
+from experiments.suites.suite import MODEL, SCALES
 from experiments.tasks import mqar
 from experiments.tasks.wrapped import Epochs, Shuffled
 from experiments.train import children
+from experiments.train.sweep import models, prediction
 from experiments.train.sweep.cells import cells
 
 TRAININGS = [
@@ -37,7 +43,7 @@ def test_flags_name_every_suite():
 @pytest.mark.parametrize(("suite", "training"), TRAININGS)
 def test_a_command_has_models_and_examples_at_every_length(suite, training):
     asked = run.sweep(training, suite.kernels)
-    assert {cell.task for cell in cells(asked)} == set(asked.tasks)
+    assert {cell.task for cell in cells(asked)} == set(asked.tasks) and "positions" in training.flags
     for task in asked.tasks:
         if task.folder is not None:
             continue
@@ -50,24 +56,24 @@ def test_a_command_has_models_and_examples_at_every_length(suite, training):
 def asked(name, training=None):
     """The settings and the task of a published training."""
     found = {each.name: each for each in SUITES[name].published}
-    sweep = run.sweep(found[training] if training else next(iter(found.values())), "softmax")
+    sweep = run.sweep(found[training] if training else next(iter(found.values())), "softmax, linear")
     return sweep, sweep.tasks[0]
 
 
 def test_mqar_is_as_published():
-    assert [training.name for training in SUITES["mqar_2023"].published] == [
-        "mqar-64",
-        "mqar-128",
-        "mqar-256",
-        "mqar-512",
-    ]
-    for length, pairs in mqar.PUBLISHED:
-        sweep, task = asked("mqar_2023", f"mqar-{length}")
+    kinds = {"attending": catalogue.parse_positions("learned"), "recurrent": catalogue.parse_positions("none")}
+    assert len(SUITES["mqar_2023"].published) == 2 * len(mqar.PUBLISHED) == 8
+    for (length, pairs), (kind, positions) in itertools.product(mqar.PUBLISHED, kinds.items()):
+        sweep, task = asked("mqar_2023", f"mqar-{length}-{kind}")
+        assert list(sweep.positions) == positions
         assert task.inner == mqar.MQAR(pairs, 8192) and task.examples == 100_000 and sweep.test_examples == 3000
         assert sweep.steps * sweep.tokens == 64 * 100_000 * length and sweep.lengths == (length,)
         assert sweep.widths == (64, 128, 256, 512) and len(sweep.learning_rates) == 4 and sweep.weight_decay == 0.1
         assert (min(sweep.learning_rates), max(sweep.learning_rates)) == (1e-4, 1e-2)
-    sweep, task = asked("mqar_2026")
+    sweep, task = asked("mqar_2026", "mixed-256-recurrent")
+    assert sweep.widths == (64, 128, 256) and sweep.heads == 2 and list(sweep.positions) == kinds["recurrent"]
+    sweep, task = asked("mqar_2026", "mixed-256-attending")
+    assert sweep.widths == (32, 64, 128) and sweep.heads == 2 and list(sweep.positions) == kinds["recurrent"]
     assert task == Epochs("mixed_mqar", 180_000) and sweep.steps * 256 == 32 * 180_000 and sweep.conv_width == 3
     assert {*sweep.lengths, *sweep.eval_lengths} == {length for length, _ in task.inner.tested}
 
@@ -81,13 +87,14 @@ def test_mad_is_as_published():
         "compression": 11,
         "memorization": 6,
     }
-    assert len(SUITES["mad"].published) == 2 * 66
+    assert len(SUITES["mad"].published) == 2 * 2 * 66
     for training in SUITES["mad"].published:
-        sweep = run.sweep(training, "softmax")
+        sweep = run.sweep(training, "softmax, linear")
+        assert sweep.heads == {"softmax": 16, "linear": 8}[training.kernels("softmax, linear")]
         [task], [length] = sweep.tasks, sweep.lengths
         assert sweep.tokens == 128 * length and sweep.steps * 128 == 200 * task.examples and sweep.widths == (128,)
         assert sweep.learning_rates == (1e-4, 5e-4, 1e-3) and sweep.test_examples == 1280
-    sweep, task = asked("mad", "noisy_recall-13-decay-0.1")
+    sweep, task = asked("mad", "noisy_recall-13-decay-0.1-attending")
     assert (task.inner.noise, task.inner.vocabulary, task.inner.noise_symbols) == (0.8, 32, 16)
     assert sweep.lengths == (127,) and sweep.weight_decay == 0.1 and task.examples == 12_800
 
@@ -103,12 +110,88 @@ def test_others_are_as_published():
     assert {task.block for task in blocks if isinstance(task, Shuffled)} == {1, 16, 256}
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_every_kernel_that_a_suite_is_asked_of_unless_others_are_named_can_be_built(name):
+    suite = SUITES[name]
+    for scale in SCALES:
+        asked = suite.asked(scale, suite.kernels)
+        sweeps = [run.sweep(training, suite.kernels, {"layers": 2, "widths": 128}) for training in asked]
+        assert forecast.refused(sweeps) == {}
+        named = [model for training in asked for model in parsing.models(training.kernels(suite.kernels))]
+        assert set(parsing.models(suite.kernels)) <= set(named)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SUITES)
+def test_every_kernel_takes_a_step_on_its_suites_task(name, tmp_path):
+    suite = SUITES[name]
+    tried = set()
+    for training in suite.asked("small", suite.kernels):
+        shared = {"steps": 2, "warmup": 0, "test_examples": 4, "tokens": 512, "eval_lengths": "", "out": tmp_path}
+        sweep = run.sweep(training, suite.kernels, shared)
+        for cell in cells(sweep):
+            if (cell.kernel, type(cell.task)) not in tried and not sweep.start_from:
+                tried.add((cell.kernel, type(cell.task)))
+                assert models.train(sweep, cell, lambda progress: None)["status"] == "measured"
+
+
+def test_what_is_refused_is_told_before_anything_is_trained(capsys, tmp_path):
+    given = {"suite": "mad", "dry_run": True, "kernels": "nystrom(landmarks=8), softmax", "out": tmp_path}
+    assert run.run(parsed(settings.Settings, **given)) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("refused: ")]
+    assert len(told) == 1 and told[0].startswith("refused: nystrom(landmarks=8): Nystrom cannot serve")
+
+
+def test_hours_are_those_of_all_models_at_the_rate_that_is_told(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "_counted", lambda sweep, cell: 10.0 if cell.length == 64 else None)
+    monkeypatch.setattr(prediction.processor, "cores", lambda: 1)
+    given = {"suite": "needle", "dry_run": True, "kernels": "softmax, linear, delta", "out": tmp_path, "hours": True}
+    assert run.run(parsed(settings.Settings, **given)) == 0
+    assert f"{3 * 10 * 1000:.2g} operations" in (told := capsys.readouterr().out) and "at 10 GFLOP/s, a guess" in told
+    assert "without" not in told
+    assert run.run(parsed(settings.Settings, **given, scale="published")) == 0
+    assert "0 operations" in (told := capsys.readouterr().out) and "without needle-1024, whose data" in told
+
+
+def test_operations_of_a_step_are_counted_once_for_all_trainings_of_its_program(monkeypatch):
+    counted = []
+    monkeypatch.setattr(forecast, "_counted", functools.cache(lambda *program: counted.append(program) or 1.0))
+    sweeps = [run.sweep(training, "softmax") for training in SUITES["mad"].asked("published", "softmax")]
+    assert sum(map(forecast.operations, sweeps)) == 3 * sum(sweep.steps for sweep in sweeps)
+    assert len(counted) < len(sweeps) / 2
+
+
+def test_kernels_are_asked_by_their_kind():
+    given = "softmax, linear, gla, hybrid(ratio=1), turns(kernels='linear, delta')"
+    attends, recurs = SUITES["flip_flop"].published
+    assert (attends.flags["positions"], recurs.flags["positions"]) == ("learned", "none")
+    assert attends.kernels(given) == "softmax, hybrid(ratio=1)"
+    assert recurs.kernels(given) == "linear, gla, turns(kernels='linear, delta')"
+    assert SUITES["flip_flop"].asked("published", "linear, gla") == [recurs]
+    assert all("--kernels=linear" in each.command("linear, softmax", pathlib.Path()) for each in [recurs])
+
+
+def test_the_arena_has_its_five_tasks_each_model_in_its_own_size():
+    arena = SUITES["lra"].published
+    assert list(dict.fromkeys(each.part for each in arena)) == ["listops", "text", "retrieval", "image", "pathfinder"]
+    for part in ("image", "pathfinder"):
+        sizes = [each for each in arena if each.part == part]
+        asked = {each.name: each.kernels("softmax, sliding_window, linear, cosformer") for each in sizes}
+        assert {name: kernels for name, kernels in asked.items() if kernels} == {
+            f"{part}-softmax": "softmax, cosformer",
+            f"{part}-longformer": "sliding_window",
+            f"{part}-linear": "linear",
+        }
+        assert {each.flags["task"] for each in sizes} == {trainings.TRAININGS[f"{part}-softmax"]["task"]}
+    assert not any("seeds" in each.flags for each in arena)
+
+
 @pytest.mark.slow
 def test_a_model_starts_from_what_was_trained_before_it(tmp_path):
     for scale in SCALES:
-        trainings = {training.name: training for training in SUITES["pretraining"].trainings(scale)}
-        first, then = trainings["listops-inputs"], trainings["listops-after"]
-        assert list(trainings)[:3] == ["listops-inputs", "listops-after", "listops"]
+        of_scale = {training.name: training for training in SUITES["pretraining"].trainings(scale)}
+        first, then = of_scale["listops-inputs"], of_scale["listops-after"]
+        assert list(of_scale)[:3] == ["listops-inputs", "listops-after", "listops"]
         given = dict(word.removeprefix("--").split("=", 1) for word in then.arguments("softmax", tmp_path)[2:])
         assert f"--out={given['start_from']}" in first.arguments("softmax", tmp_path)
         [task], [wanted] = run.sweep(first, "softmax").tasks, run.sweep(then, "softmax").tasks
@@ -202,7 +285,7 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
     assert run.run(parsed(settings.Settings, suite="mad", kernels="softmax", out=tmp_path)) == 0
     assert len(called) == 6 and all("--kernels=softmax" in words for words in called)
     assert not any(word.startswith(("--seeds", "--jobs")) for words in called for word in words)
-    [found] = run.scored(SUITES["mad"].small, tmp_path / "small" / "mad", range(1)).values()
+    [found] = run.scored(SUITES["mad"], "small", tmp_path / "small" / "mad", range(1)).values()
     assert found.mean == 0.75 and list(found.parts) == list(TASKS)
     assert "75.0" in capsys.readouterr().out
     [kept] = json.loads((tmp_path / "small" / "mad" / run.SCORES).read_text())
@@ -217,7 +300,8 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"suite": "lra"}, "lra"),
+        ({"suite": "mda"}, "mda"),
+        ({"hours": True}, "--dry_run"),
         ({"kernels": "sofmax"}, "did you mean 'softmax'"),
         ({"out": " "}, "--out is empty"),
         ({"seeds": 0}, "seeds"),

@@ -139,8 +139,8 @@ DISPUTES = {
     "scores": Dispute(
         "Gated linear attention scores 60.0 on MAD, as one table has it, and not 63.3, as another.",
         "for: Yang et al. 2024, arXiv:2406.06484; against: Chou et al. 2024, arXiv:2411.10741",
-        ("gated_linear",),
-        rules.Scores("gated_linear", claimed=0.6, other=0.633),
+        ("gla",),
+        rules.Scores("gla", claimed=0.6, other=0.633),
         {"suite": "mad", "scale": "published"},
         "MAD's six tasks with every change of them, as published, but for what `experiments.suites` says is different.",
         wants_card=True,

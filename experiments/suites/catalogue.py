@@ -17,6 +17,7 @@ SUITES: dict[str, Suite] = {
     "copying": recall.COPYING,
     "needle": recall.NEEDLE,
     "listops": arena.LISTOPS,
+    "lra": arena.LRA,
     "locality": arena.LOCALITY,
     "pretraining": arena.PRETRAINING,
 }

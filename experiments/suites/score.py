@@ -12,11 +12,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from experiments.suites.suite import MODEL
 from experiments.train.sweep import analysis, convergence
 
-# What tells apart models of one kernel; rates and decays are chosen from.
-MODEL = ("kernel", "positions", "width", "blocks", "layers", "heads")
-CHOSEN = ("learning_rate", "weight_decay")
+CHOSEN = ("learning_rate", "weight_decay")  # from what is tried of each setting
 
 
 class Setting(NamedTuple):
@@ -45,11 +44,11 @@ class Score(NamedTuple):
     falling: frozenset[int] = frozenset()
 
 
-def scores(rows: Iterable[dict], settings: Sequence[Setting]) -> dict[tuple, Score]:
-    """That of each model, by the values of `MODEL`."""
+def scores(rows: Iterable[dict], settings: Sequence[Setting], told_by: Sequence[str] = MODEL) -> dict[tuple, Score]:
+    """That of each model, by the values of `told_by`, which tell models apart."""
     models: dict[tuple, list[dict]] = {}
     for row in rows:
-        models.setdefault(tuple(row.get(name) for name in MODEL), []).append(row)
+        models.setdefault(tuple(row.get(name) for name in told_by), []).append(row)
     return {model: _score(own, list(dict.fromkeys(settings))) for model, own in models.items()}
 
 

@@ -12,7 +12,7 @@ from experiments.suites.suite import SCALES
 # All of `experiments.suites.catalogue.SUITES`, in their order; they are not imported, since help does not wait for jax.
 NAMES = (
     "mqar_2023", "mqar_2026", "mad", "formal", "words", "flip_flop", "phonebook", "copying", "needle", "listops",
-    "locality", "pretraining",
+    "lra", "locality", "pretraining",
 )  # fmt: skip
 
 
@@ -30,6 +30,9 @@ class Settings(settings.Settings):
     jobs: int = flag(1, "Models at work beside each other.", at_least=1)
     out: str = flag("runs/suites", "Folder for the folders of rows.")
     dry_run: bool = flag(False, "Print what each suite is, how many models it has, and its commands, and run none.")
+    hours: bool = flag(
+        False, "With --dry_run: operations and hours, counted of one kernel of each training for all; takes minutes."
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -37,6 +40,8 @@ class Settings(settings.Settings):
             parsing.models(self.kernels)
         if not self.out.strip():
             raise ValueError("--out is empty: name a folder for rows")
+        if self.hours and not self.dry_run:
+            raise ValueError("--hours are told before anything is trained: give --dry_run, too")
 
     @property
     def every_seed(self) -> range:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pathlib
 import shlex
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 MODULE = "experiments.accuracy"
 SCALES = ("published", "small")
+MODEL = ("kernel", "positions", "width", "blocks", "layers", "heads")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
@@ -21,15 +22,21 @@ class Training(NamedTuple):
       flags: of `python -m experiments.accuracy`; kernels among them are part of the question, and `{out}` in one is the
         folder of all trainings.
       part: of the suite's score.
+      takes: which of the kernels that a suite is asked of, both as text; all unless given.
     """
 
     name: str
     flags: Mapping[str, Any]
     part: str = ""
+    takes: Callable[[str], str] = str
+
+    def kernels(self, asked: str) -> str:
+        """Its own, or which of those that are asked for; empty for none, of which there is no command."""
+        return self.flags.get("kernels") or self.takes(asked)
 
     def arguments(self, kernels: str, out: pathlib.Path, shared: Mapping[str, Any] = NOTHING) -> list[str]:
         """The words of the command; `shared` are flags of every training."""
-        given = {"kernels": kernels} | dict(self.flags) | dict(shared) | {"out": out / self.name}
+        given = {"kernels": self.kernels(kernels)} | dict(self.flags) | dict(shared) | {"out": out / self.name}
         return ["-m", MODULE, *(f"--{flag}={value}".replace("{out}", str(out)) for flag, value in given.items())]
 
     def command(self, kernels: str, out: pathlib.Path, shared: Mapping[str, Any] = NOTHING) -> str:
@@ -47,6 +54,7 @@ class Suite(NamedTuple):
       differs: what of the published scale is not the paper's.
       scaled: what of the small one is not, beside that.
       is_scored: whether the mean over its parts is a published number.
+      models: what tells models of the score apart, fields of rows.
     """
 
     source: str
@@ -56,10 +64,15 @@ class Suite(NamedTuple):
     differs: str
     scaled: str
     is_scored: bool = False
+    models: tuple[str, ...] = MODEL
 
     def trainings(self, scale: str) -> tuple[Training, ...]:
         """Those of a scale."""
         return self.published if scale == "published" else self.small
+
+    def asked(self, scale: str, kernels: str) -> list[Training]:
+        """Those of a scale that are of any of the kernels."""
+        return [training for training in self.trainings(scale) if training.kernels(kernels)]
 
 
 def finite(task: str, examples: int) -> str:

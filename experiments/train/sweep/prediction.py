@@ -32,16 +32,23 @@ def of(settings: Settings, rows: list[dict]) -> Prediction:
     Those of a step are of examples of the cell's own length. Where a curriculum makes them shorter, rows reach a rate
     that is too high by as much, which the cells of that curriculum are then given too.
     """
+    reached, basis = rate(rows)
+
+    def hours(cell: Cell) -> float | None:
+        counted = models.step_flops(settings, cell.program)
+        return None if counted is None else counted * settings.steps / reached / 3600
+
+    return Prediction(hours, basis)
+
+
+def rate(rows: list[dict]) -> tuple[float, str]:
+    """Operations in a second, as measured rows have reached or as guessed, and which of both it is."""
     rates = [
         row["step_flops"] * convergence.trained(row) / row["train_seconds"]
         for row in rows
         if row.get("status") == "measured" and row.get("step_flops") and row.get("train_seconds")
     ]
-    rate = float(np.median(rates)) if rates else RATE * processor.cores()
-    basis = f"at {rate / 1e9:.3g} GFLOP/s, " + ("as rows here have reached" if rates else "a guess: none is measured")
-
-    def hours(cell: Cell) -> float | None:
-        counted = models.step_flops(settings, cell.program)
-        return None if counted is None else counted * settings.steps / rate / 3600
-
-    return Prediction(hours, basis)
+    found = float(np.median(rates)) if rates else RATE * processor.cores()
+    return found, f"at {found / 1e9:.3g} GFLOP/s, " + (
+        "as rows here have reached" if rates else "a guess: none is measured"
+    )
