@@ -62,7 +62,9 @@ def _moved(counted: list[dict], own: list[dict]):
     _legend(panels[0], {analysis.route(row) for row in longest.values()})
     at = "At" if len(lengths) == 1 else "Each at its longest of"
     told = f"{at} {', '.join(f'{length:,}' for length in lengths)} tokens."
-    lines = f"Lines: 1, what a fused kernel needs to move, and dashed {AIM}, which is aimed at."
+    lines = (
+        f"Lines: 1, what a fused kernel needs to move, and dashed {AIM}, which is aimed at. Without a dot: no count."
+    )
     figures.footnote(figure, [told, lines, *_without(own)])
     return figure
 
