@@ -146,6 +146,66 @@ def test_a_long_heading_is_wrapped():
     assert heading.get_window_extent().x1 <= figure.bbox.x1
 
 
+@pytest.mark.parametrize("limits", [(1_000, 60_000), (0.9, 1.15), (1, 2), (0.02, 3), (0.8, 20_000)])
+def test_plain_ticks_are_three_or_more_and_do_not_meet(limits):
+    figure, (panel,) = figures.axes(1)
+    panel.plot([1, 2], limits)
+    panel.set_yscale("log")
+    figures.plain_ticks(panel.yaxis)
+    figure.canvas.draw()
+    low, high = panel.get_ylim()
+    shown = [
+        label for label, tick in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True) if low <= tick <= high
+    ]
+    boxes = [label.get_window_extent() for label in shown]
+    assert len(shown) >= 3 and all("e" not in label.get_text() for label in shown)
+    assert all(below.y1 < above.y0 for below, above in itertools.pairwise(boxes))
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("limits", [(3.2, 13.5), (5.0, 6.9), (0.01, 900)])
+def test_an_axis_of_bytes_has_three_ticks(limits):
+    figure, (panel,) = figures.axes(1)
+    panel.plot([1, 2], [2**20 * limit for limit in limits])
+    panel.set_yscale("log")
+    figures.bytes_ticks(panel)
+    assert 3 <= len(panel.get_yticks()) <= 11
+    plt.close(figure)
+
+
+def test_lines_that_cover_each_other_are_moved_apart_and_others_stay():
+    figure, (panel,) = figures.axes(1)
+    xs, alike = [1, 2, 3, 4], [1.0, 1.0, 1.0, 1.0]
+    values = [alike, alike, [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.1, 0.1], alike]
+    lines = [panel.plot(xs, own, linewidth=1.5) for own in values]
+    assert "side by side" in figures.side_by_side(panel, lines)[0]
+    heights = [line.get_transform().transform((1, 1))[1] for [line] in lines]
+    first, second, apart, partly, third = heights
+    assert apart == panel.transData.transform((1, 1))[1], "no stretch of it is covered"
+    together = sorted((first, second, partly, third))
+    assert all(1.5 <= (above - below) * 72 / figure.dpi < 1.8 for below, above in itertools.pairwise(together))
+    assert first < second < third, "in the order of their labels"
+    assert not figures.side_by_side(panel, [panel.plot(xs, [0.3] * 4), panel.plot(xs, [0.6] * 4)])
+    plt.close(figure)
+
+
+def test_texts_of_points_keep_off_lines_and_each_other():
+    figure, (panel,) = figures.axes(1)
+    panel.plot([1, 1], [0, 1])
+    panel.plot([0, 2], [0.4, 0.6])
+    panel.axhline(0.52)
+    figures.label_points(panel, [("512", 1, 0.5, "black"), ("error 0", 1, 0.0, "black"), ("16", 1, 0.5, "black")])
+    texts = list(panel.texts)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in texts]
+    for box in boxes:
+        for line in panel.lines:
+            path = line.get_path().interpolated(200).transformed(line.get_transform())
+            assert not any(box.contains(x, y) for x, y in path.vertices), line
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    plt.close(figure)
+
+
 def test_kernels_in_few_words():
     assert naming.short(repr(KERNELS["softmax"]())) == "Softmax"
     assert naming.short(repr(KERNELS["performer"](features=64))) == "Performer(features=64)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-from matplotlib import ticker
 
 from experiments.show import figures, naming, statistics
 
@@ -34,37 +33,41 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 
 def _error(found: list[dict], rows: list[dict]):
     """A panel for each error; a kernel without a dial goes from side to side."""
-    figure, panels = figures.axes(len(PANELS), width=5.0)
+    figure, panels = figures.grid(len(PANELS), 1, width=5.6, height=3.5)
     figures.title(figure, "Error against exact softmax", _where(found[0]))
-    figures.footnote(
-        figure, [f"{RATE}: theory's rate for m features, through Performer's errors.", *_notes(rows, tuple(PANELS))]
-    )
+    notes = [f"{RATE}: theory's rate for m features, through Performer's errors.", *_notes(rows, tuple(PANELS))]
     terms = sorted({row["terms"] for row in found if row["terms"]}) or [1]
-    for panel, (name, heading) in zip(panels, PANELS.items(), strict=True):
+    ends: list[tuple] = []
+    for [panel], (name, heading) in zip(panels, PANELS.items(), strict=True):
         panel.set_title(heading, fontsize=10, loc="left")
         panel.set_yscale("log", nonpositive="clip")
-        ends = [_error_line(panel, own, style, name, terms) for own, style in _lines(found)]
-        ends.append((MEAN, terms[-1], _mean_of_values(panel, found, name), GREY))
+        drawn = [_error_line(panel, own, style, name, terms) for own, style in _lines(found)]
+        level = (MEAN, terms[-1], _mean_of_values(panel, found, name), GREY)
+        ends.append((panel, [*(end for end, _ in drawn), level]))
         _limit(panel, found, name)
         if name != "row":  # the rate is of mean squares, and so of Frobenius norms
             _rate(panel, found, name)
         figures.lengths_axis(panel, _powers(terms))
-        panel.set_xlabel("features, landmarks, rank, or keys in sight")
-        _plain(panel.yaxis, panel.get_ylim())
-        figures.label_lines(panel, ends)
+        panel.set_xlabel("features, landmarks, rank, or keys in sight" if panel is panels[-1][0] else "")
+        figures.plain_ticks(panel.yaxis)
+        notes += figures.side_by_side(panel, [artists for _, artists in drawn])
+    figures.footnote(figure, list(dict.fromkeys(notes)))
+    for panel, labels in ends:
+        figures.label_lines(panel, labels)
     return figure
 
 
-def _error_line(panel, own: list[dict], style: dict, name: str, terms: list[int]) -> tuple[str, float, float, str]:
-    """Draw one error of a dial; its label, and where that belongs."""
+def _error_line(panel, own: list[dict], style: dict, name: str, terms: list[int]) -> tuple[tuple, list]:
+    """Draw one error of a dial; its label, and where that belongs, and its artists."""
     means, xs = [statistics.mean(row[name]) for row in own], [row["terms"] for row in own]
     if xs[0] is None:
         xs, means, style = [terms[0], terms[-1]], means * 2, style | {"marker": ""}
+    before = panel.get_children()
     figures.means(panel, xs, means, style | THIN)
-    return _end(panel, own, xs, means, style)
+    return _end(own, xs, means, style), [artist for artist in panel.get_children() if artist not in before]
 
 
-def _end(panel, own: list[dict], xs: list, means: list, style: dict) -> tuple[str, float, float, str]:
+def _end(own: list[dict], xs: list, means: list, style: dict) -> tuple[str, float, float, str]:
     """The label of a dial, and where it belongs: at the last value that is shown."""
     shown = [(x, mean.value) for x, mean in zip(xs, means, strict=True) if mean.value >= EXACT] or [(xs[-1], EXACT)]
     x, value = shown[-1]
@@ -88,7 +91,7 @@ def _rate(panel, found: list[dict], name: str) -> None:
 
 def _trade(timed: list[dict], rows: list[dict]):
     """Error of the output against time as a ratio to softmax, a line along each dial."""
-    figure, [panel] = figures.axes(1, width=7.0, height=5.4)
+    figure, [panel] = figures.axes(1, width=6.0, height=5.2)
     figures.title(figure, "Error against time", _where(timed[0]))
     where = f"{timed[0]['device']}, {timed[0]['cores']} cores"
     notes = [f"Ratio of times: median and quartiles over turns, {where}. Numbers: least and greatest value of a dial."]
@@ -101,9 +104,10 @@ def _trade(timed: list[dict], rows: list[dict]):
     _softmax(panel)
     panel.set_xlabel("time of the forward pass / time of exact softmax")
     panel.set_ylabel("output, relative Frobenius error")
-    _plain(panel.xaxis, panel.get_xlim())
-    _plain(panel.yaxis, panel.get_ylim())
+    figures.plain_ticks(panel.xaxis)
+    figures.plain_ticks(panel.yaxis)
     figures.label_lines(panel, ends)
+    figures.label_points(panel, [*_values(timed), ("softmax: error 0", 1, panel.get_ylim()[0], "#000000")])
     return figure
 
 
@@ -112,12 +116,18 @@ def _trade_line(panel, own: list[dict], style: dict) -> tuple[str, float, float,
     means, ratios = [statistics.mean(row["output"]) for row in own], [row["ratio"] for row in own]
     across = np.abs(np.array([row["ratio_quartiles"] for row in own]).T - ratios)
     figures.means(panel, ratios, means, style | THIN, across)
-    is_first = style["linestyle"] == "-"  # variants have the same values nearby
-    for row, mean in zip(own, means, strict=True):
-        if is_first and row["value"] is not None and row in (own[0], own[-1]):
-            where = {"xytext": (4, 4), "textcoords": "offset points", "color": style["color"], "annotation_clip": True}
-            panel.annotate(f"{row['value']:,}", (row["ratio"], mean.value), fontsize=figures.LABEL - 1, **where)
-    return _end(panel, own, ratios, means, style)
+    return _end(own, ratios, means, style)
+
+
+def _values(timed: list[dict]) -> list[tuple[str, float, float, str]]:
+    """The least and the greatest value of each dial, where they belong, and in which colour."""
+    first = [(own, style["color"]) for own, style in _lines(timed) if style["linestyle"] == "-"]  # others are nearby
+    return [
+        (f"{row['value']:,}", row["ratio"], statistics.mean(row["output"]).value, color)
+        for own, color in first
+        for row in own[:1] + own[1:][-1:]
+        if row["value"] is not None
+    ]
 
 
 def _softmax(panel) -> None:
@@ -126,8 +136,6 @@ def _softmax(panel) -> None:
     low /= 1.6  # apart from the lowest errors
     panel.axvline(1, color="#000000", linewidth=0.8)
     panel.plot(1, low, "o", color="#000000", markersize=7, clip_on=False)
-    where = {"xytext": (7, 6), "textcoords": "offset points", "fontsize": figures.LABEL}
-    panel.annotate("softmax: error 0", (1, low), **where)
     panel.set_ylim(low, high)
 
 
@@ -158,15 +166,6 @@ def _powers(terms: list[int]) -> list[int]:
     """Powers of two from below the least to above the greatest."""
     first, last = terms[0].bit_length() - 1, (terms[-1] - 1).bit_length()
     return [2**power for power in range(first, last + 1)]
-
-
-def _plain(axis, limits: tuple[float, float]) -> None:
-    """Ticks of a logarithmic axis as plain numbers, as many as a decade or less needs."""
-    low, high = np.log10(limits)
-    subs = (1.0,) if high - low > 3 else (1.0, 3.0) if high - low > 1.2 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-    axis.set_major_locator(ticker.LogLocator(base=10, subs=subs))
-    axis.set_minor_locator(ticker.NullLocator())
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _where(row: dict) -> str:

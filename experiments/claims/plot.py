@@ -43,6 +43,7 @@ def _speed(rows: list[dict]):
         xs, ys = [row["length"] for row in own], [row["tokens_per_second"] for row in own]
         panel.plot(xs, ys, **styles[kernel], **DRAWN)
         ends.append((naming.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
+    figures.plain_ticks(panel.yaxis)
     figures.footnote(figure, ["The claim under test: 10 to 100 times. Gains are of the fastest kernel at each length."])
     figures.label_lines(panel, ends)
     return figure
@@ -61,21 +62,24 @@ def _recall(rows: list[dict]):
     panel.set_ylim(-0.02, 1.04)
     panel.axhline(recall.TASK.chance, color="#888888", linewidth=0.8, linestyle=":")
     panel.axhline(0.2, color="#888888", linewidth=0.8, linestyle="--")
-    styles, ends = figures.styles(rows), []
+    styles, ends, lines = figures.styles(rows), [], []
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         own = [row for row in each if row["kernel"] == kernel]
         shares = [[row["accuracy"] for row in own if row["distance"] == x] for x in xs]
         means = list(map(statistics.share, shares))
+        before = panel.get_children()
         figures.seeds(panel, xs, shares, styles[kernel])
         figures.means(panel, xs, means, styles[kernel])
+        lines.append([artist for artist in panel.get_children() if artist not in before])
         ends.append((naming.short(kernel), xs[-1], means[-1].value, styles[kernel]["color"]))
-    figures.footnote(figure, ["Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."])
+    told = "Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."
+    figures.footnote(figure, [told, *figures.side_by_side(panel, lines)])
     figures.label_lines(panel, ends)
     return figure
 
 
 def _regression(rows: list[dict]):
-    figure, (curve, errors) = figures.axes(2)
+    figure, [[curve], [errors]] = figures.grid(2, 1, width=5.4, height=3.6)
     own = sorted((row for row in rows if row["seed"] == 0), key=lambda row: row["bandwidth"])
     best = min(own, key=lambda row: row["left_out_error"])
     figures.title(figure, "Attention as kernel regression: the bandwidth is the softmax's temperature")
@@ -87,13 +91,16 @@ def _regression(rows: list[dict]):
     for row, color in zip((own[0], best, own[-1]), ("#D55E00", "#009E73", "#0072B2"), strict=True):
         curve.plot(grid, row["estimate"], color=color, linewidth=1.4)
         ends.append((f"bandwidth {row['bandwidth']:g}", grid[-1], row["estimate"][-1], color))
+    curve.set_xlabel("x, of queries and keys")
+    curve.set_ylabel("y, of values")
     figures.label_lines(curve, ends)
     for name, label, color in (("error", "error", "#009E73"), ("left_out_error", "left out in turn", "#D55E00")):
         widths = sorted({row["bandwidth"] for row in rows})
         values = [statistics.mean([row[name] for row in rows if row["bandwidth"] == width]).value for width in widths]
         errors.plot(widths, values, color=color, marker="o", label=label, **DRAWN)
     errors.axvline(best["bandwidth"], color="#888888", linewidth=0.8, linestyle=":")
-    errors.set_xscale("log", base=2)
+    errors.set_xscale("log")
+    figures.plain_ticks(errors.xaxis)
     errors.set_xlabel("bandwidth")
     errors.set_ylabel("root mean square")
     errors.legend(frameon=False, fontsize=9)

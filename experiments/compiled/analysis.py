@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from attnzoo import KERNELS, Kernel
 from experiments.bench.chips import CHIPS
-from experiments.compiled.settings import PROJECTED
+from experiments.compiled.settings import AUTOMATIC, PROJECTED
 from experiments.show import naming, tables, units
 from experiments.show.units import Shown
 
@@ -34,6 +35,18 @@ def line_name(row: dict) -> str:
     """A kernel in few words, and its implementation where one was named."""
     kernel = naming.short(row["kernel"])
     return kernel if row["implementation"] == "auto" else f"{kernel}, {row['implementation']}"
+
+
+def route(row: dict) -> str:
+    """The implementation of a row that was counted.
+
+    Of what is chosen where none is named, cuDNN's is softmax under a mask in one launch, or two with gradients, for
+    which XLA takes more.
+    """
+    if row["implementation"] != AUTOMATIC:
+        return row["implementation"]
+    is_softmax = getattr(KERNELS.get(row["name"]), "as_softmax", Kernel.as_softmax) is not Kernel.as_softmax
+    return "cudnn" if is_softmax and CHIPS[row["target"]].platform == "cuda" and row["launches"] <= 2 else "xla"
 
 
 def settings_of(rows: list[dict]) -> dict[tuple, list[dict]]:

@@ -24,29 +24,30 @@ def draw(rows: list[dict], models: list[dict], out: pathlib.Path) -> None:
 
 def _decoding(measured: list[dict], rows: list[dict]):
     contexts = sorted({row["context"] for row in rows})
-    figure, (times, sizes) = figures.axes(2)
+    figure, [[times], [sizes]] = figures.grid(2, 1, width=5.4, height=3.8)
     first, styles = measured[0], figures.styles(measured)
     where = f"{first['device']}, {first['cores']} cores; batch {first['batch']}, {first['heads']} heads of "
     figures.title(figure, "One more token, after a context", f"{where}{first['head_dim']}, {first['dtype']}")
-    figures.footnote(figure, _notes(rows))
-    ends = {times: [], sizes: []}
+    ends, lines = {times: [], sizes: []}, {times: [], sizes: []}
     for kernel, style in styles.items():
         own = sorted((row for row in measured if row["kernel"] == kernel), key=lambda row: row["context"])
         xs, seconds = [row["context"] for row in own], np.array([row["token_seconds"] for row in own])
         spread = [
             np.abs(np.array([row["quartiles"][side] for row in own]) / own[0]["tokens"] - seconds) for side in (0, 1)
         ]
-        times.errorbar(xs, seconds, yerr=spread, **style, **LINE)
-        sizes.plot(xs, [row["state_bytes"] for row in own], **style, **LINE)
+        lines[times].append(times.errorbar(xs, seconds, yerr=spread, **style, **LINE).get_children())
+        lines[sizes].append(sizes.plot(xs, [row["state_bytes"] for row in own], **style, **LINE))
         label = naming.short(kernel)
         ends[times].append((label, xs[-1], seconds[-1], style["color"]))
         ends[sizes].append((label, xs[-1], own[-1]["state_bytes"], style["color"]))
     for panel, heading in ((times, "time of a token"), (sizes, "state")):
         panel.set_title(heading, fontsize=10, loc="left")
         figures.lengths_axis(panel, contexts)
-        panel.set_xlabel("tokens before it")
+        panel.set_xlabel("tokens before it" if panel is sizes else "")
     figures.seconds_axis(times)
     figures.bytes_axis(sizes)
+    moved = [note for panel, own in lines.items() for note in figures.side_by_side(panel, own)]
+    figures.footnote(figure, [*_notes(rows), *dict.fromkeys(moved)])
     for panel, labels in ends.items():
         figures.label_lines(panel, labels)
     return figure

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
+import attnzoo
 from experiments.disputes import rules
 from experiments.disputes.cases import DISPUTES
 from experiments.show import figures, naming, statistics
@@ -15,7 +17,7 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
     if not rows:
         return
     most = max(len(row["scores"]) for row in rows)
-    figure, panels = figures.grid(len(rows), 1, width=7.2, height=1.4 + 0.3 * max(2, most))
+    figure, panels = figures.grid(len(rows), 1, width=5.8, height=1.3 + 0.3 * max(2, most))
     figures.title(figure, "Disputes", "each seed, and the mean with its 95% interval")
     for [panel], row in zip(panels, rows, strict=True):
         _panel(panel, row)
@@ -26,9 +28,10 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 def _panel(panel, row: dict) -> None:
     """A line for each contender, which tells how many of its seeds have a number where some have none."""
     shown, told = _shown(row)
+    styles = contender_styles(list(shown))
     is_share = not isinstance(_rule(row), rules.Delays | rules.Scores)
     for place, (text, own) in enumerate(shown.items()):
-        style = {"color": figures.STYLES[place][0], "marker": figures.STYLES[place][1]}
+        style = styles[text]
         figures.seeds(panel, own, [[place]] * len(own), style)
         if own:
             found = _mean(own, row["answers"][text] if is_share else None)
@@ -36,12 +39,37 @@ def _panel(panel, row: dict) -> None:
             panel.errorbar([found.value], [place + 0.25], xerr=[[found.value - low], [high - found.value]], **style)
     seeds = {text: len(found) for text, found in row["scores"].items()}
     some = {text: f" ({len(own)} of {seeds[text]})" if len(own) < seeds[text] else "" for text, own in shown.items()}
-    panel.set_yticks(range(len(shown)), [naming.short(text) + some[text] for text in shown], fontsize=8.5)
+    panel.set_yticks(range(len(shown)), [_name(text) + some[text] for text in shown], fontsize=8.5)
     panel.set_ylim(len(shown) - 0.4, -0.6)
     if is_share:
         panel.set_xlim(-0.03, 1.03)
     panel.set_xlabel(told, fontsize=8.5)
     panel.set_title(f"{row['dispute']}: {row['verdict']}", fontsize=10, loc="left")
+
+
+def contender_styles(contenders: list[str]) -> dict[str, dict[str, str]]:
+    """The colour of each one's kernel, of a mix that of its first, and its marker, or another where one before it has
+    that."""
+    found: dict[str, dict[str, str]] = {}
+    for text in sorted(contenders, key=lambda text: len(_kernels(text))):
+        color, own = figures.look(next(iter(_kernels(text)), text), contenders)
+        taken = {style["marker"] for style in found.values() if style["color"] == color}
+        marker = next(each for each in (own, *(marker for _, marker in figures.STYLES)) if each not in taken)
+        found[text] = {"color": color, "marker": marker}
+    return found
+
+
+def _kernels(text: str) -> list[str]:
+    """The kernels of the catalogue that a contender names, in their order."""
+    return [word for word in re.findall(r"\w+", text) if word in attnzoo.KERNELS]
+
+
+def _name(text: str) -> str:
+    """A contender in few words; a mix as its kernels in turns, a line each where they have arguments."""
+    mix = re.fullmatch(r"turns\(kernels='(.*)'\)", text)
+    if mix is None:
+        return naming.short(text)
+    return mix[1].replace("), ", "),\n") + ", in turns"
 
 
 def _shown(row: dict) -> tuple[dict[str, list[float]], str]:

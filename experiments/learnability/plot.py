@@ -8,6 +8,9 @@ import pathlib
 from experiments.learnability import analysis
 from experiments.show import figures, naming, statistics
 
+DRAWN = {"linewidth": 1.5, "markersize": 4.5}
+UNITS = {1.0: "", 1e6: "millions of ", 1e9: "billions of ", 1e12: "trillions of "}
+
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
     """`learnability_<task>` for each task, numbered where there are several."""
@@ -20,43 +23,64 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 
 
 def _figure(rows: list[dict]):
-    figure, (shares, operations) = figures.axes(2, width=5.2, height=4.6)
-    first, groups = rows[0], analysis.groups(rows)
-    lines = {name: [name, own] for name, own in _named(groups).items()}
-    looks = figures.styles([own[0] | {"kernel": name} for name, own in lines.values()])
-    held = f"{first['steps']:,} steps; solved from {first['solved']:.0%} of validation"
-    doubt = statistics.doubt(min(each.seeds for _, own in lines.values() for each in analysis.by_rate(own)))
-    figures.title(
-        figure, f"{naming.short(first['task'])}: who learns it, at which rate", "; ".join(filter(None, (held, doubt)))
-    )
-    ends: dict = {shares: [], operations: []}
-    for name, own in lines.values():
-        rates = analysis.by_rate(own)
-        for panel, values in ((shares, [x.share for x in rates]), (operations, [x.operations for x in rates])):
-            shown = [(rate.rate, value) for rate, value in zip(rates, values, strict=True) if math.isfinite(value)]
-            if shown:
-                panel.plot(*zip(*shown, strict=True), **looks[name], linewidth=1.5, markersize=4.5)
-                ends[panel].append((name, *shown[-1], looks[name]["color"]))
-    for panel, text in (
+    figure, [[shares], [operations]] = figures.grid(2, 1, width=5.4, height=3.8)
+    lines, first = _named(analysis.groups(rows)), rows[0]
+    looks = figures.styles([own[0] | {"kernel": name} for name, own in lines.items()])
+    rates = {name: analysis.by_rate(own) for name, own in lines.items()}
+    held = [_positions(rows), f"{first['steps']:,} steps", f"solved from {first['solved']:.0%} of validation"]
+    doubt = statistics.doubt(min(each.seeds for own in rates.values() for each in own))
+    heading = f"{naming.short(first['task'])}: who learns it, at which rate"
+    figures.title(figure, heading, "; ".join(filter(None, (*held, doubt))))
+    unit, word = _unit([each.operations for own in rates.values() for each in own])
+    found = {
+        shares: {name: [(each.rate, each.share) for each in own] for name, own in rates.items()},
+        operations: {name: [(each.rate, each.operations / unit) for each in own] for name, own in rates.items()},
+    }
+    shares.set_ylim(-0.05, 1.05)
+    for panel, heading in (
         (shares, "share of seeds that solve it"),
-        (operations, "operations until half of the seeds have"),
+        (operations, f"{word}operations until half of the seeds have"),
     ):
         panel.set_xscale("log")
-        panel.set_xlabel("highest learning rate")
-        panel.set_title(text, fontsize=10, loc="left")
-    shares.set_ylim(-0.03, 1.03)
+        panel.set_xlabel("highest learning rate" if panel is operations else "")
+        panel.set_title(heading, fontsize=10, loc="left")
+    ends, drawn = {shares: [], operations: []}, {shares: [], operations: []}
+    for panel, values in found.items():
+        for name, points in values.items():
+            shown = [point for point in points if math.isfinite(point[1])]
+            if shown:
+                drawn[panel].append(panel.plot(*zip(*shown, strict=True), **looks[name], **DRAWN))
+                ends[panel].append((name, *shown[-1], looks[name]["color"]))
     operations.set_xlim(shares.get_xlim())
     if ends[operations]:
-        figures.ratios_axis(operations)
+        operations.set_yscale("log")
+        figures.plain_ticks(operations.yaxis)
+    for panel in found:
+        figures.plain_ticks(panel.xaxis)
+    moved = [note for panel, own in drawn.items() for note in figures.side_by_side(panel, own)]
+    figures.footnote(figure, list(dict.fromkeys(moved)))
     for panel, labels in ends.items():
         figures.label_lines(panel, labels)
     return figure
 
 
+def _unit(counts: list[float]) -> tuple[float, str]:
+    """The largest of `UNITS` that leaves all counts at least 1, and its word."""
+    least = min(filter(math.isfinite, counts), default=1.0)
+    return max((unit, word) for unit, word in UNITS.items() if unit <= max(least, 1.0))
+
+
+def _positions(rows: list[dict]) -> str:
+    """Those of all rows; none where they differ."""
+    positions = {naming.short(row["positions"]) for row in rows}
+    return positions.pop() if len(positions) == 1 else ""
+
+
 def _named(groups: dict[tuple, list[dict]]) -> dict[str, list[dict]]:
-    """By kernel, and by length and width where there are several."""
+    """By kernel, and by positions, length and width where there are several."""
+    shared = _positions([row for own in groups.values() for row in own])
     several = [len({key[axis] for key in groups}) > 1 for axis in (2, 3)]
     parts = lambda key: [
         f"{text} {size:,}" for text, size, is_told in zip(("T =", "width"), key[2:], several, strict=True) if is_told
     ]
-    return {", ".join([key[1], *parts(key)]): own for key, own in groups.items()}
+    return {", ".join([key[1].removesuffix(f", {shared}"), *parts(key)]): own for key, own in groups.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 
 from experiments.scaling import analysis
@@ -9,7 +10,7 @@ from experiments.scaling.analysis import Exponent
 from experiments.show import figures, naming
 
 TITLES = {"forward": "Forward pass", "train": "Forward and backward pass"}
-WIDE = 0.4  # of an exponent's interval, beyond which its second digit is chance
+NARROW = 0.1  # of an exponent's interval, up to which its two digits are known without it
 DRAWN = {"linewidth": 1.5, "markersize": 4.5, "markeredgewidth": 0.8}
 
 
@@ -27,25 +28,33 @@ def draw(rows: list[dict], summary: list[dict], out: pathlib.Path) -> list[pathl
 
 def _figure(rows, summary, styles):
     lengths = sorted({row["length"] for row in rows})
-    figure, (time_panel, memory_panel) = figures.axes(2, width=5.2, height=4.9)
+    figure, [[time_panel], [memory_panel]] = figures.grid(2, 1, width=5.2, height=4.4)
     figures.title(figure, TITLES[rows[0]["pass"]], analysis.shared_text(rows))
-    figures.footnote(figure, _notes(rows))
     exponents = {entry["kernel"]: entry["exponent"] for entry in summary}
-    ends = {time_panel: [], memory_panel: []}
+    ends, lines = {time_panel: [], memory_panel: []}, {time_panel: [], memory_panel: []}
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         own = sorted((row for row in rows if row["kernel"] == kernel), key=lambda row: row["length"])
         slope = exponents.get(kernel)
         label = analysis.label(own[0], rows)
-        ends[time_panel] += _line(time_panel, _times(own), styles[kernel], label + _growth(slope))
-        ends[memory_panel] += _line(memory_panel, _sizes(own), styles[kernel], label)
+        for panel, points, told in (
+            (time_panel, _times(own), label + _growth(slope)),
+            (memory_panel, _sizes(own), label),
+        ):
+            before = panel.get_children()
+            ends[panel] += _line(panel, points, styles[kernel], told)
+            drawn = [artist for artist in panel.get_children() if artist not in before]
+            lines[panel] += [drawn] if drawn else []
     for panel, text in ((time_panel, "run time"), (memory_panel, "temporary memory that the compiler plans")):
         panel.set_title(text, fontsize=10, loc="left")
         figures.lengths_axis(panel, lengths)
+    time_panel.set_xlabel("")
     for panel, points in ((time_panel, _times(rows)), (memory_panel, _sizes(rows))):
         panel.set_yscale("log")
         _guides(panel, points, lengths)
     figures.seconds_axis(time_panel)
     figures.bytes_axis(memory_panel)
+    moved = [note for panel, own in lines.items() for note in figures.side_by_side(panel, own)]
+    figures.footnote(figure, [*_notes(rows, summary), *dict.fromkeys(moved)])
     for panel, labels in ends.items():
         figures.label_lines(panel, labels)
     return figure
@@ -92,11 +101,13 @@ def _line(panel, points, style, label) -> list[tuple]:
 
 
 def _growth(exponent: Exponent | None) -> str:
-    """An exponent as a label has it; one that is not known to a tenth or two, with its interval."""
+    """An exponent as a label has it: two digits where they are known, and else one, with its interval."""
     if exponent is None:
         return ""
     value, low, high = exponent
-    return f"  $T^{{{value:.2f}}}$" if high - low <= WIDE else f"  $T^{{{value:.1f}}}$ [{low:.1f}, {high:.1f}]"
+    if high - low <= NARROW:
+        return f"  $T^{{{value:.2f}}}$"
+    return f"  $T^{{{value:.1f}}}$ [{math.floor(10 * low) / 10:.1f}, {math.ceil(10 * high) / 10:.1f}]"
 
 
 def _guides(panel, points, lengths):
@@ -104,10 +115,14 @@ def _guides(panel, points, lengths):
         figures.slope_guides(panel, [point[:2] for point in points])
 
 
-def _notes(rows) -> list[str]:
+def _notes(rows, summary) -> list[str]:
     notes = ["Bars: quartiles of repetitions." if any(row["status"] == "measured" for row in rows) else ""]
+    if any(entry["exponent"] for entry in summary):
+        notes.append(f"Exponents: of run time, with their 95% interval where it is wider than {NARROW}.")
     if any(row["status"] == "skipped" for row in rows):
-        notes.append("Hollow: predicted, because it did not fit in time or memory.")
+        notes.append(
+            "Hollow: not run, for want of time or memory; times are predicted, memory is planned as elsewhere."
+        )
     for status in ("refused", "failed"):
         named = dict.fromkeys(naming.short(row["kernel"]) for row in rows if row["status"] == status)
         notes += [f"{status.capitalize()}: {', '.join(named)}."] if named else []

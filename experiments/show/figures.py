@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pathlib
 import textwrap
@@ -198,11 +199,6 @@ def seconds_axis(panel) -> None:
     _log_axis(panel, 10, ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)), seconds_text)
 
 
-def ratios_axis(panel) -> None:
-    """A logarithmic axis of ratios, once everything is drawn."""
-    _log_axis(panel, 10, ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)), lambda value: f"{value:,g}")
-
-
 def bytes_axis(panel) -> None:
     """A logarithmic axis of bytes, once everything is drawn."""
     _log_axis(panel, 2, ((1.0,),), size_text)
@@ -363,3 +359,114 @@ def save(figure, stem: pathlib.Path) -> None:
     plt.close(figure)
     few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(stem.with_suffix(".png"), optimize=True, dpi=(DOTS, DOTS))
+
+
+def plain_ticks(axis) -> None:
+    """Plain numbers on a logarithmic axis, as many as its decades leave room for, once everything is drawn."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    subdivisions = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.2 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    ticks = ticker.LogLocator(base=10, subs=subdivisions, numticks=9).tick_values(low, high)
+    inside = [tick for tick in ticks if low <= tick <= high]
+    axis.set_major_locator(ticker.FixedLocator(inside) if len(inside) > 2 else ticker.MaxNLocator(4))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def bytes_ticks(panel) -> None:
+    """Three ticks or more on a logarithmic axis of bytes, once everything is drawn: those between powers of two where
+    there are few of these."""
+    bytes_axis(panel)
+    low, high = panel.get_ylim()
+    for subdivisions in ((1.0, 1.5), (1.0, 1.25, 1.5, 1.75)):
+        if len(panel.get_yticks()) < 3:
+            ticks = ticker.LogLocator(base=2, subs=subdivisions, numticks=9).tick_values(low, high)
+            panel.set_yticks([tick for tick in ticks if low <= tick <= high])
+    panel.set_ylim(low, high)
+
+
+def side_by_side(panel, lines: list[list]) -> list[str]:
+    """Move lines that cover each other between two of their points apart, by their width; a note where there are any.
+
+    Those that cover most others stay where they are, and each of the others is moved as little as leaves all in sight.
+
+    Args:
+      lines: the artists of each line, among them those that join its points; limits stand already.
+    """
+    is_joined = lambda artist: isinstance(artist, matplotlib.lines.Line2D) and artist.get_linestyle() != "None"
+    joined = [list(filter(is_joined, own)) for own in lines]
+    stretches = [np.concatenate([_stretches(panel, part) for part in parts]) for parts in joined]
+    every = range(len(lines))
+    met = [
+        {other for other in every if other != own and _is_covered(stretches[own], stretches[other])} for own in every
+    ]
+    steps: dict[int, int] = {}
+    for own in sorted(filter(met.__getitem__, every), key=lambda own: -len(met[own])):
+        taken = {steps.get(other) for other in met[own]}
+        steps[own] = next(step for step in sorted(range(-len(lines), len(lines) + 1), key=abs) if step not in taken)
+    for alike in {frozenset(met[own] | {own}) for own in steps}:  # in the order in which labels stand beside them
+        height = lambda own: (stretches[own][-1, 3], own)
+        twins = [own for own in sorted(alike, key=height) if met[own] | {own} == alike]
+        steps |= zip(twins, sorted(steps[own] for own in twins), strict=True)
+    for own, step in steps.items():
+        up = 1.1 * step * joined[own][0].get_linewidth() / 72
+        moved = matplotlib.transforms.ScaledTranslation(0, up, panel.figure.dpi_scale_trans)
+        for artist in lines[own]:
+            artist.set_transform(artist.get_transform() + moved)
+    return ["Lines that would cover each other are drawn side by side."] if steps else []
+
+
+def _stretches(panel, line) -> np.ndarray:
+    """From where to where a line goes between neighbouring points, [points - 1, 4], in points of 1/72 of an inch."""
+    places = panel.transData.transform(line.get_xydata()) * 72 / panel.figure.dpi
+    return np.concatenate([places[:-1], places[1:]], axis=1)
+
+
+def _is_covered(stretches: np.ndarray, others: np.ndarray) -> bool:
+    """Whether some stretch begins and ends where another one does, by a line's width."""
+    return bool((np.abs(stretches[:, None] - others[None]).max(axis=2, initial=0) < 1.4).any())
+
+
+def label_points(panel, texts: list[tuple[str, float, float, str]], size: float = LABEL - 1) -> None:
+    """Write each text beside its point, where it covers least of lines and of other texts, once all else is drawn.
+
+    Args:
+      texts: text, x, y and colour of each point.
+    """
+    for _ in range(2):  # after once the layout does not stand yet
+        panel.figure.canvas.draw()
+    inside, unit = panel.get_window_extent(), panel.figure.dpi / 72
+    taken = _drawn_places(panel)
+    sides = np.array([(1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0)])
+    for text, x, y, color in texts:
+        look = {"fontsize": size, "color": readable(color), "ha": "center", "va": "center"}
+        label = panel.annotate(text, (x, y), (0, 0), textcoords="offset points", annotation_clip=True, **look)
+        box, point = label.get_window_extent(), panel.transData.transform((x, y))
+        reach = np.array([box.width, box.height]) / 2
+        middles = [point + side * (reach + away * unit) for away in (5, 10, 16) for side in sides]
+        middle = min(middles, key=lambda middle: _covered(taken, middle, reach + 1.5 * unit, inside))
+        label.xyann = tuple((middle - point) / unit)
+        taken = np.concatenate([taken, middle + reach * (np.indices((7, 7)).reshape(2, -1).T / 3 - 1)])
+
+
+def _covered(taken: np.ndarray, middle: np.ndarray, reach: np.ndarray, inside) -> float:
+    """How many of the places are within reach of a middle; more than any where that goes beyond the panel."""
+    is_beyond = (middle - reach < inside.min).any() or (middle + reach > inside.max).any()
+    return len(taken) + 1 if is_beyond else int((np.abs(taken - middle) < reach).all(axis=1).sum())
+
+
+def _drawn_places(panel) -> np.ndarray:
+    """Places on the lines, bars and leaders of labels of a panel, a few dots from one to the next."""
+    paths = [line.get_transform().transform(line.get_xydata()) for line in panel.lines]
+    for bars in panel.collections:
+        paths += [bars.get_transform().transform(segment) for segment in bars.get_segments()]
+    for label in panel.texts:
+        box = matplotlib.text.Text.get_window_extent(label)
+        paths.append(np.array([panel.transData.transform(label.xy), (box.x0, (box.y0 + box.y1) / 2)]))
+    found = []
+    for path in paths:
+        path = np.clip(path, -5000, 5000)
+        for start, end in itertools.pairwise(path):
+            share = np.linspace(0, 1, 2 + int(np.abs(end - start).max() / 3))[:, None]
+            found.append(start + share * (end - start))
+    return np.concatenate(found) if found else np.empty((0, 2))

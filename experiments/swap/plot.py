@@ -18,11 +18,11 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
         return
     lengths = sorted({own[0]["length"] for own in known})
     kernels = {own[0]["kernel"] for own in known}
-    figure, panels = figures.axes(len(lengths), width=6.0, height=1.8 + 0.32 * len(kernels))
+    figure, panels = figures.grid(len(lengths), 1, width=6.0, height=1.2 + 0.3 * len(kernels))
     first, seeds = known[0][0], min(map(len, known))
     heading = f"{naming.short(first['trained'])}, {naming.short(first['positions'])}, with its attention exchanged"
     figures.title(figure, heading, statistics.doubt(seeds) or f"{seeds} seeds")
-    for panel, length in zip(panels, lengths, strict=True):
+    for [panel], length in zip(panels, lengths, strict=True):
         _panel(panel, [own for own in known if own[0]["length"] == length])
     refused = dict.fromkeys(naming.short(row["kernel"]) for row in rows if row["status"] == "refused")
     figures.footnote(figure, ["Nothing is learned anew.", *([f"Refused: {'; '.join(refused)}."] if refused else [])])

@@ -35,30 +35,75 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 def _figure(rows: list[dict], ceilings: dict[str, dict], passed: str):
     first, widths = rows[0], sorted({row["head_dim"] for row in rows})
     lengths = sorted({row["length"] for row in rows})
-    figure, panels = figures.axes(len(widths))
+    figure, panels = figures.grid(len(widths), 1, width=5.6, height=3.8)
     what = {"forward": "forward", "train": "forward and backward"}[passed]
-    held = f"{first['dtype']}, {first['tokens']:,} tokens, {first['heads']} heads, causal: {first['is_causal']}"
+    causal = "causal" if first["is_causal"] else "not causal"
+    held = f"{first['dtype']}, {first['tokens']:,} tokens, {first['heads']} heads, {causal}"
     figures.title(figure, f"{naming.short(first['kernel'])}, {what}", f"{first['device']}; {held}")
-    for panel, width in zip(panels, widths, strict=True):
-        _panel(panel, [row for row in rows if row["head_dim"] == width], ceilings.get("matmul"))
+    notes = ["Dashed: the largest matrix product here."] if "matmul" in ceilings else []
+    ends = []
+    for [panel], width in zip(panels, widths, strict=True):
+        own = [row for row in rows if row["head_dim"] == width]
+        ends.append((panel, _lines(panel, own, ceilings.get("matmul"))))
         figures.lengths_axis(panel, lengths)
-        panel.set_title(f"H = {width}", fontsize=10)
-        panel.set_ylabel("useful TFLOP/s (visible pairs alone)")
-    figures.footnote(figure, ["Dashed: the largest matrix product here. Crosses: does not fit in memory."])
+        panel.set_xlabel("sequence length" if width == widths[-1] else "")
+        panel.set_title(f"heads of {width}", fontsize=10, loc="left")
+        panel.set_ylabel("useful TFLOP/s\n(visible pairs alone)", fontsize=9)
+        notes += figures.side_by_side(panel, [drawn for _, drawn in ends[-1][1]])
+    figures.footnote(figure, [*dict.fromkeys(notes), *_notes(rows)])
+    for panel, lines in ends:
+        figures.label_lines(panel, [end for end, _ in lines])
     return figure
 
 
-def _panel(panel, rows: list[dict], ceiling: dict | None) -> None:
-    ends = []
+def _lines(panel, rows: list[dict], ceiling: dict | None) -> list[tuple[tuple, list]]:
+    """Draw each implementation; the ends of those with numbers, as `label_lines` takes them, and their artists."""
+    found = []
     for name, (color, marker) in STYLE.items():
         line = sorted((row for row in rows if row["implementation"] == name), key=lambda row: row["length"])
         measured = [row for row in line if row["status"] == "measured"]
         xs, ys = ([row["length"] for row in measured], [row["flops_per_second"] / 1e12 for row in measured])
-        panel.plot(xs, ys, color=color, marker=marker, markersize=4)
-        ends += [(name, xs[-1], ys[-1], color)] if measured else []
-        unfit = [row["length"] for row in line if row.get("limit") == "memory"]
+        if measured:
+            found.append(((name, xs[-1], ys[-1], color), panel.plot(xs, ys, color=color, marker=marker, markersize=4)))
+        unfit = [row["length"] for row in line if _is_unfit(row)]
         panel.plot(unfit, [0] * len(unfit), "x", color=color)
     if ceiling is not None:
         panel.axhline(ceiling["rate"] / 1e12, color="#555555", linestyle="--", linewidth=0.8)
     panel.set_ylim(bottom=0)
-    figures.label_lines(panel, ends)
+    return found
+
+
+def _is_unfit(row: dict) -> bool:
+    return row.get("limit") == "memory"
+
+
+def _notes(rows: list[dict]) -> list[str]:
+    """What crosses are, where there are any, and why other cells have no number: each reason with its implementations,
+    and where these have others that were measured, with their widths and lengths."""
+    notes = ["Crosses: does not fit in memory."] if any(map(_is_unfit, rows)) else []
+    missing: dict[str, dict[str, list[str]]] = {}
+    for (name, width), own in _grouped(rows).items():
+        for reason in dict.fromkeys(_reason(row) for row in own if _is_missing(row)):
+            lengths = sorted(row["length"] for row in own if _is_missing(row) and _reason(row) == reason)
+            at = f" at {', '.join(f'{length:,}' for length in lengths)} tokens" * (len(lengths) < len(own))
+            missing.setdefault(reason, {}).setdefault(f"heads of {width}{at}", []).append(name)
+    for reason, cells in missing.items():
+        told = "; ".join(f"{', '.join(names)} with {where}" for where, names in cells.items())
+        notes.append(f"{reason[0].upper()}{reason[1:]}: {told}.")
+    return notes
+
+
+def _grouped(rows: list[dict]) -> dict[tuple[str, int], list[dict]]:
+    """Rows of an implementation and a width."""
+    found: dict[tuple[str, int], list[dict]] = {}
+    for row in rows:
+        found.setdefault((row["implementation"], row["head_dim"]), []).append(row)
+    return found
+
+
+def _is_missing(row: dict) -> bool:
+    return row["status"] != "measured" and not _is_unfit(row)
+
+
+def _reason(row: dict) -> str:
+    return tables.status_text(row).replace(": ", ", ", 1)
