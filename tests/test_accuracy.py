@@ -576,7 +576,6 @@ def test_intervals_of_shares_lie_among_the_seeds():
     np.testing.assert_allclose(statistics.answered([0.8] * 5, 200)[1:], (told.low, told.high), rtol=1e-12)
     apart = statistics.answered([0.2, 1.0, 1.0, 0.3, 1.0], 200)
     assert 0 < apart.low < 0.4 and 0.9 < apart.high < 1 and statistics.answered([0.7], 9) == (0.7, None, None)
-    assert statistics.interval("bits") is statistics.mean and statistics.interval("accuracy") is statistics.share
 
 
 def test_seeds_that_differ_in_kind_are_told_each():

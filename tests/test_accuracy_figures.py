@@ -31,7 +31,7 @@ def test_validation_chooses_the_learning_rate_and_differences_are_paired():
     assert softmax["score"] == statistics.answered([0.5, 0.6, 0.7], 1) and softmax["difference"] is None
     assert linear["doubt"] == "softmax is right in 60%, not at its ceiling: nothing is decided" and not softmax["doubt"]
     assert linear["learning_rate"] == 1e-2 and linear["diverged"] == 1
-    np.testing.assert_allclose(linear["difference"], statistics.share([-0.3, -0.4, -0.5]))
+    np.testing.assert_allclose(linear["difference"], statistics.mean([-0.3, -0.4, -0.5]))
 
 
 def test_a_curve_that_still_falls_is_told_from_one_that_is_flat():

@@ -128,7 +128,7 @@ def test_the_page_opens_with_what_kernels_cost_and_lose_where_tokens_see_the_pas
     assert [line.kernel for line in causal.lines] == ["Softmax", "Linear", "Delta"]
     linear = seen(causal)["Linear"]
     assert linear["time forward"][:2] == ("2 [1.8, 2.2] s", "2 [1.64, 2.44]") and linear["time forward"].is_best
-    assert linear["recall minus exact"].text.startswith("-14.0 [-18.0, -10.0]")
+    assert linear["recall minus exact"].text.startswith("-14.0 [-20.8, -7.2]")
     assert linear["recall minus exact"].below.startswith("86.0 [")
     assert linear["time with gradients"].below == "3 [3, 3]" and linear["state"].text == "8 B"
     assert causal.lines[1].is_chosen and causal.lines[1].code == at._code("Linear()", rows, set(), True)

@@ -65,7 +65,7 @@ class Column(NamedTuple):
     def difference(self, name: str, other: str) -> statistics.Mean | None:
         """How much more one kernel has than another, over the seeds of both; None where they share none."""
         own, beside = self.found[name], self.found[other]
-        return statistics.paired(own.by_seed, beside.by_seed, statistics.interval(self.kind))
+        return statistics.paired(own.by_seed, beside.by_seed)
 
     def times_as_fast(self, name: str, other: str) -> statistics.Mean:
         """How many times as fast one kernel is as another, with its interval."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +40,7 @@ def mean(values: list[float]) -> Mean:
 
 
 def share(values: list[float]) -> Mean:
-    """The mean of shares, or of their differences, with a 95% percentile bootstrap interval over seeds.
+    """The mean of shares with a 95% percentile bootstrap interval over seeds.
 
     Student's interval takes seeds to be normal: of shares near an end, or of seeds of which some have learned a task
     and others not, it leaves [0, 1]. This one lies between the least and the greatest of the seeds. Of few seeds it is
@@ -86,15 +85,13 @@ def _resampled(values: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).choice(values, (DRAWS, count)).mean(axis=1)
 
 
-def interval(metric: str) -> Callable[[list[float]], Mean]:
-    """What gives the mean of scores, and of their differences, with its interval: accuracies are shares."""
-    return share if metric == "accuracy" else mean
+def paired(values: dict[int, float], others: dict[int, float]) -> Mean | None:
+    """The mean difference over the seeds that both have, with Student's interval; None where they share none.
 
-
-def paired(values: dict[int, float], others: dict[int, float], of: Callable[[list[float]], Mean] = mean) -> Mean | None:
-    """The mean difference over the seeds that both have; None where there are none."""
+    Also of shares: a bootstrap of five normal differences holds their mean in 84% of cases, where it says 95.
+    """
     differences = [value - others[seed] for seed, value in sorted(values.items()) if seed in others]
-    return of(differences) if differences else None
+    return mean(differences) if differences else None
 
 
 def ratio(times: list[float], others: list[float]) -> Mean:

@@ -76,7 +76,7 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
     measured = [row for row in chosen if row["status"] == "measured"]
     scores = {row["seed"]: row["score"] for row in measured}
     others = {row["seed"]: row["score"] for row in beside if row["status"] == "measured"}
-    is_baseline, of = key[1] == BASELINE, statistics.interval(chosen[0]["metric"])
+    is_baseline = key[1] == BASELINE
     rates = [row["learning_rate"] for row in every]
     missed = state_missed(measured[0]) if measured else None
     return dict(zip(GROUP, key, strict=True)) | {
@@ -90,7 +90,7 @@ def _entry(key: tuple, chosen: list[dict], every: list[dict], beside: list[dict]
         "scores": list(scores.values()),
         "by_seed": scores,
         "score": scored(measured) if scores else None,
-        "difference": None if is_baseline else statistics.paired(scores, others, of),
+        "difference": None if is_baseline else statistics.paired(scores, others),
         "baselines": measured[0]["baselines"] if measured else {},
         "parameters": measured[0]["parameters"] if measured else None,
         "mismatch": _mismatch("parameters", measured, beside),
