@@ -170,14 +170,15 @@ def test_what_all_lines_share_is_told_once(saved, tmp_path, positions):
     assert told == ["0.001", "0.001"]
 
 
-def test_a_contender_has_the_colour_of_its_kernel_and_a_marker_of_its_own():
+def test_a_contender_has_the_colour_of_its_kernel_and_a_fill_of_its_own():
     for dispute in cases.DISPUTES.values():
         found = disputes.contender_styles(list(dispute.contenders))
-        assert len({(style["color"], style["marker"]) for style in found.values()}) == len(dispute.contenders)
+        assert len({(style["color"], style["fillstyle"]) for style in found.values()}) == len(dispute.contenders)
         for text in found.keys() & {"linear", "softmax", "gated_delta", "log_linear"}:
             assert (found[text]["color"], found[text]["marker"]) == figures.look(text)
-    mixed = disputes.contender_styles([cases.HYBRID, cases.FULL, cases.SUMS])[cases.HYBRID]
-    assert mixed["color"] == figures.look("linear")[0] and mixed["marker"] != figures.look("linear")[1]
+    found = disputes.contender_styles([cases.HYBRID, cases.FULL, cases.SUMS])
+    assert found[cases.HYBRID]["color"] == found[cases.SUMS]["color"] == figures.look("linear")[0]
+    assert found[cases.SUMS]["fillstyle"] == "full" != found[cases.HYBRID]["fillstyle"]
     assert disputes._name(cases.WIDE) == "sliding_window(left=95, right=0),\nsoftmax, in turns"
 
 

@@ -47,15 +47,14 @@ def _panel(panel, row: dict) -> None:
     panel.set_title(f"{row['dispute']}: {row['verdict']}", fontsize=10, loc="left")
 
 
-def contender_styles(contenders: list[str]) -> dict[str, dict[str, str]]:
-    """The colour of each one's kernel, of a mix that of its first, and its marker, or another where one before it has
-    that."""
-    found: dict[str, dict[str, str]] = {}
+def contender_styles(contenders: list[str]) -> dict[str, dict]:
+    """The colour and marker of each one's kernel, of a mix those of its first; where several share them, filled
+    otherwise, the plain kernel whole."""
+    found: dict[str, dict] = {}
     for text in sorted(contenders, key=lambda text: len(_kernels(text))):
-        color, own = figures.look(next(iter(_kernels(text)), text), contenders)
-        taken = {style["marker"] for style in found.values() if style["color"] == color}
-        marker = next(each for each in (own, *(marker for _, marker in figures.STYLES)) if each not in taken)
-        found[text] = {"color": color, "marker": marker}
+        color, marker = figures.look(next(iter(_kernels(text)), text), contenders)
+        alike = sum(style["color"] == color for style in found.values())
+        found[text] = {"color": color, "marker": marker} | figures.fill(alike)
     return found
 
 

@@ -6,7 +6,7 @@ import math
 import pathlib
 
 from experiments.learnability import analysis
-from experiments.show import figures, naming, statistics
+from experiments.show import figures, statistics
 
 DRAWN = {"linewidth": 1.5, "markersize": 4.5}
 UNITS = {1.0: "", 1e6: "millions of ", 1e9: "billions of ", 1e12: "trillions of "}
@@ -24,13 +24,14 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 
 def _figure(rows: list[dict]):
     figure, [[shares], [operations]] = figures.grid(2, 1, width=5.4, height=3.8)
-    lines, first = _named(analysis.groups(rows)), rows[0]
+    lines = _named(analysis.groups(rows))
+    first = next(iter(lines.values()))[0]
     looks = figures.styles([own[0] | {"kernel": name} for name, own in lines.items()])
     rates = {name: analysis.by_rate(own) for name, own in lines.items()}
-    held = [_positions(rows), f"{first['steps']:,} steps", f"solved from {first['solved']:.0%} of validation"]
+    held = f"{first['steps']:,} steps; solved from {first['solved']:.0%} of validation"
     doubt = statistics.doubt(min(each.seeds for own in rates.values() for each in own))
-    heading = f"{naming.short(first['task'])}: who learns it, at which rate"
-    figures.title(figure, heading, "; ".join(filter(None, (*held, doubt))))
+    heading = f"{first['subject']}: who learns it, at which rate"
+    figures.title(figure, heading, "; ".join(filter(None, (held, doubt))))
     unit, word = _unit([each.operations for own in rates.values() for each in own])
     found = {
         shares: {name: [(each.rate, each.share) for each in own] for name, own in rates.items()},
@@ -70,17 +71,10 @@ def _unit(counts: list[float]) -> tuple[float, str]:
     return max((unit, word) for unit, word in UNITS.items() if unit <= max(least, 1.0))
 
 
-def _positions(rows: list[dict]) -> str:
-    """Those of all rows; none where they differ."""
-    positions = {naming.short(row["positions"]) for row in rows}
-    return positions.pop() if len(positions) == 1 else ""
-
-
 def _named(groups: dict[tuple, list[dict]]) -> dict[str, list[dict]]:
-    """By kernel, and by positions, length and width where there are several."""
-    shared = _positions([row for own in groups.values() for row in own])
+    """By kernel, and by length and width where there are several."""
     several = [len({key[axis] for key in groups}) > 1 for axis in (2, 3)]
     parts = lambda key: [
         f"{text} {size:,}" for text, size, is_told in zip(("T =", "width"), key[2:], several, strict=True) if is_told
     ]
-    return {", ".join([key[1].removesuffix(f", {shared}"), *parts(key)]): own for key, own in groups.items()}
+    return {", ".join([key[1], *parts(key)]): own for key, own in groups.items()}
