@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from experiments.bench import records
 from experiments.bench.settings import parsed
-from experiments.learnability import analysis, run
+from experiments.learnability import analysis, plot, run
 from experiments.learnability.analysis import Band, Rate
 from experiments.learnability.settings import Settings
+from experiments.show import figures
 from experiments.train.sweep import settings as sweep
 from experiments.train.sweep.run import handed
 from tests import summaries
@@ -110,6 +112,21 @@ def test_a_figure_says_bands_steps_and_states_at_the_ends_of_lines():
     assert analysis.labels("Delta", trained(None, "failed"))[1] == "Delta: "
     assert analysis.held(rows) == "100 steps; solved from 90% of validation"
     assert analysis.held([*rows, *trained(5, steps=60)]) == "solved from 90% of validation"
+
+
+def test_a_figure_has_what_all_were_given_and_parts_lines_where_nothing_is_known(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, _: drawn.append(figure))
+    model = {"task_name": "mqar", "name": "softmax"}
+    each = (20, "failed", 40)
+    rows = [row | model for place, step in enumerate(each) for row in trained(step, learning_rate=10.0**place)]
+    plot.draw(rows, tmp_path)
+    shares, operations = drawn[0].axes
+    assert np.isnan(shares.lines[0].get_ydata()).tolist() == [False, True, False]
+    assert [text.get_text() for text in shares.texts] == [
+        "Softmax: one rate, next to what is not known, the widest of 2 bands"
+    ]
+    assert {text.get_text() for text in operations.texts} == {"Softmax: 20 steps at best", "all were given as many"}
 
 
 def test_a_matched_state_is_told_beside_what_was_wanted():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pathlib
 
@@ -25,13 +26,12 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
 def _figure(rows: list[dict]):
     figure, [[shares], [operations]] = figures.grid(2, 1, width=5.4, height=3.8)
     lines = _named(analysis.groups(rows))
-    first = next(iter(lines.values()))[0]
+    subject = next(iter(lines.values()))[0]["subject"]
     looks = figures.styles([own[0] | {"kernel": name} for name, own in lines.items()])
     rates = {name: analysis.by_rate(own) for name, own in lines.items()}
-    held = f"{first['steps']:,} steps; solved from {first['solved']:.0%} of validation"
-    doubt = statistics.doubt(min(each.seeds for own in rates.values() for each in own))
-    heading = f"{first['subject']}: who learns it, at which rate"
-    figures.title(figure, heading, "; ".join(filter(None, (held, doubt))))
+    doubt = statistics.doubt(min(each.seeds for own in rates.values() for each in own if each.seeds))
+    heading = f"{subject}: who learns it, at which rate"
+    figures.title(figure, heading, "; ".join(filter(None, (analysis.held(rows), doubt))))
     unit, word = _unit([each.operations for own in rates.values() for each in own])
     found = {
         shares: {name: [(each.rate, each.share) for each in own] for name, own in rates.items()},
@@ -46,15 +46,20 @@ def _figure(rows: list[dict]):
         panel.set_xlabel("highest learning rate" if panel is operations else "")
         panel.set_title(heading, fontsize=10, loc="left")
     ends, drawn = {shares: [], operations: []}, {shares: [], operations: []}
+    labels = dict(zip(found, zip(*itertools.starmap(analysis.labels, lines.items()), strict=True), strict=True))
     for panel, values in found.items():
-        for name, points in values.items():
+        for (name, points), label in zip(values.items(), labels[panel], strict=True):
             shown = [point for point in points if math.isfinite(point[1])]
             if shown:
-                drawn[panel].append(panel.plot(*zip(*shown, strict=True), **looks[name], **DRAWN))
-                ends[panel].append((name, *shown[-1], looks[name]["color"]))
+                parted = [(rate, value if math.isfinite(value) else math.nan) for rate, value in points]
+                drawn[panel].append(panel.plot(*zip(*parted, strict=True), **looks[name], **DRAWN))
+                ends[panel].append((label, *shown[-1], looks[name]["color"]))
     operations.set_xlim(shares.get_xlim())
     if ends[operations]:
         operations.set_yscale("log")
+        for budget in set(analysis.budgets(rows).values()):
+            level = {"all were given as many": dict.fromkeys(operations.get_xlim(), budget / unit)}
+            ends[operations] += figures.levels(operations, level)
         figures.plain_ticks(operations.yaxis)
     for panel in found:
         figures.plain_ticks(panel.xaxis)
