@@ -40,10 +40,16 @@ def test_flags_name_every_suite():
             assert names and len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_training_names_its_positions(scale):
+    trainings = [(name, training) for name, suite in SUITES.items() for training in suite.trainings(scale)]
+    assert [(name, training.name) for name, training in trainings if "positions" not in training.flags] == []
+
+
 @pytest.mark.parametrize(("suite", "training"), TRAININGS)
 def test_a_command_has_models_and_examples_at_every_length(suite, training):
     asked = run.sweep(training, suite.kernels)
-    assert {cell.task for cell in cells(asked)} == set(asked.tasks) and "positions" in training.flags
+    assert {cell.task for cell in cells(asked)} == set(asked.tasks)
     for task in asked.tasks:
         if task.folder is not None:
             continue
@@ -295,6 +301,18 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
     assert one == 2 and "--seeds=5" in SUITES["mad"].small[0].command("softmax", tmp_path, shared)
     monkeypatch.setattr(children, "run", lambda words: 137)
     assert run.run(parsed(settings.Settings, suite="mad", out=tmp_path)) == 137
+
+
+def test_the_arena_scores_a_kernel_whatever_its_sizes(capsys, tmp_path):
+    suite = SUITES["lra"]
+    for width, each in enumerate(run.settings_of(suite.small)):
+        made = row(task=each.task, length=each.length, accuracy=0.5 + width / 10, width=width, positions=f"{width}")
+        (tmp_path / each.part).mkdir()
+        records.append(tmp_path / each.part, made)
+    [(model, found)] = run.scored(suite, "small", tmp_path, range(1)).items()
+    assert model == ("Softmax()",) and found.mean == pytest.approx(0.6)
+    run._told("lra", suite, {model: found})
+    assert "60.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
