@@ -144,14 +144,17 @@ def test_every_kernel_takes_a_step_on_its_suites_task(name, tmp_path):
 def test_what_is_refused_is_told_before_anything_is_trained(capsys, tmp_path):
     given = {"suite": "mad", "dry_run": True, "kernels": "nystrom(landmarks=8), softmax", "out": tmp_path}
     assert run.run(parsed(settings.Settings, **given)) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("refused: ")]
+    said = capsys.readouterr().out
+    told = [line for line in said.splitlines() if line.startswith("refused: ")]
     assert len(told) == 1 and told[0].startswith("refused: nystrom(landmarks=8): Nystrom cannot serve")
+    assert "12 models by 6 commands" in said
 
 
 def test_hours_are_those_of_all_models_at_the_rate_that_is_told(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "_counted", lambda sweep, cell: 10.0 if cell.length == 64 else None)
     monkeypatch.setattr(prediction.processor, "cores", lambda: 1)
-    given = {"suite": "needle", "dry_run": True, "kernels": "softmax, linear, delta", "out": tmp_path, "hours": True}
+    kernels = "nystrom, softmax, linear, delta"
+    given = {"suite": "needle", "dry_run": True, "kernels": kernels, "out": tmp_path, "hours": True}
     assert run.run(parsed(settings.Settings, **given)) == 0
     assert f"{3 * 10 * 1000:.2g} operations" in (told := capsys.readouterr().out) and "at 10 GFLOP/s, a guess" in told
     assert "without" not in told
@@ -163,7 +166,8 @@ def test_operations_of_a_step_are_counted_once_for_all_trainings_of_its_program(
     counted = []
     monkeypatch.setattr(forecast, "_counted", functools.cache(lambda *program: counted.append(program) or 1.0))
     sweeps = [run.sweep(training, "softmax") for training in SUITES["mad"].asked("published", "softmax")]
-    assert sum(map(forecast.operations, sweeps)) == 3 * sum(sweep.steps for sweep in sweeps)
+    every = [forecast.trained(sweep, refused=()) for sweep in sweeps]
+    assert sum(map(forecast.operations, sweeps, every)) == 3 * sum(sweep.steps for sweep in sweeps)
     assert len(counted) < len(sweeps) / 2
 
 
