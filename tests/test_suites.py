@@ -40,10 +40,16 @@ def test_flags_name_every_suite():
             assert names and len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_training_names_its_positions(scale):
+    trainings = [(name, training) for name, suite in SUITES.items() for training in suite.trainings(scale)]
+    assert [(name, training.name) for name, training in trainings if "positions" not in training.flags] == []
+
+
 @pytest.mark.parametrize(("suite", "training"), TRAININGS)
 def test_a_command_has_models_and_examples_at_every_length(suite, training):
     asked = run.sweep(training, suite.kernels)
-    assert {cell.task for cell in cells(asked)} == set(asked.tasks) and "positions" in training.flags
+    assert {cell.task for cell in cells(asked)} == set(asked.tasks)
     for task in asked.tasks:
         if task.folder is not None:
             continue
@@ -138,14 +144,17 @@ def test_every_kernel_takes_a_step_on_its_suites_task(name, tmp_path):
 def test_what_is_refused_is_told_before_anything_is_trained(capsys, tmp_path):
     given = {"suite": "mad", "dry_run": True, "kernels": "nystrom(landmarks=8), softmax", "out": tmp_path}
     assert run.run(parsed(settings.Settings, **given)) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("refused: ")]
+    said = capsys.readouterr().out
+    told = [line for line in said.splitlines() if line.startswith("refused: ")]
     assert len(told) == 1 and told[0].startswith("refused: nystrom(landmarks=8): Nystrom cannot serve")
+    assert "12 models by 6 commands" in said
 
 
 def test_hours_are_those_of_all_models_at_the_rate_that_is_told(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "_counted", lambda sweep, cell: 10.0 if cell.length == 64 else None)
     monkeypatch.setattr(prediction.processor, "cores", lambda: 1)
-    given = {"suite": "needle", "dry_run": True, "kernels": "softmax, linear, delta", "out": tmp_path, "hours": True}
+    kernels = "nystrom, softmax, linear, delta"
+    given = {"suite": "needle", "dry_run": True, "kernels": kernels, "out": tmp_path, "hours": True}
     assert run.run(parsed(settings.Settings, **given)) == 0
     assert f"{3 * 10 * 1000:.2g} operations" in (told := capsys.readouterr().out) and "at 10 GFLOP/s, a guess" in told
     assert "without" not in told
@@ -157,7 +166,8 @@ def test_operations_of_a_step_are_counted_once_for_all_trainings_of_its_program(
     counted = []
     monkeypatch.setattr(forecast, "_counted", functools.cache(lambda *program: counted.append(program) or 1.0))
     sweeps = [run.sweep(training, "softmax") for training in SUITES["mad"].asked("published", "softmax")]
-    assert sum(map(forecast.operations, sweeps)) == 3 * sum(sweep.steps for sweep in sweeps)
+    every = [forecast.trained(sweep, refused=()) for sweep in sweeps]
+    assert sum(map(forecast.operations, sweeps, every)) == 3 * sum(sweep.steps for sweep in sweeps)
     assert len(counted) < len(sweeps) / 2
 
 
@@ -295,6 +305,18 @@ def test_commands_are_run_one_after_another_and_the_score_is_told(monkeypatch, c
     assert one == 2 and "--seeds=5" in SUITES["mad"].small[0].command("softmax", tmp_path, shared)
     monkeypatch.setattr(children, "run", lambda words: 137)
     assert run.run(parsed(settings.Settings, suite="mad", out=tmp_path)) == 137
+
+
+def test_the_arena_scores_a_kernel_whatever_its_sizes(capsys, tmp_path):
+    suite = SUITES["lra"]
+    for width, each in enumerate(run.settings_of(suite.small)):
+        made = row(task=each.task, length=each.length, accuracy=0.5 + width / 10, width=width, positions=f"{width}")
+        (tmp_path / each.part).mkdir()
+        records.append(tmp_path / each.part, made)
+    [(model, found)] = run.scored(suite, "small", tmp_path, range(1)).items()
+    assert model == ("Softmax()",) and found.mean == pytest.approx(0.6)
+    run._told("lra", suite, {model: found})
+    assert "60.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

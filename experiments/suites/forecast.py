@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -46,12 +46,16 @@ def refused(sweeps: Iterable[Sweep]) -> dict[str, str]:
     return found
 
 
-def operations(sweep: Sweep) -> float:
-    """Of training all models of a sweep; those of its first kernel are counted, and stand for all of its width.
+def trained(sweep: Sweep, refused: Container[str]) -> list[Cell]:
+    """The models of a sweep but for those of refused kernels."""
+    return [cell for cell in cells(sweep) if kinds.text(cell.kernel) not in refused]
+
+
+def operations(sweep: Sweep, every: list[Cell]) -> float:
+    """Of training all these models of a sweep; the first kernel is counted, and stands for others of its width.
 
     NaN where they cannot be counted, or data are not there.
     """
-    every = list(cells(sweep))
     return sum(_of_step(sweep, dataclasses.replace(cell, kernel=every[0].kernel)) for cell in every) * sweep.steps
 
 

@@ -17,7 +17,7 @@ from experiments.suites.score import Setting
 from experiments.suites.settings import Settings
 from experiments.suites.suite import NOTHING, Suite, Training
 from experiments.train import children
-from experiments.train.sweep.cells import KEY, cells
+from experiments.train.sweep.cells import KEY
 from experiments.train.sweep.settings import Settings as Sweep
 
 SCORES = "scores.json"
@@ -73,21 +73,21 @@ def _train(training, kernels, out, shared) -> int:
 def _listed(name: str, suite: Suite, kernels: str, out: pathlib.Path, settings: Settings) -> None:
     scale, shared, trainings = settings.scale, settings.shared, suite.asked(settings.scale, kernels)
     sweeps = [sweep(training, kernels, shared) for training in trainings]
-    count = sum(len(list(cells(each))) for each in sweeps)
+    refused = forecast.refused(sweeps)
+    every = [forecast.trained(each, refused) for each in sweeps]
     print(f"\n{name}, {scale}: {suite.source}\ndiffers: {suite.differs}")
     if scale == "small":
         print(f"scaled: {suite.scaled}")
-    for kernel, reason in forecast.refused(sweeps).items():
+    for kernel, reason in refused.items():
         print(f"refused: {kernel}: {reason}")
     if settings.hours:
-        print(_hours_text(trainings, sweeps, out))
-    print(f"{count:,} models by {len(trainings):,} commands:")
+        print(_hours_text(trainings, list(map(forecast.operations, sweeps, every)), out))
+    print(f"{sum(map(len, every)):,} models by {len(trainings):,} commands:")
     for training in trainings:
         print(training.command(kernels, out, shared))
 
 
-def _hours_text(trainings: list[Training], sweeps: list[Sweep], out: pathlib.Path) -> str:
-    counts = [forecast.operations(each) for each in sweeps]
+def _hours_text(trainings: list[Training], counts: list[float], out: pathlib.Path) -> str:
     known = sum(count for count in counts if not math.isnan(count))
     rate, basis = forecast.rate(trainings, out)
     without = [training.name for training, count in zip(trainings, counts, strict=True) if math.isnan(count)]
