@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import re
+import textwrap
 
 import attnzoo
 from experiments.disputes import rules
 from experiments.disputes.cases import DISPUTES
 from experiments.show import figures, naming, statistics
+
+CLAIM = 54  # letters in a line of a title
 
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
@@ -17,11 +20,11 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
     if not rows:
         return
     most = max(len(row["scores"]) for row in rows)
-    figure, panels = figures.grid(len(rows), 1, width=5.8, height=1.3 + 0.3 * max(2, most))
+    figure, panels = figures.grid(len(rows), 1, width=5.8, height=1.5 + 0.3 * max(2, most))
     figures.title(figure, "Disputes", "each seed, and the mean with its 95% interval")
     for [panel], row in zip(panels, rows, strict=True):
         _panel(panel, row)
-    figures.footnote(figure, [f"{row['dispute']}: {row['detail']}." for row in rows])
+    figures.footnote(figure, [f"{row['dispute']}: {row['detail']}. {row['scale']}" for row in rows])
     figures.save(figure, out / "verdicts")
 
 
@@ -44,7 +47,8 @@ def _panel(panel, row: dict) -> None:
     if is_share:
         panel.set_xlim(-0.03, 1.03)
     panel.set_xlabel(told, fontsize=8.5)
-    panel.set_title(f"{row['dispute']}: {row['verdict']}", fontsize=10, loc="left")
+    claim = textwrap.fill(row["claim"], CLAIM)
+    panel.set_title(f"{row['dispute']}, {row['verdict']}: {claim}", fontsize=figures.LABEL, loc="left")
 
 
 def contender_styles(contenders: list[str]) -> dict[str, dict]:
