@@ -26,9 +26,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-# readline, which pytest imports, tells processes that tests start that they have a terminal of 80 columns.
-if "COLUMNS" not in os.environ:
-    os.unsetenv("COLUMNS")
+# readline, which pytest imports, tells workers and processes that tests start of a terminal of 80 columns, behind the
+# back of os.environ.
+os.environ.pop("COLUMNS", None)
+os.unsetenv("COLUMNS")
 
 import jax
 import pytest
