@@ -15,6 +15,7 @@ from experiments.choose.settings import CHIPS, Settings, size
 from experiments.show import units
 from experiments.show.statistics import Mean
 from tests import test_calls
+from tests.few import few
 
 TIMED = {
     "experiment": "scaling", "pass": "forward", "batch": 1, "heads": 2, "num_kv_heads": 2, "head_dim": 16,
@@ -263,7 +264,7 @@ def test_a_line_of_decoding_has_room_for_the_token_and_the_state_that_was_told(t
     assert units.size_text(size) in said and "no rows of times or losses in " in said
 
 
-@pytest.mark.parametrize("name", attnzoo.KERNELS)
+@pytest.mark.parametrize("name", few(list(attnzoo.KERNELS), ["softmax", "additive", "gated_delta"]))
 def test_the_code_of_every_kernel_runs(name, tmp_path, capsys):
     """Before a token is decoded, and as it is; where tokens see the past alone, and where they see all."""
     served = 0

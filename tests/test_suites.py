@@ -22,6 +22,7 @@ from experiments.tasks.wrapped import Epochs, Shuffled
 from experiments.train import children
 from experiments.train.sweep import models, prediction
 from experiments.train.sweep.cells import cells
+from tests.few import few
 
 TRAININGS = [
     pytest.param(suite, training, id=f"{scale}-{name}-{training.name}")
@@ -116,7 +117,7 @@ def test_others_are_as_published():
     assert {task.block for task in blocks if isinstance(task, Shuffled)} == {1, 16, 256}
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", few(list(SUITES), ["mqar_2023", "mad", "needle"]))
 def test_every_kernel_that_a_suite_is_asked_of_unless_others_are_named_can_be_built(name):
     suite = SUITES[name]
     for scale in SCALES:

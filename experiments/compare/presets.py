@@ -78,7 +78,7 @@ SMALL = (
         "scaling",
         "scaling",
         {
-            "kernels": f"{SCALED}, gated_delta",
+            "kernels": "softmax, sliding_window, bigbird, linear, nystrom, gated_delta",
             "lengths": "64:256",
             "passes": "forward",
             "heads": "2",
@@ -89,6 +89,7 @@ SMALL = (
         "accuracy",
         "accuracy",
         {
+            "task": "masked_text",
             "kernels": "softmax, sliding_window(left=15, right=15), nystrom(landmarks=8)",
             "lengths": "32,64",
             "steps": "20",
