@@ -1,5 +1,9 @@
 """Lines of code that experiments print run as they are printed."""
 
+import pathlib
+import runpy
+import tempfile
+
 import jax
 import numpy as np
 import pytest
@@ -17,7 +21,10 @@ def run(line, dims=DIMS, dtype="float32", length=None):
     key = of(dims.batch, length, dims.num_key_value_heads, dims.head_dim)
     given = {"query": of(dims.batch, length, dims.num_heads, dims.head_dim), "key": key, "value": key}
     given["x"] = of(dims.batch, length, dims.num_heads * dims.head_dim)
-    exec(line, given)
+    with tempfile.TemporaryDirectory() as folder:
+        script = pathlib.Path(folder, "line.py")
+        script.write_text(line)
+        given |= runpy.run_path(str(script), given)
     out = given["out"]
     assert out.shape in (given["query"].shape, given["x"].shape) and out.dtype == dtype
     assert np.isfinite(np.asarray(out, np.float32)).all()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from attnzoo import KERNELS, Dims, catalogue
+from attnzoo import Dims
 from experiments.accuracy import run as accuracy
 from experiments.bench.program import Program
 from experiments.report import picking
 from experiments.scaling import run as scaled
+from experiments.show import calls
 
 NOTHING = "not measured"
 
@@ -59,11 +60,8 @@ def timed(rows: list[dict], kernels: dict[str, str], length: int, is_causal: boo
 
 def _asked(kernel: str, like: dict) -> Why:
     """What the catalogue says of a call like that of a row; no row was written where it has nothing against it."""
-    name, opened, fields = kernel.partition("(")
-    names = {cls.__name__: name for name, cls in KERNELS.items()}
-    try:
-        [found] = catalogue.parse(names.get(name, name) + opened + fields, imports=False)
-    except ValueError:  # a kernel of one's own, or of before a field was renamed
+    found = calls.known(kernel)
+    if found is None:
         return Why(NOTHING)
     dims = Dims(like["batch"], *2 * [like["length"]], like["heads"], like["num_kv_heads"], *2 * [like["head_dim"]])
     refusal = Program(found, dims, like["dtype"], like["is_causal"], like["pass"] == "train").refusal()

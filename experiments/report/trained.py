@@ -41,13 +41,15 @@ def _column(kind: str, is_causal: bool, tested: int, settings: list[list[dict]])
     found = {entry["name"]: _scored(entry) for entry in reversed(entries)}
     for entry in itertools.chain(*others):
         apart = _scored(entry)
-        found.setdefault(entry["name"], apart._replace(note=_joined("trained otherwise", apart.note), is_apart=True))
+        found.setdefault(
+            entry["name"], apart._replace(note=words.joined("trained otherwise", apart.note), is_apart=True)
+        )
     few = statistics.doubt(max(entry["seeds"] for entry in entries))
     doubts = list(filter(None, (next((each["doubt"] for each in entries if each["doubt"]), ""), few)))
     task, learned = words.task(entries[0]["task"]), entries[0]["length"]
     label = "bits" if kind == "bits" else "recall" if "recall" in task else "answers"
     place = f"{tested:,}" if tested == learned else f"{tested:,} (trained on {learned:,})"
-    head = f"{'' if label in task else f'{label}, '}{task}, {place}{f' ({_joined(*doubts)})' if doubts else ''}"
+    head = f"{'' if label in task else f'{label}, '}{task}, {place}{f' ({words.joined(*doubts)})' if doubts else ''}"
     told = _told(entries, task, tested) + "".join(f"; {doubt}" for doubt in doubts)
     of = {"is_decided": not doubts, "is_causal": is_causal, "label": label, "told": told}
     return Column(kind, head, found, tested, **of)
@@ -86,7 +88,3 @@ def _scored(entry: dict) -> Found:
     text = sweep.mean_text(entry["metric"], mean)
     note = LEARNS if entry["has_flattened"] is False else ""
     return Found(text, mean.value, entry["kernel"], low, high, by_seed=entry["by_seed"], note=note)
-
-
-def _joined(*texts: str) -> str:
-    return "; ".join(filter(None, texts))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments.report import front as fronts
+from experiments.report import words
 from experiments.report.columns import EXACT, Column
 from experiments.report.front import Front
 from experiments.report.refusals import NOTHING, Why
@@ -110,7 +111,7 @@ def _place(name: str, found: list[Front]) -> str:
     labels = " and ".join(each.scores.label for each in found if name in each.names)
     like = dict.fromkeys(naming.short(each.times.found[x].kernel) for each in found for x in each.alike.get(name, []))
     told = f"unbeaten by {labels}" if labels else ""
-    return _joined(told, f"≈ {', '.join(like)}" if like else "")
+    return words.joined(told, f"≈ {', '.join(like)}" if like else "")
 
 
 def _notice(times: list[Column], asked: int) -> str:
@@ -184,10 +185,10 @@ def _of_scores(column: Column, known: Known) -> tuple[Head, dict[str, Cell]]:
         own = column.found[name]
         is_compared = EXACT in column.found and not own.is_apart and name != EXACT
         lost = column.difference(name, EXACT) if is_compared else None
-        note = _joined(_form(own.kernel, known.kernels[name]), own.note)
+        note = words.joined(_form(own.kernel, known.kernels[name]), own.note)
         if lost is None:
             return Cell(f"{own.text}{percent}", note, 0.0 if name == EXACT else None)
-        return Cell(sweep.mean_text(column.kind, lost, "+"), _joined(f"{own.text}{percent}", note), lost.value)
+        return Cell(sweep.mean_text(column.kind, lost, "+"), words.joined(f"{own.text}{percent}", note), lost.value)
 
     return (f"{column.label} minus exact", unit), _cells(column, known, cell, "not trained")
 
@@ -209,7 +210,3 @@ def _of_memory(column: Column, others: list[Column], known: Known) -> tuple[Head
 def _of_state(column: Column, known: Known) -> tuple[Head, dict[str, Cell]]:
     cell = lambda name: Cell(column.found[name].text, "", column.found[name].value)
     return ("state", "kept to decode"), _cells(column, known, cell, "does not decode")
-
-
-def _joined(*texts: str) -> str:
-    return "; ".join(filter(None, texts))

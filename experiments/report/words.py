@@ -1,4 +1,4 @@
-"""Tasks in words, for readers who have not met their names."""
+"""Tasks in words, for readers who have not met their names, and words beside each other."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def _parsed(text: str) -> Task | None:
     except (ValueError, TypeError, RecursionError, MemoryError):  # rows are read from files, and may hold anything
         return None
     return found
+
+
+def joined(*texts: str) -> str:
+    """Those that say something, one after another."""
+    return "; ".join(filter(None, texts))

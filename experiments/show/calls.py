@@ -24,7 +24,7 @@ def attending(
         catalogue stands in a layer, whatever it wants.
       implementation: that of `attend`, which a layer takes by itself.
     """
-    text, kernel = (kernel, _known(kernel)) if isinstance(kernel, str) else (catalogue.identity(kernel), kernel)
+    text, kernel = (kernel, known(kernel)) if isinstance(kernel, str) else (catalogue.identity(kernel), kernel)
     imports, made = naming.code(naming.short(text))
     if text.partition("(")[0] in {each.__name__ for each in PRESETS.values()}:
         return f"import attnzoo.models; out = {made.replace('attnzoo.', 'attnzoo.models.presets.', 1)}"
@@ -52,7 +52,7 @@ def decoding(kernel: Kernel, dims: Dims, dtype: str) -> str:
     return f"import attnzoo; {imports}{started}; state, out = attnzoo.step(state, query, key, value)"
 
 
-def _known(text: str) -> Kernel | None:
+def known(text: str) -> Kernel | None:
     """The kernel of the catalogue that text names, if one."""
     name, opened, fields = text.partition("(")
     names = {each.__name__: name for name, each in attnzoo.KERNELS.items()}
