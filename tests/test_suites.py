@@ -197,6 +197,14 @@ def test_the_arena_has_its_five_tasks_each_model_in_its_own_size():
     assert not any("seeds" in each.flags for each in arena)
 
 
+def test_seeds_that_tune_are_of_trainings_with_several_rates(capsys, tmp_path):
+    given = {"suite": "mad,words", "dry_run": True, "kernels": "softmax", "out": tmp_path, "seeds": 5}
+    assert run.run(parsed(settings.Settings, **given, tuning_seeds=2)) == 0
+    told = capsys.readouterr().out
+    assert f"{6 * (2 * 2 + 3)} models by 6 commands" in told and f"{2 * 5} models by 2 commands" in told
+    assert told.count("--tuning_seeds=2") == 6
+
+
 @pytest.mark.slow
 def test_a_model_starts_from_what_was_trained_before_it(tmp_path):
     for scale in SCALES:
@@ -226,7 +234,7 @@ def test_a_score_is_a_mean_over_parts_of_means_over_settings_of_what_validation_
         row(accuracy=0.2),
         row(accuracy=0.9, rate=1e-2, validation=-0.1),  # better on test examples, and not chosen
         row(length=16, accuracy=0.6),
-        row(length=16, accuracy=0.4, decay=0.1, seed=0),
+        row(length=16, accuracy=0.4, decay=0.1, seed=0, validation=-0.7),
         row(length=16, accuracy=1.0, decay=0.1, seed=1),
         row(task="b", accuracy=0.8),
         row(task="c", accuracy=1.0),
@@ -328,6 +336,7 @@ def test_the_arena_scores_a_kernel_whatever_its_sizes(capsys, tmp_path):
         ({"kernels": "sofmax"}, "did you mean 'softmax'"),
         ({"out": " "}, "--out is empty"),
         ({"seeds": 0}, "seeds"),
+        ({"seeds": 2, "tuning_seeds": 2}, "--tuning_seeds=2 of --seeds=2"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(flags, message):

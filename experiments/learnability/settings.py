@@ -43,5 +43,7 @@ class Settings(settings.Settings):
         if self.until < self.solved:
             raise ValueError(f"--until={self.until} ends training before --solved={self.solved} of it is reached")
         super().__post_init__()
+        if self.tuning_seeds:
+            raise ValueError(f"--tuning_seeds={self.tuning_seeds}: bands are of all seeds at every rate; leave it out")
         if len(set(self.learning_rates)) < 3:
             raise ValueError(f"--learning_rates has {len(set(self.learning_rates))}: expected at least 3, over decades")

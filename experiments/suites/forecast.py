@@ -16,16 +16,16 @@ from experiments.suites import kinds
 from experiments.suites.suite import Training
 from experiments.tasks.wrapped import Epochs
 from experiments.train.sweep import models, prediction
-from experiments.train.sweep.cells import Cell, cells
+from experiments.train.sweep.cells import Cell, cells, confirming
 from experiments.train.sweep.settings import Settings as Sweep
 
 # On what it depends whether a model can be built for a cell: fields of its row.
 BUILT = ("kernel", "positions", "metric", "is_causal", "pairing", "blocks", "layers", "norm")
 # Settings of a sweep that no program of it knows.
 UNSEEN = {
-    "tasks": (), "kernels": (), "positions": (), "learning_rates": (1.0,), "seeds": 1, "first_seed": 0, "steps": 2,
-    "warmup": 0, "weight_decay": 0.0, "test_examples": 1, "validate_every": 0, "patience": 0, "until": 0.0, "jobs": 1,
-    "out": "", "start_from": "",
+    "tasks": (), "kernels": (), "positions": (), "learning_rates": (1.0,), "seeds": 1, "first_seed": 0,
+    "tuning_seeds": 0, "steps": 2, "warmup": 0, "weight_decay": 0.0, "test_examples": 1, "validate_every": 0,
+    "patience": 0, "until": 0.0, "jobs": 1, "out": "", "start_from": "",
 }  # fmt: skip
 
 
@@ -48,7 +48,8 @@ def refused(sweeps: Iterable[Sweep]) -> dict[str, str]:
 
 def trained(sweep: Sweep, refused: Container[str]) -> list[Cell]:
     """The models of a sweep but for those of refused kernels."""
-    return [cell for cell in cells(sweep) if kinds.text(cell.kernel) not in refused]
+    every = *cells(sweep), *confirming(sweep, lambda tuned: math.nan)
+    return [cell for cell in every if kinds.text(cell.kernel) not in refused]
 
 
 def operations(sweep: Sweep, every: list[Cell]) -> float:

@@ -46,7 +46,7 @@ def run(settings: Settings) -> int:
 
 def sweep(training: Training, kernels: str, shared: Mapping[str, Any] = NOTHING) -> Sweep:
     """The settings of a training."""
-    return parsed(Sweep, **dict(training.flags) | {"kernels": training.kernels(kernels)} | dict(shared))
+    return parsed(Sweep, **training.given(kernels, shared))
 
 
 def settings_of(trainings: tuple[Training, ...]) -> list[Setting]:

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.bench import parsing, settings
 from experiments.bench.settings import flag
 from experiments.suites.suite import SCALES
+from experiments.train.sweep.settings import TUNING, check_tuning
 
 # All of `experiments.suites.catalogue.SUITES`, in their order; they are not imported, since help does not wait for jax.
 NAMES = (
@@ -27,6 +28,7 @@ class Settings(settings.Settings):
     kernels: str = flag("", "Kernels as calls; empty for those that a suite is most often asked of.")
     seeds: int = flag(1, "Seeds of each model; fewer than five support no claim.", at_least=1)
     first_seed: int = flag(0, "The first of these seeds, which others follow.", at_least=0)
+    tuning_seeds: int = flag(0, TUNING, at_least=0)
     jobs: int = flag(1, "Models at work beside each other.", at_least=1)
     out: str = flag("runs/suites", "Folder for the folders of rows.")
     dry_run: bool = flag(False, "Print what each suite is, how many models it has, and its commands, and run none.")
@@ -40,6 +42,7 @@ class Settings(settings.Settings):
             parsing.models(self.kernels)
         if not self.out.strip():
             raise ValueError("--out is empty: name a folder for rows")
+        check_tuning(self.tuning_seeds, self.seeds)
         if self.hours and not self.dry_run:
             raise ValueError("--hours are told before anything is trained: give --dry_run, too")
 
@@ -53,4 +56,5 @@ class Settings(settings.Settings):
         """Flags of every training, beside its own."""
         seeds = {"seeds": self.seeds} if self.seeds > 1 else {}
         first = {"first_seed": self.first_seed} if self.first_seed else {}
+        first |= {"tuning_seeds": self.tuning_seeds} if self.tuning_seeds else {}
         return seeds | first | ({"jobs": self.jobs, "isolate": "true"} if self.jobs > 1 else {})

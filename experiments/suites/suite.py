@@ -34,9 +34,15 @@ class Training(NamedTuple):
         """Its own, or which of those that are asked for; empty for none, of which there is no command."""
         return self.flags.get("kernels") or self.takes(asked)
 
+    def given(self, kernels: str, shared: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+        """Its flags, and `shared` ones of every training; seeds that tune are of trainings with several rates."""
+        tunes = "," in str(self.flags["learning_rates"])
+        others = {name: value for name, value in shared.items() if tunes or name != "tuning_seeds"}
+        return {"kernels": self.kernels(kernels)} | dict(self.flags) | others
+
     def arguments(self, kernels: str, out: pathlib.Path, shared: Mapping[str, Any] = NOTHING) -> list[str]:
         """The words of the command; `shared` are flags of every training."""
-        given = {"kernels": self.kernels(kernels)} | dict(self.flags) | dict(shared) | {"out": out / self.name}
+        given = self.given(kernels, shared) | {"out": out / self.name}
         return ["-m", MODULE, *(f"--{flag}={value}".replace("{out}", str(out)) for flag, value in given.items())]
 
     def command(self, kernels: str, out: pathlib.Path, shared: Mapping[str, Any] = NOTHING) -> str:

@@ -53,12 +53,18 @@ def _chosen(rows: list[dict]) -> list[dict]:
 
 
 def best(rows: list[dict], chosen: tuple[str, ...]) -> list[dict]:
-    """The rows with those values of `chosen` whose mean validation is best; where more seeds diverged comes later."""
+    """The rows with those values of `chosen` whose mean validation is best; where more seeds diverged comes later.
+
+    Seeds that some values have not tried count for none, where there are such that all have: what more seeds find must
+    not choose again.
+    """
     tried: dict[tuple, list[dict]] = {}
     for row in rows:
         tried.setdefault(tuple(row[name] for name in chosen), []).append(row)
+    common = set.intersection(*({row["seed"] for row in own} for own in tried.values())) if tried else set()
 
     def order(own):
+        own = [row for row in own if row["seed"] in common] or own
         scores = [row["validation"] for row in own if row["status"] == "measured" and row["validation"] is not None]
         diverged = sum(row["status"] == "diverged" for row in own)
         return not scores, diverged, sum(scores) / len(scores) if scores else 0.0

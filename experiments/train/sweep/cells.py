@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attnzoo import Kernel, PositionEncoding, catalogue
 from attnzoo.models import BlockConfig, Preset, presets
@@ -191,15 +191,28 @@ def heard(told: dict) -> Cell:
 
 
 def cells(settings: Settings) -> Iterator[Cell]:
-    """All cells of this shard, seed after seed, so that an interrupted sweep has whole comparisons."""
+    """Cells of this shard at every rate, seed after seed, so that an interrupted sweep has whole comparisons."""
     if settings.shard is None:
-        return _all(settings)
+        return _at_every_rate(settings)
     index, count = settings.shard
-    return iter(shards.dealt(_all(settings), count)[index])
+    return iter(shards.dealt(_at_every_rate(settings), count)[index])
 
 
-def _all(settings: Settings) -> Iterator[Cell]:
-    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
+def confirming(settings: Settings, rate: Callable[[list[Cell]], float]) -> Iterator[Cell]:
+    """Cells of the seeds beyond `--tuning_seeds`, each at the rate that its variant's cells of those seeds tell."""
+    if not settings.tuning_seeds:
+        return
+    tuned: dict[Cell, list[Cell]] = {}
+    for cell in cells(settings):
+        tuned.setdefault(cell.program, []).append(cell)
+    rates = {program: rate(own) for program, own in tuned.items()}
+    for seed in range(settings.first_seed + settings.tuning_seeds, settings.first_seed + settings.seeds):
+        for program, chosen in rates.items():
+            yield dataclasses.replace(program, learning_rate=chosen, seed=seed)
+
+
+def _at_every_rate(settings: Settings) -> Iterator[Cell]:
+    for seed in range(settings.first_seed, settings.first_seed + (settings.tuning_seeds or settings.seeds)):
         for task, length, width in itertools.product(settings.tasks, settings.lengths, settings.widths):
             each = itertools.product(settings.kernels, settings.positions, settings.learning_rates)
             for kernel, positions, rate in each:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import pathlib
 import sys
@@ -16,7 +17,7 @@ from experiments.bench import experiment, outcome, placement, processes, progres
 from experiments.bench.workers import Worker
 from experiments.show import caveats
 from experiments.train.sweep import analysis, baselines, matching, models, prediction
-from experiments.train.sweep.cells import KEY, Cell, cells
+from experiments.train.sweep.cells import KEY, Cell, cells, confirming
 from experiments.train.sweep.settings import Settings
 from experiments.train.termination import Termination
 
@@ -45,6 +46,15 @@ class Sweep(experiment.Experiment):
 
     def cells(self, settings: Settings) -> Iterator[list[experiment.Cell]]:
         yield [experiment.Cell(cell.row(settings), cell) for cell in cells(settings)]
+        if settings.tuning_seeds:
+            processes.agree("the end of tuning", None)  # by then the first has written its rows
+            rate = functools.partial(self._rate, settings, self.last(self.read(pathlib.Path(settings.out))))
+            yield [experiment.Cell(cell.row(settings), cell) for cell in confirming(settings, rate)]
+
+    def _rate(self, settings: Settings, found: dict[tuple, dict], tuned: list[Cell]) -> float:
+        """The rate that validation chooses by those of some cells that were tried; not a number where one was not."""
+        rows = [found.get(self.identity(cell.row(settings))) for cell in tuned]
+        return math.nan if None in rows else analysis.best(rows, ("learning_rate",))[0]["learning_rate"]
 
     def part(self, settings: Settings) -> str:
         return "" if settings.shard is None else "{}-of-{}".format(*settings.shard)
@@ -79,8 +89,8 @@ class Sweep(experiment.Experiment):
     def shown(self, settings: Settings, rows: list[dict], own: list[dict]) -> list[dict]:
         """Those of all shards; of others, some may not be there yet."""
         found = self.last(rows)
-        whole = cells(dataclasses.replace(settings, shard=None))
-        identities = (self.identity(cell.row(settings)) for cell in whole)
+        every = itertools.chain.from_iterable(self.cells(dataclasses.replace(settings, shard=None)))
+        identities = (self.identity(cell.row) for cell in every)
         return [found[identity] for identity in identities if identity in found]
 
     def draw(self, settings: Settings, rows: list[dict], out: pathlib.Path) -> None:
@@ -122,7 +132,7 @@ def _listed(cell: experiment.Cell, hours: float | None, state: str) -> list[str]
     return [
         *(cell.row[name] for name in ("task", "kernel", "positions")),
         *(f"{cell.row[name]:,}" for name in ("length", "width")),
-        f"{cell.row['learning_rate']:g}",
+        "that of tuning" if math.isnan(rate := cell.row["learning_rate"]) else f"{rate:g}",
         str(cell.row["seed"]),
         "" if hours is None else f"{hours:.3f}",
         state,

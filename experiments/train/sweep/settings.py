@@ -28,6 +28,13 @@ PRESETS = (
     "turns(kernels='linear, softmax')"
 )
 BATCH = 32
+TUNING = "Of the seeds, the first that try every learning rate; others have what validation chose by them. 0 for all."
+
+
+def check_tuning(tuning_seeds: int, seeds: int) -> None:
+    """Refuse as many seeds that tune as there are: none would be left for the rate that they choose."""
+    if tuning_seeds and tuning_seeds >= seeds:
+        raise ValueError(f"--tuning_seeds={tuning_seeds} of --seeds={seeds}: expected fewer; leave it out for all")
 
 
 def none_or(*choices: str) -> tuple[str, ...]:
@@ -63,6 +70,7 @@ class Settings(processes.Settings):
     )
     seeds: int = flag(1, "Number of runs of each cell, with a seed each.", at_least=1)
     first_seed: int = flag(0, "The first of these seeds, which others follow.", at_least=0)
+    tuning_seeds: int = flag(0, TUNING, at_least=0)
     steps: int = flag(200, "Training steps.", at_least=2)
     batch: int = flag(
         0, f"Examples in a training batch, as many at every length; {BATCH} unless --tokens is given.", at_least=0
@@ -151,6 +159,7 @@ class Settings(processes.Settings):
             optional.require("wandb", "wandb", "--wandb")
         if self.dropout >= 1:
             raise ValueError(f"--dropout={self.dropout}: expected a share in [0, 1)")
+        self._check_tuning()
         if not self.is_apart and (self.minutes or self.memory):
             raise ValueError(
                 "--minutes and --memory limit processes of a cell each: pass --isolate, and no --coordinator"
@@ -196,6 +205,17 @@ class Settings(processes.Settings):
         object.__setattr__(self, "batch", 0 if self.tokens else self.batch or BATCH)
         if self.examples:
             object.__setattr__(self, "steps", -(-self.examples // self.batch))
+
+    def _check_tuning(self):
+        given = f"--tuning_seeds={self.tuning_seeds}"
+        if self.tuning_seeds and len(set(self.learning_rates)) == 1:
+            raise ValueError(f"{given} with one of --learning_rates: expected several, of which one is chosen")
+        check_tuning(self.tuning_seeds, self.seeds)
+        if self.tuning_seeds and self.shard:
+            raise ValueError(
+                f"{given} chooses by the rows of all shards, and --shard={self.shard[0]}/{self.shard[1]} has its own: "
+                f"run shards with --seeds={self.tuning_seeds}, merge them, and then all of it without --shard"
+            )
 
     def _check_mesh(self):
         if not self.mesh and (self.coordinator or self.fsdp):
