@@ -3,7 +3,8 @@
 import pytest
 
 
-def few(cases, quick):
-    """The cases, of which those that are not in `quick` are marked as slow."""
+def few(cases, quick, *, several=False):
+    """The cases, of which those that are not in `quick` are marked as slow; of `several` arguments, each is a tuple."""
     quick = list(quick)
-    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    values = lambda case: case if several else (case,)
+    return [case if case in quick else pytest.param(*values(case), marks=pytest.mark.slow) for case in cases]

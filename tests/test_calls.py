@@ -10,6 +10,7 @@ import pytest
 
 from attnzoo import KERNELS, Dims
 from experiments.show import calls
+from tests.few import few
 
 DIMS = Dims(2, 24, 24, 4, 2, 8, 8)
 
@@ -31,9 +32,12 @@ def run(line, dims=DIMS, dtype="float32", length=None):
     return given
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [*((name, "float32") for name in KERNELS), ("softmax", "bfloat16"), ("gated_delta", "bfloat16")]
-)
+WRITTEN = [*((name, "float32") for name in KERNELS), ("softmax", "bfloat16"), ("gated_delta", "bfloat16")]
+# Of each form of a line: a call, one with arguments, layers, a layer of a length, gates of tokens.
+QUICK = ("softmax", "sliding_window", "bigbird", "linear", "performer", "linformer", "additive", "forgetting")
+
+
+@pytest.mark.parametrize(("name", "dtype"), few(WRITTEN, [*((x, "float32") for x in QUICK), WRITTEN[-1]], several=True))
 def test_lines_run_of_every_kernel_in_both_forms_and_where_it_decodes(name, dtype):
     kernel = KERNELS[name]()
     for is_causal in (True, False):

@@ -24,6 +24,7 @@ from attnzoo.contract.dropout import Dropout
 from attnzoo.costs import counting
 from attnzoo.door import attention as door
 from attnzoo.engines import streaming
+from tests.few import few
 
 
 def arrays(length=19, seed=0, dtype=jnp.float32):
@@ -203,7 +204,7 @@ SEVERAL = {
 }
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", few(SEVERAL, ["lengths of all", "key mask, segments", "for all"]))
 def test_several_batch_axes_are_one(name):
     q, k, v = (jnp.stack([x, 2 * x, x - 1]) for x in arrays())
     given = {"is_causal": True} | SEVERAL[name]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnzoo import BigBird, Forgetting, Local, Performer, Recurrent, Softmax, SparseTransformer
+from attnzoo import BigBird, Forgetting, Local, Performer, Recurrent, SlidingWindow, Softmax, SparseTransformer
 from attnzoo.testing import LAWS, check_kernel, check_law
 from attnzoo.testing.zoo import FURTHER, ZOO
 from tests.few import few
@@ -16,6 +16,17 @@ OF_EACH = (
     "hidden_keys_touch_nothing",
     "padding_changes_nothing",
     "packed_neighbours_cannot_touch_each_other",
+)
+# What an engine does for all its kernels: asked of exact attention for tiles, and of recurrences for states.
+OF_ENGINES = (
+    "work_grows_as_claimed",
+    "segments_come_in_any_order",
+    "shape_and_dtype_are_kept",
+    "low_precision_loses_little",
+    "empty_axes_and_single_tokens_work",
+    "blind_queries_give_nothing",
+    "keys_of_another_length",
+    "shared_key_heads_equal_repeated_ones",
 )
 # What takes longest, and what is about scores, which an engine makes for all kernels: of exact attention alone there.
 OF_ONE = (
@@ -40,7 +51,7 @@ OF_ONE = (
 
 def marks_of(kernel, name):
     """Whether the law is asked of a kernel in `make test`."""
-    if name in OF_ONE and kernel != Softmax():
+    if (name in OF_ONE and kernel != Softmax()) or (name in OF_ENGINES and isinstance(kernel, SlidingWindow)):
         return [pytest.mark.slow]
     is_rule = isinstance(kernel, (Recurrent, Forgetting)) and not isinstance(kernel, Performer)
     is_pattern = isinstance(kernel, (BigBird, Local, SparseTransformer)) and name == "batched_equals_head"

@@ -275,8 +275,17 @@ BOUNDS = [
 ]
 
 
+# One of each way in which parts meet.
+MEETING = [
+    (Softmax(), True), (SlidingWindow(8, 8, 1, 2), False), (Linear(), True), (Nystrom(8, 2), False),
+    (Forgetting(), True),
+]  # fmt: skip
+
+
 @pytest.mark.every_kernel
-@pytest.mark.parametrize("kernel, is_causal, most, kinds", BOUNDS, ids=repr)
+@pytest.mark.parametrize(
+    "kernel, is_causal, most, kinds", few(BOUNDS, [x for x in BOUNDS if x[:2] in MEETING], several=True), ids=repr
+)
 def test_what_devices_send(ask, kernel, is_causal, most, kinds):
     ask(on_devices.parts_sent, kernel, is_causal, most, kinds)
 
