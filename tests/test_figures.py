@@ -9,14 +9,14 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from attnzoo import KERNELS
-from experiments.show import figures, naming, shares, units
+from experiments.show import figures, naming, placing, scales, shares, units
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_labels_keep_their_distance(seed):
     draw = random.Random(seed)
     heights = [draw.random() ** 3 for _ in range(draw.randint(1, 12))]
-    places = figures.apart(heights, 0.05)
+    places = placing.apart(heights, 0.05)
     in_order = sorted(range(len(heights)), key=heights.__getitem__)
     steps = [places[after] - places[before] for before, after in itertools.pairwise(in_order)]
     assert all(step > 0.05 - 1e-9 for step in steps)
@@ -24,8 +24,8 @@ def test_labels_keep_their_distance(seed):
 
 
 def test_labels_with_room_stay_at_their_lines():
-    assert figures.apart([0.9, 0.1, 0.5], 0.05) == [0.9, 0.1, 0.5]
-    assert figures.apart([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert placing.apart([0.9, 0.1, 0.5], 0.05) == [0.9, 0.1, 0.5]
+    assert placing.apart([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
 
 
 def test_every_kernel_has_a_style_of_its_own():
@@ -70,7 +70,7 @@ def test_variants_differ_by_their_dashes_and_fill():
 def test_an_axis_of_sizes_has_two_ticks_at_least(sizes):
     figure, (panel,) = figures.axes(1)
     panel.plot(sizes, [1, 2])
-    figures.sizes_axis(panel)
+    scales.sizes_axis(panel)
     low, high = panel.get_xlim()
     ticks = [tick for tick in panel.get_xticks() if low <= tick <= high]
     assert 2 <= len(ticks) <= 5 and low < min(sizes) and max(sizes) < high
@@ -80,7 +80,7 @@ def test_an_axis_of_sizes_has_two_ticks_at_least(sizes):
 def test_rates_have_short_ticks():
     figure, (panel,) = figures.axes(1)
     panel.plot([60_000, 160_000], [1, 2])
-    figures.rates_axis(panel)
+    scales.rates_axis(panel)
     figure.canvas.draw()
     assert {"0", "60k", "150k"} <= {text.get_text() for text in panel.get_xticklabels()} and len(
         panel.get_xticks()
@@ -89,8 +89,8 @@ def test_rates_have_short_ticks():
 
 
 def test_what_would_lie_on_each_other_is_moved_sideways():
-    assert figures.sideways([8.0, 64.0], 0.1) == pytest.approx([8.0, 64.0])
-    one, other = figures.sideways([8.0, 8.0], 0.1)
+    assert placing.sideways([8.0, 64.0], 0.1) == pytest.approx([8.0, 64.0])
+    one, other = placing.sideways([8.0, 8.0], 0.1)
     assert other / one == pytest.approx(2**0.1) and one * other == pytest.approx(64.0)
 
 
@@ -119,10 +119,10 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     for name in ("one", "two"):
         figure, (panel,) = figures.axes(1)
         panel.plot([16, 32], [1e-3, 2e-3])
-        figures.lengths_axis(panel, [16, 32])
-        figures.seconds_axis(panel)
+        scales.lengths_axis(panel, [16, 32])
+        scales.seconds_axis(panel)
         figures.slope_guides(panel, [(16, 1e-3), (32, 2e-3)])
-        figures.label_lines(panel, [("Softmax", 32, 2e-3, "black"), ("Linear", 32, 2e-3, "green")])
+        placing.label_lines(panel, [("Softmax", 32, 2e-3, "black"), ("Linear", 32, 2e-3, "green")])
         figures.save(figure, tmp_path / name)
     for suffix in ("svg", "png"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
@@ -151,7 +151,7 @@ def test_plain_ticks_are_three_or_more_and_do_not_meet(limits):
     figure, (panel,) = figures.axes(1)
     panel.plot([1, 2], limits)
     panel.set_yscale("log")
-    figures.plain_ticks(panel.yaxis)
+    scales.plain_ticks(panel.yaxis)
     figure.canvas.draw()
     low, high = panel.get_ylim()
     shown = [
@@ -168,7 +168,7 @@ def test_an_axis_of_bytes_has_three_ticks(limits):
     figure, (panel,) = figures.axes(1)
     panel.plot([1, 2], [2**20 * limit for limit in limits])
     panel.set_yscale("log")
-    figures.bytes_ticks(panel)
+    scales.bytes_ticks(panel)
     assert 3 <= len(panel.get_yticks()) <= 11
     plt.close(figure)
 
@@ -178,14 +178,14 @@ def test_lines_that_cover_each_other_are_moved_apart_and_others_stay():
     xs, alike = [1, 2, 3, 4], [1.0, 1.0, 1.0, 1.0]
     values = [alike, alike, [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.1, 0.1], alike]
     lines = [panel.plot(xs, own, linewidth=1.5) for own in values]
-    assert "side by side" in figures.side_by_side(panel, lines)[0]
+    assert "side by side" in placing.side_by_side(panel, lines)[0]
     heights = [line.get_transform().transform((1, 1))[1] for [line] in lines]
     first, second, apart, partly, third = heights
     assert apart == panel.transData.transform((1, 1))[1], "no stretch of it is covered"
     together = sorted((first, second, partly, third))
     assert all(1.5 <= (above - below) * 72 / figure.dpi < 1.8 for below, above in itertools.pairwise(together))
     assert first < second < third, "in the order of their labels"
-    assert not figures.side_by_side(panel, [panel.plot(xs, [0.3] * 4), panel.plot(xs, [0.6] * 4)])
+    assert not placing.side_by_side(panel, [panel.plot(xs, [0.3] * 4), panel.plot(xs, [0.6] * 4)])
     plt.close(figure)
 
 
@@ -194,7 +194,7 @@ def test_texts_of_points_keep_off_lines_and_each_other():
     panel.plot([1, 1], [0, 1])
     panel.plot([0, 2], [0.4, 0.6])
     panel.axhline(0.52)
-    figures.label_points(panel, [("512", 1, 0.5, "black"), ("error 0", 1, 0.0, "black"), ("16", 1, 0.5, "black")])
+    placing.label_points(panel, [("512", 1, 0.5, "black"), ("error 0", 1, 0.0, "black"), ("16", 1, 0.5, "black")])
     texts = list(panel.texts)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in texts]

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.show import figures, naming, statistics
+from experiments.show import figures, naming, placing, scales, statistics
 
 THIN = {"elinewidth": 0.8}
 PANELS = {
@@ -47,13 +47,13 @@ def _error(found: list[dict], rows: list[dict]):
         _limit(panel, found, name)
         if name != "row":  # the rate is of mean squares, and so of Frobenius norms
             _rate(panel, found, name)
-        figures.lengths_axis(panel, _powers(terms))
+        scales.lengths_axis(panel, _powers(terms))
         panel.set_xlabel("features, landmarks, rank, or keys in sight" if panel is panels[-1][0] else "")
-        figures.plain_ticks(panel.yaxis)
-        notes += figures.side_by_side(panel, [artists for _, artists in drawn])
+        scales.plain_ticks(panel.yaxis)
+        notes += placing.side_by_side(panel, [artists for _, artists in drawn])
     figures.footnote(figure, list(dict.fromkeys(notes)))
     for panel, labels in ends:
-        figures.label_lines(panel, labels)
+        placing.label_lines(panel, labels)
     return figure
 
 
@@ -104,10 +104,10 @@ def _trade(timed: list[dict], rows: list[dict]):
     _softmax(panel)
     panel.set_xlabel("time of the forward pass / time of exact softmax")
     panel.set_ylabel("output, relative Frobenius error")
-    figures.plain_ticks(panel.xaxis)
-    figures.plain_ticks(panel.yaxis)
-    figures.label_lines(panel, ends)
-    figures.label_points(panel, [*_values(timed), ("softmax: error 0", 1, panel.get_ylim()[0], "#000000")])
+    scales.plain_ticks(panel.xaxis)
+    scales.plain_ticks(panel.yaxis)
+    placing.label_lines(panel, ends)
+    placing.label_points(panel, [*_values(timed), ("softmax: error 0", 1, panel.get_ylim()[0], "#000000")])
     return figure
 
 

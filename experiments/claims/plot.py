@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from experiments.claims import analysis, recall, regression
-from experiments.show import figures, naming, statistics
+from experiments.show import figures, naming, placing, scales, statistics
 
 DRAWN = {"markersize": 4.5, "linewidth": 1.4}
 
@@ -34,7 +34,7 @@ def _speed(rows: list[dict]):
         else "Training speed",
         f"{first['device']}, {first['cores']} cores; {first['tokens']:,} tokens a batch, width {first['width']}",
     )
-    figures.lengths_axis(panel, lengths)
+    scales.lengths_axis(panel, lengths)
     panel.set_yscale("log")
     panel.set_ylabel("training tokens per second")
     styles, ends = figures.styles(rows), []
@@ -43,9 +43,9 @@ def _speed(rows: list[dict]):
         xs, ys = [row["length"] for row in own], [row["tokens_per_second"] for row in own]
         panel.plot(xs, ys, **styles[kernel], **DRAWN)
         ends.append((naming.short(kernel), xs[-1], ys[-1], styles[kernel]["color"]))
-    figures.plain_ticks(panel.yaxis)
+    scales.plain_ticks(panel.yaxis)
     figures.footnote(figure, ["The claim under test: 10 to 100 times. Gains are of the fastest kernel at each length."])
-    figures.label_lines(panel, ends)
+    placing.label_lines(panel, ends)
     return figure
 
 
@@ -56,7 +56,7 @@ def _recall(rows: list[dict]):
     below = f"{first['steps']:,} steps of {first['tokens']:,} tokens, all distances in turns; width {first['width']}"
     doubt = statistics.doubt(seeds)
     figures.title(figure, f"Recalling the first {recall.TASK.count} tokens{doubt and ': '}{doubt}", below)
-    figures.lengths_axis(panel, xs)
+    scales.lengths_axis(panel, xs)
     panel.set_xlabel("tokens of noise between")
     panel.set_ylabel("share recalled")
     panel.set_ylim(-0.02, 1.04)
@@ -73,8 +73,8 @@ def _recall(rows: list[dict]):
         lines.append([artist for artist in panel.get_children() if artist not in before])
         ends.append((naming.short(kernel), xs[-1], means[-1].value, styles[kernel]["color"]))
     told = "Dotted: chance. Dashed: the claim under test, 20% beyond 200 for recurrent networks."
-    figures.footnote(figure, [told, *figures.side_by_side(panel, lines)])
-    figures.label_lines(panel, ends)
+    figures.footnote(figure, [told, *placing.side_by_side(panel, lines)])
+    placing.label_lines(panel, ends)
     return figure
 
 
@@ -93,14 +93,14 @@ def _regression(rows: list[dict]):
         ends.append((f"bandwidth {row['bandwidth']:g}", grid[-1], row["estimate"][-1], color))
     curve.set_xlabel("x, of queries and keys")
     curve.set_ylabel("y, of values")
-    figures.label_lines(curve, ends)
+    placing.label_lines(curve, ends)
     for name, label, color in (("error", "error", "#009E73"), ("left_out_error", "left out in turn", "#D55E00")):
         widths = sorted({row["bandwidth"] for row in rows})
         values = [statistics.mean([row[name] for row in rows if row["bandwidth"] == width]).value for width in widths]
         errors.plot(widths, values, color=color, marker="o", label=label, **DRAWN)
     errors.axvline(best["bandwidth"], color="#888888", linewidth=0.8, linestyle=":")
     errors.set_xscale("log")
-    figures.plain_ticks(errors.xaxis)
+    scales.plain_ticks(errors.xaxis)
     errors.set_xlabel("bandwidth")
     errors.set_ylabel("root mean square")
     errors.legend(frameon=False, fontsize=9)

@@ -8,7 +8,7 @@ import pathlib
 from matplotlib.lines import Line2D
 
 from experiments.compiled import analysis
-from experiments.show import figures, naming
+from experiments.show import figures, naming, scales
 
 TITLES = {"forward": "forward", "train": "forward and backward"}
 DRAWN = {"linewidth": 1.4, "markersize": 4}
@@ -97,7 +97,7 @@ def _dots(panel, rows: list[dict], kernels: list[str]) -> None:
     panel.set_ylim(len(kernels) - 0.4, -0.6)
     low, high = panel.get_xlim()
     panel.set_xlim(min(low, 0.8), max(high, 2.0))
-    figures.plain_ticks(panel.xaxis)
+    scales.plain_ticks(panel.xaxis)
 
 
 def _lengths(counted: list[dict], own: list[dict], styles: dict):
@@ -120,10 +120,10 @@ def _lengths(counted: list[dict], own: list[dict], styles: dict):
             times.plot(*([row[of] for row in timed] for of in ("length", "roofline_seconds")), **styles[name], **DRAWN)
         ratios.set_ylabel(TITLES[passed], fontsize=9)
         ratios.set_yscale("log")
-        figures.plain_ticks(ratios.yaxis)
-        figures.seconds_axis(times)
+        scales.plain_ticks(ratios.yaxis)
+        scales.seconds_axis(times)
         for panel in (ratios, times):
-            figures.lengths_axis(panel, lengths)
+            scales.lengths_axis(panel, lengths)
             panel.set_xlim(lengths[0] / 1.15, 1.15 * lengths[-1])
     for panel, text in zip(panels[0], ("bytes moved / needed", "takes at least"), strict=True):
         panel.set_title(text, fontsize=10, loc="left")

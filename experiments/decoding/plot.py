@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.show import figures, naming, statistics
+from experiments.show import figures, naming, placing, scales, statistics
 from experiments.train.sweep import convergence
 from experiments.train.sweep.analysis import BASELINE
 
@@ -42,14 +42,14 @@ def _decoding(measured: list[dict], rows: list[dict]):
         ends[sizes].append((label, xs[-1], own[-1]["state_bytes"], style["color"]))
     for panel, heading in ((times, "time of a token"), (sizes, "state")):
         panel.set_title(heading, fontsize=10, loc="left")
-        figures.lengths_axis(panel, contexts)
+        scales.lengths_axis(panel, contexts)
         panel.set_xlabel("tokens before it" if panel is sizes else "")
-    figures.seconds_axis(times)
-    figures.bytes_axis(sizes)
-    moved = [note for panel, own in lines.items() for note in figures.side_by_side(panel, own)]
+    scales.seconds_axis(times)
+    scales.bytes_axis(sizes)
+    moved = [note for panel, own in lines.items() for note in placing.side_by_side(panel, own)]
     figures.footnote(figure, [*_notes(rows), *dict.fromkeys(moved)])
     for panel, labels in ends.items():
-        figures.label_lines(panel, labels)
+        placing.label_lines(panel, labels)
     return figure
 
 
@@ -83,8 +83,8 @@ def _quality(models: list[dict]):
                 error = None if found.low is None else [[found.value - found.low], [found.high - found.value]]
                 panel.errorbar(own[0]["state_bytes"], found.value, yerr=error, **style | {"linestyle": "none"}, **LINE)
                 ends.append((naming.short(kernel), own[0]["state_bytes"], found.value, style["color"]))
-    figures.sizes_axis(panel)
+    scales.sizes_axis(panel)
     panel.set_xlabel("state after the whole sequence")
     panel.set_ylabel("bits per byte")
-    figures.label_lines(panel, ends)
+    placing.label_lines(panel, ends)
     return figure

@@ -7,7 +7,7 @@ import math
 import pathlib
 
 from experiments.learnability import analysis
-from experiments.show import figures, statistics
+from experiments.show import figures, placing, scales, statistics
 
 DRAWN = {"linewidth": 1.5, "markersize": 4.5}
 UNITS = {1.0: "", 1e6: "millions of ", 1e9: "billions of ", 1e12: "trillions of "}
@@ -60,13 +60,13 @@ def _figure(rows: list[dict]):
         for budget in set(analysis.budgets(rows).values()):
             level = {"all were given as many": dict.fromkeys(operations.get_xlim(), budget / unit)}
             ends[operations] += figures.levels(operations, level)
-        figures.plain_ticks(operations.yaxis)
+        scales.plain_ticks(operations.yaxis)
     for panel in found:
-        figures.plain_ticks(panel.xaxis)
-    moved = [note for panel, own in drawn.items() for note in figures.side_by_side(panel, own)]
+        scales.plain_ticks(panel.xaxis)
+    moved = [note for panel, own in drawn.items() for note in placing.side_by_side(panel, own)]
     figures.footnote(figure, list(dict.fromkeys(moved)))
     for panel, labels in ends.items():
-        figures.label_lines(panel, labels)
+        placing.label_lines(panel, labels)
     return figure
 
 

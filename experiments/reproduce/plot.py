@@ -8,7 +8,7 @@ from experiments.reproduce.ledger import Entry, Measured
 from experiments.reproduce.page import FIGURE
 from experiments.reproduce.published import MEMORY, REFERENCE, SPEED, ratio
 from experiments.reproduce.verdict import FACTOR
-from experiments.show import figures
+from experiments.show import figures, placing
 
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 LABELS = {SPEED: "steps in a second / those of softmax", MEMORY: "memory / that of softmax"}
@@ -83,4 +83,4 @@ def _label(panel, points, styles) -> None:
         if found is None:
             continue
         last[entry.result.model] = (entry.result.model, x, found.value, styles[entry.result.model]["color"])
-    figures.label_lines(panel, list(last.values()))
+    placing.label_lines(panel, list(last.values()))

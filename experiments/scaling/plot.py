@@ -7,7 +7,7 @@ import pathlib
 
 from experiments.scaling import analysis
 from experiments.scaling.analysis import Exponent
-from experiments.show import figures, naming
+from experiments.show import figures, naming, placing, scales
 
 TITLES = {"forward": "Forward pass", "train": "Forward and backward pass"}
 NARROW = 0.1  # of an exponent's interval, up to which its two digits are known without it
@@ -46,17 +46,17 @@ def _figure(rows, summary, styles):
             lines[panel] += [drawn] if drawn else []
     for panel, text in ((time_panel, "run time"), (memory_panel, "temporary memory that the compiler plans")):
         panel.set_title(text, fontsize=10, loc="left")
-        figures.lengths_axis(panel, lengths)
+        scales.lengths_axis(panel, lengths)
     time_panel.set_xlabel("")
     for panel, points in ((time_panel, _times(rows)), (memory_panel, _sizes(rows))):
         panel.set_yscale("log")
         _guides(panel, points, lengths)
-    figures.seconds_axis(time_panel)
-    figures.bytes_axis(memory_panel)
-    moved = [note for panel, own in lines.items() for note in figures.side_by_side(panel, own)]
+    scales.seconds_axis(time_panel)
+    scales.bytes_axis(memory_panel)
+    moved = [note for panel, own in lines.items() for note in placing.side_by_side(panel, own)]
     figures.footnote(figure, [*_notes(rows, summary), *dict.fromkeys(moved)])
     for panel, labels in ends.items():
-        figures.label_lines(panel, labels)
+        placing.label_lines(panel, labels)
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from experiments.scaling import analysis, devices
 from experiments.scaling.plot import DRAWN, TITLES
-from experiments.show import figures, naming
+from experiments.show import figures, naming, scales
 
 
 class Shown(NamedTuple):
@@ -63,11 +63,11 @@ def _draw_panel(panel, shown, rows, styles, power) -> None:
     own = [row for row in rows if _has(row, shown)]
     for kernel in dict.fromkeys(row["kernel"] for row in own):
         _line(panel, shown, [row for row in own if row["kernel"] == kernel], styles[kernel])
-    figures.devices_axis(panel, sorted({row["devices"] for row in rows}))
+    scales.devices_axis(panel, sorted({row["devices"] for row in rows}))
     panel.set_yscale("log")
     if shown.has_ideal and own:
         _guide(panel, own, shown.column, power)
-    figures.seconds_axis(panel) if shown is TIME else figures.bytes_ticks(panel)
+    scales.seconds_axis(panel) if shown is TIME else scales.bytes_ticks(panel)
 
 
 def _line(panel, shown, rows, style) -> None:

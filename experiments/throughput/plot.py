@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments.show import figures, naming, tables
+from experiments.show import figures, naming, placing, scales, tables
 from experiments.throughput import analysis
 
 TABLE = "table.md"
@@ -45,14 +45,14 @@ def _figure(rows: list[dict], ceilings: dict[str, dict], passed: str):
     for [panel], width in zip(panels, widths, strict=True):
         own = [row for row in rows if row["head_dim"] == width]
         ends.append((panel, _lines(panel, own, ceilings.get("matmul"))))
-        figures.lengths_axis(panel, lengths)
+        scales.lengths_axis(panel, lengths)
         panel.set_xlabel("sequence length" if width == widths[-1] else "")
         panel.set_title(f"heads of {width}", fontsize=10, loc="left")
         panel.set_ylabel("useful TFLOP/s\n(visible pairs alone)", fontsize=9)
-        notes += figures.side_by_side(panel, [drawn for _, drawn in ends[-1][1]])
+        notes += placing.side_by_side(panel, [drawn for _, drawn in ends[-1][1]])
     figures.footnote(figure, [*dict.fromkeys(notes), *_notes(rows)])
     for panel, lines in ends:
-        figures.label_lines(panel, [end for end, _ in lines])
+        placing.label_lines(panel, [end for end, _ in lines])
     return figure
 
 

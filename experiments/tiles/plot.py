@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from experiments.show import figures
+from experiments.show import figures, placing, scales
 
 COLORS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 
@@ -47,5 +47,5 @@ def _panel(panel, rows: list[dict], sizes: list[int]) -> None:
     panel.minorticks_off()
     panel.set_xlabel("pairs of queries and keys in a step")
     panel.set_title(f"{rows[0]['work']}, {rows[0]['length']:,} tokens", fontsize=10)
-    figures.seconds_axis(panel)
-    figures.label_lines(panel, ends)
+    scales.seconds_axis(panel)
+    placing.label_lines(panel, ends)

@@ -7,7 +7,7 @@ import math
 import pathlib
 from collections.abc import Callable
 
-from experiments.show import figures, naming, statistics
+from experiments.show import figures, naming, placing, scales, statistics
 from experiments.train.sweep import convergence, dots, probes, trades
 from experiments.train.sweep.analysis import BASELINE, at_chosen_rates, captioned, nearby, scored, tested, variant
 from experiments.train.sweep.scale import Scale
@@ -50,7 +50,7 @@ def _figure(rows, entries, styles, scale):
     figure, axes = figures.axes(len(panels), width=5.6 + MORE * len(styles), height=height)
     figures.title(figure, rows[0]["subject"], doubts(entries))
     for axis, panel in zip(axes, panels, strict=True):
-        figures.label_lines(axis, panel(axis, styles))
+        placing.label_lines(axis, panel(axis, styles))
     is_seeded = min(entry["seeds"] for entry in entries) > 1
     read = ["Small points: seeds; bars: 95% intervals."] if is_seeded else []
     figures.footnote(figure, [*read, *_notes(rows, measured), *_learning(entries)])
@@ -109,7 +109,7 @@ def _by(entries, name, fixed, scale) -> Callable:
 
     def draw(axis, styles):
         own = [entry for entry in entries if all(entry[key] == value for key, value in fixed.items())]
-        figures.lengths_axis(axis, sorted({entry[name] for entry in own}))
+        scales.lengths_axis(axis, sorted({entry[name] for entry in own}))
         axis.set_xlabel("sequence length" if name == "length" else "width of the model")
         axis.set_title(", ".join(f"{key} {value:,}" for key, value in fixed.items()), fontsize=10, loc="left")
         lines: dict[str, list[tuple]] = {}
@@ -125,7 +125,7 @@ def _lines(axis, rows, lines: dict[str, list[tuple]], styles, along, scale) -> l
     needs no model; the ends of all."""
     xs = sorted({x for points in lines.values() for x, *_ in points})
     octaves = min((math.log2(after / before) for before, after in itertools.pairwise(xs)), default=1.0)
-    aside = figures.sideways([1.0] * len(lines), octaves * min(ASIDE, 0.5 / len(lines)))
+    aside = placing.sideways([1.0] * len(lines), octaves * min(ASIDE, 0.5 / len(lines)))
     ends, drawn = [], []
     for (which, points), factor in zip(lines.items(), aside, strict=True):
         over, scores, means = zip(*sorted(points, key=lambda point: point[0]), strict=True)
@@ -145,7 +145,7 @@ def _elsewhere(measured, scale) -> Callable:
     def draw(axis, styles):
         trained = max(row["length"] for row in measured)
         lengths = sorted({int(length) for row in measured for length in row["by_length"]} | {trained})
-        figures.lengths_axis(axis, lengths)
+        scales.lengths_axis(axis, lengths)
         axis.axvline(trained, color="#bbbbbb", linewidth=0.8, zorder=0.5)
         learned = "up to" if any(row.get("curriculum") for row in measured) else "at"
         axis.set_title(f"trained {learned} {trained:,} tokens, tested at others", fontsize=10, loc="left")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pathlib
 
-from experiments.show import figures, statistics, units
+from experiments.show import figures, placing, scales, statistics, units
 from experiments.train.sweep import convergence, curriculum
 from experiments.train.sweep.analysis import by_width, nearby, scored
 from experiments.train.sweep.scale import Scale
@@ -41,7 +41,7 @@ def _figure(rows, styles, scale, doubt, panel):
     shown = panel(axis, rows, styles)
     guides = figures.levels(axis, nearby(rows, max(row["score"] for row in rows)))
     scale.axis(axis, "y", [row["score"] for row in rows])
-    figures.label_lines(axis, guides)
+    placing.label_lines(axis, guides)
     best_first = sorted(shown, key=lambda name: shown[name][0], reverse=scale.metric == "accuracy")
     figures.legend(figure, {name: shown[name][1] for name in best_first})
     return figure
@@ -53,7 +53,7 @@ def _states(axis, rows, styles) -> dict[str, tuple[float, dict]]:
     for row in rows:
         points.setdefault((row["label"], row["state_bytes"]), []).append(row)
     sizes = [size for _, size in points]
-    places = figures.sideways(sizes, GAP * max(1.0, math.log2(max(sizes) / min(sizes))))
+    places = placing.sideways(sizes, GAP * max(1.0, math.log2(max(sizes) / min(sizes))))
     is_joined = len({row["width"] for row in rows}) > 1
     shown: dict[str, tuple[float, dict]] = {}
     for which in dict.fromkeys(row["label"] for row in rows):
@@ -66,7 +66,7 @@ def _states(axis, rows, styles) -> dict[str, tuple[float, dict]]:
         figures.seeds(axis, xs, [[row["score"] for row in own] for own in each], style)
         figures.means(axis, xs, scores, style)
         shown[which] = scores[-1].value, style
-    figures.sizes_axis(axis)
+    scales.sizes_axis(axis)
     axis.set_xlabel("state of one example, all layers" + "; a point for each width" * is_joined)
     return shown
 
@@ -104,6 +104,6 @@ def _bubbles(axis, rows, styles) -> dict[str, tuple[float, dict]]:
             axis.figure, ["Speed at the lengths that were learned: who ended early has met the short ones."]
         )
     axis.margins(0.15)
-    figures.rates_axis(axis)
+    scales.rates_axis(axis)
     axis.set_xlabel(f"training tokens in a second\n(area: memory of a step, at most {units.size_text(most)})")
     return shown
