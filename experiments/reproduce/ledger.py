@@ -90,7 +90,8 @@ def _training(result: Published, which: Kernel | None, rows: Rows) -> Measured:
         return Measured(reason=Reason.OTHER_FORM)
     setting = trainings.name(result)
     wanted = trainings.cells(setting, which)
-    own = [row for row in rows[setting] if records.cell(row, trainings.SAME) in wanted]
+    of_kernel = (row for row in rows[setting] if row["kernel"] == repr(which))
+    own = [row for row in of_kernel if records.cell(row, trainings.SAME) in wanted]
     own = [row for row in own if row["digest"] == own[-1]["digest"]]  # of the data as they were last
     if len(own) < len(wanted):
         folder = trainings.folder(setting)

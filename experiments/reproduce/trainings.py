@@ -23,6 +23,7 @@ All but listops and mqar want a folder: aclImdb, cifar-10-batches-bin, and pathf
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import shlex
 from collections.abc import Iterable
@@ -195,14 +196,25 @@ def name(result: Published) -> str:
 
 def folder(setting: str) -> str | None:
     """Where a setting's data are that one has to bring; None where there are none."""
-    [task] = parsed(Settings, **TRAININGS[setting]).tasks
+    [task] = _asked(tuple(TRAININGS[setting].items())).tasks
     return task.folder
 
 
-def cells(setting: str, kernel: Kernel) -> set[tuple]:
+def cells(setting: str, kernel: Kernel) -> frozenset[tuple]:
     """What identifies each model of a setting with a kernel, in every field of `SAME`."""
-    settings = parsed(Settings, **TRAININGS[setting] | {"kernels": catalogue.spelled(kernel)})
-    return {records.cell(cell.asked(settings), SAME) for cell in every(settings)}
+    return _cells(tuple((TRAININGS[setting] | {"kernels": catalogue.spelled(kernel)}).items()))
+
+
+# A page asks for every published result in every folder of rows.
+@functools.cache
+def _cells(flags: tuple[tuple[str, str], ...]) -> frozenset[tuple]:
+    settings = _asked(flags)
+    return frozenset(records.cell(cell.asked(settings), SAME) for cell in every(settings))
+
+
+@functools.cache
+def _asked(flags: tuple[tuple[str, str], ...]) -> Settings:
+    return parsed(Settings, **dict(flags))
 
 
 def arguments(setting: str, kernels: Iterable[str], out: str) -> list[str]:
