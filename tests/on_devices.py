@@ -278,19 +278,26 @@ def of_a_split_sequence(kernel, name, count, length, kind="Explicit", kv_heads=2
         lambda x: x + 0.1, kernel.init(jax.random.key(3), Dims(2, length, length, HEADS, kv_heads, DIM, DIM))
     )
     bias, row, tokens = asked.pop("bias", None), row_of_devices(kind, count), tokens_of(kernel, 2, length, kv_heads)
-    of_each = lambda out: sum(curved_sum(jnp.where(jnp.isinf(x), 0, x)) for x in jax.tree.leaves(out))
 
     def call(sequences, params, bias, **how):
         (q, k, v, tokens), given = sequences, {} if bias is None else {"bias": bias}
-        return of_each(attend(q, k, v, kernel=kernel, params=params, tokens=tokens or None, **given, **asked, **how))
+        out = attend(q, k, v, kernel=kernel, params=params, tokens=tokens or None, **given, **asked, **how)
+        out = jax.tree.map(lambda x: jnp.where(jnp.isinf(x), 0, x), out)
+        return sum(map(curved_sum, jax.tree.leaves(out))), out
+
+    def pulled(**how):
+        """What comes out and all gradients; the sum of many terms that is differentiated has their order in it."""
+        given = functools.partial(call, **how)
+        (_, out), grads = jax.jit(jax.value_and_grad(given, (0, 1, 2), has_aux=True))(sequences, params, bias)
+        return out, grads
 
     sequences = q, k, v, tokens
-    expected = jax.jit(jax.value_and_grad(call, (0, 1, 2)))(sequences, params, bias)
+    expected = pulled()
     how = {"sequence_axis": "sequence"}
     if kind == "Explicit":
         how, sequences = {}, jax.device_put(sequences, NamedSharding(row, P(None, "sequence")))
     with jax.set_mesh(row):
-        found = jax.jit(jax.value_and_grad(functools.partial(call, **how), (0, 1, 2)))(sequences, params, bias)
+        found = pulled(**how)
     same(found, expected, 5e-5)
 
 
