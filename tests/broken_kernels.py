@@ -498,7 +498,8 @@ class WrongPowers(Based):
 
     def rule(self, params, draws, scale):
         rule = super().rule(params, draws, scale)
-        return rule._replace(powers=lambda width: (1.0, scale or width**-0.5, (scale or width**-0.5) ** 2))
+        scale_of = lambda width: width**-0.5 if scale is None else scale
+        return rule._replace(powers=lambda width: (1.0, scale_of(width), scale_of(width) ** 2))
 
 
 @dataclasses.dataclass(frozen=True)

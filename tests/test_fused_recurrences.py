@@ -128,6 +128,17 @@ def test_heads_that_share_keys_take_turns(name, kv_heads):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, equation)
 
 
+def test_a_scale_that_is_traced_beside_powers_of_scores():
+    """Coefficients of powers that hold it are no numbers, and so features are met."""
+    kernel = Based()
+    operands = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), given(kernel, 21, dim=4))
+    arguments = {"is_causal": True, "scale": 0.3}
+    with interpreted():
+        found = pulled(kernel, operands, arguments, "pallas")
+    equation = pulled(kernel, operands, arguments, "reference")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, equation)
+
+
 @pytest.mark.slow
 @EACH
 def test_interpreted_it_equals_the_oracle(kernel):

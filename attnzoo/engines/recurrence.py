@@ -365,9 +365,9 @@ class Chunks(NamedTuple):
         """Outputs [t, Hv], from what was read of each of the values."""
         return self.rule_of(constants).finish(read)
 
-    def powers(self, constants, width: int) -> tuple[float, ...] | None:
+    def powers(self, width: int) -> tuple[float, ...] | None:
         """By which products of queries and keys make weights; None where that is not known."""
-        powers = self.rule_of(constants).powers
+        powers = self.rule_of(self.constants).powers
         found = () if powers is None else powers(width)
         return found if found and all(isinstance(x, int | float) for x in found) else None
 

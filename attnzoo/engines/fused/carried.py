@@ -49,7 +49,7 @@ class Carried(NamedTuple):
       write: `write(constants, closed, given, slots)`: what the tokens of one head write, any number of them.
       read: `read(constants, closed, q, slots)`: what its queries [t, H] read the channels with.
       finish: `finish(constants, closed, read)`: outputs [t, Hv], from what was read of each of the values.
-      powers: `powers(constants, width)`: coefficients of what a pair weighs as a polynomial of q . k, or None.
+      powers: coefficients of what a pair weighs as a polynomial of q . k, or None.
       empty: `empty()`, the state of one head before the first token.
     """
 
@@ -67,7 +67,7 @@ class Carried(NamedTuple):
     write: Callable
     read: Callable
     finish: Callable
-    powers: Callable[[Any, int], tuple[float, ...] | None]
+    powers: tuple[float, ...] | None
     empty: Callable[[], State]
 
 

@@ -66,7 +66,9 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
     if reasons:
         raise asked.declined(reasons)
     apart = _apart(given, run) if way.interpreted is None else 2 * way.interpreted.largest
-    route = Route(asked, declined, run, _closed_over(run, given), apart)
+    # Here, where what the rule closes over may be traced: where devices' programs are, it may not.
+    powers = run.powers(given.q.shape[3])
+    route = Route(asked, declined, run, _closed_over(run, given), apart, powers)
 
     @jax.custom_vjp
     def attend(operands, mask):
@@ -126,6 +128,7 @@ class Route(NamedTuple):
     Attributes:
       closed: what rules close over that is traced.
       apart: tokens from one state that is kept to the next.
+      powers: of q . k that pairs weigh, by their coefficients, or None.
     """
 
     asked: Asked
@@ -133,6 +136,7 @@ class Route(NamedTuple):
     run: Chunks
     closed: list[jax.Array]
     apart: int
+    powers: tuple[float, ...] | None
 
     def found(self, operands, mask: Mask, keeps: bool) -> tuple[jax.Array, State, Kept]:
         """Outputs, the state that is left, and what is kept."""
@@ -170,8 +174,8 @@ class Route(NamedTuple):
 
     def _counts(self, given, mask: Mask) -> list[jax.ShapeDtypeStruct]:
         """Shapes of what kernels that make gradients by powers of q . k count of them, where these are known."""
-        batch, _, num_heads, width = given.q.shape
-        if slots.sees_all(mask) or self.run.powers(self.run.constants, width) is None:
+        batch, _, num_heads, _ = given.q.shape
+        if slots.sees_all(mask) or self.powers is None:
             return []
         return [jax.ShapeDtypeStruct((batch, num_heads, self._slots(given, mask)), jnp.float32)]
 
@@ -222,7 +226,7 @@ class Route(NamedTuple):
             write=self._program(run.written),
             read=self._program(run.readers),
             finish=self._program(run.finished),
-            powers=run.powers,
+            powers=self.powers,
             empty=run.empty,
         )
         cut = lambda out: jnp.moveaxis(out.reshape(batch, chunks, size, *out.shape[2:]), 1, 0)

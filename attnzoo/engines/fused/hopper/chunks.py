@@ -154,10 +154,10 @@ def _met(
             out, left = kernels.recur(how, whole_given)
             return unclipped(out), left_of(left, carried.empty(), group), []
         out, one, left = whole.read(how._replace(finish=None), whole_given)
-        known = carried.powers(learned.constants, given.q.shape[3])
-        if by_powers is not None and known is not None and hopper_powers.fits(how, whole_given, known):
+        powers = carried.powers
+        if by_powers is not None and powers is not None and hopper_powers.fits(how, whole_given, powers):
             shown = None if slots.shown is None else slots.shown.astype(jnp.float32)[:, None]
-            out, *counts = by_powers(how, known, whole_given, shown)
+            out, *counts = by_powers(how, powers, whole_given, shown)
             return out, left_of(left, carried.empty(), group), counts
         finished = finished_of(carried, learned, heads.precise(unclipped(out)), one)
         return finished.astype(DTYPE), left_of(left, carried.empty(), group), []
