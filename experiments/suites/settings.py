@@ -55,6 +55,5 @@ class Settings(settings.Settings):
     def shared(self) -> dict[str, Any]:
         """Flags of every training, beside its own."""
         seeds = {"seeds": self.seeds} if self.seeds > 1 else {}
-        first = {"first_seed": self.first_seed} if self.first_seed else {}
-        first |= {"tuning_seeds": self.tuning_seeds} if self.tuning_seeds else {}
-        return seeds | first | ({"jobs": self.jobs, "isolate": "true"} if self.jobs > 1 else {})
+        chosen = {name: value for name in ("first_seed", "tuning_seeds") if (value := getattr(self, name))}
+        return seeds | chosen | ({"jobs": self.jobs, "isolate": "true"} if self.jobs > 1 else {})
