@@ -68,7 +68,7 @@ def attend(asked: Asked, run: Chunks, given: Sequence, mask: Mask, found: State 
     apart = _apart(given, run) if way.interpreted is None else 2 * way.interpreted.largest
     # Here, where what the rule closes over may be traced: where devices' programs are, it may not.
     powers = run.powers(given.q.shape[3])
-    route = Route(asked, declined, run, _closed_over(run, given), apart, powers)
+    route = Route(asked, declined, run, _closed_over(run, given), apart, powers, {})
 
     @jax.custom_vjp
     def attend(operands, mask):
@@ -129,6 +129,7 @@ class Route(NamedTuple):
       closed: what rules close over that is traced.
       apart: tokens from one state that is kept to the next.
       powers: of q . k that pairs weigh, by their coefficients, or None.
+      traced: programs of rules that close over something traced, by what they are of.
     """
 
     asked: Asked
@@ -137,6 +138,7 @@ class Route(NamedTuple):
     closed: list[jax.Array]
     apart: int
     powers: tuple[float, ...] | None
+    traced: dict[Any, tuple[core.ClosedJaxpr, Any]]
 
     def found(self, operands, mask: Mask, keeps: bool) -> tuple[jax.Array, State, Kept]:
         """Outputs, the state that is left, and what is kept."""
@@ -209,12 +211,12 @@ class Route(NamedTuple):
         whole, laid = self._whole(kernel, given, mask)
         chunks, batch, size = laid.given.q.shape[:3]
         by_example = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), laid.slots)
-        run = self.run._replace(standing_of=laid.standing_of)
-        is_summed = any(_is_spread(kernel, x) and x.shape[2] != run.own for x in jax.tree.leaves(given[1:]))
+        program = functools.partial(self._program, self.run._replace(standing_of=laid.standing_of))
+        is_summed = any(_is_spread(kernel, x) and x.shape[2] != self.run.own for x in jax.tree.leaves(given[1:]))
         carried = Carried(
             learned,
             whole,
-            run.own,
+            self.run.own,
             by_example,
             size,
             self.apart,
@@ -222,12 +224,12 @@ class Route(NamedTuple):
             laid.ends,
             is_summed,
             changed.leaves,
-            head=self._program(run.of_head),
-            write=self._program(run.written),
-            read=self._program(run.readers),
-            finish=self._program(run.finished),
+            head=program("of_head"),
+            write=program("written"),
+            read=program("readers"),
+            finish=program("finished"),
             powers=self.powers,
-            empty=run.empty,
+            empty=self.run.empty,
         )
         cut = lambda out: jnp.moveaxis(out.reshape(batch, chunks, size, *out.shape[2:]), 1, 0)
         return carried, lambda out: laid.restored(cut(out))
@@ -240,19 +242,30 @@ class Route(NamedTuple):
         q, *rest = jax.tree.map(whole, laid.given)
         return Sequence(q, *jax.tree.map(spread, rest)), laid
 
-    def _program(self, of_head: Callable) -> Callable:
-        """`of_head(constants, ...)`, to which what rules close over is handed, too, behind the constants."""
+    def _program(self, run: Chunks, name: str) -> Callable:
+        """`run.name(constants, ...)`, to which what rules close over is handed, too, behind the constants."""
 
         def program(constants, closed, *operands):
             if not self.closed:
-                return of_head(constants, *operands)
-            closed_jaxpr, out = _traced(of_head, constants, *operands)
+                return getattr(run, name)(constants, *operands)
+            closed_jaxpr, out = self._traced(run, name, constants, *operands)
             consts = [self._of(x, closed) for x in closed_jaxpr.consts]
             jaxpr = core.ClosedJaxpr(closed_jaxpr.jaxpr, consts)
             leaves = jax.tree.leaves((constants, operands))
             return jax.tree.unflatten(out, programs.run(jaxpr, leaves, _of_one_device))
 
         return program
+
+    def _traced(self, run: Chunks, name: str, *example: Any) -> tuple[core.ClosedJaxpr, Any]:
+        """The program for operands like these: backward, where what the rule closes over is no longer traced, the one
+        that was traced forward.
+        """
+        leaves, structure = jax.tree.flatten(example)
+        types = tuple((x.shape, jnp.dtype(x.dtype)) for x in leaves)
+        key = name, run.standing_of, structure, types, jnp.result_type(float)  # which tells x64
+        if key not in self.traced:
+            self.traced[key] = _traced(getattr(run, name), *example)
+        return self.traced[key]
 
     def _of(self, x: Any, closed: list[jax.Array]) -> Any:
         """What stands for something that the rule closes over."""
