@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -67,19 +68,43 @@ def test_a_model_learns_what_can_be_learned():
 
 
 def test_a_curve_has_the_mean_of_losses_since_its_last_point(monkeypatch):
-    losses, step = [], steps.step
+    losses, step = [], steps.Stepping.__call__
 
     def heard(*args):
         loss, is_good = step(*args)
         losses.append(float(loss))
         return loss, is_good
 
-    monkeypatch.setattr(nnx, "cached_partial", lambda function, *first: lambda *args: heard(*first, *args))
+    monkeypatch.setattr(steps.Stepping, "__call__", heard)
     model = LanguageModel(4, BlockConfig(width=16, num_heads=2), max_length=8, num_layers=1, rngs=nnx.Rngs(0))
     tokens = np.tile(np.arange(4), 3)[None, :9].repeat(4, axis=0)
     learned = Examples(tokens[:, :-1], tokens[:, 1:], np.ones((4, 8), np.float32))
     progress = loop.fit(model, lambda step: learned, loop.Plan(12, 3e-2, warmup=5))
     assert progress.curve == [(0, losses[0]), (10, np.mean(losses[1:11]))] and progress.recent == losses[11:]
+
+
+def test_steps_that_follow_each_other_are_steps_of_modules():
+    """To the bit: numbers of the model, its optimizer, and the random stream of its dropout."""
+    tokens = np.random.default_rng(0).integers(4, size=(3, 2, 9))
+    batches = [Examples(x[:, :-1], x[:, 1:], np.ones((2, 8), np.float32)) for x in tokens]
+
+    def stepped(of_modules: bool):
+        config = BlockConfig(width=16, num_heads=2, dropout_rate=0.1)
+        model = LanguageModel(4, config, max_length=8, num_layers=1, rngs=nnx.Rngs(0))
+        state = nnx.Optimizer(model, steps.adamw(steps.cosine(1e-2, 3, 1)), wrt=nnx.Param)
+        stepping = steps.Stepping(model, state)
+        step = functools.partial(steps.step, model, state) if of_modules else stepping
+        told = [step(batch, np.float32(0.5)) for batch in batches[:2]]
+        stepping.settle()
+        told.append(step(batches[2], np.float32(0.5)))
+        stepping.settle()
+        return told, jax.tree.leaves(nnx.state((model, state)))
+
+    jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(_plain, stepped(which)) for which in (True, False)))
+
+
+def _plain(x):
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
 
 
 def test_a_run_from_its_checkpoint_is_the_run_that_never_stopped(whole, tmp_path):

@@ -162,6 +162,7 @@ def fit(
             told(progress)
             if to_end:  # after the last step, too: what follows may take long, and others may be left to train
                 raise outcome.Stopped(f"stopped after step {progress.step:,} of {plan.steps:,}")
+    run.settle()
     if progress.best is not None:
         nnx.update(model, run.best)
     return progress
@@ -180,8 +181,7 @@ class _Run:
                 devices.spread(each)
         self.best = steps.copied(model, nnx.Param)
         self._good: list[pathlib.Path] = []  # checkpoints that were read or written here
-        # To walk through both trees at every call takes longer than a step of a small model.
-        self._step, self._known = nnx.cached_partial(steps.step, model, self.state), set()
+        self._step, self._known = steps.Stepping(model, self.state), set()
         self._devices = devices
 
     def advance(self, progress: Progress, batch: Callable[[int], Examples]) -> None:
@@ -196,7 +196,7 @@ class _Run:
             spent = time.perf_counter() - start
             shapes = tuple(x.shape for x in jax.tree.leaves(placed.inputs))
             if is_cold := shapes not in self._known:
-                lowered = steps.step.lower(self.model, self.state, placed, self._peak)
+                lowered = self._step.lower(placed, self._peak)
                 needed = planned(lowered.compile())["needed_bytes"]  # the program is kept, and not made again
                 progress.needed_bytes = max(needed, progress.needed_bytes or 0)
         self._known.add(shapes)
@@ -213,8 +213,13 @@ class _Run:
             progress.recent.clear()
         progress.step += 1
 
+    def settle(self) -> None:
+        """Put into the model and its optimizer what the last step has left."""
+        self._step.settle()
+
     def validate(self, progress: Progress, validate: Callable[[nnx.Module], float]) -> None:
         """A score of the model as it is, if it is a number; where it is the best, the parameters are kept."""
+        self.settle()
         self.model.eval()
         score = float(validate(self.model))
         self.model.train()
@@ -240,6 +245,7 @@ class _Run:
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint, and remove all but the newest that are known to be whole. If it fails, all stay."""
+        self.settle()
         path = self.folder / f"step_{progress.step:08d}"
         try:
             checkpoints.write(path, self._tree(), dataclasses.asdict(progress))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import chex
@@ -50,8 +51,7 @@ def _decays(path, x) -> bool:
     return jnp.ndim(x) > 1 and "positions" not in names and "bias" not in names
 
 
-@nnx.jit
-def step(
+def advance(
     model: nnx.Module, state: nnx.Optimizer, batch: Examples, peak: np.float32 | float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """One step of training, in place: the loss in bits before it, and whether it and its gradient were numbers.
@@ -65,6 +65,57 @@ def step(
     is_good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     nnx.update((model, state), jax.tree.map(lambda new, old: jnp.where(is_good, new, old), changed(), before))
     return loss, is_good
+
+
+step = nnx.jit(advance)
+
+
+class Stepping:
+    """A model and its optimizer while steps follow each other: what a step leaves is handed to the next as it is.
+
+    To walk through modules before and after each step, as `step` does, takes longer than the step of a small model.
+    Modules have what steps have left after `settle`.
+    """
+
+    def __init__(self, model: nnx.Module, state: nnx.Optimizer):
+        self._modules = model, state
+        graph, found = nnx.split(self._modules)
+        self._structure = jax.tree.structure(found)
+        self._program = _program(graph, self._structure)
+        self._leaves: list[jax.Array] | None = None
+
+    def __call__(self, batch: Examples, peak: np.float32 | float = 1.0) -> tuple[jax.Array, jax.Array]:
+        """That of `step`."""
+        self._leaves, *found = self._program(self._found(), batch, peak)
+        return tuple(found)
+
+    def lower(self, batch: Examples, peak: np.float32 | float = 1.0) -> jax.stages.Lowered:
+        """The program of such a step."""
+        return self._program.lower(self._found(), batch, peak)
+
+    def settle(self) -> None:
+        """Put into the modules what steps have left."""
+        if self._leaves is not None:
+            nnx.update(self._modules, jax.tree.unflatten(self._structure, self._leaves))
+            self._leaves = None
+
+    def _found(self) -> list[jax.Array]:
+        return jax.tree.leaves(nnx.state(self._modules)) if self._leaves is None else self._leaves
+
+
+@functools.lru_cache(maxsize=8)  # models that differ in nothing but their numbers share it
+def _program(graph: nnx.GraphDef, structure: jax.tree_util.PyTreeDef) -> jax.stages.Wrapped:
+    """A step as a program of leaves alone, `program(leaves, batch, peak)`."""
+
+    @jax.jit
+    def program(leaves, batch, peak):
+        model, state = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+        loss, is_good = advance(model, state, batch, peak)
+        left, after = jax.tree.flatten(nnx.state((model, state)))
+        assert after == structure, "a step changes numbers of a model, and not what it consists of"
+        return left, loss, is_good
+
+    return program
 
 
 def copied(node, *which) -> nnx.State:
