@@ -133,7 +133,7 @@ def _backward(how: How, powers: tuple[float, ...], operands: tuple, d_out: jax.A
 
     grads = {"read": _cut(d_read, given.read), "key": of_keys(d_key, given.key), "value": of_keys(d_value, given.value)}
     nothing = jax.tree.map(jnp.zeros_like, given)
-    return varying.as_of(nothing._replace(**grads), given), None, None, None
+    return jax.tree.map(varying.as_of, nothing._replace(**grads), given), None, None, None
 
 
 _made.defvjp(_forward, _backward)
