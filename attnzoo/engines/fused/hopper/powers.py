@@ -243,7 +243,7 @@ def outputs(how: How, powers: tuple[float, ...], given: Given, shown: jax.Array 
     Args:
       shown: 1 or 0 of each key, float32 [B or 1, 1, T']; None for 1.
     """
-    shown = jnp.ones((1, 1, given.one.shape[2])) if shown is None else shown
+    shown = jnp.ones((1, 1, given.one.shape[2]), jnp.float32) if shown is None else shown
     kernel = Counting(how, powers, given.read.dtype)
     kernel.keeps = keeps
     rows = {"read": given.read, "key": given.key, "value": given.value}

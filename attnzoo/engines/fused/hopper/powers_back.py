@@ -122,7 +122,7 @@ def _forward(how: How, powers: tuple[float, ...], *operands: Any):
 
 def _backward(how: How, powers: tuple[float, ...], operands: tuple, d_out: jax.Array):
     given, shown, *made = operands
-    all_keys = jnp.ones((1, 1, given.one.shape[2]))
+    all_keys = jnp.ones((1, 1, given.one.shape[2]), jnp.float32)
     keys = all_keys if shown is None else shown
     d_read, *pulled = _onward(how, powers, given, keys, made, d_out)
     d_key, d_value = _back(how, powers, given, all_keys, given.one * keys, pulled)

@@ -122,7 +122,7 @@ def log_decay(write: Write, slots: Slots) -> jax.Array | None:
     if slots.segment is None:
         return decay
     goes_on = jnp.diff(slots.segment, prepend=slots.segment[:1]) == 0
-    return state.where(goes_on, jnp.zeros(len(goes_on)) if decay is None else decay, LOWEST)
+    return state.where(goes_on, jnp.zeros(len(goes_on), jnp.float32) if decay is None else decay, LOWEST)
 
 
 class _Operands(NamedTuple):
