@@ -237,13 +237,18 @@ def launch(
     return walk.launch(name, work, rule, first.interpret, tuple(others))
 
 
+def all_keys(given: Given) -> jax.Array:
+    """1 of each key, where none is hidden: float32 [1, 1, T'], whatever jax's default is."""
+    return jnp.ones((1, 1, given.one.shape[2]), jnp.float32)
+
+
 def outputs(how: How, powers: tuple[float, ...], given: Given, shown: jax.Array | None, keeps: bool) -> list[jax.Array]:
     """Outputs [B, T', N, `ROWS`], and, if somebody `keeps` them, counts, float32 [B, N, 1, T'].
 
     Args:
       shown: 1 or 0 of each key, float32 [B or 1, 1, T']; None for 1.
     """
-    shown = jnp.ones((1, 1, given.one.shape[2]), jnp.float32) if shown is None else shown
+    shown = all_keys(given) if shown is None else shown
     kernel = Counting(how, powers, given.read.dtype)
     kernel.keeps = keeps
     rows = {"read": given.read, "key": given.key, "value": given.value}

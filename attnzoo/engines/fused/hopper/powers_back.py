@@ -28,7 +28,7 @@ from attnzoo.contract import varying
 from attnzoo.engines.fused.carried import Kept
 from attnzoo.engines.fused.hopper.gradient import of_group
 from attnzoo.engines.fused.hopper.meeting import Given, How
-from attnzoo.engines.fused.hopper.powers import Kernel, column_of, f32, launch, like, numbers_of
+from attnzoo.engines.fused.hopper.powers import Kernel, all_keys, column_of, f32, launch, like, numbers_of
 from attnzoo.engines.fused.hopper.skeleton import both
 from attnzoo.engines.fused.hopper.warpgroups import (
     COLUMNS,
@@ -122,10 +122,9 @@ def _forward(how: How, powers: tuple[float, ...], *operands: Any):
 
 def _backward(how: How, powers: tuple[float, ...], operands: tuple, d_out: jax.Array):
     given, shown, *made = operands
-    all_keys = jnp.ones((1, 1, given.one.shape[2]), jnp.float32)
-    keys = all_keys if shown is None else shown
+    keys = all_keys(given) if shown is None else shown
     d_read, *pulled = _onward(how, powers, given, keys, made, d_out)
-    d_key, d_value = _back(how, powers, given, all_keys, given.one * keys, pulled)
+    d_key, d_value = _back(how, powers, given, all_keys(given), given.one * keys, pulled)
 
     def of_keys(x: jax.Array, like: jax.Array) -> jax.Array:
         is_shown = True if shown is None else jnp.moveaxis(shown, 1, 2)[:, : like.shape[1], :, None] > 0
