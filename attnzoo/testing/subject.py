@@ -182,17 +182,19 @@ def known(tree: Any) -> Any:
 def brought(kernel: Kernel, operands: tuple[Any, Any, Any]) -> dict:
     """What tokens bring as an argument, where the kernel takes such: it follows from each key, so that whatever moves,
     hides or differentiates keys does so with it; it is NaN where they are."""
-    q, keys, v = operands
-    made, inputs = {}, kernel.token_inputs(Dims.of(q, keys, v))
-    if not inputs:
-        return {}
+    dims = Dims.of(*operands)
+    return {"tokens": _brought(operands[1], kernel, dims)} if kernel.token_inputs(dims) else {}
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "dims"))
+def _brought(keys: jax.Array, kernel: Kernel, dims: Dims) -> dict[str, jax.Array]:
     is_real = jnp.isfinite(keys).all(axis=-1, keepdims=True)
-    keys = jnp.where(is_real, keys, 0)
-    for name, one in inputs.items():
+    keys, made = jnp.where(is_real, keys, 0), {}
+    for name, one in kernel.token_inputs(dims).items():
         size = math.prod(one.shape)
         mixed = jnp.cos(jnp.arange(1, keys.shape[-1] * size + 1, dtype=keys.dtype)).reshape(-1, size)
         made[name] = jnp.where(is_real, one.activation(keys @ mixed), jnp.nan).reshape(*keys.shape[:-1], *one.shape)
-    return {"tokens": made}
+    return made
 
 
 class Gradients(NamedTuple):
