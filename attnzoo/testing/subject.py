@@ -189,7 +189,8 @@ def brought(kernel: Kernel, operands: tuple[Any, Any, Any]) -> dict:
 @functools.partial(jax.jit, static_argnames=("kernel", "dims"))
 def _brought(keys: jax.Array, kernel: Kernel, dims: Dims) -> dict[str, jax.Array]:
     is_real = jnp.isfinite(keys).all(axis=-1, keepdims=True)
-    keys, made = jnp.where(is_real, keys, 0), {}
+    keys = jnp.where(is_real, keys, 0)
+    made = {}
     for name, one in kernel.token_inputs(dims).items():
         size = math.prod(one.shape)
         mixed = jnp.cos(jnp.arange(1, keys.shape[-1] * size + 1, dtype=keys.dtype)).reshape(-1, size)

@@ -122,9 +122,10 @@ def _forward(how: How, powers: tuple[float, ...], *operands: Any):
 
 def _backward(how: How, powers: tuple[float, ...], operands: tuple, d_out: jax.Array):
     given, shown, *made = operands
-    keys = all_keys(given) if shown is None else shown
+    every = all_keys(given)
+    keys = every if shown is None else shown
     d_read, *pulled = _onward(how, powers, given, keys, made, d_out)
-    d_key, d_value = _back(how, powers, given, all_keys(given), given.one * keys, pulled)
+    d_key, d_value = _back(how, powers, given, every, given.one * keys, pulled)
 
     def of_keys(x: jax.Array, like: jax.Array) -> jax.Array:
         is_shown = True if shown is None else jnp.moveaxis(shown, 1, 2)[:, : like.shape[1], :, None] > 0
