@@ -86,6 +86,12 @@ def test_what_a_batch_is_made_of(case):
     assert 0 < chosen.chance < 1 and hash(chosen) == hash(dataclasses.replace(chosen))
 
 
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**70])
+def test_a_seed_of_any_size_has_random_numbers_of_its_own(seed):
+    expected = np.random.default_rng([seed, 1, 5]).random(3)
+    np.testing.assert_array_equal(task.generator(seed, "validation", 5).random(3), expected)
+
+
 @pytest.mark.parametrize(
     ("chosen", "length", "shared"),
     [

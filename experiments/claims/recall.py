@@ -64,5 +64,6 @@ def _trained(settings, cell: Cell) -> dict:
 def _recalled(model, distance: int, seed: int) -> float:
     """The share of symbols recalled over a distance."""
     model.eval()
+    tested = steps.testing(model)
     batches = [TASK.batch("test", seed, i, AT_ONCE, TASK.length(distance)) for i in range(0, TESTED, AT_ONCE)]
-    return float(np.mean([accuracy(batch, np.asarray(steps.tested(model, batch)[1])) for batch in batches]))
+    return float(np.mean([accuracy(batch, np.asarray(tested(batch)[1])) for batch in batches]))

@@ -88,9 +88,9 @@ def _tested(settings: Settings, cell: Cell) -> dict:
     if found := asked.breach(model, [kernel], task, length, min(BATCH, settings.test_examples)):
         return found
     model.eval()
-    bits, weights = [], []
+    tested, bits, weights = steps.testing(model), [], []
     for batch in task.batches("test", 0, settings.test_examples, BATCH, length):
-        bits.append(np.asarray(steps.tested(model, batch)[0], np.float64))
+        bits.append(np.asarray(tested(batch)[0], np.float64))
         weights.append(batch.weights)
     bits, weights = np.concatenate(bits), np.concatenate(weights)
     return {"status": "measured", "bits": float((bits * weights).sum() / weights.sum())}

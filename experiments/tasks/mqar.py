@@ -59,12 +59,16 @@ class MQAR(Task):
         half = self.vocabulary // 2
 
         def pairs():
-            keys = rng.choice(half - 1, self.pairs, replace=False) + 1
-            return np.stack([keys, rng.choice(half, self.pairs, replace=False) + half], axis=1)
+            drawn = np.empty((self.pairs, 2), np.int32)
+            drawn[:, 0] = rng.choice(half - 1, self.pairs, replace=False)
+            drawn[:, 1] = rng.choice(half, self.pairs, replace=False)
+            return drawn + np.array([1, half], np.int32)
 
         bound = of_split(split, pairs)
         gaps = _gaps(rng, length // 2 - self.pairs, self.pairs)
-        inputs = rng.integers(self.vocabulary if self.is_noisy else 1, size=length, dtype=np.int32)
+        inputs = np.zeros(length, np.int32)
+        if self.is_noisy:
+            inputs[:] = rng.integers(self.vocabulary, size=length, dtype=np.int32)
         inputs[: 2 * self.pairs] = bound.ravel()
         queries = 2 * (self.pairs + gaps)
         inputs[queries] = bound[:, 0]

@@ -156,7 +156,9 @@ def one_answer(inputs: np.ndarray, answer: int, length: int | list[int] | None =
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
     """The random numbers of one example."""
-    return np.random.default_rng([seed, SPLITS.index(split), index])
+    words = seed, SPLITS.index(split), index
+    # The same stream either way; NumPy takes a list apart number by number, which takes as long as all else here.
+    return np.random.default_rng(np.array(words, np.uint32) if max(words) < 2**32 else words)
 
 
 def visited(seed: int, split: str, index: int, size: int) -> int:

@@ -148,15 +148,24 @@ def bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets) / jnp.log(2.0)
 
 
-@nnx.jit
 def tested(model: nnx.Module, batch: Examples) -> tuple[jax.Array, jax.Array]:
     """Bits of each target, and the likeliest answer to each: [B, T] or [B]; 0 where a model does not speak."""
-    said = logits(model, batch)
-    found = bits(said, at_places(batch.targets, batch)), said.argmax(axis=-1)
+    return testing(model)(batch)
+
+
+def testing(model: nnx.Module) -> Callable[[Examples], tuple[jax.Array, jax.Array]]:
+    """`tested` of a model as it is now, batch after batch: modules are walked through once."""
+    return functools.partial(_tested, *nnx.split(model))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tested(graph: nnx.GraphDef, found: nnx.State, batch: Examples) -> tuple[jax.Array, jax.Array]:
+    said = logits(nnx.merge(graph, found), batch)
+    each = bits(said, at_places(batch.targets, batch)), said.argmax(axis=-1)
     if batch.places is None:
-        return found
+        return each
     of_one = jax.vmap(lambda places, x: jnp.zeros(batch.targets.shape[1], x.dtype).at[places].set(x))
-    return tuple(of_one(batch.places, x) for x in found)
+    return tuple(of_one(batch.places, x) for x in each)
 
 
 @nnx.jit

@@ -8,7 +8,7 @@ import functools
 import itertools
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -278,8 +278,9 @@ def scores(
     """
     model.eval()
     bits, right, weights, exact = [], [], [], []
+    tested = steps.testing(model)
     for batch in held_out(settings, cell, split, length):
-        of_each, said = _tested(model, batch, devices)
+        of_each, said = _said(tested, batch, devices)
         bits.append(of_each)
         right.append(said == batch.targets)
         weights.append(batch.weights)
@@ -295,11 +296,11 @@ def scores(
     return found | ({"bits_by_position": _by_position(bits, weights)} if weights.ndim > 1 else {})
 
 
-def _tested(model, batch, devices) -> tuple[np.ndarray, np.ndarray]:
+def _said(tested, batch, devices) -> tuple[np.ndarray, np.ndarray]:
     if devices is None:
-        return tuple(map(np.asarray, steps.tested(model, batch)))
+        return tuple(map(np.asarray, tested(batch)))
     with devices.context():
-        return tuple(map(whole, steps.tested(model, devices.placed(batch)[0])))
+        return tuple(map(whole, tested(devices.placed(batch)[0])))
 
 
 def probed(
@@ -327,6 +328,11 @@ def _validated(settings, cell, model, devices) -> float:
     return score if cell.task.metric == "bits" else -score
 
 
-def held_out(settings: Settings, cell: Cell, split: str, length: int) -> Iterator[Examples]:
+def held_out(settings: Settings, cell: Cell, split: str, length: int) -> tuple[Examples, ...]:
     """`test_examples` in batches as large as those of training."""
-    return cell.task.batches(split, 0, settings.test_examples, max(1, settings.count(length)), length)
+    return _held_out(cell.task, split, settings.test_examples, max(1, settings.count(length)), length)
+
+
+@functools.lru_cache(maxsize=1)  # each validation of a model asks for the same, of what is drawn one in ten
+def _held_out(task: tasks.Task, split: str, total: int, size: int, length: int) -> tuple[Examples, ...]:
+    return tuple(task.batches(split, 0, total, size, length))
