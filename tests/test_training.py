@@ -93,7 +93,7 @@ def test_steps_that_follow_each_other_are_steps_of_modules():
         model = LanguageModel(4, config, max_length=8, num_layers=1, rngs=nnx.Rngs(0))
         state = nnx.Optimizer(model, steps.adamw(steps.cosine(1e-2, 3, 1)), wrt=nnx.Param)
         stepping = steps.Stepping(model, state)
-        step = functools.partial(steps.step, model, state) if of_modules else stepping
+        step = functools.partial(nnx.jit(steps.advance), model, state) if of_modules else stepping
         told = [step(batch, np.float32(0.5)) for batch in batches[:2]]
         stepping.settle()
         told.append(step(batches[2], np.float32(0.5)))

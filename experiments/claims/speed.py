@@ -50,4 +50,4 @@ def _prepare(settings, cell: Cell) -> timing.Call | None:
     if refusal := asked.of_batches(model, candidates.kernels(cell.subject), [batch, other], is_learned=True):
         return cell.row.update(refusal)
     cell.row.update(batch_tokens=count * length, parameters=steps.parameter_count(model))
-    return lambda: steps.step(model, state, batch)
+    return functools.partial(steps.Stepping(model, state), batch)

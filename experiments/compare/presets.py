@@ -15,7 +15,7 @@ class Part(NamedTuple):
 
 # Seeds of small models, in one process and without checkpoints of unfinished ones.
 SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
-# Eight pairs in up to 64 tokens (Zoology, arXiv:2312.04927), short examples first, and asked of four times as many. A
+# Eight pairs in up to 64 tokens (Zoology, arXiv:2312.04927), short examples first, and asked of eight times as many. A
 # short convolution with SiLU, on which published recurrences stand and which Zoology has before every kernel by now,
 # brings key and value of a pair together, so that no layer need learn to; embeddings start large, by which symbols are
 # told apart. A gated delta rule learns late, so that others end when they have learned, and those that take longest
@@ -25,7 +25,7 @@ RECALL = {
     "kernels": "gated_delta, sliding_window(left=15, right=0), linear, softmax",
     "positions": "none",
     "lengths": "64",
-    "eval_lengths": "32,128,256",
+    "eval_lengths": "32,128,512",
     "curriculum": "true",
     "conv_width": "4",
     "qkv_activation": "silu",

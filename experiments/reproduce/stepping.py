@@ -74,13 +74,13 @@ def _prepare(settings, cell: Cell) -> timing.Call | None:
     if found := trust.breach(kernel, row["length"]):
         return row.update(found)
     model, state, batch = _training(settings, kernel, row["length"] // settings.sizes.shrink)
-    start = time.perf_counter()
-    compiled = steps.step.lower(model, state, batch).compile()
+    step, start = steps.Stepping(model, state), time.perf_counter()
+    compiled = step.lower(batch).compile()
     row.update(compile_seconds=time.perf_counter() - start, parameters=steps.parameter_count(model))
     row.update(planned(compiled))
     if skip := does_not_fit(row):
         return row.update(skip)
-    return lambda: compiled(model, state, batch)
+    return functools.partial(step, batch)
 
 
 def _training(settings, kernel: Kernel, length: int):

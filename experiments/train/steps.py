@@ -67,13 +67,10 @@ def advance(
     return loss, is_good
 
 
-step = nnx.jit(advance)
-
-
 class Stepping:
     """A model and its optimizer while steps follow each other: what a step leaves is handed to the next as it is.
 
-    To walk through modules before and after each step, as `step` does, takes longer than the step of a small model.
+    To walk through modules before and after each step, as `nnx.jit` does, takes longer than the step of a small model.
     Modules have what steps have left after `settle`.
     """
 
@@ -85,7 +82,7 @@ class Stepping:
         self._leaves: list[jax.Array] | None = None
 
     def __call__(self, batch: Examples, peak: np.float32 | float = 1.0) -> tuple[jax.Array, jax.Array]:
-        """That of `step`."""
+        """What `advance` tells."""
         self._leaves, *found = self._program(self._found(), batch, peak)
         return tuple(found)
 
