@@ -327,6 +327,23 @@ def test_matrices_decay_and_nothing_else():
     assert not [path for path in before if "draw" in str(path)]
 
 
+def test_moments_in_one_vector_are_those_of_each_parameter():
+    rng = np.random.default_rng(0)
+    drawn = lambda: {"kernel": jnp.asarray(rng.normal(size=(3, 4))), "bias": jnp.asarray(rng.normal(size=4))}
+    params, gradients = drawn(), [drawn() for _ in range(3)]
+    found, sizes = [], []
+    for is_split in (False, True):
+        transform = steps.adamw(steps.cosine(1e-2, 3, 1), 0.1, 0.5, is_split=is_split)
+        own, state = params, transform.init(params)
+        sizes.append({x.size for x in jax.tree.leaves(state)})
+        for each in gradients:
+            updates, state = transform.update(each, state, own, peak=0.5)
+            own = optax.apply_updates(own, updates)
+        found.append(own)
+    jax.tree.map(lambda one, each: np.testing.assert_allclose(one, each, rtol=1e-5), *found)
+    assert sizes == [{1, 16}, {1, 4, 12}]
+
+
 def run(folder):
     command = [sys.executable, "-m", "tests.training_run", str(folder), str(STEPS)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

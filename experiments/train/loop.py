@@ -72,9 +72,12 @@ class Plan:
         since = sum(step > progress.best for step, _ in progress.validations) if self.patience else 0
         return progress.step == self.steps or found or since >= self.patience > 0
 
-    def transform(self) -> optax.GradientTransformation:
-        """AdamW after clipping, by the schedule up to 1, times `peak`: plans that differ in it share programs."""
-        return _transform(self.steps, self.warmup, self.schedule, self.weight_decay, self.clip)
+    def transform(self, is_split: bool = False) -> optax.GradientTransformation:
+        """AdamW after clipping, by the schedule up to 1, times `peak`: plans that differ in it share programs.
+
+        `is_split` is that of `steps.adamw`.
+        """
+        return _transform(self.steps, self.warmup, self.schedule, self.weight_decay, self.clip, is_split)
 
     @property
     def peak(self) -> np.float32:
@@ -83,9 +86,9 @@ class Plan:
 
 
 @functools.cache  # equal plans must share one object: programs are kept by it
-def _transform(count, warmup, schedule, weight_decay, clip) -> optax.GradientTransformation:
+def _transform(count, warmup, schedule, weight_decay, clip, is_split) -> optax.GradientTransformation:
     rate = steps.cosine(1.0, count, warmup) if schedule == "cosine" else steps.rsqrt(1.0, warmup)
-    return steps.adamw(rate, weight_decay, clip)
+    return steps.adamw(rate, weight_decay, clip, is_split=is_split)
 
 
 @dataclasses.dataclass
@@ -175,7 +178,7 @@ class _Run:
         self.model, self.folder, self._peak = model, folder, plan.peak
         if devices is not None:
             devices.split(model)
-        self.state = nnx.Optimizer(model, plan.transform(), wrt=nnx.Param)
+        self.state = nnx.Optimizer(model, plan.transform(devices is not None), wrt=nnx.Param)
         if devices is not None:
             for each in (model, self.state):
                 devices.spread(each)

@@ -27,14 +27,24 @@ def rsqrt(learning_rate: float, warmup: int) -> optax.Schedule:
     return lambda step: learning_rate * jnp.minimum((step + 1) / first, jnp.sqrt(first / (step + 1)))
 
 
-def adamw(rate: optax.Schedule, weight_decay: float = 0.01, clip: float = 1.0) -> optax.GradientTransformation:
+def adamw(
+    rate: optax.Schedule, weight_decay: float = 0.01, clip: float = 1.0, *, is_split: bool = False
+) -> optax.GradientTransformation:
     """AdamW after clipping to a norm. Only matrices and embeddings decay: not norms, biases, or what is drawn.
 
     `update` takes `peak`, by which the rate is multiplied: a number that a program is given, and not a part of it.
+    Moments are one vector: those of each parameter would be most of what is compiled of a small model's step.
+
+    Args:
+      is_split: whether devices share parameters; then moments are split as these are.
     """
     mask = lambda params: jax.tree_util.tree_map_with_path(_decays, params)
+    moments = optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(b2=0.98))
     return optax.chain(
-        optax.clip_by_global_norm(clip), optax.adamw(rate, b2=0.98, weight_decay=weight_decay, mask=mask), _peaked()
+        moments if is_split else optax.flatten(moments),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(rate),
+        _peaked(),
     )
 
 
