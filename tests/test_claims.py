@@ -27,6 +27,7 @@ def test_every_claim_has_rows_and_a_figure_once(tmp_path):
     found = {(row["claim"], row["kernel"]): row["status"] for row in rows if row["claim"] != "regression"}
     assert found["speed", "gru"] == found["recall", "lstm"] == found["recall", "Softmax()"] == "measured"
     assert found["speed", repr(Nystrom(4))] == found["recall", repr(Nystrom(4))] == "refused"
+    assert all(row["compile_seconds"] > 0 for row in rows if row["claim"] == "speed" and row["status"] == "measured")
     assert sum(row["claim"] == "regression" for row in rows) == len(regression.BANDWIDTHS)
     assert all((tmp_path / f"{claim}.png").stat().st_size > 5000 for claim in run.CLAIMS)
     run.run(settings(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,4 +51,7 @@ def _prepare(settings, cell: Cell) -> timing.Call | None:
     if refusal := asked.of_batches(model, candidates.kernels(cell.subject), [batch, other], is_learned=True):
         return cell.row.update(refusal)
     cell.row.update(batch_tokens=count * length, parameters=steps.parameter_count(model))
-    return functools.partial(steps.Stepping(model, state), batch)
+    step, start = steps.Stepping(model, state), time.perf_counter()
+    step.lower(batch).compile()  # the program is kept, so that no repetition is taken for as long as this
+    cell.row.update(compile_seconds=time.perf_counter() - start)
+    return functools.partial(step, batch)
