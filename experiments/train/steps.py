@@ -33,7 +33,7 @@ def adamw(
     """AdamW after clipping to a norm. Only matrices and embeddings decay: not norms, biases, or what is drawn.
 
     `update` takes `peak`, by which the rate is multiplied: a number that a program is given, and not a part of it.
-    Moments are one vector: those of each parameter would be most of what is compiled of a small model's step.
+    Moments are one vector: apart, they take up to a quarter of the time that the step of a small model compiles in.
 
     Args:
       is_split: whether devices share parameters; then moments are split as these are.

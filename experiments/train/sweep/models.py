@@ -333,6 +333,6 @@ def held_out(settings: Settings, cell: Cell, split: str, length: int) -> tuple[E
     return _held_out(cell.task, split, settings.test_examples, max(1, settings.count(length)), length)
 
 
-@functools.lru_cache(maxsize=1)  # each validation of a model asks for the same, of what is drawn one in ten
+@functools.lru_cache(maxsize=1)  # each validation of a model asks for the same; nine in ten draws are of other splits
 def _held_out(task: tasks.Task, split: str, total: int, size: int, length: int) -> tuple[Examples, ...]:
     return tuple(task.batches(split, 0, total, size, length))
