@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import shlex
 
 import pytest
 
@@ -135,6 +136,20 @@ def test_another_reader_decides_by_other_seeds(tmp_path, monkeypatch):
     [[other]] = run.EXPERIMENT.cells(plain)
     assert run.EXPERIMENT.identity(cell.row) != run.EXPERIMENT.identity(other.row)
     assert {cell.seed for cell in models_of(parsed(Training, seeds=2, first_seed=4))} == {4, 5}
+
+
+def test_seeds_that_tune_try_every_rate_and_others_the_chosen_one(tmp_path):
+    asked = parsed(settings.Settings, disputes="hybrid, windows", seeds=5, tuning_seeds=2, out=str(tmp_path))
+    hybrid, windows = (run.command(asked, name, cases.DISPUTES[name]) for name in ("hybrid", "windows"))
+    assert "--tuning_seeds=2" in hybrid and "tuning" not in windows, "windows have one rate, and nothing to choose"
+    fields = [cell.row.get("tuning_seeds") for [cell] in run.EXPERIMENT.cells(asked)]
+    assert fields == [2, None]
+    given = dict(word.removeprefix("--").split("=", 1) for word in shlex.split(hybrid)[3:])
+    assert len(models.hours(HYBRID, given)[0]) == 3 * (2 * 2 + 3)
+    left(given, dict.fromkeys(HYBRID.contenders, 0.5))
+    left(given | {"seeds": 5, "tuning_seeds": 0, "learning_rates": "3e-3"}, dict.fromkeys(HYBRID.contenders, 0.8))
+    heard = models.heard(HYBRID, given, range(5))
+    assert all(each.scores == dict.fromkeys(range(5), 0.8) for each in heard.values()), "of the rate that is better"
 
 
 def test_models_of_other_flags_say_nothing(tmp_path):

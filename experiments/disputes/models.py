@@ -6,6 +6,7 @@ tells such commands by --dry_run, and leaves their score.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -20,7 +21,7 @@ from experiments.bench.settings import parsed
 from experiments.disputes.cases import Dispute
 from experiments.disputes.rules import SOLVED, Contenders, Heard
 from experiments.train.sweep import analysis, convergence, prediction
-from experiments.train.sweep.cells import KEY, cells
+from experiments.train.sweep.cells import KEY, cells, foreseen
 from experiments.train.sweep.settings import Settings as Sweep
 
 ONE, MANY = "experiments.accuracy", "experiments.suites"
@@ -29,6 +30,11 @@ ONE, MANY = "experiments.accuracy", "experiments.suites"
 def module(dispute: Dispute) -> str:
     """What `python -m` is asked for."""
     return MANY if "suite" in dispute.flags else ONE
+
+
+def tunes(dispute: Dispute) -> bool:
+    """Whether there are rates to choose among: those of a suite's trainings know by themselves."""
+    return module(dispute) == MANY or "," in str(dispute.flags["learning_rates"])
 
 
 def words(dispute: Dispute, given: dict[str, Any]) -> list[str]:
@@ -42,7 +48,7 @@ def hours(dispute: Dispute, given: dict[str, Any]) -> tuple[list[float | None], 
     for own in [given] if module(dispute) == ONE else _told(words(dispute, given)):
         sweep = parsed(Sweep, **own)
         predicted = prediction.of(sweep, records.read(pathlib.Path(sweep.out)))
-        found += [predicted(cell) for cell in cells(sweep)]
+        found += [predicted(cell) for cell in foreseen(sweep)]
         basis = predicted.basis
     return found, basis
 
@@ -70,7 +76,7 @@ def heard(dispute: Dispute, given: dict[str, Any], seeds: range) -> Contenders:
 
 def _answers(dispute: Dispute, sweep: Sweep) -> Contenders:
     """What the models of each contender say, at the rate that validation chose for it; other rows say nothing."""
-    asked = {records.cell(cell.row(sweep), KEY) for cell in cells(sweep)}
+    asked = {records.cell(cell.row(sweep), KEY) for cell in cells(dataclasses.replace(sweep, tuning_seeds=0))}
     found = records.latest(records.read(pathlib.Path(sweep.out)), KEY)
     chosen = analysis.at_chosen_rates([row for key, row in found.items() if key in asked])
     measured = [row for row in chosen if row["status"] == "measured"]

@@ -21,7 +21,7 @@ class Disputes(Experiment):
     """A verdict for each dispute."""
 
     name = "disputes"
-    key = ("dispute", "flags", "seeds", "first_seed")
+    key = ("dispute", "flags", "seeds", "first_seed", "tuning_seeds")
     columns = ("dispute",)
     caveats = (
         caveats.SMALL,
@@ -34,7 +34,7 @@ class Disputes(Experiment):
         """A cell for each, which is asked for when the one before has its verdict."""
         for name, dispute in settings.chosen().items():
             row = {"dispute": name, "claim": dispute.claim, "sources": dispute.sources, "scale": dispute.scale}
-            row |= {"rule": told(dispute), "flags": shlex.join(_flags(dispute)), **_seeds(settings)}
+            row |= {"rule": told(dispute), "flags": shlex.join(_flags(dispute)), **_seeds(settings, dispute)}
             yield [Cell(row, dispute)]
 
     def measure(self, settings: Settings, todo: list[Cell], run: Run) -> Iterator[dict]:
@@ -97,12 +97,14 @@ def _flags(dispute: Dispute) -> list[str]:
 
 def _given(settings: Settings, name: str, dispute: Dispute) -> dict:
     shared = {"jobs": settings.jobs, "out": str(_folder(settings, name))}
-    return {"kernels": ", ".join(dispute.contenders)} | dispute.flags | _seeds(settings) | shared
+    return {"kernels": ", ".join(dispute.contenders)} | dispute.flags | _seeds(settings, dispute) | shared
 
 
-def _seeds(settings: Settings) -> dict[str, int]:
-    """Flags and fields of rows; rows that are older than `first_seed` are of those from 0."""
-    return {"seeds": settings.seeds} | ({"first_seed": settings.first_seed} if settings.first_seed else {})
+def _seeds(settings: Settings, dispute: Dispute) -> dict[str, int]:
+    """Flags and fields of rows; those that are left out are 0, as in rows that are older than they."""
+    tuning = settings.tuning_seeds if models.tunes(dispute) else 0
+    others = {"first_seed": settings.first_seed, "tuning_seeds": tuning}
+    return {"seeds": settings.seeds} | {name: value for name, value in others.items() if value}
 
 
 def _folder(settings: Settings, name: str) -> pathlib.Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments.bench import parsing, settings
 from experiments.bench.settings import flag
+from experiments.train.sweep.settings import TUNING, check_tuning
 
 if TYPE_CHECKING:
     from experiments.disputes.cases import Dispute
@@ -33,9 +34,14 @@ class Settings(settings.Settings):
     )
     seeds: int = flag(5, "Seeds of each model; fewer than five support no claim.", at_least=2)
     first_seed: int = flag(0, "The first of these seeds, which others follow.", at_least=0)
+    tuning_seeds: int = flag(0, TUNING, at_least=0)
     jobs: int = flag(1, "Models at work beside each other.", at_least=1)
     out: str = flag("runs/disputes", "Folder for verdicts, and in it one of models for each dispute.")
     dry_run: bool = flag(False, "Print claims, rules, commands and hours, and train nothing.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_tuning(self.tuning_seeds, self.seeds)
 
     @property
     def every_seed(self) -> range:

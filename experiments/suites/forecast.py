@@ -16,7 +16,7 @@ from experiments.suites import kinds
 from experiments.suites.suite import Training
 from experiments.tasks.wrapped import Epochs
 from experiments.train.sweep import models, prediction
-from experiments.train.sweep.cells import Cell, cells, confirming
+from experiments.train.sweep.cells import Cell, cells, foreseen
 from experiments.train.sweep.settings import Settings as Sweep
 
 # On what it depends whether a model can be built for a cell: fields of its row.
@@ -48,8 +48,7 @@ def refused(sweeps: Iterable[Sweep]) -> dict[str, str]:
 
 def trained(sweep: Sweep, refused: Container[str]) -> list[Cell]:
     """The models of a sweep but for those of refused kernels."""
-    every = *cells(sweep), *confirming(sweep, lambda tuned: math.nan)
-    return [cell for cell in every if kinds.text(cell.kernel) not in refused]
+    return [cell for cell in foreseen(sweep) if kinds.text(cell.kernel) not in refused]
 
 
 def operations(sweep: Sweep, every: list[Cell]) -> float:

@@ -211,6 +211,12 @@ def confirming(settings: Settings, rate: Callable[[list[Cell]], float]) -> Itera
             yield dataclasses.replace(program, learning_rate=chosen, seed=seed)
 
 
+def foreseen(settings: Settings) -> Iterator[Cell]:
+    """All cells before any is measured: of those that wait for a choice the rate is NaN."""
+    yield from cells(settings)
+    yield from confirming(settings, lambda tuned: math.nan)
+
+
 def _at_every_rate(settings: Settings) -> Iterator[Cell]:
     for seed in range(settings.first_seed, settings.first_seed + (settings.tuning_seeds or settings.seeds)):
         for task, length, width in itertools.product(settings.tasks, settings.lengths, settings.widths):
