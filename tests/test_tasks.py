@@ -1,7 +1,9 @@
 """Tasks: examples are a pure function of their number, splits share none, and answers are right by other means."""
 
+import collections
 import dataclasses
 import itertools
+import math
 import re
 import statistics
 import sys
@@ -13,6 +15,7 @@ from experiments import tasks
 from experiments.tasks import digits, listops, modules, mqar, needle, task, text
 from experiments.tasks.copying import Copy, PackedCopy, SelectiveCopy
 from experiments.tasks.digits import Digits
+from experiments.tasks.draws import Draws
 from experiments.tasks.flipflop import FlipFlop
 from experiments.tasks.formal import BracketedArithmetic, CycleNavigation, ModularArithmetic, Parity
 from experiments.tasks.induction import Induction
@@ -90,6 +93,34 @@ def test_what_a_batch_is_made_of(case):
 def test_a_seed_of_any_size_has_random_numbers_of_its_own(seed):
     expected = np.random.default_rng([seed, 1, 5]).random(3)
     np.testing.assert_array_equal(task.generator(seed, "validation", 5).random(3), expected)
+
+
+def test_draws_of_many_examples_are_those_of_each():
+    many = Draws.of(7, "test", range(3, 9))
+    for row, index in enumerate(range(3, 9)):
+        own, alone = many[np.array([row])], Draws.of(7, "test", [index])
+        np.testing.assert_array_equal(own.stream(2).chosen(9, 4), alone.stream(2).chosen(9, 4))
+    others = [Draws.of(seed, split, range(3, 9)) for seed, split in ((8, "test"), (7, "train"), (7 + 2**64, "test"))]
+    told = [draws.uniform(2) for draws in (many, many.stream(0), many.stream(1), *others)]
+    assert len(np.unique(told)) == 6 * 6 * 2
+
+
+def test_draws_are_uniform_and_independent():
+    """Means, variances and correlations over examples, streams and places within five standard errors."""
+    count = 40_000
+    draws = Draws.of(0, "train", range(count))
+    found = np.concatenate([draws.uniform(3), draws.stream(0).uniform(2), draws.stream(1).uniform(1)], axis=1)
+    assert found.min() >= 0 and found.max() < 1
+    np.testing.assert_allclose(found.mean(0), 0.5, atol=5 / math.sqrt(12 * count))
+    np.testing.assert_allclose(found.var(0), 1 / 12, rtol=5 * math.sqrt(0.8 / count))
+    np.testing.assert_allclose(np.corrcoef(found.T, np.roll(found, 1, 0).T), np.eye(12), atol=5 / math.sqrt(count))
+
+
+def test_choices_without_replacement_are_equally_likely():
+    chosen = Draws.of(0, "train", range(60_000)).chosen(5, 3)
+    assert all(len(set(row)) == 3 for row in chosen[:100].tolist())
+    counts = collections.Counter(map(tuple, chosen.tolist()))
+    assert len(counts) == 60 and max(abs(found - 1000) for found in counts.values()) < 5 * math.sqrt(1000)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +271,7 @@ def test_gaps_follow_the_power_law():
     rng = np.random.default_rng(0)
     weights = np.arange(1.0, 25.0) ** -0.99
     theirs = [rng.choice(24, 4, replace=False, p=weights / weights.sum()) for _ in range(4000)]
-    ours = [mqar._gaps(rng, 24, 4) for _ in range(4000)]
+    ours = mqar._gaps(Draws.of(0, "train", range(4000)), 24, 4)
     for order in (slice(0, 1), slice(3, 4), slice(None)):
         shares = [np.bincount(np.ravel([x[order] for x in found]), minlength=24) / 4000 for found in (theirs, ours)]
         np.testing.assert_allclose(*shares, atol=4 * np.sqrt(0.5 / 4000))

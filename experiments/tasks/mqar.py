@@ -21,7 +21,8 @@ import dataclasses
 import numpy as np
 
 from attnzoo.contract import fields
-from experiments.tasks.task import Examples, Task, answers_at, generator, of_split, wrong_length
+from experiments.tasks.draws import Draws
+from experiments.tasks.task import Examples, Task, wrong_length
 
 PUBLISHED = ((64, 4), (128, 8), (256, 16), (512, 64))  # lengths and pairs, with 8,192 tokens
 TRAINED = ((64, 4, 5), (128, 8, 1), (256, 16, 1), (256, 32, 1), (256, 64, 1))  # and of how many in nine examples
@@ -50,29 +51,32 @@ class MQAR(Task):
         return 1 / self.pairs
 
     def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        return self.drawn(generator(seed, split, index), split, length)
+        return _single(self.numbered(split, seed, range(index, index + 1), length))
 
-    def drawn(self, rng: np.random.Generator, split: str, length: int) -> Examples:
-        """One example of a split, by the next of some random numbers."""
+    def numbered(self, split: str, seed: int, indices: range, length: int) -> Examples:
+        return self.drawn(Draws.of(seed, split, indices), split, length)
+
+    def drawn(self, draws: Draws, split: str, length: int) -> Examples:
+        """Examples of a split, by their random numbers."""
         if length < 4 * self.pairs or length % 2:
             raise wrong_length(self, length, f"an even length, at least 4 * pairs = {4 * self.pairs}")
+        pairs, gaps, noise = (draws.stream(number) for number in range(3))
+        bound = pairs.of_split(split, self._bound)
+        queries = 2 * (self.pairs + _gaps(gaps, length // 2 - self.pairs, self.pairs))
+        shape = len(draws), length
+        inputs = noise.below(np.full(length, self.vocabulary)) if self.is_noisy else np.zeros(shape)
+        targets, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        inputs[:, : 2 * self.pairs] = bound.reshape(len(draws), -1)
+        for filled, values in ((inputs, bound[..., 0]), (targets, bound[..., 1]), (weights, 1)):
+            np.put_along_axis(filled, queries, values, axis=1)
+        places = np.sort(queries, axis=1).astype(np.int32)
+        return Examples(inputs.astype(np.int32), targets, weights, places=places)
+
+    def _bound(self, draws: Draws) -> np.ndarray:
+        """Keys and their values, int32 [B, pairs, 2]."""
         half = self.vocabulary // 2
-
-        def pairs():
-            drawn = np.empty((self.pairs, 2), np.int32)
-            drawn[:, 0] = rng.choice(half - 1, self.pairs, replace=False)
-            drawn[:, 1] = rng.choice(half, self.pairs, replace=False)
-            return drawn + np.array([1, half], np.int32)
-
-        bound = of_split(split, pairs)
-        gaps = _gaps(rng, length // 2 - self.pairs, self.pairs)
-        inputs = np.zeros(length, np.int32)
-        if self.is_noisy:
-            inputs[:] = rng.integers(self.vocabulary, size=length, dtype=np.int32)
-        inputs[: 2 * self.pairs] = bound.ravel()
-        queries = 2 * (self.pairs + gaps)
-        inputs[queries] = bound[:, 0]
-        return answers_at(inputs, queries, bound[:, 1])
+        keys, values = draws.stream(0).chosen(half - 1, self.pairs), draws.stream(1).chosen(half, self.pairs)
+        return np.stack([1 + keys, half + values], axis=-1).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,27 +103,29 @@ class MixedMQAR(Task):
         return 1 / min(pairs for _, pairs in self.tested)
 
     def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        rng = generator(seed, split, index)
-        tokens, pairs = self._trained(rng, length) if split == "train" else self._tested(rng, length)
-        parts = self._of(pairs).drawn(rng, split, tokens)
+        own, setting = (Draws.of(seed, split, [index]).stream(number) for number in range(2))
+        share = float(setting.uniform(1).item())
+        tokens, pairs = self._trained(share, length) if split == "train" else self._tested(share, length)
+        parts = _single(self._of(pairs).drawn(own, split, tokens))
         return Examples(*(np.pad(part, (0, length - tokens)) for part in parts[:3]))
 
     def _of(self, pairs):
         return MQAR(pairs, self.vocabulary, self.is_noisy)
 
-    def _trained(self, rng, length):
+    def _trained(self, share, length):
+        """The setting at that share of all, 0 <= share < 1."""
         longest = max(tokens for tokens, *_ in self.trained)
         if length < longest:
             raise wrong_length(self, length, f"at least {longest}, the longest setting that is trained")
-        shares = np.array([share for *_, share in self.trained])
-        return self.trained[rng.choice(len(shares), p=shares / shares.sum())][:2]
+        parts = np.cumsum([parts for *_, parts in self.trained])
+        return self.trained[np.searchsorted(parts, share * parts[-1], side="right")][:2]
 
-    def _tested(self, rng, length):
+    def _tested(self, share, length):
         found = [setting for setting in self.tested if setting[0] == length]
         if not found:
             lengths = ", ".join(map(str, sorted({tokens for tokens, _ in self.tested})))
             raise wrong_length(self, length, f"one of those that are tested, {lengths}")
-        return found[rng.integers(len(found))]
+        return found[int(share * len(found))]
 
 
 def _check_settings(owner, name, size):
@@ -132,7 +138,12 @@ def _check_settings(owner, name, size):
         raise ValueError(f"{type(owner).__name__}({name}={value!r}): {name} must be {expected}")
 
 
-def _gaps(rng, room, count):
-    """`count` of 0 .. room - 1, one after another without replacement, by the order of exponential clocks."""
+def _single(batch: Examples) -> Examples:
+    """The only example of a batch."""
+    return Examples(*(None if part is None else part[0] for part in batch))
+
+
+def _gaps(draws: Draws, room: int, count: int) -> np.ndarray:
+    """[B, count], of 0 .. room - 1 one after another without replacement, by the order of exponential clocks."""
     rates = np.arange(1, room + 1) ** POWER
-    return np.argsort(rng.exponential(size=room) / rates)[:count]
+    return np.argsort(-np.log1p(-draws.uniform(room)) / rates, axis=1)[:, :count]

@@ -96,7 +96,11 @@ class Task(abc.ABC):
         for name, (value, smallest) in given.items():
             if not fields.is_integer(value) or value < smallest:
                 raise ValueError(f"{name}={value!r}: expected an integer >= {smallest}")
-        made = [self.example(split, seed, index, length) for index in range(start, start + count)]
+        return self.numbered(split, seed, range(start, start + count), length)
+
+    def numbered(self, split: str, seed: int, indices: range, length: int) -> Examples:
+        """Some examples as a batch; of a task that makes many at once, its own way."""
+        made = [self.example(split, seed, index, length) for index in indices]
         return Examples(*(None if parts[0] is None else np.stack(parts) for parts in zip(*made, strict=True)))
 
     def batches(self, split: str, seed: int, total: int, size: int, length: int) -> Iterator[Examples]:
@@ -188,7 +192,12 @@ def of_split(split: str, draw: Callable[[], np.ndarray]) -> np.ndarray:
         drawn = draw()
         if split_of(drawn.astype("<i4").tobytes()) == split:
             return drawn
-    raise ValueError(
+    raise none_of(split)
+
+
+def none_of(split: str) -> ValueError:
+    """The error of a task that has too few examples for all splits."""
+    return ValueError(
         f"nothing of the {split} split in {TRIES:,} tries: too few different examples; use more symbols or tokens"
     )
 
