@@ -19,10 +19,8 @@ SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
 # recurrences stand and which Zoology has before every kernel by now, brings key and value of a pair together, so that
 # no layer need learn to; embeddings start large, by which symbols are told apart. Some learn late, so that others end
 # when they have learned.
-PAIRS = {
-    "task": "mqar(pairs=8, vocabulary=64)",
+SYMBOLS = {
     "positions": "none",
-    "curriculum": "true",
     "conv_width": "4",
     "qkv_activation": "silu",
     "embedding_stddev": "1",
@@ -30,12 +28,16 @@ PAIRS = {
     "heads": "2",
     "feed_forward": "64",
     "batch": "32",
-    "validate_every": "50",
-    "until": "0.995",
     "test_examples": "128",
     "seeds": "5",
     "save_every": "0",
     "jobs": "2",
+}
+PAIRS = SYMBOLS | {
+    "task": "mqar(pairs=8, vocabulary=64)",
+    "curriculum": "true",
+    "validate_every": "50",
+    "until": "0.995",
 }
 # One layer, asked of eight times as many tokens as it learned. Those that take longest come first; with one head a
 # gated delta rule would hang on the decay that this was drawn.
@@ -180,4 +182,85 @@ HOUR = (
     Part("reproduce", "reproduce", {"forms": "faithful", "repeats": "5"}),
     Part("reproduce", "reproduce", {"only": "speed,memory", "forms": "corrected", "lengths": "1000", "repeats": "5"}),
 )
-PRESETS = {"full": FULL, "small": SMALL, "hour": HOUR}
+# What each kernel loses, by rates that validation chose; parts that take longest come last.
+TUNED = {"seeds": "5", "tuning_seeds": "2", "jobs": "2"}
+EVIDENCE = (
+    Part(
+        "accuracy",
+        "accuracy/recall",
+        PAIRS
+        | TUNED
+        | {
+            "kernels": "softmax, sliding_window(left=15, right=0), linear, performer(features=32), gated_linear, "
+            "retention, state_space, delta, gated_delta, based",
+            "lengths": "128",
+            "eval_lengths": "64,256,512,1024",
+            "steps": "1200",
+            "learning_rates": "3e-3,1e-2,3e-2",
+        },
+    ),
+    Part(
+        "learnability",
+        "learnability",
+        SYMBOLS
+        | {
+            "task": "mqar(pairs=4, vocabulary=64)",
+            "kernels": "softmax, linear, gated_linear, state_space, delta, gated_delta",
+            "lengths": "32",
+            "steps": "600",
+            "validate_every": "25",
+            "learning_rates": "1e-3,3.2e-3,1e-2,3.2e-2,1e-1,3.2e-1,1",
+        },
+    ),
+    Part("disputes", "disputes", TUNED | {"disputes": "eigenvalues"}),
+    Part("disputes", "disputes", {"disputes": "windows", "seeds": "20", "jobs": "2"}),
+    Part(
+        "accuracy",
+        "accuracy/words",
+        {
+            "task": "word_problem(group='S5', moved=2)",
+            "kernels": "softmax, delta, delta(max_beta=2), gated_delta, state_space",
+            "positions": "none",
+            "lengths": "16",
+            "eval_lengths": "8,32",
+            "layers": "2",
+            "widths": "64",
+            "heads": "2",
+            "conv_width": "4",
+            "qkv_activation": "silu",
+            "normalize_out": "true",
+            "batch": "64",
+            "steps": "1000",
+            "learning_rates": "3e-3",
+            "test_examples": "256",
+            "seeds": "5",
+            "save_every": "0",
+            "jobs": "2",
+        },
+    ),
+    Part(
+        "accuracy",
+        "accuracy/text",
+        TUNED
+        | {
+            "task": "epochs(task='text', examples=64)",
+            "kernels": "softmax, sliding_window(left=63, right=0), linear, gated_linear, state_space, gated_delta",
+            "lengths": "2048",
+            "eval_lengths": "256,512,1024",
+            "steps": "20000",
+            "batch": "2",
+            "heads": "2",
+            "widths": "32",
+            "conv_width": "4",
+            "qkv_activation": "silu",
+            "schedule": "rsqrt",
+            "warmup": "50",
+            "validate_every": "50",
+            "patience": "8",
+            "test_examples": "32",
+            "save_every": "100",
+            "learning_rates": "1e-2,3e-2",
+        },
+    ),
+)
+PRESETS = {"full": FULL, "small": SMALL, "hour": HOUR, "evidence": EVIDENCE}
