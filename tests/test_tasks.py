@@ -116,11 +116,17 @@ def test_draws_are_uniform_and_independent():
     np.testing.assert_allclose(np.corrcoef(found.T, np.roll(found, 1, 0).T), np.eye(12), atol=5 / math.sqrt(count))
 
 
-def test_choices_without_replacement_are_equally_likely():
-    chosen = Draws.of(0, "train", range(60_000)).chosen(5, 3)
-    assert all(len(set(row)) == 3 for row in chosen[:100].tolist())
+@pytest.mark.parametrize(("size", "count"), [(5, 3), (20, 2), (3, 3)], ids=["few", "many", "all"])
+def test_choices_without_replacement_are_equally_likely(size, count):
+    orders = math.perm(size, count)
+    chosen = Draws.of(0, "train", range(1000 * orders)).chosen(size, count)
     counts = collections.Counter(map(tuple, chosen.tolist()))
-    assert len(counts) == 60 and max(abs(found - 1000) for found in counts.values()) < 5 * math.sqrt(1000)
+    assert counts.keys() == set(itertools.permutations(range(size), count))
+    assert max(abs(found - 1000) for found in counts.values()) < 5 * math.sqrt(1000)
+
+
+def test_many_are_chosen_without_replacement():
+    assert all(len(set(row)) == 100 for row in Draws.of(1, "test", range(50)).chosen(801, 100).tolist())
 
 
 @pytest.mark.parametrize(

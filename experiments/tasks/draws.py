@@ -7,12 +7,16 @@ one, for each example, and drawing little from each takes longer than a small mo
 
 from __future__ import annotations
 
+import abc
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from experiments.tasks import task
+from experiments.tasks.task import Examples, Task
 
+MANY = 8  # times as many to choose from as are chosen, from which hardly any is drawn twice
 # One number each, as arrays, whose products wrap without a warning.
 GOLDEN, FIRST, SECOND = np.array([[0x9E3779B97F4A7C15], [0xBF58476D1CE4E5B9], [0x94D049BB133111EB]], np.uint64)
 
@@ -47,22 +51,32 @@ class Draws:
 
     def uniform(self, count: int) -> np.ndarray:
         """Float64 [B, count], at least 0 and less than 1."""
-        words = _hashed(~self._keys[:, None], np.arange(count, dtype=np.uint64))
-        return (words >> np.uint64(11)) * 2.0**-53
+        return (self._words(count) >> np.uint64(11)) * 2.0**-53
 
     def below(self, limits: np.ndarray) -> np.ndarray:
         """Int64 [B, n], less than each of n `limits`, which are far from the 2^53 numbers that are drawn from."""
         return (self.uniform(len(limits)) * limits).astype(np.int64)
 
     def chosen(self, size: int, count: int) -> np.ndarray:
-        """Int64 [B, count], of 0 .. size - 1 without replacement, in any order: a shuffle that ends after `count`."""
-        places = np.tile(np.arange(size), (len(self), 1))
-        own, first = np.arange(len(self)), np.arange(count)
-        for place, other in enumerate((first + self.below(size - first)).T):
-            taken = places[own, other]
-            places[own, other] = places[:, place]
-            places[:, place] = taken
-        return places[:, :count]
+        """Int64 [B, count], of 0 .. size - 1 without replacement, in any order."""
+        return self._rejected(size, count) if size > MANY * count else self._sorted(size, count)
+
+    def _sorted(self, size: int, count: int) -> np.ndarray:
+        """Those of all that have the smallest numbers."""
+        return np.argsort(self._words(size), axis=1)[:, :count]
+
+    def _rejected(self, size: int, count: int) -> np.ndarray:
+        """Any, of which those that an earlier one equals are drawn anew until none is: names play no part in that, so
+        that all choices are as likely."""
+        limits = np.full(count, size)
+        found, rows = self.stream(0).below(limits), np.arange(len(self))
+        for tried in itertools.count(1):
+            is_again = _repeated(found[rows])
+            rows, is_again = rows[is_again.any(axis=1)], is_again[is_again.any(axis=1)]
+            if not len(rows):
+                break
+            found[rows] = np.where(is_again, self[rows].stream(tried).below(limits), found[rows])
+        return found
 
     def of_split(self, split: str, draw: Callable[[Draws], np.ndarray]) -> np.ndarray:
         """For each example the first of what `draw` gives, [B, ...] int32, that belongs to a split by its hash.
@@ -77,6 +91,33 @@ class Draws:
                 return found
             found[missing] = draw(self[missing].stream(tried))
         raise task.none_of(split)
+
+    def _words(self, count: int) -> np.ndarray:
+        return _hashed(~self._keys[:, None], np.arange(count, dtype=np.uint64))
+
+
+class Drawn(Task):
+    """A task that makes examples many at once."""
+
+    @abc.abstractmethod
+    def drawn(self, draws: Draws, split: str, length: int) -> Examples:
+        """Examples of a split, by their random numbers."""
+
+    def numbered(self, split: str, seed: int, indices: range, length: int) -> Examples:
+        return self.drawn(Draws.of(seed, split, indices), split, length)
+
+    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        batch = self.numbered(split, seed, range(index, index + 1), length)
+        return Examples(*(None if part is None else part[0] for part in batch))
+
+
+def _repeated(rows: np.ndarray) -> np.ndarray:
+    """Whether each number of a row stands before it there, too."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    found = np.zeros(rows.shape, bool)
+    np.put_along_axis(found, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return found
 
 
 def _limbs(seed: int) -> list[int]:

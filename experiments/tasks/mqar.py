@@ -21,8 +21,8 @@ import dataclasses
 import numpy as np
 
 from attnzoo.contract import fields
-from experiments.tasks.draws import Draws
-from experiments.tasks.task import Examples, Task, wrong_length
+from experiments.tasks.draws import Drawn, Draws
+from experiments.tasks.task import Examples, wrong_length
 
 PUBLISHED = ((64, 4), (128, 8), (256, 16), (512, 64))  # lengths and pairs, with 8,192 tokens
 TRAINED = ((64, 4, 5), (128, 8, 1), (256, 16, 1), (256, 32, 1), (256, 64, 1))  # and of how many in nine examples
@@ -31,7 +31,7 @@ POWER = -0.99
 
 
 @dataclasses.dataclass(frozen=True)
-class MQAR(Task):
+class MQAR(Drawn):
     """`pairs` keys and values among `vocabulary` tokens, perhaps in noise. Chance is any one of the values there."""
 
     pairs: int = 8
@@ -50,14 +50,7 @@ class MQAR(Task):
     def chance(self) -> float:
         return 1 / self.pairs
 
-    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        return _single(self.numbered(split, seed, range(index, index + 1), length))
-
-    def numbered(self, split: str, seed: int, indices: range, length: int) -> Examples:
-        return self.drawn(Draws.of(seed, split, indices), split, length)
-
     def drawn(self, draws: Draws, split: str, length: int) -> Examples:
-        """Examples of a split, by their random numbers."""
         if length < 4 * self.pairs or length % 2:
             raise wrong_length(self, length, f"an even length, at least 4 * pairs = {4 * self.pairs}")
         pairs, gaps, noise = (draws.stream(number) for number in range(3))
@@ -80,7 +73,7 @@ class MQAR(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedMQAR(Task):
+class MixedMQAR(Drawn):
     """Training examples are of the `trained` settings, (tokens, pairs, parts of all examples). Those of other splits
     are of the `tested` settings, (tokens, pairs), whose length they have.
 
@@ -96,36 +89,40 @@ class MixedMQAR(Task):
         for name, size in (("trained", 3), ("tested", 2)):
             _check_settings(self, name, size)
         for _, pairs, *_ in (*self.trained, *self.tested):
-            self._of(pairs)
+            MQAR(pairs, self.vocabulary, self.is_noisy)
 
     @property
     def chance(self) -> float:
         return 1 / min(pairs for _, pairs in self.tested)
 
-    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        own, setting = (Draws.of(seed, split, [index]).stream(number) for number in range(2))
-        share = float(setting.uniform(1).item())
-        tokens, pairs = self._trained(share, length) if split == "train" else self._tested(share, length)
-        parts = _single(self._of(pairs).drawn(own, split, tokens))
-        return Examples(*(np.pad(part, (0, length - tokens)) for part in parts[:3]))
+    def drawn(self, draws: Draws, split: str, length: int) -> Examples:
+        own, setting = draws.stream(0), draws.stream(1)
+        settings = self._trained(length) if split == "train" else self._tested(length)
+        parts = np.cumsum([parts for *_, parts in settings])
+        drawn = np.searchsorted(parts, setting.below(parts[-1:])[:, 0], side="right")
+        shape = len(draws), length
+        found = Examples(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+        for place in np.unique(drawn):
+            tokens, pairs, _ = settings[place]
+            rows = np.flatnonzero(drawn == place)
+            made = MQAR(pairs, self.vocabulary, self.is_noisy).drawn(own[rows], split, tokens)
+            for whole, part in zip(found[:3], made[:3], strict=True):
+                whole[rows, :tokens] = part
+        return found
 
-    def _of(self, pairs):
-        return MQAR(pairs, self.vocabulary, self.is_noisy)
-
-    def _trained(self, share, length):
-        """The setting at that share of all, 0 <= share < 1."""
+    def _trained(self, length):
         longest = max(tokens for tokens, *_ in self.trained)
         if length < longest:
             raise wrong_length(self, length, f"at least {longest}, the longest setting that is trained")
-        parts = np.cumsum([parts for *_, parts in self.trained])
-        return self.trained[np.searchsorted(parts, share * parts[-1], side="right")][:2]
+        return self.trained
 
-    def _tested(self, share, length):
-        found = [setting for setting in self.tested if setting[0] == length]
+    def _tested(self, length):
+        """Those of that length, as often each."""
+        found = [(*setting, 1) for setting in self.tested if setting[0] == length]
         if not found:
             lengths = ", ".join(map(str, sorted({tokens for tokens, _ in self.tested})))
             raise wrong_length(self, length, f"one of those that are tested, {lengths}")
-        return found[int(share * len(found))]
+        return found
 
 
 def _check_settings(owner, name, size):
@@ -136,11 +133,6 @@ def _check_settings(owner, name, size):
     if not is_right or not all(fields.is_integer(x) and x > 0 for each in value for x in each):
         expected = f"tuples of {size} integers >= 1, such as {((64, 4, 1), (64, 8, 1))[0][:size]}"
         raise ValueError(f"{type(owner).__name__}({name}={value!r}): {name} must be {expected}")
-
-
-def _single(batch: Examples) -> Examples:
-    """The only example of a batch."""
-    return Examples(*(None if part is None else part[0] for part in batch))
 
 
 def _gaps(draws: Draws, room: int, count: int) -> np.ndarray:

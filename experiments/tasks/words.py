@@ -21,14 +21,15 @@ import re
 import numpy as np
 
 from attnzoo.contract import fields
-from experiments.tasks.task import Examples, Task, generator, of_split
+from experiments.tasks.draws import Drawn, Draws
+from experiments.tasks.task import Examples
 
 FACTOR = re.compile(r"([SAZ])([1-9]\d?)")
 LARGEST = 720  # elements of a group
 
 
 @dataclasses.dataclass(frozen=True)
-class WordProblem(Task):
+class WordProblem(Drawn):
     """Elements of `group`, such as "S5", "A4xZ5" or "Z60", that move at most `moved` points each, all if it is None."""
 
     group: str = "S5"
@@ -60,12 +61,13 @@ class WordProblem(Task):
         points = permutations(self.group)
         return np.flatnonzero((points != np.arange(points.shape[1])).sum(axis=1) <= self.moved)
 
-    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        rng, elements = generator(seed, split, index), self.elements()
-        word = of_split(split, lambda: elements[rng.integers(len(elements), size=length)]).astype(np.int32)
-        product = table(self.group)
-        products = itertools.accumulate(word.tolist(), lambda before, element: int(product[before, element]))
-        return Examples(word, np.fromiter(products, np.int32), np.ones(length, np.float32))
+    def drawn(self, draws: Draws, split: str, length: int) -> Examples:
+        elements, product = self.elements().astype(np.int32), table(self.group)
+        words = draws.of_split(split, lambda own: elements[own.below(np.full(length, len(elements)))])
+        products = words.copy()
+        for place in range(1, length):
+            products[:, place] = product[products[:, place - 1], words[:, place]]
+        return Examples(words, products, np.ones(words.shape, np.float32))
 
 
 @functools.cache
