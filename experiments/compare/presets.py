@@ -39,8 +39,8 @@ PAIRS = SYMBOLS | {
     "validate_every": "50",
     "until": "0.995",
 }
-# Asked of eight times as many tokens as it learned. Those that take longest come first; with one head a
-# gated delta rule would hang on the decay that this was drawn.
+# Asked of eight times as many tokens as it learned. Those that take longest come first; with one head, or one layer, a
+# gated delta rule would hang on decays that it was drawn.
 RECALL = PAIRS | {
     "kernels": "gated_delta, sliding_window(left=15, right=0), linear, softmax",
     "lengths": "64",

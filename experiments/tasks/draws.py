@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from experiments.tasks import task
-from experiments.tasks.task import Examples, Task
+from experiments.tasks.task import SPLITS, TRIES, Examples, Task, none_of, split_of
 
 MANY = 8  # times as many to choose from as are chosen, from which hardly any is drawn twice
 # One number each, as arrays, whose products wrap without a warning.
@@ -34,7 +33,7 @@ class Draws:
     def of(cls, seed: int, split: str, indices: Iterable[int]) -> Draws:
         """Those of examples with these numbers; a seed may have any number of digits."""
         keys = np.zeros(1, np.uint64)
-        for limb in (*_limbs(seed), task.SPLITS.index(split)):
+        for limb in (*_limbs(seed), SPLITS.index(split)):
             keys = _hashed(keys, np.uint64(limb))
         return cls(_hashed(keys, np.fromiter(indices, np.uint64)))
 
@@ -85,12 +84,12 @@ class Draws:
           ValueError: there seems to be none, because there are so few things to draw.
         """
         found, missing = draw(self.stream(0)), np.arange(len(self))
-        for tried in range(1, task.TRIES):
-            missing = missing[[task.split_of(found[row].astype("<i4").tobytes()) != split for row in missing]]
+        for tried in range(1, TRIES):
+            missing = missing[[split_of(found[row].astype("<i4").tobytes()) != split for row in missing]]
             if not len(missing):
                 return found
             found[missing] = draw(self[missing].stream(tried))
-        raise task.none_of(split)
+        raise none_of(split)
 
     def _words(self, count: int) -> np.ndarray:
         return _hashed(~self._keys[:, None], np.arange(count, dtype=np.uint64))
