@@ -243,11 +243,11 @@ def test_code_runs_a_kernel_as_it_was_timed_and_says_of_which_form_scores_are():
 
 def test_what_is_lost_is_told_of_the_nearest_length_that_models_were_tested_on():
     rows = [row for row in records.read(RESULTS / "compare/recall") if row["status"] == "measured"]
-    [recall] = [head for head in at.opening(rows, 250).table.header if head.startswith("recall")]
-    assert recall == "recall of 8 pairs, 256 (trained on 128)"
-    shown = {line[0].partition("(")[0]: line[1] for line in at.opening(rows, 250).table.lines}
+    [recall] = [head for head in at.opening(rows, 500).table.header if head.startswith("recall")]
+    assert recall == "recall of 8 pairs, 512 (trained on 64)"
+    shown = {line[0].partition("(")[0]: line[1] for line in at.opening(rows, 500).table.lines}
     for kernel, name in (("Softmax", "softmax"), ("SlidingWindow", "sliding_window")):
-        shares = [row["by_length"]["256"] for row in rows if row["name"] == name]
+        shares = [row["by_length"]["512"] for row in rows if row["name"] == name]
         assert f"{100 * sum(shares) / len(shares):.1f} [" in shown[kernel]
 
 
@@ -331,14 +331,14 @@ def test_models_of_the_same_seeds_are_told_apart_by_their_differences(monkeypatc
     told = lambda less: [
         row | {"score": hard[row["seed"]] - less * (row["name"] == "linear") * (1 + row["seed"] % 2)} for row in kept
     ]
-    starred = lambda rows: {line[0]: line[1].startswith(at.BEST) for line in at.opening(rows, 128).table.lines}
+    starred = lambda rows: {line[0]: line[1].startswith(at.BEST) for line in at.opening(rows, 64).table.lines}
     assert starred(told(0.01)) == {"Softmax": True, "Linear": False}
     assert starred(told(0.0)) == {"Softmax": True, "Linear": True}
     monkeypatch.undo()
-    assert "nothing is decided" in at.opening(told(0.01), 128).table.header[1] and not any(starred(told(0.01)).values())
+    assert "nothing is decided" in at.opening(told(0.01), 64).table.header[1] and not any(starred(told(0.01)).values())
     monkeypatch.setattr(convergence, "CEILING", 0.5)
     few = [row for row in told(0.01) if row["seed"] < 3]
-    assert not any(starred(few).values()) and "3 seeds, which supports no claim" in at.opening(few, 128).table.header[1]
+    assert not any(starred(few).values()) and "3 seeds, which supports no claim" in at.opening(few, 64).table.header[1]
 
 
 def test_folders_without_a_command_show_that_of_the_run_above(tmp_path):
