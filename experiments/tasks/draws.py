@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments.tasks.task import SPLITS, TRIES, Examples, Task, none_of, split_of
+from experiments.tasks.task import SPLITS, TRIES, Batched, Examples, none_of, split_of
 
 MANY = 8  # times as many to choose from as are chosen, from which hardly any is drawn twice
 # One number each, as arrays, whose products wrap without a warning.
@@ -30,7 +30,7 @@ class Draws:
         self._keys = keys
 
     @classmethod
-    def of(cls, seed: int, split: str, indices: Iterable[int]) -> Draws:
+    def of(cls, seed: int, split: str, indices: Sequence[int]) -> Draws:
         """Those of examples with these numbers; a seed may have any number of digits."""
         keys = np.zeros(1, np.uint64)
         for limb in (*_limbs(seed), SPLITS.index(split)):
@@ -52,9 +52,9 @@ class Draws:
         """Float64 [B, count], at least 0 and less than 1."""
         return (self._words(count) >> np.uint64(11)) * 2.0**-53
 
-    def below(self, limits: np.ndarray) -> np.ndarray:
-        """Int64 [B, n], less than each of n `limits`, which are far from the 2^53 numbers that are drawn from."""
-        return (self.uniform(len(limits)) * limits).astype(np.int64)
+    def below(self, limit: int, count: int) -> np.ndarray:
+        """Int64 [B, count], less than a `limit` that is far from the 2^53 numbers which are drawn from."""
+        return (self.uniform(count) * limit).astype(np.int64)
 
     def chosen(self, size: int, count: int) -> np.ndarray:
         """Int64 [B, count], of 0 .. size - 1 without replacement, in any order."""
@@ -67,14 +67,14 @@ class Draws:
     def _rejected(self, size: int, count: int) -> np.ndarray:
         """Any, of which those that an earlier one equals are drawn anew until none is: names play no part in that, so
         that all choices are as likely."""
-        limits = np.full(count, size)
-        found, rows = self.stream(0).below(limits), np.arange(len(self))
+        found, rows = self.stream(0).below(size, count), np.arange(len(self))
         for tried in itertools.count(1):
             is_again = _repeated(found[rows])
-            rows, is_again = rows[is_again.any(axis=1)], is_again[is_again.any(axis=1)]
+            some = is_again.any(axis=1)
+            rows, is_again = rows[some], is_again[some]
             if not len(rows):
                 break
-            found[rows] = np.where(is_again, self[rows].stream(tried).below(limits), found[rows])
+            found[rows] = np.where(is_again, self[rows].stream(tried).below(size, count), found[rows])
         return found
 
     def of_split(self, split: str, draw: Callable[[Draws], np.ndarray]) -> np.ndarray:
@@ -95,19 +95,15 @@ class Draws:
         return _hashed(~self._keys[:, None], np.arange(count, dtype=np.uint64))
 
 
-class Drawn(Task):
-    """A task that makes examples many at once."""
+class Drawn(Batched):
+    """A task that makes examples of the random numbers of all of them."""
 
     @abc.abstractmethod
     def drawn(self, draws: Draws, split: str, length: int) -> Examples:
         """Examples of a split, by their random numbers."""
 
-    def numbered(self, split: str, seed: int, indices: range, length: int) -> Examples:
+    def numbered(self, split: str, seed: int, indices: Sequence[int], length: int) -> Examples:
         return self.drawn(Draws.of(seed, split, indices), split, length)
-
-    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        batch = self.numbered(split, seed, range(index, index + 1), length)
-        return Examples(*(None if part is None else part[0] for part in batch))
 
 
 def _repeated(rows: np.ndarray) -> np.ndarray:

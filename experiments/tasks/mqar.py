@@ -57,7 +57,7 @@ class MQAR(Drawn):
         bound = pairs.of_split(split, self._bound)
         queries = 2 * (self.pairs + _gaps(gaps, length // 2 - self.pairs, self.pairs))
         shape = len(draws), length
-        inputs = noise.below(np.full(length, self.vocabulary)) if self.is_noisy else np.zeros(shape)
+        inputs = noise.below(self.vocabulary, length) if self.is_noisy else np.zeros(shape)
         targets, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         inputs[:, : 2 * self.pairs] = bound.reshape(len(draws), -1)
         for filled, values in ((inputs, bound[..., 0]), (targets, bound[..., 1]), (weights, 1)):
@@ -99,7 +99,7 @@ class MixedMQAR(Drawn):
         own, setting = draws.stream(0), draws.stream(1)
         settings = self._trained(length) if split == "train" else self._tested(length)
         parts = np.cumsum([parts for *_, parts in settings])
-        drawn = np.searchsorted(parts, setting.below(parts[-1:])[:, 0], side="right")
+        drawn = np.searchsorted(parts, setting.below(parts[-1], 1)[:, 0], side="right")
         shape = len(draws), length
         found = Examples(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32))
         for place in np.unique(drawn):

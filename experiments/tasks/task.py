@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -98,8 +98,8 @@ class Task(abc.ABC):
                 raise ValueError(f"{name}={value!r}: expected an integer >= {smallest}")
         return self.numbered(split, seed, range(start, start + count), length)
 
-    def numbered(self, split: str, seed: int, indices: range, length: int) -> Examples:
-        """Some examples as a batch; of a task that makes many at once, its own way."""
+    def numbered(self, split: str, seed: int, indices: Sequence[int], length: int) -> Examples:
+        """The examples of these numbers as a batch; a task that makes many at once is `Batched`."""
         made = [self.example(split, seed, index, length) for index in indices]
         return Examples(*(None if parts[0] is None else np.stack(parts) for parts in zip(*made, strict=True)))
 
@@ -113,6 +113,17 @@ class Task(abc.ABC):
         train, test = (self.batch(split, seed, 0, count, length) for split in ("train", "test"))
         commonest = np.bincount(train.targets[train.weights > 0]).argmax()
         return accuracy(test, np.full_like(test.targets, commonest))
+
+
+class Batched(Task):
+    """A task that makes examples many at once, of which one is a batch of one."""
+
+    @abc.abstractmethod
+    def numbered(self, split: str, seed: int, indices: Sequence[int], length: int) -> Examples:
+        """The examples of these numbers as a batch."""
+
+    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
+        return Examples(*(None if part is None else part[0] for part in self.numbered(split, seed, [index], length)))
 
 
 def accuracy(examples: Examples, said: np.ndarray) -> float:

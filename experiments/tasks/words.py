@@ -63,7 +63,7 @@ class WordProblem(Drawn):
 
     def drawn(self, draws: Draws, split: str, length: int) -> Examples:
         elements, product = self.elements().astype(np.int32), table(self.group)
-        words = draws.of_split(split, lambda own: elements[own.below(np.full(length, len(elements)))])
+        words = draws.of_split(split, lambda own: elements[own.below(len(elements), length)])
         products = words.copy()
         for place in range(1, length):
             products[:, place] = product[products[:, place - 1], words[:, place]]

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from attnzoo.contract import fields
-from experiments.tasks.task import SPLITS, Examples, Task, visited
+from experiments.tasks.task import SPLITS, Batched, Examples, Task, visited
 
 OWN = 1  # in the seed of what is drawn beside what the wrapped task draws
 
@@ -71,7 +72,7 @@ class Wrapped(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class Epochs(Wrapped):
+class Epochs(Batched, Wrapped):
     """`examples` training examples, each once in a pass; all of other splits."""
 
     examples: int = 12_800
@@ -83,9 +84,10 @@ class Epochs(Wrapped):
     def probes(self) -> dict[str, Task]:
         return self.inner.probes()
 
-    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        number = visited(seed, split, index, self.examples) if split == "train" else index
-        return self.inner.example(split, seed, number, length)
+    def numbered(self, split: str, seed: int, indices: Sequence[int], length: int) -> Examples:
+        if split == "train":
+            indices = [visited(seed, split, index, self.examples) for index in indices]
+        return self.inner.numbered(split, seed, indices, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Shuffled(Wrapped):
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoSided(Wrapped):
+class TwoSided(Batched, Wrapped):
     """A task of causal models for kernels that need not be causal, or cannot be: the same examples, seen whole.
 
     A task whose answers are its own next inputs would be read off, and is refused.
@@ -131,10 +133,11 @@ class TwoSided(Wrapped):
 
         return {name: TwoSided(tasks.spelled(part)) for name, part in self.inner.probes().items()}
 
-    def example(self, split: str, seed: int, index: int, length: int) -> Examples:
-        found = self.inner.example(split, seed, index, length)
-        [places] = np.nonzero(found.weights[:-1])
-        if len(places) and (found.inputs[places + 1] == found.targets[places]).all():
+    def numbered(self, split: str, seed: int, indices: Sequence[int], length: int) -> Examples:
+        found = self.inner.numbered(split, seed, indices, length)
+        counts = found.weights[:, :-1] > 0
+        is_next = (found.inputs[:, 1:] == found.targets[:, :-1]) | ~counts
+        if (counts.any(axis=1) & is_next.all(axis=1)).any():
             raise ValueError(
                 f"TwoSided(task={self.task!r}): its answers are its next inputs, which are seen here; expected a task "
                 "whose inputs do not hold them, such as 'mqar'"
