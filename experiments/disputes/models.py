@@ -23,6 +23,7 @@ from experiments.disputes.rules import SOLVED, Contenders, Heard
 from experiments.train.sweep import analysis, convergence, prediction
 from experiments.train.sweep.cells import KEY, cells, foreseen
 from experiments.train.sweep.settings import Settings as Sweep
+from experiments.train.sweep.settings import has_choice
 
 ONE, MANY = "experiments.accuracy", "experiments.suites"
 
@@ -34,7 +35,7 @@ def module(dispute: Dispute) -> str:
 
 def tunes(dispute: Dispute) -> bool:
     """Whether there are rates to choose among: those of a suite's trainings know by themselves."""
-    return module(dispute) == MANY or "," in str(dispute.flags["learning_rates"])
+    return module(dispute) == MANY or has_choice(dispute.flags)
 
 
 def words(dispute: Dispute, given: dict[str, Any]) -> list[str]:

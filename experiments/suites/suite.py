@@ -8,6 +8,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from experiments.train.sweep.settings import has_choice
+
 MODULE = "experiments.accuracy"
 SCALES = ("published", "small")
 MODEL = ("kernel", "positions", "width", "blocks", "layers", "heads")
@@ -36,7 +38,7 @@ class Training(NamedTuple):
 
     def given(self, kernels: str, shared: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
         """Its flags, and `shared` ones of every training; seeds that tune are of trainings with several rates."""
-        tunes = "," in str(self.flags["learning_rates"])
+        tunes = has_choice(self.flags)
         others = {name: value for name, value in shared.items() if tunes or name != "tuning_seeds"}
         return {"kernels": self.kernels(kernels)} | dict(self.flags) | others
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from experiments.bench import mesh, optional, parsing, processes
 from experiments.bench.settings import flag
@@ -35,6 +36,11 @@ def check_tuning(tuning_seeds: int, seeds: int) -> None:
     """Refuse as many seeds that tune as there are: none would be left for the rate that they choose."""
     if tuning_seeds and tuning_seeds >= seeds:
         raise ValueError(f"--tuning_seeds={tuning_seeds} of --seeds={seeds}: expected fewer; leave it out for all")
+
+
+def has_choice(flags: Mapping[str, Any]) -> bool:
+    """Whether flags name several learning rates, of which seeds that tune choose one."""
+    return "," in str(flags["learning_rates"])
 
 
 def none_or(*choices: str) -> tuple[str, ...]:
