@@ -15,10 +15,9 @@ class Part(NamedTuple):
 
 # Seeds of small models, in one process and without checkpoints of unfinished ones.
 SEEDS = {"seeds": "5", "save_every": "0", "isolate": "false"}
-# Recall of pairs (Zoology, arXiv:2312.04927), short examples first. A short convolution with SiLU, on which published
+# Small models that recall pairs (Zoology, arXiv:2312.04927). A short convolution with SiLU, on which published
 # recurrences stand and which Zoology has before every kernel by now, brings key and value of a pair together, so that
-# no layer need learn to; embeddings start large, by which symbols are told apart. Some learn late, so that others end
-# when they have learned.
+# no layer need learn to; embeddings start large, by which symbols are told apart.
 SYMBOLS = {
     "positions": "none",
     "conv_width": "4",
@@ -33,6 +32,7 @@ SYMBOLS = {
     "save_every": "0",
     "jobs": "2",
 }
+# Short examples come first. Some kernels learn late, so that others end when they have learned.
 PAIRS = SYMBOLS | {
     "task": "mqar(pairs=8, vocabulary=64)",
     "curriculum": "true",
@@ -40,7 +40,7 @@ PAIRS = SYMBOLS | {
     "until": "0.995",
 }
 # Asked of eight times as many tokens as it learned. Those that take longest come first; with one head, or one layer, a
-# gated delta rule would hang on decays that it was drawn.
+# gated delta rule would hang on the decays that it drew.
 RECALL = PAIRS | {
     "kernels": "gated_delta, sliding_window(left=15, right=0), linear, softmax",
     "lengths": "64",
