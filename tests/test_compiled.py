@@ -260,21 +260,36 @@ def test_settings_refuse_what_a_target_does_not_have(tmp_path):
         settings(tmp_path, num_kv_heads=3)
 
 
-@pytest.mark.parametrize("target", ["h100", "v5e"])
-def test_an_absent_device_is_compiled_for(tmp_path, target):
+def compiled_for(target, out, *words):
+    """The command with such flags, where the compiler for a target is installed."""
     if not any(map(importlib.util.find_spec, absent.COMPILERS[CHIPS[target].platform])):
         pytest.skip(f"the compiler for {target} is not installed: pip install -e '.[aot]'")
-    words = [
-        f"--targets={target}",
-        "--kernels=softmax,linear",
-        "--lengths=256",
-        "--passes=train",
-        "--implementations=xla",
-    ]
-    command = [sys.executable, "-m", "experiments.compiled", *words, "--is_causal", "--batch=1", f"--out={tmp_path}"]
+    command = [sys.executable, "-m", "experiments.compiled", f"--targets={target}", *words, f"--out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", ["h100", "v5e"])
+def test_an_absent_device_is_compiled_for(tmp_path, target):
+    words = "--kernels=softmax,linear", "--lengths=256", "--passes=train", "--implementations=xla"
+    compiled_for(target, tmp_path, *words, "--is_causal", "--batch=1")
     softmax, linear = records.read(tmp_path)
     assert softmax["status"] == linear["status"] == "compiled" and softmax["target"] == target
     assert linear["steps"] == 2 * 256 / 64  # chunks of 64 tokens, forward and backward
     assert all(row["moved_bytes"] >= row["least_bytes"] / 3 and row["launches"] > 2 for row in (softmax, linear))
+
+
+@pytest.mark.parametrize("target", ["h100", "v5e"])
+def test_a_sequence_ends_where_it_ends(tmp_path, target):
+    """Kernels move no more where nothing divides the length: sequences are not filled up."""
+    compiled_for(
+        target,
+        tmp_path,
+        "--kernels=sliding_window,linear",
+        "--lengths=4088",
+        "--implementations=pallas",
+        "--operands=projected",
+        "--heads=4",
+    )
+    for row in records.read(tmp_path):
+        assert row["status"] == "compiled" and row["moved_bytes"] < 1.5 * row["least_bytes"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnzoo.contract import varying
 from attnzoo.contract.call import Call
@@ -44,6 +47,47 @@ def by_kernel(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, shown: jax.A
     score, params = streaming.dot_product(q, call.scale, call.soft_cap)
     mask = Mask(q.shape[1], k.shape[1], keys=None if shown is None else shown[:, None])
     return streaming.over_heads(score, params, q, k, v, Call(mask), streaming.natural_layout)[0]
+
+
+def means(x: jax.Array, runs: int) -> jax.Array:
+    """[B, T, W] -> [B, runs, W], in float32 at least: means of runs of tokens, the j-th from ceil(j T / runs) on.
+
+    XLA has those of runs that are all as long. Others are sums by a kernel of a device that projects, or slices; their
+    gradients are gathered. As products they would turn tokens round.
+    """
+    length, precise = x.shape[1], jnp.promote_types(x.dtype, jnp.float32)
+    if length % runs == 0:
+        return x.reshape(len(x), runs, -1, x.shape[2]).mean(axis=2, dtype=precise)
+    asked, starts = way.asked(), -(-np.arange(runs + 1) * length // runs)
+    assert asked is not None
+    counts = np.diff(starts)
+
+    @jax.custom_vjp
+    def uneven(x):
+        members = _members(starts, jnp.arange(length)).astype(precise)[None]
+        sums = fused.projected(asked, lambda _, x: _sums(starts, x), members, x[:, :, None])
+        return sums[:, :, 0] / counts[:, None].astype(precise)
+
+    def backward(_, d_means):
+        shares = d_means / counts[:, None].astype(precise)
+        return (shares[:, np.repeat(np.arange(runs), counts)].astype(x.dtype),)
+
+    uneven.defvjp(lambda x: (uneven(x), None), backward)
+    return uneven(x)
+
+
+def _members(starts: np.ndarray, tokens: jax.Array | np.ndarray) -> Any:
+    """Which tokens [L], or [runs, L], are of each run, [runs, L]."""
+    return (starts[:-1, None] <= tokens) & (tokens < starts[1:, None])
+
+
+def _sums(starts: np.ndarray, x: jax.Array) -> jax.Array:
+    """Those of runs of tokens [B, T, 1, W], each from a slice as long as the longest."""
+    longest = np.diff(starts).max()
+    first = np.minimum(starts[:-1], x.shape[1] - longest)
+    own = _members(starts, first[:, None] + np.arange(longest))[..., None, None]
+    rows = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(x, i, longest, axis=1), out_axes=1)(first)
+    return rows.sum(axis=2, where=own, dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def averaged(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, runs: int) -> tuple[jax.Array, jax.Array]:

@@ -97,9 +97,8 @@ class Nystrom(Kernel):
     def _marked(self, x, shown, others):
         """Landmarks [B, m, N, H] of all heads, and which are used [B, m], if of the others any is shown, too."""
         batch, length = x.shape[:2]
-        if shown is others is None and length % self.landmarks == 0:  # a sum, where a product would turn tokens round
-            segments = x.reshape(batch, self.landmarks, length // self.landmarks, -1)  # heads as projections leave them
-            marks = segments.mean(axis=2, dtype=jnp.promote_types(x.dtype, jnp.float32))
+        if shown is others is None and length >= self.landmarks:
+            marks = few.means(x.reshape(batch, length, -1), self.landmarks)  # heads as projections leave them
             return marks.reshape(batch, -1, *x.shape[2:]), jnp.ones(marks.shape[:2], bool)
         shown = jnp.ones((batch, length), bool) if shown is None else shown
         shown = shown if others is None else shown & others.any(axis=1, keepdims=True)

@@ -24,14 +24,14 @@ class Device(NamedTuple):
       declined: `declined(q, k, v)`: why it cannot take operands of these shapes and types; empty where it can.
       forward: `forward(operands, lists)`.
       backward: `backward(operands, lists, pulled)`.
+      unit: `unit(q, k, v)`: what lengths of theirs are multiples of where tokens are in order: kernels read zeros
+        behind the end of a sequence, and write nothing there.
       recurrence: those of recurrences, if it has any. sums: those of recurrences whose queries see all keys.
       crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
       projected: `projected(projection, x)`: sums over positions [B, r, N, H] of rows [B, S, K, H] times what projects
         them for each head, [N, r, S]; None where XLA does that, whatever their shapes, and its result where for these.
       averages: `averages(operands, lists, runs)`: whether kernels give averages of so many runs of these keys beside
         what queries find, and take their gradients; None where they give none.
-      unit: `unit(q, k, v)`: what lengths of theirs are multiples of where tokens are in order: kernels read zeros
-        behind the end of a sequence, and write nothing there. None where sequences are filled up to whole tiles.
       gathered: those of chunks of tokens that are found at run time, if it has any.
     """
 
@@ -41,10 +41,10 @@ class Device(NamedTuple):
     declined: Callable[..., list[str]]
     forward: Callable[..., Found]
     backward: Callable[..., Gradients]
+    unit: Callable[..., int]
     recurrence: Recurrence | None = None
     sums: Recurrence | None = None
     crowded: Callable[[Lists], list[str]] | None = None
     projected: Callable[..., jax.Array | None] | None = None
     averages: Callable[[Operands, Lists, int], bool] | None = None
-    unit: Callable[..., int] | None = None
     gathered: Gathered | None = None

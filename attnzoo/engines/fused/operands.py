@@ -42,12 +42,17 @@ class Side(NamedTuple):
     run: int | None
     segments: jax.Array | None
 
+    @property
+    def tiles(self) -> int:
+        """How many there are."""
+        return self.positions.shape[1] // self.tile
+
 
 class Operands(NamedTuple):
     """What softmax of all heads over listed tiles is made from, in the order of tiles.
 
     Attributes:
-      q: [B, T', N, H], T' being that of whole tiles, or less where the device has a `unit`.
+      q: [B, T', N, H], T' being that of whole tiles, or, where tokens are in order, a multiple of a device's `unit`.
       k: [B, S', K, H].
       v: [B, S', K, Hv].
       queries: where they stand.
@@ -132,7 +137,7 @@ class Cutting(NamedTuple):
         found = jax.tree.map(merge, known[0], traced, is_leaf=lambda x: x is None)
         return found._replace(rows=found.rows[:, 0], columns=found.columns[:, 0])
 
-    def operands(self, q, k, v, terms: Terms, mask: Mask, unit: int | None = None) -> Operands:
+    def operands(self, q, k, v, terms: Terms, mask: Mask, unit: int) -> Operands:
         """Those of a kernel, of a device with such a `unit`; `terms` and the mask say the rest."""
         bare = dataclasses.replace(mask, mods=())
         rows, columns = (x[:, 0] for x in _over_leading(_places, bare, self.rows[:, None], self.columns[:, None]))

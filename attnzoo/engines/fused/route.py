@@ -134,7 +134,7 @@ class Pass:
     def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total, d_averages):
         q, k, _ = operands
         terms, cutting, given = self._given(device, 1, operands, learned, fixed)
-        pulled = _pulled(cutting, terms, out, rows, d_out, d_log_total, _unit(device, operands))
+        pulled = _pulled(cutting, terms, out, rows, d_out, d_log_total, device.unit(*operands))
         is_own = given.averages is not None
         grads = device.backward(given, cutting.lists, pulled._replace(averages=d_averages if is_own else None))
         d_q = join(grads.q, cutting.rows, q.shape[1])
@@ -156,7 +156,7 @@ class Pass:
     def _given(self, device: Device, half: int, operands, learned, fixed) -> tuple[Terms, Cutting, Operands]:
         (q, k, v), (mask, _, drawn) = operands, fixed
         terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, device.tiles[half])
-        given = cutting.operands(q, k, v, terms, mask, _unit(device, operands))
+        given = cutting.operands(q, k, v, terms, mask, device.unit(*operands))
         runs, fits = self.averages, device.averages
         if runs is not None and fits is not None and fits(given, cutting.lists, runs):
             given = given._replace(averages=runs)
@@ -172,11 +172,7 @@ class Pass:
         return terms._replace(of_key=of_key if terms.of_key is None else terms.of_key + of_key)
 
 
-def _unit(device: Device, operands) -> int | None:
-    return None if device.unit is None else device.unit(*operands)
-
-
-def _pulled(cutting: Cutting, terms: Terms, out, rows, d_out, d_log_total, unit: int | None) -> Pulled:
+def _pulled(cutting: Cutting, terms: Terms, out, rows, d_out, d_log_total, unit: int) -> Pulled:
     """What is known of outputs and their gradients, in the order of tiles."""
     top, log_total = rows
     top = top if terms.of_query is None else top - terms.of_query

@@ -36,7 +36,7 @@ MOST = ROWS  # keys or queries that are held
 
 def fits(given: Operands, lists: Lists) -> bool:
     """Whether keys or queries are few, and each meets each tile of the others."""
-    tiles = [side.positions.shape[1] // side.tile for side in (given.queries, given.keys)]
+    tiles = [side.tiles for side in (given.queries, given.keys)]
     return is_plain(given) and _fewest(given) <= MOST and _are_all_listed(lists, *tiles)
 
 

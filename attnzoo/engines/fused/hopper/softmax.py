@@ -267,7 +267,7 @@ def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
     of_recurrences = chunks.recurrence(interpret), sums.recurrence(interpret)
     of_softmax = of_keyword(forward), of_keyword(backward)
     projects = of_keyword(projected.projected)
-    of_all = *of_softmax, *of_recurrences
+    of_all = *of_softmax, ends.unit, *of_recurrences
     return Device(
         "cuda",
         "a Hopper GPU",
@@ -276,7 +276,6 @@ def device(tiles: tuple[Tiles, Tiles], interpret: Any = None) -> Device:
         *of_all,
         projected=projects,
         averages=averaged.fits,
-        unit=ends.unit,
         gathered=gathered.gathered(interpret),
     )
 

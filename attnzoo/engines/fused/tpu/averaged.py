@@ -49,12 +49,12 @@ def pulled(grid: Grid, averages: jax.Array) -> jax.Array:
     assert length is not None
     rows = jnp.repeat(averages / (length // runs), length // runs // _piece(grid.given), axis=1)
     rows = jnp.pad(rows, ((0, 0), (0, grid.tiles * SUBLANES - rows.shape[1]), (0, 0), (0, 0)))
-    return grid.heads.outward(rows, SUBLANES)
+    return grid.heads.outward(rows)
 
 
 def begin(step: Step, d_k: Any) -> None:
     """The sum of gradients of a tile of keys of all heads starts from those of averages."""
-    d_k[...] = dot(_members(len(d_k), jnp.float32), step.arrays["averages"][0, 0, 0], INNER)
+    d_k[...] = dot(_members(len(d_k), jnp.float32), step.arrays["averages"][0, 0], INNER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Averaged(Kernel):
         self.kernel.add(step, sums, is_partial)
 
     def end(self, step, sums):
-        k = step.arrays["k"][0, 0, 0]
+        k = step.wide("k")
         return (dot(_members(len(k), k.dtype), k, PLAIN),)
 
 

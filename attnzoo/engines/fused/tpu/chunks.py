@@ -65,10 +65,10 @@ class Operands(NamedTuple):
 
     def lying(self, order: Order, carried: Carried) -> Operands:
         """How these arrays lie."""
-        q, *others = self.given
-        of_wide = lambda x: (Shared if x.shape[2] < order.own else Wide).of(order, x)
+        (q, *others), (queries, keys) = self.given, carried.ends
+        of_wide = lambda x: (Shared if x.shape[2] < order.own else Wide).of(order, x, end=keys)
         rest: Any = jax.tree.map(lambda x: Rows.of(order, x) if x.ndim == 3 else of_wide(x), others)
-        query: Any = jax.tree.map(lambda x: Wide.of(order, x, is_list=True), q)
+        query: Any = jax.tree.map(lambda x: Wide.of(order, x, end=queries, is_list=True), q)
         slots = jax.tree.map(lambda x, like: Rows.of(order, x, is_one=like.ndim == 2), self.slots, carried.slots)
         return Operands(jax.tree.map(functools.partial(Apart.of, order), self.learned), Sequence(query, *rest), slots)
 
@@ -195,7 +195,7 @@ def forward(carried: Carried, keeps: bool, *, interpret: bool = False):
     order, empty = kernel.order, Program.of(carried.empty)
     step = Program.of(carried.head, *kernel.example(kernel.state))
     q, v = carried.given.q, carried.given.v
-    out = Wide.of(order, jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype), is_list=True)
+    out = Wide.of(order, jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype), end=carried.ends[0], is_list=True)
     known, of_known = kernel.known(step, empty)
 
     def body(run, heads, operands, results, states):
@@ -237,7 +237,7 @@ def backward(carried: Carried, kept: Kept, d_out: jax.Array, d_left: State | Non
         none = jax.tree.map(lambda x: jnp.zeros((len(d_out), kernel.order.own, *x.shape), x.dtype), kernel.state)
         d_left = varying.as_of(none, d_out)
     order, example = kernel.order, kernel.example(kernel.state)
-    d_outs = Wide.of(order, d_out, is_list=True)
+    d_outs = Wide.of(order, d_out, end=carried.ends[0], is_list=True)
     step = Program.of(carried.head, *example)
     pulled = Program.of(functools.partial(pulled_by, carried.head), *example, (kernel.state, d_outs.one))
     known, of_known = kernel.known(step, pulled)
@@ -248,7 +248,7 @@ def backward(carried: Carried, kept: Kept, d_out: jax.Array, d_left: State | Non
         (given, known, kept, d_out, d_left), (d_learned_refs, d_found_refs, d_given_refs) = operands, results
         d_states, states, all_own = held[: len(kept)], held[len(kept) :], order.own_of(heads)
         count = order.count(run)
-        found_of = lambda chunk, head: kernel.read_state(states, chunk, head.place)
+        found_of = lambda chunk, head: kernel.read_state(states, chunk.place, head.place)
         own = lambda chunk, head: read(kernel.lying, given, head, chunk).beside(found_of(chunk, head))
 
         @pl.when(run == 0)
@@ -261,13 +261,13 @@ def backward(carried: Carried, kept: Kept, d_out: jax.Array, d_left: State | Non
         for x, first in zip(kept, states, strict=True):
             first[0] = x[0].astype(first.dtype)
 
-        def ahead(chunk, _):
+        def ahead(place, _):
             for head in heads:
-                found, _outs = step(read(of_known[0], known[0], head), *own(chunk, head))
-                kernel.write_state(states, found, chunk + 1, head.place)
+                found, _outs = step(read(of_known[0], known[0], head), *own(order.chunk(run, place), head))
+                kernel.write_state(states, found, place + 1, head.place)
 
         def behind(turn, _):
-            chunk = count - 1 - turn
+            chunk = order.chunk(run, count - 1 - turn)
             for head in heads:
                 d_after, d_outs_read = kernel.read_state(d_states, head.number), d_outs.read(d_out, head, chunk)
                 grads = pulled(read(of_known[1], known[1], head), *own(chunk, head), (d_after, d_outs_read))

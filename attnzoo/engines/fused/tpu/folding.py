@@ -65,25 +65,19 @@ class Heads(NamedTuple):
         kv = jax.lax.div(self.number(fold_of_queries, place), np.int32(self.group))
         return jax.lax.rem(kv, np.int32(self.beside))
 
-    def shape(self, batch: int, tiles: int, tile: int, num_heads: int, width: int) -> tuple[int, ...]:
-        """Of heads of queries or of keys, [B, 1, tiles, tile, heads * H] where all lie beside each other, or of folds,
-        [B, folds, tiles, tile, fold * H].
+    def outward(self, x: jax.Array) -> jax.Array:
+        """[B, L, heads of queries or keys, H] as [B, 1, L, heads * H] where folds are whole registers, and else as
+        [B, folds, L, fold * H].
         """
-        fold = self.beside if num_heads == self.kv else self.fold
-        if fold == num_heads or fold * width % LANES == 0:
-            return batch, 1, tiles, tile, num_heads * width
-        return batch, num_heads // fold, tiles, tile, fold * width
-
-    def outward(self, x: jax.Array, tile: int) -> jax.Array:
-        """[B, L, heads of queries or keys, H] in such a shape."""
         batch, length, num_heads, width = x.shape
-        shape = self.shape(batch, length // tile, tile, num_heads, width)
-        return x.reshape(batch, length // tile, tile, shape[1], shape[4]).transpose(0, 3, 1, 2, 4)
+        fold = self.beside if num_heads == self.kv else self.fold
+        across = 1 if fold * width % LANES == 0 else num_heads // fold
+        return x.reshape(batch, length, across, -1).swapaxes(1, 2)
 
     def inward(self, x: jax.Array, width: int) -> jax.Array:
         """The inverse."""
-        batch, _, tiles, tile, _ = x.shape
-        return x.transpose(0, 2, 3, 1, 4).reshape(batch, tiles * tile, -1, width)
+        batch, _, length, _ = x.shape
+        return x.swapaxes(1, 2).reshape(batch, length, -1, width)
 
     def rows(self, x: jax.Array, tile: int) -> jax.Array:
         """[B, N, L] -> [B, folds, tiles, fold, tile]."""
@@ -108,6 +102,11 @@ def picked(of_place: Callable[[int], jax.Array], count: int, place: Any) -> jax.
 def among(x: jax.Array, count: int, place: Any) -> jax.Array:
     """[L, H] in the lanes of one of so many places, beside zeros: [L, count * H]."""
     return jnp.concatenate([jnp.where(place == n, x, jnp.zeros_like(x)) for n in range(count)], axis=1)
+
+
+def before(end: Any, x: jax.Array, axis: int) -> jax.Array:
+    """x with zeros from an end on: what is read behind that of an array may be no number."""
+    return jnp.where(jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) < end, x, jnp.zeros_like(x))
 
 
 def in_rows(vectors: list[jax.Array], tile: int) -> jax.Array:

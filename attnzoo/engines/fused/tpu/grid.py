@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.engines.fused.operands import NOWHERE, Operands, Side
 from attnzoo.engines.fused.pairs import Pairs
-from attnzoo.engines.fused.tpu.folding import LANES, SUBLANES, Heads, among, in_rows, picked
+from attnzoo.engines.fused.tpu.folding import LANES, SUBLANES, Heads, among, before, in_rows, picked
 
 # What is fetched by tile of keys, and whose head it is; all else is of queries.
 OF_KEYS = {"k": ("column", "kv"), "v": ("column", "kv"), "averages": ("column", "kv"), "keys": ("column", "queries")}
@@ -40,11 +40,12 @@ class Array(NamedTuple):
     axis: int = 0
     is_shared: bool = False
 
-    def folded(self, fold: int) -> tuple[int, ...]:
+    def folded(self, fold: int) -> tuple[int, int]:
         """The shape of a result of all heads of a fold."""
-        return tuple(
+        rows, lanes = (
             size * (1 if self.is_shared or axis != self.axis else fold) for axis, size in enumerate(self.shape)
         )
+        return rows, lanes
 
     def held(self, fold: int, *leading: int) -> list[Any]:
         """Memory of a running sum, for each head of a fold, or for all."""
@@ -84,7 +85,9 @@ class Kernel:
 class Grid:
     """How a kernel goes over tiles, whose running sums are of a tile of queries, or of one of keys.
 
-    Arrays are [B or 1, folds or 1, tiles, ...], of which it sees one fold at a time.
+    Arrays are [B or 1, folds or 1, L, lanes], where a token is a row, or [B or 1, folds or 1, tiles, rows, tile], of
+    which it sees one fold at a time. The former end where the sequence ends: what is read behind that is no number
+    until it is hidden, and what is written there is dropped.
 
     Attributes:
       pairs: what stands beside each of these tiles.
@@ -127,8 +130,7 @@ class Grid:
     @property
     def tiles(self) -> int:
         """Of which results are made."""
-        side = self.given.queries if self.is_by_row else self.given.keys
-        return side.positions.shape[1] // side.tile
+        return lies(self.given, self.axis).tiles
 
     def numbers(self) -> dict[str, jax.Array]:
         """What lies in scalar memory, [B or 1, N or 1]."""
@@ -138,9 +140,8 @@ class Grid:
 
     def arrays(self) -> dict[str, jax.Array]:
         """What each kernel is given."""
-        given, outward = self.given, self.heads.outward
-        queries, keys = given.queries.tile, given.keys.tile
-        found = {"q": outward(given.q, queries), "k": outward(given.k, keys), "v": outward(given.v, keys)}
+        given = self.given
+        found = {name: self.heads.outward(getattr(given, name)) for name in ("q", "k", "v")}
         for name, side in sides(given):
             vectors = [] if side.run is not None else [side.positions[:, None]]
             vectors += [] if side.segments is None else [side.segments[:, None]]
@@ -151,25 +152,25 @@ class Grid:
             found |= {name: in_rows(vectors, side.tile)} if vectors else {}
         return found
 
-    def like(self, results: tuple[Array, ...], of: jax.Array, folds: int, tiles: int) -> list[jax.ShapeDtypeStruct]:
-        """Shapes of the results of so many folds and tiles, which vary over a mesh as an array does."""
+    def like(self, results: tuple[Array, ...], of: jax.Array, folds: int, axis: str) -> list[jax.ShapeDtypeStruct]:
+        """Shapes of the results of so many folds and all tiles of an axis, which vary over a mesh as an array does."""
         of_mesh = jax.typeof(of).manual_axis_type
-        shapes = [self._shape(x, folds, tiles) for x in results]
+        shapes = [self._shape(x, folds, axis) for x in results]
         return [
             jax.ShapeDtypeStruct(x, y.dtype, manual_axis_type=of_mesh) for x, y in zip(shapes, results, strict=True)
         ]
 
-    def block(self, shape: tuple[int, ...], lanes: int, axis: str, folds: str) -> pl.BlockSpec:
-        """What is seen of an array with tiles of queries or keys, of one fold of queries, keys or results."""
+    def block(self, shape: tuple[int, ...], tile: tuple[int, int], axis: str, folds: str) -> pl.BlockSpec:
+        """What is seen of an array with such tiles of queries or keys, of one fold of queries, keys or results."""
         raise NotImplementedError
 
     def blocks(self, arrays: dict, results: tuple[Array, ...], like: list) -> tuple[dict, list]:
         """Those of arrays and of results."""
         given = {
-            name: self.block(x.shape, self._lanes(name, x), axis_of(name), folds_of(name)) for name, x in arrays.items()
+            name: self.block(x.shape, self._tile(name, x), axis_of(name), folds_of(name)) for name, x in arrays.items()
         }
-        lanes = [x.folded(self.heads.fold)[1] for x in results]
-        return given, [self.block(x.shape, own, self.axis, "results") for x, own in zip(like, lanes, strict=True)]
+        tiles = [x.folded(self.heads.fold) for x in results]
+        return given, [self.block(x.shape, own, self.axis, "results") for x, own in zip(like, tiles, strict=True)]
 
     def place(self, b: Any, queries: Any, results: Any, mine: Any, other: Any) -> Place:
         """Of a pair: an example, folds of queries and of results, a tile whose results are made, and one beside it."""
@@ -189,16 +190,21 @@ class Grid:
         widths = kernel.products[0] * given.q.shape[3] + kernel.products[1] * given.v.shape[3]
         return pl.CostEstimate(int(2 * scores * widths), scores, moved)
 
-    def _lanes(self, name: str, x: jax.Array) -> int:
-        """Of one fold of an array."""
+    def _tile(self, name: str, x: jax.Array) -> tuple[int, int]:
+        """That of one fold of an array."""
+        if name not in WIDE:
+            return x.shape[3], x.shape[4]
         fold = self.heads.beside if folds_of(name) == "kv" else self.heads.fold
-        return fold * getattr(self.given, WIDE[name]).shape[3] if name in WIDE else x.shape[4]
+        rows = SUBLANES if name == "averages" else lies(self.given, axis_of(name)).tile
+        return rows, fold * getattr(self.given, WIDE[name]).shape[3]
 
-    def _shape(self, x: Array, folds: int, tiles: int) -> tuple[int, ...]:
-        batch, (rows, lanes) = len(self.given.q), x.folded(self.heads.fold)
-        if x.axis == 1 and (folds == 1 or lanes % LANES == 0):
-            return batch, 1, tiles, rows, folds * lanes
-        return batch, folds, tiles, rows, lanes
+    def _shape(self, x: Array, folds: int, axis: str) -> tuple[int, ...]:
+        batch, (rows, lanes), side = len(self.given.q), x.folded(self.heads.fold), lies(self.given, axis)
+        if x.axis == 0:
+            return batch, folds, side.tiles, rows, lanes
+        length = ends(self.given, axis) if rows == side.tile else side.tiles * rows
+        across = 1 if lanes % LANES == 0 else folds
+        return batch, across, length, folds // across * lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,12 +221,21 @@ class Step:
 
     def of(self, name: str) -> jax.Array:
         """The tile of an array."""
-        tiles, tile, own = self.arrays[name], self._tile(name), self.fold
+        own = self.fold
         if name not in WIDE:
-            return tiles[0, 0, tile, own : own + 1]
+            return self.arrays[name][0, 0, self._tile(name), own : own + 1]
         fold, place = (self.heads.beside, self._place_of_key) if folds_of(name) == "kv" else (self.heads.fold, own)
-        width = tiles.shape[-1] // fold
-        return picked(lambda n: tiles[0, 0, tile, :, n * width : (n + 1) * width], fold, place)
+        width = self.arrays[name].shape[3] // fold
+        return picked(lambda n: self.wide(name, slice(n * width, (n + 1) * width)), fold, place)
+
+    def wide(self, name: str, lanes: slice = slice(None)) -> jax.Array:
+        """Such lanes of the tile of an array, with zeros behind the end of the sequence."""
+        axis, tiles = axis_of(name), self.arrays[name]
+        tile, length, at = lies(self.given, axis).tile, ends(self.given, axis), getattr(self.place, axis)
+        is_held = tiles.shape[2] > tile
+        rows = pl.ds(pl.multiple_of(at * tile, tile), tile) if is_held else slice(None)
+        x = tiles[0, 0, rows, lanes]
+        return before(length - at * tile, x, 0) if length % tile else x
 
     def among(self, name: str) -> jax.Array:
         """The tile of an array in the lanes that its head has in what is shared by heads, beside zeros."""
@@ -236,7 +251,7 @@ class Step:
         return self.heads.place_of_key(self.place.queries, self.fold)
 
     def _tile(self, name: str) -> Any:
-        """Where it lies, of one that is seen alone or of all."""
+        """Where that of a number of each token lies, which is seen alone or with all."""
         return getattr(self.place, axis_of(name)) if self.arrays[name].shape[2] > 1 else 0
 
     def number(self, name: str) -> jax.Array:
@@ -309,19 +324,35 @@ def end(kernel: Kernel, each: Each, results: tuple[Array, ...], found: tuple[Any
 def write(x: Any, of_heads: Any, like: Array) -> None:
     """A result of all heads of a fold is written."""
     whole = of_heads[0] if like.is_shared else jnp.concatenate(of_heads, axis=like.axis)
-    x[0, 0, 0] = whole.astype(x.dtype)
+    x[(0,) * (len(x.shape) - 2)] = whole.astype(x.dtype)
 
 
 def block_of(shape: tuple[int, ...], lanes: int, place: Place, tile: Any, folds: str) -> tuple[Any, ...]:
     """Which block of an array a pair has, of an example, one fold of queries, keys or results, and a tile."""
     fold = getattr(place, folds)
-    across, beside = (fold if size > 1 else 0 for size in (shape[1], shape[4] // lanes))
-    return place.batch if shape[0] > 1 else 0, across, tile, 0, beside
+    across, beside = (fold if size > 1 else 0 for size in (shape[1], shape[-1] // lanes))
+    return place.batch if shape[0] > 1 else 0, across, tile, *(0,) * (len(shape) - 4), beside
+
+
+def blocked(shape: tuple[int, ...], tile: tuple[int, int], count: int = 1) -> tuple[int, ...]:
+    """The block of an array that has so many of such tiles, one behind another or each by itself."""
+    rows, lanes = tile
+    return (1, 1, count * rows, lanes) if len(shape) == 4 else (1, 1, count, rows, lanes)
 
 
 def sides(given: Operands) -> tuple[tuple[str, Side], tuple[str, Side]]:
     """Queries and keys, by name."""
     return ("queries", given.queries), ("keys", given.keys)
+
+
+def lies(given: Operands, axis: str) -> Side:
+    """What lies along an axis."""
+    return given.queries if axis == "row" else given.keys
+
+
+def ends(given: Operands, axis: str) -> int:
+    """Tokens along an axis, where the last tile may have fewer."""
+    return (given.q if axis == "row" else given.k).shape[1]
 
 
 def axis_of(name: str) -> str:

@@ -32,8 +32,10 @@ from attnzoo.engines.fused.tpu.grid import (
     axis_of,
     begin,
     block_of,
+    blocked,
     clear,
     end,
+    lies,
     sides,
     write,
 )
@@ -139,12 +141,17 @@ class Held(Grid):
     @property
     def _count(self) -> int:
         """Tiles that are met, held or not."""
-        return self._side.positions.shape[1] // self._side.tile
+        return self._side.tiles
 
     @property
     def _side(self) -> Side:
         """What is met."""
-        return self.given.keys if self.is_by_row else self.given.queries
+        return lies(self.given, self._across)
+
+    @property
+    def _across(self) -> str:
+        """Along which it lies."""
+        return "column" if self.is_by_row else "row"
 
     @property
     def _turns(self) -> int:
@@ -171,10 +178,10 @@ class Held(Grid):
         before.
         """
         lists, numbers, arrays = varying.alike((self._lists(), self.numbers(), self.arrays() | more))
-        like = self.like(results, arrays["q"], self.heads.folds // self.inner, self.tiles)
+        like = self.like(results, arrays["q"], self.heads.folds // self.inner, self.axis)
         seen, own = self.blocks(arrays, results, like)
         folds, count = self.heads.folds // self._turns, len(self._summed)
-        like += self.like(self.left, arrays["q"], folds, self._count)
+        like += self.like(self.left, arrays["q"], folds, self._across)
         blocks = own + [self._behind(x, shape.shape) for x, shape in zip(self.left, like[len(own) :], strict=True)]
         which = lambda b, h, p: (b if len(lists) > 1 else 0, self._fold(h, p) if lists.shape[1] > 1 else 0, 0, 0)
         listed = pl.BlockSpec((1, 1, *lists.shape[2:]), which, memory_space=pltpu.SMEM)
@@ -219,27 +226,27 @@ class Held(Grid):
         fold, mine = self._fold(h, p), jax.lax.rem(jnp.minimum(p, self._steps - 1), np.int32(self.tiles))
         return self.place(b, fold, fold, mine, other)
 
-    def block(self, shape, lanes, axis, folds):
+    def block(self, shape, tile, axis, folds):
         is_own = axis == self.axis
 
         def index(b, h, p):
             place = self._own(b, h, p, 0)
-            return block_of(shape, lanes, place, getattr(place, axis), folds)
+            return block_of(shape, tile[1], place, getattr(place, axis), folds)
 
         if is_own:
-            return pl.BlockSpec((1, 1, 1, shape[3], lanes), index)
+            return pl.BlockSpec(blocked(shape, tile), index)
         # A second buffer would be as large, and filled no sooner than while the last tile of a fold is at work.
-        return pl.BlockSpec((1, 1, min(shape[2], self.met[1]), shape[3], lanes), index, pipeline_mode=pl.Buffered(1))
+        return pl.BlockSpec(blocked(shape, tile, self.met[1]), index, pipeline_mode=pl.Buffered(1))
 
     def _behind(self, x: Array, shape: tuple[int, ...]) -> pl.BlockSpec:
         """A tile of what is held, whose sum is written."""
-        rows, lanes = x.folded(self.heads.fold)
+        tile = x.folded(self.heads.fold)
 
         def index(b, h, p):
             place = Place(b, h, h, h, 0, 0)
-            return block_of(shape, lanes, place, self.first + jnp.maximum(p - self._steps, 0), "results")
+            return block_of(shape, tile[1], place, self.first + jnp.maximum(p - self._steps, 0), "results")
 
-        return pl.BlockSpec((1, 1, 1, rows, lanes), index)
+        return pl.BlockSpec(blocked(shape, tile), index)
 
     def _cost(
         self, kernel: Kernel, lists: jax.Array, arrays: dict, seen: dict, results: list, written: list
@@ -250,7 +257,7 @@ class Held(Grid):
         batch, folds = self.given.q.shape[0], self.heads.folds
         own = [(x, seen[name]) for name, x in arrays.items() if axis_of(name) == self.axis]
         moved = sum(batch * folds * self.tiles * stored(block.block_shape, x.dtype) for x, block in own)
-        parts_of = lambda x, block: x.size // (x.shape[2] * block.block_shape[3] * block.block_shape[4])
+        parts_of = lambda x, block: x.shape[0] * x.shape[1] * x.shape[-1] // block.block_shape[-1]
         made = [self.tiles] * (len(results) - len(self.left)) + [len(self._summed)] * len(self.left)
         moved += sum(
             parts_of(x, block) * count * stored(block.block_shape, x.dtype)
@@ -260,7 +267,7 @@ class Held(Grid):
             if axis_of(name) != self.axis:
                 parts, block = parts_of(x, seen[name]), seen[name].block_shape
                 parts *= batch if len(x) == 1 < parts else 1  # parts of what examples share come again in each
-                moved += parts * block[2] * stored(block, x.dtype)
+                moved += parts * math.prod(block[:-2]) * stored(block, x.dtype)
         pairs = batch * folds * self.heads.fold * self.pairs.other.shape[2] * self.met[1] // self._count
         return self.cost(kernel, pairs, moved + 4 * lists.size)
 

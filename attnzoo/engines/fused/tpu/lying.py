@@ -19,7 +19,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.engines import heads
 from attnzoo.engines.fused.carried import Carried, in_rows, is_real
-from attnzoo.engines.fused.tpu.folding import LANES, among, picked, stored
+from attnzoo.engines.fused.operands import filled_up
+from attnzoo.engines.fused.tpu.folding import LANES, among, before, picked, stored
 
 MOST = 8  # heads of a fold, each of which is a program of its own in the kernel
 
@@ -28,6 +29,13 @@ class Head(NamedTuple):
     """One that has a state: its place in its fold, and its number among those of all folds that take turns."""
 
     place: int
+    number: Any
+
+
+class Chunk(NamedTuple):
+    """One of a step: its place among those of that, and its number in the sequence."""
+
+    place: Any
     number: Any
 
 
@@ -88,12 +96,16 @@ class Order(NamedTuple):
         """Chunks of a step."""
         return jnp.minimum(self.run, self.chunks - self.at(step) * self.run)
 
-    def over(self, step: Any, heads: list[Head], function: Callable[[Any, Head], None]) -> None:
+    def chunk(self, step: Any, place: Any) -> Chunk:
+        """The one at a place of a step."""
+        return Chunk(place, self.at(step) * self.run + place)
+
+    def over(self, step: Any, heads: list[Head], function: Callable[[Chunk, Head], None]) -> None:
         """`function(chunk, head)` of each chunk of a step, and of each of its heads."""
 
-        def one(chunk, _):
+        def one(place, _):
             for head in heads:
-                function(chunk, head)
+                function(self.chunk(step, place), head)
 
         jax.lax.fori_loop(np.int32(0), self.count(step), one, None)
 
@@ -111,7 +123,7 @@ class Lying:
     like: jax.ShapeDtypeStruct
 
     @classmethod
-    def of(cls, order: Order, x: Any, **how: bool) -> Self:
+    def of(cls, order: Order, x: Any, **how: Any) -> Self:
         return cls(order, jax.ShapeDtypeStruct(x.shape, x.dtype), **how)
 
     def outward(self, x: jax.Array) -> jax.Array:
@@ -127,10 +139,10 @@ class Lying:
         """What a step has of it."""
         raise NotImplementedError
 
-    def read(self, ref: Any, head: Head, chunk: Any) -> Any:
+    def read(self, ref: Any, head: Head, chunk: Chunk) -> Any:
         raise NotImplementedError
 
-    def write(self, ref: Any, head: Head, chunk: Any, value: Any) -> None:
+    def write(self, ref: Any, head: Head, chunk: Chunk, value: Any) -> None:
         raise NotImplementedError
 
     @property
@@ -159,10 +171,15 @@ class Lying:
 class Wide(Lying):
     """Several numbers of each token of each head, [B, L, heads, ...]: side by side, of all where folds fill registers.
 
+    Memory ends where the sequence ends, not with the last chunk: XLA makes nothing of rows that it has filled up and
+    cuts off again. What a step reads behind the end may be no number, and what it writes there is dropped.
+
     Attributes:
+      end: tokens before those that fill up the last chunk.
       is_list: whether a head that has a state has those of several, that share it.
     """
 
+    end: int
     is_list: bool = False
 
     @property
@@ -183,13 +200,14 @@ class Wide(Lying):
         return self.blocks == 1 or self.lanes % LANES == 0
 
     def outward(self, x):
+        x = x[:, : self.end]
         if self.is_beside:
             return x.reshape(*x.shape[:2], -1)
         return x.reshape(*x.shape[:2], self.blocks, -1).transpose(0, 2, 1, 3)
 
     def inward(self, x):
         x = x if self.is_beside else x.transpose(0, 2, 1, 3)
-        return x.reshape(self.like.shape)
+        return filled_up(x.reshape(len(x), self.end, *self.like.shape[2:]), self.like.shape[1])
 
     @property
     def block(self):
@@ -205,16 +223,22 @@ class Wide(Lying):
         found = jax.ShapeDtypeStruct((self.order.size, *self.like.shape[3:]), precise)
         return [found] * (self.like.shape[2] // self.order.own) if self.is_list else found
 
-    def _rows(self, chunk: Any) -> Any:
-        return pl.ds(pl.multiple_of(chunk * self.order.size, self.order.size), self.order.size)
+    def _rows(self, chunk: Chunk) -> Any:
+        return pl.ds(pl.multiple_of(chunk.place * self.order.size, self.order.size), self.order.size)
 
-    def _places(self, head: Head, chunk: Any):
+    def _there(self, x: jax.Array, chunk: Chunk) -> jax.Array:
+        """Rows of a chunk, with zeros behind the end."""
+        if self.end == self.like.shape[1]:
+            return x
+        return before(self.end - chunk.number * self.order.size, x, 0)
+
+    def _places(self, head: Head, chunk: Chunk):
         """Where numbers of all heads that share a state lie in a block."""
         width, group = math.prod(self.like.shape[3:]), self.like.shape[2] // self.order.own
         return [(0, self._rows(chunk), pl.ds((head.place * group + n) * width, width)) for n in range(group)]
 
     def read(self, ref, head, chunk):
-        found = [heads.precise(ref[place]) for place in self._places(head, chunk)]
+        found = [self._there(heads.precise(ref[place]), chunk) for place in self._places(head, chunk)]
         return found if self.is_list else found[0]
 
     def write(self, ref, head, chunk, value):
@@ -252,7 +276,7 @@ class Shared(Wide):
     def read(self, ref, head, chunk):
         width = math.prod(self.like.shape[3:])
         of_place = lambda n: heads.precise(ref[0, self._rows(chunk), pl.ds(n * width, width)])
-        return picked(of_place, *self._place(head))
+        return self._there(picked(of_place, *self._place(head)), chunk)
 
     def write(self, ref, head, chunk, value):
         ref[0, self._rows(chunk)] += among(value, *self._place(head))
@@ -293,12 +317,12 @@ class Rows(Lying):
         return jax.ShapeDtypeStruct(() if self.is_one else (self.order.size,), dtype)
 
     def read(self, ref, head, chunk):
-        found = ref[0, 0, chunk, head.place if self.like.shape[2] > 1 else 0]
+        found = ref[0, 0, chunk.place, head.place if self.like.shape[2] > 1 else 0]
         found = found[0] if self.is_one else found
         return heads.precise(found) if is_real(self.like) else found != 0 if self.like.dtype == bool else found
 
     def write(self, ref, head, chunk, value):
-        ref[0, 0, chunk, head.place] = value.astype(ref.dtype)
+        ref[0, 0, chunk.place, head.place] = value.astype(ref.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from attnzoo.contract import varying
 from attnzoo.engines.fused.tpu import mosaic
-from attnzoo.engines.fused.tpu.folding import LANES, stored
+from attnzoo.engines.fused.tpu.folding import LANES, before, stored
 from attnzoo.engines.fused.tpu.mosaic import INNER, OUTER, PLAIN, dot
 
 DTYPES = ("bfloat16", "float32")
@@ -142,7 +142,7 @@ def _summed(folds: Folds, interpret: bool, projection: jax.Array, x: jax.Array) 
 
         e, x = rows[0], tokens[0]
         if folds.length % folds.tile:  # what is read behind the end may be no number
-            there = functools.partial(_before, folds.length - tile * folds.tile)
+            there = functools.partial(before, folds.length - tile * folds.tile)
             e, x = there(e, 1), there(x, 0)
         sums[example, 0] += dot(e.astype(x.dtype), x, PLAIN)
 
@@ -150,11 +150,6 @@ def _summed(folds: Folds, interpret: bool, projection: jax.Array, x: jax.Array) 
     sums = jax.ShapeDtypeStruct((folds.batch, folds.folds, folds.rows, folds.lanes), jnp.float32)
     (found,) = folds.call(body, [sums], [of_rows, of_tokens], [of_sums], interpret)(projection, x)
     return found
-
-
-def _before(end: Any, x: jax.Array, axis: int) -> jax.Array:
-    """x with zeros from an end on."""
-    return jnp.where(jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) < end, x, jnp.zeros_like(x))
 
 
 def _forward(folds: Folds, interpret: bool, projection: jax.Array, x: jax.Array):

@@ -54,7 +54,7 @@ def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
     longest = tiles[0].largest if interpret else projected.LONGEST
     projects = functools.partial(of_keyword(projected.projected), longest=longest)
     averages = lambda given, lists, runs: averaged.fits(given, lists.by_column, runs, interpret)
-    return Device("tpu", "a TPU", tiles, *of_softmax, *of_recurrences, crowded, projects, averages)
+    return Device("tpu", "a TPU", tiles, *of_softmax, lambda q, k, v: 1, *of_recurrences, crowded, projects, averages)
 
 
 def forward(given: Operands, lists: Lists, *, interpret: bool = False) -> Found:
@@ -125,7 +125,7 @@ def _pulled(grid: Grid, pulled: Pulled) -> dict[str, jax.Array]:
     heads, tile = grid.heads, grid.given.queries.tile
     wide = {"out": pulled.out, "d_out": pulled.d_out}
     rows = {"top": pulled.top, "log_total": pulled.log_total, "d_log_total": pulled.d_log_total}
-    found = {name: heads.outward(x, tile) for name, x in wide.items()}
+    found = {name: heads.outward(x) for name, x in wide.items()}
     return found | {name: heads.rows(x, tile) for name, x in rows.items()}
 
 

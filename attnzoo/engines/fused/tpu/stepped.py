@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from attnzoo.contract import varying
 from attnzoo.engines.fused.tpu import mosaic
 from attnzoo.engines.fused.tpu.folding import Heads, stored
-from attnzoo.engines.fused.tpu.grid import Grid, Kernel, Place, axis_of, begin, block_of, end
+from attnzoo.engines.fused.tpu.grid import Grid, Kernel, Place, axis_of, begin, block_of, blocked, end
 from attnzoo.engines.fused.tpu.steps import BITS, FIRST, LAST, PAIR, PARTIAL, Steps
 
 
@@ -38,7 +38,7 @@ class Stepped(Grid):
     def call(self, kernel, more, results, sums):
         lists = self.steps[:3]
         (tile, other, first), numbers, arrays = varying.alike((lists, self.numbers(), self.arrays() | more))
-        like = self.like(results, arrays["q"], self.heads.folds // self.inner, self.tiles)
+        like = self.like(results, arrays["q"], self.heads.folds // self.inner, self.axis)
 
         def call(first, tile, other, found):
             return self._of_page(kernel, (results, sums, like), (first, tile, other, numbers, arrays), found)
@@ -88,12 +88,12 @@ class Stepped(Grid):
         mine, flags = jax.lax.shift_right_logical(tile[at], np.int32(BITS)), tile[at] & ((1 << BITS) - 1)
         return self.place(b, h * self.inner + g, h, mine, other[at]), flags
 
-    def block(self, shape, lanes, axis, folds):
+    def block(self, shape, tile, axis, folds):
         def index(b, h, p, g, *steps):
             place, _ = self._place(b, h, p, g, *steps)
-            return block_of(shape, lanes, place, getattr(place, axis), folds)
+            return block_of(shape, tile[1], place, getattr(place, axis), folds)
 
-        return pl.BlockSpec((1, 1, 1, shape[3], lanes), index)
+        return pl.BlockSpec(blocked(shape, tile), index)
 
     def _cost(self, kernel: Kernel, arrays: dict, fetched: dict, results: list, written: list) -> pl.CostEstimate:
         """What a page computes and moves, of as much as all; a tile is fetched whenever it is another one than in the

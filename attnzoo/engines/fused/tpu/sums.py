@@ -229,7 +229,8 @@ def _pulled(function: Callable, carried: Carried, example: tuple[Any, ...], pull
 def _outs(carried: Carried, kernel: Kernel) -> Wide:
     """How outputs lie."""
     q, v = carried.given.q, carried.given.v
-    return Wide.of(kernel.order, jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype), is_list=True)
+    like = jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), v.dtype)
+    return Wide.of(kernel.order, like, end=carried.ends[0], is_list=True)
 
 
 def _begin(run: Any, sums: Any, own: Any) -> None:
