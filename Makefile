@@ -13,7 +13,7 @@ QUICK := tests/test_contract.py tests/test_door.py tests/test_jax_nn.py tests/te
 	tests/test_recurrence.py tests/test_decoding.py tests/test_layer_decoding.py tests/test_command_line.py \
 	tests/test_records.py tests/test_hopper.py tests/test_hopper_recurrence.py
 
-.PHONY: compare test test-quick test-oldest test-slow test-documents parity mutants compiled gpu gpu-correct gpu-speed lint format wheel clean
+.PHONY: compare test test-quick test-oldest test-slow test-documents test-compiled parity mutants compiled gpu gpu-correct gpu-speed lint format wheel clean
 
 compare: $(VENV)/experiments
 	$(BIN)/python -m experiments.compare --preset=$(PRESET) --out=$(OUT)
@@ -41,6 +41,12 @@ test-slow: $(VENV)/test
 # What README and BUILD.md tell their readers to run.
 test-documents: $(VENV)/test
 	$(PYTEST) -m slow tests/test_docs.py
+
+# What programs for devices that are not here move, by compilers that no other target installs.
+test-compiled: VENV = .venv-aot
+test-compiled:
+	$(MAKE) VENV=$(VENV) $(VENV)/test $(VENV)/aot
+	$(PYTEST) tests/test_compiled.py
 
 parity: $(VENV)/test $(VENV)/peers
 	$(PYTEST) tests/*_packages.py

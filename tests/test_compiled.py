@@ -275,7 +275,7 @@ def test_an_absent_device_is_compiled_for(tmp_path, target):
     compiled_for(target, tmp_path, *words, "--is_causal", "--batch=1")
     softmax, linear = records.read(tmp_path)
     assert softmax["status"] == linear["status"] == "compiled" and softmax["target"] == target
-    assert linear["steps"] == 2 * 256 / 64  # chunks of 64 tokens, forward and backward
+    assert linear["steps"] == 0  # chunks go side by side
     assert all(row["moved_bytes"] >= row["least_bytes"] / 3 and row["launches"] > 2 for row in (softmax, linear))
 
 
