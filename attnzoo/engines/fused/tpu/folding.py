@@ -71,15 +71,13 @@ class Heads(NamedTuple):
         """
         batch, length, num_heads, width = x.shape
         fold = self.beside if num_heads == self.kv else self.fold
-        if fold * width % LANES == 0:  # nothing to turn round, as XLA knows of any length
-            return x.reshape(batch, 1, length, -1)
-        return x.reshape(batch, length, num_heads // fold, -1).swapaxes(1, 2)
+        across = 1 if fold * width % LANES == 0 else num_heads // fold
+        return x.reshape(batch, length, across, -1).swapaxes(1, 2)
 
     def inward(self, x: jax.Array, width: int) -> jax.Array:
         """The inverse."""
-        batch, folds, length, _ = x.shape
-        rows = x if folds == 1 else x.swapaxes(1, 2)
-        return rows.reshape(batch, length, -1, width)
+        batch, _, length, _ = x.shape
+        return x.swapaxes(1, 2).reshape(batch, length, -1, width)
 
     def rows(self, x: jax.Array, tile: int) -> jax.Array:
         """[B, N, L] -> [B, folds, tiles, fold, tile]."""
