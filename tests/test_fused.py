@@ -333,7 +333,7 @@ def test_averages_beside_what_few_queries_find(dtype, error, sizes=(5, KEYS, 4))
 @pytest.mark.parametrize("runs", [1, 4, 7, KEYS - 1, KEYS])
 def test_means_of_runs_that_may_be_longer_by_a_token(dtype, runs):
     """And their gradients: a kernel projects float32, and declines float16."""
-    x, d_means = (jax.random.normal(jax.random.key(n), (2, size, 8), dtype) for n, size in ((1, KEYS), (2, runs)))
+    x, d_means = (jax.random.normal(jax.random.key(n), (2, size, 2, 4), dtype) for n, size in ((1, KEYS), (2, runs)))
     with interpreted(), asking(Way(SMALL), "a test"):
         way.asked().is_met = True  # means alone are not what is asked for
         means, pull = jax.vjp(jax.jit(lambda x: engine.means(x, runs)), x)
@@ -341,7 +341,10 @@ def test_means_of_runs_that_may_be_longer_by_a_token(dtype, runs):
     starts = [-(-n * KEYS // runs) for n in range(runs + 1)]
     members = np.array([[a <= i < b for i in range(KEYS)] for a, b in itertools.pairwise(starts)])
     weights = members / members.sum(axis=1, keepdims=True)
-    wanted = (np.einsum("rt,btw->brw", weights, np.float64(x)), np.einsum("rt,brw->btw", weights, np.float64(d_means)))
+    wanted = (
+        np.einsum("rt,btnh->brnh", weights, np.float64(x)),
+        np.einsum("rt,brnh->btnh", weights, np.float64(d_means)),
+    )
     assert means.dtype == jnp.float32 and d_x.dtype == dtype
     np.testing.assert_allclose(means, wanted[0], atol=1e-6)
     np.testing.assert_allclose(d_x, wanted[1], atol=1e-6 if dtype == jnp.float32 else 1e-3)

@@ -50,34 +50,34 @@ def by_kernel(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, shown: jax.A
 
 
 def means(x: jax.Array, runs: int) -> jax.Array:
-    """[B, T, W] -> [B, runs, W], in float32 at least: means of runs of tokens, the j-th from ceil(j T / runs) on.
+    """[B, T, N, H] -> [B, runs, N, H], in float32 at least: means of runs of tokens, the j-th from ceil(j T / runs) on.
 
     XLA has those of runs that are all as long. Others are sums by a kernel of a device that projects, or slices; their
     gradients are gathered. As products they would turn tokens round.
     """
     length, precise = x.shape[1], jnp.promote_types(x.dtype, jnp.float32)
     if length % runs == 0:
-        return x.reshape(len(x), runs, -1, x.shape[2]).mean(axis=2, dtype=precise)
+        return heads.means(x, runs)
     asked, starts = way.asked(), -(-np.arange(runs + 1) * length // runs)
     assert asked is not None
     counts = np.diff(starts)
 
     @jax.custom_vjp
     def uneven(x):
-        members = _members(starts, jnp.arange(length)).astype(precise)[None]
-        sums = fused.projected(asked, lambda _, x: _sums(starts, x), members, x[:, :, None])
-        return sums[:, :, 0] / counts[:, None].astype(precise)
+        each = members(starts, jnp.arange(length)).astype(precise)[None]
+        sums = fused.projected(asked, lambda _, x: _sums(starts, x), each, x)
+        return sums / counts[:, None, None].astype(precise)
 
     def backward(_, d_means):
-        shares = d_means / counts[:, None].astype(precise)
+        shares = d_means / counts[:, None, None].astype(precise)
         return (shares[:, np.repeat(np.arange(runs), counts)].astype(x.dtype),)
 
     uneven.defvjp(lambda x: (uneven(x), None), backward)
-    return uneven(x)
+    return uneven(x.reshape(*x.shape[:2], 1, -1)).reshape(len(x), runs, *x.shape[2:])
 
 
-def _members(starts: np.ndarray, tokens: jax.Array | np.ndarray) -> Any:
-    """Which tokens [L], or [runs, L], are of each run, [runs, L]."""
+def members(starts: jax.Array | np.ndarray, tokens: jax.Array | np.ndarray) -> Any:
+    """Which tokens [L], or [runs, L], are of each run, [runs, L], where these start and the last ends [runs + 1]."""
     return (starts[:-1, None] <= tokens) & (tokens < starts[1:, None])
 
 
@@ -85,7 +85,7 @@ def _sums(starts: np.ndarray, x: jax.Array) -> jax.Array:
     """Those of runs of tokens [B, T, 1, W], each from a slice as long as the longest."""
     longest = np.diff(starts).max()
     first = np.minimum(starts[:-1], x.shape[1] - longest)
-    own = _members(starts, first[:, None] + np.arange(longest))[..., None, None]
+    own = members(starts, first[:, None] + np.arange(longest))[..., None, None]
     rows = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(x, i, longest, axis=1), out_axes=1)(first)
     return rows.sum(axis=2, where=own, dtype=jnp.promote_types(x.dtype, jnp.float32))
 

@@ -198,3 +198,12 @@ def over_axis(function: Callable, size: int, loop: Callable = _vmap) -> Callable
         return loop(one, [leaf for varies, leaf in zip(varying, leaves, strict=True) if varies])
 
     return mapped
+
+
+def means(x: jax.Array, runs: int) -> jax.Array:
+    """[B, T, N, H] -> [B, runs, N, H], in float32 at least: means of so many runs of tokens, all as long, of heads side
+    by side, as projections leave them.
+    """
+    rows = x.reshape(len(x), runs, -1, x.shape[2] * x.shape[3])
+    found = rows.mean(axis=2, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    return found.reshape(*found.shape[:2], *x.shape[2:])

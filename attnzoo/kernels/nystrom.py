@@ -98,8 +98,8 @@ class Nystrom(Kernel):
         """Landmarks [B, m, N, H] of all heads, and which are used [B, m], if of the others any is shown, too."""
         batch, length = x.shape[:2]
         if shown is others is None and length >= self.landmarks:
-            marks = few.means(x.reshape(batch, length, -1), self.landmarks)  # heads as projections leave them
-            return marks.reshape(batch, -1, *x.shape[2:]), jnp.ones(marks.shape[:2], bool)
+            marks = few.means(x, self.landmarks)
+            return marks, jnp.ones(marks.shape[:2], bool)
         shown = jnp.ones((batch, length), bool) if shown is None else shown
         shown = shown if others is None else shown & others.any(axis=1, keepdims=True)
         return jax.vmap(functools.partial(self._landmarks, shards=None))(x, shown)
@@ -137,7 +137,7 @@ class Nystrom(Kernel):
         # Segment j starts at rank ceil(j count / m), in two parts since j * count need not fit an int32.
         whole, rest = count // self.landmarks, count % self.landmarks
         starts = marks * whole - (-marks * rest) // self.landmarks
-        member = (starts[:-1, None] <= rank[None]) & (rank[None] < starts[1:, None]) & shown[None]
+        member = few.members(starts, rank) & shown
         precise = jnp.promote_types(x.dtype, jnp.float32)
         total = jnp.tensordot(member.astype(x.dtype), x, 1, preferred_element_type=precise)
         sums = total, member.sum(axis=1)

@@ -13,6 +13,7 @@ from attnzoo.contract import varying
 from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
+from attnzoo.engines import heads
 from attnzoo.engines.fused import choice
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
@@ -126,10 +127,9 @@ class Pass:
         return *out, self._averages(operands[1]) if found.averages is None else found.averages
 
     def _averages(self, k: jax.Array) -> jax.Array:
-        """Those of runs of keys, by XLA, heads as projections leave them."""
-        runs = k.reshape(len(k), self.averages, -1, k.shape[2] * k.shape[3])
-        means = runs.mean(axis=2, dtype=jnp.promote_types(k.dtype, jnp.float32))
-        return means.reshape(*means.shape[:2], *k.shape[2:])
+        """Those of runs of keys, by XLA."""
+        assert self.averages is not None
+        return heads.means(k, self.averages)
 
     def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total, d_averages):
         q, k, _ = operands
