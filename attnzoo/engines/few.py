@@ -60,24 +60,25 @@ def means(x: jax.Array, runs: int) -> jax.Array:
         return heads.means(x, runs)
     asked, starts = way.asked(), -(-np.arange(runs + 1) * length // runs)
     assert asked is not None
-    counts = np.diff(starts)
+    tokens = np.diff(starts)
+    counts = tokens[None, :, None, None].astype(precise)
 
     @jax.custom_vjp
     def uneven(x):
-        each = members(starts, jnp.arange(length)).astype(precise)[None]
+        each = members(starts, jnp.arange(length)[None]).astype(precise)[None]
         sums = fused.projected(asked, lambda _, x: _sums(starts, x), each, x)
-        return sums / counts[:, None, None].astype(precise)
+        return sums / counts
 
     def backward(_, d_means):
-        shares = d_means / counts[:, None, None].astype(precise)
-        return (shares[:, np.repeat(np.arange(runs), counts)].astype(x.dtype),)
+        shares = d_means / counts
+        return (shares[:, np.repeat(np.arange(runs), tokens)].astype(x.dtype),)
 
     uneven.defvjp(lambda x: (uneven(x), None), backward)
     return uneven(x.reshape(*x.shape[:2], 1, -1)).reshape(len(x), runs, *x.shape[2:])
 
 
 def members(starts: jax.Array | np.ndarray, tokens: jax.Array | np.ndarray) -> Any:
-    """Which tokens [L], or [runs, L], are of each run, [runs, L], where these start and the last ends [runs + 1]."""
+    """Which tokens [1 | runs, L] are of each run, [runs, L], where these start and the last ends [runs + 1]."""
     return (starts[:-1, None] <= tokens) & (tokens < starts[1:, None])
 
 

@@ -137,7 +137,7 @@ class Nystrom(Kernel):
         # Segment j starts at rank ceil(j count / m), in two parts since j * count need not fit an int32.
         whole, rest = count // self.landmarks, count % self.landmarks
         starts = marks * whole - (-marks * rest) // self.landmarks
-        member = few.members(starts, rank) & shown
+        member = few.members(starts, rank[None]) & shown[None]
         precise = jnp.promote_types(x.dtype, jnp.float32)
         total = jnp.tensordot(member.astype(x.dtype), x, 1, preferred_element_type=precise)
         sums = total, member.sum(axis=1)

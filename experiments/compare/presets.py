@@ -255,7 +255,7 @@ EVIDENCE = (
             "schedule": "rsqrt",
             "warmup": "50",
             "validate_every": "50",
-            "patience": "8",
+            "patience": "5",
             "test_examples": "32",
             "save_every": "100",
             "learning_rates": "1e-2,3e-2",

@@ -123,7 +123,8 @@ def _product(x: jax.Array, y: jax.Array, *, dimension_numbers, preferred_element
     (contracted, _), (batched, _) = dimension_numbers
     if not contracted and not batched:  # is no product of matrices to the compiler
         x, y = map(heads.precise, (x, y))
-        return (jnp.expand_dims(x, tuple(range(x.ndim, x.ndim + y.ndim))) * y).astype(preferred_element_type)
+        outer = jnp.expand_dims(x, tuple(range(x.ndim, x.ndim + y.ndim))) * jnp.expand_dims(y, tuple(range(x.ndim)))
+        return outer.astype(preferred_element_type)
     if (x.ndim, y.ndim, tuple(contracted)) == (2, 1, (1,)):
         return _along_lanes(y, x).astype(preferred_element_type)
     # Where one was rounded, as in gradients, the other is two numbers that are.
