@@ -28,11 +28,10 @@ from attnzoo.engines.fused.hopper import softmax as hopper
 from attnzoo.engines.fused.way import asking as asking_for
 from attnzoo.engines.fused.way import interpreted, way
 from tests import asking, oracles
+from tests.marks import of_hopper
 from tests.oracles import oracle_of, visibility
 
-pytestmark = pytest.mark.skipif(
-    jax.__version_info__ < warpgroups.OLDEST, reason="Mosaic GPU of an older jax is another one"
-)
+pytestmark = of_hopper
 
 HEADS, KV_HEADS = 2, 1
 LEARNED = {"bias", "scale", "soft_cap"}  # beside operands

@@ -46,11 +46,10 @@ from attnzoo.engines.state import Channels, Write, normalised
 from tests import asking as questions
 from tests import oracles
 from tests.few import few
+from tests.marks import of_hopper
 from tests.oracles import oracle_of, visibility
 
-pytestmark = pytest.mark.skipif(
-    jax.__version_info__ < warpgroups.OLDEST, reason="Mosaic GPU of an older jax is another one"
-)
+pytestmark = of_hopper
 
 TOLERANCE = 1e-2  # of the largest number: operands, weights and states are bfloat16
 HEADS, KV_HEADS = 2, 1
