@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnzoo import Dims, GatedDelta, Linear, Softmax, attend, start, step
+from attnzoo import Based, Dims, GatedDelta, Linear, NadarayaWatson, Nystrom, Softmax, attend, start, step
 from attnzoo.testing.subject import brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
+from tests.few import few
+from tests.marks import of_hopper
 
 PLATFORMS = "cuda", "tpu"
 
@@ -30,6 +32,27 @@ def test_gradient_lowers(kernel):
         return out.astype(jnp.float32).sum()
 
     lowers(jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3))), q, k, k, params)
+
+
+# Pairs of tiles, chunks of a recurrence, means of runs that are not all as long, chunks of matrices, powers, norms.
+BY_DEVICES = (Softmax(), Linear(), Nystrom(7), GatedDelta(), Based(), NadarayaWatson())
+
+
+@pytest.mark.every_kernel
+@pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=of_hopper)])
+@pytest.mark.parametrize("kernel", few(BY_DEVICES, BY_DEVICES[:3]), ids=repr)
+def test_kernels_of_devices_lower_and_promote_no_ranks(kernel, platform):
+    """At a length that tiles do not divide."""
+    q, k = (jax.ShapeDtypeStruct((1, 130, heads, 64), jnp.bfloat16) for heads in (4, 2))
+    params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), Dims(1, 130, 130, 4, 2, 64, 64)))
+    given = {"kernel": kernel, "implementation": "pallas", "is_causal": kernel.supports.causal}
+
+    def loss(q, k, v, params):
+        return jnp.sum(attend(q, k, v, params=params, **given, **brought(kernel, (q, k, v))).astype(jnp.float32))
+
+    with jax.numpy_rank_promotion("raise"):
+        traced = jax.jit(jax.grad(loss, (0, 1, 2, 3))).trace(q, k, k, params)
+        traced.lower(lowering_platforms=(platform,))
 
 
 @pytest.mark.parametrize("kernel", [Softmax(), GatedDelta()], ids=repr)

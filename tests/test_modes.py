@@ -17,17 +17,14 @@ from flax import nnx, serialization
 from attnzoo import (
     Additive,
     ALiBi,
-    Based,
     BigBird,
     Dims,
     Forgetting,
-    GatedDelta,
     GatedLinear,
     KimiDelta,
     Linear,
     Local,
     LogLinear,
-    NadarayaWatson,
     Nystrom,
     Performer,
     Reformer,
@@ -49,7 +46,6 @@ from attnzoo.testing.laws import _arguments
 from attnzoo.testing.subject import Subject, brought
 from attnzoo.testing.zoo import DECODING, FURTHER, ZOO
 from tests.few import few
-from tests.marks import of_hopper
 
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 DRAWING = [kernel for kernel in ZOO if isinstance(kernel, BigBird | Performer | Reformer)]
@@ -166,27 +162,6 @@ def test_queries_that_stand_anywhere_promote_no_ranks(kernel):
 
     with jax.numpy_rank_promotion("raise"):
         assert jax.eval_shape(run, jnp.array([3, 8])).shape == (*q.shape[:3], v.shape[-1])
-
-
-# Pairs of tiles, chunks of a recurrence, means of runs that are not all as long, chunks of matrices, powers, norms.
-BY_DEVICES = (Softmax(), Linear(), Nystrom(7), GatedDelta(), Based(), NadarayaWatson())
-
-
-@pytest.mark.every_kernel
-@pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=of_hopper)])
-@pytest.mark.parametrize("kernel", few(BY_DEVICES, BY_DEVICES[:3]), ids=repr)
-def test_kernels_of_devices_promote_no_ranks(kernel, platform):
-    """Where they are lowered, at a length that tiles do not divide."""
-    q, k = (jax.ShapeDtypeStruct((1, 130, heads, 64), jnp.bfloat16) for heads in (4, 2))
-    params = jax.eval_shape(lambda: kernel.init(jax.random.key(0), Dims(1, 130, 130, 4, 2, 64, 64)))
-    given = {"kernel": kernel, "implementation": "pallas", "is_causal": kernel.supports.causal}
-
-    def loss(q, k, v, params):
-        return jnp.sum(attend(q, k, v, params=params, **given, **brought(kernel, (q, k, v))).astype(jnp.float32))
-
-    with jax.numpy_rank_promotion("raise"):
-        traced = jax.jit(jax.grad(loss, (0, 1, 2, 3))).trace(q, k, k, params)
-        traced.lower(lowering_platforms=(platform,))
 
 
 def test_models_promote_no_ranks():
