@@ -329,10 +329,13 @@ def test_averages_beside_what_few_queries_find(dtype, error, sizes=(5, KEYS, 4))
         np.testing.assert_allclose(np.asarray(x, np.float64), exact, rtol=0, atol=error * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("gathers", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16], ids=["by a kernel", "by slices"])
 @pytest.mark.parametrize("runs", [1, 4, 7, KEYS - 1, KEYS])
-def test_means_of_runs_that_may_be_longer_by_a_token(dtype, runs):
+def test_means_of_runs_that_may_be_longer_by_a_token(monkeypatch, dtype, gathers, runs):
     """And their gradients: a kernel projects float32, and declines float16."""
+    of_tpu = tpu.device
+    monkeypatch.setattr(tpu, "device", lambda *args, **given: of_tpu(*args, **given)._replace(gathers=gathers))
     x, d_means = (jax.random.normal(jax.random.key(n), (2, size, 2, 4), dtype) for n, size in ((1, KEYS), (2, runs)))
     with interpreted(), asking(Way(SMALL), "a test"):
         way.asked().is_met = True  # means alone are not what is asked for

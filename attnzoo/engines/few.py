@@ -52,8 +52,8 @@ def by_kernel(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, shown: jax.A
 def means(x: jax.Array, runs: int) -> jax.Array:
     """[B, T, N, H] -> [B, runs, N, H], in float32 at least: means of runs of tokens, the j-th from ceil(j T / runs) on.
 
-    XLA has those of runs that are all as long. Others are sums by a kernel of a device that projects, or slices; their
-    gradients are gathered. As products they would turn tokens round.
+    XLA has those of runs that are all as long. Others are sums by a kernel of a device that projects, or of slices: as
+    products they would turn tokens round. Each token has its share of the gradient.
     """
     length, precise = x.shape[1], jnp.promote_types(x.dtype, jnp.float32)
     if length % runs == 0:
@@ -63,15 +63,17 @@ def means(x: jax.Array, runs: int) -> jax.Array:
     tokens = np.diff(starts)
     counts = tokens[None, :, None, None].astype(precise)
 
+    def projection():
+        return members(starts, jnp.arange(length)[None]).astype(precise)[None]
+
     @jax.custom_vjp
     def uneven(x):
-        each = members(starts, jnp.arange(length)[None]).astype(precise)[None]
-        sums = fused.projected(asked, lambda _, x: _sums(starts, x), each, x)
-        return sums / counts
+        return fused.projected(asked, lambda _, x: _sums(starts, x), projection(), x) / counts
 
     def backward(_, d_means):
-        shares = d_means / counts
-        return (shares[:, np.repeat(np.arange(runs), tokens)].astype(x.dtype),)
+        shares = (d_means / counts).astype(x.dtype)
+        of_tokens = lambda _, shares: shares[:, np.repeat(np.arange(runs), tokens)]
+        return (fused.spread(asked, of_tokens, projection(), shares),)
 
     uneven.defvjp(lambda x: (uneven(x), None), backward)
     return uneven(x.reshape(*x.shape[:2], 1, -1)).reshape(len(x), runs, *x.shape[2:])

@@ -33,6 +33,7 @@ class Device(NamedTuple):
       averages: `averages(operands, lists, runs)`: whether kernels give averages of so many runs of these keys beside
         what queries find, and take their gradients; None where they give none.
       gathered: those of chunks of tokens that are found at run time, if it has any.
+      gathers: whether XLA gathers rows there as they lie; else it turns them round, and a product picks them in less.
     """
 
     platform: str
@@ -48,3 +49,4 @@ class Device(NamedTuple):
     projected: Callable[..., jax.Array | None] | None = None
     averages: Callable[[Operands, Lists, int], bool] | None = None
     gathered: Gathered | None = None
+    gathers: bool = True

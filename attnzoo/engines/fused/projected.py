@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from attnzoo.contract import varying
 from attnzoo.engines.fused import choice
@@ -32,6 +33,20 @@ def projected(asked: Asked, usual: Callable, projection: jax.Array, x: jax.Array
 
     of_device.defvjp(lambda *operands: (of_device(*operands), operands), backward)
     return of_device(*varying.alike((projection, x)))
+
+
+def spread(asked: Asked, usual: Callable, projection: jax.Array, sums: jax.Array) -> jax.Array:
+    """`usual(projection, sums)` of [N, r, S] and [B, r, N, H], which gathers, or where a device does not gather readily
+    E^T of the sums, a product: [B, S, N, H].
+    """
+
+    def found(device: Device, projection, sums):
+        if device.gathers:
+            return usual(projection, sums)
+        exactly = jax.lax.Precision.HIGHEST
+        return jnp.einsum("nrs,brnh->bsnh", projection.astype(sums.dtype), sums, precision=exactly)
+
+    return choice.by_platform(asked, _takes_all, found, jax.eval_shape(usual, projection, sums), projection, sums)
 
 
 def _takes_all(device: Device) -> list[str]:

@@ -54,7 +54,8 @@ def device(tiles: tuple[Tiles, Tiles], interpret: bool = False) -> Device:
     longest = tiles[0].largest if interpret else projected.LONGEST
     projects = functools.partial(of_keyword(projected.projected), longest=longest)
     averages = lambda given, lists, runs: averaged.fits(given, lists.by_column, runs, interpret)
-    return Device("tpu", "a TPU", tiles, *of_softmax, lambda q, k, v: 1, *of_recurrences, crowded, projects, averages)
+    kernels = *of_softmax, lambda q, k, v: 1, *of_recurrences, crowded, projects, averages
+    return Device("tpu", "a TPU", tiles, *kernels, gathers=False)
 
 
 def forward(given: Operands, lists: Lists, *, interpret: bool = False) -> Found:
