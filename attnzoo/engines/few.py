@@ -63,17 +63,14 @@ def means(x: jax.Array, runs: int) -> jax.Array:
     tokens = np.diff(starts)
     counts = tokens[None, :, None, None].astype(precise)
 
-    def projection():
-        return members(starts, jnp.arange(length)[None]).astype(precise)[None]
-
     @jax.custom_vjp
     def uneven(x):
-        return fused.projected(asked, lambda _, x: _sums(starts, x), projection(), x) / counts
+        projection = members(starts, jnp.arange(length)[None]).astype(precise)[None]
+        return fused.projected(asked, lambda _, x: _sums(starts, x), projection, x) / counts
 
     def backward(_, d_means):
         shares = (d_means / counts).astype(x.dtype)
-        of_tokens = lambda _, shares: shares[:, np.repeat(np.arange(runs), tokens)]
-        return (fused.spread(asked, of_tokens, projection(), shares),)
+        return (fused.picked(asked, shares, np.repeat(np.arange(runs), tokens)),)
 
     uneven.defvjp(lambda x: (uneven(x), None), backward)
     return uneven(x.reshape(*x.shape[:2], 1, -1)).reshape(len(x), runs, *x.shape[2:])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnzoo.contract import varying
 from attnzoo.engines.fused import choice
@@ -35,18 +36,17 @@ def projected(asked: Asked, usual: Callable, projection: jax.Array, x: jax.Array
     return of_device(*varying.alike((projection, x)))
 
 
-def spread(asked: Asked, usual: Callable, projection: jax.Array, sums: jax.Array) -> jax.Array:
-    """`usual(projection, sums)` of [N, r, S] and [B, r, N, H], which gathers, or where a device does not gather readily
-    E^T of the sums, a product: [B, S, N, H].
-    """
+def picked(asked: Asked, x: jax.Array, numbers: np.ndarray) -> jax.Array:
+    """x[:, numbers] of x [B, r, N, H] and numbers [S], or where a device does not gather readily a product."""
 
-    def found(device: Device, projection, sums):
+    def found(device: Device, x):
         if device.gathers:
-            return usual(projection, sums)
-        exactly = jax.lax.Precision.HIGHEST
-        return jnp.einsum("nrs,brnh->bsnh", projection.astype(sums.dtype), sums, precision=exactly)
+            return x[:, numbers]
+        projection = jax.nn.one_hot(numbers, x.shape[1], dtype=x.dtype)
+        return jnp.einsum("sr,brnh->bsnh", projection, x, precision=jax.lax.Precision.HIGHEST)
 
-    return choice.by_platform(asked, _takes_all, found, jax.eval_shape(usual, projection, sums), projection, sums)
+    like = jax.eval_shape(lambda x: x[:, numbers], x)
+    return choice.by_platform(asked, _takes_all, found, like, x)
 
 
 def _takes_all(device: Device) -> list[str]:
