@@ -299,7 +299,24 @@ def _corrected(chunk: Chunk, rate: jax.Array) -> tuple[jax.Array]:
     if found is not None:
         missing = missing - chunk.recalled(found, keys)[0]
     system, right = (rate[:, None] * x for x in (chunk.products(keys), missing))
-    return (_matmul(_inverse(system), right).astype(dtype),)
+    return (_solved(system, right).astype(dtype),)
+
+
+@jax.custom_jvp
+def _solved(system: jax.Array, right: jax.Array) -> jax.Array:
+    """The x [t, ...] of L x = right, where L has ones on its diagonal and is `system` [t, t] below it."""
+    return _matmul(_inverse(system), right)
+
+
+@_solved.defjvp
+def _solved_slope(points: tuple[jax.Array, jax.Array], moves: tuple[jax.Array, jax.Array]):
+    """dx = L' (d right - dL x), by the inverse that x has: what made it is not differentiated."""
+    (system, right), (system_move, right_move) = points, moves
+    inverse = _inverse(system)
+    found = _matmul(inverse, right)
+    row, column = rows_and_columns(system.shape)
+    below = jnp.where(row > column, system_move, 0)
+    return found, _matmul(inverse, right_move - _matmul(below, found))
 
 
 def _inverse(system: jax.Array) -> jax.Array:
