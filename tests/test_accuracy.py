@@ -308,23 +308,27 @@ def test_what_one_cell_ends_is_its_row_and_others_of_its_program_have_a_new_proc
 
         def __init__(self, module, task, seconds, defaults):
             assert defaults == workers.HUGE_PAGES
-            self.cells, self.ended, self.code, self.warnings = task["cells"], None, 0, []
-            begun.append([cell["seed"] for cell in self.cells])
+            self.ended, self.code, self.warnings = None, 0, []
+            begun.append([])
+
+        def tell(self, cell):
+            self.cell = cell
 
         def __iter__(self):
-            for cell in self.cells:
-                if cell["seed"] == 1:
+            while self.cell is not None:
+                begun[-1].append(self.cell["seed"])
+                if self.cell["seed"] == 1:
                     self.ended, self.code = "SIGSEGV: no message", -11
                     return
                 yield {"step": 1}
-                yield {"row": {"status": "refused", "reason": str(cell["seed"])}}
+                yield {"row": {"status": "refused", "reason": str(self.cell["seed"])}}
 
         def renew(self):
             pass
 
     monkeypatch.setattr(run, "Worker", Process)
     chosen = softmax(tmp_path, seeds=4, isolate=True)
-    assert run.run(chosen) == 1 and begun == [[0, 1, 2, 3], [2, 3]]
+    assert run.run(chosen) == 1 and begun == [[0, 1], [2, 3]]
     rows = records.read(tmp_path)
     assert [(row["seed"], row["status"]) for row in rows] == [
         (0, "refused"), (1, "failed"), (2, "refused"), (3, "refused")]  # fmt: skip
@@ -500,10 +504,10 @@ def test_sigterm_saves_and_the_same_command_goes_on_to_the_same_result(tmp_path)
 def test_the_process_of_a_cell_is_told_its_settings(changes, tmp_path):
     chosen = settings(tmp_path, **{"tasks": (ListOps(),)} | changes)
     [first, *_] = cells(chosen)
-    told = json.loads(json.dumps(run.handed(chosen, [first])))
+    told, cell = json.loads(json.dumps([run.handed(chosen), first.told()]))
     there = Settings(**told["settings"])
     assert (there.pooling, there.pairing, there.steps) == (chosen.pooling, chosen.pairing, chosen.steps)
-    assert list(map(heard, told["cells"])) == [first]
+    assert heard(cell) == first
 
 
 @pytest.mark.slow

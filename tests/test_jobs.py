@@ -16,6 +16,7 @@ from experiments.bench import experiment, outcome, placement, records
 from experiments.tasks.text import Text
 from experiments.train.sweep import models, run
 from experiments.train.sweep.cells import cells
+from experiments.train.sweep.waiting import Waiting
 from tests.test_accuracy import saved, settings, started, wait_for
 
 
@@ -73,8 +74,9 @@ def test_shares_done_are_summed_over_cells_at_work_and_each_has_a_device(tmp_pat
     chosen = settings(tmp_path, tasks=(Text(),), kernels=kernels, isolate=True, jobs=2, steps=4)
     both, given, reached = threading.Barrier(2), [], []
 
-    def half(settings, cells, termination, told, device):
-        [place] = cells
+    def half(settings, waiting, termination, told, device):
+        place = waiting.first()[0]
+        waiting.done(place)
         given.append(device)
         both.wait(60)
         told(place, 2)
@@ -93,6 +95,49 @@ def test_shares_done_are_summed_over_cells_at_work_and_each_has_a_device(tmp_pat
 def test_cells_of_a_program_share_a_process_where_jobs_do_not_want_more(jobs, places):
     every = list(cells(settings("", tasks=(Text(),), kernels=(Softmax(), Linear()), seeds=2)))
     assert [list(own) for own in run._processes(every, jobs)] == places
+
+
+def test_what_a_process_without_work_takes_over_is_the_later_half_of_what_is_not_begun():
+    waiting = Waiting(dict(enumerate("abcdefg")))
+    assert waiting.spared() == {4: "e", 5: "f", 6: "g"}
+    waiting.done(0)
+    assert waiting.first() == (1, "b") and waiting.spared() == {3: "d"}
+    assert waiting.spared() == {} and waiting.places() == [1, 2] and len(waiting) == 2
+
+
+def test_who_has_no_program_left_helps_with_another(tmp_path, monkeypatch):
+    """Linear attention is at its first cell until another process is at its last."""
+    begun, is_helped = [], threading.Event()  # seeds of each process
+
+    class Process:
+        def __init__(self, module, task, seconds, defaults):
+            self.ended, self.code, self.warnings, self.cells = None, 0, [], []
+            begun.append(self.cells)
+
+        def tell(self, cell):
+            self.cell = cell
+
+        def __iter__(self):
+            while self.cell is not None:
+                kernel, seed = self.cell["kernel"], self.cell["seed"]
+                self.cells.append(seed)
+                if kernel.startswith("linear"):
+                    is_helped.set() if seed == 3 else is_helped.wait(60)
+                yield {"row": {"status": "refused", "reason": f"{kernel} {seed}"}}
+
+        def renew(self):
+            pass
+
+    monkeypatch.setattr(run, "Worker", Process)
+    kernels = Softmax(), Linear()
+    chosen = settings(tmp_path, tasks=(Text(),), kernels=kernels, seeds=4, isolate=True, jobs=2)
+    todo = [experiment.Cell(cell.row(chosen), cell) for cell in cells(chosen)]
+    rows = list(run.EXPERIMENT.measure(chosen, todo, experiment.Run([], lambda done: None)))
+    assert sorted((row["name"], row["seed"]) for row in rows) == [
+        (name, seed) for name in ("linear", "softmax") for seed in range(4)
+    ]
+    assert all(row["reason"].startswith(row["name"]) and row["reason"].endswith(str(row["seed"])) for row in rows)
+    assert [0, 1, 2, 3] in begun and [3] in begun
 
 
 @pytest.mark.slow

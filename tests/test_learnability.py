@@ -155,7 +155,7 @@ def test_from_flags_to_rows_a_table_and_a_figure(tmp_path):
 
 def test_processes_of_cells_are_told_what_a_sweep_is(tmp_path):
     given = parsed(Settings, **FLAGS, solved=0.5, out=str(tmp_path))
-    told = sweep.Settings(**handed(given, ())["settings"])
+    told = sweep.Settings(**handed(given)["settings"])
     assert (told.until, told.steps, told.learning_rates) == (0.5, given.steps, given.learning_rates)
 
 

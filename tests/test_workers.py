@@ -51,6 +51,23 @@ def test_rows_come_until_the_end_and_the_end_is_told(end, tmp_path, monkeypatch)
     )  # where it may be in a buffer
 
 
+def test_a_worker_that_asks_for_more_is_told_more(tmp_path, monkeypatch):
+    (tmp_path / "asking.py").write_text(
+        "from experiments.bench import workers\n"
+        "with workers.talk() as (hear, say):\n"
+        "    while (number := hear()) is not None:\n"
+        "        say({'doubled': 2 * number['number']})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(sys.path)}")
+    worker, found = workers.Worker("asking", {"number": 1}, 60), []
+    worker.tell({"number": 2})
+    for row in worker:
+        found.append(row["doubled"])
+        if len(found) > 1:
+            worker.tell({"number": 3} if len(found) == 2 else None)
+    assert found == [2, 4, 6] and worker.ended is None
+
+
 def test_a_worker_that_cannot_start_is_told():
     worker = workers.Worker("experiments.no_such_worker", {}, 60)
     assert list(worker) == [] and "No module named" in worker.ended

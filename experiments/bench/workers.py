@@ -1,6 +1,7 @@
 """Jobs in processes of their own: what one of them crashes, hangs or fills stays with it.
 
-A worker is a module that reads a task, a line with one JSON object, from its standard input, and prints rows likewise.
+A worker is a module that reads a task, a line with one JSON object, from its standard input, and prints rows likewise;
+it may ask for more than one.
 It ends where that input does: whoever started it is gone, perhaps killed. It is run with the memory of an accelerator
 taken as needed, so that several can share one.
 """
@@ -19,6 +20,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from typing import Any
 
 LATE = "no time left"
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt)\b")
@@ -47,7 +49,7 @@ class Worker:
         defaults: dict[str, str] | None = None,
     ):
         self._command = [sys.executable, "-m", module]
-        self._task = json.dumps(task)
+        self._unheard = [task]  # what is to be told once it is started
         self._patience = patience
         flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
         self._environment = (defaults or {}) | os.environ | SHARED | ({"XLA_FLAGS": flags} if flags else {})
@@ -75,16 +77,14 @@ class Worker:
             self.renew()
             silence = _Alarm(self._patience, lambda: self._end(f"ended after {self._patience:g} s without a word"))
             try:
-                process.stdin.write(f"{self._task}\n")
-                process.stdin.flush()
+                for message in self._unheard:
+                    self.tell(message)
                 while True:
                     with silence:
                         line = process.stdout.readline()
                     if not line:
                         break
                     yield json.loads(line)
-            except BrokenPipeError:
-                pass  # it died before it read its task; how, is told below
             finally:
                 self._whole.stop()
                 process.kill() if sys.exc_info()[0] else None
@@ -95,6 +95,15 @@ class Worker:
             said = errors.read().strip().splitlines()
             self.warnings = [line for line in said if line.startswith("warning: ")]
             self.code, self.ended = code, None if code == 0 else self._killed or _died(code, said)
+
+    def tell(self, message: dict | None) -> None:
+        """Say what it asks for next; at its start, where it has none yet."""
+        if self._process is None:
+            self._unheard.append(message)
+            return
+        with contextlib.suppress(BrokenPipeError):  # it died before; how, `ended` says
+            self._process.stdin.write(f"{json.dumps(message)}\n")
+            self._process.stdin.flush()
 
     def renew(self) -> None:
         """Give it all its seconds again, for the next of what it does."""
@@ -179,14 +188,15 @@ def beside(jobs: list[Callable[[], Iterable[dict]]], count: int) -> Iterator[dic
 
 def work(rows: Callable[[dict], Iterable[dict]]) -> None:
     """The whole of a worker: a task in, rows out."""
-    with talk() as (task, say):
-        for row in rows(task):
+    with talk() as (hear, say):
+        for row in rows(hear()):
             say(row)
 
 
 @contextlib.contextmanager
-def talk() -> Iterator[tuple[dict, Callable[[dict], None]]]:
-    """The task of a worker, and how it says a row; whatever else is printed goes to standard error."""
+def talk() -> Iterator[tuple[Callable[[], Any], Callable[[dict], None]]]:
+    """How a worker hears what it is told next, and says a row; whatever else is printed goes to standard error."""
+    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
 
@@ -194,15 +204,15 @@ def talk() -> Iterator[tuple[dict, Callable[[dict], None]]]:
             out.write(json.dumps(row, allow_nan=False) + "\n")
             out.flush()
 
-        task = json.loads(sys.stdin.readline())
-        threading.Thread(target=_end_with_input, daemon=True).start()
-        yield task, say
+        threading.Thread(target=_listen, args=[told], daemon=True).start()
+        yield told.get, say
 
 
-def _end_with_input() -> None:
-    """End this process at once where nobody is left to hear it, whatever it is at: another may take up its work."""
-    while os.read(0, 1):
-        pass
+def _listen(told: queue.SimpleQueue) -> None:
+    """Hand on what is told, and end this process at once where nobody is left to hear it, whatever it is at: another
+    may take up its work."""
+    for line in sys.stdin:
+        told.put(json.loads(line))
     os._exit(1)
 
 

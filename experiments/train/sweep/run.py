@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from experiments.bench import experiment, outcome, placement, processes, progress, workers
 from experiments.bench.workers import Worker
@@ -19,6 +19,7 @@ from experiments.show import caveats
 from experiments.train.sweep import analysis, baselines, matching, models, prediction
 from experiments.train.sweep.cells import KEY, Cell, cells, confirming
 from experiments.train.sweep.settings import Settings
+from experiments.train.sweep.waiting import Waiting
 from experiments.train.termination import Termination
 
 Told = Callable[[int], None]  # how many steps are done
@@ -147,12 +148,21 @@ def _ends(
         return _one_by_one(settings, every, termination, told)
     devices = placement.found(settings.jobs) if settings.jobs > 1 else None
 
-    def job(cells: dict[int, Cell]) -> Iterator[tuple[int, dict]]:
+    def job(waiting: Waiting) -> Iterator[tuple[int, dict]]:
         with devices.one() if devices else contextlib.nullcontext() as device:
-            yield from _of_program(settings, cells, termination, told, device)
+            yield from _of_program(settings, waiting, termination, told, device)
 
-    jobs = [functools.partial(job, cells) for cells in _processes(every, settings.jobs)]
-    return workers.beside(jobs, settings.jobs) if devices else itertools.chain.from_iterable(each() for each in jobs)
+    def help() -> Iterator[tuple[int, dict]]:
+        """Whoever has most to do is helped, until nobody has cells to spare."""
+        while cells := max(programs, key=len).spared():
+            programs.append(Waiting(cells))
+            yield from job(programs[-1])
+
+    programs = list(map(Waiting, _processes(every, settings.jobs)))
+    jobs = [functools.partial(job, waiting) for waiting in programs]
+    if devices is None:
+        return itertools.chain.from_iterable(each() for each in jobs)
+    return workers.beside([*jobs, *[help] * settings.jobs], settings.jobs)
 
 
 def _processes(every: list[Cell], jobs: int) -> list[dict[int, Cell]]:
@@ -178,20 +188,19 @@ def _one_by_one(settings, every, termination, told) -> Iterator[tuple[int, dict]
 
 def _of_program(
     settings: Settings,
-    cells: dict[int, Cell],
+    waiting: Waiting,
     termination: Termination,
     told: Callable[[int, int], None],
     device: placement.Place | None,
 ) -> Iterator[tuple[int, dict]]:
     """Cells that share a program, by their places: in one process, and what one of them ends is taken up by another."""
-    left = dict(cells)
-    while left and not termination.is_asked:
-        refusal, known = _prepared(settings, next(iter(left.values())))
+    while waiting and not termination.is_asked:
+        refusal, known = _prepared(settings, waiting.first()[1])
         if refusal is not None:
-            yield from ((place, refusal) for place in left)
+            yield from ((place, refusal) for place in waiting.places())
             return
-        for place, row in _isolated(settings, left, termination, told, device):
-            del left[place]
+        for place, row in _isolated(settings, waiting, termination, told, device):
+            waiting.done(place)
             yield place, _ended_as(row, known, termination)
 
 
@@ -226,32 +235,39 @@ def _here(settings: Settings, cell: Cell, told: Told) -> dict:
         return outcome.failure(error)
 
 
-def handed(settings: Settings, cells: Iterable[Cell], device: placement.Place | None = None) -> dict:
-    """What the process of some cells is told: plain values, and no tasks or kernels but those of the cells.
+def handed(settings: Settings, device: placement.Place | None = None) -> dict:
+    """What a process is told before any cell: plain values, and no tasks or kernels, which cells have.
 
     Nor is it told what an experiment asks of models beyond a sweep.
     """
     plain = dataclasses.asdict(dataclasses.replace(settings, tasks=(), kernels=(), positions=()))
     of_sweeps = {field.name: plain[field.name] for field in dataclasses.fields(Settings)}
-    return {"settings": of_sweeps, "cells": [cell.told() for cell in cells], "device": device}
+    return {"settings": of_sweeps, "device": device}
 
 
-def _isolated(settings, cells: dict[int, Cell], termination, told, device) -> Iterator[tuple[int, dict]]:
-    """How cells ended in a process of their own, up to the one that ended it."""
-    task, seconds = handed(settings, cells.values(), device), settings.minutes * 60 or None
+def _isolated(settings, waiting: Waiting, termination, told, device) -> Iterator[tuple[int, dict]]:
+    """How cells ended in a process of their own, up to the one that ended it; each is told when the last one is done,
+    so that others may be spared meanwhile."""
+    task, seconds = handed(settings, device), settings.minutes * 60 or None
     worker = Worker("experiments.train.sweep.worker", task, seconds, defaults=workers.HUGE_PAGES)
-    waiting = list(cells)
+    place, cell = waiting.first()
+    worker.tell(cell.told())
     with termination.reaching(worker):
         for said in worker:
-            if "row" in said:
-                worker.renew()
-                yield waiting.pop(0), said["row"]
-            else:
-                told(waiting[0], said["step"])
+            if "row" not in said:
+                told(place, said["step"])
+                continue
+            worker.renew()
+            yield place, said["row"]
+            if not waiting:
+                worker.tell(None)
+                continue
+            place, cell = waiting.first()
+            worker.tell(cell.told())
     for warning in worker.warnings:
         print(warning, file=sys.stderr)
     if waiting:
-        yield waiting[0], _ended(settings, worker)
+        yield place, _ended(settings, worker)
 
 
 def _ended(settings: Settings, worker: Worker) -> dict:

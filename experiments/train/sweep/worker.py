@@ -18,7 +18,8 @@ EVERY = 1.0  # seconds between words about progress
 
 def main() -> int:
     """0 with a row of each, or the code of a run that was asked to end and has saved its state."""
-    with workers.talk() as (task, say):
+    with workers.talk() as (hear, say):
+        task = hear()
         plain = {name: tuple(x) if isinstance(x, list) else x for name, x in task["settings"].items()}  # JSON has lists
         settings = Settings(**plain)
         if settings.memory:
@@ -35,7 +36,7 @@ def main() -> int:
                 say({"step": progress.step})
 
         try:
-            for cell in task["cells"]:
+            while (cell := hear()) is not None:
                 say({"row": models.train(settings, heard(cell), told)})
         except outcome.Stopped as stopped:
             print(stopped, file=sys.stderr)
