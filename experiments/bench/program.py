@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import attnzoo
 from attnzoo import Dims, Kernel, costs
@@ -56,12 +57,12 @@ class Program:
 
     def operands(self, seed: int) -> list:
         """Normal queries, keys and values, the same for every kernel, new parameters, and what normal tokens bring."""
-        *keys, last = jax.random.split(jax.random.key(seed), 4)
+        drawn, key = np.random.default_rng(seed), jax.random.key(seed)  # NumPy compiles nothing for each length
         *shapes, _, _ = self.shapes()
-        arrays = [jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, shapes, strict=True)]
+        arrays = [jnp.asarray(drawn.standard_normal(x.shape, np.float32), x.dtype) for x in shapes]
         leading = self.dims.batch, self.dims.key_length, self.dims.num_heads
-        tokens = brought.normal(self.kernel, self.dims, leading, jax.random.fold_in(last, 1), self.dtype)
-        operands = [*arrays, self.kernel.init(last, self.dims), tokens]
+        tokens = brought.normal(self.kernel, self.dims, leading, jax.random.fold_in(key, 1), self.dtype)
+        operands = [*arrays, self.kernel.init(key, self.dims), tokens]
         return splitting.over(mesh.made(self.mesh), operands, jax.device_put) if self.mesh else operands
 
     def refusal(self) -> str | None:

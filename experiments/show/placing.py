@@ -19,7 +19,7 @@ def label_lines(panel, ends: list[tuple[str, float, float, str]]) -> None:
     """
     if not ends:
         return
-    panel.figure.canvas.draw()
+    panel.figure.draw_without_rendering()
     to_axes = (panel.transData - panel.transAxes).transform
     heights = [to_axes((x, y))[1] for _, x, y, _ in ends]
     gap = 1.3 * LABEL / 72 * panel.figure.dpi / panel.get_window_extent().height
@@ -52,7 +52,7 @@ def label_points(panel, texts: list[tuple[str, float, float, str]], size: float 
       texts: text, x, y and colour of each point.
     """
     for _ in range(2):  # after once the layout does not stand yet
-        panel.figure.canvas.draw()
+        panel.figure.draw_without_rendering()
     inside, unit = panel.get_window_extent(), panel.figure.dpi / 72
     taken = _drawn_places(panel)
     sides = np.array([(1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0)])
