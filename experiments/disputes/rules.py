@@ -7,8 +7,6 @@ import enum
 import math
 from typing import NamedTuple
 
-from scipy import stats
-
 from experiments.show import statistics
 from experiments.show.statistics import Mean
 
@@ -134,6 +132,8 @@ class GoesBy:
         if len(set(sizes)) < 3 or any(max(own) - min(own) < 0.05 for own in scores):
             told = f"{len(set(sizes))} sizes of state, scores as little as "
             return Judgement(Verdict.UNDECIDED, f"{told}{min(max(own) - min(own) for own in scores):.1%} apart")
+        from scipy import stats  # which takes longer to import than jax
+
         ranks = [float(stats.spearmanr(sizes, own)[0]) for own in scores]
         told = f"rank correlations {min(ranks):.2f} to {max(ranks):.2f} over {len(set(sizes))} sizes of state"
         holds, fails = min(ranks) >= 0.8, max(ranks) <= 0.4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from attnzoo import Dims
@@ -52,17 +53,22 @@ def timed(rows: list[dict], kernels: dict[str, str], length: int, is_causal: boo
         for passed in passes:
             row = near.get((name, passed))
             if row is None:
-                found[name, passed] = _asked(kernel, own[0] | {"pass": passed})
+                found[name, passed] = _asked(kernel, _dims(own[0]), own[0]["dtype"], is_causal)
             elif row["status"] != "measured":
                 found[name, passed] = Why(row["status"], row["reason"].split(". ")[0])
     return found
 
 
-def _asked(kernel: str, like: dict) -> Why:
+def _dims(row: dict) -> Dims:
+    lengths, widths = [row["length"]] * 2, [row["head_dim"]] * 2
+    return Dims(row["batch"], *lengths, row["heads"], row["num_kv_heads"], *widths)
+
+
+@functools.cache  # with gradients it is the same
+def _asked(kernel: str, dims: Dims, dtype: str, is_causal: bool) -> Why:
     """What the catalogue says of a call like that of a row; no row was written where it has nothing against it."""
     found = calls.known(kernel)
     if found is None:
         return Why(NOTHING)
-    dims = Dims(like["batch"], *2 * [like["length"]], like["heads"], like["num_kv_heads"], *2 * [like["head_dim"]])
-    refusal = Program(found, dims, like["dtype"], like["is_causal"], like["pass"] == "train").refusal()
+    refusal = Program(found, dims, dtype, is_causal, is_train=False).refusal()
     return Why("refused", refusal.split(". ")[0]) if refusal else Why(NOTHING)

@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from experiments.show import naming, statistics, tables, units
 from experiments.show.units import Shown
@@ -44,6 +43,8 @@ def exponent(lengths: list[int], amounts: list[float]) -> Exponent | None:
     x, y = np.log(lengths[-FITTED:]), np.log(amounts[-FITTED:])
     if len(x) < 3:
         return None
+    from scipy import stats  # which takes longer to import than jax
+
     line = stats.linregress(x, y)
     # Of amounts that do not grow at all scipy says that the error of the slope is no number.
     half = 0.0 if np.ptp(y) == 0 else statistics.student(len(x) - 2) * line.stderr

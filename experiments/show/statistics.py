@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CLAIM = 5  # seeds below which nothing is claimed
 DRAWS = 2000  # of a bootstrap
@@ -27,7 +27,7 @@ def doubt(seeds: int) -> str:
 
 def student(degrees: float) -> float:
     """The two-sided 95% point of Student's t."""
-    return float(stats.t.ppf(0.975, degrees))
+    return float(special.stdtrit(degrees, 0.975))
 
 
 def mean(values: list[float]) -> Mean:
@@ -35,7 +35,7 @@ def mean(values: list[float]) -> Mean:
     center = sum(values) / len(values)
     if len(values) == 1:
         return Mean(center, None, None)
-    half = student(len(values) - 1) * float(stats.sem(values))
+    half = student(len(values) - 1) * float(np.std(values, ddof=1) / np.sqrt(len(values)))
     return Mean(center, center - half, center + half)
 
 
@@ -71,7 +71,7 @@ def answered(values: list[float], answers: int) -> Mean:
     of_seeds, of_questions = float(np.var(values, ddof=1)) / count, center * (1 - center) / answers
     told = of_seeds / (of_seeds + of_questions) if of_seeds else 0.0
     size = answers * (1 - told)
-    square = (student((count - 1) / told**2) if told else float(stats.norm.ppf(0.975))) ** 2
+    square = (student((count - 1) / told**2) if told else float(special.ndtri(0.975))) ** 2
     middle = (center + square / (2 * size)) / (1 + square / size)
     half = np.sqrt(square * (center * (1 - center) + square / (4 * size)) / size) / (1 + square / size)
     return Mean(center, max(0.0, min(center, float(middle - half))), min(1.0, max(center, float(middle + half))))
@@ -96,6 +96,8 @@ def paired(values: dict[int, float], others: dict[int, float]) -> Mean | None:
 
 def ratio(times: list[float], others: list[float]) -> Mean:
     """The median of `times` over that of `others`, with a 95% bootstrap interval over the repetitions of each."""
+    from scipy import stats  # which takes longer to import than jax
+
     of = lambda times, others, axis: np.median(times, axis) / np.median(others, axis)
     rng = np.random.default_rng(0)
     found = stats.bootstrap((times, others), of, n_resamples=DRAWS, method="percentile", rng=rng).confidence_interval
