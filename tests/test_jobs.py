@@ -11,7 +11,7 @@ import types
 import jax
 import pytest
 
-from attnzoo import Linear, Softmax
+from attnzoo import Linear, Nystrom, Softmax
 from experiments.bench import experiment, outcome, placement, records
 from experiments.tasks.text import Text
 from experiments.train.sweep import models, run
@@ -102,7 +102,8 @@ def test_what_a_process_without_work_takes_over_is_the_later_half_of_what_is_not
     assert waiting.spared() == {4: "e", 5: "f", 6: "g"}
     waiting.done(0)
     assert waiting.first() == (1, "b") and waiting.spared() == {3: "d"}
-    assert waiting.spared() == {} and waiting.places() == [1, 2] and len(waiting) == 2
+    assert waiting.spared() == {} and len(waiting) == 2
+    assert waiting.dropped() == [1, 2] and not waiting
 
 
 def test_who_has_no_program_left_helps_with_another(tmp_path, monkeypatch):
@@ -138,6 +139,15 @@ def test_who_has_no_program_left_helps_with_another(tmp_path, monkeypatch):
     ]
     assert all(row["reason"].startswith(row["name"]) and row["reason"].endswith(str(row["seed"])) for row in rows)
     assert [0, 1, 2, 3] in begun and [3] in begun
+
+
+def test_cells_of_a_refused_program_are_refused_once(tmp_path):
+    """Nobody helps with them."""
+    chosen = settings(tmp_path, tasks=(Text(),), kernels=(Nystrom(),), seeds=9, isolate=True, jobs=2)
+    todo = [experiment.Cell(cell.row(chosen), cell) for cell in cells(chosen)]
+    rows = list(run.EXPERIMENT.measure(chosen, todo, experiment.Run([], lambda done: None)))
+    assert sorted(row["seed"] for row in rows) == list(range(9))
+    assert {row["status"] for row in rows} == {"refused"}
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def _ends(
         with devices.one() if devices else contextlib.nullcontext() as device:
             yield from _of_program(settings, waiting, termination, told, device)
 
-    def help() -> Iterator[tuple[int, dict]]:
+    def assist() -> Iterator[tuple[int, dict]]:
         """Whoever has most to do is helped, until nobody has cells to spare."""
         while cells := max(programs, key=len).spared():
             programs.append(Waiting(cells))
@@ -162,7 +162,7 @@ def _ends(
     jobs = [functools.partial(job, waiting) for waiting in programs]
     if devices is None:
         return itertools.chain.from_iterable(each() for each in jobs)
-    return workers.beside([*jobs, *[help] * settings.jobs], settings.jobs)
+    return workers.beside([*jobs, *[assist] * settings.jobs], settings.jobs)
 
 
 def _processes(every: list[Cell], jobs: int) -> list[dict[int, Cell]]:
@@ -197,7 +197,7 @@ def _of_program(
     while waiting and not termination.is_asked:
         refusal, known = _prepared(settings, waiting.first()[1])
         if refusal is not None:
-            yield from ((place, refusal) for place in waiting.places())
+            yield from ((place, refusal) for place in waiting.dropped())
             return
         for place, row in _isolated(settings, waiting, termination, told, device):
             waiting.done(place)

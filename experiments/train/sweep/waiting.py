@@ -16,11 +16,6 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._cells)
 
-    def places(self) -> list[int]:
-        """Of all of them."""
-        with self._lock:
-            return list(self._cells)
-
     def first(self) -> tuple[int, Cell]:
         """The one at work, which stays whatever is spared."""
         with self._lock:
@@ -30,6 +25,13 @@ class Waiting:
         """One is no longer among them."""
         with self._lock:
             del self._cells[place]
+
+    def dropped(self) -> list[int]:
+        """The places of all of them, of which none is left."""
+        with self._lock:
+            places = list(self._cells)
+            self._cells.clear()
+            return places
 
     def spared(self) -> dict[int, Cell]:
         """The later half of those that are not at work; no longer among them."""
