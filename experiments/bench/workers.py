@@ -1,9 +1,8 @@
 """Jobs in processes of their own: what one of them crashes, hangs or fills stays with it.
 
-A worker is a module that reads a task, a line with one JSON object, from its standard input, and prints rows likewise;
-it may ask for more than one.
-It ends where that input does: whoever started it is gone, perhaps killed. It is run with the memory of an accelerator
-taken as needed, so that several can share one.
+A worker is a module that reads a task, a line with one JSON object, from its standard input, or one after another, and
+prints rows likewise. It ends where that input does: whoever started it is gone, perhaps killed. It is run with the
+memory of an accelerator taken as needed, so that several can share one.
 """
 
 from __future__ import annotations
@@ -211,8 +210,9 @@ def talk() -> Iterator[tuple[Callable[[], Any], Callable[[dict], None]]]:
 def _listen(told: queue.SimpleQueue) -> None:
     """Hand on what is told, and end this process at once where nobody is left to hear it, whatever it is at: another
     may take up its work."""
-    for line in sys.stdin:
-        told.put(json.loads(line))
+    with open(0, "rb", buffering=0, closefd=False) as lines:  # a buffer's lock may be asked for when Python ends
+        for line in lines:
+            told.put(json.loads(line))
     os._exit(1)
 
 
