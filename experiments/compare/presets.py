@@ -242,7 +242,7 @@ EVIDENCE = (
         "accuracy/text",
         TUNED
         | {
-            "task": "epochs(task='text', examples=64)",
+            "task": "epochs(task='text', examples=48)",
             "kernels": "softmax, sliding_window(left=63, right=0), linear, gated_linear, state_space, gated_delta",
             "lengths": "2048",
             "eval_lengths": "256,512,1024",
