@@ -292,7 +292,8 @@ ROUNDED = pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-5), (jnp
 
 
 @ROUNDED
-def test_averages_beside_what_few_queries_find(dtype, error, sizes=(5, KEYS, 4)):
+@pytest.mark.parametrize("sizes", [(5, KEYS, 4), (5, KEYS - 1, 7)], ids=["as long", "longer by a token"])
+def test_averages_beside_what_few_queries_find(dtype, error, sizes):
     """Of two folds of heads, and gradients of both; the last tile of keys is no whole one."""
     queries, keys, runs = sizes
     shapes = ((2, queries, 4, 64), *((2, keys, 4, 64),) * 2), ((2, queries, 4, 64), (2, runs, 4, 64))
@@ -314,15 +315,16 @@ def test_averages_beside_what_few_queries_find(dtype, error, sizes=(5, KEYS, 4))
         got = found((q, k, v), (d_out, d_averages.astype(jnp.float32)))
     assert kernel.called
     q, k, v, d_out, d_averages = (np.asarray(x, np.float64) for x in (q, k, v, d_out, d_averages))
+    members = members_of_runs(keys, runs)
     weights = np.exp(np.einsum("btnh,bsnh->bnts", q, k) / 8)
     weights /= weights.sum(axis=-1, keepdims=True)
     d_weights = np.einsum("btnh,bsnh->bnts", d_out, v)
     d_scores = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True)) / 8
     wanted = (
         np.einsum("bnts,bsnh->btnh", weights, v),
-        k.reshape(2, runs, -1, 4, 64).mean(axis=2),
+        np.einsum("rs,bsnh->brnh", members, k),
         np.einsum("bnts,bsnh->btnh", d_scores, k),
-        np.einsum("bnts,btnh->bsnh", d_scores, q) + np.repeat(d_averages, keys // runs, axis=1) * runs / keys,
+        np.einsum("bnts,btnh->bsnh", d_scores, q) + np.einsum("rs,brnh->bsnh", members, d_averages),
         np.einsum("bnts,btnh->bsnh", weights, d_out),
     )
     for x, exact in zip(got, wanted, strict=True):
@@ -341,9 +343,7 @@ def test_means_of_runs_that_may_be_longer_by_a_token(monkeypatch, dtype, gathers
         way.asked().is_met = True  # means alone are not what is asked for
         means, pull = jax.vjp(jax.jit(lambda x: engine.means(x, runs)), x)
         (d_x,) = pull(d_means.astype(jnp.float32))
-    starts = [-(-n * KEYS // runs) for n in range(runs + 1)]
-    members = np.array([[a <= i < b for i in range(KEYS)] for a, b in itertools.pairwise(starts)])
-    weights = members / members.sum(axis=1, keepdims=True)
+    weights = members_of_runs(KEYS, runs)
     wanted = (
         np.einsum("rt,btnh->brnh", weights, np.float64(x)),
         np.einsum("rt,brnh->btnh", weights, np.float64(d_means)),
@@ -351,6 +351,13 @@ def test_means_of_runs_that_may_be_longer_by_a_token(monkeypatch, dtype, gathers
     assert means.dtype == jnp.float32 and d_x.dtype == dtype
     np.testing.assert_allclose(means, wanted[0], atol=1e-6)
     np.testing.assert_allclose(d_x, wanted[1], atol=1e-6 if dtype == jnp.float32 else 1e-3)
+
+
+def members_of_runs(length, runs):
+    """What each token has of the mean of each run, [runs, length]."""
+    starts = [-(-n * length // runs) for n in range(runs + 1)]
+    members = np.array([[a <= i < b for i in range(length)] for a, b in itertools.pairwise(starts)])
+    return members / members.sum(axis=1, keepdims=True)
 
 
 def test_averages_where_queries_have_no_fewer_tiles_than_keys():

@@ -1,6 +1,7 @@
 """The kernels of a Hopper GPU, interpreted by a CPU that looks for races, against the oracles and their gradients."""
 
 import functools
+import itertools
 from unittest import mock
 
 import jax
@@ -23,7 +24,7 @@ from attnzoo import (
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
 from attnzoo.engines import few
-from attnzoo.engines.fused.hopper import indexed, passes, warpgroups
+from attnzoo.engines.fused.hopper import averaged, indexed, passes, warpgroups
 from attnzoo.engines.fused.hopper import softmax as hopper
 from attnzoo.engines.fused.way import asking as asking_for
 from attnzoo.engines.fused.way import interpreted, way
@@ -167,30 +168,35 @@ def test_gradients_where_keys_or_queries_are_few(ask, name):
     ask(check, **FEW[name])
 
 
-def check_averages(runs=2):
+def check_averages(length, runs):
     """Beside what few queries find, of parts of a sequence, and gradients of both."""
-    q, k, v, d_out = operands(5, 256, 64, 64, jnp.bfloat16)
+    q, k, v, d_out = operands(5, length, 64, 64, jnp.bfloat16)
     d_averages = jnp.asarray(np.random.default_rng(1).normal(size=(1, runs, KV_HEADS, 64)), jnp.float32)
 
     @jax.jit
     def call(*given):
         with asking_for(way(), "a test"):
-            return few.averaged(*given, Call(Mask(5, 256)), runs)
+            return few.averaged(*given, Call(Mask(5, length)), runs)
 
-    with mock.patch.multiple(passes, SHORTEST=1, BLOCKS=4), interpreted(64, 64, 64, platform="cuda"):
+    kernel = mock.patch.object(averaged, "forward", wraps=averaged.forward)
+    in_parts = mock.patch.multiple(passes, SHORTEST=1, BLOCKS=4)
+    with in_parts, kernel as forward, interpreted(64, 64, 64, platform="cuda"):
         (out, averages), pull = jax.vjp(call, q, k, v)
         grads = dict(zip("qkv", pull((d_out, d_averages)), strict=True))
-    assert not has_races()
+    assert forward.called and not has_races()
     wanted, of = expected(Softmax(), q, k, v, d_out, {})
-    in_runs = np.asarray(k, np.float64).reshape(1, runs, -1, KV_HEADS, 64)
-    of["k"] += np.repeat(np.asarray(d_averages, np.float64), in_runs.shape[2], axis=1) / in_runs.shape[2]
-    found = {"out": (out, wanted), "averages": (averages, in_runs.mean(axis=2))}
+    starts = [-(-n * length // runs) for n in range(runs + 1)]
+    members = np.array([[a <= i < b for i in range(length)] for a, b in itertools.pairwise(starts)])
+    members = members / members.sum(axis=1, keepdims=True)
+    of["k"] += np.einsum("rs,brkh->bskh", members, np.asarray(d_averages, np.float64))
+    found = {"out": (out, wanted), "averages": (averages, np.einsum("rs,bskh->brkh", members, np.float64(k)))}
     for name, (x, y) in (found | {name: (grads[name], of[name]) for name in "qkv"}).items():
         np.testing.assert_allclose(np.asarray(x, np.float64), y, rtol=0, atol=1e-2 * np.abs(y).max(), err_msg=name)
 
 
-def test_averages_beside_what_few_queries_find(ask):
-    ask(check_averages)
+@pytest.mark.parametrize(("length", "runs"), [(256, 2), (250, 3)], ids=["as long", "longer by a token"])
+def test_averages_beside_what_few_queries_find(ask, length, runs):
+    ask(check_averages, length=length, runs=runs)
 
 
 CASES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from attnzoo.contract.mask import Mask
 from attnzoo.engines import dense, heads, streaming
 from attnzoo.engines.fused import projected as fused
 from attnzoo.engines.fused import route, way
+from attnzoo.engines.runs import Runs
 
 
 def projected(projection: jax.Array, x: jax.Array) -> jax.Array:
@@ -49,31 +51,33 @@ def by_kernel(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, shown: jax.A
     return streaming.over_heads(score, params, q, k, v, Call(mask), streaming.natural_layout)[0]
 
 
-def means(x: jax.Array, runs: int) -> jax.Array:
-    """[B, T, N, H] -> [B, runs, N, H], in float32 at least: means of runs of tokens, the j-th from ceil(j T / runs) on.
+def means(x: jax.Array, count: int, asked: way.Asked | None = None) -> jax.Array:
+    """[B, T, N, H] -> [B, count, N, H], in float32 at least: means of so many runs of tokens (`runs.Runs`).
 
     XLA has those of runs that are all as long. Others are sums by a kernel of a device that projects, or of slices: as
     products they would turn tokens round. Each token has its share of the gradient.
+
+    Args:
+      asked: for kernels; by whoever asks now, unless given.
     """
-    length, precise = x.shape[1], jnp.promote_types(x.dtype, jnp.float32)
-    if length % runs == 0:
-        return heads.means(x, runs)
-    asked, starts = way.asked(), -(-np.arange(runs + 1) * length // runs)
+    runs, precise = Runs(x.shape[1], count), jnp.promote_types(x.dtype, jnp.float32)
+    if runs.are_even:
+        return heads.means(x, count)
+    asked = asked or way.asked()
     assert asked is not None
-    tokens = np.diff(starts)
-    counts = tokens[None, :, None, None].astype(precise)
+    sizes = runs.sizes[None, :, None, None].astype(precise)
 
     @jax.custom_vjp
     def uneven(x):
-        projection = members(starts, jnp.arange(length)[None]).astype(precise)[None]
-        return fused.projected(asked, lambda _, x: _sums(starts, x), projection, x) / counts
+        projection = members(runs.starts, jnp.arange(runs.length)[None]).astype(precise)[None]
+        return fused.projected(asked, lambda _, x: _sums(runs, x), projection, x) / sizes
 
     def backward(_, d_means):
-        shares = (d_means / counts).astype(x.dtype)
-        return (fused.picked(asked, shares, np.repeat(np.arange(runs), tokens)),)
+        shares = (d_means / sizes).astype(x.dtype)
+        return (fused.picked(asked, shares, runs.of(np.arange(runs.length))),)
 
     uneven.defvjp(lambda x: (uneven(x), None), backward)
-    return uneven(x.reshape(*x.shape[:2], 1, -1)).reshape(len(x), runs, *x.shape[2:])
+    return uneven(x.reshape(*x.shape[:2], 1, -1)).reshape(len(x), count, *x.shape[2:])
 
 
 def members(starts: jax.Array | np.ndarray, tokens: jax.Array | np.ndarray) -> Any:
@@ -81,24 +85,25 @@ def members(starts: jax.Array | np.ndarray, tokens: jax.Array | np.ndarray) -> A
     return (starts[:-1, None] <= tokens) & (tokens < starts[1:, None])
 
 
-def _sums(starts: np.ndarray, x: jax.Array) -> jax.Array:
+def _sums(runs: Runs, x: jax.Array) -> jax.Array:
     """Those of runs of tokens [B, T, 1, W], each from a slice as long as the longest."""
-    longest = np.diff(starts).max()
-    first = np.minimum(starts[:-1], x.shape[1] - longest)
-    own = members(starts, first[:, None] + np.arange(longest))[..., None, None]
+    longest = runs.sizes.max()
+    first = np.minimum(runs.starts[:-1], x.shape[1] - longest)
+    own = members(runs.starts, first[:, None] + np.arange(longest))[..., None, None]
     rows = jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(x, i, longest, axis=1), out_axes=1)(first)
     return rows.sum(axis=2, where=own, dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def averaged(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, runs: int) -> tuple[jax.Array, jax.Array]:
-    """The same of few queries [B, m, N, H], which see all keys, by a kernel, and averages of so many runs of these, all
-    as long, [B, runs, K, H] in float32 at least: by the same kernel, where it can.
+    """The same of few queries [B, m, N, H], which see all keys, by a kernel, and averages of so many runs of these,
+    [B, runs, K, H] in float32 at least: by the same kernel, where it can.
     """
     asked = way.asked()
     assert asked is not None
     score, params = streaming.dot_product(q, call.scale)
     fixed = (mask := Mask(q.shape[1], k.shape[1])), None, ()
-    over = route.Pass(route.taken(asked, score, q, k, v, Call(mask)), streaming.natural_layout, asked, runs)
+    averages = route.Averages(runs, functools.partial(means, count=runs, asked=asked))
+    over = route.Pass(route.taken(asked, score, q, k, v, Call(mask)), streaming.natural_layout, asked, averages)
 
     @jax.custom_vjp
     def attend(operands, params):

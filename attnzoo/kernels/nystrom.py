@@ -82,7 +82,8 @@ class Nystrom(Kernel):
         shown = call.mask.queries, call.mask.keys
         queries, keys = (None if x is None else jnp.broadcast_to(x[:, 0], (len(q), x.shape[2])) for x in shown)
         q_marks, q_used = self._marked(q, queries, keys)
-        if queries is keys is None and k.shape[1] % self.landmarks == 0:  # keys are read once for both
+        is_whole = queries is keys is None and k.shape[1] >= self.landmarks
+        if is_whole:  # keys are read once for both
             back, k_marks = few.averaged(q_marks.astype(q.dtype), k, v, call, self.landmarks)
             k_used = jnp.ones(k_marks.shape[:2], bool)
         else:
@@ -91,7 +92,7 @@ class Nystrom(Kernel):
         k_marks = jnp.repeat(k_marks, q.shape[2] // k.shape[2], axis=2)
         inverse = jax.vmap(jax.vmap(functools.partial(self._between, call.scale), (1, 1, None, None)))
         met = jnp.einsum("bnij,bjnh->binh", inverse(q_marks, k_marks, q_used, k_used), back.astype(q_marks.dtype))
-        used = None if queries is keys is None and k.shape[1] >= self.landmarks else k_used
+        used = None if is_whole else k_used
         return few.by_kernel(q, k_marks.astype(q.dtype), met.astype(q.dtype), call, used).astype(v.dtype)
 
     def _marked(self, x, shown, others):

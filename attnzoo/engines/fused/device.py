@@ -12,6 +12,7 @@ from attnzoo.engines.fused.listed import Gathered
 from attnzoo.engines.fused.operands import Found, Gradients, Operands
 from attnzoo.engines.fused.pairs import Lists
 from attnzoo.engines.fused.way import Tiles
+from attnzoo.engines.runs import Runs
 
 
 class Device(NamedTuple):
@@ -30,7 +31,7 @@ class Device(NamedTuple):
       crowded: `crowded(lists)`: why it cannot go through lists of such shapes; None where it can through any.
       projected: `projected(projection, x)`: sums over positions [B, r, N, H] of rows [B, S, K, H] times what projects
         them for each head, [N, r, S]; None where XLA does that, whatever their shapes, and its result where for these.
-      averages: `averages(operands, lists, runs)`: whether kernels give averages of so many runs of these keys beside
+      averages: `averages(operands, lists, runs)`: whether kernels give averages of such runs of these keys beside
         what queries find, and take their gradients; None where they give none.
       gathered: those of chunks of tokens that are found at run time, if it has any.
       gathers: whether XLA gathers rows there as they lie; else it turns them round, and a product picks them in less.
@@ -47,6 +48,6 @@ class Device(NamedTuple):
     sums: Recurrence | None = None
     crowded: Callable[[Lists], list[str]] | None = None
     projected: Callable[..., jax.Array | None] | None = None
-    averages: Callable[[Operands, Lists, int], bool] | None = None
+    averages: Callable[[Operands, Lists, Runs], bool] | None = None
     gathered: Gathered | None = None
     gathers: bool = True

@@ -18,6 +18,7 @@ from attnzoo.engines.fused.pairs import Lists
 from attnzoo.engines.fused.terms import Terms
 from attnzoo.engines.fused.way import Tiles
 from attnzoo.engines.progressions import Numbers, as_arithmetic
+from attnzoo.engines.runs import Runs
 from attnzoo.engines.schedule import Layout
 
 # Where no key stands, and, less than 0, no query: neither causality nor the end of a band joins them to anything, and
@@ -62,7 +63,7 @@ class Operands(NamedTuple):
       of_key: what is added to the scores of each key, float32 [B or 1, N or 1, S'], or None.
       visible: `visible(i, j, head)` of positions that broadcast against each other and the number of the query head:
         whether queries may see keys, segments apart. It need not be asked of pairs of whole tiles.
-      averages: of how many runs of keys averages are wanted, too; None for none.
+      averages: of which runs of keys averages are wanted, too; None for none.
     """
 
     q: jax.Array
@@ -74,7 +75,7 @@ class Operands(NamedTuple):
     soft_cap: jax.Array | None
     of_key: jax.Array | None
     visible: Visible
-    averages: int | None = None
+    averages: Runs | None = None
 
 
 class Found(NamedTuple):
@@ -83,7 +84,7 @@ class Found(NamedTuple):
     out: jax.Array  # [B, T', N, Hv], in the dtype of v
     top: jax.Array  # the largest score, float32 [B, N, T']
     log_total: jax.Array  # log sum_j e^(s_j - top), float32 [B, N, T']
-    averages: jax.Array | None = None  # of as many runs of keys as are wanted, float32 [B, runs, K, H]
+    averages: jax.Array | None = None  # of the runs of keys that are wanted, float32 [B, runs, K, H]
 
 
 class Pulled(NamedTuple):

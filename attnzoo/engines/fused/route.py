@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from attnzoo.contract import varying
 from attnzoo.contract.bias import PositionBias
 from attnzoo.contract.call import Call
 from attnzoo.contract.mask import Mask
-from attnzoo.engines import heads
 from attnzoo.engines.fused import choice
 from attnzoo.engines.fused.device import Device
 from attnzoo.engines.fused.operands import Cutting, Operands, Pulled, cut, join
 from attnzoo.engines.fused.pairs import Lists
 from attnzoo.engines.fused.terms import ProductScore, Terms
 from attnzoo.engines.fused.way import Asked, Tiles
+from attnzoo.engines.runs import Runs
 from attnzoo.engines.schedule import Layout
 
 
@@ -64,15 +64,26 @@ def _declined(q: jax.Array, call: Call) -> list[str]:
 BLIND = -1.0
 
 
+class Averages(NamedTuple):
+    """Those of so many runs of keys [B, S, K, H], [B, runs, K, H] in float32 at least.
+
+    Attributes:
+      runs: how many there are.
+      found: what finds them, where the kernel that reads keys cannot.
+    """
+
+    runs: int
+    found: Callable[[jax.Array], jax.Array]
+
+
 class Pass:
     """As `streaming.Pass`, which tells of arguments, by kernels of devices.
 
-    With `averages` those of so many runs of keys, all as long, are found, too, [B, averages, K, H]: by the kernel that
-    reads keys anyway, where it can.
+    With `averages` these are found, too: by the kernel that reads keys anyway, where it can.
     """
 
     def __init__(
-        self, score: ProductScore, layout_of: Callable[..., Layout], asked: Asked, averages: int | None = None
+        self, score: ProductScore, layout_of: Callable[..., Layout], asked: Asked, averages: Averages | None = None
     ):
         self.score, self.layout_of, self.asked, self.averages = score, layout_of, asked, averages
 
@@ -83,7 +94,7 @@ class Pass:
         of_row = jax.ShapeDtypeStruct((batch, num_heads, length), jnp.float32)
         into: tuple = jax.ShapeDtypeStruct((batch, length, num_heads, v.shape[3]), v.dtype), (of_row, of_row)
         if self.averages is not None:
-            into = *into, jax.eval_shape(self._averages, k)
+            into = *into, jax.eval_shape(self.averages.found, k)
         return self._by_platform(self._found, 0, into, operands, learned, fixed)
 
     def gradients(self, operands, learned, fixed, out, rows, d_out, d_log_total, d_averages=None):
@@ -124,12 +135,7 @@ class Pass:
         out = join(found.out, cutting.rows, length), (top, log_total)
         if self.averages is None:
             return out
-        return *out, self._averages(operands[1]) if found.averages is None else found.averages
-
-    def _averages(self, k: jax.Array) -> jax.Array:
-        """Those of runs of keys, by XLA."""
-        assert self.averages is not None
-        return heads.means(k, self.averages)
+        return *out, self.averages.found(operands[1]) if found.averages is None else found.averages
 
     def _gradients(self, device: Device, operands, learned, fixed, out, rows, d_out, d_log_total, d_averages):
         q, k, _ = operands
@@ -140,7 +146,7 @@ class Pass:
         d_q = join(grads.q, cutting.rows, q.shape[1])
         d_k, d_v = (join(x, cutting.columns, k.shape[1]) for x in (grads.k, grads.v))
         if self.averages is not None and not is_own:
-            d_k = _added(d_k, jax.vjp(self._averages, k)[1](d_averages)[0])
+            d_k = _added(d_k, jax.vjp(self.averages.found, k)[1](d_averages)[0])
         d_terms = Terms(
             jnp.einsum("btnh,btnh->bn", q, d_q, preferred_element_type=jnp.float32) / terms.scale,
             None if grads.soft_cap is None else grads.soft_cap.sum(axis=2),
@@ -157,9 +163,9 @@ class Pass:
         (q, k, v), (mask, _, drawn) = operands, fixed
         terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, device.tiles[half])
         given = cutting.operands(q, k, v, terms, mask, device.unit(*operands))
-        runs, fits = self.averages, device.averages
-        if runs is not None and fits is not None and fits(given, cutting.lists, runs):
-            given = given._replace(averages=runs)
+        if self.averages is not None and device.averages is not None:
+            runs = Runs(k.shape[1], self.averages.runs)
+            given = given._replace(averages=runs if device.averages(given, cutting.lists, runs) else None)
         return terms, cutting, given
 
     def _terms(self, learned, q, k) -> Terms:

@@ -1,8 +1,9 @@
 """Few queries that read many keys on a Hopper GPU, and averages of runs of these: what landmarks ask of a sequence.
 
 A block of threads holds the queries and passes over some of the keys (`passes`), which are read once for both. It
-leaves softmax over its own keys, which XLA joins to that over all, and sums of each piece, of which runs are made.
-Gradients of averages are the same for all keys of a run, and are added where those of keys are written (`few`).
+leaves softmax over its own keys, which XLA joins to that over all, and what each run has of a piece, one or two, which
+XLA joins as well. Gradients of averages are the same for all keys of a run, and are added where those of keys are
+written (`few`).
 """
 
 from __future__ import annotations
@@ -17,24 +18,28 @@ from attnzoo.engines.fused.hopper.passes import Pass, Place, Rule, launch
 from attnzoo.engines.fused.hopper.scores import Scores, scalars
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
-    Blocks,
     Matrix,
     Vectors,
     added,
+    all_slots,
+    along,
     filled,
+    index,
     loaded,
     products,
     spread,
 )
 from attnzoo.engines.fused.operands import Found, Operands, filled_up
 from attnzoo.engines.fused.pairs import Lists
+from attnzoo.engines.runs import Runs
 
 
-def fits(given: Operands, lists: Lists, runs: int) -> bool:
-    """Whether queries are few, and runs of keys are whole pieces, whose sums are as wide as a piece is long."""
+def fits(given: Operands, lists: Lists, runs: Runs) -> bool:
+    """Whether queries are few, and pieces of keys, whose sums are as wide as they are long, are of two runs at most."""
     if not few.fits(given, lists) or given.queries.run is None or given.keys.run is None:
         return False
-    return given.queries.run < given.keys.run and given.keys.run % (ROWS * runs) == 0 and given.k.shape[3] == ROWS
+    are_long = all_slots(runs.length) * runs.number < 2**31 and runs.most(ROWS, _pieces(runs)) <= 2
+    return given.queries.run < given.keys.run and are_long and given.k.shape[3] == ROWS
 
 
 def forward(given: Operands, interpret: Any) -> Found:
@@ -42,22 +47,28 @@ def forward(given: Operands, interpret: Any) -> Found:
     (batch, length, own, _), num_heads, scores = given.k.shape, given.q.shape[2], Scores(given, 0)
     width, runs = given.v.shape[3], given.averages
     assert runs is not None
+    shares = _weights(runs)
+    most, pieces = shares.shape[1:]
 
     def make(piece, held, own, place: Place):
         (made,) = products((held.q, piece.k.T))
-        beside = few.beside_all(place)._replace(own_start=jnp.int32(0), other_start=place.start)
-        return scores.of(beside, held, piece, made)[0]
+        step = few.beside_all(place)._replace(own_start=jnp.int32(0), other_start=place.start)
+        return scores.of(step, held, piece, made)[0], place
 
-    def add(piece, own, tile: jax.Array, sums):
-        out, top, total = sums
+    def add(piece, own, made, sums):
+        (tile, _), (out, top, total) = made, sums
         largest = jnp.maximum(top, tile.max(axis=1))
         base = jnp.where(largest == -jnp.inf, 0.0, largest)
         weights, faded = scores.power(tile - spread(base, tile.shape)), scores.power(top - base)
         out, total = out * spread(faded, out.shape), total * faded + weights.sum(axis=1)
         return added(out, weights.astype(given.v.dtype), piece.v, interpret), largest, total
 
-    def write(piece, held, own, tile):
-        yield loaded(piece.k).sum(axis=0)
+    def write(piece, held, own, made):
+        keys, (_, place) = loaded(piece.k), made
+        if most == 1:
+            return [keys.sum(axis=0)]
+        is_first = _is_of_first(runs, place, keys.shape)
+        return [jnp.where(is_first, keys, 0.0).sum(axis=0), jnp.where(is_first, 0.0, keys).sum(axis=0)]
 
     def joined(out, top, total):
         largest = top.max(axis=2)
@@ -65,10 +76,11 @@ def forward(given: Operands, interpret: Any) -> Found:
         total = (total * faded).sum(axis=2)
         return (out * faded[..., None]).sum(axis=2) / jnp.where(total > 0, total, 1.0)[..., None], largest, total
 
+    of_pieces = Vectors(jax.ShapeDtypeStruct((batch, num_heads, 1, pieces * ROWS), jnp.float32))
     work = Pass(
         (batch, length, num_heads),
         {"k": Matrix(given.k), "v": Matrix(given.v)},
-        {"sums": Vectors(jax.ShapeDtypeStruct((batch, num_heads, 1, length), jnp.float32))},
+        {f"sums_{number}": of_pieces for number in range(most)},
         {"q": few.held_few(given.q)},
         {"out": (few.MOST, width), "top": (few.MOST,), "total": (few.MOST,)},
         {},
@@ -77,22 +89,49 @@ def forward(given: Operands, interpret: Any) -> Found:
     )
     begin = lambda: (filled(0, ROWS, width), filled(-jnp.inf, ROWS), filled(0, ROWS))
     made = launch("averaged", work, Rule(make, add, write, begin), interpret)
-    sums = made["sums"][:, :: num_heads // own].reshape(batch, own, runs, -1, ROWS).sum(axis=3)
+    averages = jnp.zeros(())
+    for number, key in enumerate(work.out):
+        sums = made[key].reshape(batch, own, -1, pieces, ROWS)[:, :, 0]
+        averages += jnp.einsum("rp,bkph->brkh", shares[:, number], sums, precision=jax.lax.Precision.HIGHEST)
     slots = given.queries.positions.shape[1]
     row = lambda x: filled_up(x, slots, axis=2)[:, :, :slots]
     return Found(
         jnp.moveaxis(made["out"], 1, 2)[:, : given.q.shape[1]].astype(given.v.dtype),
         row(made["top"]) / scores.unit,
         row(jnp.log(jnp.where(made["total"] > 0, made["total"], 1.0))),
-        jnp.moveaxis(sums, 1, 2) / (length // runs),
+        averages,
     )
 
 
-def pulled(given: Operands, averages: jax.Array | None) -> Blocks:
-    """What gradients of keys have beside, by those of averages, [B, runs, K, H]: a row for each piece and head."""
+def pulled(given: Operands, averages: jax.Array | None) -> few.Beside | None:
+    """What gradients of keys have beside, by those of averages, [B, runs, K, H]: a row for each run of each piece."""
     if averages is None:
-        return {}
-    length, num_heads, (batch, runs, own, _) = given.k.shape[1], given.q.shape[2], averages.shape
-    shares = jnp.moveaxis(averages, 1, 2) / (length // runs * (num_heads // own))
-    rows = jnp.repeat(jnp.repeat(shares, length // runs // ROWS, axis=2), num_heads // own, axis=1)
-    return {"beside": Vectors(rows.reshape(batch, num_heads, 1, length))}
+        return None
+    runs, num_heads, (batch, _, own, _) = given.averages, given.q.shape[2], averages.shape
+    assert runs is not None
+    group, weights = num_heads // own, _weights(runs)
+    shares = jnp.einsum("rnp,brkh->bknph", weights, averages / group, precision=jax.lax.Precision.HIGHEST)
+    vectors = Vectors(jnp.repeat(shares.reshape(batch, own, weights.shape[1], -1), group, axis=1))
+
+    def of(piece, place: Place, shape: tuple[int, ...]) -> jax.Array:
+        first, *second = (along(piece.beside.at[number], shape, 1) for number in range(vectors.width))
+        return jnp.where(_is_of_first(runs, place, shape), first, *second) if second else first
+
+    return few.Beside({"beside": vectors}, of)
+
+
+def _weights(runs: Runs) -> jax.Array:
+    """What each average has of each run of each piece, [runs, one or two, pieces]."""
+    beside = runs.beside(ROWS, _pieces(runs), runs.most(ROWS, _pieces(runs)))
+    return runs.weights(beside.T)
+
+
+def _pieces(runs: Runs) -> int:
+    """Those of all keys."""
+    return all_slots(runs.length) // ROWS
+
+
+def _is_of_first(runs: Runs, place: Place, shape: tuple[int, ...]) -> jax.Array:
+    """Which rows of a piece are of its first run, [keys, W]."""
+    stop = runs.start(runs.of(place.start) + 1)
+    return place.start + index(shape, 0) < stop

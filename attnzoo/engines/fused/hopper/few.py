@@ -7,7 +7,8 @@ what its weights and their gradients have in common, which else is read off its 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,18 @@ from attnzoo.engines.fused.pairs import Lists
 MOST = ROWS  # keys or queries that are held
 
 
+class Beside(NamedTuple):
+    """What gradients of keys have beside those of what queries find.
+
+    Attributes:
+      blocks: what is read of each piece of keys.
+      of: `of(piece, place, shape)`: what is added, [keys, H], of such a piece.
+    """
+
+    blocks: Blocks
+    of: Callable[[Any, Place, tuple[int, ...]], jax.Array]
+
+
 def fits(given: Operands, lists: Lists) -> bool:
     """Whether keys or queries are few, and each meets each tile of the others."""
     tiles = [side.tiles for side in (given.queries, given.keys)]
@@ -58,16 +71,16 @@ def _are_all_listed(lists: Lists, rows: int, columns: int) -> bool:
 
 
 def gradients(
-    given: Operands, pulled: Pulled, of_keys: Any, interpret: Any, beside: Blocks | None = None
+    given: Operands, pulled: Pulled, of_keys: Any, interpret: Any, beside: Beside | None = None
 ) -> tuple[jax.Array, ...]:
     """Those of queries, keys and values, of each query head in `of_keys`.
 
     Args:
-      beside: of each piece of keys what gradients of all of them have beside, if queries are held: `averaged.pulled`.
+      beside: of keys, if queries are held: `averaged.pulled`.
     """
     if given.keys.run == _fewest(given):
         return _keys_held(given, pulled, of_keys, interpret)
-    return _queries_held(given, pulled, of_keys, interpret, beside or {})
+    return _queries_held(given, pulled, of_keys, interpret, beside)
 
 
 def _keys_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) -> tuple[jax.Array, ...]:
@@ -113,7 +126,7 @@ def _keys_held(given: Operands, pulled: Pulled, of_keys: Any, interpret: Any) ->
 
 
 def _queries_held(
-    given: Operands, pulled: Pulled, of_keys: Any, interpret: Any, beside: Blocks
+    given: Operands, pulled: Pulled, of_keys: Any, interpret: Any, beside: Beside | None
 ) -> tuple[jax.Array, ...]:
     scores, dtype = Scores(given, 1), given.q.dtype
 
@@ -128,7 +141,7 @@ def _queries_held(
     def write(piece, held, own, place: Place):
         (d_k,) = products((own.d_scores, held.q))
         d_k = d_k * place.scalars["scale"]
-        yield d_k + along(piece.beside.at[0], d_k.shape, 1) if beside else d_k
+        yield d_k + beside.of(piece, place, d_k.shape) if beside else d_k
         (d_v,) = products((own.weights, held.d_out))
         yield d_v
 
@@ -141,7 +154,7 @@ def _queries_held(
     of_head = lambda width: Matrix(jax.ShapeDtypeStruct((batch, length, num_heads, width), of_keys))
     work = Pass(
         (batch, length, num_heads),
-        {"k": Matrix(given.k), "v": Matrix(given.v), **beside},
+        {"k": Matrix(given.k), "v": Matrix(given.v), **(beside.blocks if beside else {})},
         {"d_k": of_head(width), "d_v": of_head(given.v.shape[3])},
         {"q": held_few(given.q), "d_out": held_few(pulled.d_out), "log": log, "shift": shift},
         {"d_q": (MOST, width)},
