@@ -168,10 +168,10 @@ def test_gradients_where_keys_or_queries_are_few(ask, name):
     ask(check, **FEW[name])
 
 
-def check_averages(length, runs):
+def check_averages(length, runs, width):
     """Beside what few queries find, of parts of a sequence, and gradients of both."""
-    q, k, v, d_out = operands(5, length, 64, 64, jnp.bfloat16)
-    d_averages = jnp.asarray(np.random.default_rng(1).normal(size=(1, runs, KV_HEADS, 64)), jnp.float32)
+    q, k, v, d_out = operands(5, length, width, 64, jnp.bfloat16)
+    d_averages = jnp.asarray(np.random.default_rng(1).normal(size=(1, runs, KV_HEADS, width)), jnp.float32)
 
     @jax.jit
     def call(*given):
@@ -194,9 +194,16 @@ def check_averages(length, runs):
         np.testing.assert_allclose(np.asarray(x, np.float64), y, rtol=0, atol=1e-2 * np.abs(y).max(), err_msg=name)
 
 
-@pytest.mark.parametrize(("length", "runs"), [(256, 2), (250, 3)], ids=["as long", "longer by a token"])
-def test_averages_beside_what_few_queries_find(ask, length, runs):
-    ask(check_averages, length=length, runs=runs)
+AVERAGES = {
+    "runs as long": {"length": 256, "runs": 2, "width": 64},
+    "some longer by a token": {"length": 250, "runs": 3, "width": 64},
+    "of wide heads": {"length": 248, "runs": 3, "width": 100},
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_beside_what_few_queries_find(ask, name):
+    ask(check_averages, **AVERAGES[name])
 
 
 CASES = {

@@ -18,8 +18,9 @@ from attnzoo.engines.fused.hopper.passes import Pass, Place, Rule, launch
 from attnzoo.engines.fused.hopper.scores import Scores, scalars
 from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
+    Blocks,
     Matrix,
-    Vectors,
+    Pieces,
     added,
     all_slots,
     along,
@@ -35,11 +36,11 @@ from attnzoo.engines.runs import Runs
 
 
 def fits(given: Operands, lists: Lists, runs: Runs) -> bool:
-    """Whether queries are few, and pieces of keys, whose sums are as wide as they are long, are of two runs at most."""
+    """Whether queries are few, and pieces of keys are of two runs at most."""
     if not few.fits(given, lists) or given.queries.run is None or given.keys.run is None:
         return False
     are_long = all_slots(runs.length) * runs.number < 2**31 and runs.most(ROWS, _pieces(runs)) <= 2
-    return given.queries.run < given.keys.run and are_long and given.k.shape[3] == ROWS
+    return given.queries.run < given.keys.run and are_long
 
 
 def forward(given: Operands, interpret: Any) -> Found:
@@ -76,11 +77,12 @@ def forward(given: Operands, interpret: Any) -> Found:
         total = (total * faded).sum(axis=2)
         return (out * faded[..., None]).sum(axis=2) / jnp.where(total > 0, total, 1.0)[..., None], largest, total
 
-    of_pieces = Vectors(jax.ShapeDtypeStruct((batch, num_heads, 1, pieces * ROWS), jnp.float32))
+    sums = Pieces(jax.ShapeDtypeStruct((batch, num_heads, pieces, given.k.shape[3]), jnp.float32))
+    written: Blocks = {f"sums_{number}": sums for number in range(most)}
     work = Pass(
         (batch, length, num_heads),
         {"k": Matrix(given.k), "v": Matrix(given.v)},
-        {f"sums_{number}": of_pieces for number in range(most)},
+        written,
         {"q": few.held_few(given.q)},
         {"out": (few.MOST, width), "top": (few.MOST,), "total": (few.MOST,)},
         {},
@@ -91,8 +93,8 @@ def forward(given: Operands, interpret: Any) -> Found:
     made = launch("averaged", work, Rule(make, add, write, begin), interpret)
     averages = jnp.zeros(())
     for number, key in enumerate(work.out):
-        sums = made[key].reshape(batch, own, -1, pieces, ROWS)[:, :, 0]
-        averages += jnp.einsum("rp,bkph->brkh", shares[:, number], sums, precision=jax.lax.Precision.HIGHEST)
+        of_keys = made[key][:, :: num_heads // own]
+        averages += jnp.einsum("rp,bkph->brkh", shares[:, number], of_keys, precision=jax.lax.Precision.HIGHEST)
     slots = given.queries.positions.shape[1]
     row = lambda x: filled_up(x, slots, axis=2)[:, :, :slots]
     return Found(
@@ -107,17 +109,16 @@ def pulled(given: Operands, averages: jax.Array | None) -> few.Beside | None:
     """What gradients of keys have beside, by those of averages, [B, runs, K, H]: a row for each run of each piece."""
     if averages is None:
         return None
-    runs, num_heads, (batch, _, own, _) = given.averages, given.q.shape[2], averages.shape
+    runs, group = given.averages, given.q.shape[2] // averages.shape[2]
     assert runs is not None
-    group, weights = num_heads // own, _weights(runs)
-    shares = jnp.einsum("rnp,brkh->bknph", weights, averages / group, precision=jax.lax.Precision.HIGHEST)
-    vectors = Vectors(jnp.repeat(shares.reshape(batch, own, weights.shape[1], -1), group, axis=1))
+    shares = jnp.einsum("rnp,brkh->nbkph", _weights(runs), averages / group, precision=jax.lax.Precision.HIGHEST)
 
     def of(piece, place: Place, shape: tuple[int, ...]) -> jax.Array:
-        first, *second = (along(piece.beside.at[number], shape, 1) for number in range(vectors.width))
+        first, *second = (along(getattr(piece, name), shape, 1) for name in blocks)
         return jnp.where(_is_of_first(runs, place, shape), first, *second) if second else first
 
-    return few.Beside({"beside": vectors}, of)
+    blocks: Blocks = {f"beside_{number}": Pieces(rows) for number, rows in enumerate(shares)}
+    return few.Beside(blocks, of)
 
 
 def _weights(runs: Runs) -> jax.Array:

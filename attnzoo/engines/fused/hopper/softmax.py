@@ -56,7 +56,10 @@ def forward(given: Operands, lists: Lists, *, interpret: Any = None) -> Found:
     narrow, given = given, _widened(given)
     if given.averages is not None:
         found = averaged.forward(given, interpret)
-        return found._replace(out=found.out[..., : narrow.v.shape[3]])
+        assert found.averages is not None
+        return found._replace(
+            out=found.out[..., : narrow.v.shape[3]], averages=found.averages[..., : narrow.k.shape[3]]
+        )
     (batch, length, num_heads, _), width, scores = given.q.shape, given.v.shape[3], Scores(given, 0)
     size, slots = given.keys.tile, given.queries.positions.shape[1]
 
@@ -107,7 +110,8 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = 
     of_queries = given.q.dtype if undo is None else jnp.float32
     of_keys = of_queries if given.q.shape[2] == given.k.shape[2] else jnp.float32
     if few.fits(given, lists):
-        beside, d_of_key, d_cap = averaged.pulled(given, pulled.averages), None, None
+        averages = None if pulled.averages is None else widened(pulled.averages)
+        beside, d_of_key, d_cap = averaged.pulled(given, averages), None, None
         d_q, d_k, d_v = few.gradients(given, pulled, of_keys, interpret, beside)
     else:
         assert pulled.averages is None

@@ -98,6 +98,24 @@ class Vectors(NamedTuple):
         return ref.at[b, n, :, pl.ds(start, size)]
 
 
+class Pieces(Vectors):
+    """A row of numbers for each piece of a sequence: [B or 1, N or 1, pieces, W]."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of a piece."""
+        return self.array.shape[3]
+
+    def memory(self, *shape: int):
+        """Shared memory for [*shape[:-1], W]."""
+        return plgpu.SMEM((*shape[:-1], self.width), self.array.dtype)
+
+    def block(self, ref, b, n, num_heads: int, start, size: int):
+        """That of query head n: [W]."""
+        b, n = b if self.array.shape[0] > 1 else 0, div(n, num_heads // self.array.shape[1])
+        return ref.at[b, n, div(start, size)]
+
+
 class Slices(Matrix):
     """Such rows, of which each block of threads has some columns, beside each other: a multiple of `ROWS` of them."""
 
