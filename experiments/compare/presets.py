@@ -184,7 +184,7 @@ HOUR = (
 # What each kernel loses, by rates that validation chose; parts that take longest come last.
 TUNED = {"seeds": "5", "tuning_seeds": "2", "jobs": "2"}
 EVIDENCE = (
-    Part("disputes", "disputes", TUNED | {"disputes": "eigenvalues"}),
+    Part("disputes", "disputes", TUNED | {"disputes": "eigenvalues", "seeds": "10"}),
     Part("disputes", "disputes", {"disputes": "windows", "seeds": "20", "jobs": "2"}),
     Part(
         "learnability",
