@@ -141,6 +141,12 @@ def test_who_has_no_program_left_helps_with_another(tmp_path, monkeypatch):
     assert [0, 1, 2, 3] in begun and [3] in begun
 
 
+def test_where_nothing_is_left_to_do_nobody_helps(tmp_path):
+    """As where a run goes on behind the seeds that tried all rates."""
+    chosen = settings(tmp_path, isolate=True, jobs=2)
+    assert list(run.EXPERIMENT.measure(chosen, [], experiment.Run([], lambda done: None))) == []
+
+
 def test_cells_of_a_refused_program_are_refused_once(tmp_path):
     """Nobody helps with them."""
     chosen = settings(tmp_path, tasks=(Text(),), kernels=(Nystrom(),), seeds=9, isolate=True, jobs=2)

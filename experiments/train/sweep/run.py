@@ -154,7 +154,7 @@ def _ends(
 
     def assist() -> Iterator[tuple[int, dict]]:
         """Whoever has most to do is helped, until nobody has cells to spare."""
-        while cells := max(programs, key=len).spared():
+        while programs and (cells := max(programs, key=len).spared()):
             programs.append(Waiting(cells))
             yield from job(programs[-1])
 
