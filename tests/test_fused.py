@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from unittest import mock
 
 import jax
@@ -45,6 +44,7 @@ from attnzoo.engines.fused.way import Tiles, Way, asking, interpreted
 from attnzoo.testing import check_law
 from tests import programs
 from tests.few import few
+from tests.oracles.nystrom import members_of_runs
 
 SMALL = Tiles(quantum=8, largest=16, grain=8)
 QUERIES, KEYS = 37, 40
@@ -351,13 +351,6 @@ def test_means_of_runs_that_may_be_longer_by_a_token(monkeypatch, dtype, gathers
     assert means.dtype == jnp.float32 and d_x.dtype == dtype
     np.testing.assert_allclose(means, wanted[0], atol=1e-6)
     np.testing.assert_allclose(d_x, wanted[1], atol=1e-6 if dtype == jnp.float32 else 1e-3)
-
-
-def members_of_runs(length, runs):
-    """What each token has of the mean of each run, [runs, length]."""
-    starts = [-(-n * length // runs) for n in range(runs + 1)]
-    members = np.array([[a <= i < b for i in range(length)] for a, b in itertools.pairwise(starts)])
-    return members / members.sum(axis=1, keepdims=True)
 
 
 def test_averages_where_queries_have_no_fewer_tiles_than_keys():

@@ -1,7 +1,6 @@
 """The kernels of a Hopper GPU, interpreted by a CPU that looks for races, against the oracles and their gradients."""
 
 import functools
-import itertools
 from unittest import mock
 
 import jax
@@ -31,6 +30,7 @@ from attnzoo.engines.fused.way import interpreted, way
 from tests import asking, oracles
 from tests.marks import of_hopper
 from tests.oracles import oracle_of, visibility
+from tests.oracles.nystrom import members_of_runs
 
 pytestmark = of_hopper
 
@@ -185,9 +185,7 @@ def check_averages(length, runs, width):
         grads = dict(zip("qkv", pull((d_out, d_averages)), strict=True))
     assert forward.called and not has_races()
     wanted, of = expected(Softmax(), q, k, v, d_out, {})
-    starts = [-(-n * length // runs) for n in range(runs + 1)]
-    members = np.array([[a <= i < b for i in range(length)] for a, b in itertools.pairwise(starts)])
-    members = members / members.sum(axis=1, keepdims=True)
+    members = members_of_runs(length, runs)
     of["k"] += np.einsum("rs,brkh->bskh", members, np.asarray(d_averages, np.float64))
     found = {"out": (out, wanted), "averages": (averages, np.einsum("rs,bskh->brkh", members, np.float64(k)))}
     for name, (x, y) in (found | {name: (grads[name], of[name]) for name in "qkv"}).items():

@@ -35,3 +35,11 @@ def _pseudo_inverse(a, iterations):
     for _ in range(iterations):
         z = z @ (13 * one - a @ z @ (15 * one - a @ z @ (7 * one - a @ z))) / 4
     return z
+
+
+def members_of_runs(length, runs):
+    """What each token has of the mean of each of so many runs, [runs, length]."""
+    members = np.zeros((runs, length))
+    for token in range(length):
+        members[token * runs // length, token] = 1
+    return members / members.sum(axis=1, keepdims=True)
