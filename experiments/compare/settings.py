@@ -16,7 +16,7 @@ class Settings(settings.Settings):
     preset: str = flag(
         "full",
         "full: seven to eleven minutes on two cores. small: about one. hour: an hour of processor time, what `results` "
-        "tells of accuracy, approximation and published numbers. evidence: four to five and a half such hours, what "
+        "tells of accuracy, approximation and published numbers. evidence: three and a half such hours, what "
         "`results` tells of recall, learnability, two disputes, words and long text.",
         choices=tuple(PRESETS),
     )
