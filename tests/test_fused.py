@@ -44,6 +44,7 @@ from attnzoo.engines.fused.way import Tiles, Way, asking, interpreted
 from attnzoo.testing import check_law
 from tests import programs
 from tests.few import few
+from tests.marks import of_results_that_are_filled_up
 from tests.oracles.nystrom import members_of_runs
 
 SMALL = Tiles(quantum=8, largest=16, grain=8)
@@ -398,6 +399,7 @@ def test_each_side_has_a_kernel_where_sums_have_no_room(monkeypatch, name):
 IN_TWO = ["causal", "blocks that are drawn", "distances", "all", "window", "dilated", "mask_mod"]
 
 
+@of_results_that_are_filled_up
 @pytest.mark.parametrize("name", few(IN_TWO, ["causal"]))
 def test_keys_have_two_kernels_where_sums_of_all_have_no_room(monkeypatch, name):
     """Of the last ones beside queries, and of the others alone."""
@@ -415,7 +417,10 @@ def test_keys_have_two_kernels_where_sums_of_all_have_no_room(monkeypatch, name)
     assert min(numbers) > 2
 
 
-@pytest.mark.parametrize(("name", "page"), [("causal", 3), ("blocks that are drawn", 150)])
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [pytest.param("causal", 3, marks=of_results_that_are_filled_up), ("blocks that are drawn", 150)],
+)
 def test_lists_in_pages_give_the_same(monkeypatch, name, page):
     monkeypatch.setattr(steps, "PAGE", page)
     jax.clear_caches()  # programs know nothing of it
