@@ -102,7 +102,7 @@ def averaged(q: jax.Array, k: jax.Array, v: jax.Array, call: Call, runs: int) ->
     assert asked is not None
     score, params = streaming.dot_product(q, call.scale)
     fixed = (mask := Mask(q.shape[1], k.shape[1])), None, ()
-    averages = route.Averages(runs, functools.partial(means, count=runs, asked=asked))
+    averages = route.Averages(Runs(k.shape[1], runs), functools.partial(means, count=runs, asked=asked))
     over = route.Pass(route.taken(asked, score, q, k, v, Call(mask)), streaming.natural_layout, asked, averages)
 
     @jax.custom_vjp

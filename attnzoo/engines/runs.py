@@ -20,7 +20,7 @@ class Runs(NamedTuple):
       >>> runs = Runs(length=7, number=3)
       >>> runs.starts.tolist(), runs.sizes.tolist()
       ([0, 3, 5, 7], [3, 2, 2])
-      >>> runs.beside(tile=4, tiles=2, most=2).tolist()  # tokens 0 to 3 are of two runs, and so are 4 to 6
+      >>> runs.beside(tile=4).tolist()  # tokens 0 to 3 are of two runs, and so are 4 to 6
       [[0, 1], [1, 2]]
     """
 
@@ -50,16 +50,16 @@ class Runs(NamedTuple):
         """The first token of a run."""
         return _over(run * self.length + (self.number - 1), self.number)
 
-    def beside(self, tile: int, tiles: int, most: int) -> np.ndarray:
-        """Those that have tokens in each tile of the sequence, int [tiles, most], -1 behind the last of a tile."""
-        first, last = self._ends(tile, tiles)
-        found = first[:, None] + np.arange(most)
-        return np.where(found <= last[:, None], found, -1)
+    def are_few(self, tile: int, most: int) -> bool:
+        """Whether no tile of the sequence has tokens of more than so many, which 32 bits suffice to tell."""
+        return (self.length + tile) * self.number < 2**31 and self.beside(tile).shape[1] <= most
 
-    def most(self, tile: int, tiles: int) -> int:
-        """Those that have tokens in one tile, at most."""
-        first, last = self._ends(tile, tiles)
-        return int((last - first).max()) + 1
+    def beside(self, tile: int, width: int = 0) -> np.ndarray:
+        """Those that have tokens in each tile, int [tiles, width], -1 behind the last; wider where a tile has more."""
+        start = np.arange(0, self.length, tile)
+        first, last = self.of(start), self.of(np.minimum(start + tile, self.length) - 1)
+        found = first[:, None] + np.arange(max(width, (last - first).max() + 1))
+        return np.where(found <= last[:, None], found, -1)
 
     def weights(self, beside: np.ndarray) -> jax.Array:
         """What the mean of each run has of the sum of each part, float32 [number, *parts], where parts are of runs
@@ -67,11 +67,6 @@ class Runs(NamedTuple):
         """
         column = lambda x: x.reshape(-1, *(1,) * beside.ndim)
         return jnp.where(beside == column(jnp.arange(self.number)), column(1 / self.sizes.astype(np.float32)), 0.0)
-
-    def _ends(self, tile: int, tiles: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first and the last run of each tile, which has tokens."""
-        first = np.arange(tiles) * tile
-        return self.of(first), self.of(np.minimum(first + tile, self.length) - 1)
 
 
 def _over(x: Any, by: int) -> Any:

@@ -65,14 +65,14 @@ BLIND = -1.0
 
 
 class Averages(NamedTuple):
-    """Those of so many runs of keys [B, S, K, H], [B, runs, K, H] in float32 at least.
+    """Those of runs of keys [B, S, K, H], [B, runs, K, H] in float32 at least.
 
     Attributes:
-      runs: how many there are.
+      runs: which these are.
       found: what finds them, where the kernel that reads keys cannot.
     """
 
-    runs: int
+    runs: Runs
     found: Callable[[jax.Array], jax.Array]
 
 
@@ -164,7 +164,7 @@ class Pass:
         terms, cutting = self._terms(learned, q, k), Cutting.of(self.layout_of, mask, drawn, device.tiles[half])
         given = cutting.operands(q, k, v, terms, mask, device.unit(*operands))
         if self.averages is not None and device.averages is not None:
-            runs = Runs(k.shape[1], self.averages.runs)
+            runs = self.averages.runs
             given = given._replace(averages=runs if device.averages(given, cutting.lists, runs) else None)
         return terms, cutting, given
 

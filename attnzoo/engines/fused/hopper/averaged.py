@@ -22,7 +22,6 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     Matrix,
     Pieces,
     added,
-    all_slots,
     along,
     filled,
     index,
@@ -39,8 +38,7 @@ def fits(given: Operands, lists: Lists, runs: Runs) -> bool:
     """Whether queries are few, and pieces of keys are of two runs at most."""
     if not few.fits(given, lists) or given.queries.run is None or given.keys.run is None:
         return False
-    are_long = all_slots(runs.length) * runs.number < 2**31 and runs.most(ROWS, _pieces(runs)) <= 2
-    return given.queries.run < given.keys.run and are_long
+    return given.queries.run < given.keys.run and runs.are_few(ROWS, 2)
 
 
 def forward(given: Operands, interpret: Any) -> Found:
@@ -105,16 +103,14 @@ def forward(given: Operands, interpret: Any) -> Found:
     )
 
 
-def pulled(given: Operands, averages: jax.Array | None) -> few.Beside | None:
+def pulled(given: Operands, averages: jax.Array) -> few.Beside:
     """What gradients of keys have beside, by those of averages, [B, runs, K, H]: a row for each run of each piece."""
-    if averages is None:
-        return None
     runs, group = given.averages, given.q.shape[2] // averages.shape[2]
     assert runs is not None
     shares = jnp.einsum("rnp,brkh->nbkph", _weights(runs), averages / group, precision=jax.lax.Precision.HIGHEST)
 
     def of(piece, place: Place, shape: tuple[int, ...]) -> jax.Array:
-        first, *second = (along(getattr(piece, name), shape, 1) for name in blocks)
+        first, *second = (along(getattr(piece, name).at[0], shape, 1) for name in blocks)
         return jnp.where(_is_of_first(runs, place, shape), first, *second) if second else first
 
     blocks: Blocks = {f"beside_{number}": Pieces(rows) for number, rows in enumerate(shares)}
@@ -123,13 +119,7 @@ def pulled(given: Operands, averages: jax.Array | None) -> few.Beside | None:
 
 def _weights(runs: Runs) -> jax.Array:
     """What each average has of each run of each piece, [runs, one or two, pieces]."""
-    beside = runs.beside(ROWS, _pieces(runs), runs.most(ROWS, _pieces(runs)))
-    return runs.weights(beside.T)
-
-
-def _pieces(runs: Runs) -> int:
-    """Those of all keys."""
-    return all_slots(runs.length) // ROWS
+    return runs.weights(runs.beside(ROWS).T)
 
 
 def _is_of_first(runs: Runs, place: Place, shape: tuple[int, ...]) -> jax.Array:

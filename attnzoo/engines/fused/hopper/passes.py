@@ -24,7 +24,6 @@ from attnzoo.engines.fused.hopper.warpgroups import (
     ROWS,
     Blocks,
     Matrix,
-    Pieces,
     Stream,
     all_slots,
     dealt,
@@ -259,7 +258,7 @@ class _Block:
                 occupied.add(place)
                 staged(rows.astype(block.array.dtype), self.memory.staging[place], target)
             else:
-                (target if isinstance(block, Pieces) else target.at[0])[...] = rows
+                target.at[0][...] = rows
 
     def _place(self, turn) -> Place:
         scalars = zip(self.work.scalars.items(), self.scalars, strict=True)

@@ -110,9 +110,9 @@ def backward(given: Operands, lists: Lists, pulled: Pulled, *, interpret: Any = 
     of_queries = given.q.dtype if undo is None else jnp.float32
     of_keys = of_queries if given.q.shape[2] == given.k.shape[2] else jnp.float32
     if few.fits(given, lists):
-        averages = None if pulled.averages is None else widened(pulled.averages)
-        beside, d_of_key, d_cap = averaged.pulled(given, averages), None, None
+        beside = None if pulled.averages is None else averaged.pulled(given, widened(pulled.averages))
         d_q, d_k, d_v = few.gradients(given, pulled, of_keys, interpret, beside)
+        d_of_key, d_cap = None, None
     else:
         assert pulled.averages is None
         d_q, d_cap = _backward_queries(given, lists.by_row, pulled, of_queries, interpret)

@@ -107,13 +107,13 @@ class Pieces(Vectors):
         return self.array.shape[3]
 
     def memory(self, *shape: int):
-        """Shared memory for [*shape[:-1], W]."""
-        return plgpu.SMEM((*shape[:-1], self.width), self.array.dtype)
+        """Shared memory for [*shape[:-1], 1, W]."""
+        return plgpu.SMEM((*shape[:-1], 1, self.width), self.array.dtype)
 
     def block(self, ref, b, n, num_heads: int, start, size: int):
-        """That of query head n: [W]."""
+        """That of query head n: [1, W]."""
         b, n = b if self.array.shape[0] > 1 else 0, div(n, num_heads // self.array.shape[1])
-        return ref.at[b, n, div(start, size)]
+        return ref.at[b, n, pl.ds(div(start, size), 1)]
 
 
 class Slices(Matrix):

@@ -25,10 +25,9 @@ from attnzoo.engines.runs import Runs
 def fits(given: Operands, by_column: Pairs, runs: Runs, interpret: bool = False) -> bool:
     """Whether there is room for queries, which share no keys, and no tile has keys of more runs than rows."""
     are_plain = given.soft_cap is None is given.of_key and given.q.shape[2] == given.k.shape[2]
-    tile, tiles = given.keys.tile, given.keys.tiles
-    if not are_plain or given.keys.run is None or tiles * tile * runs.number >= 2**31:
+    if not are_plain or given.keys.run is None or not runs.are_few(given.keys.tile, SUBLANES):
         return False
-    return runs.most(tile, tiles) <= SUBLANES and _grid(given, by_column, interpret).has_room
+    return _grid(given, by_column, interpret).has_room
 
 
 def forward(given: Operands, by_column: Pairs, kernel: Kernel, interpret: bool) -> Found:
@@ -96,7 +95,7 @@ def _runs(given: Operands) -> Runs:
 def _weights(given: Operands) -> jax.Array:
     """What each average has of each row of all tiles, [runs, rows]."""
     runs = _runs(given)
-    return runs.weights(runs.beside(given.keys.tile, given.keys.tiles, SUBLANES).ravel())
+    return runs.weights(runs.beside(given.keys.tile, SUBLANES).ravel())
 
 
 def _members(step: Step, dtype: Any) -> jax.Array:
